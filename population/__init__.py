@@ -1,0 +1,86 @@
+"""Algorithms and values of inarch: information, grafting, topology, snapshots, one network's training, the simulator."""
+
+from population.board import Barrier, Board, Posting, PostOutcome, Refusal
+from population.config import (
+    AgeConfig,
+    CheckpointConfig,
+    DataConfig,
+    DeviceConfig,
+    GraftConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    PatienceConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+    TopologyConfig,
+)
+from population.grafting import GraftResult, LayerGraft, adaptive_weight, graft
+from population.information import (
+    filter_entropy,
+    invalid_filters,
+    l1_norm,
+    layer_entropy,
+    layer_information,
+    summed_filter_entropy,
+)
+from population.layers import GraftUnit, graft_units
+from population.members import Member, Members, MemberState
+from population.simulator import Join, Leave, Loss, Simulation, Simulator
+from population.snapshot import Origin, Snapshot
+from population.staleness import Age, aged, freshness
+from population.task import ImageClassification, Task
+from population.topology import donors, neighbors
+from population.training import Host, Report, Trainer
+
+__all__ = [
+    "Age",
+    "AgeConfig",
+    "Barrier",
+    "Board",
+    "CheckpointConfig",
+    "DataConfig",
+    "DeviceConfig",
+    "GraftConfig",
+    "GraftResult",
+    "GraftUnit",
+    "Host",
+    "ImageClassification",
+    "Join",
+    "LayerGraft",
+    "Leave",
+    "Loss",
+    "Member",
+    "MemberState",
+    "Members",
+    "NetworkConfig",
+    "OptimizerConfig",
+    "Origin",
+    "PatienceConfig",
+    "PopulationConfig",
+    "PostOutcome",
+    "Posting",
+    "Refusal",
+    "Report",
+    "RunConfig",
+    "ScheduleConfig",
+    "Simulation",
+    "Simulator",
+    "Snapshot",
+    "Task",
+    "TopologyConfig",
+    "Trainer",
+    "adaptive_weight",
+    "aged",
+    "donors",
+    "filter_entropy",
+    "freshness",
+    "graft",
+    "graft_units",
+    "invalid_filters",
+    "l1_norm",
+    "layer_entropy",
+    "layer_information",
+    "neighbors",
+    "summed_filter_entropy",
+]

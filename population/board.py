@@ -1,0 +1,200 @@
+"""The newest snapshot of each member, and what a network may take now, or the named reason why it may not.
+
+Generic in what it holds: references to the object store in a run on Ray, the snapshots themselves in the simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from population import topology
+from population.config import TopologyConfig
+from population.snapshot import Origin
+from population.staleness import Age
+
+T = TypeVar("T")
+
+
+class Refusal(StrEnum):
+    """Why a network took no scion this time. Counted in the history; never an error."""
+
+    NO_NEIGHBOR = "no_neighbor"
+    """It is alone, or its topology gives it nobody."""
+    NOTHING_YET = "nothing_yet"
+    """No neighbor has a snapshot."""
+    TOO_OLD = "too_old"
+    """Every snapshot trails by more than the limit."""
+    STRUCTURE = "structure"
+    """The scion is of another structure."""
+    NOT_FINITE = "not_finite"
+    """The scion holds NaN or infinity."""
+    GONE = "gone"
+    """The scion vanished with its owner."""
+    LATE = "late"
+    """The scion, or the coordinator's answer, had not arrived when it was needed."""
+    BARRIER_TIMEOUT = "barrier_timeout"
+    """lockstep: others did not reach the barrier before its deadline."""
+    STOPPING = "stopping"
+    """The run is being stopped."""
+
+
+class PostOutcome(StrEnum):
+    """What became of a snapshot that was posted."""
+
+    TAKEN = "taken"
+    OLDER = "older"
+    """A newer one of the same network lies there already."""
+    FENCED = "fenced"
+    """A later incarnation of the network has posted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posting(Generic[T]):
+    """A snapshot on the board."""
+
+    origin: Origin
+    information: tuple[float, ...]
+    """Of each graft unit."""
+    item: T
+    """The snapshot, or a reference to it."""
+
+
+class Board(Generic[T]):
+    """Newest snapshots. `kept` versions of each network stay: lockstep needs two, since the first to leave a barrier
+    may post its next version before the last has taken this one."""
+
+    def __init__(self, config: TopologyConfig, *, seed: int = 0, kept: int = 1) -> None:
+        self._config, self._seed, self._kept = config, seed, kept
+        self._postings: dict[int, list[Posting[T]]] = {}
+
+    def post(self, posting: Posting[T]) -> PostOutcome:
+        """Put up a snapshot; an older one never replaces a newer one."""
+        lying = self._postings.setdefault(posting.origin.network, [])
+        if lying:
+            newest = lying[-1].origin
+            if posting.origin.incarnation < newest.incarnation:
+                return PostOutcome.FENCED
+            if posting.origin.incarnation == newest.incarnation and posting.origin.step <= newest.step:
+                return PostOutcome.OLDER
+            lying[:] = [old for old in lying if old.origin.step < posting.origin.step]
+        lying.append(posting)
+        del lying[: -self._kept]
+        return PostOutcome.TAKEN
+
+    def withdraw(self, network: int, *, incarnation: int | None = None) -> None:
+        """Take down a network's snapshots: all, or those up to an incarnation."""
+        lying = self._postings.get(network, [])
+        lying[:] = [old for old in lying if incarnation is not None and old.origin.incarnation > incarnation]
+
+    def prune(self, interval: int) -> None:
+        """lockstep: drop versions before an interval whose barrier has opened; nobody asks for them again."""
+        for lying in self._postings.values():
+            lying[:] = [old for old in lying if old.origin.interval >= interval]
+
+    def newest(self, network: int) -> Posting[T] | None:
+        """A network's newest snapshot."""
+        lying = self._postings.get(network)
+        return lying[-1] if lying else None
+
+    def offer(
+        self,
+        asker: Origin,
+        *,
+        members: Sequence[int],
+        donors: Collection[int],
+        limit: float,
+        version: int | None = None,
+    ) -> Posting[T] | Refusal:
+        """What a network may take now.
+
+        Args:
+            asker: The network that asks, as it stands.
+            members: Ids in the topology, the asker's among them.
+            donors: Ids whose snapshots may be given.
+            limit: Age in intervals above which a snapshot is too old.
+            version: lockstep: the interval that all have completed, and only the nearest donor's snapshot of it.
+
+        Returns:
+            The first admissible snapshot along the topology, or the reason why there is none.
+        """
+        order = topology.donors(self._config, members, asker.network, round=asker.interval, seed=self._seed)
+        if not order:
+            return Refusal.NO_NEIGHBOR
+        reason = Refusal.NOTHING_YET
+        for donor in order:
+            if donor not in donors:
+                continue
+            for posting in reversed(self._postings.get(donor, [])):
+                if version is not None and posting.origin.interval != version:
+                    continue
+                if posting.origin.structure != asker.structure:
+                    reason = Refusal.STRUCTURE
+                elif trail(asker, posting.origin)[0] > limit:
+                    reason = Refusal.TOO_OLD
+                else:
+                    return posting
+        return reason
+
+    def parent(self, network: int, *, members: Sequence[int], donors: Collection[int]) -> Posting[T] | None:
+        """What a newcomer is cloned from, and whose place in the schedule it takes: the furthest, nearest first."""
+        order = topology.donors(self._config, members, network, round=0, seed=self._seed)
+        others = [donor for donor in donors if donor not in order and donor != network]
+        lying = [posting for donor in (*order, *others) if donor in donors and (posting := self.newest(donor))]
+        return max(lying, key=lambda posting: posting.origin.interval, default=None)
+
+
+def trail(rootstock: Origin, scion: Origin) -> tuple[float, float]:
+    """How far a scion trails in training, in intervals and in steps; 0 where it is ahead."""
+    return (
+        max(0.0, rootstock.trained_intervals - scion.trained_intervals),
+        max(0.0, rootstock.trained_steps - scion.trained_steps),
+    )
+
+
+def age_of(rootstock: Origin, scion: Origin, *, now: float) -> Age:
+    """A scion's age for a rootstock: how far it trails, and how long ago it was made."""
+    intervals, steps = trail(rootstock, scion)
+    return Age(intervals=intervals, steps=steps, seconds=max(0.0, now - scion.made_seconds))
+
+
+class Barrier:
+    """lockstep: an interval's exchange opens when every member that is expected has arrived, or at a deadline.
+
+    Membership changes only when a barrier opens: who starts meanwhile is expected from the next one on.
+    """
+
+    def __init__(self, *, deadline_seconds: float) -> None:
+        self._deadline = deadline_seconds
+        self._reached: dict[int, int] = {}
+        self._first_seconds: dict[int, float] = {}
+        self._open: dict[int, bool] = {}
+
+    def arrive(self, network: int, interval: int, *, now: float) -> None:
+        """A member completed an interval and posted its version of it."""
+        self._reached[network] = max(interval, self._reached.get(network, 0))
+        self._first_seconds.setdefault(interval, now)
+
+    def forget(self, network: int) -> None:
+        """A member died: barriers that have not opened wait for it to arrive again."""
+        self._reached.pop(network, None)
+
+    def try_open(self, interval: int, *, expected: Collection[int], now: float) -> bool:
+        """Open the barrier if all who are expected have arrived, or its deadline has passed; whether it is open."""
+        if interval in self._open:
+            return True
+        if all(self._reached.get(network, 0) >= interval for network in expected):
+            self._open[interval] = True
+        elif now - self._first_seconds.get(interval, now) >= self._deadline:
+            self._open[interval] = False
+        return interval in self._open
+
+    def is_open(self, interval: int) -> bool:
+        """Whether an interval's exchange may happen."""
+        return interval in self._open
+
+    def is_timed_out(self, interval: int) -> bool:
+        """Whether it opened because its deadline passed."""
+        return self._open.get(interval) is False

@@ -1,0 +1,165 @@
+"""Decoded images in memory: values that networks of one node share without copying."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from population.errors import DataError
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images of one size with their labels."""
+
+    images: Array
+    """Shape (images, channels, height, width), uint8 or float32; may be read-only."""
+    labels: Array
+    """Shape (images,), int64, in [0, num_classes)."""
+    class_names: tuple[str, ...]
+    """Names by label."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels there may be."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def select(self, indices: Array) -> ImageSet:
+        """A copy of some of the images."""
+        return ImageSet(images=self.images[indices], labels=self.labels[indices], class_names=self.class_names)
+
+    def statistics(self) -> tuple[Array, Array]:
+        """Mean and standard deviation of each channel, float32, shape (channels,); a constant channel has deviation 1."""
+        sums, squares = np.zeros(self.images.shape[1]), np.zeros(self.images.shape[1])
+        for start in range(0, len(self), 1024):
+            block = self.images[start : start + 1024].astype(np.float64)
+            sums += block.sum(axis=(0, 2, 3))
+            squares += np.square(block).sum(axis=(0, 2, 3))
+        count = self.images[:, 0].size
+        mean = sums / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        return mean.astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over shapes, classes, labels and pixels."""
+        digest = hashlib.sha256(repr((self.images.shape, str(self.images.dtype), self.class_names)).encode())
+        digest.update(np.ascontiguousarray(self.labels))
+        digest.update(np.ascontiguousarray(self.images))
+        return digest.hexdigest()
+
+
+def image_set(images: object, labels: object, *, class_names: Sequence[str] | None = None, name: str = "data") -> ImageSet:
+    """An ImageSet from arrays, checked.
+
+    Args:
+        images: Shape (images, height, width), (images, height, width, channels) or (images, channels, height, width)
+            with 1 or 3 channels; uint8, or floats, which become float32.
+        labels: Shape (images,), whole numbers from 0.
+        class_names: Names by label; None: the labels' own numbers, up to the greatest.
+        name: What the errors call it.
+
+    Raises:
+        DataError: shapes, types or labels cannot be used, or there is only one class.
+    """
+    pixels, targets = np.asarray(images), np.asarray(labels)
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.ndim == 4 and pixels.shape[-1] in (1, 3) and pixels.shape[1] not in (1, 3):
+        pixels = pixels.transpose(0, 3, 1, 2)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        raise DataError(
+            f"{name}: images must have shape (images, height, width), (..., channels) or (images, channels, ...) "
+            f"with 1 or 3 channels, got {np.shape(images)}"
+        )
+    if targets.ndim != 1 or len(targets) != len(pixels):
+        raise DataError(f"{name}: {len(pixels)} images need as many labels, got shape {targets.shape}")
+    if len(pixels) == 0:
+        raise DataError(f"{name} has no images")
+    if pixels.dtype != np.uint8:
+        if not np.issubdtype(pixels.dtype, np.floating):
+            raise DataError(f"{name}: images must be uint8 or floats, got {pixels.dtype}")
+        pixels = pixels.astype(np.float32)
+        if not np.isfinite(pixels).all():
+            raise DataError(f"{name}: a pixel is NaN or infinite")
+    check_labels(targets, None if class_names is None else len(class_names), name=name)
+    names = tuple(class_names) if class_names is not None else tuple(str(n) for n in range(int(targets.max()) + 1))
+    return ImageSet(images=np.ascontiguousarray(pixels), labels=targets.astype(np.int64), class_names=names)
+
+
+def check_labels(labels: Array, num_classes: int | None, *, name: str) -> None:
+    """Raises DataError where labels are not whole numbers in range, or all the same."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{name}: labels must be whole numbers, got {labels.dtype}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        bound = f"[0, {num_classes})" if num_classes is not None else "0 and above"
+        raise DataError(f"{name}: labels must lie in {bound}, got {low} to {high}")
+
+
+def check_classes(labels: Array, class_names: Sequence[str]) -> None:
+    """Raises DataError where there is nothing to tell apart."""
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise DataError(f"the training images are all of class {class_names[present[0]]!r}; two classes are needed")
+
+
+def held_out(labels: Array, fraction: float, *, seed: int) -> Array:
+    """Which images are held out: the same fraction of each class, chosen by the seed; booleans, shape (images,).
+
+    Raises:
+        DataError: a fraction above 0 leaves training or validation empty.
+    """
+    random = np.random.default_rng([seed, 0x5EED])
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        held[random.permutation(places)[: round(fraction * len(places))]] = True
+    if fraction and (not held.any() or held.all()):
+        raise DataError(f"data.validation {fraction} of {len(labels)} training images leaves one side empty")
+    return held
+
+
+def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> None:
+    """Write an ImageSet as one Arrow file: where arrays handed in from Python are kept in a run's folder."""
+    row = images.images[0].nbytes
+    pixels = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(row), len(images), [None, pa.py_buffer(np.ascontiguousarray(images.images))]
+    )
+    schema = pa.schema(
+        [("image", pa.binary(row)), ("label", pa.int64())],
+        metadata={
+            "shape": ",".join(map(str, images.shape)),
+            "dtype": str(images.images.dtype),
+            "class_names": "\x1f".join(images.class_names),
+        },
+    )
+    with filesystem.open_output_stream(path) as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(pa.Table.from_arrays([pixels, pa.array(images.labels)], schema=schema))
+
+
+def read_arrow(filesystem: pafs.FileSystem, path: str) -> ImageSet:
+    """What `write_arrow` wrote."""
+    with filesystem.open_input_file(path) as source:
+        table = pa.ipc.open_file(source).read_all().combine_chunks()
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    shape = tuple(int(size) for size in metadata["shape"].split(","))
+    values = table.column("image").chunk(0).buffers()[1]
+    images = np.frombuffer(values, dtype=metadata["dtype"])[: len(table) * int(np.prod(shape))].reshape(-1, *shape)
+    names = tuple(metadata["class_names"].split("\x1f"))
+    return ImageSet(images=images, labels=table.column("label").to_numpy(), class_names=names)

@@ -1,0 +1,78 @@
+"""How good networks are: one by one, as an ensemble, and averaged into one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from population.data import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Of one network, ensemble or soup on one part of the data."""
+
+    loss: float
+    """Mean cross-entropy, nats."""
+    accuracy: float
+    """In [0, 1]."""
+    images: int
+    """How many were judged."""
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, batches: Iterable[Batch]) -> Scores:
+    """Scores of a network in evaluation mode; its mode is put back. Waits for the device once, at the end."""
+    was_training = network.training
+    network.eval()
+    loss: Tensor | float = 0.0
+    correct: Tensor | int = 0
+    count = 0
+    for images, labels in batches:
+        logits = network(images).float()
+        loss = loss + F.cross_entropy(logits, labels, reduction="sum")
+        correct = correct + (logits.argmax(1) == labels).sum()
+        count += len(labels)
+    network.train(was_training)
+    return Scores(loss=float(loss) / count, accuracy=int(correct) / count, images=count)
+
+
+@torch.no_grad()
+def probabilities(network: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Class probabilities (images, classes), float64, and labels (images,), on the CPU."""
+    network.eval()
+    outputs = [(network(images).double().softmax(1).cpu(), labels.cpu()) for images, labels in batches]
+    return torch.cat([output for output, _ in outputs]), torch.cat([labels for _, labels in outputs])
+
+
+def score_probabilities(predicted: Tensor, labels: Tensor) -> Scores:
+    """Scores of class probabilities (images, classes)."""
+    chosen = predicted.gather(1, labels[:, None]).squeeze(1).clamp_min(1e-300)
+    accuracy = float((predicted.argmax(1) == labels).double().mean())
+    return Scores(loss=float(-chosen.log().mean()), accuracy=accuracy, images=len(labels))
+
+
+def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of the weights of several networks of one structure; whole-number entries are the first's.
+
+    Source: Wortsman et al. 2022 (arXiv:2203.05482), uniform soup.
+    """
+    first = states[0]
+    return {
+        key: torch.stack([state[key].double() for state in states]).mean(0).to(value.dtype)
+        if value.is_floating_point()
+        else value.clone()
+        for key, value in first.items()
+    }
+
+
+def with_statistics(network: nn.Module, batches: Iterable[Batch]) -> nn.Module:
+    """A copy of a network whose batch norm statistics are measured anew: an average's are not the averages'."""
+    fresh = copy.deepcopy(network)
+    torch.optim.swa_utils.update_bn((images for images, _ in batches), fresh)
+    return fresh

@@ -1,0 +1,93 @@
+"""What happened, as rows: one for each network and interval, one for each graft and layer.
+
+Rows are committed with the checkpoint that follows them, and `metrics/` and `grafts/` hold the committed ones, a part
+for each checkpoint, named after it: written twice they are the same file, so nothing is counted twice or lost.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from population.storage import Storage
+
+METRICS = pa.schema(
+    [
+        ("network", pa.int64()),
+        ("interval", pa.int64()),
+        ("incarnation", pa.int64()),
+        ("epoch", pa.float64()),
+        ("step", pa.int64()),
+        ("learning_rate", pa.float64()),
+        ("train_loss", pa.float64()),
+        ("train_accuracy", pa.float64()),
+        ("validation_loss", pa.float64()),
+        ("validation_accuracy", pa.float64()),
+        ("images", pa.int64()),
+        ("images_per_second", pa.float64()),
+        ("seconds_steps", pa.float64()),
+        ("seconds_evaluate", pa.float64()),
+        ("seconds_freeze", pa.float64()),
+        ("seconds_publish", pa.float64()),
+        ("seconds_pull", pa.float64()),
+        ("seconds_graft", pa.float64()),
+        ("outcome", pa.string()),
+        ("grafts", pa.int64()),
+        ("time", pa.float64()),
+    ]
+)
+"""outcome: 'grafted', 'off', or the refusal's name; grafts: taken so far; time: seconds of the host's clock."""
+
+GRAFTS = pa.schema(
+    [
+        ("rootstock", pa.int64()),
+        ("scion", pa.int64()),
+        ("interval", pa.int64()),
+        ("incarnation", pa.int64()),
+        ("rootstock_version", pa.int64()),
+        ("scion_version", pa.int64()),
+        ("scion_incarnation", pa.int64()),
+        ("age_intervals", pa.float64()),
+        ("age_steps", pa.float64()),
+        ("age_seconds", pa.float64()),
+        ("layer", pa.string()),
+        ("own_information", pa.float64()),
+        ("scion_information", pa.float64()),
+        ("alpha", pa.float64()),
+    ]
+)
+"""interval: the rootstock's, equal to rootstock_version; versions count intervals."""
+
+TABLES = {"metrics": METRICS, "grafts": GRAFTS}
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Rows by table name."""
+
+
+def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
+    """Rows of one table as a Parquet file's bytes."""
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=TABLES[table]), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_table(storage: Storage, table: str) -> pa.Table:
+    """All committed rows of metrics or grafts of a run, by network and interval, the newest incarnation's only."""
+    parts = [
+        pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")), schema=TABLES[table])
+        for name in storage.names(table)
+        if name.endswith(".parquet")
+    ]
+    whole = pa.concat_tables(parts) if parts else TABLES[table].empty_table()
+    key = "network" if table == "metrics" else "rootstock"
+    if not len(whole):
+        return whole
+    newest = whole.group_by([key, "interval"]).aggregate([("incarnation", "max")])
+    joined = whole.join(newest, [key, "interval"])
+    kept = joined.filter(pc.equal(joined["incarnation"], joined["incarnation_max"])).select(TABLES[table].names)
+    return kept.sort_by([(key, "ascending"), ("interval", "ascending")])

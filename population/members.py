@@ -1,0 +1,138 @@
+"""The members of a population and their states. Ids are never reused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from population.errors import ConfigError
+
+
+class MemberState(StrEnum):
+    """Where a member stands."""
+
+    STARTING = "starting"
+    TRAINING = "training"
+    LEAVING = "leaving"
+    """Asked to go; finishes its interval."""
+    STALLED = "stalled"
+    """Alive, but not heard from for a lease time."""
+    LOST = "lost"
+    """Its process died; a new incarnation is on its way."""
+    RETIRED = "retired"
+    """Checkpointed and gone, as asked."""
+    STOPPED = "stopped"
+    """Checkpointed before its schedule ended, since the run was stopped."""
+    FAILED = "failed"
+    """Given up."""
+    DONE = "done"
+    """Finished its schedule; still a donor."""
+
+
+ACTIVE = frozenset(
+    {MemberState.STARTING, MemberState.TRAINING, MemberState.LEAVING, MemberState.STALLED, MemberState.LOST}
+)
+"""States of members that the run still waits for."""
+
+DONORS = frozenset({MemberState.TRAINING, MemberState.LEAVING, MemberState.STALLED, MemberState.DONE})
+"""States of members that have a snapshot to give."""
+
+GONE = frozenset({MemberState.RETIRED, MemberState.FAILED, MemberState.STOPPED})
+"""States of members that are in nobody's topology."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One member."""
+
+    id: int
+    incarnation: int = 1
+    """How many processes it has had, this one included."""
+    state: MemberState = MemberState.STARTING
+    is_founder: bool = True
+    restarts: int = 0
+    """How often it was brought back since its last progress was lost."""
+
+
+class Members:
+    """All members, past ones too."""
+
+    def __init__(self) -> None:
+        self._members: dict[int, Member] = {}
+        self._next_id = 0
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(sorted(self._members.values(), key=lambda member: member.id))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, network: int) -> Member:
+        return self._members[network]
+
+    def __contains__(self, network: int) -> bool:
+        return network in self._members
+
+    def add(self, *, is_founder: bool) -> Member:
+        """A new member with an id of its own."""
+        member = Member(id=self._next_id, is_founder=is_founder)
+        self._members[member.id] = member
+        self._next_id += 1
+        return member
+
+    def restore(self, member: Member) -> None:
+        """A member known from before, as it was."""
+        self._members[member.id] = member
+        self._next_id = max(self._next_id, member.id + 1)
+
+    def move(self, network: int, state: MemberState) -> Member:
+        """Put a member into a state; a member that is gone or done stays so."""
+        member = self._members[network]
+        if member.state not in GONE and not (member.state is MemberState.DONE and state in ACTIVE):
+            member = replace(member, state=state)
+            self._members[network] = member
+        return member
+
+    def revive(self, network: int) -> Member:
+        """The next incarnation of a member whose process died."""
+        member = self._members[network]
+        member = replace(
+            member, incarnation=member.incarnation + 1, restarts=member.restarts + 1, state=MemberState.STARTING
+        )
+        self._members[network] = member
+        return member
+
+    def in_topology(self) -> tuple[int, ...]:
+        """Ids of members that take part, starting and lost ones too: they come (back), and the others' neighbors stay."""
+        return tuple(member.id for member in self if member.state not in GONE)
+
+    def donors(self) -> tuple[int, ...]:
+        """Ids of members whose snapshots may be given."""
+        return tuple(member.id for member in self if member.state in DONORS)
+
+    def active(self) -> tuple[int, ...]:
+        """Ids of members that the run still waits for."""
+        return tuple(member.id for member in self if member.state in ACTIVE)
+
+    def staying(self) -> tuple[int, ...]:
+        """Ids that count toward the population's size: active ones that were not asked to leave, and done ones."""
+        kept = (ACTIVE | {MemberState.DONE}) - {MemberState.LEAVING}
+        return tuple(member.id for member in self if member.state in kept)
+
+    def to_grow(self, size: int, *, max_size: int | None) -> int:
+        """How many newcomers `size` asks for.
+
+        Raises:
+            ConfigError: size is below 1 or above max_size.
+        """
+        if size < 1:
+            raise ConfigError(f"a population must have at least 1 network, got {size}")
+        if max_size is not None and size > max_size:
+            raise ConfigError(f"population.max_size is {max_size}, got {size}")
+        return size - len(self.staying())
+
+    def to_leave(self, count: int) -> tuple[int, ...]:
+        """Which members go when the population shrinks: the youngest of those still training."""
+        training = [network for network in self.staying() if network in self.active()]
+        return tuple(reversed(training))[:count]

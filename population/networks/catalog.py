@@ -1,0 +1,126 @@
+"""Architectures by name: `build` makes a network from a configuration, with weights that a seed decides."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import nn
+
+from population.config import NetworkConfig
+from population.errors import ConfigError
+from population.networks.cifar_resnet import CifarResNet
+from population.networks.mobilenetv2 import CifarMobileNetV2
+from population.networks.vgg import CifarVgg16
+
+NetworkFactory = Callable[..., nn.Module]
+"""Takes num_classes (and in_channels, if it names it) and gives a network that maps images to logits."""
+
+RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+
+_BUILT_IN: dict[str, NetworkFactory] = {
+    **{f"resnet{depth}": (lambda depth: lambda **options: CifarResNet(depth, **options))(depth) for depth in RESNET_DEPTHS},
+    "mobilenetv2": CifarMobileNetV2,
+    "vgg16": CifarVgg16,
+}
+
+
+def architectures() -> tuple[str, ...]:
+    """The built-in names, sorted."""
+    return tuple(sorted(_BUILT_IN))
+
+
+def build(
+    config: NetworkConfig | NetworkFactory, *, num_classes: int, in_channels: int = 3, seed: int | None = None
+) -> nn.Module:
+    """A network on the CPU, initialized from the seed without touching the caller's random state.
+
+    Args:
+        config: An architecture by name, or a callable of the user's own.
+        num_classes: Width of the head.
+        in_channels: Of the images.
+        seed: Decides the weights; None: torch's present random state does.
+
+    Raises:
+        ConfigError: no such architecture, or the user's function does not give a network.
+    """
+    factory, name = (resolve(config), config.architecture) if isinstance(config, NetworkConfig) else (config, "network")
+    options = {"num_classes": num_classes, "in_channels": in_channels}
+    if isinstance(config, NetworkConfig) and config.leaky:
+        options["leaky"] = True
+    accepted = _accepted(factory, options)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        network = factory(**accepted)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{name} must give a torch.nn.Module, got {type(network).__name__}")
+    return network
+
+
+def resolve(config: NetworkConfig) -> NetworkFactory:
+    """The callable behind an architecture's name.
+
+    Raises:
+        ConfigError: no such name; the message lists what there is.
+    """
+    name = config.architecture
+    if config.leaky and not name.startswith("resnet"):
+        raise ConfigError(f"network.leaky is for the CIFAR ResNets, got network.architecture {name!r}")
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    if name.startswith("torchvision:"):
+        return _torchvision(name.removeprefix("torchvision:"))
+    if ":" in name:
+        return import_object(name, "network.architecture")
+    raise ConfigError(
+        f"network.architecture {name!r} is unknown; built in are {', '.join(architectures())}, "
+        "else torchvision:NAME or module:function"
+    )
+
+
+def import_object(path: str, field: str) -> Callable:
+    """The object at `module:name`; the working directory counts as a place to import from.
+
+    Raises:
+        ConfigError: it cannot be imported or called.
+    """
+    module_name, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{field} {path!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"{field} {path!r} must be callable, got {type(found).__name__}")
+    return found
+
+
+def _torchvision(name: str) -> NetworkFactory:
+    classifiers = set(torchvision.models.list_models(module=torchvision.models))
+    if name not in classifiers:
+        raise ConfigError(f"torchvision has no classifier {name!r}; it has {', '.join(sorted(classifiers))}")
+
+    def factory(*, num_classes: int) -> nn.Module:
+        options = {"init_weights": True, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+
+    return factory
+
+
+def _accepted(factory: NetworkFactory, options: dict) -> dict:
+    """The options that a factory names; one that takes none of them is called without."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return options
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return options
+    names = {parameter.name for parameter in parameters}
+    return {name: value for name, value in options.items() if name in names}

@@ -1,0 +1,71 @@
+"""MobileNetV2 for small images: the published blocks, with the first two strides set to 1.
+
+Source: Sandler et al. 2018 (arXiv:1801.04381); strides as in the grafting paper's code, and a projection shortcut
+where a block of stride 1 changes the number of channels.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLOCKS = (
+    # expansion, outputs, repeats, stride of the first
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+class InvertedResidual(nn.Module):
+    """Expand by a 1x1 convolution, filter each channel by a 3x3, project by a 1x1."""
+
+    def __init__(self, inputs: int, outputs: int, *, expansion: int, stride: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.conv1 = nn.Conv2d(inputs, hidden, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, stride=stride, padding=1, groups=hidden, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.conv3 = nn.Conv2d(hidden, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.is_residual = stride == 1
+        self.shortcut = nn.Sequential()
+        if self.is_residual and inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = F.relu(self.bn1(self.conv1(images)))
+        hidden = F.relu(self.bn2(self.conv2(hidden)))
+        hidden = self.bn3(self.conv3(hidden))
+        return hidden + self.shortcut(images) if self.is_residual else hidden
+
+
+class CifarMobileNetV2(nn.Module):
+    """MobileNetV2 of width 1 for images of 8 pixels a side and more."""
+
+    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 32, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(32)
+        blocks: list[nn.Module] = []
+        inputs = 32
+        for expansion, outputs, repeats, stride in BLOCKS:
+            for index in range(repeats):
+                block = InvertedResidual(inputs, outputs, expansion=expansion, stride=1 if index else stride)
+                blocks.append(block)
+                inputs = outputs
+        self.layers = nn.Sequential(*blocks)
+        self.conv2 = nn.Conv2d(inputs, 1280, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(1280)
+        self.linear = nn.Linear(1280, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        hidden = F.relu(self.bn1(self.conv1(images)))
+        hidden = F.relu(self.bn2(self.conv2(self.layers(hidden))))
+        return self.linear(hidden.mean(dim=(2, 3)))

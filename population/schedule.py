@@ -1,0 +1,64 @@
+"""How long a network trains, where its intervals end, and its learning rate at each step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from population.config import OptimizerConfig, ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A schedule in steps."""
+
+    config: ScheduleConfig
+    steps_per_epoch: int
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole schedule."""
+        return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def interval_steps(self) -> int:
+        """Steps between exchanges."""
+        return self.config.interval_steps or self.config.interval_epochs * self.steps_per_epoch
+
+    @property
+    def num_intervals(self) -> int:
+        """Intervals of the whole schedule; the last may be shorter."""
+        return -(-self.num_steps // self.interval_steps)
+
+    def end(self, interval: int) -> int:
+        """Steps completed when `interval` intervals are."""
+        return min(interval * self.interval_steps, self.num_steps)
+
+    def factor(self, step: int) -> float:
+        """What the initial learning rate is multiplied by at a step (counted from 0)."""
+        warmup = self.config.warmup_epochs * self.steps_per_epoch
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.config.shape == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, self.num_steps - warmup)))
+        if self.config.shape == "step":
+            return self.config.step_factor ** (step // self.steps_per_epoch // self.config.step_epochs)
+        return 1.0
+
+
+def base_learning_rate(config: OptimizerConfig, *, network: int, size: int) -> float:
+    """Initial learning rate of a network: newcomers take the founders' rates in turn.
+
+    Args:
+        config: same, spread or given rates.
+        network: The network's id.
+        size: Networks that the run was configured for.
+
+    Source: spread, the public code of Meng et al. 2020: lr (1 + cos(pi (N - i) / N)) / 2 for i = 1..N.
+    """
+    place = network % size
+    if config.learning_rates == "same":
+        return config.learning_rate
+    if config.learning_rates == "spread":
+        return config.learning_rate * (1.0 + math.cos(math.pi * (size - place - 1) / size)) / 2.0
+    return float(config.learning_rates[place])

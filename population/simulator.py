@@ -1,0 +1,314 @@
+"""A whole population in one process on virtual time: the same members, board, topology and trainers as on Ray.
+
+Deterministic for a seed: networks with given speeds exchange, join and die at given times, in seconds and without a
+cluster. The ledger says who read which version when.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from population.board import Barrier, Board, Posting, PostOutcome, Refusal
+from population.checkpoint import Checkpoint
+from population.config import RunConfig
+from population.members import Members, MemberState
+from population.snapshot import Origin, Snapshot
+from population.staleness import age_limit
+from population.task import Task
+from population.training import Report, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """One line of the ledger: how an interval of a network ended."""
+
+    seconds: float
+    """Virtual time."""
+    network: int
+    incarnation: int
+    interval: int
+    outcome: str
+    """grafted, off, or a refusal's name."""
+    scion: int | None
+    version: int | None
+    """Interval of the scion; None without a graft."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """A newcomer at a virtual time."""
+
+    seconds: float
+    is_fresh: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A network dies at a virtual time, and comes back from its newest checkpoint after `restart_seconds`."""
+
+    seconds: float
+    network: int
+    restart_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leave:
+    """A network is asked to leave at a virtual time."""
+
+    seconds: float
+    network: int
+
+
+@dataclass(kw_only=True)
+class Simulation:
+    """What a simulated run leaves."""
+
+    ledger: list[Exchange] = field(default_factory=list)
+    reports: dict[int, list[Report]] = field(default_factory=dict)
+    """Committed reports of each network, in order."""
+    trainers: dict[int, Trainer] = field(default_factory=dict)
+    """The last trainer of each network, with its final weights."""
+    seconds: float = 0.0
+    """Virtual time at the end."""
+
+
+class Simulator:
+    """Runs one population."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        make_task: Callable[[], Task],
+        *,
+        step_seconds: Mapping[int, float] | None = None,
+        post_seconds: float = 0.0,
+        events: Sequence[Join | Loss | Leave] = (),
+        observe: Callable[[int, Trainer, Report], None] | None = None,
+    ) -> None:
+        """Args:
+        config: The run's; `population.size` networks begin, `mode` is async or lockstep.
+        make_task: Gives each network its task.
+        step_seconds: Virtual seconds of a step of each network; 1 where not given.
+        post_seconds: How long a snapshot is under way to the board.
+        events: Joins, losses and leaves.
+        observe: Called with id, trainer and report after each committed interval.
+        """
+        self.config = config
+        self.members = Members()
+        kept = 2 if config.mode == "lockstep" else 1
+        self.board: Board[Snapshot] = Board(config.topology, seed=config.seed, kept=kept)
+        self.barrier = Barrier(deadline_seconds=config.patience.barrier_seconds)
+        self._make_task, self._observe = make_task, observe
+        self._step_seconds = dict(step_seconds or {})
+        self._post_seconds = post_seconds
+        self._events = events
+        self._queue: list[tuple[float, int, Callable[[float], None]]] = []
+        self._order = itertools.count()
+        self._lives: dict[int, _Life] = {}
+        self._at_barrier: dict[int, list[_Life]] = {}
+        self._joining: list[tuple[int, bool]] = []
+        self.result = Simulation()
+
+    def run(self) -> Simulation:
+        """Run to the end of every network's schedule."""
+        for _ in range(self.config.population.size):
+            member = self.members.add(is_founder=True)
+            self._begin(self._new_trainer(member.id), 0.0)
+        for event in self._events:
+            self._at(event.seconds, lambda now, event=event: self._happen(event, now))
+        while self._queue:
+            now, _, call = heapq.heappop(self._queue)
+            call(now)
+        self.result.seconds = max((line.seconds for line in self.result.ledger), default=0.0)
+        return self.result
+
+    def take(self, life: _Life, own: Origin, now: float) -> Snapshot | Refusal:
+        """What a network gets when it pulls."""
+        version = None
+        if self.config.mode == "lockstep":
+            if self.barrier.is_timed_out(own.interval):
+                return Refusal.BARRIER_TIMEOUT
+            version = own.interval
+        limit = age_limit(self.config.age, num_intervals=life.trainer.schedule.num_intervals)
+        offered = self.board.offer(
+            own, members=self.members.in_topology(), donors=self.members.donors(), limit=limit, version=version
+        )
+        return offered if isinstance(offered, Refusal) else offered.item
+
+    def committed(self, life: _Life, report: Report, scion: Origin | None) -> None:
+        """A network's interval is over."""
+        is_graft = report.outcome == "grafted"
+        self.result.ledger.append(
+            Exchange(
+                seconds=life.now(),
+                network=life.trainer.network_id,
+                incarnation=life.trainer.incarnation,
+                interval=report.origin.interval,
+                outcome=report.outcome,
+                scion=scion.network if scion and is_graft else None,
+                version=scion.interval if scion and is_graft else None,
+            )
+        )
+        self.result.reports.setdefault(life.trainer.network_id, []).append(report)
+        if self._observe is not None:
+            self._observe(life.trainer.network_id, life.trainer, report)
+
+    def _at(self, seconds: float, call: Callable[[float], None]) -> None:
+        heapq.heappush(self._queue, (seconds, next(self._order), call))
+
+    def _new_trainer(self, network: int) -> Trainer:
+        incarnation = self.members[network].incarnation
+        return Trainer(self._make_task(), self.config, network=network, incarnation=incarnation)
+
+    def _begin(self, trainer: Trainer, now: float) -> None:
+        self.members.move(trainer.network_id, MemberState.TRAINING)
+        life = _Life(self, trainer, now, self._step_seconds.get(trainer.network_id, 1.0))
+        self._lives[trainer.network_id] = life
+        self.result.trainers[trainer.network_id] = trainer
+        self._advance(life)
+
+    def _advance(self, life: _Life) -> None:
+        """Run a network to its next publication, which happens at its own time."""
+        try:
+            report, snapshot = next(life.intervals)
+        except StopIteration:
+            self._end(life)
+            return
+        if snapshot is not None:
+            snapshot = Snapshot(
+                origin=snapshot.origin,
+                information=snapshot.information,
+                buffer=snapshot.buffer.copy(),
+                layout=snapshot.layout,
+            )
+        self._at(life.now(), lambda now: self._publish(life, report, snapshot, now))
+
+    def _end(self, life: _Life) -> None:
+        network = life.trainer.network_id
+        leaving = self.members[network].state is MemberState.LEAVING
+        self.members.move(network, MemberState.RETIRED if leaving else MemberState.DONE)
+        if leaving:
+            self.board.withdraw(network)
+        for interval in list(self._at_barrier):
+            self._open_barrier(interval, life.now())
+
+    def _publish(self, life: _Life, report: Report, snapshot: Snapshot | None, now: float) -> None:
+        if self._lives.get(life.trainer.network_id) is not life:
+            return
+        if snapshot is not None:
+            posting = Posting(origin=snapshot.origin, information=snapshot.information, item=snapshot)
+            if self._post_seconds and self.config.mode == "async":
+                self._at(now + self._post_seconds, lambda _: self._post(life, posting))
+            else:
+                self._post(life, posting)
+        if self.config.mode == "async":
+            self._advance(life)
+            return
+        interval = report.origin.interval
+        self._at_barrier.setdefault(interval, []).append(life)
+        self.barrier.arrive(life.trainer.network_id, interval, now=now)
+        deadline = now + self.config.patience.barrier_seconds
+        self._at(deadline, lambda later: self._open_barrier(interval, later))
+        self._open_barrier(interval, now)
+
+    def _post(self, life: _Life, posting: Posting[Snapshot]) -> PostOutcome | None:
+        if self._lives.get(life.trainer.network_id) is not life:
+            return None
+        return self.board.post(posting)
+
+    def _open_barrier(self, interval: int, now: float) -> None:
+        waiting = self._at_barrier.get(interval)
+        if not waiting or not self.barrier.try_open(interval, expected=self._expected(), now=now):
+            return
+        del self._at_barrier[interval]
+        self.board.prune(interval)
+        self._admit(now)
+        for life in sorted(waiting, key=lambda life: life.trainer.network_id):
+            life.seconds = now
+            self._advance(life)
+
+    def _expected(self) -> list[int]:
+        """Members that will reach the barrier: those that train, and lost ones that come back."""
+        return [network for network in self.members.active() if network not in dict(self._joining)]
+
+    def _admit(self, now: float) -> None:
+        """lockstep: newcomers that waited begin after the barrier's interval."""
+        joining, self._joining = self._joining, []
+        for network, is_fresh in joining:
+            self._join_now(network, is_fresh=is_fresh, now=now)
+
+    def _happen(self, event: Join | Loss | Leave, now: float) -> None:
+        if isinstance(event, Join):
+            network = self.members.add(is_founder=False).id
+            if self.config.mode == "lockstep" and self.members.donors():
+                self._joining.append((network, event.is_fresh))
+            else:
+                self._join_now(network, is_fresh=event.is_fresh, now=now)
+        elif isinstance(event, Leave):
+            self.members.move(event.network, MemberState.LEAVING)
+        elif event.network in self._lives and event.network in self.members.active():
+            self._lose(event, now)
+
+    def _join_now(self, network: int, *, is_fresh: bool, now: float) -> None:
+        trainer = self._new_trainer(network)
+        parent = self.board.parent(network, members=self.members.in_topology(), donors=self.members.donors())
+        if parent is not None and is_fresh:
+            trainer.start_at(parent.origin.interval)
+        elif parent is not None:
+            trainer.adopt(parent.item)
+        self._begin(trainer, now)
+
+    def _lose(self, event: Loss, now: float) -> None:
+        life = self._lives.pop(event.network)
+        self.members.move(event.network, MemberState.LOST)
+        self.board.withdraw(event.network)
+        self.barrier.forget(event.network)
+        for waiting in self._at_barrier.values():
+            if life in waiting:
+                waiting.remove(life)
+        self._at(now + event.restart_seconds, lambda later: self._revive(life, later))
+
+    def _revive(self, lost: _Life, now: float) -> None:
+        network = self.members.revive(lost.trainer.network_id).id
+        trainer = self._new_trainer(network)
+        if lost.checkpoint is not None:
+            trainer.resume(lost.checkpoint)
+        self._begin(trainer, now)
+        self._lives[network].checkpoint = lost.checkpoint
+
+
+class _Life:
+    """One incarnation of a network on virtual time: the trainer's host."""
+
+    def __init__(self, simulator: Simulator, trainer: Trainer, seconds: float, step_seconds: float) -> None:
+        self.trainer, self.seconds = trainer, seconds
+        self.checkpoint: Checkpoint | None = None
+        self._simulator, self._step_seconds = simulator, step_seconds
+        self._scion: Origin | None = None
+        self.intervals: Iterator[tuple[Report, Snapshot | None]] = trainer.intervals(self)
+
+    def now(self) -> float:
+        return self.seconds
+
+    def stepped(self) -> bool:
+        self.seconds += self._step_seconds
+        return True
+
+    def continues(self) -> bool:
+        return self._simulator.members[self.trainer.network_id].state is not MemberState.LEAVING
+
+    def prepare(self, own: Origin) -> None:
+        """Nothing to do: what is pulled is there at once."""
+
+    def pull(self, own: Origin) -> Snapshot | Refusal:
+        found = self._simulator.take(self, own, self.seconds)
+        self._scion = None if isinstance(found, Refusal) else found.origin
+        return found
+
+    def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
+        self.checkpoint = checkpoint or self.checkpoint
+        if report.outcome:
+            self._simulator.committed(self, report, self._scion)

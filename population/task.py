@@ -1,0 +1,132 @@
+"""What is learned: the network, its batches, its loss, its evaluation. Image classification is the built-in task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from population import networks
+from population.config import NetworkConfig, RunConfig
+from population.data import Batch, Splits
+from population.errors import ConfigError
+from population.evaluation import Scores, evaluate
+
+
+class Task(Protocol):
+    """What a trainer needs of a task."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps of one pass over the data."""
+        ...
+
+    def build(self, seed: int) -> nn.Module:
+        """A new network on the task's device, its weights decided by the seed."""
+        ...
+
+    def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of an epoch from batch `first` on, a pure function of its arguments."""
+        ...
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch, and how many it got right; both 0-dimensional, on the device."""
+        ...
+
+    def validate(self, network: nn.Module) -> Scores | None:
+        """Scores on the held-out training images; None where nothing is held out."""
+        ...
+
+
+class ImageClassification:
+    """Classify images by cross-entropy."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        splits: Splits,
+        *,
+        factory: networks.NetworkFactory | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Args: the run's configuration; its data; a callable in place of config.network; where networks live."""
+        self.config, self.splits = config, splits
+        self.device = torch.device(device)
+        self._network: NetworkConfig | networks.NetworkFactory = factory or config.network
+        train = splits.batches("train", self.device)
+        if train is None:
+            raise ConfigError("there are no training images")
+        self._train = train
+        self._validation = splits.batches("validation", self.device)
+        self._autocast = _autocast_type(config.device.precision, self.device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self._train) // self.config.schedule.batch_size)
+
+    def build(self, seed: int) -> nn.Module:
+        network = networks.build(
+            self._network, num_classes=self.splits.num_classes, in_channels=self.splits.in_channels, seed=seed
+        ).to(self.device)
+        wanted = self.config.device.channels_last
+        if wanted == "on" or (wanted == "auto" and self.device.type == "cuda"):
+            network = network.to(memory_format=torch.channels_last)
+        return network
+
+    def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
+        data = self.config.data
+        return self._train.epoch(
+            batch_size=self.config.schedule.batch_size,
+            order_seed=order_seed,
+            augment_seed=augment_seed,
+            epoch=epoch,
+            first=first,
+            padding=data.padding if data.augmentation in ("crop", "crop_flip") else 0,
+            mirror=data.augmentation in ("crop_flip", "imagenet"),
+        )
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            logits = network(images)
+        if logits.dim() != 2 or logits.shape[0] != len(labels):
+            raise ConfigError(
+                f"the network must map images {tuple(images.shape)} to logits ({len(labels)}, "
+                f"{self.splits.num_classes}), it gave {tuple(logits.shape)}"
+            )
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.optimizer.label_smoothing)
+        return loss, (logits.detach().argmax(1) == labels).sum()
+
+    def validate(self, network: nn.Module) -> Scores | None:
+        if self._validation is None:
+            return None
+        return evaluate(network, self._validation.in_order(batch_size=max(256, self.config.schedule.batch_size)))
+
+    def check(self, network: nn.Module) -> None:
+        """Raises ConfigError unless the network maps two training images to logits and its loss has a gradient."""
+        batch = next(iter(self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
+        pair = (batch[0][:2], batch[1][:2])
+        try:
+            logits = network.eval()(pair[0])
+        except (RuntimeError, ValueError, TypeError) as error:
+            shape = tuple(pair[0].shape)
+            raise ConfigError(f"network.architecture cannot take images of shape {shape}: {error}") from error
+        finally:
+            network.train()
+        expected = (2, self.splits.num_classes)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ConfigError(f"the network must map 2 images to logits {expected}, it gave {got}")
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise ConfigError("the network has no parameter to train")
+
+
+def _autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        usable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if usable else None
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)

@@ -1,0 +1,572 @@
+"""One network's life, written once: without Ray, processes or a clock of its own.
+
+A `Trainer` trains interval after interval. Whoever runs it, an actor, the simulator or a test, is its `Host`. The order
+within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from population.board import Refusal, age_of
+from population.checkpoint import Checkpoint, CheckpointId
+from population.config import RunConfig
+from population.errors import CheckpointError, NotFiniteError
+from population.grafting import blend_, blend_units, decide, measure
+from population.layers import entries, graft_units
+from population.schedule import Schedule, base_learning_rate
+from population.seeds import leaf
+from population.snapshot import Freezer, Origin, Snapshot, layout_of
+from population.staleness import Age, age_limit
+from population.task import Task
+
+MOMENTUM_SLOTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
+"""What each optimizer keeps of past gradients, by torch's own names."""
+
+GRAFTED, OFF = "grafted", "off"
+"""Outcomes of an interval's exchange beside the refusals."""
+
+
+class Host(Protocol):
+    """Whoever runs a trainer."""
+
+    def now(self) -> float:
+        """Seconds of the host's clock; virtual in the simulator."""
+        ...
+
+    def stepped(self) -> bool:
+        """Called after every step: whether to go on. False ends the life with a checkpoint within the interval."""
+        ...
+
+    def continues(self) -> bool:
+        """Called after every interval's graft: whether to begin another. False ends the life with a checkpoint."""
+        ...
+
+    def prepare(self, own: Origin) -> None:
+        """The interval's steps are done: a scion may be asked for, so that it is there when it is pulled."""
+        ...
+
+    def pull(self, own: Origin) -> Snapshot | Refusal:
+        """The newest admissible scion, or why there is none."""
+        ...
+
+    def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
+        """The interval is over. The checkpoint's tensors are copies, the host's to keep; None where none is due."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a network tells of an interval: before the exchange when it is published, after it when it is committed."""
+
+    origin: Origin
+    num_intervals: int
+    epoch: float
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    images: int
+    """Trained on in this interval."""
+    images_per_second: float
+    seconds: Mapping[str, float]
+    """By phase: steps, evaluate, freeze, publish, pull, graft."""
+    grafts: int
+    """Taken so far."""
+    outcome: str = ""
+    """grafted, off, or a refusal's name; empty before the exchange."""
+    scion: int | None = None
+    """The network that was last grafted from."""
+    age: Age | None = None
+    """Of the last scion, when it was grafted."""
+
+    def row(self, *, time: float) -> dict[str, Any]:
+        """A row of the metrics table."""
+        origin = self.origin
+        return {
+            "network": origin.network,
+            "interval": origin.interval,
+            "incarnation": origin.incarnation,
+            "step": origin.step,
+            **{f"seconds_{phase}": spent for phase, spent in self.seconds.items()},
+            **{name: getattr(self, name) for name in _PLAIN_COLUMNS},
+            "time": time,
+        }
+
+
+_PLAIN_COLUMNS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "images",
+    "images_per_second",
+    "outcome",
+    "grafts",
+)
+
+
+@dataclass
+class _Progress:
+    """Counters of a life, saved with it."""
+
+    interval: int = 0
+    step: int = 0
+    trained_intervals: float = 0.0
+    trained_steps: float = 0.0
+    grafts: int = 0
+    best_score: float | None = None
+    best_interval: int = 0
+    score: float | None = None
+    loss_sum: float = 0.0
+    correct: int = 0
+    images: int = 0
+    seconds_steps: float = 0.0
+
+
+class Trainer:
+    """Trains one network."""
+
+    def __init__(self, task: Task, config: RunConfig, *, network: int, incarnation: int = 1) -> None:
+        """A network with fresh weights at the beginning of the schedule.
+
+        Args:
+            task: Gives the network, its batches, its loss.
+            config: The run's.
+            network: The member's id: its branch of the seed tree, its learning rate.
+            incarnation: Which process of this member it is.
+        """
+        self.config, self.task = config, task
+        self.network_id, self.incarnation = network, incarnation
+        owner = 0 if config.population.same_initial_weights else network
+        self.module: nn.Module = task.build(leaf(config.seed, owner, "weights"))
+        self.schedule = Schedule(config=config.schedule, steps_per_epoch=task.steps_per_epoch)
+        self.learning_rate = base_learning_rate(config.optimizer, network=network, size=config.population.size)
+        self._device = next(self.module.parameters()).device
+        self._forward: nn.Module = torch.compile(self.module) if config.device.compile else self.module  # type: ignore[assignment]  # torch.compile declares no module
+        self._optimizer = _optimizer(self.module, config, self.learning_rate)
+        self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        slots = MOMENTUM_SLOTS[config.optimizer.name]
+        self._slots = () if config.optimizer.name == "sgd" and config.optimizer.momentum == 0 else slots
+        self.units = graft_units(self.module, config.graft.units)
+        self.layout = layout_of(self._frozen_entries())
+        self._freezer = Freezer(self.layout, self._device)
+        self._order_seed = leaf(config.seed, network, "order")
+        self._augment_seed = leaf(config.seed, network, "augmentation")
+        self._random = _RandomState(leaf(config.seed, network, "training"), self._device)
+        self._progress = _Progress()
+        self._rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "grafts": []}
+        self._best: dict[str, Tensor] | None = None
+        self._last_scion: int | None = None
+        self._last_age: Age | None = None
+        self._scaler = torch.amp.GradScaler(
+            self._device.type, enabled=config.device.precision == "float16" and self._device.type == "cuda"
+        )
+
+    @property
+    def interval(self) -> int:
+        """Intervals of the schedule completed."""
+        return self._progress.interval
+
+    @property
+    def step(self) -> int:
+        """Steps of the schedule completed."""
+        return self._progress.step
+
+    def origin(self, now: float = 0.0) -> Origin:
+        """Whose weights these are and how far they were trained, as they stand."""
+        progress = self._progress
+        return Origin(
+            network=self.network_id,
+            incarnation=self.incarnation,
+            interval=progress.interval,
+            step=progress.step,
+            trained_intervals=progress.trained_intervals,
+            trained_steps=progress.trained_steps,
+            made_seconds=now,
+            structure=self.layout.fingerprint,
+            score=progress.score,
+        )
+
+    def intervals(self, host: Host) -> Iterator[tuple[Report, Snapshot | None]]:
+        """Train to the end of the schedule.
+
+        Each interval yields what to publish; the snapshot's buffer is the trainer's own and holds until the next
+        yield; it is None where graft.enabled is off. When the host comes back, the trainer pulls, grafts and commits.
+
+        Raises:
+            NotFiniteError: the network diverged; names network, interval and layer.
+        """
+        progress = self._progress
+        while progress.interval < self.schedule.num_intervals:
+            with self._random:
+                is_whole = self._train(host)
+            if not is_whole:
+                host.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
+                return
+            clock = _Stopwatch(host)
+            host.prepare(self.origin(host.now()))
+            with self._random:
+                scores = self.task.validate(self._forward)
+            seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
+            self._complete_interval(scores.accuracy if scores else None)
+            origin = self.origin(host.now())
+            snapshot = self._freeze(origin) if self.config.graft.enabled else None
+            seconds["freeze"] = clock.lap()
+            report = self._report(seconds, scores)
+            yield report, snapshot
+            seconds["publish"] = clock.lap()
+            self._note_best()
+            scion = host.pull(origin) if snapshot is not None else None
+            seconds["pull"] = clock.lap()
+            outcome = OFF
+            if snapshot is not None and scion is not None:
+                outcome = self._take_in(scion, origin, snapshot.information, host.now())
+            seconds["graft"] = clock.lap()
+            report = dataclasses.replace(
+                report,
+                seconds=dict(seconds),
+                outcome=outcome,
+                grafts=progress.grafts,
+                scion=self._last_scion,
+                age=self._last_age,
+            )
+            self._rows["metrics"].append(report.row(time=host.now()))
+            self._reset_interval()
+            goes_on = host.continues()
+            host.commit(report, self._checkpoint() if self._is_due() or not goes_on else None)
+            if not goes_on:
+                return
+
+    def start_at(self, interval: int) -> None:
+        """Take a position in the schedule with the weights as they are: a fresh newcomer."""
+        self._progress.interval = interval
+        self._progress.step = self.schedule.end(interval)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Take over a living network's weights and its position in the schedule: a cloned newcomer."""
+        with torch.no_grad():
+            own, state = self._frozen_entries(), snapshot.state()
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+        self.start_at(snapshot.origin.interval)
+        self._progress.trained_intervals = snapshot.origin.trained_intervals
+        self._progress.trained_steps = snapshot.origin.trained_steps
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of this network.
+
+        Raises:
+            CheckpointError: it is of another structure.
+        """
+        own = entries(self.module)
+        if own.keys() != checkpoint.model.keys() or any(own[k].shape != checkpoint.model[k].shape for k in own):
+            raise CheckpointError(f"the checkpoint of network {checkpoint.network} is of another structure")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(checkpoint.model[name])
+        _load_optimizer(self._optimizer, self._names, checkpoint.tensors)
+        self._random.load(checkpoint.tensors)
+        known = {field.name for field in dataclasses.fields(_Progress)}
+        saved = {name: value for name, value in checkpoint.training.items() if name in known}
+        self._progress = _Progress(**saved)
+
+    def _train(self, host: Host) -> bool:
+        """Steps to the end of the interval; False where the host ended them early."""
+        progress, schedule = self._progress, self.schedule
+        end = schedule.end(progress.interval + 1)
+        began = host.now()
+        loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
+        correct = torch.zeros((), device=self._device, dtype=torch.int64)
+        goes_on = True
+        self.module.train()
+        while progress.step < end and goes_on:
+            epoch, first = divmod(progress.step, schedule.steps_per_epoch)
+            batches = self.task.epoch(
+                order_seed=self._order_seed, augment_seed=self._augment_seed, epoch=epoch, first=first
+            )
+            for batch in batches:
+                loss, right = self._step(batch)
+                loss_sum += loss * len(batch[1])
+                correct += right
+                progress.images += len(batch[1])
+                progress.step += 1
+                progress.trained_steps += 1
+                goes_on = host.stepped()
+                if progress.step >= end or not goes_on:
+                    break
+        progress.loss_sum += float(loss_sum)
+        progress.correct += int(correct)
+        progress.seconds_steps += host.now() - began
+        return progress.step >= end
+
+    def _step(self, batch: Any) -> tuple[Tensor, Tensor]:
+        rate = self.learning_rate * self.schedule.factor(self._progress.step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss, correct = self.task.loss(self._forward, batch)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return loss.detach(), correct
+
+    def _complete_interval(self, score: float | None) -> None:
+        progress = self._progress
+        begun = self.schedule.end(progress.interval)
+        progress.interval += 1
+        progress.trained_intervals += (self.schedule.end(progress.interval) - begun) / self.schedule.interval_steps
+        progress.score = score
+
+    def _freeze(self, origin: Origin) -> Snapshot:
+        """Measure own information and copy the weights to the host.
+
+        Raises:
+            NotFiniteError: the network diverged.
+        """
+        state = self._frozen_entries()
+        try:
+            information = measure(state, self.units, self.config.graft)
+            _check_finite(state, skip={unit.name for unit in self.units})
+        except NotFiniteError as error:
+            raise NotFiniteError(
+                f"network {self.network_id} diverged in interval {self._progress.interval}: {error}; "
+                "a lower optimizer.learning_rate or schedule.warmup_epochs may help"
+            ) from None
+        self._freezer.freeze(state)
+        return Snapshot(origin=origin, information=information, buffer=self._freezer.buffer(), layout=self.layout)
+
+    def _take_in(self, scion: Snapshot | Refusal, own: Origin, information: tuple[float, ...], now: float) -> str:
+        """Graft, or say why not."""
+        if isinstance(scion, Refusal):
+            return scion.value
+        if scion.origin.structure != self.layout.fingerprint or scion.buffer.nbytes != self.layout.nbytes:
+            return Refusal.STRUCTURE.value
+        age = age_of(own, scion.origin, now=now)
+        if age.intervals > age_limit(self.config.age, num_intervals=self.schedule.num_intervals):
+            return Refusal.TOO_OLD.value
+        theirs = scion.state()
+        try:
+            _check_finite(theirs)
+        except NotFiniteError:
+            return Refusal.NOT_FINITE.value
+        if not all(math.isfinite(value) for value in scion.information):
+            return Refusal.NOT_FINITE.value
+        config = self.config.graft
+        records = decide(
+            self.units, information, scion.information, config, age=self.config.age, age_intervals=age.intervals
+        )
+        with torch.no_grad():
+            blend_units(entries(self.module), theirs, self.units, records, config)
+            self._treat_momentum(theirs, {key: r.alpha for u, r in zip(self.units, records, strict=True) for key in u.keys})
+        self._note_graft(scion.origin, age, own, records)
+        return GRAFTED
+
+    def _treat_momentum(self, scion: Mapping[str, Tensor], alphas: Mapping[str, float]) -> None:
+        if self.config.graft.momentum == "reset":
+            self._optimizer.state.clear()
+        elif self.config.graft.momentum == "blend":
+            for slot, name, tensor in self._momentum():
+                blend_(tensor, scion[f"{slot}.{name}"], alphas[name])
+
+    def _note_graft(self, scion: Origin, age: Age, own: Origin, records: Any) -> None:
+        progress = self._progress
+        kept = sum(record.alpha for record in records) / len(records)
+        progress.trained_intervals = kept * own.trained_intervals + (1 - kept) * scion.trained_intervals
+        progress.trained_steps = kept * own.trained_steps + (1 - kept) * scion.trained_steps
+        progress.grafts += 1
+        self._last_scion, self._last_age = scion.network, age
+        common = {
+            "rootstock": own.network,
+            "scion": scion.network,
+            "interval": own.interval,
+            "incarnation": own.incarnation,
+            "rootstock_version": own.interval,
+            "scion_version": scion.interval,
+            "scion_incarnation": scion.incarnation,
+            **{f"age_{name}": value for name, value in dataclasses.asdict(age).items()},
+        }
+        self._rows["grafts"] += [{**common, **dataclasses.asdict(record)} for record in records]
+
+    def _note_best(self) -> None:
+        """Keep copies of the weights as evaluated, where they are the best by validation so far, for the next commit."""
+        progress = self._progress
+        if progress.score is not None and (progress.best_score is None or progress.score > progress.best_score):
+            progress.best_score, progress.best_interval = progress.score, progress.interval
+            self._best = _copies(entries(self.module))
+
+    def _is_due(self) -> bool:
+        is_last = self._progress.interval == self.schedule.num_intervals
+        return is_last or self._progress.interval % self.config.checkpoint.every == 0
+
+    def _checkpoint(self, *, within: bool = False) -> Checkpoint:
+        """All there is to save, as copies; the rows and the best weights are handed over."""
+        rows, self._rows = self._rows, {"metrics": [], "grafts": []}
+        best, self._best = self._best, None
+        progress = self._progress
+        identity = CheckpointId(
+            incarnation=self.incarnation, interval=progress.interval, step=progress.step if within else 0
+        )
+        return Checkpoint(
+            network=self.network_id,
+            id=identity,
+            model=_copies(entries(self.module)),
+            tensors={**_optimizer_tensors(self._optimizer, self._names), **self._random.tensors()},
+            training=dataclasses.asdict(progress),
+            best=best,
+            rows=rows,
+        )
+
+    def _reset_interval(self) -> None:
+        progress = self._progress
+        progress.loss_sum, progress.correct, progress.images, progress.seconds_steps = 0.0, 0, 0, 0.0
+
+    def _report(self, seconds: Mapping[str, float], scores: Any) -> Report:
+        progress = self._progress
+        images = max(1, progress.images)
+        return Report(
+            origin=self.origin(),
+            num_intervals=self.schedule.num_intervals,
+            epoch=progress.step / self.schedule.steps_per_epoch,
+            learning_rate=self.learning_rate * self.schedule.factor(max(0, progress.step - 1)),
+            train_loss=progress.loss_sum / images,
+            train_accuracy=progress.correct / images,
+            validation_loss=scores.loss if scores else None,
+            validation_accuracy=scores.accuracy if scores else None,
+            images=progress.images,
+            images_per_second=progress.images / max(progress.seconds_steps, 1e-9),
+            seconds=seconds,
+            grafts=progress.grafts,
+            scion=self._last_scion,
+            age=self._last_age,
+        )
+
+    def _frozen_entries(self) -> dict[str, Tensor]:
+        """What a snapshot holds: the state dict, and with graft.momentum=blend the optimizer's averages."""
+        state = entries(self.module)
+        if self.config.graft.momentum == "blend":
+            state |= {f"{slot}.{name}": tensor for slot, name, tensor in self._momentum()}
+        return state
+
+    def _momentum(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Slot, parameter and running average of each; averages that no step has made yet are made, as zeros."""
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                state = self._optimizer.state[parameter]
+                for slot in self._slots:
+                    if state.get(slot) is None:
+                        state[slot] = torch.zeros_like(parameter)
+                        if slot == "exp_avg":
+                            state["step"] = torch.zeros(())
+                    yield slot, self._names[id(parameter)], state[slot]
+
+
+class _Stopwatch:
+    """Laps on the host's clock."""
+
+    def __init__(self, host: Host) -> None:
+        self._host, self._last = host, host.now()
+
+    def lap(self) -> float:
+        before, self._last = self._last, self._host.now()
+        return self._last - before
+
+
+class _RandomState(contextlib.AbstractContextManager):
+    """A random state of its own: torch's global one is exchanged on entry and put back on exit."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            self._own = self._current()
+        self._others: dict[str, Tensor] | None = None
+
+    def __enter__(self) -> _RandomState:
+        self._others = self._current()
+        self._set(self._own)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._own = self._current()
+        if self._others is not None:
+            self._set(self._others)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {name: state.clone() for name, state in self._own.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """From a checkpoint; one made on another kind of device leaves this device's state."""
+        self._own |= {name: tensors[name] for name in self._own if name in tensors}
+
+    def _current(self) -> dict[str, Tensor]:
+        states = {"random.cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            states["random.cuda"] = torch.cuda.get_rng_state(self._device)
+        return states
+
+    def _set(self, states: Mapping[str, Tensor]) -> None:
+        torch.set_rng_state(states["random.cpu"])
+        if "random.cuda" in states:
+            torch.cuda.set_rng_state(states["random.cuda"], self._device)
+
+
+def _optimizer(module: nn.Module, config: RunConfig, learning_rate: float) -> torch.optim.Optimizer:
+    wanted = config.optimizer
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if wanted.name == "adamw":
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=wanted.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=learning_rate,
+        momentum=wanted.momentum,
+        weight_decay=wanted.weight_decay,
+        nesterov=wanted.nesterov,
+    )
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """The optimizer's state by slot and parameter name, as copies on the CPU."""
+    return {
+        f"optimizer.{slot}.{names[id(parameter)]}": value.detach().cpu().clone()
+        for parameter, state in optimizer.state.items()
+        for slot, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
+    parameters = {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        kind, _, rest = key.partition(".")
+        slot, _, name = rest.partition(".")
+        if kind == "optimizer" and name in parameters:
+            parameter = parameters[name]
+            device = parameter.device if value.shape == parameter.shape else value.device
+            optimizer.state[parameter][slot] = value.to(device).clone()
+
+
+def _check_finite(state: Mapping[str, Tensor], *, skip: set[str] | frozenset[str] = frozenset()) -> None:
+    """Raises NotFiniteError at the first entry with NaN or infinity; the least and greatest value tell of all."""
+    for name, tensor in state.items():
+        if name not in skip and tensor.is_floating_point() and tensor.numel():
+            low, high = torch.aminmax(tensor)
+            if not (math.isfinite(float(low)) and math.isfinite(float(high))):
+                raise NotFiniteError(f"{name} has a value that is NaN or infinite")
+
+
+def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
