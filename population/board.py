@@ -191,6 +191,10 @@ class Barrier:
             self._open[interval] = False
         return interval in self._open
 
+    def waiting(self) -> list[int]:
+        """Intervals at whose barrier somebody waits."""
+        return [interval for interval in self._first_seconds if interval not in self._open]
+
     def is_open(self, interval: int) -> bool:
         """Whether an interval's exchange may happen."""
         return interval in self._open

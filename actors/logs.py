@@ -1,0 +1,35 @@
+"""Each process of a run has a log file in the run's folder."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+from population.storage import Storage
+
+
+class LogFile:
+    """A logger that writes `logs/<name>.log` of a run's folder; where that is no local folder, a local file that
+    `sync` copies there."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._relative = storage, f"logs/{name}.log"
+        self._is_local = "://" not in storage.uri
+        if self._is_local:
+            path = Path(storage.path(self._relative))
+            path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            path = Path(tempfile.mkstemp(prefix="inarch-", suffix=".log")[1])
+        self._path = path
+        self.logger = logging.getLogger(f"inarch.{storage.uri}.{name}")
+        self.logger.setLevel(logging.INFO)
+        self.logger.propagate = False
+        handler = logging.FileHandler(path, delay=False)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.logger.addHandler(handler)
+
+    def sync(self) -> None:
+        """Copy the log to where it belongs."""
+        if not self._is_local:
+            self._storage.write(self._relative, self._path.read_bytes())

@@ -1,0 +1,392 @@
+"""The driver's handle on a run: start it, find it again, watch it, grow and shrink it, wait for it, stop it, resume it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
+
+from actors.cluster import check_reachable, connect
+from actors.coordinator import CoordinatorActor, read_members
+from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
+from population.config import NetworkConfig, RunConfig, from_dict
+from population.data import ImageSet, from_dataset, image_set, write_arrow
+from population.errors import ClusterError, ConfigError, InarchError, RunError, RunExistsError, RunNotFoundError
+from population.networks import NetworkFactory
+from population.storage import Storage, absolute
+
+CALL_SECONDS = 60.0
+"""A coordinator that does not answer in this time, restarts included, cannot be reached."""
+
+POLL_SECONDS = 2.0
+"""How long one call waits at the coordinator for news."""
+
+EDITION = 1
+"""Of cluster.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended."""
+
+    path: str
+    """The run's folder."""
+    table: Mapping[str, Any] | None
+    """result.json: networks, mean, best, ensemble, soup, seconds; None where the run was stopped before its end."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every network came to an end of its own."""
+        return self.table is not None
+
+
+class PopulationRun:
+    """One run. Make it by `start`, `attach` or `resume`."""
+
+    def __init__(self, coordinator: Any, storage: Storage, name: str, *, dashboard: str | None, facts: Facts | None) -> None:
+        self._coordinator, self._storage = coordinator, storage
+        self.name, self.dashboard, self.facts = name, dashboard, facts
+
+    @property
+    def path(self) -> str:
+        """The run's folder."""
+        return self._storage.uri
+
+    @classmethod
+    def start(
+        cls,
+        config: RunConfig,
+        *,
+        network: NetworkFactory | str | None = None,
+        data: Any = None,
+    ) -> PopulationRun:
+        """Check everything, then begin to train; returns when the networks are being placed.
+
+        Args:
+            config: The whole configuration.
+            network: In place of config.network: `module:function`, or a callable that takes num_classes (and
+                in_channels, if it names it) and gives a network.
+            data: In place of config.data's paths: training data, or a pair (training, test). Each is a path, a pair of
+                arrays (images, labels), or a torch Dataset of (image, label). Arrays and Datasets are written into the
+                run's folder.
+
+        Raises:
+            InarchError: something cannot be used; nothing was started, and the folder is as it was.
+        """
+        config = _with_name(config)
+        storage = _run_storage(config)
+        if storage.exists("config.json") or storage.exists("cluster.json"):
+            raise RunExistsError(
+                f"there is a run at {storage.uri}; choose another name, or go on with it by `inarch resume {storage.uri}`"
+            )
+        connection = connect(config.address)
+        if config.detach and connection.is_own:
+            raise ConfigError("detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS")
+        _check_not_live(str(config.name))
+        existed = storage.exists("")
+        try:
+            storage.check_writable()
+            config, factory = _with_network(config, network)
+            config = _with_data(config, data, storage)
+            return cls._begin(config, factory, storage, connection, is_resumed=False)
+        except BaseException:
+            for left in ("cluster.json", "data", "config.json", "members", "logs"):
+                storage.delete(left)
+            if not existed:
+                storage.delete("")
+            raise
+
+    @classmethod
+    def attach(cls, name: str, *, storage: str = "runs") -> PopulationRun:
+        """The handle on a run that another process started.
+
+        Args:
+            name: Of the run, or the path of its folder.
+            storage: Folder that holds runs.
+
+        Raises:
+            RunNotFoundError: there is no such run, or it has ended.
+            ClusterError: its cluster cannot be reached.
+        """
+        folder = find_run(name, storage=storage)
+        found = json.loads(folder.read("cluster.json"))
+        try:
+            check_reachable(found["address"])
+            _connect_to(found["address"])
+            coordinator = ray.get_actor(coordinator_name(found["run"]), namespace=NAMESPACE)
+        except ClusterError as error:
+            raise ClusterError(f"run {found['run']}: {error}; it has ended, or runs on another machine") from None
+        except ValueError:
+            raise RunNotFoundError(f"run {found['run']} is not running any more; its folder is {folder.uri}") from None
+        return cls(coordinator, folder, found["run"], dashboard=found["dashboard"], facts=None)
+
+    @classmethod
+    def resume(
+        cls, path: str, *, network: NetworkFactory | str | None = None, data: Any = None, address: str | None = None
+    ) -> PopulationRun:
+        """Go on with a run that was stopped or died, every network from its newest checkpoint.
+
+        Args:
+            path: The run's folder.
+            network: The callable that the run was begun with, where it was one; its structure is checked.
+            data: A path in place of the recorded one; the images are checked against the recorded fingerprint.
+            address: Of the cluster to go on with.
+
+        Raises:
+            RunNotFoundError: no run lies there.
+            RunError: it is running, or has nothing left to do.
+            StructureError, DataError: network or images are not those that it was begun with.
+        """
+        storage = find_run(path)
+        recorded = json.loads(storage.read("config.json"))
+        config: RunConfig = from_dict(RunConfig, recorded["config"])
+        config = dataclasses.replace(config, address=address or config.address)
+        if storage.exists("result.json"):
+            raise RunError(f"run {config.name} is complete; its result is in {storage.uri}/result.json")
+        if recorded["network"] == "callable" and network is None:
+            raise ConfigError("this run was begun with a callable; PopulationRun.resume(path, network=...) needs it again")
+        _check_folder_not_live(storage)
+        connection = connect(config.address)
+        _check_not_live(str(config.name))
+        config, factory = _with_network(config, network)
+        if data is not None:
+            if not isinstance(data, str):
+                raise ConfigError("the run's own copy of arrays is used; data may only be another path to the same images")
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=data))
+        return cls._begin(config, factory, storage, connection, is_resumed=True)
+
+    @classmethod
+    def _begin(
+        cls, config: RunConfig, factory: NetworkFactory | None, storage: Storage, connection: Any, *, is_resumed: bool
+    ) -> PopulationRun:
+        spec = RunSpec(
+            name=str(config.name),
+            folder=storage.uri,
+            config=config,
+            factory=factory,
+            is_resumed=is_resumed,
+            is_detached=config.detach,
+        )
+        options: dict[str, Any] = {"name": coordinator_name(spec.name), "namespace": NAMESPACE}
+        if config.detach:
+            options["lifetime"] = "detached"
+        coordinator = CoordinatorActor.options(**options).remote(spec)
+        try:
+            facts = _get(coordinator.start.remote(), seconds=config.patience.start_seconds + CALL_SECONDS)
+            _write_cluster(storage, spec, connection)
+        except BaseException:
+            ray.kill(coordinator)
+            raise
+        return cls(coordinator, storage, spec.name, dashboard=connection.dashboard, facts=facts)
+
+    def status(self) -> RunStatus:
+        """The run as it stands. Raises ClusterError when its coordinator does not answer."""
+        return self._call("status")
+
+    def scale(self, size: int) -> None:
+        """Grow or shrink the population to `size` networks; returns when the change is under way."""
+        self._call("scale", size)
+
+    def events(self) -> Iterator[Event]:
+        """What happens, as it happens, from the run's start (the newest 4,096 kept) to its end."""
+        after = 0
+        while True:
+            found = self._call("events", after, POLL_SECONDS)
+            yield from found
+            after = found[-1].number if found else after
+            if not found and self.status().state in ("finished", "failed"):
+                return
+
+    def wait(self, *, seconds: float | None = None) -> RunResult:
+        """Wait for the end of the run.
+
+        Args:
+            seconds: At most so long; None: to its end, whenever that is.
+
+        Raises:
+            TimeoutError: it was not over after `seconds`.
+            RunError: it failed; says why.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
+            if left <= 0:
+                raise TimeoutError(f"run {self.name} was not over after {seconds:g} s")
+            table = self._call("wait", max(left, 0.01))
+            if table is not None:
+                return RunResult(path=self.path, table=table)
+            if self.status().state == "finished":
+                return RunResult(path=self.path, table=self._call("wait", 0.01))
+
+    def stop(self, *, seconds: float = 300.0) -> None:
+        """Let every network commit a checkpoint at its next step, and end the run; it can be resumed.
+
+        Raises:
+            TimeoutError: networks had not ended after `seconds`.
+        """
+        deadline = time.monotonic() + seconds
+        self._call("stop")
+        while self.status().state not in ("finished", "failed"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"run {self.name} had not stopped after {seconds:g} s")
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """End the coordinator of a run that is over."""
+        ray.kill(self._coordinator)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """A call to the coordinator, tried again while it is being brought back."""
+        deadline = time.monotonic() + CALL_SECONDS
+        while True:
+            try:
+                return _get(getattr(self._coordinator, method).remote(*arguments), seconds=CALL_SECONDS)
+            except (ActorUnavailableError, GetTimeoutError) as error:
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"run {self.name}: its coordinator does not answer: {error}") from None
+                time.sleep(0.2)
+            except ActorDiedError:
+                raise RunNotFoundError(f"run {self.name} is not running any more; its folder is {self.path}") from None
+
+
+def find_run(name: str, *, storage: str = "runs") -> Storage:
+    """The folder of a run, by its name or path.
+
+    Raises:
+        RunNotFoundError: there is none.
+    """
+    for place in (name, f"{storage.rstrip('/')}/{name}"):
+        found = Storage(place)
+        if found.exists("config.json"):
+            return found
+    raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {absolute(storage)}/{name}")
+
+
+def last_record(storage: Storage) -> dict[str, Any] | None:
+    """The newest record of a run's members that its coordinator left in the folder."""
+    return read_members(storage)
+
+
+def _with_name(config: RunConfig) -> RunConfig:
+    return config if config.name else dataclasses.replace(config, name=time.strftime("run-%Y%m%d-%H%M%S"))
+
+
+def _run_storage(config: RunConfig) -> Storage:
+    return Storage(
+        f"{config.storage.rstrip('/')}/{config.name}", deadline_seconds=config.patience.storage_seconds
+    )
+
+
+def _with_network(
+    config: RunConfig, network: NetworkFactory | str | None
+) -> tuple[RunConfig, NetworkFactory | None]:
+    if isinstance(network, str):
+        return dataclasses.replace(config, network=NetworkConfig(architecture=network)), None
+    if network is not None and not isinstance(network, Callable):
+        raise ConfigError(f"network must be module:function or a callable, got {type(network).__name__}")
+    return config, network
+
+
+def _with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
+    """Paths as they are; arrays and Datasets written into the run's folder first."""
+    if data is None:
+        return config
+    is_pair = isinstance(data, tuple) and len(data) == 2 and not _is_arrays(data)
+    train, test = data if is_pair else (data, None)
+    paths = {"train": _as_path(train, "train", storage), "test": None if test is None else _as_path(test, "test", storage)}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))
+
+
+def _is_arrays(data: Any) -> bool:
+    """Whether a pair is (images, labels) and not (training, test)."""
+    return hasattr(data[0], "shape") and getattr(data[1], "ndim", 0) == 1 and getattr(data[0], "ndim", 0) >= 3
+
+
+def _as_path(data: Any, part: str, storage: Storage) -> str:
+    if isinstance(data, (str, os.PathLike)):
+        return absolute(str(data))
+    images = data if isinstance(data, ImageSet) else _as_images(data, part)
+    storage.make("data")
+    write_arrow(images, storage.filesystem, storage.path(f"data/{part}.arrow"))
+    return f"{storage.uri}/data/{part}.arrow"
+
+
+def _as_images(data: Any, part: str) -> ImageSet:
+    if isinstance(data, tuple) and len(data) == 2:
+        return image_set(data[0], data[1], name=f"data {part}")
+    return from_dataset(data, name=f"data {part}")
+
+
+def _write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:
+    """How another process finds the run."""
+    content = {
+        "edition": EDITION,
+        "run": spec.name,
+        "address": connection.address,
+        "dashboard": connection.dashboard,
+        "namespace": NAMESPACE,
+        "coordinator": coordinator_name(spec.name),
+        "is_detached": spec.is_detached,
+        "driver": {"host": socket.gethostname(), "process": os.getpid()},
+        "seconds": time.time(),
+    }
+    storage.write("cluster.json", json.dumps(content, indent=2).encode())
+
+
+def _check_not_live(name: str) -> None:
+    """Raises RunExistsError where a run of this name is live on the connected cluster."""
+    try:
+        ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
+    except ValueError:
+        return
+    raise RunExistsError(f"a run named {name!r} is live on this cluster; choose another name")
+
+
+def _check_folder_not_live(storage: Storage) -> None:
+    """Raises RunError where the cluster that a folder names still runs it."""
+    if not storage.exists("cluster.json"):
+        return
+    found = json.loads(storage.read("cluster.json"))
+    if ray.is_initialized() and ray.get_runtime_context().gcs_address != found["address"]:
+        return
+    try:
+        check_reachable(found["address"])
+    except ClusterError:
+        return
+    was_connected = ray.is_initialized()
+    try:
+        _connect_to(found["address"])
+        ray.get_actor(coordinator_name(found["run"]), namespace=NAMESPACE)
+    except (ClusterError, ValueError):
+        return
+    finally:
+        if not was_connected and ray.is_initialized():
+            ray.shutdown()
+    raise RunError(f"run {found['run']} is live on {found['address']}; stop it first")
+
+
+def _connect_to(address: str) -> None:
+    if ray.is_initialized():
+        if ray.get_runtime_context().gcs_address != address:
+            raise ClusterError(f"this process is connected to another cluster than {address}")
+        return
+    connect(address)
+
+
+def _get(reference: Any, *, seconds: float) -> Any:
+    """A call's value; what inarch raised over there is raised as itself."""
+    try:
+        return ray.get(reference, timeout=seconds)
+    except RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, (InarchError, TimeoutError)):
+            raise cause from None
+        raise

@@ -1,0 +1,1 @@
+"""The `inarch` command, recipes, benchmarks and reports."""

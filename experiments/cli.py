@@ -1,0 +1,271 @@
+"""The `inarch` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from experiments import recipes
+from population.config import RunConfig
+from population.errors import ClusterError, InarchError, RunNotFoundError
+
+USAGE = """inarch: populations of networks that train asynchronously and graft each other, on Ray
+
+  inarch train [RECIPE] [--FIELD VALUE ...]   train; without a recipe, digits
+  inarch status NAME                          how a run stands
+  inarch scale NAME N                         grow or shrink it while it runs
+  inarch stop NAME                            checkpoint every network and end it
+  inarch resume PATH                          go on with it
+  inarch evaluate PATH                        judge its networks again, from their checkpoints
+  inarch export PATH                          its best network, or the soup, as safetensors
+  inarch bench [NAME ...]                     measure exchange, input, overhead, straggler
+
+inarch COMMAND --help tells more. NAME is a run's name under --storage (default runs), or its folder."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exits with status 2 and a message of one screen where something cannot be used."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        raise SystemExit(0 if words else 2)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": train,
+        "status": lambda rest: tyro.cli(status, args=rest, prog="inarch status"),
+        "scale": lambda rest: tyro.cli(scale, args=rest, prog="inarch scale"),
+        "stop": lambda rest: tyro.cli(stop, args=rest, prog="inarch stop"),
+        "resume": lambda rest: tyro.cli(resume, args=rest, prog="inarch resume"),
+        "evaluate": lambda rest: tyro.cli(evaluate, args=rest, prog="inarch evaluate"),
+        "export": lambda rest: tyro.cli(export, args=rest, prog="inarch export"),
+        "bench": lambda rest: tyro.cli(bench, args=rest, prog="inarch bench"),
+    }
+    console = Console(stderr=True)
+    if words[0] not in commands:
+        console.print(f"inarch: there is no command {words[0]!r}\n", markup=False, highlight=False)
+        print(USAGE)
+        raise SystemExit(2)
+    try:
+        raise SystemExit(commands[words[0]](words[1:]))
+    except InarchError as error:
+        console.print(f"inarch: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+def train(words: list[str]) -> int:
+    """`inarch train [RECIPE] [--FIELD VALUE ...]`."""
+    name = words[0] if words and not words[0].startswith("-") else recipes.DEFAULT
+    rest = words[1:] if words and words[0] == name else words
+    default = recipes.recipe(name)
+    lines = "\n".join(f"  {known}: {what}" for known, (what, _) in recipes.RECIPES.items())
+    config = tyro.cli(
+        RunConfig,
+        default=default,
+        args=rest,
+        prog=f"inarch train {name}",
+        description=f"Train a population. The fields below override recipe {name}. Recipes:\n{lines}",
+    )
+    if config.name is None:
+        config = dataclasses.replace(config, name=time.strftime(f"{name}-%Y%m%d-%H%M%S"))
+    from actors import PopulationRun
+
+    console = _console()
+    console.print(f"run {config.name}: starting Ray and reading the data", highlight=False)
+    return _follow(lambda: PopulationRun.start(config), console, detach=config.detach)
+
+
+def status(
+    name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool = False
+) -> int:
+    """How a run stands.
+
+    Args:
+        name: Of the run, or its folder.
+        storage: Folder that holds runs.
+        json: Print JSON.
+    """
+    import json as codec
+
+    from actors import PopulationRun, find_run
+    from actors.run import last_record
+    from experiments.display import result_table, status_table
+
+    console = _console()
+    try:
+        found = PopulationRun.attach(name, storage=storage).status()
+    except (ClusterError, RunNotFoundError) as error:
+        folder = find_run(name, storage=storage)
+        record = last_record(folder) or {}
+        result = codec.loads(folder.read("result.json")) if folder.exists("result.json") else None
+        if json:
+            print(codec.dumps({"live": False, "why": str(error), "record": record, "result": result}))
+            return 0
+        if result is not None:
+            console.print(result_table(result))
+            return 0
+        states = ", ".join(f"network {m['id']} {m['state']}" for m in record.get("members", []))
+        console.print(f"{error}\nas it was left ({record.get('state', 'unknown')}): {states}", highlight=False, soft_wrap=True)
+        console.print(f"go on with it: inarch resume {folder.uri}", highlight=False, soft_wrap=True)
+        return 0
+    if json:
+        print(codec.dumps({"live": True, **dataclasses.asdict(found)}))
+    else:
+        console.print(status_table(found))
+    return 0
+
+
+def scale(name: tyro.conf.Positional[str], size: tyro.conf.Positional[int], /, storage: str = "runs") -> int:
+    """Grow or shrink a run's population while it trains.
+
+    Args:
+        name: Of the run, or its folder.
+        size: Networks wanted.
+        storage: Folder that holds runs.
+    """
+    from actors import PopulationRun
+
+    PopulationRun.attach(name, storage=storage).scale(size)
+    _console().print(f"run {name}: on its way to {size} networks", highlight=False)
+    return 0
+
+
+def stop(name: tyro.conf.Positional[str], /, storage: str = "runs") -> int:
+    """Checkpoint every network and end the run; `inarch resume` goes on with it.
+
+    Args:
+        name: Of the run, or its folder.
+        storage: Folder that holds runs.
+    """
+    from actors import PopulationRun
+
+    run = PopulationRun.attach(name, storage=storage)
+    run.stop()
+    _console().print(f"run {name}: stopped; go on with it by inarch resume {run.path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def resume(path: tyro.conf.Positional[str], /, address: str | None = None) -> int:
+    """Go on with a run that was stopped or died, every network from its newest checkpoint.
+
+    Args:
+        path: The run's folder.
+        address: Of the Ray cluster to go on with; the recorded one, else a Ray of this machine.
+    """
+    from actors import PopulationRun
+
+    return _follow(lambda: PopulationRun.resume(path, address=address), _console(), detach=False)
+
+
+def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
+    """Judge a run's networks again, from their checkpoints: every network, mean, best, ensemble, soup.
+
+    Args:
+        path: The run's folder.
+        json: Print JSON.
+    """
+    import json as codec
+
+    from experiments.display import result_table
+    from experiments.reports import judge_again
+
+    result = judge_again(path)
+    if json:
+        print(codec.dumps(result, indent=2))
+    else:
+        _console().print(result_table(result))
+    return 0
+
+
+def export(
+    path: tyro.conf.Positional[str],
+    /,
+    what: Literal["best", "soup"] = "best",
+    out: str | None = None,
+) -> int:
+    """Write a run's best network, or the mean of all, as safetensors, and tell how to load it.
+
+    Args:
+        path: The run's folder.
+        what: The network that was best by validation, or the soup.
+        out: File to write; None: export/WHAT.safetensors in the run's folder.
+    """
+    from experiments.reports import export_network
+
+    file, snippet = export_network(path, what=what, out=out)
+    console = _console()
+    console.print(f"{what}: {file}\n", highlight=False, soft_wrap=True)
+    console.print(snippet, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def bench(
+    names: tyro.conf.Positional[tuple[Literal["exchange", "input", "overhead", "straggler"], ...]] = (),
+    /,
+    repeats: Annotated[int, tyro.conf.arg(help="Measurements of each thing, at least 5 to be quoted.")] = 5,
+    out: str | None = None,
+) -> int:
+    """Measure, each thing beside what it is to beat in the same run.
+
+    Args:
+        names: What to measure; all where none is named.
+        repeats: Measurements of each thing.
+        out: File for the JSON; it is printed after the tables where None.
+    """
+    from experiments.benchmarks import run_benchmarks
+
+    return run_benchmarks(names, repeats=repeats, out=out, console=_console())
+
+
+def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
+    """Start or resume a run and show it to its end; Ctrl-C and SIGTERM stop it and leave a folder to resume."""
+    from experiments.display import follow, result_table
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    run = begin()
+    facts = run.facts
+    if facts is not None:
+        console.print(
+            f"{facts.train_images} training images of shape {'x'.join(map(str, facts.image_shape))}, "
+            f"{facts.num_classes} classes; {facts.parameters:,} parameters; {facts.num_intervals} intervals of "
+            f"{facts.steps_per_epoch} steps an epoch",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if run.dashboard:
+        console.print(f"dashboard: {run.dashboard}", highlight=False)
+    if detach:
+        console.print(f"detached; inarch status {run.name} tells how it stands", highlight=False)
+        return 0
+    try:
+        result = follow(run, console)
+    except KeyboardInterrupt:
+        console.print("stopping: every network commits a checkpoint (again to leave at once)", highlight=False)
+        run.stop()
+        console.print(f"stopped; go on with it by: inarch resume {run.path}", highlight=False, soft_wrap=True)
+        return 130
+    if result.table is not None:
+        console.print(result_table(result.table))
+        seconds = result.table["seconds"]
+        console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"stopped; go on with it by: inarch resume {result.path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _console() -> Console:
+    """Plain lines of any length where there is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+if __name__ == "__main__":
+    main()

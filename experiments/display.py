@@ -1,0 +1,120 @@
+"""What a run shows: a live table in a terminal, plain lines elsewhere, a result table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from actors import Event, NetworkStatus, PopulationRun, RunResult, RunStatus
+
+REFRESH_SECONDS = 0.5
+
+
+def follow(run: PopulationRun, console: Console) -> RunResult:
+    """Show a run to its end, and give its result."""
+    if not console.is_terminal:
+        for event in run.events():
+            line = describe(event)
+            if line:
+                console.print(line, highlight=False, soft_wrap=True)
+        return run.wait()
+    with Live(status_table(run.status()), console=console, refresh_per_second=4) as live:
+        while True:
+            status = run.status()
+            live.update(status_table(status))
+            if status.state in ("finished", "failed"):
+                break
+            time.sleep(REFRESH_SECONDS)
+    return run.wait()
+
+
+def status_table(status: RunStatus) -> Table:
+    """A row for each network."""
+    refused = ", ".join(f"{count} {name}" for name, count in sorted(status.refusals.items()))
+    title = f"{status.name}: {status.state}, {status.seconds:.0f} s" + (f"; refused {refused}" if refused else "")
+    table = Table(title=title, title_justify="left")
+    for name in ("network", "epoch", "loss", "accuracy", "images/s", "grafts", "scion", "age", "state"):
+        table.add_column(name, justify="left" if name == "state" else "right")
+    for network in status.networks:
+        table.add_row(*_cells(network, status.epochs))
+    return table
+
+
+def _cells(network: NetworkStatus, epochs: int) -> tuple[str, ...]:
+    age = "" if network.age_intervals is None else f"{network.age_intervals:.1f} / {network.age_seconds or 0:.1f} s"
+    state = network.state if network.outcome in ("", "grafted", "off") else f"{network.state} ({network.outcome})"
+    return (
+        str(network.network),
+        f"{network.epoch:.1f}/{epochs}",
+        _number(network.train_loss, "{:.4f}"),
+        _number(network.validation_accuracy, "{:.2%}"),
+        _number(network.images_per_second, "{:.0f}"),
+        str(network.grafts),
+        "" if network.scion is None else str(network.scion),
+        age,
+        state,
+    )
+
+
+def describe(event: Event) -> str:
+    """An event as one plain line; empty for those that a line of their own would only repeat."""
+    who = f"network {event.network}"
+    detail: Mapping[str, Any] = event.detail
+    if event.kind == "interval":
+        accuracy = _number(detail["accuracy"], "{:.2%}") or "-"
+        return f"{who}: interval {detail['interval']}, loss {detail['loss']:.4f}, validation accuracy {accuracy}"
+    if event.kind == "graft":
+        return f"{who}: interval {detail['interval']}, grafted from {detail['scion']}, age {detail['age']:.1f} intervals"
+    if event.kind == "refusal":
+        return f"{who}: interval {detail['interval']}, no graft ({detail['reason']})"
+    lines = {
+        "join": f"{who}: joins, incarnation {detail.get('incarnation')}",
+        "loss": f"{who}: lost ({detail.get('reason')})",
+        "restart": f"{who}: brought back as incarnation {detail.get('incarnation')}",
+        "leave": f"{who}: leaves ({detail.get('outcome')})",
+        "done": f"{who}: done",
+        "failure": f"{who}: failed: {detail.get('reason')}",
+        "stop": "stopping: every network commits a checkpoint",
+        "finish": "finished" if detail.get("is_complete") else "stopped",
+    }
+    return lines.get(event.kind, "")
+
+
+def result_table(table: Mapping[str, Any]) -> Table:
+    """Every network, mean, best, ensemble, soup."""
+    judged = table.get("judged_on") or "nothing"
+    shown = Table(title=f"{table['run']}: judged on the {judged} images", title_justify="left")
+    for name in ("", "accuracy", "loss", "last accuracy", "validation", "best at", "grafts", "ended"):
+        shown.add_column(name, justify="left" if name in ("", "ended") else "right")
+    for row in table["networks"]:
+        best, last = row.get("best", {}), row.get("last", {})
+        shown.add_row(
+            f"network {row['network']}",
+            _number(best.get("accuracy"), "{:.2%}"),
+            _number(best.get("loss"), "{:.4f}"),
+            _number(last.get("accuracy"), "{:.2%}"),
+            _number(row["validation_accuracy"], "{:.2%}"),
+            f"{row['best_interval']}/{row['interval']}",
+            str(row["grafts"]),
+            row["ended"],
+        )
+    if "mean" in table:
+        shown.add_section()
+        chosen = next(row for row in table["networks"] if row["network"] == table["best"])
+        for name, scores, last in (
+            ("mean", table["mean"], table["mean_last"]["accuracy"]),
+            (f"best by validation ({table['best']})", chosen["best"], chosen["last"]["accuracy"]),
+            ("ensemble", table["ensemble"], None),
+            ("soup", table["soup"], None),
+        ):
+            shown.add_row(name, f"{scores['accuracy']:.2%}", f"{scores['loss']:.4f}", _number(last, "{:.2%}"))
+    return shown
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)

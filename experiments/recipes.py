@@ -1,0 +1,85 @@
+"""Named configurations: each a function that returns a whole RunConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from population.config import (
+    DataConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from population.errors import ConfigError
+
+DEFAULT = "digits"
+
+
+def digits() -> RunConfig:
+    """Four small ResNets on the handwritten digits that scikit-learn installs: the first five minutes."""
+    return RunConfig(
+        network=NetworkConfig(architecture="resnet8"),
+        data=DataConfig(train="digits", augmentation="crop", padding=1),
+        population=PopulationConfig(size=4),
+        schedule=ScheduleConfig(epochs=30, batch_size=64, shape="cosine"),
+        optimizer=OptimizerConfig(learning_rate=0.1),
+    )
+
+
+def paper(data: str, architecture: str) -> RunConfig:
+    """Two networks with the same learning rate and step decay, as the paper's main tables (slr).
+
+    Source: Meng et al. 2020 (arXiv:2001.05868), section 4.1.
+    """
+    return RunConfig(
+        network=NetworkConfig(architecture=architecture),
+        data=DataConfig(train=data, augmentation="crop_flip", padding=4),
+        population=PopulationConfig(size=2),
+        schedule=ScheduleConfig(epochs=200, batch_size=256, shape="step", step_epochs=60, step_factor=0.1),
+        optimizer=OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=5e-4),
+    )
+
+
+def paper_diverse(data: str, architecture: str) -> RunConfig:
+    """Two networks with spread learning rates and cosine decay (dlr). Source: the public code's readme."""
+    base = paper(data, architecture)
+    return RunConfig(
+        network=base.network,
+        data=base.data,
+        population=base.population,
+        schedule=ScheduleConfig(epochs=200, batch_size=256, shape="cosine"),
+        optimizer=OptimizerConfig(learning_rate=0.1, learning_rates="spread", momentum=0.9, weight_decay=5e-4),
+    )
+
+
+ARCHITECTURES = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "mobilenetv2", "vgg16")
+
+
+def _all() -> dict[str, tuple[str, Callable[[], RunConfig]]]:
+    found: dict[str, tuple[str, Callable[[], RunConfig]]] = {
+        DEFAULT: ("four small ResNets on 8x8 digits, under 90 s on 2 cores", digits)
+    }
+    for data in ("cifar10", "cifar100"):
+        for architecture in ARCHITECTURES:
+            found[f"{data}-{architecture}"] = (
+                f"two {architecture} on {data}, same learning rate, as the paper",
+                lambda data=data, architecture=architecture: paper(data, architecture),
+            )
+            found[f"{data}-{architecture}-dlr"] = (
+                f"two {architecture} on {data}, spread learning rates and cosine decay",
+                lambda data=data, architecture=architecture: paper_diverse(data, architecture),
+            )
+    return found
+
+
+RECIPES = _all()
+"""Name: what it is, and the function that makes it."""
+
+
+def recipe(name: str) -> RunConfig:
+    """A recipe's configuration. Raises ConfigError for an unknown name; lists what there is."""
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name][1]()

@@ -1,0 +1,100 @@
+"""From a run's folder, without a cluster: its networks judged again, its best network exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from actors import RunSpec, find_run
+from actors.run import last_record
+from actors.tasks import judge
+from population.checkpoint import CheckpointStore
+from population.config import RunConfig, from_dict
+from population.data import load_splits
+from population.errors import CheckpointError, ConfigError, StructureError
+from population.evaluation import soup
+from population.networks import NetworkFactory
+from population.storage import Storage, absolute
+
+
+def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str, Any]:
+    """A run's result table, computed anew from its checkpoints.
+
+    Args:
+        path: The run's folder.
+        network: The callable that the run was begun with, where it was one.
+
+    Raises:
+        ConfigError: the run was begun with a callable and none is given.
+        StructureError: the images are not those that the run was begun with.
+    """
+    storage, spec, recorded = _open(path, network)
+    splits = load_splits(spec.config.data, seed=spec.config.seed)
+    if splits.fingerprint != recorded["facts"]["data_fingerprint"]:
+        raise StructureError(f"{spec.config.data.train!r} has other images now than run {spec.name} was begun with")
+    record = last_record(storage) or {"members": []}
+    ended = {member["id"]: member["state"] for member in record["members"]}
+    seconds = json.loads(storage.read("result.json"))["seconds"] if storage.exists("result.json") else float("nan")
+    return judge(spec, splits, ended, seconds)
+
+
+def export_network(path: str, *, what: str, out: str | None) -> tuple[str, str]:
+    """Write the best network or the soup of a run as safetensors.
+
+    Returns:
+        The file, and Python lines that load it.
+
+    Raises:
+        CheckpointError: no network left a checkpoint.
+    """
+    storage = find_run(path)
+    recorded = json.loads(storage.read("config.json"))
+    store = CheckpointStore(storage)
+    found = {network: best for network in store.networks() if (best := store.best(network)) is not None}
+    if not found:
+        raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
+    chosen = max(found, key=lambda network: (found[network][1] or 0.0, -network))
+    state = found[chosen][0] if what == "best" else soup([best[0] for best in found.values()])
+    config, facts = recorded["config"], recorded["facts"]
+    metadata = {
+        "architecture": recorded["network"],
+        "num_classes": str(facts["num_classes"]),
+        "in_channels": str(facts["image_shape"][0]),
+        "what": f"network {chosen}" if what == "best" else "soup",
+        "validation_accuracy": str(found[chosen][1]) if what == "best" else "",
+        "run": str(config["name"]),
+    }
+    content = safetensors.torch.save(state, metadata=metadata)
+    if out is None:
+        storage.write(f"export/{what}.safetensors", content)
+        file = f"{storage.uri}/export/{what}.safetensors"
+    else:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_bytes(content)
+        file = absolute(out)
+    return file, _snippet(file, recorded)
+
+
+def _open(path: str, network: NetworkFactory | None) -> tuple[Storage, RunSpec, dict[str, Any]]:
+    storage = find_run(path)
+    recorded = json.loads(storage.read("config.json"))
+    config: RunConfig = from_dict(RunConfig, recorded["config"])
+    if recorded["network"] == "callable" and network is None:
+        raise ConfigError("this run was begun with a callable; experiments.reports.judge_again(path, network=...) needs it")
+    return storage, RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=network), recorded
+
+
+def _snippet(file: str, recorded: dict[str, Any]) -> str:
+    facts, network = recorded["facts"], recorded["config"]["network"]
+    options = f"num_classes={facts['num_classes']}, in_channels={facts['image_shape'][0]}"
+    if recorded["network"] == "callable":
+        build = f"network = your_function({options.split(',')[0]})  # the callable that the run was begun with"
+        imports = "import safetensors.torch"
+    else:
+        leaky = ", leaky=True" if network["leaky"] else ""
+        build = f'network = build(NetworkConfig(architecture="{network["architecture"]}"{leaky}), {options})'
+        imports = "import safetensors.torch\nfrom population import NetworkConfig\nfrom population.networks import build"
+    return f'{imports}\n\n{build}\nsafetensors.torch.load_model(network, "{file}")\nnetwork.eval()'
