@@ -234,7 +234,7 @@ class PopulationRun:
         """
         deadline = time.monotonic() + seconds
         self._call("stop")
-        while self.status().state not in ("finished", "failed"):
+        while not self._is_over():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"run {self.name} had not stopped after {seconds:g} s")
             time.sleep(0.1)
@@ -242,6 +242,13 @@ class PopulationRun:
     def close(self) -> None:
         """End the coordinator of a run that is over."""
         ray.kill(self._coordinator)
+
+    def _is_over(self) -> bool:
+        """Whether the run has ended; one that its own driver has taken down meanwhile has."""
+        try:
+            return self.status().state in ("finished", "failed")
+        except RunNotFoundError:
+            return True
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """A call to the coordinator, tried again while it is being brought back."""

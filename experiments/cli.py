@@ -63,13 +63,13 @@ def train(words: list[str]) -> int:
     name = words[0] if words and not words[0].startswith("-") else recipes.DEFAULT
     rest = words[1:] if words and words[0] == name else words
     default = recipes.recipe(name)
-    lines = "\n".join(f"  {known}: {what}" for known, (what, _) in recipes.RECIPES.items())
     config = tyro.cli(
         RunConfig,
         default=default,
         args=rest,
         prog=f"inarch train {name}",
-        description=f"Train a population. The fields below override recipe {name}. Recipes:\n{lines}",
+        description=f"Train a population. Recipe {name}: {recipes.RECIPES[name][0]}. The fields below override it. "
+        f"Recipes: {recipes.summary()} (-dlr: spread learning rates and cosine decay).",
     )
     if config.name is None:
         config = dataclasses.replace(config, name=time.strftime(f"{name}-%Y%m%d-%H%M%S"))

@@ -78,8 +78,13 @@ RECIPES = _all()
 """Name: what it is, and the function that makes it."""
 
 
+def summary() -> str:
+    """The recipes' names in one line."""
+    return f"{DEFAULT}, and {{cifar10,cifar100}}-{{{','.join(ARCHITECTURES)}}}[-dlr]"
+
+
 def recipe(name: str) -> RunConfig:
     """A recipe's configuration. Raises ConfigError for an unknown name; lists what there is."""
     if name not in RECIPES:
-        raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise ConfigError(f"there is no recipe {name!r}; there are {summary()}")
     return RECIPES[name][1]()
