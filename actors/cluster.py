@@ -53,7 +53,7 @@ def connect(address: str | None = None) -> Connection:
         ClusterError: no cluster answers there.
     """
     if ray.is_initialized():
-        return Connection(address=ray.get_runtime_context().gcs_address, dashboard=None, is_own=False)
+        return Connection(address=_address(), dashboard=None, is_own=False)
     wanted = address or os.environ.get("RAY_ADDRESS") or None
     if wanted not in (None, "local", "auto"):
         check_reachable(wanted)
@@ -66,13 +66,16 @@ def connect(address: str | None = None) -> Connection:
             namespace=NAMESPACE,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **({"include_dashboard": True} if is_own else {}),
+            include_dashboard=True if is_own else None,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster answers at {wanted or 'this machine'}: {error}") from error
     url = getattr(context, "dashboard_url", None)
-    address = ray.get_runtime_context().gcs_address
-    return Connection(address=address, dashboard=f"http://{url}" if url else None, is_own=is_own)
+    return Connection(address=_address(), dashboard=f"http://{url}" if url else None, is_own=is_own)
+
+
+def _address() -> str:
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _use_token() -> None:
@@ -84,7 +87,7 @@ def _use_token() -> None:
     if "RAY_AUTH_MODE" in os.environ or not has_token:
         return
     os.environ["RAY_AUTH_MODE"] = "token"
-    refresh = getattr(getattr(ray._raylet, "Config", None), "initialize", None)
+    refresh = getattr(getattr(getattr(ray, "_raylet", None), "Config", None), "initialize", None)
     if refresh is not None:
         refresh("")
 

@@ -78,7 +78,7 @@ class Coordinator:
         self._saves = asyncio.Lock()
         self._num_saves = 0
         self._placement: Placement | None = None
-        self._data: ray.ObjectRef | None = None
+        self._data: Any = None
         self._facts: Facts | None = None
         self._state: Any = "starting"
         self._message = ""
@@ -191,7 +191,9 @@ class Coordinator:
         """Events numbered above `after`; waits for the first at most so long."""
         async with self._changed:
             try:
-                await asyncio.wait_for(self._changed.wait_for(lambda: self._num_events > after or self._is_over()), seconds)
+                await asyncio.wait_for(
+                    self._changed.wait_for(lambda: self._num_events > after or self._is_over()), seconds
+                )
             except TimeoutError:
                 return []
         return [event for event in self._events if event.number > after]
@@ -241,7 +243,11 @@ class Coordinator:
                 return Refusal.STOPPING if self._state != "training" else Refusal.BARRIER_TIMEOUT
         limit = age_limit(self._config.age, num_intervals=self._facts.num_intervals if self._facts else 1)
         return self._board.offer(
-            asker, members=self._members.in_topology(), donors=self._members.donors(), limit=limit, version=version
+            asker,
+            members=self._members.in_topology(),
+            donors=self._members.donors(),
+            limit=limit,
+            version=version,
         )
 
     async def join(self, network: int, incarnation: int) -> int | Posting[References]:
@@ -257,13 +263,14 @@ class Coordinator:
     # The rest is private to the coordinator.
 
     async def _prepare(self) -> Facts:
-        data, facts = prepare_task.remote(self._spec)
-        self._data = data
+        references: Any = prepare_task.remote(self._spec)
+        self._data, promised = references
         try:
-            self._facts = await asyncio.wait_for(_result(facts), self._config.patience.start_seconds)
+            facts: Facts = await asyncio.wait_for(_result(promised), self._config.patience.start_seconds)
         except TimeoutError:
             raise RunError("the data were not read within patience.start_seconds") from None
-        return self._facts
+        self._facts = facts
+        return facts
 
     async def _raise_population(self) -> None:
         """Start every member; when population.min_size are placed, those train, and the rest join as they come."""
@@ -358,7 +365,8 @@ class Coordinator:
         if self._facts is not None and structure != self._facts.structure:
             ray.kill(handle)
             raise StructureError(
-                f"network {network} has another structure than its neighbors ({structure}, theirs {self._facts.structure}); "
+                f"network {network} has another structure than its neighbors ({structure}, theirs "
+                f"{self._facts.structure}); "
                 "the network's function must build the same architecture each time"
             )
         self._heard[network] = time.monotonic()
@@ -450,7 +458,9 @@ class Coordinator:
         ended = {member.id: member.state.value for member in self._members}
         for network in list(self._handles):
             self._dismiss(network)
-        survivors = [m for m in self._members if m.state in (MemberState.DONE, MemberState.RETIRED, MemberState.STOPPED)]
+        survivors = [
+            m for m in self._members if m.state in (MemberState.DONE, MemberState.RETIRED, MemberState.STOPPED)
+        ]
         if not survivors:
             self._fail(self._message or "every network failed")
             return
@@ -547,12 +557,22 @@ class Coordinator:
             return
         if not report.outcome:
             self._tell(
-                "interval", network, interval=report.origin.interval, loss=report.train_loss, accuracy=report.validation_accuracy
+                "interval",
+                network,
+                interval=report.origin.interval,
+                loss=report.train_loss,
+                accuracy=report.validation_accuracy,
             )
             return
         self._metrics.exchanged(report.outcome)
         if report.outcome == "grafted":
-            self._tell("graft", network, interval=report.origin.interval, scion=report.scion, age=self._status[network].age_intervals)
+            self._tell(
+                "graft",
+                network,
+                interval=report.origin.interval,
+                scion=report.scion,
+                age=self._status[network].age_intervals,
+            )
         elif report.outcome != "off":
             self._refusals[report.outcome] += 1
             self._tell("refusal", network, interval=report.origin.interval, reason=report.outcome)
@@ -567,7 +587,9 @@ class Coordinator:
 
     def _expected(self) -> list[int]:
         """lockstep: members that will reach the next barrier; newcomers that wait to join are not among them."""
-        newcomers = {m.id for m in self._members if m.state is MemberState.STARTING and not m.is_founder and m.restarts == 0}
+        newcomers = {
+            m.id for m in self._members if m.state is MemberState.STARTING and not m.is_founder and m.restarts == 0
+        }
         waiting = set(self._waiting_to_join) | newcomers
         return [network for network in self._members.active() if network not in waiting]
 
@@ -669,7 +691,9 @@ class Coordinator:
                 f"{recorded['structure']}; this one has {facts.parameters} and {facts.structure}"
             )
         if recorded["data_fingerprint"] != facts.data_fingerprint:
-            raise DataError(f"run {self._spec.name} was begun with other images than {self._config.data.train!r} has now")
+            raise DataError(
+                f"run {self._spec.name} was begun with other images than {self._config.data.train!r} has now"
+            )
 
     async def _restore_members(self) -> None:
         """A resumed run's members: those that had not finished begin a new incarnation."""
@@ -706,7 +730,9 @@ class _RemoteCoordinator(Coordinator):
             self._spawn(self.recover())
 
 
-CoordinatorActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=1000)(_RemoteCoordinator)
+_on_ray: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+
+CoordinatorActor: Any = _on_ray(_RemoteCoordinator)
 """`Coordinator` on Ray."""
 
 
@@ -762,4 +788,3 @@ def _cause(error: BaseException) -> BaseException:
     if isinstance(error, RayTaskError) and isinstance(cause, BaseException):
         return cause
     return error
-

@@ -118,7 +118,9 @@ class Courier:
     def flush(self, *, seconds: float) -> None:
         """Wait until everything is posted, at most so long."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._reports and self._unposted is None and not self._is_posting, seconds)
+            self._changed.wait_for(
+                lambda: not self._reports and self._unposted is None and not self._is_posting, seconds
+            )
 
     def heard(self) -> None:
         """The coordinator gave a sign of life."""
@@ -219,7 +221,7 @@ class Courier:
         patience = self._patience
         seconds = patience.barrier_seconds + patience.pull_seconds if self._is_lockstep else patience.pull_seconds
         try:
-            offered = ray.get(self._coordinator.ask.remote(own), timeout=seconds)
+            offered: Any = ray.get(self._coordinator.ask.remote(own), timeout=seconds)
         except (RayError, GetTimeoutError):
             return Refusal.LATE
         self.heard()
@@ -231,7 +233,7 @@ class Courier:
 def fetch(offered: Posting[list[ray.ObjectRef]], layout: Layout, *, seconds: float) -> Snapshot | Refusal:
     """A posted snapshot's bytes: a read-only view of the store's memory; or why they did not come."""
     try:
-        buffer = ray.get(offered.item[0], timeout=seconds)
+        buffer: Any = ray.get(offered.item[0], timeout=seconds)
     except GetTimeoutError:
         return Refusal.LATE
     except (OwnerDiedError, ObjectLostError, ReferenceCountingAssertionError, RayActorError):

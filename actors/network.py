@@ -69,12 +69,22 @@ class Network:
             is_lockstep=config.mode == "lockstep",
             on_orphaned=self._end_if_idle,
         )
+        self._step_seconds = config.pace.seconds(spec.network)
+        self._step_ended = 0.0
         self._is_stopping = False
         self._is_leaving = False
         self._is_training = False
         self._log.logger.info(
             "network %d, incarnation %d, process %d, device %s, %d threads, interval %d, step %d",
-            *(spec.network, spec.incarnation, os.getpid(), device, spec.threads, self.trainer.interval, self.trainer.step),
+            *(
+                spec.network,
+                spec.incarnation,
+                os.getpid(),
+                device,
+                spec.threads,
+                self.trainer.interval,
+                self.trainer.step,
+            ),
         )
 
     def __repr__(self) -> str:
@@ -85,7 +95,7 @@ class Network:
     @ray.method(concurrency_group="control")
     def ready(self) -> tuple[str, int, int, str]:
         """Structure, interval, process and node: the first call, answered when the network is built."""
-        return self.trainer.layout.fingerprint, self.trainer.interval, os.getpid(), ray.util.get_node_ip_address()
+        return self._facts()
 
     @ray.method(concurrency_group="train")
     def run(self) -> Outcome:
@@ -110,7 +120,7 @@ class Network:
     def describe(self) -> tuple[Report | None, list[Posting[list[ray.ObjectRef]]], tuple[str, int, int, str]]:
         """Newest report, what is on the board, and what `ready` tells: for a coordinator that came back."""
         self._courier.heard()
-        return self._latest, self._courier.held(), self.ready()
+        return self._latest, self._courier.held(), self._facts()
 
     @ray.method(concurrency_group="control")
     def direct(self, directive: Directive) -> None:
@@ -125,6 +135,8 @@ class Network:
         return time.time()
 
     def stepped(self) -> bool:
+        if self._step_seconds:
+            self._pad_step()
         return not (self._is_stopping or self._courier.is_orphaned or self._courier.directive in _ENDING)
 
     def continues(self) -> bool:
@@ -143,6 +155,15 @@ class Network:
         if checkpoint is not None:
             self._committer.commit(checkpoint)
 
+    def _facts(self) -> tuple[str, int, int, str]:
+        return self.trainer.layout.fingerprint, self.trainer.interval, os.getpid(), ray.util.get_node_ip_address()
+
+    def _pad_step(self) -> None:
+        """Fill the step up to its least length, counted from the end of the last."""
+        now = time.monotonic()
+        time.sleep(max(0.0, self._step_seconds - (now - self._step_ended)))
+        self._step_ended = time.monotonic()
+
     def _live(self) -> Outcome:
         if self._spec.birth == "newcomer" and not self._resumed and not self._join():
             return Outcome.STOPPED
@@ -150,7 +171,12 @@ class Network:
             self._latest = report
             self._log.logger.info(
                 "interval %d: loss %.4f, validation accuracy %s, %.0f images/s",
-                *(report.origin.interval, report.train_loss, report.validation_accuracy, report.images_per_second),
+                *(
+                    report.origin.interval,
+                    report.train_loss,
+                    report.validation_accuracy,
+                    report.images_per_second,
+                ),
             )
             self._courier.publish(report, snapshot)
         is_committed = self._committer.finish()
@@ -167,13 +193,13 @@ class Network:
         return Outcome.LEFT if self._is_leaving and not self._is_stopping else Outcome.STOPPED
 
     def _join(self) -> bool:
-        """Ask what to begin with: a living network's weights, or a place in the schedule. False: the run is stopping."""
+        """Ask what to begin with: a network's weights, or a place in the schedule. False: the run is stopping."""
         config = self._spec.run.config
         deadline = time.monotonic() + config.patience.barrier_seconds + config.patience.lease_seconds
         while time.monotonic() < deadline and self.stepped():
             call = self._coordinator.join.remote(self._spec.network, self._spec.incarnation)
             try:
-                parent = ray.get(call, timeout=config.patience.barrier_seconds)
+                parent: Any = ray.get(call, timeout=config.patience.barrier_seconds)
             except (RayError, GetTimeoutError):
                 time.sleep(1.0)
                 continue
@@ -202,7 +228,9 @@ class Network:
 
 _ENDING = (Directive.STOP, Directive.FENCED)
 
-NetworkActor = ray.remote(concurrency_groups={"train": 1, "control": 2})(Network)
+_on_ray: Any = ray.remote(concurrency_groups={"train": 1, "control": 2})  # type: ignore[call-overload]  # untyped option
+
+NetworkActor: Any = _on_ray(Network)
 """`Network` on Ray."""
 
 

@@ -1,4 +1,4 @@
-"""The driver's handle on a run: start it, find it again, watch it, grow and shrink it, wait for it, stop it, resume it."""
+"""The driver's handle on a run: start it, find it again, watch it, scale it, wait for it, stop it, resume it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from actors.coordinator import CoordinatorActor, read_members
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
 from population.config import NetworkConfig, RunConfig, from_dict
 from population.data import ImageSet, from_dataset, image_set, write_arrow
-from population.errors import ClusterError, ConfigError, InarchError, RunError, RunExistsError, RunNotFoundError
+from population.errors import (
+    ClusterError,
+    ConfigError,
+    InarchError,
+    RunError,
+    RunExistsError,
+    RunNotFoundError,
+)
 from population.networks import NetworkFactory
 from population.storage import Storage, absolute
 
@@ -51,7 +58,9 @@ class RunResult:
 class PopulationRun:
     """One run. Make it by `start`, `attach` or `resume`."""
 
-    def __init__(self, coordinator: Any, storage: Storage, name: str, *, dashboard: str | None, facts: Facts | None) -> None:
+    def __init__(
+        self, coordinator: Any, storage: Storage, name: str, *, dashboard: str | None, facts: Facts | None
+    ) -> None:
         self._coordinator, self._storage = coordinator, storage
         self.name, self.dashboard, self.facts = name, dashboard, facts
 
@@ -85,7 +94,7 @@ class PopulationRun:
         storage = _run_storage(config)
         if storage.exists("config.json") or storage.exists("cluster.json"):
             raise RunExistsError(
-                f"there is a run at {storage.uri}; choose another name, or go on with it by `inarch resume {storage.uri}`"
+                f"there is a run at {storage.uri}; choose another name, or go on with it: inarch resume {storage.uri}"
             )
         connection = connect(config.address)
         if config.detach and connection.is_own:
@@ -130,7 +139,12 @@ class PopulationRun:
 
     @classmethod
     def resume(
-        cls, path: str, *, network: NetworkFactory | str | None = None, data: Any = None, address: str | None = None
+        cls,
+        path: str,
+        *,
+        network: NetworkFactory | str | None = None,
+        data: Any = None,
+        address: str | None = None,
     ) -> PopulationRun:
         """Go on with a run that was stopped or died, every network from its newest checkpoint.
 
@@ -152,20 +166,30 @@ class PopulationRun:
         if storage.exists("result.json"):
             raise RunError(f"run {config.name} is complete; its result is in {storage.uri}/result.json")
         if recorded["network"] == "callable" and network is None:
-            raise ConfigError("this run was begun with a callable; PopulationRun.resume(path, network=...) needs it again")
+            raise ConfigError(
+                "this run was begun with a callable; PopulationRun.resume(path, network=...) needs it again"
+            )
         _check_folder_not_live(storage)
         connection = connect(config.address)
         _check_not_live(str(config.name))
         config, factory = _with_network(config, network)
         if data is not None:
             if not isinstance(data, str):
-                raise ConfigError("the run's own copy of arrays is used; data may only be another path to the same images")
+                raise ConfigError(
+                    "the run's own copy of arrays is used; data may only be another path to the same images"
+                )
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=data))
         return cls._begin(config, factory, storage, connection, is_resumed=True)
 
     @classmethod
     def _begin(
-        cls, config: RunConfig, factory: NetworkFactory | None, storage: Storage, connection: Any, *, is_resumed: bool
+        cls,
+        config: RunConfig,
+        factory: NetworkFactory | None,
+        storage: Storage,
+        connection: Any,
+        *,
+        is_resumed: bool,
     ) -> PopulationRun:
         spec = RunSpec(
             name=str(config.name),
@@ -287,14 +311,10 @@ def _with_name(config: RunConfig) -> RunConfig:
 
 
 def _run_storage(config: RunConfig) -> Storage:
-    return Storage(
-        f"{config.storage.rstrip('/')}/{config.name}", deadline_seconds=config.patience.storage_seconds
-    )
+    return Storage(f"{config.storage.rstrip('/')}/{config.name}", deadline_seconds=config.patience.storage_seconds)
 
 
-def _with_network(
-    config: RunConfig, network: NetworkFactory | str | None
-) -> tuple[RunConfig, NetworkFactory | None]:
+def _with_network(config: RunConfig, network: NetworkFactory | str | None) -> tuple[RunConfig, NetworkFactory | None]:
     if isinstance(network, str):
         return dataclasses.replace(config, network=NetworkConfig(architecture=network)), None
     if network is not None and not isinstance(network, Callable):
@@ -308,7 +328,10 @@ def _with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         return config
     is_pair = isinstance(data, tuple) and len(data) == 2 and not _is_arrays(data)
     train, test = data if is_pair else (data, None)
-    paths = {"train": _as_path(train, "train", storage), "test": None if test is None else _as_path(test, "test", storage)}
+    paths = {
+        "train": _as_path(train, "train", storage),
+        "test": None if test is None else _as_path(test, "test", storage),
+    }
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))
 
 

@@ -102,7 +102,19 @@ class Event:
 
     number: int
     """Counts from 1 within one life of the coordinator."""
-    kind: Literal["interval", "graft", "refusal", "join", "loss", "restart", "leave", "done", "failure", "stop", "finish"]
+    kind: Literal[
+        "interval",
+        "graft",
+        "refusal",
+        "join",
+        "loss",
+        "restart",
+        "leave",
+        "done",
+        "failure",
+        "stop",
+        "finish",
+    ]
     network: int | None
     seconds: float
     """Of the coordinator's clock."""

@@ -18,6 +18,7 @@ from population.data import MemorySplits, Splits, load_splits
 from population.errors import RunError
 from population.evaluation import Scores, evaluate, probabilities, score_probabilities, soup, with_statistics
 from population.history import read_table
+from population.layers import load_entries
 from population.networks import NetworkFactory
 from population.storage import Storage
 from population.task import ImageClassification
@@ -39,7 +40,9 @@ def prepare(spec: RunSpec) -> tuple[Splits, Facts]:
 def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) -> Facts:
     """Build a network and tell what is known of the run; raises ConfigError where network and data do not fit."""
     task = ImageClassification(config, splits, factory=factory)
-    trainer = Trainer(task, dataclasses.replace(config, device=dataclasses.replace(config.device, compile=False)), network=0)
+    trainer = Trainer(
+        task, dataclasses.replace(config, device=dataclasses.replace(config.device, compile=False)), network=0
+    )
     task.check(trainer.module)
     train = splits.batches("train", "cpu")
     return Facts(
@@ -92,9 +95,9 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
             "grafts": newest.training["grafts"],
         }
         if images is not None:
-            module.load_state_dict(dict(newest.model), strict=False)
+            load_entries(module, newest.model)
             row["last"] = _plain(evaluate(module, images.in_order(batch_size=JUDGING_BATCH)))
-            module.load_state_dict(best[0], strict=False)
+            load_entries(module, best[0])
             predicted, labels = probabilities(module, images.in_order(batch_size=JUDGING_BATCH))
             row["best"] = _plain(score_probabilities(predicted, labels))
             outputs.append(predicted)
@@ -102,9 +105,13 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
         states.append(best[0])
     if not networks:
         raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
-    result: dict[str, Any] = {"run": spec.name, "judged_on": part if images is not None else None, "networks": networks}
+    result: dict[str, Any] = {
+        "run": spec.name,
+        "judged_on": part if images is not None else None,
+        "networks": networks,
+    }
     if outputs and images is not None:
-        module.load_state_dict(soup(states), strict=False)
+        load_entries(module, soup(states))
         averaged = with_statistics(module, _plain_training_batches(task))
         ensemble = score_probabilities(torch.stack(outputs).mean(0), labels)
         result |= {

@@ -80,9 +80,7 @@ def train(words: list[str]) -> int:
     return _follow(lambda: PopulationRun.start(config), console, detach=config.detach)
 
 
-def status(
-    name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool = False
-) -> int:
+def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool = False) -> int:
     """How a run stands.
 
     Args:
@@ -110,7 +108,11 @@ def status(
             console.print(result_table(result))
             return 0
         states = ", ".join(f"network {m['id']} {m['state']}" for m in record.get("members", []))
-        console.print(f"{error}\nas it was left ({record.get('state', 'unknown')}): {states}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{error}\nas it was left ({record.get('state', 'unknown')}): {states}",
+            highlight=False,
+            soft_wrap=True,
+        )
         console.print(f"go on with it: inarch resume {folder.uri}", highlight=False, soft_wrap=True)
         return 0
     if json:

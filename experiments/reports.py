@@ -83,8 +83,14 @@ def _open(path: str, network: NetworkFactory | None) -> tuple[Storage, RunSpec, 
     recorded = json.loads(storage.read("config.json"))
     config: RunConfig = from_dict(RunConfig, recorded["config"])
     if recorded["network"] == "callable" and network is None:
-        raise ConfigError("this run was begun with a callable; experiments.reports.judge_again(path, network=...) needs it")
-    return storage, RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=network), recorded
+        raise ConfigError(
+            "this run was begun with a callable; experiments.reports.judge_again(path, network=...) needs it"
+        )
+    return (
+        storage,
+        RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=network),
+        recorded,
+    )
 
 
 def _snippet(file: str, recorded: dict[str, Any]) -> str:
@@ -96,5 +102,7 @@ def _snippet(file: str, recorded: dict[str, Any]) -> str:
     else:
         leaky = ", leaky=True" if network["leaky"] else ""
         build = f'network = build(NetworkConfig(architecture="{network["architecture"]}"{leaky}), {options})'
-        imports = "import safetensors.torch\nfrom population import NetworkConfig\nfrom population.networks import build"
+        imports = (
+            "import safetensors.torch\nfrom population import NetworkConfig\nfrom population.networks import build"
+        )
     return f'{imports}\n\n{build}\nsafetensors.torch.load_model(network, "{file}")\nnetwork.eval()'

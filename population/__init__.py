@@ -1,4 +1,4 @@
-"""Algorithms and values of inarch: information, grafting, topology, snapshots, one network's training, the simulator."""
+"""Algorithms and values of inarch, without Ray: information, grafting, topology, training, the simulator."""
 
 from population.board import Barrier, Board, Posting, PostOutcome, Refusal
 from population.config import (
@@ -9,6 +9,7 @@ from population.config import (
     GraftConfig,
     NetworkConfig,
     OptimizerConfig,
+    PaceConfig,
     PatienceConfig,
     PopulationConfig,
     RunConfig,
@@ -56,6 +57,7 @@ __all__ = [
     "NetworkConfig",
     "OptimizerConfig",
     "Origin",
+    "PaceConfig",
     "PatienceConfig",
     "PopulationConfig",
     "PostOutcome",

@@ -106,7 +106,8 @@ class CheckpointStore:
             self._storage.delete(folder)
             return False
         manifest = {
-            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in files.items()
         }
         self._storage.write(f"{folder}/manifest.json", json.dumps(manifest, sort_keys=True).encode())
         self._hand_in(checkpoint.network, checkpoint.id, files)
@@ -207,7 +208,10 @@ class CheckpointStore:
         except (StorageError, ValueError) as error:
             raise CheckpointError(f"checkpoint {folder} is incomplete: {error}") from error
         for name, content in files.items():
-            if len(content) != manifest[name]["bytes"] or hashlib.sha256(content).hexdigest() != manifest[name]["sha256"]:
+            if (
+                len(content) != manifest[name]["bytes"]
+                or hashlib.sha256(content).hexdigest() != manifest[name]["sha256"]
+            ):
                 raise CheckpointError(f"checkpoint {folder}: {name} is not what was written")
         return files
 

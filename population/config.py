@@ -15,7 +15,15 @@ from population.errors import ConfigError
 Mode = Literal["async", "lockstep"]
 Criterion = Literal["entropy", "l1"]
 TopologyName = Literal[
-    "ring", "bidirectional_ring", "complete", "star", "torus", "exponential", "random_regular", "one_peer", "edges"
+    "ring",
+    "bidirectional_ring",
+    "complete",
+    "star",
+    "torus",
+    "exponential",
+    "random_regular",
+    "one_peer",
+    "edges",
 ]
 
 
@@ -72,7 +80,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(bool(self.train), "data.train", "name a data set", self.train)
         _require(0 <= self.validation <= 0.5, "data.validation", "lie in [0, 0.5]", self.validation)
-        _require(self.image_size is None or self.image_size >= 1, "data.image_size", "be at least 1", self.image_size)
+        _require(
+            self.image_size is None or self.image_size >= 1,
+            "data.image_size",
+            "be at least 1",
+            self.image_size,
+        )
         _one_of(self.augmentation, Literal["none", "crop", "crop_flip", "imagenet"], "data.augmentation")
         _require(self.padding >= 0, "data.padding", "be at least 0", self.padding)
         _one_of(self.stream, Literal["auto", "never", "always"], "data.stream")
@@ -104,9 +117,19 @@ class PopulationConfig:
     def __post_init__(self) -> None:
         _require(self.size >= 1, "population.size", "be at least 1", self.size)
         if self.min_size is not None:
-            _require(1 <= self.min_size <= self.size, "population.min_size", "lie in [1, population.size]", self.min_size)
+            _require(
+                1 <= self.min_size <= self.size,
+                "population.min_size",
+                "lie in [1, population.size]",
+                self.min_size,
+            )
         if self.max_size is not None:
-            _require(self.max_size >= self.size, "population.max_size", "be at least population.size", self.max_size)
+            _require(
+                self.max_size >= self.size,
+                "population.max_size",
+                "be at least population.size",
+                self.max_size,
+            )
         _require(self.cpus is None or self.cpus > 0, "population.cpus", "be above 0", self.cpus)
         _require(self.gpus is None or self.gpus >= 0, "population.gpus", "be at least 0", self.gpus)
         if self.gpus is not None and self.gpus > 1:
@@ -145,7 +168,7 @@ class ScheduleConfig:
         _one_of(self.shape, Literal["constant", "step", "cosine"], "schedule.shape")
         _require(self.step_epochs >= 1, "schedule.step_epochs", "be at least 1", self.step_epochs)
         _require(0 < self.step_factor <= 1, "schedule.step_factor", "lie in (0, 1]", self.step_factor)
-        _require(0 <= self.warmup_epochs, "schedule.warmup_epochs", "be at least 0", self.warmup_epochs)
+        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", "be at least 0", self.warmup_epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +180,7 @@ class OptimizerConfig:
     learning_rate: float = 0.1
     """Initial learning rate, above 0."""
     learning_rates: Literal["same", "spread"] | tuple[float, ...] = "same"
-    """Diversity: the same for all; spread over the networks as in the paper, lr (1 + cos(pi (N - i) / N)) / 2; or given."""
+    """Diversity: the same for all; spread as in the paper, lr (1 + cos(pi (N - i) / N)) / 2; or one given for each."""
     momentum: float = 0.9
     """SGD's, in [0, 1)."""
     weight_decay: float = 5e-4
@@ -174,11 +197,18 @@ class OptimizerConfig:
         if isinstance(self.learning_rates, str):
             _one_of(self.learning_rates, Literal["same", "spread"], "optimizer.learning_rates")
         else:
-            positive = bool(self.learning_rates) and all(rate > 0 and math.isfinite(rate) for rate in self.learning_rates)
+            positive = bool(self.learning_rates) and all(
+                rate > 0 and math.isfinite(rate) for rate in self.learning_rates
+            )
             _require(positive, "optimizer.learning_rates", "be same, spread or rates above 0", self.learning_rates)
         _require(0 <= self.momentum < 1, "optimizer.momentum", "lie in [0, 1)", self.momentum)
         _require(self.weight_decay >= 0, "optimizer.weight_decay", "be at least 0", self.weight_decay)
-        _require(not self.nesterov or self.momentum > 0, "optimizer.nesterov", "come with momentum above 0", self.nesterov)
+        _require(
+            not self.nesterov or self.momentum > 0,
+            "optimizer.nesterov",
+            "come with momentum above 0",
+            self.nesterov,
+        )
         _require(0 <= self.label_smoothing < 1, "optimizer.label_smoothing", "lie in [0, 1)", self.label_smoothing)
 
 
@@ -250,7 +280,12 @@ class TopologyConfig:
     def __post_init__(self) -> None:
         _one_of(self.name, TopologyName, "topology.name")
         _require(self.degree >= 1, "topology.degree", "be at least 1", self.degree)
-        _require(self.name != "edges" or bool(self.edges), "topology.edges", "be given for topology edges", self.edges)
+        _require(
+            self.name != "edges" or bool(self.edges),
+            "topology.edges",
+            "be given for topology edges",
+            self.edges,
+        )
         loops = [edge for edge in self.edges if edge[0] == edge[1]]
         _require(not loops, "topology.edges", "join different networks", loops)
 
@@ -309,6 +344,25 @@ class PatienceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PaceConfig:
+    """Slower steps, on purpose: to see what a straggler does to the others."""
+
+    step_seconds: float = 0.0
+    """Every step is padded to at least this length, at least 0."""
+    slowdowns: tuple[float, ...] = ()
+    """What step_seconds is multiplied by for each network, by id; 1 for those not named."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.step_seconds < math.inf, "pace.step_seconds", "be at least 0", self.step_seconds)
+        positive = all(0 < factor < math.inf for factor in self.slowdowns)
+        _require(positive, "pace.slowdowns", "be above 0", self.slowdowns)
+
+    def seconds(self, network: int) -> float:
+        """Least length of a network's steps."""
+        return self.step_seconds * (self.slowdowns[network] if network < len(self.slowdowns) else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run of a population."""
 
@@ -335,13 +389,16 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     patience: PatienceConfig = field(default_factory=PatienceConfig)
+    pace: PaceConfig = field(default_factory=PaceConfig)
 
     def __post_init__(self) -> None:
         _one_of(self.mode, Mode, "mode")
         _require(bool(self.storage), "storage", "name a folder or a URI", self.storage)
         _require(0 <= self.seed < 2**63, "seed", "lie in [0, 2**63)", self.seed)
         if self.name is not None:
-            plain = bool(self.name) and all(char.isalnum() or char in "-_." for char in self.name) and self.name[0] != "."
+            plain = (
+                bool(self.name) and all(char.isalnum() or char in "-_." for char in self.name) and self.name[0] != "."
+            )
             _require(plain, "name", "consist of letters, digits, '-', '_' and '.'", self.name)
         rates = self.optimizer.learning_rates
         if not isinstance(rates, str):

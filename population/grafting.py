@@ -6,9 +6,11 @@ information the layer has than the scion's layer, and from the scion's age.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -49,12 +51,22 @@ class GraftResult:
     """New weights, and how each unit came to them."""
 
     state: dict[str, Tensor]
-    """The grafted state dict; new tensors."""
+    """The grafted state dict: new tensors; a module's versions of its entries are handed on."""
     layers: tuple[LayerGraft, ...]
     """A record for each unit, in the order of the state dict."""
 
 
-def adaptive_weight(own, scion, a: float = 0.4, c: float = 500.0, *, reference: bool = False):
+@overload
+def adaptive_weight(own: float, scion: float, a: float = ..., c: float = ..., *, reference: bool = ...) -> float: ...
+@overload
+def adaptive_weight(own: Tensor, scion: Tensor, a: float = ..., c: float = ..., *, reference: bool = ...) -> Tensor: ...
+@overload
+def adaptive_weight(
+    own: np.ndarray, scion: np.ndarray, a: float = ..., c: float = ..., *, reference: bool = ...
+) -> np.ndarray: ...
+
+
+def adaptive_weight(own: Any, scion: Any, a: float = 0.4, c: float = 500.0, *, reference: bool = False) -> Any:
     """Alpha, the part of its own weights that a layer keeps: 0.5 + (a / pi) arctan(c (own - scion)).
 
     Args:
@@ -76,7 +88,8 @@ def adaptive_weight(own, scion, a: float = 0.4, c: float = 500.0, *, reference: 
         raise ValueError(f"c must be at least 0, got {c!r}")
     if isinstance(own, Tensor) or isinstance(scion, Tensor):
         difference = torch.as_tensor(own, dtype=torch.float64) - torch.as_tensor(scion, dtype=torch.float64)
-        alpha = adaptive_weight(difference.numpy(force=True), 0.0, a, c, reference=reference)
+        values = difference.numpy(force=True)
+        alpha = adaptive_weight(values, np.zeros_like(values), a, c, reference=reference)
         return torch.as_tensor(alpha, device=difference.device)
     if isinstance(own, np.ndarray) or isinstance(scion, np.ndarray):
         shift = a / np.pi * np.arctan(c * np.subtract(own, scion, dtype=np.float64))
@@ -126,16 +139,24 @@ def graft(
     check_same_structure(rootstock, scion)
     if units is None:
         units = reference_units(rootstock) if config.reference else graft_units_of_state(rootstock, config.units)
-    sides = []
-    for side, state in (("rootstock", rootstock), ("scion", scion)):
-        try:
-            sides.append(measure(state, units, config))
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{side}: {error}") from None
-    records = decide(units, *sides, config, age=age, age_intervals=age_intervals)
-    state = {key: tensor.detach().clone() for key, tensor in rootstock.items()}
+    own, theirs = (
+        _measure_side(side, state, units, config) for side, state in (("rootstock", rootstock), ("scion", scion))
+    )
+    records = decide(units, own, theirs, config, age=age, age_intervals=age_intervals)
+    state = copy.copy(rootstock) if isinstance(rootstock, dict) else dict(rootstock)
+    for key, tensor in rootstock.items():
+        state[key] = tensor.detach().clone()
     blend_units(state, scion, units, records, config)
     return GraftResult(state=state, layers=records)
+
+
+def _measure_side(
+    side: str, state: Mapping[str, Tensor], units: Sequence[GraftUnit], config: GraftConfig
+) -> tuple[float, ...]:
+    try:
+        return measure(state, units, config)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{side}: {error}") from None
 
 
 def decide(

@@ -89,5 +89,6 @@ def read_table(storage: Storage, table: str) -> pa.Table:
         return whole
     newest = whole.group_by([key, "interval"]).aggregate([("incarnation", "max")])
     joined = whole.join(newest, [key, "interval"])
-    kept = joined.filter(pc.equal(joined["incarnation"], joined["incarnation_max"])).select(TABLES[table].names)
+    is_newest = pc.field("incarnation") == pc.field("incarnation_max")
+    kept = joined.filter(is_newest).select(TABLES[table].names)
     return kept.sort_by([(key, "ascending"), ("interval", "ascending")])

@@ -135,7 +135,9 @@ def is_convolution(weight: Tensor) -> bool:
     return weight.dim() >= 3 and weight.is_floating_point()
 
 
-def layer_information(weight: Tensor, criterion: str, bins: int = 10, *, reference: bool = False, name: str = "") -> float:
+def layer_information(
+    weight: Tensor, criterion: str, bins: int = 10, *, reference: bool = False, name: str = ""
+) -> float:
     """A layer's information by the named criterion, the number that alpha compares.
 
     Args:

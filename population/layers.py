@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -46,6 +47,19 @@ def entries(module: nn.Module) -> dict[str, Tensor]:
         seen.add(place)
         found[key] = tensor
     return found
+
+
+def load_entries(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy weights into a module's own tensors.
+
+    Raises:
+        StructureError: an entry is missing, is one too many, or has another shape.
+    """
+    own = entries(module)
+    check_same_structure(own, state)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
 
 
 def graft_units(module: nn.Module, units: Units = "convolutions") -> tuple[GraftUnit, ...]:
@@ -97,7 +111,7 @@ def reference_units(state: Mapping[str, Tensor]) -> tuple[GraftUnit, ...]:
 
 def check_same_structure(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
     """Raises StructureError at the first entry in which two state dicts differ."""
-    for key in own.keys() | other.keys():
+    for key in [*own, *(key for key in other if key not in own)]:
         if key not in other or key not in own:
             owner, lacking = ("rootstock", "scion") if key in own else ("scion", "rootstock")
             raise StructureError(f"the {owner} has {key}, the {lacking} has not; grafting needs one architecture")

@@ -98,13 +98,16 @@ class Members:
         """The next incarnation of a member whose process died."""
         member = self._members[network]
         member = replace(
-            member, incarnation=member.incarnation + 1, restarts=member.restarts + 1, state=MemberState.STARTING
+            member,
+            incarnation=member.incarnation + 1,
+            restarts=member.restarts + 1,
+            state=MemberState.STARTING,
         )
         self._members[network] = member
         return member
 
     def in_topology(self) -> tuple[int, ...]:
-        """Ids of members that take part, starting and lost ones too: they come (back), and the others' neighbors stay."""
+        """Ids of members that take part; starting and lost ones too, so that the others keep their neighbors."""
         return tuple(member.id for member in self if member.state not in GONE)
 
     def donors(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from population.board import Barrier, Board, Posting, PostOutcome, Refusal
+from population.board import Barrier, Board, Posting, Refusal
 from population.checkpoint import Checkpoint
 from population.config import RunConfig
 from population.members import Members, MemberState
@@ -134,7 +134,11 @@ class Simulator:
             version = own.interval
         limit = age_limit(self.config.age, num_intervals=life.trainer.schedule.num_intervals)
         offered = self.board.offer(
-            own, members=self.members.in_topology(), donors=self.members.donors(), limit=limit, version=version
+            own,
+            members=self.members.in_topology(),
+            donors=self.members.donors(),
+            limit=limit,
+            version=version,
         )
         return offered if isinstance(offered, Refusal) else offered.item
 
@@ -214,10 +218,9 @@ class Simulator:
         self._at(deadline, lambda later: self._open_barrier(interval, later))
         self._open_barrier(interval, now)
 
-    def _post(self, life: _Life, posting: Posting[Snapshot]) -> PostOutcome | None:
-        if self._lives.get(life.trainer.network_id) is not life:
-            return None
-        return self.board.post(posting)
+    def _post(self, life: _Life, posting: Posting[Snapshot]) -> None:
+        if self._lives.get(life.trainer.network_id) is life:
+            self.board.post(posting)
 
     def _open_barrier(self, interval: int, now: float) -> None:
         waiting = self._at_barrier.get(interval)

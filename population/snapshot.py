@@ -61,7 +61,7 @@ class Origin:
     step: int
     """Steps of the schedule completed."""
     trained_intervals: float
-    """Intervals that these weights were trained for, those of taken-in scions in proportion; a fresh newcomer has few."""
+    """Intervals that these weights were trained for, a scion's in proportion to its part; a fresh newcomer has few."""
     trained_steps: float
     """The same in steps."""
     made_seconds: float
@@ -111,7 +111,9 @@ def thaw(buffer: np.ndarray, layout: Layout) -> dict[str, Tensor]:
         raise StructureError(f"a snapshot of this network has {layout.nbytes} bytes, got one of {buffer.nbytes}")
     whole = torch.from_numpy(buffer)
     return {
-        entry.name: whole[entry.offset : entry.offset + entry.nbytes].view(getattr(torch, entry.dtype)).view(entry.shape)
+        entry.name: whole[entry.offset : entry.offset + entry.nbytes]
+        .view(getattr(torch, entry.dtype))
+        .view(entry.shape)
         for entry in layout.entries
     }
 

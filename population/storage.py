@@ -26,9 +26,7 @@ def absolute(uri: str) -> str:
 class Storage:
     """One folder. Paths are relative to it."""
 
-    def __init__(
-        self, uri: str, *, filesystem: pafs.FileSystem | None = None, deadline_seconds: float = 120.0
-    ) -> None:
+    def __init__(self, uri: str, *, filesystem: pafs.FileSystem | None = None, deadline_seconds: float = 120.0) -> None:
         """Args: uri, a path or URI; filesystem, given by tests and by users with one of their own; a call's deadline.
 
         Raises:

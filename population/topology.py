@@ -14,7 +14,9 @@ import numpy as np
 from population.config import TopologyConfig
 
 
-def neighbors(config: TopologyConfig, members: Sequence[int], network: int, *, round: int, seed: int = 0) -> tuple[int, ...]:
+def neighbors(
+    config: TopologyConfig, members: Sequence[int], network: int, *, round: int, seed: int = 0
+) -> tuple[int, ...]:
     """Donors of a network in a round, preferred first, never itself.
 
     Args:
@@ -44,7 +46,9 @@ def neighbors(config: TopologyConfig, members: Sequence[int], network: int, *, r
     return tuple(found) if config.name in _FIXED else _turn(found, round)
 
 
-def donors(config: TopologyConfig, members: Sequence[int], network: int, *, round: int, seed: int = 0) -> tuple[int, ...]:
+def donors(
+    config: TopologyConfig, members: Sequence[int], network: int, *, round: int, seed: int = 0
+) -> tuple[int, ...]:
     """All members reachable along the topology, nearest first: the neighbors, their neighbors, and so on."""
     order: list[int] = []
     frontier = [network]
@@ -108,7 +112,7 @@ def _one_peer(here: int, size: int, round: int, config: TopologyConfig, seed: in
 
 
 def _random_regular(here: int, size: int, round: int, config: TopologyConfig, seed: int) -> list[int]:
-    """The union of `degree` random rings over all members: every one donates and takes as often, and all is reachable."""
+    """The union of `degree` random rings over all members: everyone donates and takes as often, all are reachable."""
     places = []
     for index in range(min(config.degree, size - 1)):
         order = np.random.default_rng([seed, size, index]).permutation(size).tolist()

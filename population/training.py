@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from population.board import Refusal, age_of
 from population.checkpoint import Checkpoint, CheckpointId
 from population.config import RunConfig
-from population.errors import CheckpointError, NotFiniteError
+from population.errors import CheckpointError, NotFiniteError, StructureError
 from population.grafting import blend_, blend_units, decide, measure
-from population.layers import entries, graft_units
+from population.layers import entries, graft_units, load_entries
 from population.schedule import Schedule, base_learning_rate
 from population.seeds import leaf
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
@@ -230,6 +230,10 @@ class Trainer:
             self._note_best()
             scion = host.pull(origin) if snapshot is not None else None
             seconds["pull"] = clock.lap()
+            if scion is Refusal.STOPPING:
+                self._reopen_interval(origin)
+                host.commit(report, self._checkpoint(within=True))
+                return
             outcome = OFF
             if snapshot is not None and scion is not None:
                 outcome = self._take_in(scion, origin, snapshot.information, host.now())
@@ -270,12 +274,12 @@ class Trainer:
         Raises:
             CheckpointError: it is of another structure.
         """
-        own = entries(self.module)
-        if own.keys() != checkpoint.model.keys() or any(own[k].shape != checkpoint.model[k].shape for k in own):
-            raise CheckpointError(f"the checkpoint of network {checkpoint.network} is of another structure")
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(checkpoint.model[name])
+        try:
+            load_entries(self.module, checkpoint.model)
+        except StructureError as error:
+            raise CheckpointError(
+                f"the checkpoint of network {checkpoint.network} is of another structure: {error}"
+            ) from None
         _load_optimizer(self._optimizer, self._names, checkpoint.tensors)
         self._random.load(checkpoint.tensors)
         known = {field.name for field in dataclasses.fields(_Progress)}
@@ -329,6 +333,13 @@ class Trainer:
         progress.trained_intervals += (self.schedule.end(progress.interval) - begun) / self.schedule.interval_steps
         progress.score = score
 
+    def _reopen_interval(self, origin: Origin) -> None:
+        """The run stops before the exchange: the interval stays open, and a resumed network exchanges first."""
+        progress = self._progress
+        progress.interval -= 1
+        begun, end = self.schedule.end(progress.interval), self.schedule.end(origin.interval)
+        progress.trained_intervals -= (end - begun) / self.schedule.interval_steps
+
     def _freeze(self, origin: Origin) -> Snapshot:
         """Measure own information and copy the weights to the host.
 
@@ -365,11 +376,18 @@ class Trainer:
             return Refusal.NOT_FINITE.value
         config = self.config.graft
         records = decide(
-            self.units, information, scion.information, config, age=self.config.age, age_intervals=age.intervals
+            self.units,
+            information,
+            scion.information,
+            config,
+            age=self.config.age,
+            age_intervals=age.intervals,
         )
         with torch.no_grad():
             blend_units(entries(self.module), theirs, self.units, records, config)
-            self._treat_momentum(theirs, {key: r.alpha for u, r in zip(self.units, records, strict=True) for key in u.keys})
+            self._treat_momentum(
+                theirs, {key: r.alpha for u, r in zip(self.units, records, strict=True) for key in u.keys}
+            )
         self._note_graft(scion.origin, age, own, records)
         return GRAFTED
 
@@ -400,7 +418,7 @@ class Trainer:
         self._rows["grafts"] += [{**common, **dataclasses.asdict(record)} for record in records]
 
     def _note_best(self) -> None:
-        """Keep copies of the weights as evaluated, where they are the best by validation so far, for the next commit."""
+        """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far."""
         progress = self._progress
         if progress.score is not None and (progress.best_score is None or progress.score > progress.best_score):
             progress.best_score, progress.best_interval = progress.score, progress.interval

@@ -57,7 +57,7 @@ def crop_flip(images: np.ndarray, indices: np.ndarray, draws: Draws, *, padding:
 
 def crop_flip_on_device(images: Tensor, draws: Draws, *, padding: int) -> Tensor:
     """The same for a batch (batch, channels, height, width) that lies on a device already."""
-    batch, channels, height, width = images.shape
+    batch, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (padding, padding, padding, padding))
     top = torch.from_numpy(draws.top).to(images.device, non_blocking=True)
     left = torch.from_numpy(draws.left).to(images.device, non_blocking=True)

@@ -30,7 +30,15 @@ class MemoryBatches:
         return len(self._set)
 
     def epoch(
-        self, *, batch_size: int, order_seed: int, augment_seed: int, epoch: int, first: int, padding: int, mirror: bool
+        self,
+        *,
+        batch_size: int,
+        order_seed: int,
+        augment_seed: int,
+        epoch: int,
+        first: int,
+        padding: int,
+        mirror: bool,
     ) -> Iterator[Batch]:
         """The batches of one epoch from batch `first` on: a pure function of the seeds, the epoch and the place."""
         order = np.random.Generator(np.random.Philox(key=order_seed, counter=[0, 0, 0, epoch])).permutation(len(self))

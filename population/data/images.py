@@ -45,7 +45,7 @@ class ImageSet:
         return ImageSet(images=self.images[indices], labels=self.labels[indices], class_names=self.class_names)
 
     def statistics(self) -> tuple[Array, Array]:
-        """Mean and standard deviation of each channel, float32, shape (channels,); a constant channel has deviation 1."""
+        """Mean and deviation of each channel, float32, shape (channels,); a constant channel has deviation 1."""
         sums, squares = np.zeros(self.images.shape[1]), np.zeros(self.images.shape[1])
         for start in range(0, len(self), 1024):
             block = self.images[start : start + 1024].astype(np.float64)
@@ -59,12 +59,14 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 over shapes, classes, labels and pixels."""
         digest = hashlib.sha256(repr((self.images.shape, str(self.images.dtype), self.class_names)).encode())
-        digest.update(np.ascontiguousarray(self.labels))
-        digest.update(np.ascontiguousarray(self.images))
+        digest.update(np.ascontiguousarray(self.labels).data)
+        digest.update(np.ascontiguousarray(self.images).data)
         return digest.hexdigest()
 
 
-def image_set(images: object, labels: object, *, class_names: Sequence[str] | None = None, name: str = "data") -> ImageSet:
+def image_set(
+    images: object, labels: object, *, class_names: Sequence[str] | None = None, name: str = "data"
+) -> ImageSet:
     """An ImageSet from arrays, checked.
 
     Args:
@@ -77,7 +79,8 @@ def image_set(images: object, labels: object, *, class_names: Sequence[str] | No
     Raises:
         DataError: shapes, types or labels cannot be used, or there is only one class.
     """
-    pixels, targets = np.asarray(images), np.asarray(labels)
+    given, targets = np.asarray(images), np.asarray(labels)
+    pixels = given
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif pixels.ndim == 4 and pixels.shape[-1] in (1, 3) and pixels.shape[1] not in (1, 3):
@@ -85,7 +88,7 @@ def image_set(images: object, labels: object, *, class_names: Sequence[str] | No
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise DataError(
             f"{name}: images must have shape (images, height, width), (..., channels) or (images, channels, ...) "
-            f"with 1 or 3 channels, got {np.shape(images)}"
+            f"with 1 or 3 channels, got {given.shape}"
         )
     if targets.ndim != 1 or len(targets) != len(pixels):
         raise DataError(f"{name}: {len(pixels)} images need as many labels, got shape {targets.shape}")

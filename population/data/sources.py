@@ -69,7 +69,7 @@ def open_images(description: str, *, split: str) -> ImageSet | EncodedImages:
 
 
 def digits(split: str) -> ImageSet:
-    """The 1,797 handwritten digits, 8x8 gray, that scikit-learn installs; a fixed fifth of each class is the test set."""
+    """The 1,797 handwritten digits, 8x8 gray, that scikit-learn installs; a fixed fifth of each class is for test."""
     from sklearn.datasets import load_digits
 
     found: Any = load_digits()
@@ -171,7 +171,8 @@ def resized(picture: Image.Image, image_size: int | None) -> Image.Image:
     width, height = picture.size
     scale = image_size / min(width, height)
     scaled = picture.convert("RGB").resize(
-        (max(image_size, round(width * scale)), max(image_size, round(height * scale))), Image.Resampling.BILINEAR
+        (max(image_size, round(width * scale)), max(image_size, round(height * scale))),
+        Image.Resampling.BILINEAR,
     )
     left, top = (scaled.width - image_size) // 2, (scaled.height - image_size) // 2
     return scaled.crop((left, top, left + image_size, top + image_size))

@@ -56,7 +56,9 @@ class MemorySplits:
     def batches(self, part: str, device: torch.device | str) -> MemoryBatches | None:
         """The batches of train, validation or test on a device; None where that part is empty."""
         images = getattr(self, part)
-        return None if images is None else MemoryBatches(images, mean=self.mean, deviation=self.deviation, device=device)
+        return (
+            None if images is None else MemoryBatches(images, mean=self.mean, deviation=self.deviation, device=device)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,11 @@ def load_splits(config: DataConfig, *, seed: int) -> Splits:
     test = open_images(source, split="test") if source else None
     if test is not None:
         check_labels(test.labels, len(train.class_names), name=f"data.test {source}")
-    if isinstance(train, EncodedImages) and (test is None or isinstance(test, EncodedImages)) and _streams(train, config):
+    if (
+        isinstance(train, EncodedImages)
+        and (test is None or isinstance(test, EncodedImages))
+        and _streams(train, config)
+    ):
         return _stream_splits(train, test, config, seed=seed)
     return memory_splits(_decoded(train, config), None if test is None else _decoded(test, config), config, seed=seed)
 
@@ -130,9 +136,7 @@ def memory_splits(train: ImageSet, test: ImageSet | None, config: DataConfig, *,
     mean, deviation = kept.statistics()
     parts = [part.fingerprint() for part in (kept, held, test) if part is not None]
     fingerprint = hashlib.sha256("".join(parts).encode()).hexdigest()
-    return MemorySplits(
-        train=kept, validation=held, test=test, mean=mean, deviation=deviation, fingerprint=fingerprint
-    )
+    return MemorySplits(train=kept, validation=held, test=test, mean=mean, deviation=deviation, fingerprint=fingerprint)
 
 
 def _is_cifar(train: ImageSet | EncodedImages, config: DataConfig) -> bool:
@@ -158,7 +162,7 @@ def _stream_splits(train: EncodedImages, test: EncodedImages | None, config: Dat
     held = held_out(train.labels, config.validation, seed=seed)
     indices = np.arange(len(train.labels))
     digest = hashlib.sha256(repr((train.class_names, config.validation, seed)).encode())
-    digest.update(np.ascontiguousarray(train.labels))
+    digest.update(np.ascontiguousarray(train.labels).data)
     return StreamSplits(
         config=config,
         train=train,

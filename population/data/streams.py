@@ -27,7 +27,13 @@ class StreamBatches:
     """Batches of encoded images."""
 
     def __init__(
-        self, images: EncodedImages, indices: np.ndarray, *, image_size: int, workers: int, device: torch.device | str = "cpu"
+        self,
+        images: EncodedImages,
+        indices: np.ndarray,
+        *,
+        image_size: int,
+        workers: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         """Args: images; indices of those that belong to this split; pixels a side; loader processes; device."""
         self._images, self._indices = images, indices
@@ -38,9 +44,17 @@ class StreamBatches:
         return len(self._indices)
 
     def epoch(
-        self, *, batch_size: int, order_seed: int, augment_seed: int, epoch: int, first: int, padding: int, mirror: bool
+        self,
+        *,
+        batch_size: int,
+        order_seed: int,
+        augment_seed: int,
+        epoch: int,
+        first: int,
+        padding: int,
+        mirror: bool,
     ) -> Iterator[Batch]:
-        """The batches of one epoch from batch `first` on: random resized crops and mirrors, a pure function of the seeds."""
+        """The batches of one epoch from batch `first` on: random resized crops and mirrors, decided by the seeds."""
         order = self._shuffled(order_seed, epoch)[first * batch_size :]
         train = v2.Compose([v2.RandomResizedCrop(self._size, antialias=True), v2.RandomHorizontalFlip(0.5)])
         yield from self._load(order, batch_size, transform=train, seed=augment_seed + epoch)

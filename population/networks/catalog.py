@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
@@ -24,7 +25,7 @@ NetworkFactory = Callable[..., nn.Module]
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 _BUILT_IN: dict[str, NetworkFactory] = {
-    **{f"resnet{depth}": (lambda depth: lambda **options: CifarResNet(depth, **options))(depth) for depth in RESNET_DEPTHS},
+    **{f"resnet{depth}": functools.partial(CifarResNet, depth) for depth in RESNET_DEPTHS},
     "mobilenetv2": CifarMobileNetV2,
     "vgg16": CifarVgg16,
 }

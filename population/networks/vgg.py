@@ -22,7 +22,11 @@ class CifarVgg16(nn.Module):
             if outputs == 0:
                 layers.append(nn.MaxPool2d(2))
                 continue
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, padding=1),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
             inputs = outputs
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(inputs, num_classes)

@@ -1,0 +1,246 @@
+"""One graft between two actors, phase by phase: against the published way through files, and against the floor.
+
+What a network pays for a graft is what it pays to publish (information, freeze, publish) and to take in (pull, blend).
+The donor here does the first three, the rootstock the other two, so that their sum is one network's share.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from actors.courier import fetch
+from experiments.benchmarks.measure import Measurement, Must, Row, ratio
+from experiments.benchmarks.published import published_alphas, published_blend
+from experiments.benchmarks.runs import own_ray
+from experiments.benchmarks.store import store_rows
+from population import networks
+from population.board import Posting, Refusal
+from population.config import GraftConfig, NetworkConfig
+from population.grafting import blend_units, decide, measure
+from population.layers import entries, graft_units
+from population.snapshot import Freezer, Origin, Snapshot, layout_of
+
+ARCHITECTURES = ("resnet20", "mobilenetv2", "torchvision:resnet50")
+JUDGED = "torchvision:resnet50"
+"""The one whose ratios must reach something; small states are all latency."""
+
+FASTER = Must(rule="at least", limit=15.0)
+NEAR_FLOOR = Must(rule="at most", limit=5.0)
+PHASES = ("information", "freeze", "publish", "pull", "blend")
+PUBLISHED_PHASES = ("save", "load", "entropy", "blend")
+
+WARM_TURNS = 3
+"""Turns that are not counted: memory of the store is touched for the first time in them."""
+
+CALL_SECONDS = 300.0
+
+Seconds = dict[str, float]
+"""By phase."""
+
+Reference = Posting[list[ray.ObjectRef]]
+
+
+class Laps:
+    """Seconds from one `end` to the next, added to those of earlier phases."""
+
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds: Seconds = dict(seconds or {})
+        self._last = time.perf_counter()
+
+    def end(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._last
+        self._last = now
+
+
+class Peer:
+    """A network that donates and takes in with the library's own functions: the plain class of `PeerActor`."""
+
+    def __init__(self, architecture: str, seed: int) -> None:
+        torch.set_num_threads(1)
+        config = NetworkConfig(architecture=architecture)
+        self.network = networks.build(config, num_classes=10, seed=seed)
+        self._config = GraftConfig()
+        self._state = entries(self.network)
+        self._units = graft_units(self.network)
+        self._layout = layout_of(self._state)
+        self._freezer = Freezer(self._layout, torch.device("cpu"))
+        self._held: deque[ray.ObjectRef] = deque(maxlen=2)
+        self._version = 0
+        self._information = measure(self._state, self._units, self._config)
+        self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
+
+    def nbytes(self) -> int:
+        """Of a snapshot."""
+        return self._layout.nbytes
+
+    def publish(self) -> tuple[Seconds, Reference]:
+        """Freeze, and put the snapshot into the store; the newest two stay there."""
+        seconds, snapshot = self.freeze()
+        laps = Laps(seconds)
+        if len(self._held) == self._held.maxlen:
+            self._held.popleft()
+        reference = ray.put(snapshot.buffer)
+        self._held.append(reference)
+        laps.end("publish")
+        return laps.seconds, Posting(origin=snapshot.origin, information=snapshot.information, item=[reference])
+
+    def graft(self, posting: Reference) -> Seconds:
+        """Take a snapshot out of the store and take it in."""
+        laps = Laps()
+        snapshot = fetch(posting, self._layout, seconds=CALL_SECONDS)
+        if isinstance(snapshot, Refusal):
+            raise RuntimeError(f"the scion was refused: {snapshot}")
+        laps.end("pull")
+        return laps.seconds | self.take_in(snapshot)
+
+    def freeze(self) -> tuple[Seconds, Snapshot]:
+        """Measure own information and copy the weights; the snapshot's buffer holds until the next freeze."""
+        laps = Laps()
+        information = measure(self._state, self._units, self._config)
+        laps.end("information")
+        self._freezer.freeze(self._state)
+        buffer = self._freezer.buffer()
+        laps.end("freeze")
+        return laps.seconds, Snapshot(
+            origin=self._origin(), information=information, buffer=buffer, layout=self._layout
+        )
+
+    def take_in(self, scion: Snapshot) -> Seconds:
+        """Blend a snapshot into the network. Its own information is what it was when it began: measured once."""
+        laps = Laps()
+        records = decide(self._units, self._information, scion.information, self._config)
+        with torch.no_grad():
+            blend_units(self._state, scion.state(), self._units, records, self._config)
+        laps.end("blend")
+        return laps.seconds
+
+    def save(self, path: str) -> Seconds:
+        """As published: the whole state into a file."""
+        laps = Laps()
+        torch.save(self.network.state_dict(), path)
+        laps.end("save")
+        return laps.seconds
+
+    def graft_as_published(self, path: str) -> Seconds:
+        """As published: the neighbor's file, both networks' entropies, a new state dict."""
+        laps = Laps()
+        scion = torch.load(path)
+        laps.end("load")
+        own = self.network.state_dict()
+        alphas = published_alphas(own, scion)
+        laps.end("entropy")
+        self.network.load_state_dict(published_blend(own, scion, alphas))
+        laps.end("blend")
+        return laps.seconds
+
+    def floor(self) -> Seconds:
+        """The same bytes by plain copies and one lerp: to a host buffer, to one that stands for the store, blended."""
+        laps = Laps()
+        self._buffer.copy_(self._flat)
+        self._store.copy_(self._buffer)
+        self._flat.lerp_(self._store, 0.5)
+        laps.end("floor")
+        return laps.seconds
+
+    def _origin(self) -> Origin:
+        self._version += 1
+        return Origin(
+            network=0,
+            incarnation=1,
+            interval=self._version,
+            step=self._version,
+            trained_intervals=float(self._version),
+            trained_steps=float(self._version),
+            made_seconds=time.time(),
+            structure=self._layout.fingerprint,
+        )
+
+
+PeerActor: Any = ray.remote(Peer)
+"""`Peer` on Ray."""
+
+
+def exchange(
+    *,
+    repeats: int = 5,
+    architectures: Sequence[str] = ARCHITECTURES,
+    store_networks: int = 4,
+    store_seconds: float = 10.0,
+) -> Measurement:
+    """One graft's cost for each architecture between two actors, and what a population keeps in the object store.
+
+    Args:
+        repeats: Counted turns; in each, inarch, the published way and the floor one after the other.
+        architectures: By name.
+        store_networks: Size of the population whose store is looked at.
+        store_seconds: For how long.
+    """
+    rows: list[Row] = []
+    sizes: dict[str, int] = {}
+    with own_ray():
+        # First: what the peers below leave behind is reported as gone only some time later.
+        held, note = store_rows(networks=store_networks, seconds=store_seconds)
+        for architecture in architectures:
+            found, sizes[architecture] = _exchange(architecture, repeats)
+            rows += found
+    return Measurement(
+        name="exchange",
+        repeats=repeats,
+        rows=(*rows, *held),
+        setting={"snapshot_bytes": sizes, "threads": 1, "store_networks": store_networks},
+        notes=("as published: without its sleep of 10 s between looks for the neighbor's file", note),
+    )
+
+
+def _exchange(architecture: str, repeats: int) -> tuple[list[Row], int]:
+    donor, rootstock = (PeerActor.options(num_cpus=0.5).remote(architecture, seed) for seed in (0, 1))
+    try:
+        nbytes = _get(donor.nbytes.remote())
+        with tempfile.TemporaryDirectory() as folder:
+            turns = [_turn(donor, rootstock, f"{folder}/model.pth.tar") for _ in range(WARM_TURNS + repeats)]
+    finally:
+        ray.kill(donor)
+        ray.kill(rootstock)
+    ours, published, floor = (list(column) for column in zip(*turns[WARM_TURNS:], strict=True))
+    return _rows(f"{architecture} {nbytes / 1e6:.1f} MB", ours, published, floor, architecture == JUDGED), nbytes
+
+
+def _turn(donor: Any, rootstock: Any, path: str) -> tuple[Seconds, Seconds, Seconds]:
+    """inarch, as published, floor: one graft of each."""
+    seconds, posting = _get(donor.publish.remote())
+    ours = seconds | _get(rootstock.graft.remote(posting))
+    published = _get(donor.save.remote(path)) | _get(rootstock.graft_as_published.remote(path))
+    Path(path).unlink()
+    return ours, published, _get(rootstock.floor.remote())
+
+
+def _rows(what: str, ours: list[Seconds], published: list[Seconds], floor: list[Seconds], is_judged: bool) -> list[Row]:
+    totals = [[sum(turn.values()) for turn in side] for side in (ours, published, floor)]
+    phases = [_milliseconds(f"{what}: {phase}", [turn[phase] for turn in ours]) for phase in PHASES]
+    theirs = [_milliseconds(f"{what}: published {p}", [turn[p] for turn in published]) for p in PUBLISHED_PHASES]
+    return [
+        *phases,
+        _milliseconds(f"{what}: graft", totals[0]),
+        *theirs,
+        _milliseconds(f"{what}: published graft", totals[1]),
+        _milliseconds(f"{what}: floor", totals[2]),
+        ratio(f"{what}: published / inarch", totals[1], totals[0], FASTER if is_judged else None),
+        ratio(f"{what}: inarch / floor", totals[0], totals[2], NEAR_FLOOR if is_judged else None),
+    ]
+
+
+def _milliseconds(what: str, seconds: Sequence[float]) -> Row:
+    return Row(what=what, unit="ms", values=tuple(1e3 * value for value in seconds))
+
+
+def _get(reference: Any) -> Any:
+    return ray.get(reference, timeout=CALL_SECONDS)

@@ -1,0 +1,122 @@
+"""Training images a second: whole batches of uint8 arrays, against torchvision on one PIL image at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from experiments.benchmarks.measure import Measurement, Must, Row, ratio
+from population.data import ImageSet, MemoryBatches
+
+SHAPE = (3, 32, 32)
+"""CIFAR's images."""
+
+CLASSES = 10
+PADDING = 4
+MUST = Must(rule="at least", limit=10.0)
+
+
+def read_input(*, repeats: int = 5, num_images: int = 20_000, batch_size: int = 128, workers: int = 2) -> Measurement:
+    """Whole epochs of shuffled, cropped, mirrored, normalized batches, in turns.
+
+    Args:
+        repeats: Epochs of each.
+        num_images: Of each epoch, random pixels.
+        batch_size: Of both.
+        workers: Processes of the DataLoader. They live through all epochs and are warm when measured; inarch reads in
+            the training process itself, on one thread.
+    """
+    images = synthetic_images(num_images, seed=0)
+    mean, deviation = images.statistics()
+    batches = MemoryBatches(images, mean=mean, deviation=deviation)
+    loader = _loader(images, mean, deviation, batch_size=batch_size, workers=workers)
+    ours, theirs = [], []
+    with _one_thread():
+        for epoch in range(repeats + 1):
+            ours.append(_rate(_epoch(batches, batch_size=batch_size, epoch=epoch)))
+            theirs.append(_rate(iter(loader)))
+    ours, theirs = ours[1:], theirs[1:]
+    rows = (
+        Row(what="inarch, 1 thread", unit="images/s", values=tuple(ours)),
+        Row(what=f"torchvision on PIL, DataLoader, {workers} workers", unit="images/s", values=tuple(theirs)),
+        ratio("inarch / torchvision", ours, theirs, MUST),
+    )
+    setting = {"images": num_images, "shape": list(SHAPE), "batch_size": batch_size, "workers": workers}
+    return Measurement(name="input", repeats=repeats, rows=rows, setting=setting)
+
+
+def synthetic_images(num_images: int, *, seed: int) -> ImageSet:
+    """Random pixels of CIFAR's shape and type, classes in turn."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (num_images, *SHAPE), dtype=np.uint8)
+    names = tuple(str(label) for label in range(CLASSES))
+    return ImageSet(images=pixels, labels=np.arange(num_images) % CLASSES, class_names=names)
+
+
+class PerImage(Dataset[tuple[Any, int]]):
+    """Images as torchvision's CIFAR10 gives them: from an array by way of PIL, each transformed by itself."""
+
+    def __init__(self, images: ImageSet, transform: transforms.Compose) -> None:
+        self._pixels = np.ascontiguousarray(images.images.transpose(0, 2, 3, 1))
+        self._labels = images.labels.tolist()
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self._transform(Image.fromarray(self._pixels[index])), self._labels[index]
+
+
+def _loader(
+    images: ImageSet, mean: np.ndarray, deviation: np.ndarray, *, batch_size: int, workers: int
+) -> DataLoader[tuple[Any, int]]:
+    steps = [
+        transforms.RandomCrop(SHAPE[1], padding=PADDING),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize((mean / 255).tolist(), (deviation / 255).tolist()),
+    ]
+    return DataLoader(
+        PerImage(images, transforms.Compose(steps)),
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        # Not forked: this process may be connected to Ray, whose threads a fork does not survive.
+        multiprocessing_context="spawn" if workers else None,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _epoch(batches: MemoryBatches, *, batch_size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return batches.epoch(
+        batch_size=batch_size, order_seed=1, augment_seed=2, epoch=epoch, first=0, padding=PADDING, mirror=True
+    )
+
+
+def _rate(batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+    """Images a second of one pass."""
+    began, count = time.perf_counter(), 0
+    for images, _ in batches:
+        count += len(images)
+    return count / (time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,138 @@
+"""What grafting costs training: the same two networks with grafting, without it, and in plain PyTorch loops."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.fs as pafs
+import torch
+import torch.nn.functional as F
+
+from experiments.benchmarks.input import synthetic_images
+from experiments.benchmarks.measure import Measurement, Must, Row, ratio
+from experiments.benchmarks.runs import Rates, Track, own_ray, rates, run_to_end
+from population import networks
+from population.config import (
+    DataConfig,
+    GraftConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from population.data import load_splits, write_arrow
+from population.evaluation import evaluate
+
+BESIDE_NO_GRAFTING = Must(rule="at least", limit=0.97)
+BESIDE_PLAIN = Must(rule="at least", limit=0.95)
+NETWORKS = 2
+"""One for each of two cores."""
+
+
+def overhead(
+    *, repeats: int = 5, architecture: str = "resnet20", num_images: int = 1280, epochs: int = 4
+) -> Measurement:
+    """Images a second, and CPU seconds an image, of two networks of one thread each.
+
+    An interval counts whole: steps, evaluation, freeze, publish, pull, graft, checkpoint. The first epoch is not
+    counted, nor the time in which only one network trains.
+
+    Args:
+        repeats: Turns: grafting, no grafting, plain loops.
+        architecture: By name.
+        num_images: Random ones of CIFAR's shape, a tenth of them held out. CIFAR has 39 times as many in an epoch, so
+            that what a graft costs shows 39 times as much here.
+        epochs: At least 3.
+    """
+    found: dict[str, list[Rates]] = {"grafting": [], "no grafting": [], "plain PyTorch": []}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "train.arrow")
+        write_arrow(synthetic_images(num_images, seed=2), pafs.LocalFileSystem(), str(path))
+        config = _config(folder, str(path), architecture=architecture, epochs=epochs)
+        for _ in range(repeats):
+            with own_ray():
+                found["grafting"].append(rates(run_to_end(_named(config, is_grafting=True))))
+                found["no grafting"].append(rates(run_to_end(_named(config, is_grafting=False))))
+            found["plain PyTorch"].append(rates(plain_loops(config)))
+    setting = {"architecture": architecture, "networks": NETWORKS, "images": num_images, "epochs": epochs}
+    return Measurement(name="overhead", repeats=repeats, rows=_rows(found), setting=setting)
+
+
+def plain_loops(config: RunConfig) -> list[Track]:
+    """The same networks on the same batches, each in a process of its own with a loop that anyone would write."""
+    context = multiprocessing.get_context("spawn")
+    size = config.population.size
+    with concurrent.futures.ProcessPoolExecutor(max_workers=size, mp_context=context) as processes:
+        return list(processes.map(plain_loop, [config] * size, range(size)))
+
+
+def plain_loop(config: RunConfig, network: int) -> Track:
+    """One process's loop: steps and an evaluation, epoch after epoch."""
+    torch.set_num_threads(1)
+    splits = load_splits(config.data, seed=config.seed)
+    train, validation = splits.batches("train", "cpu"), splits.batches("validation", "cpu")
+    assert train is not None and validation is not None
+    model = networks.build(config.network, num_classes=splits.num_classes, in_channels=splits.in_channels, seed=network)
+    settings = config.optimizer
+    optimizer = torch.optim.SGD(
+        model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    seconds, images, cpu, count = [], [], [], 0
+    for epoch in range(config.schedule.epochs):
+        model.train()
+        for pixels, labels in train.epoch(
+            batch_size=config.schedule.batch_size,
+            order_seed=network,
+            augment_seed=network,
+            epoch=epoch,
+            first=0,
+            padding=config.data.padding,
+            mirror=True,
+        ):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(pixels), labels)
+            loss.backward()
+            optimizer.step()
+            count += len(labels)
+        evaluate(model, validation.in_order(batch_size=max(256, config.schedule.batch_size)))
+        seconds.append(time.time())
+        images.append(count)
+        cpu.append(time.process_time())
+    times = np.array(seconds)
+    return Track(seconds=times, images=np.array(images), cpu_at=times, cpu=np.array(cpu))
+
+
+def _config(folder: str, path: str, *, architecture: str, epochs: int) -> RunConfig:
+    return RunConfig(
+        storage=folder,
+        network=NetworkConfig(architecture=architecture),
+        data=DataConfig(train=path, augmentation="crop_flip"),
+        population=PopulationConfig(size=NETWORKS),
+        schedule=ScheduleConfig(epochs=epochs, batch_size=128, shape="constant"),
+        optimizer=OptimizerConfig(learning_rate=0.05),
+    )
+
+
+def _named(config: RunConfig, *, is_grafting: bool) -> RunConfig:
+    return dataclasses.replace(config, name=f"bench-overhead-{time.time_ns()}", graft=GraftConfig(enabled=is_grafting))
+
+
+def _rows(found: dict[str, list[Rates]]) -> tuple[Row, ...]:
+    speed = {name: [turn.images_per_second for turn in turns] for name, turns in found.items()}
+    cost = {name: [1e3 * turn.cpu_seconds_per_image for turn in turns] for name, turns in found.items()}
+    ours = "grafting"
+    return (
+        *(Row(what=name, unit="images/s", values=tuple(values)) for name, values in speed.items()),
+        ratio("images/s: grafting / no grafting", speed[ours], speed["no grafting"], BESIDE_NO_GRAFTING),
+        ratio("images/s: grafting / plain PyTorch", speed[ours], speed["plain PyTorch"], BESIDE_PLAIN),
+        *(Row(what=name, unit="CPU ms an image", values=tuple(values)) for name, values in cost.items()),
+        ratio("CPU an image: grafting / no grafting", cost[ours], cost["no grafting"]),
+        ratio("CPU an image: grafting / plain PyTorch", cost[ours], cost["plain PyTorch"]),
+    )

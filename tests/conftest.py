@@ -1,0 +1,93 @@
+"""Fixtures of all tests: reference vectors, small data, one Ray cluster a session."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+from population import (  # the mode must be set before ray is imported
+    DataConfig,
+    ImageClassification,
+    NetworkConfig,
+    OptimizerConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from population.data import MemorySplits, image_set, memory_splits
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Real photographs beside the checkout; tests that use them skip where they are missing."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def vectors() -> dict[str, np.ndarray]:
+    """What the public reference code computes."""
+    with np.load(Path(__file__).parent / "vectors" / "reference_vectors.npz") as found:
+        return {name: found[name] for name in found.files}
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    if not (SHARED_DATA / "cifar10-train-10k.parquet").exists():
+        pytest.skip("the real photographs are not on this machine")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a Ray instance of this session's own."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=512 * 2**20,
+        namespace="inarch",
+    )
+    yield str(ray.get_runtime_context().gcs_address)
+    ray.shutdown()
+
+
+def small_config(**changes: object) -> RunConfig:
+    """Two small networks, four short epochs."""
+    fields: dict = {
+        "network": NetworkConfig(architecture="resnet8"),
+        "data": DataConfig(augmentation="crop", padding=1),
+        "population": PopulationConfig(size=2),
+        "schedule": ScheduleConfig(epochs=4, batch_size=32, shape="cosine"),
+        "optimizer": OptimizerConfig(learning_rate=0.05),
+    }
+    return RunConfig(**(fields | changes))
+
+
+def tiny_splits(config: RunConfig, *, images: int = 96, classes: int = 4, seed: int = 0) -> MemorySplits:
+    """Images whose class shows as the brightness of a quadrant: learned in an epoch or two."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(images) % classes
+    pixels = random.integers(0, 60, (images, 1, 8, 8))
+    for index, label in enumerate(labels):
+        row, column = divmod(int(label), 2)
+        pixels[index, 0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 150
+    whole = image_set(pixels.astype(np.uint8), labels)
+    return memory_splits(whole, whole, config.data, seed=config.seed)
+
+
+def tiny_task(config: RunConfig, splits: MemorySplits | None = None) -> ImageClassification:
+    return ImageClassification(config, splits or tiny_splits(config))

@@ -1,0 +1,167 @@
+"""Members, board and barrier: who may take what."""
+
+from __future__ import annotations
+
+import pytest
+
+from population import Barrier, Board, Members, MemberState, Origin, Posting, PostOutcome, Refusal, TopologyConfig
+from population.board import age_of
+from population.errors import ConfigError
+
+
+def origin(
+    network: int, interval: int = 1, *, incarnation: int = 1, trained: float | None = None, structure: str = "s"
+) -> Origin:
+    done = float(interval) if trained is None else trained
+    return Origin(
+        network=network,
+        incarnation=incarnation,
+        interval=interval,
+        step=10 * interval,
+        trained_intervals=done,
+        trained_steps=10 * done,
+        made_seconds=float(interval),
+        structure=structure,
+    )
+
+
+def posting(*arguments, **named) -> Posting[str]:
+    made = origin(*arguments, **named)
+    return Posting(origin=made, information=(1.0,), item=f"{made.network}@{made.interval}")
+
+
+def offer(board: Board[str], asker: Origin, *, ids=(0, 1, 2), donors=(0, 1, 2), limit: float = 1.0, version=None):
+    return board.offer(asker, members=ids, donors=donors, limit=limit, version=version)
+
+
+def test_late_snapshot_does_not_replace_a_newer_one() -> None:
+    board: Board[str] = Board(TopologyConfig())
+    assert board.post(posting(0, 2)) is PostOutcome.TAKEN
+    assert board.post(posting(0, 1)) is PostOutcome.OLDER
+    assert board.post(posting(0, 2)) is PostOutcome.OLDER
+    found = board.newest(0)
+    assert found is not None and found.item == "0@2"
+
+
+def test_earlier_incarnation_is_fenced_and_a_later_one_replaces_what_it_redoes() -> None:
+    board: Board[str] = Board(TopologyConfig(), kept=2)
+    board.post(posting(0, 2, incarnation=1))
+    assert board.post(posting(0, 2, incarnation=2)) is PostOutcome.TAKEN
+    assert board.post(posting(0, 3, incarnation=1)) is PostOutcome.FENCED
+
+
+def test_offer_is_the_nearest_admissible_snapshot_along_the_ring() -> None:
+    board: Board[str] = Board(TopologyConfig())
+    assert offer(board, origin(0)) is Refusal.NOTHING_YET
+    board.post(posting(1, 5))
+    found = offer(board, origin(0, 5))
+    assert isinstance(found, Posting) and found.item == "1@5"
+    board.post(posting(2, 5))
+    found = offer(board, origin(0, 5))
+    assert isinstance(found, Posting) and found.item == "2@5"
+
+
+def test_neighbor_that_trails_too_far_is_passed_over_and_counted_as_too_old() -> None:
+    board: Board[str] = Board(TopologyConfig())
+    board.post(posting(2, 5, trained=0.5))
+    assert offer(board, origin(0, 5)) is Refusal.TOO_OLD
+    board.post(posting(1, 5))
+    found = offer(board, origin(0, 5))
+    assert isinstance(found, Posting) and found.item == "1@5"
+
+
+def test_refusals_have_names() -> None:
+    board: Board[str] = Board(TopologyConfig())
+    assert offer(board, origin(0), ids=(0,), donors=(0,)) is Refusal.NO_NEIGHBOR
+    board.post(posting(1, 1, structure="other"))
+    assert offer(board, origin(0)) is Refusal.STRUCTURE
+    assert offer(board, origin(0), donors=(0, 2)) is Refusal.NOTHING_YET
+    board.withdraw(1)
+    assert offer(board, origin(0)) is Refusal.NOTHING_YET
+
+
+def test_lockstep_gives_the_version_that_all_have() -> None:
+    board: Board[str] = Board(TopologyConfig(), kept=2)
+    for interval in (1, 2):
+        board.post(posting(1, interval))
+    found = offer(board, origin(0, 1), ids=(0, 1), donors=(0, 1), version=1)
+    assert isinstance(found, Posting) and found.item == "1@1"
+    board.prune(2)
+    assert offer(board, origin(0, 1), ids=(0, 1), donors=(0, 1), version=1) is Refusal.NOTHING_YET
+
+
+def test_parent_of_a_newcomer_is_the_furthest() -> None:
+    board: Board[str] = Board(TopologyConfig())
+    assert board.parent(3, members=(0, 1, 3), donors=(0, 1)) is None
+    board.post(posting(0, 4))
+    board.post(posting(1, 6))
+    found = board.parent(3, members=(0, 1, 3), donors=(0, 1))
+    assert found is not None and found.item == "1@6"
+
+
+def test_age_is_zero_for_a_scion_that_is_ahead() -> None:
+    ahead, behind = origin(0, 7), origin(1, 4)
+    assert age_of(behind, ahead, now=9.0).intervals == 0.0
+    age = age_of(ahead, behind, now=9.0)
+    assert (age.intervals, age.steps, age.seconds) == (3.0, 30.0, 5.0)
+    assert age_of(ahead, behind, now=1.0).seconds == 0.0
+
+
+def test_barrier_opens_when_all_have_arrived() -> None:
+    barrier = Barrier(deadline_seconds=10.0)
+    barrier.arrive(0, 1, now=0.0)
+    assert not barrier.try_open(1, expected=(0, 1), now=1.0)
+    assert barrier.waiting() == [1]
+    barrier.arrive(1, 1, now=2.0)
+    assert barrier.try_open(1, expected=(0, 1), now=2.0)
+    assert barrier.is_open(1) and not barrier.is_timed_out(1)
+
+
+def test_barrier_waits_again_for_a_member_that_died() -> None:
+    barrier = Barrier(deadline_seconds=10.0)
+    barrier.arrive(0, 1, now=0.0)
+    barrier.forget(0)
+    barrier.arrive(1, 1, now=1.0)
+    assert not barrier.try_open(1, expected=(0, 1), now=1.0)
+    assert barrier.try_open(1, expected=(1,), now=1.0)
+
+
+def test_barrier_opens_at_its_deadline_with_a_named_outcome() -> None:
+    barrier = Barrier(deadline_seconds=10.0)
+    barrier.arrive(0, 1, now=5.0)
+    assert not barrier.try_open(1, expected=(0, 1), now=14.9)
+    assert barrier.try_open(1, expected=(0, 1), now=15.0)
+    assert barrier.is_timed_out(1)
+
+
+def test_ids_are_never_reused_and_ended_members_stay_ended() -> None:
+    members = Members()
+    first = members.add(is_founder=True)
+    members.move(first.id, MemberState.RETIRED)
+    assert members.move(first.id, MemberState.TRAINING).state is MemberState.RETIRED
+    assert members.add(is_founder=False).id == 1
+    assert members.in_topology() == (1,)
+
+
+def test_growth_and_shrinking_count_those_who_stay() -> None:
+    members = Members()
+    for _ in range(3):
+        members.move(members.add(is_founder=True).id, MemberState.TRAINING)
+    members.move(0, MemberState.DONE)
+    assert members.to_grow(5, max_size=None) == 2
+    assert members.to_leave(1) == (2,)
+    members.move(2, MemberState.LEAVING)
+    assert members.staying() == (0, 1)
+    assert members.donors() == (0, 1, 2)
+    with pytest.raises(ConfigError, match="at least 1"):
+        members.to_grow(0, max_size=None)
+    with pytest.raises(ConfigError, match="max_size is 4"):
+        members.to_grow(5, max_size=4)
+
+
+def test_revived_member_is_the_next_incarnation() -> None:
+    members = Members()
+    members.add(is_founder=True)
+    members.move(0, MemberState.LOST)
+    member = members.revive(0)
+    assert (member.incarnation, member.restarts, member.state) == (2, 1, MemberState.STARTING)

@@ -1,0 +1,225 @@
+"""Checkpoints: committed by a manifest, on file systems without an atomic rename too; rows are counted once."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pyarrow.fs as pafs
+import pytest
+import torch
+
+from population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from population.errors import CheckpointError, StorageError
+from population.history import METRICS, read_table
+from population.storage import Storage
+
+
+class Bucket(pafs.FileSystemHandler):
+    """An object store's manners: no rename at all, and a file is there when its stream is closed, not before."""
+
+    def __init__(self, inner: pafs.FileSystem) -> None:
+        self._inner = inner
+        self.fails = False
+        self.delay_seconds = 0.0
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        time.sleep(self.delay_seconds)
+        if self.fails:
+            raise OSError("the bucket is away")
+        return self._inner.open_output_stream(path)
+
+    def move(self, src: str, dest: str) -> None:
+        raise OSError("a bucket cannot rename")
+
+    def get_file_info(self, paths: list[str]) -> Any:
+        return self._inner.get_file_info(paths)
+
+    def get_file_info_selector(self, selector: Any) -> Any:
+        return self._inner.get_file_info(selector)
+
+    def open_input_file(self, path: str) -> Any:
+        return self._inner.open_input_file(path)
+
+    def open_input_stream(self, path: str) -> Any:
+        return self._inner.open_input_stream(path)
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        self._inner.create_dir(path, recursive=recursive)
+
+    def delete_dir(self, path: str) -> None:
+        self._inner.delete_dir(path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        self._inner.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+
+    def delete_root_dir_contents(self) -> None:
+        raise OSError("not here")
+
+    def delete_file(self, path: str) -> None:
+        self._inner.delete_file(path)
+
+    def copy_file(self, src: str, dest: str) -> None:
+        self._inner.copy_file(src, dest)
+
+    def get_type_name(self) -> str:
+        return "bucket"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def open_append_stream(self, path: str, metadata: Any) -> Any:
+        raise OSError("a bucket cannot append")
+
+
+@pytest.fixture(params=["local", "bucket"])
+def storage(request, tmp_path) -> Storage:
+    if request.param == "local":
+        return Storage(str(tmp_path / "run"))
+    return Storage(str(tmp_path / "run"), filesystem=pafs.PyFileSystem(Bucket(pafs.LocalFileSystem())))
+
+
+def checkpoint(interval: int, *, incarnation: int = 1, step: int = 0, score: float | None = None) -> Checkpoint:
+    row = dict.fromkeys(METRICS.names) | {
+        "network": 0,
+        "interval": interval,
+        "incarnation": incarnation,
+        "outcome": "off",
+    }
+    return Checkpoint(
+        network=0,
+        id=CheckpointId(incarnation=incarnation, interval=interval, step=step),
+        model={"weight": torch.full((3,), float(interval)), "count": torch.tensor(interval)},
+        tensors={"optimizer.momentum_buffer.weight": torch.ones(3)},
+        training={"interval": interval, "best_score": score, "best_interval": interval, "score": score},
+        best={"weight": torch.full((3,), 100.0 + interval), "count": torch.tensor(0)} if score is not None else None,
+        rows={"metrics": [row]},
+    )
+
+
+def test_what_is_committed_comes_back(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    assert store.newest(0) is None
+    assert store.commit(checkpoint(1))
+    found = store.newest(0)
+    assert found is not None
+    assert found.model["weight"].tolist() == [1.0, 1.0, 1.0]
+    assert found.model["count"].dtype == torch.int64
+    assert found.tensors["optimizer.momentum_buffer.weight"].tolist() == [1.0, 1.0, 1.0]
+    assert found.training["interval"] == 1
+
+
+def test_last_k_and_the_best_are_kept(storage: Storage) -> None:
+    store = CheckpointStore(storage, keep=2)
+    for interval, score in ((1, 0.5), (2, 0.9), (3, None), (4, None), (5, None)):
+        store.commit(checkpoint(interval, score=score))
+    assert [found.interval for found in store.list(0)] == [2, 4, 5]
+    best = store.best(0)
+    assert best is not None
+    assert (best[0]["weight"].tolist(), best[1], best[2]) == ([102.0] * 3, 0.9, 2)
+
+
+def test_without_validation_the_newest_is_the_best(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    store.commit(checkpoint(1))
+    store.commit(checkpoint(2))
+    best = store.best(0)
+    assert best is not None and best[2] == 2
+
+
+def test_checkpoint_without_its_manifest_does_not_exist(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    store.commit(checkpoint(1))
+    store.commit(checkpoint(2))
+    storage.delete("networks/0/000002-001/manifest.json")
+    newest = store.newest(0)
+    assert newest is not None and newest.id.interval == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"something else"])
+def test_damaged_checkpoint_is_passed_over(storage: Storage, damage: bytes) -> None:
+    store = CheckpointStore(storage)
+    store.commit(checkpoint(1))
+    store.commit(checkpoint(2))
+    storage.write("networks/0/000002-001/model.safetensors", damage)
+    newest = store.newest(0)
+    assert newest is not None and newest.id.interval == 1
+    with pytest.raises(CheckpointError, match="not what was written"):
+        store.load(0, CheckpointId(incarnation=1, interval=2))
+
+
+def test_checkpoint_within_an_interval_is_newer_than_its_beginning(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    store.commit(checkpoint(3))
+    store.commit(checkpoint(3, step=77))
+    newest = store.newest(0)
+    assert newest is not None and newest.id.step == 77
+    limited = store.newest(0, at_most_interval=2)
+    assert limited is None
+
+
+def test_earlier_incarnation_commits_nothing_after_a_later_one_has_claimed(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    store.claim(0, 1)
+    store.commit(checkpoint(1))
+    store.claim(0, 2)
+    assert not store.commit(checkpoint(2, incarnation=1))
+    assert store.commit(checkpoint(2, incarnation=2))
+    assert [(found.interval, found.incarnation) for found in store.list(0)] == [(1, 1), (2, 2)]
+    assert read_table(storage, "metrics").column("interval").to_pylist() == [1, 2]
+
+
+def test_rows_of_an_interval_that_was_redone_are_counted_once(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    for interval, incarnation in ((1, 1), (2, 1), (2, 2), (3, 2)):
+        store.commit(checkpoint(interval, incarnation=incarnation))
+    table = read_table(storage, "metrics")
+    assert table.column("interval").to_pylist() == [1, 2, 3]
+    assert table.column("incarnation").to_pylist() == [1, 2, 2]
+
+
+def test_rows_that_a_dead_network_had_not_handed_in_are_handed_in_later(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    store.commit(checkpoint(1))
+    storage.delete("metrics/0-000001-001.parquet")
+    assert len(read_table(storage, "metrics")) == 0
+    store.hand_in_all()
+    assert read_table(storage, "metrics").column("interval").to_pylist() == [1]
+
+
+def test_nothing_is_pickled(storage: Storage) -> None:
+    CheckpointStore(storage).commit(checkpoint(1, score=0.1))
+    names = storage.names("networks/0/000001-001")
+    assert {name.rpartition(".")[2] for name in names} == {"safetensors", "json", "parquet"}
+    manifest = json.loads(storage.read("networks/0/000001-001/manifest.json"))
+    assert sorted([*manifest, "manifest.json"]) == names
+
+
+def test_storage_that_fails_is_an_error_and_earlier_checkpoints_stand(tmp_path) -> None:
+    bucket = Bucket(pafs.LocalFileSystem())
+    storage = Storage(str(tmp_path), filesystem=pafs.PyFileSystem(bucket))
+    store = CheckpointStore(storage)
+    store.commit(checkpoint(1))
+    bucket.fails = True
+    with pytest.raises(StorageError, match=r"could not write networks/0/000002-001/.*the bucket is away"):
+        store.commit(checkpoint(2))
+    with pytest.raises(StorageError):
+        storage.check_writable()
+    newest = store.newest(0)
+    assert newest is not None and newest.id.interval == 1
+
+
+def test_storage_call_that_takes_too_long_is_an_error(tmp_path) -> None:
+    bucket = Bucket(pafs.LocalFileSystem())
+    bucket.delay_seconds = 0.5
+    storage = Storage(str(tmp_path), filesystem=pafs.PyFileSystem(bucket), deadline_seconds=0.05)
+    with pytest.raises(StorageError, match=r"did not write file within 0\.05 s"):
+        storage.write("file", b"x")
+
+
+def test_storage_that_cannot_be_opened_is_an_error() -> None:
+    with pytest.raises(StorageError, match="cannot be opened"):
+        Storage("nonsense://x/y")
+    with pytest.raises(StorageError):
+        Storage("/proc/inarch").check_writable()

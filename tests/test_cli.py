@@ -1,0 +1,55 @@
+"""The command line without a cluster: recipes, help, and errors of one screen with exit status 2."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.cli import main
+from experiments.recipes import RECIPES
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    captured = capsys.readouterr()
+    code = ended.value.code
+    return int(code if code is not None else 0), captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "nope"), "there is no recipe 'nope'; there are digits"),
+        (("train", "--population.size", "0"), "population.size must be at least 1, got 0"),
+        (("train", "--graft.a", "1.5"), "graft.a must lie in [0, 1], got 1.5"),
+        (("train", "--nonsense", "1"), "nonsense"),
+        (("frobnicate",), "there is no command 'frobnicate'"),
+        (("status", "nowhere", "--storage", "/tmp/inarch-none"), "there is no run at"),
+        (("resume", "/tmp/inarch-none/run"), "there is no run at"),
+        (("evaluate", "/tmp/inarch-none/run"), "there is no run at"),
+        (("export", "/tmp/inarch-none/run"), "there is no run at"),
+        (("scale", "nowhere", "3", "--storage", "/tmp/inarch-none"), "there is no run at"),
+        (("stop", "nowhere", "--storage", "/tmp/inarch-none"), "there is no run at"),
+    ],
+)
+def test_what_cannot_be_used_is_said_on_one_screen(capsys, words, message: str) -> None:
+    code, said = run(capsys, *words)
+    assert code == 2
+    assert message in " ".join(said.replace("│", " ").split())
+    assert len(said.splitlines()) <= 24
+    assert "Traceback" not in said
+
+
+def test_help_lists_the_commands_and_every_field(capsys) -> None:
+    code, said = run(capsys, "--help")
+    assert code == 0
+    for command in ("train", "status", "scale", "stop", "resume", "evaluate", "export", "bench"):
+        assert f"inarch {command}" in said
+    code, said = run(capsys, "train", "cifar10-resnet20", "--help")
+    assert code == 0
+    for field in ("--data.train", "--population.size", "--schedule.epochs", "--graft.criterion", "--topology.edges"):
+        assert field in said
+
+
+def test_recipes_are_named_after_data_and_architecture() -> None:
+    assert {"digits", "cifar10-resnet20", "cifar100-mobilenetv2", "cifar10-vgg16-dlr"} <= set(RECIPES)

@@ -1,0 +1,106 @@
+"""Configurations are checked when they are made, and come back from JSON as they were."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments.recipes import RECIPES, recipe
+from population import (
+    AgeConfig,
+    CheckpointConfig,
+    DataConfig,
+    GraftConfig,
+    OptimizerConfig,
+    PaceConfig,
+    PatienceConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+    TopologyConfig,
+)
+from population.config import from_dict, to_dict
+from population.errors import ConfigError
+from population.schedule import Schedule, base_learning_rate
+from population.seeds import leaf
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (GraftConfig, {"a": 1.4}, r"graft\.a must lie in \[0, 1\], got 1\.4"),
+        (GraftConfig, {"criterion": "l2"}, r"graft\.criterion must be one of entropy, l1, got 'l2'"),
+        (GraftConfig, {"bins": 1}, r"graft\.bins must be at least 2"),
+        (PopulationConfig, {"size": 0}, r"population\.size must be at least 1, got 0"),
+        (PopulationConfig, {"size": 2, "min_size": 3}, r"population\.min_size"),
+        (PopulationConfig, {"size": 4, "max_size": 3}, r"population\.max_size"),
+        (PopulationConfig, {"gpus": 1.5}, r"population\.gpus must be whole above 1"),
+        (ScheduleConfig, {"epochs": 0}, r"schedule\.epochs"),
+        (OptimizerConfig, {"learning_rate": float("nan")}, r"optimizer\.learning_rate"),
+        (OptimizerConfig, {"learning_rates": (0.1, -0.1)}, r"optimizer\.learning_rates"),
+        (OptimizerConfig, {"nesterov": True, "momentum": 0.0}, r"optimizer\.nesterov"),
+        (DataConfig, {"validation": 0.7}, r"data\.validation"),
+        (AgeConfig, {"rate": -1.0}, r"age\.rate"),
+        (TopologyConfig, {"name": "edges"}, r"topology\.edges"),
+        (TopologyConfig, {"name": "edges", "edges": ((1, 1),)}, r"topology\.edges"),
+        (CheckpointConfig, {"keep": 1}, r"checkpoint\.keep"),
+        (PatienceConfig, {"pull_seconds": 0.0}, r"patience\.pull_seconds"),
+        (PaceConfig, {"slowdowns": (0.0,)}, r"pace\.slowdowns"),
+        (RunConfig, {"mode": "sync"}, "mode must be one of async, lockstep"),
+        (RunConfig, {"name": "a/b"}, "name must consist"),
+        (RunConfig, {"optimizer": OptimizerConfig(learning_rates=(0.1,))}, "4 rates"),
+    ],
+)
+def test_error_names_the_field_the_rule_and_the_value(kind, fields, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**fields)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_comes_back_from_json_as_it_was(name: str) -> None:
+    config = recipe(name)
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_nested_tuples_come_back() -> None:
+    config = RunConfig(
+        topology=TopologyConfig(name="edges", edges=((0, 1), (1, 0))),
+        optimizer=OptimizerConfig(learning_rates=(0.1, 0.2, 0.3, 0.4)),
+        age=AgeConfig(limit_intervals=3),
+    )
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_unknown_field_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"graft\. has no field 'alpha'"):
+        from_dict(RunConfig, {"graft": {"alpha": 1}})
+    with pytest.raises(ConfigError, match="no recipe 'nope'"):
+        recipe("nope")
+
+
+def test_spread_learning_rates_are_the_papers() -> None:
+    config = OptimizerConfig(learning_rates="spread")
+    found = [round(base_learning_rate(config, network=i, size=4), 4) for i in range(4)]
+    assert found == [0.0146, 0.05, 0.0854, 0.1]
+    assert base_learning_rate(config, network=4, size=4) == base_learning_rate(config, network=0, size=4)
+    assert base_learning_rate(OptimizerConfig(learning_rates=(0.3, 0.1)), network=1, size=2) == 0.1
+
+
+def test_schedules_by_hand() -> None:
+    step = Schedule(config=ScheduleConfig(epochs=200, step_epochs=60), steps_per_epoch=10)
+    assert [step.factor(s) for s in (0, 599, 600, 1200)] == [1.0, 1.0, 0.1, pytest.approx(0.01)]
+    cosine = Schedule(config=ScheduleConfig(epochs=10, shape="cosine", warmup_epochs=1), steps_per_epoch=10)
+    assert cosine.factor(0) == 0.1
+    assert cosine.factor(9) == 1.0
+    assert cosine.factor(55) == pytest.approx(0.5)
+    odd = Schedule(config=ScheduleConfig(epochs=3, interval_steps=7), steps_per_epoch=5)
+    assert (odd.num_steps, odd.num_intervals) == (15, 3)
+    assert [odd.end(k) for k in (1, 2, 3)] == [7, 14, 15]
+
+
+def test_seed_tree_gives_every_network_and_use_its_own() -> None:
+    uses = ("weights", "order", "augmentation", "training")
+    seeds = {leaf(root, network, use) for root in (0, 1) for network in range(5) for use in uses}
+    assert len(seeds) == 40
+    assert leaf(3, 2, "order") == leaf(3, 2, "order")

@@ -1,0 +1,293 @@
+"""Data sets, splits, augmentation, streams; and what is said of data that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from population import DataConfig
+from population.data import (
+    MemorySplits,
+    StreamSplits,
+    from_dataset,
+    image_set,
+    load_splits,
+    memory_splits,
+    read_arrow,
+    write_arrow,
+)
+from population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
+from population.data.images import held_out
+from population.errors import DataError
+
+
+def png(pixels: np.ndarray) -> bytes:
+    import io
+
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def write_parquet(path: Path, images: list[bytes], labels: list[int], names: list[str] | None = None) -> str:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = pa.array([{"bytes": image, "path": None} for image in images], type=kind)
+    metadata = {"class_names": json.dumps(names)} if names else None
+    schema = pa.schema([("image", kind), ("label", pa.int64())], metadata=metadata)
+    pq.write_table(pa.Table.from_arrays([rows, pa.array(labels)], schema=schema), path, row_group_size=4)
+    return str(path)
+
+
+@pytest.fixture
+def pictures() -> tuple[list[bytes], list[int]]:
+    random = np.random.default_rng(0)
+    labels = [index % 3 for index in range(30)]
+    return [png(random.integers(0, 256, (10, 12, 3), dtype=np.uint8)) for _ in labels], labels
+
+
+def test_digits_are_all_there_and_split_by_class() -> None:
+    splits = load_splits(DataConfig(), seed=0)
+    assert isinstance(splits, MemorySplits)
+    assert splits.validation is not None and splits.test is not None
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 1797
+    assert splits.image_shape == (1, 8, 8)
+    share = np.bincount(splits.validation.labels) / np.bincount(splits.train.labels)
+    assert np.allclose(share, 1 / 9, atol=0.02)
+    assert load_splits(DataConfig(), seed=0).fingerprint == splits.fingerprint
+    assert load_splits(DataConfig(), seed=1).fingerprint != splits.fingerprint
+
+
+def test_parquet_is_read_decoded_and_split(tmp_path: Path, pictures) -> None:
+    path = write_parquet(tmp_path / "some.parquet", *pictures, names=["a", "b", "c"])
+    splits = load_splits(DataConfig(train=path, validation=0.2), seed=0)
+    assert isinstance(splits, MemorySplits) and splits.validation is not None
+    assert splits.image_shape == (3, 10, 12)
+    assert splits.train.class_names == ("a", "b", "c")
+    assert (len(splits.train), len(splits.validation), splits.test) == (24, 6, None)
+    first = np.asarray(Image.open(__import__("io").BytesIO(pictures[0][0]))).transpose(2, 0, 1)
+    everything = np.concatenate([splits.train.images, splits.validation.images])
+    assert any(np.array_equal(first, image) for image in everything)
+
+
+def test_folder_of_classes_is_read(tmp_path: Path, pictures) -> None:
+    for index, (image, label) in enumerate(zip(*pictures, strict=True)):
+        folder = tmp_path / "train" / f"class{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index}.png").write_bytes(image)
+    splits = load_splits(DataConfig(train=str(tmp_path / "train")), seed=0)
+    assert splits.num_classes == 3
+    assert isinstance(splits, MemorySplits)
+    assert splits.train.class_names == ("class0", "class1", "class2")
+
+
+def test_cifar_folder_is_recognized_and_its_checksums_are_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+        content = {"data": random.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(20)]}
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"name{i}" for i in range(10)]}))
+    with pytest.raises(DataError, match="could not be fetched"):
+        load_splits(DataConfig(train=str(tmp_path)), seed=0)
+
+
+def test_arrays_in_every_usual_layout() -> None:
+    labels = np.array([0, 1])
+    assert image_set(np.zeros((2, 5, 6), np.uint8), labels).shape == (1, 5, 6)
+    assert image_set(np.zeros((2, 5, 6, 3), np.uint8), labels).shape == (3, 5, 6)
+    assert image_set(np.zeros((2, 3, 5, 6), np.uint8), labels).shape == (3, 5, 6)
+    assert image_set(np.zeros((2, 3, 5, 6)), labels).images.dtype == np.float32
+
+
+def test_arrays_come_back_from_arrow(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for dtype in (np.uint8, np.float32):
+        pixels = (random.random((7, 3, 4, 5)) * 200).astype(dtype)
+        images = image_set(pixels, np.arange(7) % 2, class_names=["x", "y"])
+        path = str(tmp_path / f"{np.dtype(dtype)}.arrow")
+        write_arrow(images, pafs.LocalFileSystem(), path)
+        found = read_arrow(pafs.LocalFileSystem(), path)
+        assert found.fingerprint() == images.fingerprint()
+        assert load_splits(DataConfig(train=path, validation=0.3), seed=0).num_classes == 2
+
+
+def test_torch_dataset_becomes_arrays() -> None:
+    images = torch.randint(0, 256, (12, 1, 4, 4), dtype=torch.uint8)
+    found = from_dataset(torch.utils.data.TensorDataset(images, torch.arange(12) % 3), name="mine")
+    assert np.array_equal(found.images, images.numpy())
+    with pytest.raises(DataError, match=r"mine\[0\] must be \(image, label\)"):
+        from_dataset([1, 2], name="mine")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 4, 4), np.uint8), [0, -1], "labels must lie in 0 and above, got -1 to 0"),
+        (np.zeros((2, 4, 4), np.uint8), [0.5, 1.0], "whole numbers"),
+        (np.zeros((2, 4, 4), np.uint8), [0], "as many labels"),
+        (np.zeros((2, 4), np.uint8), [0, 1], "must have shape"),
+        (np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), "has no images"),
+        (np.full((2, 4, 4), np.nan), [0, 1], "NaN or infinite"),
+        (np.zeros((2, 4, 4), np.int32), [0, 1], "uint8 or floats"),
+    ],
+)
+def test_arrays_that_cannot_be_used(images, labels, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        image_set(images, np.asarray(labels))
+
+
+def test_data_that_cannot_be_used_say_why(tmp_path: Path, pictures) -> None:
+    images, labels = pictures
+    cases = {
+        "does not exist": str(tmp_path / "nowhere"),
+        "must be a Parquet file or a folder": str(tmp_path / "text.txt"),
+        "cannot be read as Parquet": str(tmp_path / "broken.parquet"),
+        "must have columns image and label": str(tmp_path / "columns.parquet"),
+        r"labels must lie in \[0, 2\), got 0 to 2": write_parquet(
+            tmp_path / "range.parquet", images, labels, ["a", "b"]
+        ),
+        "all of class '1'": write_parquet(tmp_path / "one.parquet", images, [1] * 30),
+        "cannot be decoded": write_parquet(tmp_path / "bytes.parquet", [b"no image"] * 30, labels),
+        "images of 2 sizes": write_parquet(
+            tmp_path / "sizes.parquet", [*images[:-1], png(np.zeros((5, 5, 3), np.uint8))], labels
+        ),
+        "subfolder of images for each class": str(tmp_path),
+    }
+    (tmp_path / "text.txt").write_text("x")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "columns.parquet")
+    for message, path in cases.items():
+        with pytest.raises(DataError, match=message):
+            load_splits(DataConfig(train=path), seed=0)
+
+
+def test_test_images_must_fit_the_training_images(tmp_path: Path, pictures) -> None:
+    train = write_parquet(tmp_path / "train.parquet", *pictures)
+    other = write_parquet(tmp_path / "test.parquet", [png(np.zeros((4, 4, 3), np.uint8))] * 4, [0, 1, 2, 0])
+    with pytest.raises(DataError, match="test images are"):
+        load_splits(DataConfig(train=train, test=other), seed=0)
+    high = write_parquet(tmp_path / "high.parquet", pictures[0][:4], [0, 1, 2, 3])
+    with pytest.raises(DataError, match=r"labels must lie in \[0, 3\)"):
+        load_splits(DataConfig(train=train, test=high), seed=0)
+
+
+def test_images_of_several_sizes_are_resized_when_asked(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = [png(random.integers(0, 256, (8 + i, 20 - i, 3), dtype=np.uint8)) for i in range(8)]
+    path = write_parquet(tmp_path / "sizes.parquet", images, [0, 1] * 4)
+    splits = load_splits(DataConfig(train=path, image_size=6, validation=0), seed=0)
+    assert splits.image_shape == (3, 6, 6)
+
+
+def test_held_out_images_are_the_same_part_of_each_class() -> None:
+    labels = np.repeat([0, 1, 2], [100, 50, 10])
+    held = held_out(labels, 0.1, seed=0)
+    assert np.bincount(labels[held]).tolist() == [10, 5, 1]
+    with pytest.raises(DataError, match="leaves one side empty"):
+        held_out(np.array([0, 1]), 0.1, seed=0)
+    assert not held_out(labels, 0.0, seed=0).any()
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_crops_on_the_cpu_and_on_a_device_are_the_same(padding: int, mirror: bool) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 3, 9, 7), dtype=np.uint8)
+    chosen = np.random.default_rng(1).permutation(40)[:16]
+    draws = draw(16, padding=padding, mirror=mirror, seed=5, step=3)
+    on_cpu = crop_flip(images, chosen, draws, padding=padding)
+    on_device = crop_flip_on_device(torch.from_numpy(images[chosen]), draws, padding=padding)
+    assert np.array_equal(on_cpu, on_device.numpy())
+    for place, index in enumerate(chosen):
+        padded = np.pad(images[index], ((0, 0), (padding, padding), (padding, padding)))
+        top, left = draws.top[place], draws.left[place]
+        window = padded[:, top : top + 9, left : left + 7]
+        assert np.array_equal(on_cpu[place], window[:, :, ::-1] if draws.mirrored[place] else window)
+
+
+def test_draws_are_a_pure_function_of_seed_and_step() -> None:
+    one, again = (draw(64, padding=4, mirror=True, seed=1, step=9) for _ in range(2))
+    other = draw(64, padding=4, mirror=True, seed=1, step=10)
+    assert np.array_equal(one.top, again.top) and np.array_equal(one.mirrored, again.mirrored)
+    assert not np.array_equal(one.top, other.top)
+    assert set(one.top) <= set(range(9))
+    assert 10 < one.mirrored.sum() < 54
+
+
+def test_normalized_training_images_have_mean_zero_and_deviation_one() -> None:
+    splits = load_splits(DataConfig(validation=0), seed=0)
+    batches = splits.batches("train", "cpu")
+    assert batches is not None
+    whole = torch.cat([images for images, _ in batches.in_order(batch_size=100)])
+    assert abs(float(whole.mean())) < 1e-4
+    assert float(whole.std()) == pytest.approx(1.0, abs=1e-3)
+    raw = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    mean, deviation = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0])
+    expected = (raw.double() - mean[:, None, None]) / deviation[:, None, None]
+    torch.testing.assert_close(normalize(raw, mean, deviation).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_epoch_visits_every_image_once_and_goes_on_where_it_was() -> None:
+    images = image_set(
+        np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1) * np.ones((1, 1, 4, 4), np.uint8), np.arange(10) % 2
+    )
+    splits = memory_splits(images, None, DataConfig(validation=0), seed=0)
+    batches = splits.batches("train", "cpu")
+    assert batches is not None
+
+    def epoch(number: int, first: int = 0) -> list[torch.Tensor]:
+        options = {"order_seed": 1, "augment_seed": 2, "padding": 0, "mirror": False}
+        return [x for x, _ in batches.epoch(batch_size=4, epoch=number, first=first, **options)]
+
+    whole = epoch(0)
+    assert [len(batch) for batch in whole] == [4, 4, 2]
+    assert len(torch.cat(whole)[:, 0, 0, 0].unique()) == 10
+    assert torch.equal(torch.cat(epoch(0, first=1)), torch.cat(whole[1:]))
+    assert not torch.equal(torch.cat(epoch(1)), torch.cat(whole))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streams_decode_as_they_go_and_repeat_for_a_seed(tmp_path: Path, pictures, workers: int) -> None:
+    path = write_parquet(tmp_path / "some.parquet", *pictures)
+    config = DataConfig(train=path, test=path, stream="always", workers=workers, image_size=8, augmentation="imagenet")
+    splits = load_splits(config, seed=0)
+    assert isinstance(splits, StreamSplits)
+    batches = splits.batches("train", "cpu")
+    assert batches is not None and len(batches) == 27
+    options = {"batch_size": 8, "order_seed": 1, "augment_seed": 2, "epoch": 0, "padding": 0, "mirror": True}
+    one, again = (list(batches.epoch(first=0, **options)) for _ in range(2))
+    assert [len(labels) for _, labels in one] == [8, 8, 8, 3]
+    assert all(torch.equal(x[0], y[0]) for x, y in zip(one, again, strict=True))
+    rest = list(batches.epoch(first=2, **options))
+    assert torch.equal(rest[0][0], one[2][0])
+    validation = splits.batches("validation", "cpu")
+    assert validation is not None
+    assert sum(len(labels) for _, labels in validation.in_order(batch_size=2)) == 3
+
+
+def test_what_is_larger_than_the_limit_is_streamed(tmp_path: Path, pictures) -> None:
+    path = write_parquet(tmp_path / "some.parquet", *pictures)
+    assert isinstance(load_splits(DataConfig(train=path, memory_gib=1e-9, image_size=8), seed=0), StreamSplits)
+    assert isinstance(load_splits(DataConfig(train=path, image_size=8), seed=0), MemorySplits)
+
+
+def test_real_photographs_are_read(photos: Path) -> None:
+    cifar = load_splits(
+        DataConfig(train=str(photos / "cifar10-test-2k.parquet"), test=str(photos / "cifar10-test-2k.parquet")), seed=0
+    )
+    assert (cifar.num_classes, cifar.image_shape) == (10, (3, 32, 32))
+    gray = load_splits(DataConfig(train=str(photos / "mnist10k-test.parquet")), seed=0)
+    assert gray.image_shape == (1, 28, 28)
+    clothes = load_splits(
+        DataConfig(train=str(photos / "clothing-val-80.parquet"), image_size=32, validation=0.2), seed=0
+    )
+    assert (clothes.num_classes, clothes.image_shape) == (10, (3, 32, 32))

@@ -1,0 +1,234 @@
+"""Alpha, the blend and whole grafts: reference vectors, laws, bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from population import AgeConfig, GraftConfig, NetworkConfig, adaptive_weight, aged, freshness, graft, graft_units
+from population.config import Criterion
+from population.errors import ConfigError, NotFiniteError, StructureError
+from population.grafting import BLOCK_VALUES, blend_
+from population.layers import entries, graft_units_of_state, reference_units
+from population.networks import build
+from population.staleness import age_limit
+
+finite = st.floats(-1e6, 1e6)
+
+
+def state_of(vectors, prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): torch.from_numpy(np.array(v))
+        for name, v in vectors.items()
+        if name.startswith(prefix)
+    }
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(
+            found[key].double(), value.double(), rtol=1e-6, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+@pytest.mark.parametrize("setting", ["a0.4_c500", "a0.4_c1", "a0.4_c100", "a0.2_c5", "a1.0_c50", "a0.0_c500"])
+def test_alpha_equals_the_public_code(vectors, setting: str) -> None:
+    a, c = (float(part) for part in setting[1:].split("_c"))
+    own, scion = vectors["alpha/own"], vectors["alpha/scion"]
+    np.testing.assert_allclose(adaptive_weight(own, scion, a, c), vectors[f"alpha/{setting}/exact"], rtol=1e-6)
+    rounded = adaptive_weight(own, scion, a, c, reference=True)
+    np.testing.assert_allclose(rounded, vectors[f"alpha/{setting}/rounded"], rtol=1e-12)
+    one_by_one = [adaptive_weight(float(x), float(y), a, c) for x, y in zip(own, scion, strict=True)]
+    np.testing.assert_array_equal(one_by_one, adaptive_weight(own, scion, a, c))
+    tensors = adaptive_weight(torch.from_numpy(own), torch.from_numpy(scion), a, c)
+    np.testing.assert_array_equal(tensors.numpy(), one_by_one)
+
+
+@pytest.mark.parametrize("network", [0, 1, 2])
+def test_a_ring_of_three_equals_the_public_code(vectors, network: int) -> None:
+    own = state_of(vectors, f"ring3/{network}/before/")
+    scion = state_of(vectors, f"ring3/{(network - 1) % 3}/before/")
+    result = graft(own, scion, GraftConfig(reference=True))
+    assert_same(result.state, state_of(vectors, f"ring3/{network}/after/"))
+
+
+def test_the_layer_vector_is_consistent_with_a_published_graft(vectors) -> None:
+    """`own` of this vector holds the grafted weights already (docs/decisions.md), so the rootstock before the graft is
+    computed from result and scion: each convolution must have an alpha of two decimals that leads back to itself."""
+    scion, result = (state_of(vectors, f"graft_layer/resnet20/{part}/") for part in ("scion", "result"))
+    for unit in reference_units(result):
+        weight = unit.name
+        solved = []
+        for hundredths in range(30, 71):
+            alpha = hundredths / 100
+            before = (result[weight].double() - (1 - alpha) * scion[weight].double()) / alpha
+            state = {weight: before.float()}
+            found = graft(state, {weight: scion[weight]}, GraftConfig(reference=True)).layers[0].alpha
+            if abs(found - alpha) < 1e-9:
+                solved.append(alpha)
+        assert solved, weight
+
+
+@given(own=finite, scion=finite, a=st.floats(0, 1), c=st.floats(0, 1e4))
+def test_alpha_stays_in_its_range_and_the_pair_adds_up_to_one(own: float, scion: float, a: float, c: float) -> None:
+    alpha = adaptive_weight(own, scion, a, c)
+    assert 0.5 - a / 2 - 1e-9 <= alpha <= 0.5 + a / 2 + 1e-9
+    assert alpha + adaptive_weight(scion, own, a, c) == 1.0
+    assert (alpha >= 0.5) == (own >= scion) or abs(alpha - 0.5) < 1e-9
+
+
+@given(
+    alpha=st.floats(0, 1),
+    young=st.floats(0, 50),
+    older=st.floats(0, 50),
+    rate=st.floats(0, 5),
+    policy=st.sampled_from(["none", "polynomial", "exponential"]),
+)
+def test_age_only_raises_alpha(alpha: float, young: float, older: float, rate: float, policy) -> None:
+    config = AgeConfig(policy=policy, rate=rate)
+    first, second = aged(alpha, young, config), aged(alpha, young + older, config)
+    assert alpha - 1e-12 <= first <= second + 1e-12 <= 1.0 + 2e-12
+    assert aged(alpha, 0.0, config) == pytest.approx(alpha)
+    assert 0.0 <= freshness(young, config) <= 1.0
+
+
+def test_ages_by_hand() -> None:
+    assert freshness(3.0, AgeConfig(policy="polynomial", rate=0.5)) == pytest.approx(0.5)
+    assert freshness(8.0, AgeConfig(policy="exponential", rate=0.0)) == 1.0
+    assert freshness(8.1, AgeConfig(policy="exponential", rate=0.0)) == 0.0
+    assert aged(0.3, 9.0, AgeConfig(policy="exponential")) == 1.0
+    assert age_limit(AgeConfig(), num_intervals=200) == 10.0
+    assert age_limit(AgeConfig(), num_intervals=5) == 1.0
+    assert age_limit(AgeConfig(limit_intervals=3.0), num_intervals=200) == 3.0
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "l1"])
+@pytest.mark.parametrize("architecture", ["resnet20", "mobilenetv2", "vgg16"])
+def test_grafting_a_network_with_itself_changes_nothing(architecture: str, criterion: Criterion) -> None:
+    state = build(NetworkConfig(architecture=architecture), num_classes=10, seed=0).state_dict()
+    result = graft(state, state, GraftConfig(criterion=criterion))
+    assert all(torch.equal(result.state[key], state[key]) for key in state)
+    assert {record.alpha for record in result.layers} == {0.5}
+
+
+def test_two_networks_that_graft_each_other_become_the_same_to_the_bit() -> None:
+    one, two = (
+        build(NetworkConfig(architecture="resnet20"), num_classes=10, seed=seed).state_dict() for seed in (0, 1)
+    )
+    first, second = graft(one, two), graft(two, one)
+    assert all(torch.equal(first.state[key], second.state[key]) for key in one)
+    assert any(not torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_graft_leaves_both_sides_as_they_were() -> None:
+    one, two = (build(NetworkConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
+    copies = [{key: value.clone() for key, value in state.items()} for state in (one, two)]
+    graft(one, two)
+    for state, copy in zip((one, two), copies, strict=True):
+        assert all(torch.equal(state[key], copy[key]) for key in state)
+
+
+def test_batch_norm_statistics_are_kept_when_asked() -> None:
+    one, two = (build(NetworkConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
+    two["bn1.running_mean"] += 1.0
+    assert torch.equal(
+        graft(one, two, GraftConfig(batch_norm="keep")).state["bn1.running_mean"], one["bn1.running_mean"]
+    )
+    assert not torch.equal(graft(one, two).state["bn1.running_mean"], one["bn1.running_mean"])
+
+
+@pytest.mark.parametrize("size", [1, BLOCK_VALUES, BLOCK_VALUES + 1, 3 * BLOCK_VALUES + 7])
+def test_blend_by_blocks_is_the_plain_formula(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    own, scion = torch.randn(size, generator=generator), torch.randn(size, generator=generator)
+    expected = own * 0.3 + scion * (1.0 - 0.3)
+    kept = scion.clone()
+    blend_(own, scion, 0.3)
+    assert torch.equal(own, expected)
+    assert torch.equal(scion, kept)
+
+
+def test_blend_takes_any_memory_format() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own = torch.randn(128, 64, 3, 3, generator=generator).to(memory_format=torch.channels_last)
+    scion = torch.randn(128, 64, 3, 3, generator=generator)
+    expected = own * 0.6 + scion * (1.0 - 0.6)
+    blend_(own, scion, 0.6)
+    assert torch.equal(own, expected)
+
+
+def test_other_structure_is_an_error_that_names_the_entry() -> None:
+    one = build(NetworkConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
+    two = build(NetworkConfig(architecture="resnet8"), num_classes=11, seed=0).state_dict()
+    with pytest.raises(StructureError, match=r"linear\.weight \(11, 64\), the rootstock \(10, 64\)"):
+        graft(one, two)
+    deeper = build(NetworkConfig(architecture="resnet14"), num_classes=10, seed=0).state_dict()
+    with pytest.raises(StructureError, match="grafting needs one architecture"):
+        graft(one, deeper)
+
+
+def test_scion_that_is_not_finite_is_an_error_that_names_side_and_layer() -> None:
+    one = build(NetworkConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
+    two = {key: value.clone() for key, value in one.items()}
+    two["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    with pytest.raises(NotFiniteError, match=r"scion: layer2\.0\.conv1\.weight"):
+        graft(one, two)
+
+
+def test_units_are_found_from_modules_whatever_their_names() -> None:
+    vgg = build(NetworkConfig(architecture="vgg16"), num_classes=10, seed=0)
+    units = graft_units(vgg)
+    assert len(units) == 13
+    assert units[0].name == "features.0.weight"
+    assert units[0].keys[:3] == ("features.0.weight", "features.0.bias", "features.1.weight")
+    assert units[-1].keys[-2:] == ("classifier.weight", "classifier.bias")
+    assert units == graft_units_of_state(vgg.state_dict())
+
+
+def test_shortcuts_and_head_follow_the_convolution_before_as_in_the_reference() -> None:
+    mobile = build(NetworkConfig(architecture="mobilenetv2"), num_classes=10, seed=0)
+    found = {key: unit.name for unit in graft_units(mobile) for key in unit.keys}
+    published = {key: unit.name for unit in reference_units(mobile.state_dict()) for key in unit.keys}
+    assert found == published
+    assert found["layers.0.shortcut.0.weight"] == "layers.0.conv3.weight"
+    assert found["linear.bias"] == "conv2.weight"
+
+
+def test_every_entry_belongs_to_exactly_one_unit() -> None:
+    for architecture, units in (
+        ("resnet8", "convolutions"),
+        ("mobilenetv2", "matrices"),
+        ("torchvision:vit_b_16", "matrices"),
+    ):
+        network = build(NetworkConfig(architecture=architecture), num_classes=10, seed=0)
+        keys = [key for unit in graft_units(network, units) for key in unit.keys]  # type: ignore[arg-type]  # a literal
+        assert sorted(keys) == sorted(entries(network))
+
+
+def test_network_without_convolutions_says_what_to_do() -> None:
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    with pytest.raises(ConfigError, match=r"graft\.units=matrices"):
+        graft_units(linear)
+    assert [unit.name for unit in graft_units(linear, "matrices")] == ["1.weight"]
+
+
+def test_tied_weights_are_one_entry() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = torch.nn.Conv2d(4, 4, 3)
+            self.two = torch.nn.Conv2d(4, 4, 3)
+            self.two.weight = self.one.weight
+
+    assert list(entries(Tied())) == ["one.weight", "one.bias", "two.bias"]
+
+
+@pytest.mark.parametrize(("a", "c"), [(1.5, 1.0), (-0.1, 1.0), (0.4, -1.0)])
+def test_alpha_refuses_settings_out_of_range(a: float, c: float) -> None:
+    with pytest.raises(ValueError, match="must"):
+        adaptive_weight(0.0, 0.0, a, c)

@@ -1,0 +1,152 @@
+"""Architectures by name: sizes as published, forward, graft and resume."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from population import GraftConfig, NetworkConfig, RunConfig, graft
+from population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from population.errors import ConfigError
+from population.layers import entries, graft_units, load_entries
+from population.networks import CifarResNet, architectures, build
+from population.storage import Storage
+
+
+@pytest.mark.parametrize(
+    ("architecture", "parameters"),
+    [
+        ("resnet20", 269_722),
+        ("resnet32", 464_154),
+        ("resnet56", 853_018),
+        ("resnet110", 1_727_962),
+        ("mobilenetv2", 2_296_922),
+        ("vgg16", 14_728_266),
+    ],
+)
+def test_number_of_parameters_with_ten_classes(architecture: str, parameters: int) -> None:
+    network = build(NetworkConfig(architecture=architecture), num_classes=10)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("channels", [1, 3])
+def test_built_in_networks_map_images_to_logits(architecture: str, channels: int) -> None:
+    network = build(NetworkConfig(architecture=architecture), num_classes=7, in_channels=channels, seed=0).eval()
+    with torch.no_grad():
+        assert network(torch.randn(2, channels, 32, 32)).shape == (2, 7)
+
+
+def test_mobilenet_strides_are_the_references() -> None:
+    network = build(NetworkConfig(architecture="mobilenetv2"), num_classes=10)
+    strides = [module.stride[0] for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert sum(stride == 2 for stride in strides) == 3
+
+
+def test_leaky_networks_let_negative_values_through() -> None:
+    plain, leaky = (
+        build(NetworkConfig(architecture="resnet8", leaky=on), num_classes=4, seed=0) for on in (False, True)
+    )
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(plain(images), leaky(images))
+    with pytest.raises(ConfigError, match="leaky is for the CIFAR ResNets"):
+        build(NetworkConfig(architecture="vgg16", leaky=True), num_classes=4)
+
+
+def test_the_seed_decides_the_weights_and_leaves_the_callers_random_state() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, again, other = (build(NetworkConfig(architecture="resnet8"), num_classes=4, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(one.state_dict()["conv1.weight"], again.state_dict()["conv1.weight"])
+    assert not torch.equal(one.state_dict()["conv1.weight"], other.state_dict()["conv1.weight"])
+
+
+def own_network(num_classes: int) -> nn.Module:
+    """A reader's own, by module:function."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+def not_a_network(num_classes: int) -> int:
+    return num_classes
+
+
+def test_networks_of_the_readers_own() -> None:
+    by_name = build(NetworkConfig(architecture="tests.test_networks:own_network"), num_classes=3, seed=0)
+    assert by_name(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    assert isinstance(build(lambda: CifarResNet(8, num_classes=2), num_classes=2), CifarResNet)
+    with pytest.raises(ConfigError, match=r"must give a torch\.nn\.Module, got int"):
+        build(NetworkConfig(architecture="tests.test_networks:not_a_network"), num_classes=3)
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        build(NetworkConfig(architecture="tests.test_networks:nothing"), num_classes=3)
+    with pytest.raises(ConfigError, match="'resnet21' is unknown; built in are mobilenetv2"):
+        build(NetworkConfig(architecture="resnet21"), num_classes=3)
+    with pytest.raises(ConfigError, match="torchvision has no classifier 'resnet19'"):
+        build(NetworkConfig(architecture="torchvision:resnet19"), num_classes=3)
+    with pytest.raises(ValueError, match="6n \\+ 2"):
+        CifarResNet(9, num_classes=2)
+
+
+FAMILIES = {
+    "alexnet": 64,
+    "convnext_tiny": 32,
+    "densenet121": 32,
+    "efficientnet_b0": 32,
+    "googlenet": 32,
+    "inception_v3": 75,
+    "maxvit_t": 224,
+    "mnasnet0_5": 32,
+    "mobilenet_v2": 32,
+    "mobilenet_v3_small": 32,
+    "regnet_x_400mf": 32,
+    "resnet18": 32,
+    "resnext50_32x4d": 32,
+    "shufflenet_v2_x0_5": 32,
+    "squeezenet1_1": 32,
+    "swin_t": 32,
+    "vgg11_bn": 32,
+    "vit_b_16": 224,
+    "wide_resnet50_2": 32,
+}
+"""One of each of torchvision's families, and pixels a side that it takes."""
+
+HEAVY = frozenset({"maxvit_t", "vit_b_16", "wide_resnet50_2", "inception_v3", "vgg11_bn", "alexnet"})
+
+
+def test_every_family_of_torchvision_has_its_test() -> None:
+    modules = {torchvision.models.get_model_builder(name).__module__ for name in FAMILIES}
+    present = {
+        torchvision.models.get_model_builder(name).__module__
+        for name in torchvision.models.list_models(module=torchvision.models)
+    }
+    assert modules == present
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in FAMILIES]
+)
+def test_torchvision_family_forward_graft_and_resume(name: str, tmp_path) -> None:
+    config = NetworkConfig(architecture=f"torchvision:{name}")
+    one, two = (build(config, num_classes=5, seed=seed) for seed in (0, 1))
+    units = "matrices" if name in ("vit_b_16", "swin_t") else "convolutions"
+    result = graft(one.state_dict(), two.state_dict(), GraftConfig(units=units), units=graft_units(one, units))
+    one.load_state_dict(result.state)
+    images = torch.randn(2, 3, FAMILIES[name], FAMILIES[name], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = one.eval()(images)
+    assert logits.shape == (2, 5) and bool(torch.isfinite(logits).all())
+    store = CheckpointStore(Storage(str(tmp_path)))
+    identity = CheckpointId(incarnation=1, interval=1)
+    store.commit(Checkpoint(network=0, id=identity, model=entries(one), tensors={}, training={}))
+    loaded = store.newest(0)
+    assert loaded is not None
+    load_entries(two, loaded.model)
+    with torch.no_grad():
+        assert torch.equal(two.eval()(images), logits)
+
+
+def test_default_configuration_builds() -> None:
+    assert build(RunConfig().network, num_classes=10) is not None

@@ -1,0 +1,454 @@
+"""Whole runs on a real Ray: exchange, faults, elasticity, resumption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+
+from actors import PopulationRun, RunStatus
+from actors.spec import NAMESPACE, network_name
+from experiments.reports import export_network, judge_again
+from population import (
+    DataConfig,
+    GraftConfig,
+    OptimizerConfig,
+    PaceConfig,
+    PatienceConfig,
+    PopulationConfig,
+    ScheduleConfig,
+)
+from population.checkpoint import CheckpointStore
+from population.errors import (
+    ConfigError,
+    DataError,
+    ResourceError,
+    RunError,
+    RunExistsError,
+    RunNotFoundError,
+    StorageError,
+    StructureError,
+)
+from population.history import GRAFTS, METRICS, read_table
+from population.networks import CifarResNet
+from population.storage import Storage
+from tests.conftest import small_config, tiny_splits
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+DATA = tiny_splits(small_config()).test
+assert DATA is not None
+ARRAYS = (DATA.images, DATA.labels)
+
+STEPS = 3
+"""Steps of an epoch with these images."""
+
+
+def own_network(num_classes: int) -> torch.nn.Module:
+    return CifarResNet(8, num_classes=num_classes, in_channels=1)
+
+
+@pytest.fixture
+def begin(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationRun]]:
+    """Starts runs in a folder of the test's own, and ends what is left of them."""
+    runs: list[PopulationRun] = []
+
+    def start(name: str, *, data: Any = ARRAYS, network: Any = None, **changes: Any) -> PopulationRun:
+        config = small_config(name=name, storage=str(tmp_path), **changes)
+        run = PopulationRun.start(config, data=data, network=network)
+        runs.append(run)
+        return run
+
+    yield start
+    for run in runs:
+        try:
+            run.stop(seconds=30)
+            run.close()
+        except RunNotFoundError:
+            continue
+
+
+def until(claim: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+    """What `claim` gives as soon as it is true; fails after a time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = claim()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def intervals(status: RunStatus) -> dict[int, int]:
+    return {network.network: network.interval for network in status.networks}
+
+
+def rows_of(run: PopulationRun) -> dict[int, list[int]]:
+    table = read_table(Storage(run.path), "metrics")
+    found: dict[int, list[int]] = {}
+    for network, interval in zip(table["network"].to_pylist(), table["interval"].to_pylist(), strict=True):
+        found.setdefault(network, []).append(interval)
+    return found
+
+
+def paced(epochs: int, step_seconds: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "schedule": ScheduleConfig(epochs=epochs, batch_size=32, shape="cosine"),
+        "pace": PaceConfig(step_seconds=step_seconds),
+        **changes,
+    }
+
+
+def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(begin, tmp_path: Path) -> None:
+    run = begin("first", data=(ARRAYS, ARRAYS), network=own_network)
+    kinds = {event.kind for event in run.events()}
+    assert {"join", "interval", "graft", "done", "finish"} <= kinds
+    result = run.wait(seconds=60)
+    assert result.is_complete and result.table is not None
+    assert {network["ended"] for network in result.table["networks"]} == {"done"}
+    assert result.table["judged_on"] == "test"
+    assert {"mean", "best", "ensemble", "soup", "seconds_by_phase"} <= result.table.keys()
+    assert result.table["ensemble"]["accuracy"] > 0.9
+    storage = Storage(run.path)
+    assert {"config.json", "metrics", "grafts", "networks", "result.json"} <= set(storage.names(""))
+    assert rows_of(run) == {0: [1, 2, 3, 4], 1: [1, 2, 3, 4]}
+    metrics, grafts = read_table(storage, "metrics"), read_table(storage, "grafts")
+    assert metrics.schema.equals(METRICS) and grafts.schema.equals(GRAFTS)
+    taken = metrics["outcome"].to_pylist().count("grafted")
+    assert len(grafts) == taken * 7 > 0
+    assert all(0.3 <= alpha <= 0.7 for alpha in grafts["alpha"].to_pylist())
+    recorded = json.loads(storage.read("config.json"))
+    assert recorded["network"] == "callable" and recorded["config"]["seed"] == 0
+    with pytest.raises(ConfigError, match="begun with a callable"):
+        judge_again(run.path)
+    again = judge_again(run.path, network=own_network)
+    assert again["networks"] == result.table["networks"]
+    assert again["ensemble"] == pytest.approx(result.table["ensemble"])
+    for what in ("best", "soup"):
+        file, snippet = export_network(run.path, what=what, out=None)
+        assert Path(file).exists() and "safetensors.torch.load_model" in snippet
+    run.close()
+    with pytest.raises(RunExistsError, match="choose another name"):
+        begin("first")
+    with pytest.raises(RunError, match="is complete"):
+        PopulationRun.resume(run.path, network=own_network)
+    with pytest.raises(RunNotFoundError, match="not running any more"):
+        until(lambda: PopulationRun.attach("first", storage=str(tmp_path)) and False, seconds=10)
+
+
+def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tmp_path: Path) -> None:
+    run = begin("killed", population=PopulationConfig(size=3), **paced(30, 0.15))
+    status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
+    victim = next(network.process for network in status.networks if network.network == 0)
+    os.kill(victim, signal.SIGKILL)
+    before = intervals(run.status())
+    time.sleep(4 * STEPS * 0.15)
+    after = intervals(run.status())
+    assert all(after[n] >= before[n] + 3 for n in (1, 2)), (before, after)
+    until(lambda: any(n.network == 0 and n.incarnation == 2 and n.state == "training" for n in run.status().networks))
+    processes = {n.network: n.process for n in run.status().networks}
+    coordinator = run.status().coordinator_process
+    os.kill(coordinator, signal.SIGKILL)
+    until(lambda: run.status().coordinator_process != coordinator, seconds=40)
+    until(lambda: all(n.state == "training" for n in run.status().networks) and len(run.status().networks) == 3)
+    assert {n.network: n.process for n in run.status().networks} == processes
+    attached = PopulationRun.attach("killed", storage=str(tmp_path))
+    attached.wait(seconds=100)
+    assert rows_of(run) == dict.fromkeys(range(3), list(range(1, 31)))
+    incarnations = read_table(Storage(run.path), "metrics").group_by("network").aggregate([("incarnation", "max")])
+    assert dict(zip(*(incarnations[c].to_pylist() for c in ("network", "incarnation_max")), strict=True)) == {
+        0: 2,
+        1: 1,
+        2: 1,
+    }
+
+
+def test_the_population_grows_and_shrinks_while_it_runs(begin, tmp_path: Path) -> None:
+    run = begin("elastic", **paced(40, 0.1, population=PopulationConfig(size=2, max_size=4)))
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 2)
+    attached = PopulationRun.attach("elastic", storage=str(tmp_path))
+    attached.scale(4)
+    status = until(lambda: (s := run.status()) and sum(n.state == "training" for n in s.networks) == 4 and s)
+    assert [n.network for n in status.networks] == [0, 1, 2, 3]
+    until(lambda: min(intervals(run.status()).values()) >= 5)
+    with pytest.raises(ConfigError, match="max_size is 4"):
+        run.scale(5)
+    with pytest.raises(ConfigError, match="at least 1"):
+        run.scale(0)
+    run.scale(2)
+    status = until(lambda: (s := run.status()) and sum(n.state == "retired" for n in s.networks) == 2 and s)
+    assert [n.state for n in status.networks] == ["training", "training", "retired", "retired"]
+    run.wait(seconds=90)
+    rows = rows_of(run)
+    assert rows[0] == rows[1] == list(range(1, 41))
+    store = CheckpointStore(Storage(run.path))
+    for newcomer in (2, 3):
+        assert rows[newcomer] == list(range(rows[newcomer][0], rows[newcomer][-1] + 1))
+        assert rows[newcomer][0] > 1
+        newest = store.newest(newcomer)
+        assert newest is not None and newest.id.interval == rows[newcomer][-1]
+
+
+def final_weights(path: str) -> dict[int, dict[str, torch.Tensor]]:
+    store = CheckpointStore(Storage(path))
+    found = {network: store.newest(network) for network in store.networks()}
+    return {network: dict(newest.model) for network, newest in found.items() if newest is not None}
+
+
+def assert_same_weights(one: dict[int, dict[str, torch.Tensor]], two: dict[int, dict[str, torch.Tensor]]) -> None:
+    assert one.keys() == two.keys()
+    for network in one:
+        for name, value in one[network].items():
+            assert torch.equal(value, two[network][name]), (network, name)
+
+
+def test_lockstep_stopped_and_resumed_gives_the_weights_of_a_run_that_was_not(begin, tmp_path: Path) -> None:
+    options = paced(8, 0.05, mode="lockstep", population=PopulationConfig(size=3))
+    whole = begin("whole", **options)
+    whole.wait(seconds=90)
+    whole.close()
+    halves = begin("halves", **options)
+    until(lambda: max(intervals(halves.status()).values(), default=0) >= 3)
+    halves.stop(seconds=60)
+    assert halves.wait(seconds=10).table is None
+    halves.close()
+    assert max(len(rows) for rows in rows_of(halves).values()) < 8
+    resumed = PopulationRun.resume(halves.path)
+    assert resumed.wait(seconds=90).is_complete
+    resumed.close()
+    assert_same_weights(final_weights(whole.path), final_weights(halves.path))
+    assert rows_of(halves) == rows_of(whole) == dict.fromkeys(range(3), list(range(1, 9)))
+    grafts = read_table(Storage(halves.path), "grafts")
+    assert grafts["rootstock_version"].to_pylist() == grafts["scion_version"].to_pylist()
+
+
+def test_lockstep_goes_on_to_the_same_weights_after_a_network_was_killed(begin) -> None:
+    options = paced(8, 0.05, mode="lockstep")
+    whole = begin("whole", **options)
+    whole.wait(seconds=90)
+    whole.close()
+    killed = begin("killed", **options)
+    status = until(lambda: (s := killed.status()) and max(intervals(s).values(), default=0) >= 3 and s)
+    os.kill(next(n.process for n in status.networks if n.network == 1), signal.SIGKILL)
+    killed.wait(seconds=90)
+    assert_same_weights(final_weights(whole.path), final_weights(killed.path))
+    assert len({value.sum().item() for value in (w["conv1.weight"] for w in final_weights(whole.path).values())}) == 1
+
+
+def test_control_calls_are_answered_at_once_while_networks_train(begin) -> None:
+    run = begin("control", schedule=ScheduleConfig(epochs=400, batch_size=32))
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 2)
+    handle = ray.get_actor(network_name("control", 0, 1), namespace=NAMESPACE)
+    assert "Network(control/0" in repr(ray.get(handle.__repr__.remote(), timeout=10))
+    for call in (lambda: ray.get(handle.ready.remote(), timeout=10), run.status):
+        seconds = []
+        for _ in range(40):
+            began = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - began)
+        assert statistics.median(seconds) < 0.05
+    assert run.status().state == "training"
+
+
+def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
+    step = 0.05
+    run = begin("frozen", **paced(2000, step, population=PopulationConfig(size=3)))
+    status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 3 and s)
+    assert run.facts is not None
+    coordinator = psutil.Process(status.coordinator_process)
+    networks = [ray.get_actor(network_name("frozen", n, 1), namespace=NAMESPACE) for n in range(3)]
+
+    def steps() -> list[int]:
+        described = ray.get([network.ready.remote() for network in networks], timeout=10)
+        return [interval for _, interval, _, _ in described]
+
+    def held() -> list[int]:
+        described = ray.get([network.describe.remote() for network in networks], timeout=10)
+        return [len(postings) for _, postings, _ in described]
+
+    first = steps()
+    time.sleep(5)
+    usual = [b - a for a, b in zip(first, steps(), strict=True)]
+    coordinator.suspend()
+    try:
+        before = steps()
+        time.sleep(10)
+        frozen = [b - a for a, b in zip(before, steps(), strict=True)]
+        assert max(held()) <= 2
+    finally:
+        coordinator.resume()
+    assert all(f >= 2 * u * 0.9 for f, u in zip(frozen, usual, strict=True)), (usual, frozen)
+    until(lambda: min(intervals(run.status()).values()) >= min(before) + min(frozen))
+    until(lambda: sum(n.outcome == "grafted" for n in run.status().networks) == 3)
+
+
+DRIVER = """
+import sys, time
+from actors import PopulationRun
+from population.config import from_dict, RunConfig
+import json
+config = from_dict(RunConfig, json.loads(sys.argv[1]))
+run = PopulationRun.start(config)
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def test_no_actor_is_left_a_lease_after_the_driver_died(tmp_path: Path, cluster: str) -> None:
+    from population.config import to_dict
+
+    config = small_config(
+        name="orphaned",
+        storage=str(tmp_path),
+        address=cluster,
+        data=DataConfig(augmentation="crop", padding=1),
+        patience=PatienceConfig(lease_seconds=4.0),
+        **paced(2000, 0.05),
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, json.dumps(to_dict(config))], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    try:
+        assert driver.stdout is not None and driver.stdout.readline().strip() == "started"
+        run = PopulationRun.attach("orphaned", storage=str(tmp_path))
+        status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
+        processes = [network.process for network in status.networks]
+    finally:
+        driver.kill()
+        driver.wait(timeout=10)
+    until(lambda: not any(psutil.pid_exists(process) for process in processes), seconds=25)
+    store = CheckpointStore(Storage(f"{tmp_path}/orphaned"))
+    newest = [store.newest(network) for network in (0, 1)]
+    assert all(found is not None and found.id.step > 0 for found in newest)
+    resumed = PopulationRun.resume(f"{tmp_path}/orphaned")
+    until(lambda: min(intervals(resumed.status()).values(), default=0) >= min(f.id.interval for f in newest if f))
+    resumed.stop(seconds=60)
+    resumed.close()
+
+
+def test_what_cannot_be_used_is_said_before_anything_starts(begin, tmp_path: Path) -> None:
+    images, labels = ARRAYS
+    cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (DataError, "all of class", {"data": (images, np.zeros_like(labels))}),
+        (DataError, "labels must lie in", {"data": (images, labels - 1)}),
+        (DataError, "does not exist", {"data": str(tmp_path / "nowhere")}),
+        (ConfigError, "'resnet7' is unknown", {"network": "resnet7"}),
+        (ConfigError, "logits", {"network": lambda num_classes: own_network(num_classes + 1)}),
+        (
+            ConfigError,
+            "graft.units=matrices",
+            {"network": lambda num_classes: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))},
+        ),
+        (ResourceError, "the cluster has 8 CPUs and 0 GPUs", {"population": PopulationConfig(size=2, cpus=100.0)}),
+        (ResourceError, "can never be placed", {"population": PopulationConfig(size=2, gpus=0.5)}),
+        (ConfigError, "detach needs a cluster|outlives", {"detach": True, "network": "resnet7"}),
+    ]
+    for kind, message, options in cases:
+        with pytest.raises(kind, match=message):
+            begin("bad", **options)
+        assert not (tmp_path / "bad").exists()
+
+
+def test_storage_that_cannot_be_written_is_said_before_anything_starts(cluster: str) -> None:
+    with pytest.raises(StorageError, match="could not"):
+        PopulationRun.start(small_config(name="x", storage="/proc/inarch"))
+
+
+class Changing:
+    """Builds another architecture each time it is asked in a new process."""
+
+    def __call__(self, num_classes: int) -> torch.nn.Module:
+        is_actor = ray.get_runtime_context().get_actor_id() is not None
+        return CifarResNet(14 if is_actor else 8, num_classes=num_classes, in_channels=1)
+
+
+def test_network_of_another_structure_than_its_neighbors_fails_the_start(begin) -> None:
+    run = begin("changing", network=Changing())
+    with pytest.raises(RunError, match="another structure than its neighbors"):
+        run.wait(seconds=60)
+
+
+def test_a_run_whose_networks_all_diverge_says_so(begin) -> None:
+    run = begin("diverging", optimizer=OptimizerConfig(learning_rate=1e30))
+    with pytest.raises(RunError, match="diverged in interval 1"):
+        run.wait(seconds=60)
+
+
+def test_resume_checks_structure_and_images(begin, tmp_path: Path) -> None:
+    run = begin("checked", network=own_network, **paced(200, 0.05))
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 1)
+    with pytest.raises(RunExistsError, match="choose another name"):
+        begin("checked")
+    with pytest.raises(RunError, match="is live"):
+        PopulationRun.resume(run.path, network=own_network)
+    run.stop(seconds=60)
+    run.close()
+    with pytest.raises(ConfigError, match="was begun with a callable"):
+        until(lambda: PopulationRun.resume(run.path) and False, seconds=5)
+    with pytest.raises(StructureError, match="was begun with a network of"):
+        PopulationRun.resume(
+            run.path, network=lambda num_classes: CifarResNet(14, num_classes=num_classes, in_channels=1)
+        )
+    with pytest.raises(DataError, match="other images"):
+        PopulationRun.resume(run.path, network=own_network, data="digits")
+
+
+def test_transformer_trains_and_grafts_by_its_weight_matrices(begin) -> None:
+    def network(num_classes: int) -> torch.nn.Module:
+        from torchvision.models import VisionTransformer
+
+        class Gray(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.vit = VisionTransformer(8, 4, 1, 2, 16, 32, num_classes=num_classes)
+
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                return self.vit(images.expand(-1, 3, -1, -1))
+
+        return Gray()
+
+    run = begin(
+        "transformer",
+        network=network,
+        graft=GraftConfig(units="matrices", momentum="blend"),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3),
+    )
+    result = run.wait(seconds=90)
+    assert result.table is not None and sum(n["grafts"] for n in result.table["networks"]) > 0
+
+
+CTRL_C = [sys.executable, "-m", "experiments.cli", "train", "--name", "interrupted", "--population.size", "2"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    words = [*CTRL_C, "--storage", str(tmp_path), "--schedule.epochs", "60", "--pace.step-seconds", "0.02"]
+    train = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+    assert train.stdout is not None
+    for line in train.stdout:
+        if "interval 3" in line:
+            train.send_signal(signal.SIGINT)
+            break
+    said = train.stdout.read()
+    assert train.wait(timeout=60) == 130
+    assert "inarch resume" in said
+    words = [sys.executable, "-m", "experiments.cli", "resume", str(tmp_path / "interrupted")]
+    resumed = subprocess.run(words, capture_output=True, text=True, timeout=140, env=environment, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "ensemble" in resumed.stdout
+    table = read_table(Storage(str(tmp_path / "interrupted")), "metrics")
+    assert table["interval"].to_pylist() == [*range(1, 61)] * 2

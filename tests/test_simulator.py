@@ -1,0 +1,219 @@
+"""Whole populations on virtual time: nobody waits, everybody ends, the same bits every time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+
+import actors.coordinator
+import actors.network
+import population.simulator
+from population import (
+    AgeConfig,
+    DataConfig,
+    GraftConfig,
+    ImageClassification,
+    Join,
+    Leave,
+    Loss,
+    OptimizerConfig,
+    PatienceConfig,
+    PopulationConfig,
+    Report,
+    RunConfig,
+    ScheduleConfig,
+    Simulation,
+    Simulator,
+    TopologyConfig,
+    Trainer,
+)
+from population.data import load_splits
+from population.layers import entries
+from tests.conftest import small_config, tiny_splits, tiny_task
+
+STEPS = 3
+"""Steps of an interval in these tests."""
+
+
+def simulate(config: RunConfig, **options) -> Simulation:
+    splits = tiny_splits(config)
+    return Simulator(config, lambda: tiny_task(config, splits), **options).run()
+
+
+def config_of(size: int, **changes) -> RunConfig:
+    return small_config(population=PopulationConfig(size=size), **changes)
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in entries(trainer.module).items()}
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("mode", ["async", "lockstep"])
+def test_every_network_ends_and_the_same_seed_gives_the_same_ledger(mode) -> None:
+    config = config_of(3, mode=mode)
+    speeds = {0: 1.0, 1: 1.3, 2: 0.7}
+    one, again = (simulate(config, step_seconds=speeds) for _ in range(2))
+    assert one.ledger == again.ledger
+    assert all(same(weights(one.trainers[n]), weights(again.trainers[n])) for n in range(3))
+    assert {n: len(reports) for n, reports in one.reports.items()} == {0: 4, 1: 4, 2: 4}
+
+
+def test_two_networks_in_lockstep_have_the_same_bits_after_each_graft() -> None:
+    after: dict[int, list[dict[str, torch.Tensor]]] = defaultdict(list)
+
+    def observe(network: int, trainer: Trainer, report: Report) -> None:
+        assert report.outcome == "grafted"
+        after[report.origin.interval].append(weights(trainer))
+
+    config = config_of(2, mode="lockstep", graft=GraftConfig(batch_norm="blend"), age=AgeConfig(policy="none"))
+    result = simulate(config, observe=observe)
+    assert sorted(after) == [1, 2, 3, 4]
+    for one, two in after.values():
+        assert same(one, two)
+    momentum = [trainer._checkpoint().tensors for trainer in result.trainers.values()]
+    assert not torch.equal(*(m["optimizer.momentum_buffer.conv1.weight"] for m in momentum))
+
+
+def test_lockstep_takes_the_same_version_from_everyone() -> None:
+    result = simulate(config_of(4, mode="lockstep"), step_seconds={0: 2.0})
+    assert all(line.version == line.interval and line.scion == (line.network - 1) % 4 for line in result.ledger)
+
+
+def ends(result: Simulation) -> dict[int, float]:
+    return {line.network: line.seconds for line in result.ledger}
+
+
+def test_straggler_costs_the_others_nothing_and_halts_them_in_lockstep() -> None:
+    config = config_of(4, age=AgeConfig(limit_intervals=9))
+    plain, slowed = simulate(config), simulate(config, step_seconds={0: 5.0})
+    assert (
+        {n: ends(slowed)[n] for n in (1, 2, 3)}
+        == {n: ends(plain)[n] for n in (1, 2, 3)}
+        == dict.fromkeys((1, 2, 3), 12.0)
+    )
+    assert ends(slowed)[0] == 60.0
+    barrier = simulate(config_of(4, mode="lockstep"), step_seconds={0: 5.0})
+    assert set(ends(barrier).values()) == {60.0}
+
+
+def test_a_straggler_is_refused_when_it_trails_too_far_and_the_next_one_is_asked() -> None:
+    config = config_of(3, schedule=ScheduleConfig(epochs=8, batch_size=32), age=AgeConfig(limit_intervals=1.0))
+    result = simulate(config, step_seconds={0: 8.0})
+    late = [line for line in result.ledger if line.network == 1 and line.interval >= 4]
+    assert {line.scion for line in late} == {2}
+    assert all(line.outcome == "grafted" for line in late)
+
+
+def test_snapshots_under_way_arrive_late() -> None:
+    result = simulate(config_of(2), post_seconds=STEPS - 0.5)
+    versions = {line.interval: line.version for line in result.ledger if line.network == 1}
+    assert versions == {1: None, 2: 1, 3: 2, 4: 3}
+
+
+@pytest.mark.parametrize("mode", ["async", "lockstep"])
+def test_a_lost_network_comes_back_from_its_checkpoint_and_every_epoch_is_done(mode) -> None:
+    config = config_of(3, mode=mode, age=AgeConfig(limit_intervals=9))
+    result = simulate(config, events=[Loss(seconds=7.5, network=1, restart_seconds=4.0)])
+    intervals = {n: [report.origin.interval for report in reports] for n, reports in result.reports.items()}
+    assert intervals == dict.fromkeys(range(3), [1, 2, 3, 4])
+    assert [line.incarnation for line in result.ledger if line.network == 1] == [1, 1, 2, 2]
+    if mode == "async":
+        assert {n: ends(result)[n] for n in (0, 2)} == {0: 12.0, 2: 12.0}
+    else:
+        plain = simulate(config)
+        assert all(same(weights(result.trainers[n]), weights(plain.trainers[n])) for n in range(3))
+
+
+def test_a_network_lost_before_its_first_checkpoint_begins_again() -> None:
+    result = simulate(config_of(2), events=[Loss(seconds=1.0, network=0)])
+    assert [report.origin.interval for report in result.reports[0]] == [1, 2, 3, 4]
+    assert {line.incarnation for line in result.ledger if line.network == 0} == {2}
+
+
+@pytest.mark.parametrize("mode", ["async", "lockstep"])
+@pytest.mark.parametrize("is_fresh", [False, True])
+def test_a_newcomer_takes_the_populations_place_in_the_schedule(mode, is_fresh: bool) -> None:
+    config = config_of(2, mode=mode, age=AgeConfig(limit_intervals=9))
+    result = simulate(config, events=[Join(seconds=6.5, is_fresh=is_fresh)])
+    assert [report.origin.interval for report in result.reports[2]] == ([3, 4] if mode == "async" else [4])
+    first = result.reports[2][0].origin
+    assert first.trained_intervals == (1.0 if is_fresh else first.interval)
+    assert {n: len(result.reports[n]) for n in (0, 1)} == {0: 4, 1: 4}
+
+
+def test_an_untrained_newcomer_donates_nothing() -> None:
+    schedule = ScheduleConfig(epochs=12, batch_size=32)
+    config = config_of(2, schedule=schedule, graft=GraftConfig(a=0.0), topology=TopologyConfig(name="complete"))
+    result = simulate(config, events=[Join(seconds=18.5, is_fresh=True)])
+    joined = result.reports[2][0].origin
+    first = next(line for line in result.ledger if line.scion == 2)
+    assert joined.trained_intervals == 1.0
+    assert first.version is not None and first.version > joined.interval
+
+
+def test_a_leaver_finishes_its_interval_and_the_ring_closes() -> None:
+    result = simulate(config_of(3), events=[Leave(seconds=4.0, network=1)])
+    assert [report.origin.interval for report in result.reports[1]] == [1, 2]
+    late = [line for line in result.ledger if line.network == 2 and line.interval == 4]
+    assert late[0].scion == 0
+
+
+def test_lockstep_barrier_opens_without_a_leaver() -> None:
+    result = simulate(config_of(3, mode="lockstep"), events=[Leave(seconds=4.0, network=1)])
+    assert {n: len(reports) for n, reports in result.reports.items()} == {0: 4, 1: 2, 2: 4}
+
+
+def test_lockstep_waits_no_longer_than_its_deadline() -> None:
+    config = config_of(2, mode="lockstep", patience=PatienceConfig(barrier_seconds=5.0))
+    result = simulate(config, events=[Loss(seconds=4.0, network=0, restart_seconds=1000.0)])
+    timed_out = [line for line in result.ledger if line.outcome == "barrier_timeout"]
+    assert timed_out and timed_out[0].network == 1
+    assert len(result.reports[1]) == 4
+
+
+def test_population_of_one_trains_and_says_why_it_takes_nothing() -> None:
+    result = simulate(config_of(1))
+    assert [line.outcome for line in result.ledger] == ["no_neighbor"] * 4
+
+
+def test_simulator_drives_the_same_classes_as_the_actors() -> None:
+    for name in ("Board", "Barrier", "Members", "Posting"):
+        assert getattr(population.simulator, name) is getattr(actors.coordinator, name)
+    for name in ("Trainer", "Report", "Snapshot", "Checkpoint"):
+        assert getattr(population.simulator, name) is getattr(actors.network, name)
+    config = config_of(2)
+    simulator = Simulator(config, lambda: tiny_task(config))
+    spec = actors.RunSpec(name="same", folder="/nowhere", config=config)
+    coordinator = actors.Coordinator(spec)
+    for part in ("_board", "_barrier", "_members"):
+        assert type(getattr(coordinator, part)) is type(getattr(simulator, part.removeprefix("_")))
+
+
+def founders_accuracy(seed: int, *, joins: bool) -> float:
+    config = RunConfig(
+        network=small_config().network,
+        data=DataConfig(augmentation="crop", padding=1),
+        population=PopulationConfig(size=2),
+        schedule=ScheduleConfig(epochs=8, batch_size=64, shape="cosine"),
+        optimizer=OptimizerConfig(learning_rate=0.1),
+        seed=seed,
+    )
+    splits = load_splits(config.data, seed=seed)
+    steps = ImageClassification(config, splits).steps_per_epoch
+    events = [Join(seconds=4.5 * steps, is_fresh=True)] if joins else []
+    result = Simulator(config, lambda: ImageClassification(config, splits), events=events).run()
+    assert len(result.reports) == (3 if joins else 2)
+    return float(np.mean([result.reports[n][-1].validation_accuracy for n in (0, 1)]))
+
+
+@pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
+def test_a_fresh_newcomer_after_half_the_schedule_does_not_lower_the_founders_accuracy(seeds: tuple[int, ...]) -> None:
+    differences = [founders_accuracy(seed, joins=True) - founders_accuracy(seed, joins=False) for seed in seeds]
+    assert np.mean(differences) > -0.01

@@ -1,0 +1,408 @@
+"""One network's life, driven by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from population import (
+    AgeConfig,
+    CheckpointConfig,
+    DataConfig,
+    DeviceConfig,
+    GraftConfig,
+    OptimizerConfig,
+    PopulationConfig,
+    Refusal,
+    Report,
+    RunConfig,
+    ScheduleConfig,
+    Snapshot,
+    Trainer,
+)
+from population.checkpoint import Checkpoint
+from population.errors import CheckpointError, ConfigError, NotFiniteError, StructureError
+from population.layers import entries
+from population.snapshot import Freezer, Origin, layout_of, thaw
+from population.training import Host
+from tests.conftest import small_config, tiny_splits, tiny_task
+
+
+class Hand(Host):
+    """A host that a test drives: time is counted in steps."""
+
+    def __init__(
+        self, pull: Callable[[Origin], Snapshot | Refusal] | None = None, *, stop_after: int | None = None
+    ) -> None:
+        self.seconds = 0.0
+        self.steps = 0
+        self.stop_after = stop_after
+        self.leaves = False
+        self.reports: list[Report] = []
+        self.checkpoints: list[Checkpoint] = []
+        self._pull = pull or (lambda own: Refusal.NOTHING_YET)
+
+    def now(self) -> float:
+        return self.seconds
+
+    def stepped(self) -> bool:
+        self.seconds += 1.0
+        self.steps += 1
+        return self.stop_after is None or self.steps < self.stop_after
+
+    def continues(self) -> bool:
+        return (self.stop_after is None or self.steps < self.stop_after) and not self.leaves
+
+    def prepare(self, own: Origin) -> None:
+        self.prepared = own
+
+    def pull(self, own: Origin) -> Snapshot | Refusal:
+        return self._pull(own)
+
+    def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
+        self.reports.append(report)
+        if checkpoint is not None:
+            self.checkpoints.append(checkpoint)
+
+
+def live(trainer: Trainer, host: Hand) -> list[Snapshot]:
+    """Train to the end; copies of what was published."""
+    return [
+        dataclasses.replace(snapshot, buffer=snapshot.buffer.copy())
+        for _, snapshot in trainer.intervals(host)
+        if snapshot is not None
+    ]
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in entries(trainer.module).items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+def new_trainer(config: RunConfig, network: int = 0) -> Trainer:
+    return Trainer(tiny_task(config), config, network=network)
+
+
+def test_a_network_learns_and_reports_every_interval() -> None:
+    config = small_config()
+    trainer, host = new_trainer(config), Hand()
+    published = live(trainer, host)
+    assert [report.origin.interval for report in host.reports] == [1, 2, 3, 4]
+    assert [snapshot.origin.step for snapshot in published] == [3, 6, 9, 12]
+    assert host.reports[-1].train_loss < host.reports[0].train_loss
+    assert host.reports[-1].validation_accuracy is not None and host.reports[-1].validation_accuracy > 0.8
+    assert all(report.images == 88 for report in host.reports)
+    assert {report.outcome for report in host.reports} == {"nothing_yet"}
+    assert [c.id.interval for c in host.checkpoints] == [1, 2, 3, 4]
+    assert [row["interval"] for c in host.checkpoints for row in c.rows["metrics"]] == [1, 2, 3, 4]
+
+
+def test_same_seed_same_bits_and_each_network_its_own_branch() -> None:
+    config = small_config()
+    one, again, other = new_trainer(config), new_trainer(config), new_trainer(config, network=1)
+    before = weights(other)
+    for trainer in (one, again, other):
+        live(trainer, Hand())
+    assert_equal(weights(one), weights(again))
+    assert not torch.equal(weights(one)["conv1.weight"], weights(other)["conv1.weight"])
+    assert not torch.equal(before["conv1.weight"], weights(new_trainer(config))["conv1.weight"])
+
+
+def test_same_initial_weights_when_asked() -> None:
+    config = small_config(population=PopulationConfig(size=2, same_initial_weights=True))
+    assert_equal(weights(new_trainer(config)), weights(new_trainer(config, network=1)))
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 6, 11])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_stopped_at_any_step_and_resumed_gives_the_same_bits(stop_after: int, optimizer) -> None:
+    config = small_config(optimizer=OptimizerConfig(name=optimizer, learning_rate=0.01))
+    whole, host = new_trainer(config), Hand()
+    live(whole, host)
+    first, stopped = new_trainer(config), Hand(stop_after=stop_after)
+    live(first, stopped)
+    assert first.step == stop_after
+    second, resumed = new_trainer(config), Hand()
+    torch.manual_seed(999)
+    second.resume(stopped.checkpoints[-1])
+    live(second, resumed)
+    assert_equal(weights(whole), weights(second))
+    kept = [report for report in stopped.reports if report.outcome] + resumed.reports
+    assert [(r.origin.interval, r.train_loss, r.images) for r in kept] == [
+        (r.origin.interval, pytest.approx(r.train_loss), r.images) for r in host.reports
+    ]
+
+
+def test_run_that_stops_before_the_exchange_exchanges_first_when_it_goes_on() -> None:
+    config = small_config(age=AgeConfig(limit_intervals=9))
+    scion = live(new_trainer(config, network=1), Hand())[0]
+    whole, host = new_trainer(config), Hand(lambda own: scion)
+    live(whole, host)
+    stopped = Hand(lambda own: Refusal.STOPPING if own.interval == 2 else scion)
+    first, second = new_trainer(config), new_trainer(config)
+    live(first, stopped)
+    last = stopped.checkpoints[-1]
+    assert (last.id.interval, last.id.step, stopped.steps) == (1, 6, 6)
+    second.resume(last)
+    resumed = Hand(lambda own: scion)
+    live(second, resumed)
+    assert_equal(weights(whole), weights(second))
+    assert [r.outcome for r in resumed.reports] == ["grafted"] * 3
+    assert second.origin().trained_intervals == whole.origin().trained_intervals
+
+
+def test_dropout_goes_on_from_its_own_random_state() -> None:
+    def network(num_classes: int) -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(144, num_classes)
+        )
+
+    from population import ImageClassification
+
+    config = small_config()
+    task = ImageClassification(config, tiny_splits(config), factory=network)
+    whole, first, second = (Trainer(task, config, network=0) for _ in range(3))
+    live(whole, Hand())
+    stopped = Hand(stop_after=5)
+    live(first, stopped)
+    torch.manual_seed(1)
+    second.resume(stopped.checkpoints[-1])
+    live(second, Hand())
+    assert_equal(weights(whole), weights(second))
+
+
+def test_a_leaver_finishes_its_interval_and_is_checkpointed() -> None:
+    config = small_config(checkpoint=CheckpointConfig(every=3))
+    trainer, host = new_trainer(config), Hand()
+    host.leaves = True
+    live(trainer, host)
+    assert (trainer.interval, trainer.step) == (1, 3)
+    assert [c.id.interval for c in host.checkpoints] == [1]
+
+
+def test_checkpoints_come_when_they_are_due_and_at_the_end() -> None:
+    config = small_config(checkpoint=CheckpointConfig(every=3))
+    trainer, host = new_trainer(config), Hand()
+    live(trainer, host)
+    assert [c.id.interval for c in host.checkpoints] == [3, 4]
+    assert [row["interval"] for row in host.checkpoints[0].rows["metrics"]] == [1, 2, 3]
+    assert host.checkpoints[0].best is not None
+
+
+def test_best_weights_are_those_that_were_evaluated_not_those_after_the_graft() -> None:
+    config = small_config()
+    donor = new_trainer(config, network=1)
+    scion = live(donor, Hand())[0]
+    trainer, host = new_trainer(config), Hand(lambda own: scion)
+    published = live(trainer, host)
+    first = host.checkpoints[0]
+    assert first.best is not None and host.reports[0].outcome == "grafted"
+    assert torch.equal(first.best["conv1.weight"], published[0].state()["conv1.weight"])
+    assert not torch.equal(first.model["conv1.weight"], first.best["conv1.weight"])
+
+
+def test_a_graft_is_recorded_layer_by_layer() -> None:
+    config = small_config()
+    scion = live(new_trainer(config, network=1), Hand())[0]
+    trainer, host = new_trainer(config), Hand(lambda own: scion if own.interval == 2 else Refusal.TOO_OLD)
+    live(trainer, host)
+    assert [report.outcome for report in host.reports] == ["too_old", "grafted", "too_old", "too_old"]
+    rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
+    assert [row["layer"] for row in rows] == [unit.name for unit in trainer.units]
+    row = rows[0]
+    assert (row["rootstock"], row["scion"], row["rootstock_version"], row["scion_version"]) == (0, 1, 2, 1)
+    assert (row["age_intervals"], row["age_steps"]) == (1.0, 3.0)
+    assert 0.3 <= row["alpha"] <= 0.7
+    assert row["scion_information"] == scion.information[0]
+
+
+def snapshot_of(trainer: Trainer, host: Hand) -> Snapshot:
+    return live(trainer, host)[-1]
+
+
+def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
+    config = small_config(schedule=ScheduleConfig(epochs=1, batch_size=32))
+    good = snapshot_of(new_trainer(config, network=1), Hand())
+    poisoned = good.buffer.copy()
+    thaw(poisoned, good.layout)["layer1.0.bn1.running_var"][0] = torch.nan
+    behind = dataclasses.replace(good.origin, trained_intervals=-5.0)
+    cases = {
+        "not_finite": dataclasses.replace(good, buffer=poisoned),
+        "too_old": dataclasses.replace(good, origin=behind),
+        "structure": dataclasses.replace(good, origin=dataclasses.replace(good.origin, structure="other")),
+        "gone": Refusal.GONE,
+        "late": Refusal.LATE,
+    }
+    for name, scion in cases.items():
+        trainer, host = new_trainer(config), Hand(lambda own, scion=scion: scion)
+        published = live(trainer, host)
+        assert host.reports[0].outcome == name
+        assert host.reports[0].grafts == 0
+        assert torch.equal(published[0].state()["conv1.weight"], weights(trainer)["conv1.weight"])
+    information = dataclasses.replace(good, information=(float("nan"), *good.information[1:]))
+    host = Hand(lambda own: information)
+    live(new_trainer(config), host)
+    assert host.reports[0].outcome == "not_finite"
+
+
+def test_the_scions_buffer_is_only_read() -> None:
+    config = small_config(age=AgeConfig(limit_intervals=9))
+    scion = snapshot_of(new_trainer(config, network=1), Hand())
+    scion.buffer.flags.writeable = False
+    before = scion.buffer.copy()
+    host = Hand(lambda own: scion)
+    live(new_trainer(config), host)
+    assert host.reports[-1].grafts == 4
+    assert np.array_equal(before, scion.buffer)
+
+
+def test_age_lowers_the_scions_part_and_raises_what_is_kept_of_training() -> None:
+    def graft_of(age: AgeConfig) -> tuple[float, float]:
+        config = small_config(age=age)
+        scion = live(new_trainer(config, network=1), Hand())[0]
+        host = Hand(lambda own: scion if own.interval == 3 else Refusal.NOTHING_YET)
+        trainer = new_trainer(config)
+        live(trainer, host)
+        rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
+        return float(np.mean([row["alpha"] for row in rows])), trainer.origin().trained_intervals
+
+    plain, plain_trained = graft_of(AgeConfig(limit_intervals=5))
+    older, older_trained = graft_of(AgeConfig(policy="polynomial", rate=1.0, limit_intervals=5))
+    assert 1 - older == pytest.approx((1 - plain) / 3, rel=1e-6)
+    assert plain_trained == pytest.approx(4 - 2 * (1 - plain))
+    assert older_trained == pytest.approx(4 - 2 * (1 - older))
+
+
+@pytest.mark.parametrize("momentum", ["keep", "blend", "reset"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_momentum_after_a_graft(momentum, optimizer) -> None:
+    config = small_config(
+        graft=GraftConfig(momentum=momentum),
+        schedule=ScheduleConfig(epochs=1, batch_size=32),
+        optimizer=OptimizerConfig(name=optimizer, learning_rate=0.01),
+    )
+    slot = "momentum_buffer" if optimizer == "sgd" else "exp_avg_sq"
+    donor, alone = new_trainer(config, network=1), new_trainer(config)
+    scion, host = snapshot_of(donor, Hand()), Hand()
+    live(alone, host)
+    own = host.checkpoints[-1].tensors[f"optimizer.{slot}.conv1.weight"]
+    grafting = Hand(lambda _: scion)
+    live(new_trainer(config), grafting)
+    tensors, alpha = grafting.checkpoints[-1].tensors, grafting.checkpoints[-1].rows["grafts"][0]["alpha"]
+    if momentum == "reset":
+        assert not any(name.startswith("optimizer.") for name in tensors)
+    elif momentum == "keep":
+        assert torch.equal(tensors[f"optimizer.{slot}.conv1.weight"], own)
+    else:
+        theirs = scion.state()[f"{slot}.conv1.weight"]
+        torch.testing.assert_close(tensors[f"optimizer.{slot}.conv1.weight"], own * alpha + theirs * (1 - alpha))
+
+
+def test_a_network_that_diverges_says_so() -> None:
+    config = small_config(optimizer=OptimizerConfig(learning_rate=1e30))
+    with pytest.raises(NotFiniteError, match=r"network 0 diverged in interval 1: .*learning_rate"):
+        live(new_trainer(config), Hand())
+
+
+def test_without_grafting_nothing_is_frozen() -> None:
+    config = small_config(graft=GraftConfig(enabled=False))
+    host = Hand()
+    assert live(new_trainer(config), host) == []
+    assert {report.outcome for report in host.reports} == {"off"}
+
+
+def test_a_clone_has_its_parents_weights_and_place_and_its_own_data_order() -> None:
+    config = small_config(optimizer=OptimizerConfig(learning_rates=(0.05, 0.01)))
+    parent = live(new_trainer(config), Hand())[1]
+    clone = new_trainer(config, network=1)
+    clone.adopt(parent)
+    assert (clone.interval, clone.step, clone.learning_rate) == (2, 6, 0.01)
+    assert torch.equal(weights(clone)["linear.weight"], parent.state()["linear.weight"])
+    assert clone.origin().trained_intervals == 2.0
+    fresh = new_trainer(config, network=1)
+    fresh.start_at(2)
+    assert (fresh.interval, fresh.origin().trained_intervals) == (2, 0.0)
+
+
+def test_checkpoint_of_another_structure_is_an_error() -> None:
+    config = small_config()
+    host = Hand()
+    live(new_trainer(config), host)
+    other = dataclasses.replace(config, network=dataclasses.replace(config.network, architecture="resnet14"))
+    with pytest.raises(CheckpointError, match="another structure"):
+        new_trainer(other).resume(host.checkpoints[-1])
+
+
+def test_intervals_in_steps_and_a_shorter_last_one() -> None:
+    config = small_config(schedule=ScheduleConfig(epochs=3, batch_size=32, interval_steps=4))
+    trainer, host = new_trainer(config), Hand()
+    live(trainer, host)
+    assert [report.origin.step for report in host.reports] == [4, 8, 9]
+    assert [report.images for report in host.reports] == [32 + 32 + 24 + 32, 32 + 24 + 32 + 32, 24]
+
+
+def test_without_validation_the_last_weights_count() -> None:
+    config = small_config(data=DataConfig(augmentation="none", validation=0.0))
+    host = Hand()
+    live(new_trainer(config), host)
+    assert host.reports[-1].validation_accuracy is None
+    assert all(c.best is None for c in host.checkpoints)
+
+
+def test_compiled_and_half_precision_networks_train() -> None:
+    config = small_config(device=DeviceConfig(precision="bfloat16", channels_last="on"))
+    host = Hand()
+    live(new_trainer(config), host)
+    assert host.reports[-1].train_loss < host.reports[0].train_loss
+
+
+def test_network_that_does_not_fit_the_images_is_named() -> None:
+    config = small_config()
+    for factory, message in (
+        (lambda num_classes: torch.nn.Conv2d(3, 4, 3), "cannot take images of shape"),
+        (lambda num_classes: torch.nn.Conv2d(1, 4, 3), r"logits \(2, 4\), it gave \(2, 4, 6, 6\)"),
+        (lambda num_classes: torch.nn.Flatten(), "no parameter|it gave"),
+    ):
+        from population import ImageClassification
+
+        task = ImageClassification(config, tiny_splits(config), factory=factory)
+        with pytest.raises(ConfigError, match=message):
+            task.check(task.build(0))
+
+
+def test_snapshots_are_one_buffer_and_come_back_as_they_were() -> None:
+    state = {
+        "weight": torch.randn(3, 5),
+        "count": torch.tensor(7),
+        "half": torch.randn(9).to(torch.bfloat16),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    }
+    layout = layout_of(state)
+    freezer = Freezer(layout, torch.device("cpu"))
+    freezer.freeze(state)
+    found = thaw(freezer.buffer(), layout)
+    assert_equal(found, state)
+    assert all(entry.offset % 64 == 0 for entry in layout.entries)
+    assert layout_of(dict(reversed(state.items()))).fingerprint != layout.fingerprint
+    with pytest.raises(StructureError, match="bytes"):
+        thaw(freezer.buffer()[:-64], layout)
+
+
+@pytest.mark.gpu
+def test_freezing_on_a_gpu_waits_for_nothing_but_its_own_copy() -> None:
+    state = {"weight": torch.randn(1000, 1000, device="cuda:0")}
+    freezer = Freezer(layout_of(state), torch.device("cuda:0"))
+    freezer.freeze(state)
+    kept = state["weight"].cpu()
+    state["weight"].add_(1.0)
+    assert torch.equal(thaw(freezer.buffer(), freezer.layout)["weight"], kept)
+    assert freezer._buffer.is_pinned()
