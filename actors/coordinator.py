@@ -1,17 +1,20 @@
-"""The coordinator actor: who is in the population, what lies on the board, who died and comes back, what happened.
+"""The coordinator actor: who is in the population, what lies on the board, who died and comes back.
 
 It holds references and small reports, never weights. Its event loop never waits for storage. It may die at any time:
 networks train on, and its next incarnation, which Ray starts, finds them by name and takes them over.
+
+This file is longer than others: placing, supervising and ending networks share the members, the board and the event
+loop, and apart they would only hand these to and fro. What is told of a run is in chronicle.py, what is written in
+records.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
+import contextlib
 import dataclasses
 import json
 import os
-import platform
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -19,9 +22,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from actors import records
+from actors.chronicle import Chronicle
 from actors.cluster import Placement, place
-from actors.dashboard import RunMetrics
-from actors.network import NetworkActor
+from actors.network import create_network
 from actors.spec import (
     NAMESPACE,
     Birth,
@@ -29,27 +33,25 @@ from actors.spec import (
     Event,
     Facts,
     NetworkSpec,
-    NetworkStatus,
     Outcome,
     RunSpec,
     RunStatus,
     network_name,
 )
 from actors.tasks import judge_task, prepare_task
-from population.board import Barrier, Board, Posting, Refusal
+from population.board import Barrier, Board, Opening, Posting, Refusal
 from population.checkpoint import CheckpointStore
-from population.config import to_dict
-from population.errors import DataError, InarchError, RunError, StorageError, StructureError
+from population.errors import InarchError, RunError, StorageError, StructureError
 from population.members import ACTIVE, DONORS, Member, Members, MemberState
 from population.snapshot import Origin
 from population.staleness import age_limit
 from population.storage import Storage
 from population.training import Report
 
-KEPT_EVENTS = 4096
-"""Events kept for drivers that read them; older ones are in the history."""
-
 References = list[ray.ObjectRef]
+
+ENDED = ("finished", "failed")
+"""States of a run that is over."""
 
 
 class Coordinator:
@@ -59,31 +61,28 @@ class Coordinator:
         """Args: the run. Nothing happens before `start`, but for an incarnation that Ray brought back."""
         config = spec.config
         self._spec, self._config = spec, config
+        self._is_lockstep = config.mode == "lockstep"
         self._storage = Storage(spec.folder, deadline_seconds=config.patience.storage_seconds)
         self._members = Members()
-        self._board: Board[References] = Board(
-            config.topology, seed=config.seed, kept=2 if config.mode == "lockstep" else 1
-        )
+        self._board: Board[References] = Board(config.topology, seed=config.seed, kept=2 if self._is_lockstep else 1)
         self._barrier = Barrier(deadline_seconds=config.patience.barrier_seconds)
+        self._chronicle = Chronicle(spec.name)
         self._handles: dict[int, Any] = {}
-        self._status: dict[int, NetworkStatus] = {}
-        self._heard: dict[int, float] = {}
-        self._waiting_to_join: dict[int, asyncio.Future[int | Posting[References]]] = {}
+        self._leavers: list[Any] = []
+        self._outside: set[int] = set()
+        self._joining: dict[int, asyncio.Future[int | Posting[References]]] = {}
         self._changed = asyncio.Condition()
-        self._events: collections.deque[Event] = collections.deque(maxlen=KEPT_EVENTS)
-        self._num_events = 0
-        self._refusals: collections.Counter[str] = collections.Counter()
-        self._metrics = RunMetrics(spec.name)
+        self._knows_members = asyncio.Event()
+        self._knows_members.set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._saves = asyncio.Lock()
-        self._num_saves = 0
+        self._is_saving, self._is_unsaved = False, False
         self._placement: Placement | None = None
         self._data: Any = None
         self._facts: Facts | None = None
         self._state: Any = "starting"
         self._message = ""
         self._began = time.monotonic()
-        self._has_founders = False
+        self._has_begun = False
         self._result: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
@@ -98,40 +97,23 @@ class Coordinator:
             InarchError: data, network, resources or storage cannot be used; nothing was started.
         """
         self._placement = place(self._config)
-        await self._in_thread(self._storage.check_writable)
+        await asyncio.to_thread(self._storage.check_writable)
         facts = await self._prepare()
+        run = self._spec.name
         if self._spec.is_resumed:
-            await self._check_fingerprints(facts)
-            await self._restore_members()
+            await asyncio.to_thread(records.check_facts, self._storage, facts, run=run)
+            for member in await asyncio.to_thread(
+                records.resumable_members, self._storage, run=run, is_lockstep=self._is_lockstep
+            ):
+                self._members.restore(member)
         else:
-            await self._in_thread(self._write_config, facts)
+            await asyncio.to_thread(records.write_config, self._storage, self._spec, facts)
             for _ in range(self._config.population.size):
                 self._members.add(is_founder=True)
         await self._save()
         self._spawn(self._raise_population())
         self._spawn(self._watch())
         return facts
-
-    async def recover(self) -> None:
-        """Called by the actor itself when Ray brought it back: take the living networks over."""
-        record = await self._in_thread(self._read_members)
-        if record is None:
-            self._fail("the coordinator died before the run had begun")
-            return
-        self._placement = place(self._config)
-        try:
-            facts = await self._prepare()
-        except InarchError as error:
-            self._fail(f"the coordinator came back and could not read the data again: {error}")
-            return
-        del facts
-        self._has_founders = True
-        self._state = record["state"] if record["state"] in ("stopping", "training") else "training"
-        for saved in record["members"]:
-            self._members.restore(_member(saved))
-        await asyncio.gather(*(self._take_over(member) for member in self._members if member.state in ACTIVE | DONORS))
-        self._spawn(self._watch())
-        await self._finish_if_over()
 
     async def scale(self, size: int) -> None:
         """Grow or shrink to `size` networks; returns when the change is under way.
@@ -141,70 +123,57 @@ class Coordinator:
             RunError: the run is over or stopping.
             ResourceError: the cluster can never place so many.
         """
+        await self._knows_members.wait()
         if self._state not in ("starting", "training"):
             raise RunError(f"run {self._spec.name} is {self._state}; it cannot be scaled")
         growth = self._members.to_grow(size, max_size=self._config.population.max_size)
         if growth > 0:
-            wanted = dataclasses.replace(self._config.population, size=size, min_size=None, max_size=None)
-            if self._placement is not None:
-                wanted = dataclasses.replace(wanted, cpus=self._placement.cpus, gpus=self._placement.gpus)
-            rates = dataclasses.replace(self._config.optimizer, learning_rates="same")
-            place(dataclasses.replace(self._config, population=wanted, optimizer=rates))
-            for _ in range(growth):
-                member = self._members.add(is_founder=False)
-                self._spawn(self._begin(member.id, "newcomer"))
+            self._check_room(size)
+        for _ in range(growth):
+            self._spawn(self._begin(self._members.add(is_founder=False).id, "newcomer"))
         for network in self._members.to_leave(-growth) if growth < 0 else ():
-            self._members.move(network, MemberState.LEAVING)
-            self._direct(network, Directive.LEAVE)
+            self._let_go(network)
         await self._save()
 
     async def stop(self) -> None:
         """Let every network commit a checkpoint at its next step and end; the run can be resumed."""
-        if self._state in ("starting", "training"):
-            self._state = "stopping"
-            self._tell("stop", None)
-            for network in self._members.active():
+        await self._knows_members.wait()
+        if self._state not in ("starting", "training"):
+            return
+        self._state = "stopping"
+        self._chronicle.tell("stop", None)
+        for network in self._members.active():
+            if self._members[network].state is MemberState.STARTING or network in self._outside:
+                self._members.move(network, MemberState.STOPPED)
+                self._dismiss(network)
+            else:
                 self._direct(network, Directive.STOP)
-            for future in self._waiting_to_join.values():
-                if not future.done():
-                    future.cancel()
-            await self._wake()
-            await self._save()
-            await self._finish_if_over()
+        await self._wake()
+        await self._save()
+        await self._finish_if_over()
 
     async def status(self) -> RunStatus:
         """The run as it stands."""
-        facts = self._facts
         return RunStatus(
             name=self._spec.name,
             state=self._state,
-            num_intervals=facts.num_intervals if facts else 0,
+            num_intervals=self._facts.num_intervals if self._facts else 0,
             epochs=self._config.schedule.epochs,
-            networks=tuple(self._network_status(member) for member in self._members),
+            networks=tuple(self._chronicle.status(member) for member in self._members),
             seconds=time.monotonic() - self._began,
             message=self._message,
             coordinator_process=os.getpid(),
-            refusals=dict(self._refusals),
+            refusals=dict(self._chronicle.refusals),
         )
 
     async def events(self, after: int, seconds: float) -> list[Event]:
         """Events numbered above `after`; waits for the first at most so long."""
-        async with self._changed:
-            try:
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self._num_events > after or self._is_over()), seconds
-                )
-            except TimeoutError:
-                return []
-        return [event for event in self._events if event.number > after]
+        await self._until(lambda: bool(self._chronicle.after(after)) or self._state in ENDED, seconds=seconds)
+        return self._chronicle.after(after)
 
     async def wait(self, seconds: float) -> dict[str, Any] | None:
         """The result when the run is over, None if it is not after so long. Raises RunError where it failed."""
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(self._is_over), seconds)
-            except TimeoutError:
-                return None
+        await self._until(lambda: self._state in ENDED, seconds=seconds)
         if self._state == "failed":
             raise RunError(self._message)
         return self._result
@@ -215,56 +184,57 @@ class Coordinator:
         self, network: int, incarnation: int, reports: list[Report], posting: Posting[References] | None
     ) -> Directive:
         """Take a network's reports and its newest snapshot; also its heartbeat."""
-        if network not in self._members or incarnation < self._members[network].incarnation:
+        await self._knows_members.wait()
+        if network not in self._members or incarnation != self._members[network].incarnation:
             return Directive.FENCED
-        self._heard[network] = time.monotonic()
+        self._chronicle.heard(network)
         if self._members[network].state is MemberState.STALLED:
             self._members.move(network, MemberState.TRAINING)
         if posting is not None:
             self._board.post(posting)
-            if self._config.mode == "lockstep":
+            if self._is_lockstep:
                 self._barrier.arrive(network, posting.origin.interval, now=time.monotonic())
-                await self._open_barriers(posting.origin.interval)
+                await self._open_barriers()
         for report in reports:
-            self._note(report)
+            self._chronicle.note(report)
+            self._members.progressed(network)
         await self._wake()
-        if self._state in ("stopping", "failed"):
+        if self._state not in ("starting", "training"):
             return Directive.STOP
-        leaving = self._members[network].state is MemberState.LEAVING
-        return Directive.LEAVE if leaving else Directive.GO_ON
+        return Directive.LEAVE if self._members[network].state is MemberState.LEAVING else Directive.GO_ON
 
     async def ask(self, asker: Origin) -> Posting[References] | Refusal:
         """What a network may take now; in lockstep, when the barrier of its interval has opened."""
-        version = None
-        if self._config.mode == "lockstep":
-            version = asker.interval
-            self._barrier.arrive(asker.network, asker.interval, now=time.monotonic())
-            if not await self._pass_barrier(asker.interval):
-                return Refusal.STOPPING if self._state != "training" else Refusal.BARRIER_TIMEOUT
+        await self._knows_members.wait()
+        if asker.incarnation != self._members[asker.network].incarnation:
+            return Refusal.STOPPING
+        members, donors, version = self._members.in_topology(), self._members.donors(), None
+        if self._is_lockstep:
+            opening = await self._pass_barrier(asker)
+            if opening is None:
+                return Refusal.STOPPING
+            if opening.is_timed_out:
+                return Refusal.BARRIER_TIMEOUT
+            members, donors, version = opening.members, opening.donors, asker.interval
         limit = age_limit(self._config.age, num_intervals=self._facts.num_intervals if self._facts else 1)
-        return self._board.offer(
-            asker,
-            members=self._members.in_topology(),
-            donors=self._members.donors(),
-            limit=limit,
-            version=version,
-        )
+        return self._board.offer(asker, members=members, donors=donors, limit=limit, version=version)
 
     async def join(self, network: int, incarnation: int) -> int | Posting[References]:
         """What a newcomer begins with: a posting to be cloned, or an interval to begin at with its own weights. In
         lockstep it waits for a barrier to open."""
-        if incarnation < self._members[network].incarnation:
+        await self._knows_members.wait()
+        if incarnation != self._members[network].incarnation:
             raise RunError(f"incarnation {incarnation} of network {network} was replaced")
-        if self._config.mode == "lockstep" and self._expected():
-            future = self._waiting_to_join.setdefault(network, asyncio.get_running_loop().create_future())
+        if self._is_lockstep and self._expected():
+            future = self._joining.setdefault(network, asyncio.get_running_loop().create_future())
             return await asyncio.shield(future)
+        self._outside.discard(network)
         return self._birth_of(network)
 
-    # The rest is private to the coordinator.
+    # How a population comes up.
 
     async def _prepare(self) -> Facts:
-        references: Any = prepare_task.remote(self._spec)
-        self._data, promised = references
+        promised = self._read_data()
         try:
             facts: Facts = await asyncio.wait_for(_result(promised), self._config.patience.start_seconds)
         except TimeoutError:
@@ -272,72 +242,102 @@ class Coordinator:
         self._facts = facts
         return facts
 
+    def _read_data(self) -> Any:
+        """Begin to read the data: one task's value, which every network is handed and Ray can make again."""
+        references: Any = prepare_task.remote(self._spec)
+        self._data, facts = references
+        return facts
+
     async def _raise_population(self) -> None:
         """Start every member; when population.min_size are placed, those train, and the rest join as they come."""
-        birth: Birth = "resumed" if self._spec.is_resumed else "founder"
         starting = [member.id for member in self._members if member.state is MemberState.STARTING]
-        if not starting:
-            await self._finish_if_over()
-            return
-        at_most = await self._in_thread(self._common_interval, starting) if self._spec.is_resumed else None
-        needed = min(self._config.population.min_size or self._config.population.size, len(starting))
-        if self._config.mode == "lockstep":
-            needed = len(starting)
-        places = {network: asyncio.ensure_future(self._place(network, birth, at_most)) for network in starting}
-        ready: list[int] = []
+        births, at_most = await self._births(starting)
+        founders = [network for network in starting if births[network] != "newcomer"]
+        needed = min(self._config.population.min_size or self._config.population.size, len(founders))
+        if self._is_lockstep:
+            needed = len(founders)
+        placing = {n: asyncio.ensure_future(self._place_surely(n, births[n], at_most)) for n in founders}
         deadline = time.monotonic() + self._config.patience.start_seconds
-        while len(ready) < needed:
-            pending = [place for network, place in places.items() if network not in ready]
-            left = deadline - time.monotonic()
-            if left <= 0:
+        while self._state == "starting":
+            done = [network for network in founders if placing[network].done()]
+            failed = [network for network in done if placing[network].exception() is not None]
+            if failed:
+                self._fail(f"network {failed[0]} could not start: {_reason(placing[failed[0]].exception())}")
+            if len(done) >= needed or self._state != "starting":
+                break
+            if time.monotonic() > deadline:
                 self._fail(
-                    f"only {len(ready)} of {needed} networks were placed within patience.start_seconds "
+                    f"only {len(done)} of {needed} networks were placed within patience.start_seconds "
                     f"({self._config.patience.start_seconds:g} s); the cluster has {ray.cluster_resources()}"
                 )
-                return
-            await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            for network, placed in places.items():
-                if placed.done() and network not in ready:
-                    error = placed.exception()
-                    if error is not None:
-                        self._fail(f"network {network} could not start: {_cause(error)}")
-                        return
-                    ready.append(network)
-        self._has_founders = True
-        self._began = time.monotonic()
-        if self._state == "starting":
-            self._state = "training"
-        for network in ready:
-            self._spawn(self._supervise(network))
-        for network, placed in places.items():
-            if network not in ready:
-                self._spawn(self._let_join(network, placed))
+            pending = [placing[network] for network in founders if network not in done]
+            await asyncio.wait(pending, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+        if self._state != "starting":
+            for future in placing.values():
+                future.cancel()
+            return
+        self._has_begun, self._state, self._began = True, "training", time.monotonic()
+        for network in founders:
+            if placing[network].done():
+                self._spawn(self._supervise(network))
+            else:
+                placing[network].cancel()
+                self._dismiss(network)
+                self._members.revive(network)
+                self._spawn(self._begin(network, "newcomer"))
+        for network in starting:
+            if births[network] == "newcomer":
+                self._spawn(self._begin(network, "newcomer"))
         await self._save()
+        await self._finish_if_over()
         await self._wake()
 
-    async def _let_join(self, network: int, placed: asyncio.Future[None]) -> None:
-        """A founder that found its place late: it begins as a newcomer does."""
-        placed.cancel()
-        handle = self._handles.pop(network, None)
-        if handle is not None:
-            ray.kill(handle)
-        self._members.revive(network)
-        await self._begin(network, "newcomer")
+    async def _births(self, starting: list[int]) -> tuple[dict[int, Birth], int | None]:
+        """How each member begins; in lockstep also the interval that all who resume have completed."""
+        if not self._spec.is_resumed:
+            return dict.fromkeys(starting, "founder"), None
+        store = CheckpointStore(self._storage)
+        kept = {network: await asyncio.to_thread(store.list, network) for network in starting}
+        births: dict[int, Birth] = {
+            network: "resumed" if kept[network] or self._members[network].is_founder else "newcomer"
+            for network in starting
+        }
+        resumed = [{found.interval for found in kept[n]} | {0} for n in starting if births[n] == "resumed"]
+        return births, max(set.intersection(*resumed)) if self._is_lockstep and resumed else None
 
-    async def _begin(self, network: int, birth: Birth, at_most: int | None = None) -> None:
+    async def _begin(self, network: int, birth: Birth) -> None:
         """Place a network and let it train."""
+        if birth == "newcomer":
+            self._outside.add(network)
         try:
-            await self._place(network, birth, at_most)
-        except (RayError, InarchError) as error:
-            self._members.move(network, MemberState.FAILED)
-            self._tell("failure", network, reason=str(_cause(error)))
-            await self._finish_if_over()
+            await self._place_surely(network, birth, None)
+        except (RayError, InarchError, ValueError) as error:
+            if self._members[network].state in ACTIVE:
+                await self._give_up(network, _reason(error))
             return
         await self._save()
-        await self._supervise(network)
+        if self._members[network].state in ACTIVE:
+            await self._supervise(network)
+
+    async def _place_surely(self, network: int, birth: Birth, at_most: int | None) -> None:
+        """Place a network; where its process dies before it is built, again, as often as restarts allow."""
+        while True:
+            try:
+                return await self._place(network, birth, at_most)
+            except RayActorError as error:
+                member = self._members[network]
+                is_own_fault = getattr(error, "actor_init_failed", False)
+                if is_own_fault or member.state not in ACTIVE or member.restarts >= self._config.population.restarts:
+                    raise
+                self._members.revive(network)
 
     async def _place(self, network: int, birth: Birth, at_most: int | None) -> None:
-        """Create the actor and wait until its network is built."""
+        """Create the actor and wait until its network is built.
+
+        Raises:
+            StructureError: it has another structure than the run's networks.
+            RayActorError: its process died.
+        """
         member, placement = self._members[network], self._placement
         if placement is None:
             raise RunError("there is no placement yet")
@@ -350,106 +350,144 @@ class Coordinator:
             gpus=placement.gpus,
             at_most_interval=at_most,
         )
-        handle = NetworkActor.options(
-            name=network_name(self._spec.name, network, member.incarnation),
-            namespace=NAMESPACE,
-            lifetime="detached",
-            num_cpus=placement.cpus,
-            num_gpus=placement.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            scheduling_strategy="SPREAD",
-        ).remote(spec, self._data)
+        handle = create_network(spec, self._data, cpus=placement.cpus)
         self._handles[network] = handle
         structure, interval, process, node = await _result(handle.ready.remote())
         if self._facts is not None and structure != self._facts.structure:
-            ray.kill(handle)
+            self._dismiss(network)
             raise StructureError(
                 f"network {network} has another structure than its neighbors ({structure}, theirs "
-                f"{self._facts.structure}); "
-                "the network's function must build the same architecture each time"
+                f"{self._facts.structure}); the network's function must build the same architecture each time"
             )
-        self._heard[network] = time.monotonic()
-        known = self._status.get(network) or NetworkStatus(network=network, state="starting", incarnation=1)
-        self._status[network] = dataclasses.replace(known, interval=interval, process=process, node=node)
+        self._chronicle.placed(network, interval=interval, process=process, node=node)
+
+    def _check_room(self, size: int) -> None:
+        """Raises ResourceError where the cluster can never place `size` networks."""
+        wanted = dataclasses.replace(self._config.population, size=size, min_size=None, max_size=None)
+        if self._placement is not None:
+            wanted = dataclasses.replace(wanted, cpus=self._placement.cpus, gpus=self._placement.gpus)
+        optimizer = dataclasses.replace(self._config.optimizer, learning_rates="same")
+        place(dataclasses.replace(self._config, population=wanted, optimizer=optimizer))
+
+    def _birth_of(self, network: int) -> int | Posting[References]:
+        """A newcomer's parent; where nothing is to be cloned, the interval to begin at with its own weights."""
+        parent = self._board.parent(network, members=self._members.in_topology(), donors=self._members.donors())
+        if parent is not None and self._config.population.newcomers == "clone":
+            return parent
+        others = [other for other in self._members.donors() if other != network]
+        furthest = max((self._chronicle.interval(other) for other in others), default=0)
+        return parent.origin.interval if parent is not None else furthest
+
+    # How a network's life ends.
 
     async def _supervise(self, network: int) -> None:
         """Let a network train, and see to it when its run ends or its process dies."""
         handle, incarnation = self._handles[network], self._members[network].incarnation
         if self._members[network].state is not MemberState.LEAVING:
             self._members.move(network, MemberState.TRAINING)
-        self._tell("join", network, incarnation=incarnation)
+        self._chronicle.tell("join", network, incarnation=incarnation)
         if self._state == "stopping":
             self._direct(network, Directive.STOP)
         try:
-            outcome = await _result(handle.run.remote())
-        except (RayActorError, RayError) as error:
-            if self._members[network].incarnation == incarnation:
-                await self._lost(network, error)
+            outcome: Outcome | BaseException = await _result(handle.run.remote())
+        except Exception as error:  # the network's own, or its process's death: told apart below
+            outcome = error
+        if self._members[network].incarnation != incarnation or self._state in ENDED:
             return
-        except Exception as error:
-            if self._members[network].incarnation == incarnation:
-                await self._give_up(network, str(_cause(error)))
-            return
-        if self._members[network].incarnation == incarnation:
+        if isinstance(outcome, RayError):
+            await self._lost(network, _reason(outcome))
+        elif isinstance(outcome, BaseException):
+            await self._give_up(network, _reason(outcome))
+        else:
             await self._ended(network, outcome)
 
     async def _ended(self, network: int, outcome: Outcome) -> None:
-        state = {
-            Outcome.DONE: MemberState.DONE,
-            Outcome.LEFT: MemberState.RETIRED,
-            Outcome.STOPPED: MemberState.STOPPED,
-        }.get(outcome, MemberState.STOPPED)
-        if outcome is Outcome.STOPPED and self._members[network].state is MemberState.LEAVING:
+        is_leaving = self._members[network].state is MemberState.LEAVING
+        if outcome in (Outcome.ORPHANED, Outcome.FENCED) and self._state == "training":
+            await self._lost(network, f"it ended, {outcome.value}")
+            return
+        state = MemberState.STOPPED
+        if outcome is Outcome.DONE:
+            state = MemberState.DONE
+        elif outcome is Outcome.LEFT or is_leaving:
             state = MemberState.RETIRED
         self._members.move(network, state)
-        self._tell("done" if state is MemberState.DONE else "leave", network, outcome=outcome.value)
+        self._chronicle.tell("done" if state is MemberState.DONE else "leave", network, outcome=outcome.value)
         if state is not MemberState.DONE:
-            self._dismiss(network)
-        await self._open_barriers()
-        await self._save()
-        await self._finish_if_over()
+            self._dismiss(network, is_gentle=self._is_lockstep)
+        await self._after_an_end()
 
-    async def _lost(self, network: int, error: BaseException) -> None:
+    async def _lost(self, network: int, reason: str) -> None:
         """A network's process died: bring it back from its newest checkpoint. The others train on meanwhile."""
-        self._tell("loss", network, reason=str(error).strip().splitlines()[0][:200] if str(error).strip() else "died")
+        self._chronicle.tell("loss", network, reason=reason)
         self._dismiss(network)
         self._barrier.forget(network)
-        leaving = self._members[network].state is MemberState.LEAVING
+        is_leaving = self._members[network].state is MemberState.LEAVING
         self._members.move(network, MemberState.LOST)
-        if self._state == "stopping" or leaving:
-            self._members.move(network, MemberState.RETIRED if leaving else MemberState.STOPPED)
-            await self._open_barriers()
-            await self._finish_if_over()
-            return
-        if self._members[network].restarts >= self._config.population.restarts:
+        if is_leaving or self._state not in ("starting", "training"):
+            self._members.move(network, MemberState.RETIRED if is_leaving else MemberState.STOPPED)
+            await self._after_an_end()
+        elif self._members[network].restarts >= self._config.population.restarts:
             await self._give_up(network, f"its process died {self._members[network].restarts + 1} times")
-            return
-        member = self._members.revive(network)
-        self._tell("restart", network, incarnation=member.incarnation)
-        await self._save()
-        is_newcomer = not member.is_founder and not await self._in_thread(self._has_checkpoint, network)
-        self._spawn(self._begin(network, "newcomer" if is_newcomer else "resumed"))
+        else:
+            member = self._members.revive(network)
+            self._chronicle.tell("restart", network, incarnation=member.incarnation)
+            await self._save()
+            joins = not member.is_founder and not await self._has_checkpoint(network)
+            self._spawn(self._begin(network, "newcomer" if joins else "resumed"))
 
     async def _give_up(self, network: int, reason: str) -> None:
         self._members.move(network, MemberState.FAILED)
         self._message = f"network {network}: {reason}"
-        self._tell("failure", network, reason=reason)
+        self._chronicle.tell("failure", network, reason=reason)
         self._dismiss(network)
+        await self._after_an_end()
+
+    async def _after_an_end(self) -> None:
         await self._open_barriers()
         await self._save()
         await self._finish_if_over()
 
-    def _dismiss(self, network: int) -> None:
-        """A network is gone: its snapshots with it."""
-        self._board.withdraw(network)
+    def _let_go(self, network: int) -> None:
+        """A member is to leave: one that never trained at once, others after their interval."""
+        member = self._members[network]
+        if network in self._outside or (member.state is MemberState.STARTING and self._has_begun):
+            self._members.move(network, MemberState.RETIRED)
+            self._dismiss(network)
+            return
+        self._members.move(network, MemberState.LEAVING)
+        self._direct(network, Directive.LEAVE)
+
+    def _dismiss(self, network: int, *, is_gentle: bool = False) -> None:
+        """End a network's process. Gently, its snapshots stay until the next barrier: others may still take them."""
+        self._outside.discard(network)
+        future = self._joining.pop(network, None)
+        if future is not None:
+            future.cancel()
         handle = self._handles.pop(network, None)
+        if handle is not None and is_gentle:
+            self._leavers.append(handle)
+            return
+        self._board.withdraw(network)
         if handle is not None:
             ray.kill(handle)
 
+    def _dismiss_leavers(self) -> None:
+        for handle in self._leavers:
+            ray.kill(handle)
+        self._leavers.clear()
+
+    async def _has_checkpoint(self, network: int) -> bool:
+        try:
+            return bool(await asyncio.to_thread(CheckpointStore(self._storage).list, network))
+        except StorageError:
+            return True
+
     async def _finish_if_over(self) -> None:
         """When no member is active any more, judge the networks, write the result and end them."""
-        if self._members.active() or self._state in ("finishing", "finished", "failed") or not len(self._members):
+        self._drop_the_unplaced()
+        is_early = not (self._has_begun or self._state == "stopping")
+        if self._members.active() or is_early or self._state in ("finishing", *ENDED) or not len(self._members):
             return
         is_stopped = self._state == "stopping" or any(m.state is MemberState.STOPPED for m in self._members)
         self._state = "finishing"
@@ -458,183 +496,174 @@ class Coordinator:
         ended = {member.id: member.state.value for member in self._members}
         for network in list(self._handles):
             self._dismiss(network)
-        survivors = [
-            m for m in self._members if m.state in (MemberState.DONE, MemberState.RETIRED, MemberState.STOPPED)
-        ]
-        if not survivors:
+        self._dismiss_leavers()
+        if all(member.state is MemberState.FAILED for member in self._members):
             self._fail(self._message or "every network failed")
             return
-        try:
-            if not is_stopped:
+        if not is_stopped:
+            try:
                 self._result = await _result(judge_task.remote(self._spec, self._data, ended, seconds))
-        except (InarchError, RayError) as error:
-            self._fail(str(_cause(error)))
-            return
+            except (InarchError, RayError) as error:
+                self._fail(_reason(error))
+                return
         self._state = "finished"
-        self._tell("finish", None, is_complete=not is_stopped)
-        await self._save()
+        self._chronicle.tell("finish", None, is_complete=not is_stopped)
+        await self._write_members()
         await self._wake()
         if self._spec.is_detached:
             self._spawn(self._end_later())
 
+    def _drop_the_unplaced(self) -> None:
+        """Members that never found a place are no reason to wait when nobody else trains any more."""
+        left = self._members.active()
+        if self._has_begun and left and not any(self._chronicle.is_placed(network) for network in left):
+            for network in left:
+                self._members.move(network, MemberState.RETIRED)
+                self._dismiss(network)
+
     async def _end_later(self) -> None:
-        """A detached coordinator stays long enough to tell how the run ended, then goes."""
+        """A detached coordinator stays long enough to tell how the run ended, then goes for good."""
         await asyncio.sleep(self._config.patience.lease_seconds)
-        os._exit(0)
+        ray.kill(ray.get_runtime_context().current_actor)
 
     def _fail(self, message: str) -> None:
+        if self._state in ENDED:
+            return
         self._state, self._message = "failed", message
         for network in list(self._handles):
             self._dismiss(network)
+        self._dismiss_leavers()
         self._spawn(self._wake())
         self._spawn(self._save())
+
+    # How a coordinator that died comes back.
+
+    async def recover(self) -> None:
+        """Called by the actor itself when Ray brought it back: take the living networks over."""
+        try:
+            record = await asyncio.to_thread(records.read_members, self._storage)
+            if record is None:
+                self._fail("the coordinator died before the run had begun")
+                return
+            self._facts = await asyncio.to_thread(records.read_facts, self._storage)
+            self._placement = records.placement_of(record)
+            self._message = record["message"]
+            self._read_data()
+            for member in records.members_of(record):
+                self._members.restore(member)
+            self._has_begun = True
+            if record["state"] in ENDED:
+                self._state = record["state"]
+                await self._read_result()
+                return
+            self._state = "stopping" if record["state"] == "stopping" else "training"
+            living = [member for member in self._members if member.state in ACTIVE | DONORS]
+            await asyncio.gather(*(self._take_over(member) for member in living))
+        finally:
+            self._knows_members.set()
+        self._spawn(self._watch())
+        await self._finish_if_over()
+
+    async def _read_result(self) -> None:
+        with contextlib.suppress(StorageError):
+            self._result = json.loads(await asyncio.to_thread(self._storage.read, "result.json"))
+
+    async def _take_over(self, member: Member) -> None:
+        """Find a living network by its name; one that cannot be found is lost."""
+        handle = self._find(member)
+        if handle is None:
+            if self._members[member.id].state in ACTIVE:
+                self._spawn(self._lost(member.id, "it was gone when the coordinator came back"))
+            return
+        self._handles[member.id] = handle
+        try:
+            lease = self._config.patience.lease_seconds
+            report, postings, facts = await asyncio.wait_for(_result(handle.describe.remote()), lease)
+        except (RayError, TimeoutError) as error:
+            if member.state in ACTIVE:
+                self._spawn(self._lost(member.id, _reason(error)))
+            return
+        _, interval, process, node = facts
+        self._chronicle.placed(member.id, interval=interval, process=process, node=node)
+        for posting in postings:
+            self._board.post(posting)
+            if self._is_lockstep:
+                self._barrier.arrive(member.id, posting.origin.interval, now=time.monotonic())
+        if report is not None:
+            self._chronicle.note(report, is_news=False)
+        self._spawn(self._supervise(member.id))
+
+    def _find(self, member: Member) -> Any:
+        """A member's actor; also of an incarnation that was begun and not yet recorded."""
+        for incarnation in (member.incarnation + 1, member.incarnation):
+            with contextlib.suppress(ValueError):
+                handle = ray.get_actor(network_name(self._spec.name, member.id, incarnation), namespace=NAMESPACE)
+                self._members.restore(dataclasses.replace(self._members[member.id], incarnation=incarnation))
+                return handle
+        return None
+
+    # Barriers, heartbeats, the record.
+
+    def _expected(self) -> list[int]:
+        """lockstep: members that will reach the next barrier; newcomers that have not joined are not among them."""
+        return [network for network in self._members.active() if network not in self._outside]
+
+    async def _open_barriers(self) -> None:
+        """lockstep: open what can be opened, let newcomers in, and wake those who wait."""
+        if not self._is_lockstep or self._state != "training":
+            return
+        now = time.monotonic()
+        for interval in self._barrier.waiting():
+            if self._barrier.try_open(interval, expected=self._expected(), members=self._members, now=now) is not None:
+                self._board.prune(interval)
+                self._dismiss_leavers()
+                self._let_join()
+        if not self._expected():
+            self._let_join()
+        await self._wake()
+
+    def _let_join(self) -> None:
+        for network, future in self._joining.items():
+            if not future.done():
+                future.set_result(self._birth_of(network))
+            self._outside.discard(network)
+        self._joining.clear()
+
+    async def _pass_barrier(self, asker: Origin) -> Opening | None:
+        """Wait for the barrier of an asker's interval; None where the run stops first."""
+        self._barrier.arrive(asker.network, asker.interval, now=time.monotonic())
+        await self._open_barriers()
+        await self._until(
+            lambda: bool(self._barrier.opening(asker.interval)) or self._state != "training", seconds=None
+        )
+        return self._barrier.opening(asker.interval)
 
     async def _watch(self) -> None:
         """Once a second: who is silent, whose barrier has waited too long, what the dashboard shows."""
         lease = self._config.patience.lease_seconds
-        while not self._is_over():
+        while self._state not in ENDED:
             await asyncio.sleep(1.0)
-            now = time.monotonic()
             for member in list(self._members):
-                if member.state not in (MemberState.TRAINING, MemberState.STALLED):
+                if member.state not in (MemberState.TRAINING, MemberState.STALLED, MemberState.LEAVING):
                     continue
-                silent = now - self._heard.get(member.id, now)
-                if silent > lease:
+                silent, handle = self._chronicle.silent_seconds(member.id), self._handles.get(member.id)
+                if silent > lease and member.state is MemberState.TRAINING:
                     self._members.move(member.id, MemberState.STALLED)
-                handle = self._handles.get(member.id)
                 if silent > 3 * lease and handle is not None:
                     ray.kill(handle)
             await self._open_barriers()
-            self._metrics.show(self._network_status(member) for member in self._members)
-
-    async def _take_over(self, member: Member) -> None:
-        """Find a living network by its name; one that cannot be found is lost."""
-        try:
-            handle = ray.get_actor(network_name(self._spec.name, member.id, member.incarnation), namespace=NAMESPACE)
-            report, postings, facts = await asyncio.wait_for(
-                _result(handle.describe.remote()), self._config.patience.lease_seconds
-            )
-        except (ValueError, RayError, TimeoutError) as error:
-            if member.state in ACTIVE:
-                self._spawn(self._lost(member.id, error))
-            return
-        self._handles[member.id] = handle
-        self._heard[member.id] = time.monotonic()
-        self._status[member.id] = NetworkStatus(
-            network=member.id,
-            state=member.state.value,
-            incarnation=member.incarnation,
-            interval=facts[1],
-            process=facts[2],
-            node=facts[3],
-        )
-        for posting in postings:
-            self._board.post(posting)
-        if report is not None:
-            self._note(report, is_news=False)
-        self._spawn(self._supervise(member.id))
-
-    def _note(self, report: Report, *, is_news: bool = True) -> None:
-        """Remember what a network told."""
-        network = report.origin.network
-        known = self._status.get(network) or NetworkStatus(network=network, state="", incarnation=1)
-        if report.origin.interval < known.interval:
-            return
-        self._status[network] = dataclasses.replace(
-            known,
-            interval=report.origin.interval,
-            epoch=report.epoch,
-            train_loss=report.train_loss,
-            validation_accuracy=report.validation_accuracy,
-            images_per_second=report.images_per_second,
-            grafts=report.grafts,
-            outcome=report.outcome or known.outcome,
-            scion=report.scion,
-            age_intervals=report.age.intervals if report.age else None,
-            age_seconds=report.age.seconds if report.age else None,
-        )
-        if not is_news:
-            return
-        if not report.outcome:
-            self._tell(
-                "interval",
-                network,
-                interval=report.origin.interval,
-                loss=report.train_loss,
-                accuracy=report.validation_accuracy,
-            )
-            return
-        self._metrics.exchanged(report.outcome)
-        if report.outcome == "grafted":
-            self._tell(
-                "graft",
-                network,
-                interval=report.origin.interval,
-                scion=report.scion,
-                age=self._status[network].age_intervals,
-            )
-        elif report.outcome != "off":
-            self._refusals[report.outcome] += 1
-            self._tell("refusal", network, interval=report.origin.interval, reason=report.outcome)
-
-    def _birth_of(self, network: int) -> int | Posting[References]:
-        """A newcomer's parent; where nothing is to be cloned, the interval at which it begins with its own weights."""
-        parent = self._board.parent(network, members=self._members.in_topology(), donors=self._members.donors())
-        if parent is None or self._config.population.newcomers == "fresh":
-            furthest = [self._status[n].interval for n in self._members.donors() if n in self._status and n != network]
-            return parent.origin.interval if parent is not None else max(furthest, default=0)
-        return parent
-
-    def _expected(self) -> list[int]:
-        """lockstep: members that will reach the next barrier; newcomers that wait to join are not among them."""
-        newcomers = {
-            m.id for m in self._members if m.state is MemberState.STARTING and not m.is_founder and m.restarts == 0
-        }
-        waiting = set(self._waiting_to_join) | newcomers
-        return [network for network in self._members.active() if network not in waiting]
-
-    async def _open_barriers(self, interval: int | None = None) -> None:
-        """Open what can be opened, let newcomers in, and wake those who wait."""
-        if self._config.mode != "lockstep" or self._state != "training":
-            return
-        intervals = [interval] if interval is not None else self._barrier.waiting()
-        for each in intervals:
-            was_open = self._barrier.is_open(each)
-            if self._barrier.try_open(each, expected=self._expected(), now=time.monotonic()) and not was_open:
-                self._board.prune(each)
-                for network, future in list(self._waiting_to_join.items()):
-                    if not future.done():
-                        future.set_result(self._birth_of(network))
-                    del self._waiting_to_join[network]
-        await self._wake()
-
-    async def _pass_barrier(self, interval: int) -> bool:
-        """Whether an interval's barrier opened with everybody there."""
-        await self._open_barriers(interval)
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._barrier.is_open(interval) or self._state != "training")
-        return self._barrier.is_open(interval) and not self._barrier.is_timed_out(interval)
+            self._chronicle.metrics.show(self._chronicle.status(member) for member in self._members)
 
     def _direct(self, network: int, directive: Directive) -> None:
         handle = self._handles.get(network)
         if handle is not None:
             handle.direct.remote(directive)
 
-    def _network_status(self, member: Member) -> NetworkStatus:
-        known = self._status.get(member.id) or NetworkStatus(network=member.id, state="", incarnation=1)
-        silent = time.monotonic() - self._heard[member.id] if member.id in self._heard else 0.0
-        return dataclasses.replace(
-            known, state=member.state.value, incarnation=member.incarnation, silent_seconds=round(silent, 2)
-        )
-
-    def _tell(self, kind: Any, network: int | None, **detail: Any) -> None:
-        self._num_events += 1
-        self._events.append(
-            Event(number=self._num_events, kind=kind, network=network, seconds=time.time(), detail=detail)
-        )
-
-    def _is_over(self) -> bool:
-        return self._state in ("finished", "failed")
+    async def _until(self, claim: Any, *, seconds: float | None) -> None:
+        """Wait until a claim holds or the time has passed."""
+        async with self._changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(claim), seconds)
 
     async def _wake(self) -> None:
         async with self._changed:
@@ -652,81 +681,41 @@ class Coordinator:
         self._tasks.add(task)
         task.add_done_callback(ended)
 
-    async def _in_thread(self, call: Any, *arguments: Any) -> Any:
-        """Storage calls run on a thread: the event loop goes on."""
-        return await asyncio.to_thread(call, *arguments)
-
     async def _save(self) -> None:
-        """Write who the members are: numbered files, since a file that is overwritten can be lost."""
-        async with self._saves:
-            self._num_saves += 1
-            record = {
-                "state": self._state,
-                "message": self._message,
-                "seconds": time.time(),
-                "members": [dataclasses.asdict(member) for member in self._members],
-            }
-            try:
-                await self._in_thread(write_members, self._storage, record)
-            except StorageError as error:
-                self._message = str(error)
+        """See that the members' record is written soon; nobody waits for it."""
+        self._is_unsaved = True
+        if not self._is_saving:
+            self._is_saving = True
+            self._spawn(self._save_all())
 
-    def _read_members(self) -> dict[str, Any] | None:
-        return read_members(self._storage)
+    async def _save_all(self) -> None:
+        while self._is_unsaved:
+            self._is_unsaved = False
+            await self._write_members()
+        self._is_saving = False
 
-    def _write_config(self, facts: Facts) -> None:
-        content = {
-            "config": to_dict(self._config),
-            "network": "callable" if self._spec.factory is not None else self._config.network.architecture,
-            "facts": dataclasses.asdict(facts),
-            "versions": versions(),
-        }
-        self._storage.write("config.json", json.dumps(content, indent=2).encode())
-
-    async def _check_fingerprints(self, facts: Facts) -> None:
-        recorded = json.loads(await self._in_thread(self._storage.read, "config.json"))["facts"]
-        if recorded["structure"] != facts.structure:
-            raise StructureError(
-                f"run {self._spec.name} was begun with a network of {recorded['parameters']} parameters and structure "
-                f"{recorded['structure']}; this one has {facts.parameters} and {facts.structure}"
+    async def _write_members(self) -> None:
+        try:
+            await asyncio.to_thread(
+                records.write_members,
+                self._storage,
+                state=self._state,
+                message=self._message,
+                members=self._members,
+                placement=self._placement,
+                now=time.time(),
             )
-        if recorded["data_fingerprint"] != facts.data_fingerprint:
-            raise DataError(
-                f"run {self._spec.name} was begun with other images than {self._config.data.train!r} has now"
-            )
-
-    async def _restore_members(self) -> None:
-        """A resumed run's members: those that had not finished begin a new incarnation."""
-        record = await self._in_thread(self._read_members)
-        if record is None:
-            raise RunError(f"run {self._spec.name} has no record of its members; it cannot be resumed")
-        going_on = {MemberState.DONE, MemberState.RETIRED, MemberState.FAILED}
-        for saved in record["members"]:
-            member = _member(saved)
-            if member.state not in going_on:
-                member = dataclasses.replace(
-                    member, state=MemberState.STARTING, incarnation=member.incarnation + 1, restarts=0
-                )
-            self._members.restore(member)
-
-    def _common_interval(self, networks: list[int]) -> int | None:
-        """lockstep: the interval that all members that go on have completed."""
-        if self._config.mode != "lockstep":
-            return None
-        store = CheckpointStore(self._storage, keep=self._config.checkpoint.keep)
-        newest = [store.newest(network) for network in networks]
-        return min((found.id.interval if found is not None else 0 for found in newest), default=0)
-
-    def _has_checkpoint(self, network: int) -> bool:
-        return bool(CheckpointStore(self._storage).list(network))
+        except StorageError as error:
+            self._message = str(error)
 
 
 class _RemoteCoordinator(Coordinator):
-    """On Ray an incarnation that was brought back takes the living networks over."""
+    """On Ray an incarnation that was brought back takes the living networks over before it answers anybody."""
 
     async def __init__(self, spec: RunSpec) -> None:  # type: ignore[misc]  # Ray awaits an async constructor
         super().__init__(spec)
         if ray.get_runtime_context().was_current_actor_reconstructed:
+            self._knows_members.clear()
             self._spawn(self.recover())
 
 
@@ -736,55 +725,17 @@ CoordinatorActor: Any = _on_ray(_RemoteCoordinator)
 """`Coordinator` on Ray."""
 
 
-def versions() -> dict[str, str]:
-    """Of what decides numbers."""
-    import numpy
-    import torch
-    import torchvision
-
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "numpy": numpy.__version__,
-        "ray": ray.__version__,
-    }
-
-
-def write_members(storage: Storage, record: dict[str, Any]) -> None:
-    """Write the members' record under the next number, then drop all but the last two."""
-    names = storage.names("members")
-    number = int(names[-1].split(".")[0]) + 1 if names else 0
-    storage.write(f"members/{number:08d}.json", json.dumps(record).encode())
-    for old in names[:-1]:
-        storage.delete(f"members/{old}")
-
-
-def read_members(storage: Storage) -> dict[str, Any] | None:
-    """The newest record that is whole."""
-    for name in reversed(storage.names("members")):
-        try:
-            return json.loads(storage.read(f"members/{name}"))
-        except (StorageError, ValueError):
-            continue
-    return None
-
-
-def _member(saved: dict[str, Any]) -> Member:
-    return Member(**{**saved, "state": MemberState(saved["state"])})
-
-
 async def _result(reference: Any) -> Any:
     """A task's or method's value; what it raised is raised as itself."""
     try:
         return await reference
     except RayTaskError as error:
-        raise _cause(error) from None
+        cause = getattr(error, "cause", None)
+        raise (cause if isinstance(cause, Exception) else error) from None
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What went wrong beneath Ray's wrappers."""
-    cause = getattr(error, "cause", None)
-    if isinstance(error, RayTaskError) and isinstance(cause, BaseException):
-        return cause
-    return error
+def _reason(error: BaseException | None) -> str:
+    """What went wrong, in one line: the last of a traceback."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    text = lines[-1] if isinstance(error, RayError) and lines else " ".join(lines)
+    return text[:500] or type(error).__name__

@@ -7,20 +7,14 @@ snapshots of a network, however long the coordinator is silent.
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
-    OwnerDiedError,
-    RayActorError,
-    RayError,
-    ReferenceCountingAssertionError,
-)
+from ray.exceptions import GetTimeoutError, RayError
 
 from actors.spec import Directive
 from population.board import Posting, Refusal
@@ -33,6 +27,9 @@ GRACE_SECONDS = 0.05
 
 KEPT_REPORTS = 256
 """Reports kept for a coordinator that is silent; older ones are in the history anyway."""
+
+RETRY_SECONDS = 0.2
+"""Between calls to a coordinator that does not answer."""
 
 HEARTBEATS = 6
 """Heartbeats in a lease time."""
@@ -51,12 +48,13 @@ class Courier:
         layout: Layout,
         is_lockstep: bool,
         on_orphaned: Callable[[], None],
+        logger: logging.Logger,
     ) -> None:
         """Args: the coordinator's handle; whose courier; how long to wait; the snapshots' layout; whether pulls wait
-        for the barrier; what to do when the lease has run out."""
+        for the barrier; what to do when the lease has run out; where to log."""
         self._coordinator, self._network, self._incarnation = coordinator, network, incarnation
         self._patience, self._layout, self._is_lockstep = patience, layout, is_lockstep
-        self._on_orphaned = on_orphaned
+        self._on_orphaned, self._logger = on_orphaned, logger
         self._changed = threading.Condition()
         self._reports: collections.deque[Report] = collections.deque(maxlen=KEPT_REPORTS)
         self._unposted: Posting[list[ray.ObjectRef]] | None = None
@@ -69,8 +67,8 @@ class Courier:
         self.directive = Directive.GO_ON
         self.is_orphaned = False
         self._threads = [
-            threading.Thread(target=self._post_forever, name="courier-post", daemon=True),
-            threading.Thread(target=self._fetch_forever, name="courier-fetch", daemon=True),
+            threading.Thread(target=self._forever, args=(step,), name=f"courier-{name}", daemon=True)
+            for name, step in (("post", self._post_once), ("fetch", self._fetch_once))
         ]
         for thread in self._threads:
             thread.start()
@@ -119,7 +117,8 @@ class Courier:
         """Wait until everything is posted, at most so long."""
         with self._changed:
             self._changed.wait_for(
-                lambda: not self._reports and self._unposted is None and not self._is_posting, seconds
+                lambda: self.is_orphaned or not (self._reports or self._unposted is not None or self._is_posting),
+                seconds,
             )
 
     def heard(self) -> None:
@@ -140,13 +139,14 @@ class Courier:
 
     def _ask(self, own: Origin) -> None:
         with self._changed:
-            self._fetched = None
             self._request = own
             self._changed.notify_all()
 
     def _pull_at_barrier(self, own: Origin) -> Snapshot | Refusal:
         deadline = time.monotonic() + self._patience.barrier_seconds + self._patience.lease_seconds
         self.flush(seconds=self._patience.barrier_seconds)
+        with self._changed:
+            self._fetched = None
         self._ask(own)
         with self._changed:
             while self._fetched is None or self._fetched[1] is Refusal.LATE:
@@ -162,18 +162,29 @@ class Courier:
             found, self._fetched = self._fetched[1], None
         return found
 
-    def _post_forever(self) -> None:
+    def _forever(self, step: Callable[[], None]) -> None:
+        """A thread's life: an error that nobody foresaw is logged and must not end the exchange for good."""
+        while not self._is_closed:
+            try:
+                step()
+            except Exception:
+                self._logger.exception("the exchange with the coordinator failed")
+                time.sleep(RETRY_SECONDS)
+
+    def _post_once(self) -> None:
         """The posting thread: newest snapshot and reports when there are any, a heartbeat when not."""
         pause = self._patience.lease_seconds / HEARTBEATS
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_closed or self._reports or self._unposted is not None, pause)
-                if self._is_closed:
-                    return
-                reports, self._reports = list(self._reports), collections.deque(maxlen=KEPT_REPORTS)
-                posting, self._unposted = self._unposted, None
-                self._is_posting = posting is not None
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._reports or self._unposted is not None, pause)
+            if self._is_closed:
+                return
+            reports, self._reports = list(self._reports), collections.deque(maxlen=KEPT_REPORTS)
+            posting, self._unposted = self._unposted, None
+            self._is_posting = posting is not None or bool(reports)
+        is_posted = False
+        try:
             is_posted = self._post(reports, posting)
+        finally:
             with self._changed:
                 self._is_posting = False
                 if not is_posted:
@@ -182,9 +193,9 @@ class Courier:
                 elif posting is not None and not self._is_lockstep:
                     self._held = [held for held in self._held if held.origin.step >= posting.origin.step]
                 self._changed.notify_all()
-            self._check_lease()
-            if not is_posted:
-                time.sleep(min(1.0, pause))
+        self._check_lease()
+        if not is_posted:
+            time.sleep(min(RETRY_SECONDS, pause))
 
     def _post(self, reports: list[Report], posting: Posting[list[ray.ObjectRef]] | None) -> bool:
         call = self._coordinator.post.remote(self._network, self._incarnation, reports, posting)
@@ -196,26 +207,27 @@ class Courier:
         return True
 
     def _check_lease(self) -> None:
-        if not self.is_orphaned and time.monotonic() - self._heard_seconds > self._patience.lease_seconds:
+        is_over = time.monotonic() - self._heard_seconds > self._patience.lease_seconds
+        if self.directive is Directive.FENCED:
+            self._on_orphaned()
+        elif is_over and not self.is_orphaned:
             self.is_orphaned = True
+            with self._changed:
+                self._changed.notify_all()
             self._on_orphaned()
 
-    def _fetch_forever(self) -> None:
-        """The fetching thread: ask the coordinator, then bring the scion's bytes to this node."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_closed or self._request is not None)
-                if self._is_closed:
-                    return
-                own, self._request = self._request, None
-            if own is None:
-                continue
-            found = self._fetch(own)
-            with self._changed:
-                if self._request is None:
-                    self._fetched = (own, found)
-                    self._changed.notify_all()
-            del found
+    def _fetch_once(self) -> None:
+        """The fetching thread: ask the coordinator, then bring the scion's bytes to this node. One that arrives after
+        its pull waits for the next, which looks at its age."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._request is not None)
+            own, self._request = self._request, None
+        if own is None:
+            return
+        found = self._fetch(own)
+        with self._changed:
+            self._fetched = (own, found)
+            self._changed.notify_all()
 
     def _fetch(self, own: Origin) -> Snapshot | Refusal:
         patience = self._patience
@@ -223,6 +235,7 @@ class Courier:
         try:
             offered: Any = ray.get(self._coordinator.ask.remote(own), timeout=seconds)
         except (RayError, GetTimeoutError):
+            time.sleep(min(RETRY_SECONDS, patience.pull_seconds))
             return Refusal.LATE
         self.heard()
         if isinstance(offered, Refusal):
@@ -236,7 +249,7 @@ def fetch(offered: Posting[list[ray.ObjectRef]], layout: Layout, *, seconds: flo
         buffer: Any = ray.get(offered.item[0], timeout=seconds)
     except GetTimeoutError:
         return Refusal.LATE
-    except (OwnerDiedError, ObjectLostError, ReferenceCountingAssertionError, RayActorError):
+    except RayError:
         return Refusal.GONE
     if offered.origin.structure != layout.fingerprint or buffer.nbytes != layout.nbytes:
         return Refusal.STRUCTURE

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from pathlib import Path
 
+from population.errors import StorageError
 from population.storage import Storage
 
 
@@ -30,6 +32,7 @@ class LogFile:
         self.logger.addHandler(handler)
 
     def sync(self) -> None:
-        """Copy the log to where it belongs."""
+        """Copy the log to where it belongs; a storage that fails must not end a network over its log."""
         if not self._is_local:
-            self._storage.write(self._relative, self._path.read_bytes())
+            with contextlib.suppress(StorageError):
+                self._storage.write(self._relative, self._path.read_bytes())

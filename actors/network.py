@@ -7,6 +7,7 @@ flags or read what is there, so that they are answered at once while the network
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import threading
 import time
@@ -18,18 +19,19 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from actors.courier import Courier, fetch
 from actors.logs import LogFile
-from actors.spec import NAMESPACE, Directive, NetworkSpec, Outcome, coordinator_name
+from actors.spec import NAMESPACE, Directive, NetworkSpec, Outcome, coordinator_name, network_name
 from population.board import Posting, Refusal
 from population.checkpoint import Checkpoint, CheckpointStore
 from population.data import Splits
 from population.errors import CheckpointError, StorageError
+from population.history import TABLES
 from population.snapshot import Origin, Snapshot
 from population.storage import Storage
 from population.task import ImageClassification
 from population.training import Report, Trainer
 
-FAILED_COMMITS = 3
-"""A network whose storage fails so often in a row gives up; until then it keeps its rows for the next checkpoint."""
+RETRY_SECONDS = 2.0
+"""Between attempts to write the last checkpoint to a storage that fails."""
 
 
 class Network:
@@ -59,7 +61,7 @@ class Network:
         self._committer = _Committer(self._checkpoints, self._log, deadline_seconds=config.patience.storage_seconds * 8)
         self._latest: Report | None = None
         self._outcome: Outcome | None = None
-        self._lock = threading.Lock()
+        self._failure: Exception | None = None
         self._courier = Courier(
             self._coordinator,
             network=spec.network,
@@ -68,6 +70,7 @@ class Network:
             layout=self.trainer.layout,
             is_lockstep=config.mode == "lockstep",
             on_orphaned=self._end_if_idle,
+            logger=self._log.logger,
         )
         self._step_seconds = config.pace.seconds(spec.network)
         self._step_ended = 0.0
@@ -101,18 +104,23 @@ class Network:
     def run(self) -> Outcome:
         """Train to the end. The pending call is the network's sign of life; a second one, of a coordinator that came
         back, waits for the first and tells the same."""
+        if self._failure is not None:
+            raise self._failure
         if self._outcome is None:
             self._is_training = True
             try:
                 self._outcome = self._live()
-            except Exception:
+            except Exception as error:
+                self._failure = error
                 self._log.logger.exception("network %d failed", self._spec.network)
                 raise
             finally:
                 self._is_training = False
                 self._log.sync()
+                if self._courier.is_orphaned:
+                    _exit_soon()
             self._log.logger.info("network %d: %s", self._spec.network, self._outcome.value)
-            if self._outcome in (Outcome.ORPHANED, Outcome.FENCED):
+            if self._outcome is Outcome.FENCED:
                 _exit_soon()
         return self._outcome
 
@@ -178,6 +186,8 @@ class Network:
                     report.images_per_second,
                 ),
             )
+            if self._spec.run.config.mode == "lockstep":
+                self._committer.settle()
             self._courier.publish(report, snapshot)
         is_committed = self._committer.finish()
         self._courier.flush(seconds=self._spec.run.config.patience.lease_seconds)
@@ -203,6 +213,7 @@ class Network:
             except (RayError, GetTimeoutError):
                 time.sleep(1.0)
                 continue
+            self._courier.heard()
             if isinstance(parent, int):
                 self.trainer.start_at(parent)
                 return True
@@ -218,6 +229,10 @@ class Network:
         newest = self._checkpoints.newest(self._spec.network, at_most_interval=self._spec.at_most_interval)
         if newest is not None:
             self.trainer.resume(newest)
+        elif self._spec.at_most_interval:
+            raise CheckpointError(
+                f"network {self._spec.network} has no readable checkpoint of interval {self._spec.at_most_interval}"
+            )
         return newest is not None
 
     def _end_if_idle(self) -> None:
@@ -228,6 +243,30 @@ class Network:
 
 _ENDING = (Directive.STOP, Directive.FENCED)
 
+
+def create_network(spec: NetworkSpec, data: Any, *, cpus: float) -> Any:
+    """Ask Ray for a network's actor: named and detached, so that it outlives its coordinator; its lease ends it.
+
+    Args:
+        spec: Which network.
+        data: Reference to the splits.
+        cpus: CPUs that Ray reserves.
+
+    Raises:
+        ValueError: an actor of this name lives.
+    """
+    return NetworkActor.options(
+        name=network_name(spec.run.name, spec.network, spec.incarnation),
+        namespace=NAMESPACE,
+        lifetime="detached",
+        num_cpus=cpus,
+        num_gpus=spec.gpus,
+        max_restarts=0,
+        max_task_retries=0,
+        scheduling_strategy="SPREAD",
+    ).remote(spec, data)
+
+
 _on_ray: Any = ray.remote(concurrency_groups={"train": 1, "control": 2})  # type: ignore[call-overload]  # untyped option
 
 NetworkActor: Any = _on_ray(Network)
@@ -235,69 +274,70 @@ NetworkActor: Any = _on_ray(Network)
 
 
 class _Committer:
-    """Writes checkpoints on a thread of its own, one at a time: training waits only for the one before."""
+    """Writes checkpoints on a thread of its own, one at a time: training waits only for the one before.
+
+    While storage fails, training goes on, and what could not be written is handed to the next checkpoint: rows and
+    the best weights are not lost. A network gives up when storage has failed for longer than the deadline.
+    """
 
     def __init__(self, checkpoints: CheckpointStore, log: LogFile, *, deadline_seconds: float) -> None:
         self._checkpoints, self._log, self._deadline = checkpoints, log, deadline_seconds
         self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
         self._under_way: concurrent.futures.Future[bool] | None = None
-        self._unwritten: dict[str, list[Any]] = {"metrics": [], "grafts": []}
-        self._failures = 0
+        self._unwritten: Checkpoint | None = None
+        self._failing_since: float | None = None
 
     def commit(self, checkpoint: Checkpoint) -> None:
-        """Begin to write a checkpoint, when the one before is written.
+        """Begin to write a checkpoint, when the one before is written or has failed.
 
         Raises:
-            StorageError: storage failed too often in a row.
+            StorageError: storage has failed for too long.
         """
         self._wait()
         self._under_way = self._writer.submit(self._write, checkpoint)
 
-    def finish(self) -> bool:
-        """Wait for the last checkpoint; False where a later incarnation had claimed the network.
+    def settle(self) -> None:
+        """Wait until the last checkpoint is written, and write it again where it failed.
 
         Raises:
-            StorageError: it could not be written.
+            StorageError: storage has failed for too long.
         """
-        outcome = self._wait()
-        if self._failures:
-            raise StorageError("the last checkpoint could not be written; the log tells why")
-        return outcome
+        self._wait()
+        while self._unwritten is not None:
+            time.sleep(RETRY_SECONDS)
+            self._under_way = self._writer.submit(self._write, self._unwritten)
+            self._wait()
+
+    def finish(self) -> bool:
+        """`settle`; False where a later incarnation had claimed the network."""
+        is_committed = self._wait()
+        self.settle()
+        return is_committed
 
     def _wait(self) -> bool:
-        if self._under_way is None:
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
             return True
         try:
-            return self._under_way.result(timeout=self._deadline)
+            return under_way.result(timeout=self._deadline)
         except concurrent.futures.TimeoutError:
             raise StorageError(f"a checkpoint was not written within {self._deadline:g} s") from None
-        finally:
-            if self._under_way.done():
-                self._under_way = None
 
     def _write(self, checkpoint: Checkpoint) -> bool:
-        rows = {table: [*self._unwritten[table], *checkpoint.rows.get(table, ())] for table in self._unwritten}
-        whole = Checkpoint(
-            network=checkpoint.network,
-            id=checkpoint.id,
-            model=checkpoint.model,
-            tensors=checkpoint.tensors,
-            training=checkpoint.training,
-            best=checkpoint.best,
-            rows=rows,
-        )
+        before = self._unwritten
+        if before is not None and before is not checkpoint:
+            rows = {table: [*before.rows.get(table, ()), *checkpoint.rows.get(table, ())] for table in TABLES}
+            checkpoint = dataclasses.replace(checkpoint, rows=rows, best=checkpoint.best or before.best)
         try:
-            is_committed = self._checkpoints.commit(whole)
-        except (StorageError, CheckpointError) as error:
-            self._failures += 1
-            self._unwritten = rows
+            is_committed = self._checkpoints.commit(checkpoint)
+        except StorageError as error:
+            now = time.monotonic()
+            self._unwritten, self._failing_since = checkpoint, self._failing_since or now
             self._log.logger.warning("checkpoint %s was not written: %s", checkpoint.id.name, error)
-            if self._failures >= FAILED_COMMITS:
+            if now - self._failing_since > self._deadline:
                 raise
             return True
-        self._failures = 0
-        self._unwritten = {"metrics": [], "grafts": []}
-        self._log.sync()
+        self._unwritten, self._failing_since = None, None
         return is_committed
 
 

@@ -15,7 +15,8 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
 from actors.cluster import check_reachable, connect
-from actors.coordinator import CoordinatorActor, read_members
+from actors.coordinator import CoordinatorActor
+from actors.records import read_members
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
 from population.config import NetworkConfig, RunConfig, from_dict
 from population.data import ImageSet, from_dataset, image_set, write_arrow

@@ -1,6 +1,6 @@
 """Algorithms and values of inarch, without Ray: information, grafting, topology, training, the simulator."""
 
-from population.board import Barrier, Board, Posting, PostOutcome, Refusal
+from population.board import Barrier, Board, Opening, Posting, PostOutcome, Refusal
 from population.config import (
     AgeConfig,
     CheckpointConfig,
@@ -55,6 +55,7 @@ __all__ = [
     "MemberState",
     "Members",
     "NetworkConfig",
+    "Opening",
     "OptimizerConfig",
     "Origin",
     "PaceConfig",

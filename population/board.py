@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from population import topology
 from population.config import TopologyConfig
+from population.members import Members
 from population.snapshot import Origin
 from population.staleness import Age
 
@@ -160,6 +161,17 @@ def age_of(rootstock: Origin, scion: Origin, *, now: float) -> Age:
     return Age(intervals=intervals, steps=steps, seconds=max(0.0, now - scion.made_seconds))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How an interval's barrier opened, and who was there: all who pass it see the same topology."""
+
+    is_timed_out: bool
+    members: tuple[int, ...]
+    """Ids in the topology."""
+    donors: tuple[int, ...]
+    """Ids whose snapshots may be given."""
+
+
 class Barrier:
     """lockstep: an interval's exchange opens when every member that is expected has arrived, or at a deadline.
 
@@ -170,7 +182,7 @@ class Barrier:
         self._deadline = deadline_seconds
         self._reached: dict[int, int] = {}
         self._first_seconds: dict[int, float] = {}
-        self._open: dict[int, bool] = {}
+        self._open: dict[int, Opening] = {}
 
     def arrive(self, network: int, interval: int, *, now: float) -> None:
         """A member completed an interval and posted its version of it."""
@@ -181,24 +193,21 @@ class Barrier:
         """A member died: barriers that have not opened wait for it to arrive again."""
         self._reached.pop(network, None)
 
-    def try_open(self, interval: int, *, expected: Collection[int], now: float) -> bool:
-        """Open the barrier if all who are expected have arrived, or its deadline has passed; whether it is open."""
-        if interval in self._open:
-            return True
-        if all(self._reached.get(network, 0) >= interval for network in expected):
-            self._open[interval] = True
-        elif now - self._first_seconds.get(interval, now) >= self._deadline:
-            self._open[interval] = False
-        return interval in self._open
+    def try_open(self, interval: int, *, expected: Collection[int], members: Members, now: float) -> Opening | None:
+        """Open the barrier if all who are expected have arrived or its deadline has passed; None while it is closed."""
+        if interval not in self._open:
+            are_there = all(self._reached.get(network, 0) >= interval for network in expected)
+            is_timed_out = now - self._first_seconds.get(interval, now) >= self._deadline
+            if are_there or is_timed_out:
+                self._open[interval] = Opening(
+                    is_timed_out=not are_there, members=members.in_topology(), donors=members.donors()
+                )
+        return self._open.get(interval)
 
     def waiting(self) -> list[int]:
         """Intervals at whose barrier somebody waits."""
         return [interval for interval in self._first_seconds if interval not in self._open]
 
-    def is_open(self, interval: int) -> bool:
-        """Whether an interval's exchange may happen."""
-        return interval in self._open
-
-    def is_timed_out(self, interval: int) -> bool:
-        """Whether it opened because its deadline passed."""
-        return self._open.get(interval) is False
+    def opening(self, interval: int) -> Opening | None:
+        """How an interval's barrier opened; None while it is closed."""
+        return self._open.get(interval)

@@ -13,6 +13,7 @@ A checkpoint exists when its manifest does and matches. `<step>` names one made 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -110,8 +111,9 @@ class CheckpointStore:
             for name, content in files.items()
         }
         self._storage.write(f"{folder}/manifest.json", json.dumps(manifest, sort_keys=True).encode())
-        self._hand_in(checkpoint.network, checkpoint.id, files)
-        self._drop_old(checkpoint.network)
+        with contextlib.suppress(StorageError):  # committed already; what fails here is made up for later
+            self._hand_in(checkpoint.network, checkpoint.id, files)
+            self._drop_old(checkpoint.network)
         return True
 
     def list(self, network: int) -> list[CheckpointId]:
@@ -176,26 +178,28 @@ class CheckpointStore:
         """Hand in rows of committed checkpoints whose writer died before it could."""
         for network in self.networks():
             for found in self.list(network):
-                name = f"{network}-{found.name}.parquet"
-                if not all(self._storage.exists(f"{table}/{name}") for table in TABLES):
-                    try:
-                        self._hand_in(network, found, self._files(network, found))
-                    except CheckpointError:
-                        continue
+                with contextlib.suppress(CheckpointError):
+                    self._hand_in(network, found, self._files(network, found))
 
     def _hand_in(self, network: int, checkpoint: CheckpointId, files: Mapping[str, bytes]) -> None:
         for table in TABLES:
-            if f"{table}.parquet" in files:
-                self._storage.write(f"{table}/{network}-{checkpoint.name}.parquet", files[f"{table}.parquet"])
+            content, name = files.get(f"{table}.parquet"), f"{table}/{network}-{checkpoint.name}.parquet"
+            if content is not None and self._storage.size(name) != len(content):
+                self._storage.write(name, content)
 
     def _drop_old(self, network: int) -> None:
+        """Keep the newest of each of the last k intervals, the newest of all and the best; before any other goes, its
+        rows are surely handed in."""
         committed = self.list(network)
-        old = committed[: -self._keep]
+        of_interval = {found.interval: found for found in committed}
+        kept = {of_interval[interval] for interval in sorted(of_interval)[-self._keep :]} | {committed[-1]}
         with_best = [found for found in committed if self._has_best(network, found)]
-        for found in old:
-            if with_best and found == with_best[-1]:
-                continue
-            self._storage.delete(f"networks/{network}/{found.name}")
+        kept |= set(with_best[-1:])
+        for found in committed:
+            if found not in kept:
+                with contextlib.suppress(CheckpointError):
+                    self._hand_in(network, found, self._files(network, found))
+                self._storage.delete(f"networks/{network}/{found.name}")
 
     def _has_best(self, network: int, checkpoint: CheckpointId) -> bool:
         return self._storage.exists(f"networks/{network}/{checkpoint.name}/best.safetensors")

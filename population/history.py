@@ -77,18 +77,30 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
 
 
 def read_table(storage: Storage, table: str) -> pa.Table:
-    """All committed rows of metrics or grafts of a run, by network and interval, the newest incarnation's only."""
-    parts = [
+    """All committed rows of metrics or grafts of a run, by network and interval. Of an interval that was trained again
+    after a death only the last time counts."""
+    whole = _parts(storage, table)
+    key = "network" if table == "metrics" else "rootstock"
+    last = _last_incarnations(whole if table == "metrics" else _parts(storage, "metrics")).rename_columns(
+        [key, "interval", "last"]
+    )
+    joined = whole.join(last, [key, "interval"])
+    is_last = pc.field("incarnation") == pc.field("last")
+    names = TABLES[table].names
+    order = [(key, "ascending"), ("interval", "ascending")]
+    return joined.filter(is_last).select(names).cast(TABLES[table]).sort_by(order)
+
+
+def _parts(storage: Storage, table: str) -> pa.Table:
+    found = [
         pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")), schema=TABLES[table])
         for name in storage.names(table)
         if name.endswith(".parquet")
     ]
-    whole = pa.concat_tables(parts) if parts else TABLES[table].empty_table()
-    key = "network" if table == "metrics" else "rootstock"
-    if not len(whole):
-        return whole
-    newest = whole.group_by([key, "interval"]).aggregate([("incarnation", "max")])
-    joined = whole.join(newest, [key, "interval"])
-    is_newest = pc.field("incarnation") == pc.field("incarnation_max")
-    kept = joined.filter(is_newest).select(TABLES[table].names)
-    return kept.sort_by([(key, "ascending"), ("interval", "ascending")])
+    return pa.concat_tables(found) if found else TABLES[table].empty_table()
+
+
+def _last_incarnations(metrics: pa.Table) -> pa.Table:
+    """network, interval and the last incarnation that trained it."""
+    grouped = metrics.group_by(["network", "interval"]).aggregate([("incarnation", "max")])
+    return grouped.select(["network", "interval", "incarnation_max"])

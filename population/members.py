@@ -52,7 +52,7 @@ class Member:
     state: MemberState = MemberState.STARTING
     is_founder: bool = True
     restarts: int = 0
-    """How often it was brought back since its last progress was lost."""
+    """How often it was brought back since it last completed an interval."""
 
 
 class Members:
@@ -105,6 +105,11 @@ class Members:
         )
         self._members[network] = member
         return member
+
+    def progressed(self, network: int) -> None:
+        """A member completed an interval: earlier deaths are forgiven."""
+        if self._members[network].restarts:
+            self._members[network] = replace(self._members[network], restarts=0)
 
     def in_topology(self) -> tuple[int, ...]:
         """Ids of members that take part; starting and lost ones too, so that the others keep their neighbors."""

@@ -127,19 +127,13 @@ class Simulator:
 
     def take(self, life: _Life, own: Origin, now: float) -> Snapshot | Refusal:
         """What a network gets when it pulls."""
-        version = None
-        if self.config.mode == "lockstep":
-            if self.barrier.is_timed_out(own.interval):
+        members, donors, version = self.members.in_topology(), self.members.donors(), None
+        if (opening := self.barrier.opening(own.interval)) is not None:
+            if opening.is_timed_out:
                 return Refusal.BARRIER_TIMEOUT
-            version = own.interval
+            members, donors, version = opening.members, opening.donors, own.interval
         limit = age_limit(self.config.age, num_intervals=life.trainer.schedule.num_intervals)
-        offered = self.board.offer(
-            own,
-            members=self.members.in_topology(),
-            donors=self.members.donors(),
-            limit=limit,
-            version=version,
-        )
+        offered = self.board.offer(own, members=members, donors=donors, limit=limit, version=version)
         return offered if isinstance(offered, Refusal) else offered.item
 
     def committed(self, life: _Life, report: Report, scion: Origin | None) -> None:
@@ -194,7 +188,7 @@ class Simulator:
         network = life.trainer.network_id
         leaving = self.members[network].state is MemberState.LEAVING
         self.members.move(network, MemberState.RETIRED if leaving else MemberState.DONE)
-        if leaving:
+        if leaving and self.config.mode == "async":
             self.board.withdraw(network)
         for interval in list(self._at_barrier):
             self._open_barrier(interval, life.now())
@@ -224,7 +218,9 @@ class Simulator:
 
     def _open_barrier(self, interval: int, now: float) -> None:
         waiting = self._at_barrier.get(interval)
-        if not waiting or not self.barrier.try_open(interval, expected=self._expected(), now=now):
+        if not waiting:
+            return
+        if self.barrier.try_open(interval, expected=self._expected(), members=self.members, now=now) is None:
             return
         del self._at_barrier[interval]
         self.board.prune(interval)

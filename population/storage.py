@@ -83,6 +83,11 @@ class Storage:
         info = self._within_deadline(lambda: self._filesystem.get_file_info(self.path(relative)), f"look up {relative}")
         return info.type != pafs.FileType.NotFound
 
+    def size(self, relative: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        info = self._within_deadline(lambda: self._filesystem.get_file_info(self.path(relative)), f"look up {relative}")
+        return info.size if info.type == pafs.FileType.File else None
+
     def names(self, relative: str) -> list[str]:
         """Names in a folder, sorted; none where there is no folder."""
         selector = pafs.FileSelector(self.path(relative), allow_not_found=True)

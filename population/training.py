@@ -216,27 +216,32 @@ class Trainer:
                 host.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
                 return
             clock = _Stopwatch(host)
+            as_before = dataclasses.replace(progress), self._random.tensors()
+            self._complete_interval()
             host.prepare(self.origin(host.now()))
             with self._random:
                 scores = self.task.validate(self._forward)
+            progress.score = scores.accuracy if scores else None
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
-            self._complete_interval(scores.accuracy if scores else None)
             origin = self.origin(host.now())
             snapshot = self._freeze(origin) if self.config.graft.enabled else None
             seconds["freeze"] = clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot
             seconds["publish"] = clock.lap()
-            self._note_best()
             scion = host.pull(origin) if snapshot is not None else None
             seconds["pull"] = clock.lap()
             if scion is Refusal.STOPPING:
-                self._reopen_interval(origin)
+                # The interval stays open: a network that goes on evaluates, publishes and exchanges first.
+                self._progress, random = as_before
+                self._random.load(random)
                 host.commit(report, self._checkpoint(within=True))
                 return
+            self._note_best()
             outcome = OFF
             if snapshot is not None and scion is not None:
                 outcome = self._take_in(scion, origin, snapshot.information, host.now())
+            scion = None
             seconds["graft"] = clock.lap()
             report = dataclasses.replace(
                 report,
@@ -285,6 +290,8 @@ class Trainer:
         known = {field.name for field in dataclasses.fields(_Progress)}
         saved = {name: value for name, value in checkpoint.training.items() if name in known}
         self._progress = _Progress(**saved)
+        if checkpoint.training.get("scaler"):
+            self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))
 
     def _train(self, host: Host) -> bool:
         """Steps to the end of the interval; False where the host ended them early."""
@@ -326,19 +333,11 @@ class Trainer:
         self._scaler.update()
         return loss.detach(), correct
 
-    def _complete_interval(self, score: float | None) -> None:
+    def _complete_interval(self) -> None:
         progress = self._progress
         begun = self.schedule.end(progress.interval)
         progress.interval += 1
         progress.trained_intervals += (self.schedule.end(progress.interval) - begun) / self.schedule.interval_steps
-        progress.score = score
-
-    def _reopen_interval(self, origin: Origin) -> None:
-        """The run stops before the exchange: the interval stays open, and a resumed network exchanges first."""
-        progress = self._progress
-        progress.interval -= 1
-        begun, end = self.schedule.end(progress.interval), self.schedule.end(origin.interval)
-        progress.trained_intervals -= (end - begun) / self.schedule.interval_steps
 
     def _freeze(self, origin: Origin) -> Snapshot:
         """Measure own information and copy the weights to the host.
@@ -441,7 +440,7 @@ class Trainer:
             id=identity,
             model=_copies(entries(self.module)),
             tensors={**_optimizer_tensors(self._optimizer, self._names), **self._random.tensors()},
-            training=dataclasses.asdict(progress),
+            training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
             best=best,
             rows=rows,
         )

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def cluster() -> Iterator[str]:
     ray.shutdown()
 
 
-def small_config(**changes: object) -> RunConfig:
+def small_config(**changes: Any) -> RunConfig:
     """Two small networks, four short epochs."""
     fields: dict = {
         "network": NetworkConfig(architecture="resnet8"),

@@ -107,14 +107,29 @@ def test_age_is_zero_for_a_scion_that_is_ahead() -> None:
     assert age_of(ahead, behind, now=1.0).seconds == 0.0
 
 
+def opening(barrier: Barrier, interval: int, expected: tuple[int, ...], now: float, members: Members | None = None):
+    return barrier.try_open(interval, expected=expected, members=members or Members(), now=now)
+
+
 def test_barrier_opens_when_all_have_arrived() -> None:
     barrier = Barrier(deadline_seconds=10.0)
     barrier.arrive(0, 1, now=0.0)
-    assert not barrier.try_open(1, expected=(0, 1), now=1.0)
+    assert opening(barrier, 1, (0, 1), 1.0) is None
     assert barrier.waiting() == [1]
     barrier.arrive(1, 1, now=2.0)
-    assert barrier.try_open(1, expected=(0, 1), now=2.0)
-    assert barrier.is_open(1) and not barrier.is_timed_out(1)
+    found = opening(barrier, 1, (0, 1), 2.0)
+    assert found is not None and not found.is_timed_out and found is barrier.opening(1)
+
+
+def test_all_who_pass_a_barrier_see_the_members_that_were_there_when_it_opened() -> None:
+    members, barrier = Members(), Barrier(deadline_seconds=10.0)
+    for _ in range(3):
+        members.move(members.add(is_founder=True).id, MemberState.TRAINING)
+        barrier.arrive(len(members) - 1, 1, now=0.0)
+    opening(barrier, 1, (0, 1, 2), 0.0, members)
+    members.move(2, MemberState.RETIRED)
+    found = opening(barrier, 1, (0, 1), 1.0, members)
+    assert found is not None and found.members == found.donors == (0, 1, 2)
 
 
 def test_barrier_waits_again_for_a_member_that_died() -> None:
@@ -122,16 +137,16 @@ def test_barrier_waits_again_for_a_member_that_died() -> None:
     barrier.arrive(0, 1, now=0.0)
     barrier.forget(0)
     barrier.arrive(1, 1, now=1.0)
-    assert not barrier.try_open(1, expected=(0, 1), now=1.0)
-    assert barrier.try_open(1, expected=(1,), now=1.0)
+    assert opening(barrier, 1, (0, 1), 1.0) is None
+    assert opening(barrier, 1, (1,), 1.0) is not None
 
 
 def test_barrier_opens_at_its_deadline_with_a_named_outcome() -> None:
     barrier = Barrier(deadline_seconds=10.0)
     barrier.arrive(0, 1, now=5.0)
-    assert not barrier.try_open(1, expected=(0, 1), now=14.9)
-    assert barrier.try_open(1, expected=(0, 1), now=15.0)
-    assert barrier.is_timed_out(1)
+    assert opening(barrier, 1, (0, 1), 14.9) is None
+    found = opening(barrier, 1, (0, 1), 15.0)
+    assert found is not None and found.is_timed_out
 
 
 def test_ids_are_never_reused_and_ended_members_stay_ended() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,18 +178,18 @@ def resized(picture: Image.Image, image_size: int | None) -> Image.Image:
     return scaled.crop((left, top, left + image_size, top + image_size))
 
 
-def from_dataset(items: Iterable[Any], *, class_names: Sequence[str] | None = None, name: str) -> ImageSet:
+def from_dataset(items: Any, *, class_names: Sequence[str] | None = None, name: str) -> ImageSet:
     """An ImageSet from a torch Dataset of (image, label); images are PIL pictures, arrays or tensors of one shape.
 
     Raises:
         DataError: shapes differ, or an item is no such pair.
     """
     pixels, labels = [], []
-    count = len(items) if hasattr(items, "__len__") else None  # type: ignore[arg-type]  # a Dataset may have no length
+    count = len(items) if hasattr(items, "__len__") else None
     if count is None:
         raise DataError(f"{name} must be a map-style Dataset with a length, got {type(items).__name__}")
     for index in range(count):
-        item = items[index]  # type: ignore[index]  # a map-style Dataset is indexed, not declared to be
+        item = items[index]
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise DataError(f"{name}[{index}] must be (image, label), got {type(item).__name__}")
         pixels.append(np.asarray(item[0]))

@@ -81,6 +81,7 @@ class StreamBatches:
             num_workers=self._workers,
             timeout=LOADER_SECONDS if self._workers else 0,
             pin_memory=self._device.type == "cuda",
+            generator=torch.Generator().manual_seed(0),
         )
         for pixels, labels in loader:
             yield pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)

@@ -1,0 +1,117 @@
+"""What a run's coordinator writes into its folder: the configuration once, the members whenever they change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from typing import Any
+
+import numpy
+import ray
+import torch
+import torchvision
+
+from actors.cluster import Placement
+from actors.spec import Facts, RunSpec
+from population.config import to_dict
+from population.errors import DataError, RunError, StorageError, StructureError
+from population.members import Member, Members, MemberState
+from population.storage import Storage
+
+
+def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
+    """config.json: the whole configuration, what was found of data and network, versions that decide numbers."""
+    content = {
+        "config": to_dict(spec.config),
+        "network": "callable" if spec.factory is not None else spec.config.network.architecture,
+        "facts": dataclasses.asdict(facts),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+            "numpy": numpy.__version__,
+            "ray": ray.__version__,
+        },
+    }
+    storage.write("config.json", json.dumps(content, indent=2).encode())
+
+
+def read_facts(storage: Storage) -> Facts:
+    """What config.json says of data and network."""
+    saved = json.loads(storage.read("config.json"))["facts"]
+    return Facts(**{**saved, "image_shape": tuple(saved["image_shape"])})
+
+
+def check_facts(storage: Storage, facts: Facts, *, run: str) -> None:
+    """Raises StructureError or DataError where a run has another network or other images than it was begun with."""
+    recorded = read_facts(storage)
+    if recorded.structure != facts.structure:
+        raise StructureError(
+            f"run {run} was begun with a network of {recorded.parameters} parameters and structure "
+            f"{recorded.structure}; this one has {facts.parameters} and {facts.structure}"
+        )
+    if recorded.data_fingerprint != facts.data_fingerprint:
+        raise DataError(f"run {run} was begun with other images than its data have now")
+
+
+def write_members(
+    storage: Storage, *, state: str, message: str, members: Members, placement: Placement | None, now: float
+) -> None:
+    """The members' record under the next number, then all but the last two dropped: a file that is written over can be
+    lost half-way."""
+    record = {
+        "state": state,
+        "message": message,
+        "seconds": now,
+        "placement": None if placement is None else dataclasses.asdict(placement),
+        "members": [dataclasses.asdict(member) for member in members],
+    }
+    names = storage.names("members")
+    number = int(names[-1].split(".")[0]) + 1 if names else 0
+    storage.write(f"members/{number:08d}.json", json.dumps(record).encode())
+    for old in names[:-1]:
+        storage.delete(f"members/{old}")
+
+
+def read_members(storage: Storage) -> dict[str, Any] | None:
+    """The newest record that is whole: state, message, seconds, placement, members (as plain dicts)."""
+    for name in reversed(storage.names("members")):
+        try:
+            return json.loads(storage.read(f"members/{name}"))
+        except (StorageError, ValueError):
+            continue
+    return None
+
+
+def members_of(record: dict[str, Any]) -> list[Member]:
+    """The members of a record."""
+    return [Member(**{**saved, "state": MemberState(saved["state"])}) for saved in record["members"]]
+
+
+def placement_of(record: dict[str, Any]) -> Placement | None:
+    """What a record says that each network reserves."""
+    return None if record["placement"] is None else Placement(**record["placement"])
+
+
+def resumable_members(storage: Storage, *, run: str, is_lockstep: bool) -> list[Member]:
+    """The members of a run that goes on: those that had not finished are in a new incarnation, about to start.
+
+    In lockstep the finished ones start again too while any is unfinished: the others need their versions.
+
+    Raises:
+        RunError: there is no record of them.
+    """
+    record = read_members(storage)
+    if record is None:
+        raise RunError(f"run {run} has no record of its members; it cannot be resumed")
+    members = members_of(record)
+    ended = {MemberState.RETIRED} | (set() if is_lockstep else {MemberState.DONE})
+    if all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members):
+        ended.add(MemberState.DONE)
+    return [
+        member
+        if member.state in ended
+        else dataclasses.replace(member, state=MemberState.STARTING, incarnation=member.incarnation + 1, restarts=0)
+        for member in members
+    ]
