@@ -7,14 +7,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
-from actors.cluster import check_reachable, connect
+from actors.cluster import check_reachable, connect, place
 from actors.coordinator import CoordinatorActor
 from actors.records import read_members
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
@@ -28,7 +28,7 @@ from population.errors import (
     RunExistsError,
     RunNotFoundError,
 )
-from population.networks import NetworkFactory
+from population.networks import NetworkFactory, resolve
 from population.storage import Storage, absolute
 
 CALL_SECONDS = 60.0
@@ -92,6 +92,7 @@ class PopulationRun:
             InarchError: something cannot be used; nothing was started, and the folder is as it was.
         """
         config = _with_name(config)
+        config, factory = _with_network(config, network)
         storage = _run_storage(config)
         if storage.exists("config.json") or storage.exists("cluster.json"):
             raise RunExistsError(
@@ -104,7 +105,6 @@ class PopulationRun:
         existed = storage.exists("")
         try:
             storage.check_writable()
-            config, factory = _with_network(config, network)
             config = _with_data(config, data, storage)
             return cls._begin(config, factory, storage, connection, is_resumed=False)
         except BaseException:
@@ -200,6 +200,7 @@ class PopulationRun:
             is_resumed=is_resumed,
             is_detached=config.detach,
         )
+        place(config)
         options: dict[str, Any] = {"name": coordinator_name(spec.name), "namespace": NAMESPACE}
         if config.detach:
             options["lifetime"] = "detached"
@@ -295,8 +296,8 @@ def find_run(name: str, *, storage: str = "runs") -> Storage:
     Raises:
         RunNotFoundError: there is none.
     """
-    for place in (name, f"{storage.rstrip('/')}/{name}"):
-        found = Storage(place)
+    for candidate in (name, f"{storage.rstrip('/')}/{name}"):
+        found = Storage(candidate)
         if found.exists("config.json"):
             return found
     raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {absolute(storage)}/{name}")
@@ -316,11 +317,15 @@ def _run_storage(config: RunConfig) -> Storage:
 
 
 def _with_network(config: RunConfig, network: NetworkFactory | str | None) -> tuple[RunConfig, NetworkFactory | None]:
+    """The configuration with the network's name in it, or its callable; an unknown name is an error at once."""
+    if network is not None and not isinstance(network, str):
+        if not callable(network):
+            raise ConfigError(f"network must be module:function or a callable, got {type(network).__name__}")
+        return config, network
     if isinstance(network, str):
-        return dataclasses.replace(config, network=NetworkConfig(architecture=network)), None
-    if network is not None and not isinstance(network, Callable):
-        raise ConfigError(f"network must be module:function or a callable, got {type(network).__name__}")
-    return config, network
+        config = dataclasses.replace(config, network=NetworkConfig(architecture=network))
+    resolve(config.network)
+    return config, None
 
 
 def _with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:

@@ -152,15 +152,14 @@ def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(beg
 
 
 def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tmp_path: Path) -> None:
-    run = begin("killed", population=PopulationConfig(size=3), **paced(30, 0.15))
+    run = begin("killed", population=PopulationConfig(size=3), **paced(40, 0.15))
     status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
     victim = next(network.process for network in status.networks if network.network == 0)
     os.kill(victim, signal.SIGKILL)
     before = intervals(run.status())
-    time.sleep(4 * STEPS * 0.15)
+    until(lambda: any(n.network == 0 and n.incarnation == 2 and n.state == "training" for n in run.status().networks))
     after = intervals(run.status())
     assert all(after[n] >= before[n] + 3 for n in (1, 2)), (before, after)
-    until(lambda: any(n.network == 0 and n.incarnation == 2 and n.state == "training" for n in run.status().networks))
     processes = {n.network: n.process for n in run.status().networks}
     coordinator = run.status().coordinator_process
     os.kill(coordinator, signal.SIGKILL)
@@ -169,7 +168,7 @@ def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tm
     assert {n.network: n.process for n in run.status().networks} == processes
     attached = PopulationRun.attach("killed", storage=str(tmp_path))
     attached.wait(seconds=100)
-    assert rows_of(run) == {n: list(range(1, 31)) for n in range(3)}
+    assert rows_of(run) == {n: list(range(1, 41)) for n in range(3)}
     incarnations = read_table(Storage(run.path), "metrics").group_by("network").aggregate([("incarnation", "max")])
     assert dict(zip(*(incarnations[c].to_pylist() for c in ("network", "incarnation_max")), strict=True)) == {
         0: 2,
@@ -179,29 +178,28 @@ def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tm
 
 
 def test_the_population_grows_and_shrinks_while_it_runs(begin, tmp_path: Path) -> None:
-    run = begin("elastic", **paced(40, 0.1, population=PopulationConfig(size=2, max_size=4)))
+    run = begin("elastic", **paced(40, 0.1, population=PopulationConfig(size=2, max_size=3)))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 2)
     attached = PopulationRun.attach("elastic", storage=str(tmp_path))
-    attached.scale(4)
-    status = until(lambda: (s := run.status()) and sum(n.state == "training" for n in s.networks) == 4 and s)
-    assert [n.network for n in status.networks] == [0, 1, 2, 3]
+    attached.scale(3)
+    status = until(lambda: (s := run.status()) and sum(n.state == "training" for n in s.networks) == 3 and s)
+    assert [n.network for n in status.networks] == [0, 1, 2]
     until(lambda: min(intervals(run.status()).values()) >= 5)
-    with pytest.raises(ConfigError, match="max_size is 4"):
-        run.scale(5)
+    with pytest.raises(ConfigError, match="max_size is 3"):
+        run.scale(4)
     with pytest.raises(ConfigError, match="at least 1"):
         run.scale(0)
     run.scale(2)
-    status = until(lambda: (s := run.status()) and sum(n.state == "retired" for n in s.networks) == 2 and s)
-    assert [n.state for n in status.networks] == ["training", "training", "retired", "retired"]
+    status = until(lambda: (s := run.status()) and s.networks[2].state == "retired" and s)
+    assert [n.state for n in status.networks] == ["training", "training", "retired"]
     run.wait(seconds=90)
     rows = rows_of(run)
     assert rows[0] == rows[1] == list(range(1, 41))
     store = CheckpointStore(Storage(run.path))
-    for newcomer in (2, 3):
-        assert rows[newcomer] == list(range(rows[newcomer][0], rows[newcomer][-1] + 1))
-        assert rows[newcomer][0] > 1
-        newest = store.newest(newcomer)
-        assert newest is not None and newest.id.interval == rows[newcomer][-1]
+    assert rows[2] == list(range(rows[2][0], rows[2][-1] + 1))
+    assert rows[2][0] > 1
+    newest = store.newest(2)
+    assert newest is not None and newest.id.interval == rows[2][-1]
 
 
 def final_weights(path: str) -> dict[int, dict[str, torch.Tensor]]:
@@ -218,7 +216,7 @@ def assert_same_weights(one: dict[int, dict[str, torch.Tensor]], two: dict[int, 
 
 
 def test_lockstep_stopped_and_resumed_gives_the_weights_of_a_run_that_was_not(begin, tmp_path: Path) -> None:
-    options = paced(8, 0.05, mode="lockstep", population=PopulationConfig(size=3))
+    options = paced(8, 0.05, mode="lockstep")
     whole = begin("whole", **options)
     whole.wait(seconds=90)
     whole.close()
@@ -232,11 +230,12 @@ def test_lockstep_stopped_and_resumed_gives_the_weights_of_a_run_that_was_not(be
     assert resumed.wait(seconds=90).is_complete
     resumed.close()
     assert_same_weights(final_weights(whole.path), final_weights(halves.path))
-    assert rows_of(halves) == rows_of(whole) == {n: list(range(1, 9)) for n in range(3)}
+    assert rows_of(halves) == rows_of(whole) == {n: list(range(1, 9)) for n in range(2)}
     grafts = read_table(Storage(halves.path), "grafts")
     assert grafts["rootstock_version"].to_pylist() == grafts["scion_version"].to_pylist()
 
 
+@pytest.mark.slow
 def test_lockstep_goes_on_to_the_same_weights_after_a_network_was_killed(begin) -> None:
     options = paced(8, 0.05, mode="lockstep")
     whole = begin("whole", **options)
@@ -355,7 +354,6 @@ def test_what_cannot_be_used_is_said_before_anything_starts(begin, tmp_path: Pat
         ),
         (ResourceError, "the cluster has 8 CPUs and 0 GPUs", {"population": PopulationConfig(size=2, cpus=100.0)}),
         (ResourceError, "can never be placed", {"population": PopulationConfig(size=2, gpus=0.5)}),
-        (ConfigError, "detach needs a cluster|outlives", {"detach": True, "network": "resnet7"}),
     ]
     for kind, message, options in cases:
         with pytest.raises(kind, match=message):
@@ -382,6 +380,7 @@ def test_network_of_another_structure_than_its_neighbors_fails_the_start(begin) 
         run.wait(seconds=60)
 
 
+@pytest.mark.slow
 def test_a_run_whose_networks_all_diverge_says_so(begin) -> None:
     run = begin("diverging", optimizer=OptimizerConfig(learning_rate=1e30))
     with pytest.raises(RunError, match="diverged in interval 1"):
@@ -411,6 +410,7 @@ def test_resume_checks_structure_and_images(begin, tmp_path: Path) -> None:
         PopulationRun.resume(run.path, network=own_network, data=str(other))
 
 
+@pytest.mark.slow
 def test_transformer_trains_and_grafts_by_its_weight_matrices(begin) -> None:
     def network(num_classes: int) -> torch.nn.Module:
         from torchvision.models import VisionTransformer
