@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     try:
         raise SystemExit(commands[words[0]](words[1:]))
+    except KeyboardInterrupt:
+        console.print("inarch: interrupted", markup=False, highlight=False)
+        raise SystemExit(130) from None
     except InarchError as error:
         console.print(f"inarch: {error}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None

