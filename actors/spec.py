@@ -144,6 +144,7 @@ class NetworkStatus:
     """Since the network was last heard from."""
     process: int | None = None
     node: str | None = None
+    """Ray's id of the node that it runs on."""
 
 
 @dataclass(frozen=True, kw_only=True)

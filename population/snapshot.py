@@ -7,6 +7,7 @@ out of the store is read-only and shared by every reader on the node: it is copi
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +87,21 @@ class Snapshot:
     def state(self) -> dict[str, Tensor]:
         """The tensors, as views of the buffer: never write to them."""
         return thaw(self.buffer, self.layout)
+
+    def is_finite(self) -> bool:
+        """Whether no weight is NaN or infinite.
+
+        Where all floats are float32 one look at the least and greatest value of the whole buffer tells (whole numbers
+        and padding read as floats are finite but for extreme ones); else, and where that look finds something, entry
+        by entry.
+        """
+        floats = [entry for entry in self.layout.entries if "float" in entry.dtype]
+        if all(entry.dtype == "float32" for entry in floats) and self.buffer.size:
+            low, high = torch.aminmax(torch.from_numpy(self.buffer).view(torch.float32))
+            if math.isfinite(float(low)) and math.isfinite(float(high)):
+                return True
+        state = self.state()
+        return all(bool(torch.isfinite(state[entry.name]).all()) for entry in floats)
 
 
 def layout_of(state: Mapping[str, Tensor]) -> Layout:

@@ -366,13 +366,9 @@ class Trainer:
         age = age_of(own, scion.origin, now=now)
         if age.intervals > age_limit(self.config.age, num_intervals=self.schedule.num_intervals):
             return Refusal.TOO_OLD.value
+        if not (all(math.isfinite(value) for value in scion.information) and scion.is_finite()):
+            return Refusal.NOT_FINITE.value
         theirs = scion.state()
-        try:
-            _check_finite(theirs)
-        except NotFiniteError:
-            return Refusal.NOT_FINITE.value
-        if not all(math.isfinite(value) for value in scion.information):
-            return Refusal.NOT_FINITE.value
         config = self.config.graft
         records = decide(
             self.units,

@@ -152,7 +152,7 @@ def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(beg
 
 
 def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tmp_path: Path) -> None:
-    run = begin("killed", population=PopulationConfig(size=3), **paced(40, 0.15))
+    run = begin("killed", population=PopulationConfig(size=3), **paced(40, 0.12))
     status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
     victim = next(network.process for network in status.networks if network.network == 0)
     os.kill(victim, signal.SIGKILL)
@@ -263,6 +263,20 @@ def test_control_calls_are_answered_at_once_while_networks_train(begin) -> None:
     assert run.status().state == "training"
 
 
+def store_bytes() -> float:
+    """Bytes that the object store holds."""
+    return ray.cluster_resources()["object_store_memory"] - ray.available_resources().get("object_store_memory", 0.0)
+
+
+def watch_store(seconds: float) -> list[float]:
+    """What the store holds, every tenth of a second."""
+    found = []
+    for _ in range(int(seconds * 10)):
+        found.append(store_bytes())
+        time.sleep(0.1)
+    return found
+
+
 def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
     step = 0.05
     run = begin("frozen", **paced(2000, step, population=PopulationConfig(size=3)))
@@ -280,16 +294,17 @@ def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
         return [len(postings) for _, postings, _ in described]
 
     first = steps()
-    time.sleep(5)
+    usual_bytes = watch_store(5)
     usual = [b - a for a, b in zip(first, steps(), strict=True)]
     coordinator.suspend()
     try:
         before = steps()
-        time.sleep(10)
+        frozen_bytes = watch_store(10)
         frozen = [b - a for a, b in zip(before, steps(), strict=True)]
         assert max(held()) <= 2
     finally:
         coordinator.resume()
+    assert max(frozen_bytes) <= min(usual_bytes) + 3 * run.facts.snapshot_bytes
     assert all(f >= 2 * u * 0.9 for f, u in zip(frozen, usual, strict=True)), (usual, frozen)
     until(lambda: min(intervals(run.status()).values()) >= min(before) + min(frozen))
     until(lambda: sum(n.outcome == "grafted" for n in run.status().networks) == 3)
@@ -433,6 +448,49 @@ def test_transformer_trains_and_grafts_by_its_weight_matrices(begin) -> None:
     )
     result = run.wait(seconds=90)
     assert result.table is not None and sum(n["grafts"] for n in result.table["networks"]) > 0
+
+
+NODES = """
+import json, os, sys, time
+os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="3")
+import ray
+from ray.cluster_utils import Cluster
+from actors import PopulationRun
+from population.config import RunConfig, from_dict
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+second = cluster.add_node(num_cpus=2)
+ray.init(address=cluster.address, namespace="inarch", log_to_driver=False)
+run = PopulationRun.start(from_dict(RunConfig, json.loads(sys.argv[1])))
+def until(claim):
+    deadline = time.time() + 100
+    while not claim():
+        assert time.time() < deadline, run.status()
+        time.sleep(0.1)
+until(lambda: all(n.interval >= 2 for n in run.status().networks))
+before = {n.network: n.node for n in run.status().networks}
+cluster.remove_node(second, allow_graceful=False)
+result = run.wait(seconds=150)
+print(json.dumps({"nodes": len(set(before.values())), "incarnations": [n.incarnation for n in run.status().networks]}))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_networks_of_a_node_that_is_gone_come_back_on_another(tmp_path: Path) -> None:
+    from population.config import to_dict
+
+    config = small_config(name="nodes", storage=str(tmp_path), **paced(60, 0.1, population=PopulationConfig(size=4)))
+    words = [sys.executable, "-c", NODES, json.dumps(to_dict(config))]
+    root = str(Path(__file__).resolve().parents[1])
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=290, env={**os.environ, "PYTHONPATH": root})
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    found = json.loads(ran.stdout.strip().splitlines()[-1])
+    assert found["nodes"] == 2
+    assert sorted(found["incarnations"])[-1] >= 2 and min(found["incarnations"]) == 1
+    table = read_table(Storage(f"{tmp_path}/nodes"), "metrics")
+    assert table["interval"].to_pylist() == [*range(1, 61)] * 4
 
 
 CTRL_C = [sys.executable, "-m", "experiments.cli", "train", "--name", "interrupted", "--population.size", "2"]

@@ -117,6 +117,8 @@ class Peer:
     def take_in(self, scion: Snapshot) -> Seconds:
         """Blend a snapshot into the network. Its own information is what it was when it began: measured once."""
         laps = Laps()
+        if not scion.is_finite():
+            raise RuntimeError("the scion is not finite")
         records = decide(self._units, self._information, scion.information, self._config)
         with torch.no_grad():
             blend_units(self._state, scion.state(), self._units, records, self._config)
