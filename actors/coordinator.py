@@ -557,10 +557,12 @@ class Coordinator:
                 await self._read_result()
                 return
             self._state = "stopping" if record["state"] == "stopping" else "training"
-            living = [member for member in self._members if member.state in ACTIVE | DONORS]
-            await asyncio.gather(*(self._take_over(member) for member in living))
+            known = [member for member in self._members if member.state in ACTIVE | DONORS]
+            found = {member.id: self._find(member) for member in known}
         finally:
+            # Before anybody is asked how it stands: one on a dead node answers late, and the living need their lease.
             self._knows_members.set()
+        await asyncio.gather(*(self._take_over(member, found[member.id]) for member in known))
         self._spawn(self._watch())
         await self._finish_if_over()
 
@@ -568,17 +570,16 @@ class Coordinator:
         with contextlib.suppress(StorageError):
             self._result = json.loads(await asyncio.to_thread(self._storage.read, "result.json"))
 
-    async def _take_over(self, member: Member) -> None:
-        """Find a living network by its name; one that cannot be found is lost."""
-        handle = self._find(member)
+    async def _take_over(self, member: Member, handle: Any) -> None:
+        """Ask a network that was found by its name how it stands; one that was not, or does not answer, is lost."""
         if handle is None:
             if self._members[member.id].state in ACTIVE:
                 self._spawn(self._lost(member.id, "it was gone when the coordinator came back"))
             return
         self._handles[member.id] = handle
         try:
-            lease = self._config.patience.lease_seconds
-            report, postings, facts = await asyncio.wait_for(_result(handle.describe.remote()), lease)
+            patience = self._config.patience.lease_seconds / 2
+            report, postings, facts = await asyncio.wait_for(_result(handle.describe.remote()), patience)
         except (RayError, TimeoutError) as error:
             if member.state in ACTIVE:
                 self._spawn(self._lost(member.id, _reason(error)))
