@@ -1,4 +1,7 @@
-"""The driver's handle on a run: start it, find it again, watch it, scale it, wait for it, stop it, resume it."""
+"""The driver's handle on a run: start it, find it again, watch it, scale it, wait for it, stop it, resume it.
+
+Longer than other files: start, attach and resume check the same things, and each check is short.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The whole configuration of a run: frozen values, checked when they are made, written beside every result."""
+"""The whole configuration of a run: frozen values, checked when they are made, written beside every result.
+
+Longer than other files: it is a list of fields, and a reader looks for a field in one place.
+"""
 
 from __future__ import annotations
 

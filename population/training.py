@@ -2,11 +2,12 @@
 
 A `Trainer` trains interval after interval. Whoever runs it, an actor, the simulator or a test, is its `Host`. The order
 within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit.
+
+Longer than other files: host, report and trainer are one conversation, and the order is best read in one piece.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
@@ -22,14 +23,13 @@ from population.config import RunConfig
 from population.errors import CheckpointError, NotFiniteError, StructureError
 from population.grafting import blend_, blend_units, decide, measure
 from population.layers import entries, graft_units, load_entries
+from population.optimization import MOMENTUM_SLOTS, load_optimizer, make_optimizer, optimizer_tensors
+from population.random_state import RandomState
 from population.schedule import Schedule, base_learning_rate
 from population.seeds import leaf
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
 from population.staleness import Age, age_limit
 from population.task import Task
-
-MOMENTUM_SLOTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
-"""What each optimizer keeps of past gradients, by torch's own names."""
 
 GRAFTED, OFF = "grafted", "off"
 """Outcomes of an interval's exchange beside the refusals."""
@@ -155,7 +155,7 @@ class Trainer:
         self.learning_rate = base_learning_rate(config.optimizer, network=network, size=config.population.size)
         self._device = next(self.module.parameters()).device
         self._forward: nn.Module = torch.compile(self.module) if config.device.compile else self.module  # type: ignore[assignment]  # torch.compile declares no module
-        self._optimizer = _optimizer(self.module, config, self.learning_rate)
+        self._optimizer = make_optimizer(self.module, config, self.learning_rate)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         slots = MOMENTUM_SLOTS[config.optimizer.name]
         self._slots = () if config.optimizer.name == "sgd" and config.optimizer.momentum == 0 else slots
@@ -164,7 +164,7 @@ class Trainer:
         self._freezer = Freezer(self.layout, self._device)
         self._order_seed = leaf(config.seed, network, "order")
         self._augment_seed = leaf(config.seed, network, "augmentation")
-        self._random = _RandomState(leaf(config.seed, network, "training"), self._device)
+        self._random = RandomState(leaf(config.seed, network, "training"), self._device)
         self._progress = _Progress()
         self._rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "grafts": []}
         self._best: dict[str, Tensor] | None = None
@@ -285,7 +285,7 @@ class Trainer:
             raise CheckpointError(
                 f"the checkpoint of network {checkpoint.network} is of another structure: {error}"
             ) from None
-        _load_optimizer(self._optimizer, self._names, checkpoint.tensors)
+        load_optimizer(self._optimizer, self._names, checkpoint.tensors)
         self._random.load(checkpoint.tensors)
         known = {field.name for field in dataclasses.fields(_Progress)}
         saved = {name: value for name, value in checkpoint.training.items() if name in known}
@@ -435,7 +435,7 @@ class Trainer:
             network=self.network_id,
             id=identity,
             model=_copies(entries(self.module)),
-            tensors={**_optimizer_tensors(self._optimizer, self._names), **self._random.tensors()},
+            tensors={**optimizer_tensors(self._optimizer, self._names), **self._random.tensors()},
             training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
             best=best,
             rows=rows,
@@ -494,82 +494,6 @@ class _Stopwatch:
     def lap(self) -> float:
         before, self._last = self._last, self._host.now()
         return self._last - before
-
-
-class _RandomState(contextlib.AbstractContextManager):
-    """A random state of its own: torch's global one is exchanged on entry and put back on exit."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._device = device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            self._own = self._current()
-        self._others: dict[str, Tensor] | None = None
-
-    def __enter__(self) -> _RandomState:
-        self._others = self._current()
-        self._set(self._own)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._own = self._current()
-        if self._others is not None:
-            self._set(self._others)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
-        return {name: state.clone() for name, state in self._own.items()}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """From a checkpoint; one made on another kind of device leaves this device's state."""
-        self._own |= {name: tensors[name] for name in self._own if name in tensors}
-
-    def _current(self) -> dict[str, Tensor]:
-        states = {"random.cpu": torch.get_rng_state()}
-        if self._device.type == "cuda":
-            states["random.cuda"] = torch.cuda.get_rng_state(self._device)
-        return states
-
-    def _set(self, states: Mapping[str, Tensor]) -> None:
-        torch.set_rng_state(states["random.cpu"])
-        if "random.cuda" in states:
-            torch.cuda.set_rng_state(states["random.cuda"], self._device)
-
-
-def _optimizer(module: nn.Module, config: RunConfig, learning_rate: float) -> torch.optim.Optimizer:
-    wanted = config.optimizer
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if wanted.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=wanted.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=learning_rate,
-        momentum=wanted.momentum,
-        weight_decay=wanted.weight_decay,
-        nesterov=wanted.nesterov,
-    )
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """The optimizer's state by slot and parameter name, as copies on the CPU."""
-    return {
-        f"optimizer.{slot}.{names[id(parameter)]}": value.detach().cpu().clone()
-        for parameter, state in optimizer.state.items()
-        for slot, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
-    parameters = {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
-    optimizer.state.clear()
-    for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        slot, _, name = rest.partition(".")
-        if kind == "optimizer" and name in parameters:
-            parameter = parameters[name]
-            device = parameter.device if value.shape == parameter.shape else value.device
-            optimizer.state[parameter][slot] = value.to(device).clone()
 
 
 def _check_finite(state: Mapping[str, Tensor], *, skip: set[str] | frozenset[str] = frozenset()) -> None:

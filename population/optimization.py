@@ -1,0 +1,49 @@
+"""The optimizer of a network: made from the configuration, saved and loaded by parameter names, without pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from population.config import RunConfig
+
+MOMENTUM_SLOTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
+"""What each optimizer keeps of past gradients, by torch's own names."""
+
+
+def make_optimizer(module: nn.Module, config: RunConfig, learning_rate: float) -> torch.optim.Optimizer:
+    wanted = config.optimizer
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if wanted.name == "adamw":
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=wanted.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=learning_rate,
+        momentum=wanted.momentum,
+        weight_decay=wanted.weight_decay,
+        nesterov=wanted.nesterov,
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """The optimizer's state by slot and parameter name, as copies on the CPU."""
+    return {
+        f"optimizer.{slot}.{names[id(parameter)]}": value.detach().cpu().clone()
+        for parameter, state in optimizer.state.items()
+        for slot, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
+    parameters = {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        kind, _, rest = key.partition(".")
+        slot, _, name = rest.partition(".")
+        if kind == "optimizer" and name in parameters:
+            parameter = parameters[name]
+            device = parameter.device if value.shape == parameter.shape else value.device
+            optimizer.state[parameter][slot] = value.to(device).clone()
