@@ -37,7 +37,7 @@ NETWORKS = 2
 
 
 def overhead(
-    *, repeats: int = 5, architecture: str = "resnet20", num_images: int = 1280, epochs: int = 4
+    *, repeats: int = 5, architecture: str = "resnet20", num_images: int = 2560, epochs: int = 4
 ) -> Measurement:
     """Images a second, and CPU seconds an image, of two networks of one thread each.
 
@@ -47,8 +47,8 @@ def overhead(
     Args:
         repeats: Turns: grafting, no grafting, plain loops.
         architecture: By name.
-        num_images: Random ones of CIFAR's shape, a tenth of them held out. CIFAR has 39 times as many in an epoch, so
-            that what a graft costs shows 39 times as much here.
+        num_images: Random ones of CIFAR's shape, a tenth of them held out. CIFAR has 20 times as many in an epoch, so
+            that what a graft costs shows 20 times as much here.
         epochs: At least 3.
     """
     found: dict[str, list[Rates]] = {"grafting": [], "no grafting": [], "plain PyTorch": []}

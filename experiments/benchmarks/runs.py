@@ -19,8 +19,8 @@ from population.errors import RunError
 from population.history import read_table
 from population.storage import Storage
 
-SAMPLE_SECONDS = 0.5
-"""Between two looks at the processes' CPU time."""
+SAMPLE_SECONDS = 2.0
+"""Between two looks at the processes' CPU time: looking costs the coordinator CPU time too."""
 
 
 @dataclass(frozen=True, kw_only=True)
