@@ -4,8 +4,8 @@ It holds references and small reports, never weights. Its event loop never waits
 networks train on, and its next incarnation, which Ray starts, finds them by name and takes them over.
 
 This file is longer than others: placing, supervising and ending networks share the members, the board and the event
-loop, and apart they would only hand these to and fro. What is told of a run is in chronicle.py, what is written in
-records.py.
+loop, and apart they would only hand these to and fro. The processes are in crew.py, what is told of a run in
+chronicle.py, what is written in records.py.
 """
 
 from __future__ import annotations
@@ -20,24 +20,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
 from actors import records
 from actors.chronicle import Chronicle
 from actors.cluster import Placement, place
-from actors.network import create_network
-from actors.spec import (
-    NAMESPACE,
-    Birth,
-    Directive,
-    Event,
-    Facts,
-    NetworkSpec,
-    Outcome,
-    RunSpec,
-    RunStatus,
-    network_name,
-)
+from actors.crew import Crew, reason_of, result_of
+from actors.spec import Birth, Directive, Event, Facts, Outcome, RunSpec, RunStatus
 from actors.tasks import judge_task, prepare_task
 from population.board import Barrier, Board, Opening, Posting, Refusal
 from population.checkpoint import CheckpointStore
@@ -49,6 +38,9 @@ from population.storage import Storage
 from population.training import Report
 
 References = list[ray.ObjectRef]
+
+ROOM_SECONDS = 30.0
+"""Networks that start while nobody trains have so long until finished networks make room for them."""
 
 ENDED = ("finished", "failed")
 """States of a run that is over."""
@@ -67,8 +59,7 @@ class Coordinator:
         self._board: Board[References] = Board(config.topology, seed=config.seed, kept=2 if self._is_lockstep else 1)
         self._barrier = Barrier(deadline_seconds=config.patience.barrier_seconds)
         self._chronicle = Chronicle(spec.name)
-        self._handles: dict[int, Any] = {}
-        self._leavers: list[Any] = []
+        self._crew = Crew(spec)
         self._outside: set[int] = set()
         self._joining: dict[int, asyncio.Future[int | Posting[References]]] = {}
         self._changed = asyncio.Condition()
@@ -76,6 +67,7 @@ class Coordinator:
         self._knows_members.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_saving, self._is_unsaved = False, False
+        self._idle_since: float | None = None
         self._placement: Placement | None = None
         self._data: Any = None
         self._facts: Facts | None = None
@@ -102,9 +94,7 @@ class Coordinator:
         run = self._spec.name
         if self._spec.is_resumed:
             await asyncio.to_thread(records.check_facts, self._storage, facts, run=run)
-            for member in await asyncio.to_thread(
-                records.resumable_members, self._storage, run=run, is_lockstep=self._is_lockstep
-            ):
+            for member in await asyncio.to_thread(records.resumable_members, self._storage, run=run):
                 self._members.restore(member)
         else:
             await asyncio.to_thread(records.write_config, self._storage, self._spec, facts)
@@ -147,7 +137,7 @@ class Coordinator:
                 self._members.move(network, MemberState.STOPPED)
                 self._dismiss(network)
             else:
-                self._direct(network, Directive.STOP)
+                self._crew.direct(network, Directive.STOP)
         await self._wake()
         await self._save()
         await self._finish_if_over()
@@ -236,7 +226,7 @@ class Coordinator:
     async def _prepare(self) -> Facts:
         promised = self._read_data()
         try:
-            facts: Facts = await asyncio.wait_for(_result(promised), self._config.patience.start_seconds)
+            facts: Facts = await asyncio.wait_for(result_of(promised), self._config.patience.start_seconds)
         except TimeoutError:
             raise RunError("the data were not read within patience.start_seconds") from None
         self._facts = facts
@@ -262,7 +252,7 @@ class Coordinator:
             done = [network for network in founders if placing[network].done()]
             failed = [network for network in done if placing[network].exception() is not None]
             if failed:
-                self._fail(f"network {failed[0]} could not start: {_reason(placing[failed[0]].exception())}")
+                self._fail(f"network {failed[0]} could not start: {reason_of(placing[failed[0]].exception())}")
             if len(done) >= needed or self._state != "starting":
                 break
             if time.monotonic() > deadline:
@@ -313,7 +303,7 @@ class Coordinator:
             await self._place_surely(network, birth, None)
         except (RayError, InarchError, ValueError) as error:
             if self._members[network].state in ACTIVE:
-                await self._give_up(network, _reason(error))
+                await self._give_up(network, reason_of(error))
             return
         await self._save()
         if self._members[network].state in ACTIVE:
@@ -341,18 +331,9 @@ class Coordinator:
         member, placement = self._members[network], self._placement
         if placement is None:
             raise RunError("there is no placement yet")
-        spec = NetworkSpec(
-            run=self._spec,
-            network=network,
-            incarnation=member.incarnation,
-            birth=birth,
-            threads=placement.threads,
-            gpus=placement.gpus,
-            at_most_interval=at_most,
+        structure, interval, process, node = await self._crew.create(
+            member, birth, self._data, placement=placement, at_most_interval=at_most
         )
-        handle = create_network(spec, self._data, cpus=placement.cpus)
-        self._handles[network] = handle
-        structure, interval, process, node = await _result(handle.ready.remote())
         if self._facts is not None and structure != self._facts.structure:
             self._dismiss(network)
             raise StructureError(
@@ -382,22 +363,22 @@ class Coordinator:
 
     async def _supervise(self, network: int) -> None:
         """Let a network train, and see to it when its run ends or its process dies."""
-        handle, incarnation = self._handles[network], self._members[network].incarnation
+        incarnation = self._members[network].incarnation
         if self._members[network].state is not MemberState.LEAVING:
             self._members.move(network, MemberState.TRAINING)
         self._chronicle.tell("join", network, incarnation=incarnation)
         if self._state == "stopping":
-            self._direct(network, Directive.STOP)
+            self._crew.direct(network, Directive.STOP)
         try:
-            outcome: Outcome | BaseException = await _result(handle.run.remote())
+            outcome: Outcome | BaseException = await self._crew.train(network)
         except Exception as error:  # the network's own, or its process's death: told apart below
             outcome = error
         if self._members[network].incarnation != incarnation or self._state in ENDED:
             return
         if isinstance(outcome, RayError):
-            await self._lost(network, _reason(outcome))
+            await self._lost(network, reason_of(outcome))
         elif isinstance(outcome, BaseException):
-            await self._give_up(network, _reason(outcome))
+            await self._give_up(network, reason_of(outcome))
         else:
             await self._ended(network, outcome)
 
@@ -456,7 +437,7 @@ class Coordinator:
             self._dismiss(network)
             return
         self._members.move(network, MemberState.LEAVING)
-        self._direct(network, Directive.LEAVE)
+        self._crew.direct(network, Directive.LEAVE)
 
     def _dismiss(self, network: int, *, is_gentle: bool = False) -> None:
         """End a network's process. Gently, its snapshots stay until the next barrier: others may still take them."""
@@ -464,18 +445,11 @@ class Coordinator:
         future = self._joining.pop(network, None)
         if future is not None:
             future.cancel()
-        handle = self._handles.pop(network, None)
-        if handle is not None and is_gentle:
-            self._leavers.append(handle)
+        if is_gentle:
+            self._crew.end_later(network)
             return
         self._board.withdraw(network)
-        if handle is not None:
-            ray.kill(handle)
-
-    def _dismiss_leavers(self) -> None:
-        for handle in self._leavers:
-            ray.kill(handle)
-        self._leavers.clear()
+        self._crew.end(network)
 
     async def _has_checkpoint(self, network: int) -> bool:
         try:
@@ -494,17 +468,17 @@ class Coordinator:
         await self._wake()
         seconds = time.monotonic() - self._began
         ended = {member.id: member.state.value for member in self._members}
-        for network in list(self._handles):
+        for network in self._crew.networks():
             self._dismiss(network)
-        self._dismiss_leavers()
+        self._crew.end_leavers()
         if all(member.state is MemberState.FAILED for member in self._members):
             self._fail(self._message or "every network failed")
             return
         if not is_stopped:
             try:
-                self._result = await _result(judge_task.remote(self._spec, self._data, ended, seconds))
+                self._result = await result_of(judge_task.remote(self._spec, self._data, ended, seconds))
             except (InarchError, RayError) as error:
-                self._fail(_reason(error))
+                self._fail(reason_of(error))
                 return
         self._state = "finished"
         self._chronicle.tell("finish", None, is_complete=not is_stopped)
@@ -530,9 +504,9 @@ class Coordinator:
         if self._state in ENDED:
             return
         self._state, self._message = "failed", message
-        for network in list(self._handles):
+        for network in self._crew.networks():
             self._dismiss(network)
-        self._dismiss_leavers()
+        self._crew.end_leavers()
         self._spawn(self._wake())
         self._spawn(self._save())
 
@@ -558,11 +532,12 @@ class Coordinator:
                 return
             self._state = "stopping" if record["state"] == "stopping" else "training"
             known = [member for member in self._members if member.state in ACTIVE | DONORS]
-            found = {member.id: self._find(member) for member in known}
+            for member in known:
+                self._find(member)
         finally:
             # Before anybody is asked how it stands: one on a dead node answers late, and the living need their lease.
             self._knows_members.set()
-        await asyncio.gather(*(self._take_over(member, found[member.id]) for member in known))
+        await asyncio.gather(*(self._take_over(member) for member in known))
         self._spawn(self._watch())
         await self._finish_if_over()
 
@@ -570,19 +545,23 @@ class Coordinator:
         with contextlib.suppress(StorageError):
             self._result = json.loads(await asyncio.to_thread(self._storage.read, "result.json"))
 
-    async def _take_over(self, member: Member, handle: Any) -> None:
+    def _find(self, member: Member) -> None:
+        incarnation = self._crew.find(member)
+        if incarnation is not None:
+            self._members.restore(dataclasses.replace(member, incarnation=incarnation))
+
+    async def _take_over(self, member: Member) -> None:
         """Ask a network that was found by its name how it stands; one that was not, or does not answer, is lost."""
-        if handle is None:
+        if member.id not in self._crew:
             if self._members[member.id].state in ACTIVE:
                 self._spawn(self._lost(member.id, "it was gone when the coordinator came back"))
             return
-        self._handles[member.id] = handle
         try:
             patience = self._config.patience.lease_seconds / 2
-            report, postings, facts = await asyncio.wait_for(_result(handle.describe.remote()), patience)
+            report, postings, facts = await asyncio.wait_for(self._crew.describe(member.id), patience)
         except (RayError, TimeoutError) as error:
             if member.state in ACTIVE:
-                self._spawn(self._lost(member.id, _reason(error)))
+                self._spawn(self._lost(member.id, reason_of(error)))
             return
         _, interval, process, node = facts
         self._chronicle.placed(member.id, interval=interval, process=process, node=node)
@@ -593,15 +572,6 @@ class Coordinator:
         if report is not None:
             self._chronicle.note(report, is_news=False)
         self._spawn(self._supervise(member.id))
-
-    def _find(self, member: Member) -> Any:
-        """A member's actor; also of an incarnation that was begun and not yet recorded."""
-        for incarnation in (member.incarnation + 1, member.incarnation):
-            with contextlib.suppress(ValueError):
-                handle = ray.get_actor(network_name(self._spec.name, member.id, incarnation), namespace=NAMESPACE)
-                self._members.restore(dataclasses.replace(self._members[member.id], incarnation=incarnation))
-                return handle
-        return None
 
     # Barriers, heartbeats, the record.
 
@@ -617,7 +587,7 @@ class Coordinator:
         for interval in self._barrier.waiting():
             if self._barrier.try_open(interval, expected=self._expected(), members=self._members, now=now) is not None:
                 self._board.prune(interval)
-                self._dismiss_leavers()
+                self._crew.end_leavers()
                 self._let_join()
         if not self._expected():
             self._let_join()
@@ -647,18 +617,32 @@ class Coordinator:
             for member in list(self._members):
                 if member.state not in (MemberState.TRAINING, MemberState.STALLED, MemberState.LEAVING):
                     continue
-                silent, handle = self._chronicle.silent_seconds(member.id), self._handles.get(member.id)
+                silent = self._chronicle.silent_seconds(member.id)
                 if silent > lease and member.state is MemberState.TRAINING:
                     self._members.move(member.id, MemberState.STALLED)
-                if silent > 3 * lease and handle is not None:
-                    ray.kill(handle)
+                if silent > 3 * lease:
+                    self._crew.end(member.id)
             await self._open_barriers()
+            await self._see_to_room()
             self._chronicle.metrics.show(self._chronicle.status(member) for member in self._members)
 
-    def _direct(self, network: int, directive: Directive) -> None:
-        handle = self._handles.get(network)
-        if handle is not None:
-            handle.direct.remote(directive)
+    async def _see_to_room(self) -> None:
+        """When nobody trains and those who are to start find no room, or do not come up: end the finished ones, which
+        are only donors by now and hold the room; then give the others up when they have had as long as a start has."""
+        active, now = self._members.active(), time.monotonic()
+        is_idle = bool(active) and all(self._members[network].state is MemberState.STARTING for network in active)
+        if not (is_idle and self._has_begun and self._state == "training"):
+            self._idle_since = None
+            return
+        if self._idle_since is None:
+            self._idle_since = now
+        done = [member.id for member in self._members if member.state is MemberState.DONE]
+        for network in done if now - self._idle_since > ROOM_SECONDS else ():
+            self._dismiss(network)
+        if now - self._idle_since > self._config.patience.start_seconds:
+            for network in active:
+                reason = "it found no room in the cluster, or did not come up, within patience.start_seconds"
+                await self._give_up(network, reason)
 
     async def _until(self, claim: Any, *, seconds: float | None) -> None:
         """Wait until a claim holds or the time has passed."""
@@ -724,19 +708,3 @@ _on_ray: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
 
 CoordinatorActor: Any = _on_ray(_RemoteCoordinator)
 """`Coordinator` on Ray."""
-
-
-async def _result(reference: Any) -> Any:
-    """A task's or method's value; what it raised is raised as itself."""
-    try:
-        return await reference
-    except RayTaskError as error:
-        cause = getattr(error, "cause", None)
-        raise (cause if isinstance(cause, Exception) else error) from None
-
-
-def _reason(error: BaseException | None) -> str:
-    """What went wrong, in one line: the last of a traceback."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    text = lines[-1] if isinstance(error, RayError) and lines else " ".join(lines)
-    return text[:500] or type(error).__name__

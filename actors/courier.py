@@ -74,18 +74,27 @@ class Courier:
             thread.start()
 
     def publish(self, report: Report, snapshot: Snapshot | None) -> None:
-        """Called by the training thread: put the snapshot into the store and hand it to the posting thread."""
+        """Called by the training thread: tell of an interval, and offer its snapshot."""
         with self._changed:
             self._reports.append(report)
-            is_free = not self._is_posting and self._unposted is None
-        if snapshot is not None and (is_free or self._is_lockstep):
-            self._forget_old()
-            reference = ray.put(snapshot.buffer)
-            posting = Posting(origin=snapshot.origin, information=snapshot.information, item=[reference])
-            with self._changed:
-                self._held.append(posting)
-                self._unposted = posting
+        if snapshot is not None:
+            self.offer(snapshot)
         with self._changed:
+            self._changed.notify_all()
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Called by the training thread: put the snapshot into the store and hand it to the posting thread. While an
+        earlier one is on its way an asynchronous network keeps this one back."""
+        with self._changed:
+            is_free = not self._is_posting and self._unposted is None
+        if not (is_free or self._is_lockstep):
+            return
+        self._forget_old()
+        reference = ray.put(snapshot.buffer)
+        posting = Posting(origin=snapshot.origin, information=snapshot.information, item=[reference])
+        with self._changed:
+            self._held.append(posting)
+            self._unposted = posting
             self._changed.notify_all()
 
     def report(self, report: Report) -> None:

@@ -189,6 +189,8 @@ class Network:
     def _live(self) -> Outcome:
         if self._spec.birth == "newcomer" and not self._resumed and not self._join():
             return Outcome.STOPPED
+        if self.trainer.is_finished and self._spec.run.config.graft.enabled:
+            self._courier.offer(self.trainer.snapshot(time.time()))
         for report, snapshot in self.trainer.intervals(self):
             self._latest = report
             self._log.logger.info(
@@ -210,7 +212,7 @@ class Network:
     def _how_it_ended(self, is_committed: bool) -> Outcome:
         if not is_committed or self._courier.directive is Directive.FENCED:
             return Outcome.FENCED
-        if self.trainer.interval >= self.trainer.schedule.num_intervals:
+        if self.trainer.is_finished:
             return Outcome.DONE
         if self._courier.is_orphaned:
             return Outcome.ORPHANED

@@ -94,10 +94,9 @@ def placement_of(record: dict[str, Any]) -> Placement | None:
     return None if record["placement"] is None else Placement(**record["placement"])
 
 
-def resumable_members(storage: Storage, *, run: str, is_lockstep: bool) -> list[Member]:
-    """The members of a run that goes on: those that had not finished are in a new incarnation, about to start.
-
-    In lockstep the finished ones start again too while any is unfinished: the others need their versions.
+def resumable_members(storage: Storage, *, run: str) -> list[Member]:
+    """The members of a run that goes on: in a new incarnation, about to start. Finished ones start again too while any
+    is unfinished, as donors, and in lockstep with the versions that the others need.
 
     Raises:
         RunError: there is no record of them.
@@ -106,7 +105,7 @@ def resumable_members(storage: Storage, *, run: str, is_lockstep: bool) -> list[
     if record is None:
         raise RunError(f"run {run} has no record of its members; it cannot be resumed")
     members = members_of(record)
-    ended = {MemberState.RETIRED} | (set() if is_lockstep else {MemberState.DONE})
+    ended = {MemberState.RETIRED}
     if all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members):
         ended.add(MemberState.DONE)
     return [

@@ -336,7 +336,8 @@ class PatienceConfig:
     barrier_seconds: float = 600.0
     """lockstep: a barrier that has waited so long opens with the outcome barrier_timeout."""
     start_seconds: float = 300.0
-    """Networks that are not placed by then fail the start, unless population.min_size are."""
+    """Networks that are not placed by then fail the start, unless population.min_size are; later, networks that nobody
+    trains beside are given up after so long."""
     storage_seconds: float = 120.0
     """A storage call that takes longer fails."""
 

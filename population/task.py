@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from population import networks
 from population.config import NetworkConfig, RunConfig
-from population.data import Batch, Splits
+from population.data import Batch, Pass, Splits
 from population.errors import ConfigError
 from population.evaluation import Scores, evaluate
 
@@ -78,15 +78,16 @@ class ImageClassification:
 
     def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
         data = self.config.data
-        return self._train.epoch(
-            batch_size=self.config.schedule.batch_size,
+        wanted = Pass(
+            epoch=epoch,
             order_seed=order_seed,
             augment_seed=augment_seed,
-            epoch=epoch,
+            batch_size=self.config.schedule.batch_size,
             first=first,
             padding=data.padding if data.augmentation in ("crop", "crop_flip") else 0,
             mirror=data.augmentation in ("crop_flip", "imagenet"),
         )
+        return self._train.epoch(wanted)
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = batch

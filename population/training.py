@@ -184,6 +184,11 @@ class Trainer:
         """Steps of the schedule completed."""
         return self._progress.step
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the schedule is over."""
+        return self._progress.interval >= self.schedule.num_intervals
+
     def origin(self, now: float = 0.0) -> Origin:
         """Whose weights these are and how far they were trained, as they stand."""
         progress = self._progress
@@ -209,7 +214,7 @@ class Trainer:
             NotFiniteError: the network diverged; names network, interval and layer.
         """
         progress = self._progress
-        while progress.interval < self.schedule.num_intervals:
+        while not self.is_finished:
             with self._random:
                 is_whole = self._train(host)
             if not is_whole:
@@ -224,7 +229,7 @@ class Trainer:
             progress.score = scores.accuracy if scores else None
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(host.now())
-            snapshot = self._freeze(origin) if self.config.graft.enabled else None
+            snapshot = self.snapshot(origin.made_seconds) if self.config.graft.enabled else None
             seconds["freeze"] = clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot
@@ -339,8 +344,8 @@ class Trainer:
         progress.interval += 1
         progress.trained_intervals += (self.schedule.end(progress.interval) - begun) / self.schedule.interval_steps
 
-    def _freeze(self, origin: Origin) -> Snapshot:
-        """Measure own information and copy the weights to the host.
+    def snapshot(self, now: float) -> Snapshot:
+        """Own information and the weights as they stand; the buffer is the trainer's own and holds until the next.
 
         Raises:
             NotFiniteError: the network diverged.
@@ -355,7 +360,9 @@ class Trainer:
                 "a lower optimizer.learning_rate or schedule.warmup_epochs may help"
             ) from None
         self._freezer.freeze(state)
-        return Snapshot(origin=origin, information=information, buffer=self._freezer.buffer(), layout=self.layout)
+        return Snapshot(
+            origin=self.origin(now), information=information, buffer=self._freezer.buffer(), layout=self.layout
+        )
 
     def _take_in(self, scion: Snapshot | Refusal, own: Origin, information: tuple[float, ...], now: float) -> str:
         """Graft, or say why not."""

@@ -17,6 +17,7 @@ from PIL import Image
 from population import DataConfig
 from population.data import (
     MemorySplits,
+    Pass,
     StreamSplits,
     from_dataset,
     image_set,
@@ -246,7 +247,7 @@ def test_an_epoch_visits_every_image_once_and_goes_on_where_it_was() -> None:
 
     def epoch(number: int, first: int = 0) -> list[torch.Tensor]:
         options = {"order_seed": 1, "augment_seed": 2, "padding": 0, "mirror": False}
-        return [x for x, _ in batches.epoch(batch_size=4, epoch=number, first=first, **options)]
+        return [x for x, _ in batches.epoch(Pass(batch_size=4, epoch=number, first=first, **options))]
 
     whole = epoch(0)
     assert [len(batch) for batch in whole] == [4, 4, 2]
@@ -264,10 +265,10 @@ def test_streams_decode_as_they_go_and_repeat_for_a_seed(tmp_path: Path, picture
     batches = splits.batches("train", "cpu")
     assert batches is not None and len(batches) == 27
     options = {"batch_size": 8, "order_seed": 1, "augment_seed": 2, "epoch": 0, "padding": 0, "mirror": True}
-    one, again = (list(batches.epoch(first=0, **options)) for _ in range(2))
+    one, again = (list(batches.epoch(Pass(first=0, **options))) for _ in range(2))
     assert [len(labels) for _, labels in one] == [8, 8, 8, 3]
     assert all(torch.equal(x[0], y[0]) for x, y in zip(one, again, strict=True))
-    rest = list(batches.epoch(first=2, **options))
+    rest = list(batches.epoch(Pass(first=2, **options)))
     assert torch.equal(rest[0][0], one[2][0])
     validation = splits.batches("validation", "cpu")
     assert validation is not None

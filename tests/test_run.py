@@ -407,6 +407,23 @@ def test_a_run_whose_networks_all_diverge_says_so(begin) -> None:
         run.wait(seconds=60)
 
 
+def test_a_network_that_had_finished_donates_after_a_resume(begin) -> None:
+    options = paced(12, 0.03)
+    options["pace"] = PaceConfig(step_seconds=0.03, slowdowns=(0.1, 4.0))
+    run = begin("early", **options)
+    until(lambda: intervals(run.status()).get(0) == 12 and intervals(run.status())[1] >= 1)
+    run.stop(seconds=60)
+    stopped_at = intervals(run.status())[1]
+    assert stopped_at < 11
+    run.close()
+    resumed = PopulationRun.resume(run.path)
+    assert resumed.wait(seconds=90).is_complete
+    resumed.close()
+    grafts = read_table(Storage(run.path), "grafts").to_pylist()
+    later = [row for row in grafts if row["rootstock"] == 1 and row["interval"] > stopped_at + 1]
+    assert later and {row["scion_version"] for row in later} == {12}
+
+
 def test_resume_checks_structure_and_images(begin, tmp_path: Path) -> None:
     run = begin("checked", network=own_network, **paced(200, 0.05))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 1)
@@ -483,10 +500,14 @@ cluster.shutdown()
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_networks_of_a_node_that_is_gone_come_back_on_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "population", [PopulationConfig(size=4), PopulationConfig(size=2, cpus=2.0)], ids=["room", "full"]
+)
+def test_networks_of_a_node_that_is_gone_come_back_on_another(tmp_path: Path, population: PopulationConfig) -> None:
+    """Where the other node is full, they come back when its networks have finished, which then make room."""
     from population.config import to_dict
 
-    config = small_config(name="nodes", storage=str(tmp_path), **paced(14, 0.05, population=PopulationConfig(size=4)))
+    config = small_config(name="nodes", storage=str(tmp_path), **paced(14, 0.05, population=population))
     words = [sys.executable, "-c", NODES, json.dumps(to_dict(config))]
     root = str(Path(__file__).resolve().parents[1])
     ran = subprocess.run(words, capture_output=True, text=True, timeout=290, env={**os.environ, "PYTHONPATH": root})
@@ -495,7 +516,7 @@ def test_networks_of_a_node_that_is_gone_come_back_on_another(tmp_path: Path) ->
     assert found["nodes"] == 2
     assert sorted(found["incarnations"])[-1] >= 2 and min(found["incarnations"]) == 1
     table = read_table(Storage(f"{tmp_path}/nodes"), "metrics")
-    assert table["interval"].to_pylist() == [*range(1, 15)] * 4
+    assert table["interval"].to_pylist() == [*range(1, 15)] * population.size
 
 
 CTRL_C = [sys.executable, "-m", "experiments.cli", "train", "--name", "interrupted", "--population.size", "2"]

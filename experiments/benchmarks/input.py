@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from experiments.benchmarks.measure import Measurement, Must, Row, ratio
-from population.data import ImageSet, MemoryBatches
+from population.data import Batches, ImageSet, MemoryBatches, Pass
 
 SHAPE = (3, 32, 32)
 """CIFAR's images."""
@@ -98,10 +98,9 @@ def _loader(
     )
 
 
-def _epoch(batches: MemoryBatches, *, batch_size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return batches.epoch(
-        batch_size=batch_size, order_seed=1, augment_seed=2, epoch=epoch, first=0, padding=PADDING, mirror=True
-    )
+def _epoch(batches: Batches, *, batch_size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    wanted = Pass(epoch=epoch, order_seed=1, augment_seed=2, batch_size=batch_size, padding=PADDING, mirror=True)
+    return batches.epoch(wanted)
 
 
 def _rate(batches: Iterator[tuple[Tensor, Tensor]]) -> float:

@@ -27,7 +27,7 @@ from population.config import (
     RunConfig,
     ScheduleConfig,
 )
-from population.data import load_splits, write_arrow
+from population.data import Pass, load_splits, write_arrow
 from population.evaluation import evaluate
 
 BESIDE_NO_GRAFTING = Must(rule="at least", limit=0.97)
@@ -87,15 +87,15 @@ def plain_loop(config: RunConfig, network: int) -> Track:
     seconds, images, cpu, count = [], [], [], 0
     for epoch in range(config.schedule.epochs):
         model.train()
-        for pixels, labels in train.epoch(
-            batch_size=config.schedule.batch_size,
+        wanted = Pass(
+            epoch=epoch,
             order_seed=network,
             augment_seed=network,
-            epoch=epoch,
-            first=0,
+            batch_size=config.schedule.batch_size,
             padding=config.data.padding,
             mirror=True,
-        ):
+        )
+        for pixels, labels in train.epoch(wanted):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(pixels), labels)
             loss.backward()

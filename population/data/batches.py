@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +15,40 @@ from population.data.images import ImageSet
 
 Batch = tuple[Tensor, Tensor]
 """Images (batch, channels, height, width) float32 and labels (batch,) int64, both on the network's device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One pass over the images: their order and augmentation are a pure function of it."""
+
+    epoch: int
+    """Which pass, from 0."""
+    order_seed: int
+    augment_seed: int
+    batch_size: int
+    """Images a batch; the last may have fewer."""
+    first: int = 0
+    """Batch to begin at."""
+    padding: int = 0
+    """Pixels that a crop may shift an image by; 0: no crop."""
+    mirror: bool = False
+    """Mirror half of the images."""
+
+
+class Batches(Protocol):
+    """The images of one split, batch by batch."""
+
+    def __len__(self) -> int:
+        """How many images."""
+        ...
+
+    def epoch(self, wanted: Pass) -> Iterator[Batch]:
+        """The batches of one pass, shuffled and augmented: for training."""
+        ...
+
+    def in_order(self, *, batch_size: int) -> Iterator[Batch]:
+        """All images once, in order, as they are: for evaluation."""
+        ...
 
 
 class MemoryBatches:
@@ -29,23 +65,15 @@ class MemoryBatches:
     def __len__(self) -> int:
         return len(self._set)
 
-    def epoch(
-        self,
-        *,
-        batch_size: int,
-        order_seed: int,
-        augment_seed: int,
-        epoch: int,
-        first: int,
-        padding: int,
-        mirror: bool,
-    ) -> Iterator[Batch]:
-        """The batches of one epoch from batch `first` on: a pure function of the seeds, the epoch and the place."""
-        order = np.random.Generator(np.random.Philox(key=order_seed, counter=[0, 0, 0, epoch])).permutation(len(self))
-        steps = -(-len(self) // batch_size)
-        for index in range(first, steps):
-            chosen = order[index * batch_size : (index + 1) * batch_size]
-            draws = draw(len(chosen), padding=padding, mirror=mirror, seed=augment_seed, step=epoch * steps + index)
+    def epoch(self, wanted: Pass) -> Iterator[Batch]:
+        """Crops within `padding` and mirrors, normalized."""
+        random = np.random.Generator(np.random.Philox(key=wanted.order_seed, counter=[0, 0, 0, wanted.epoch]))
+        order, size, padding = random.permutation(len(self)), wanted.batch_size, wanted.padding
+        steps = -(-len(self) // size)
+        for index in range(wanted.first, steps):
+            chosen = order[index * size : (index + 1) * size]
+            step = wanted.epoch * steps + index
+            draws = draw(len(chosen), padding=padding, mirror=wanted.mirror, seed=wanted.augment_seed, step=step)
             if self._device.type == "cpu":
                 pixels = torch.from_numpy(crop_flip(self._set.images, chosen, draws, padding=padding))
             else:
@@ -54,7 +82,7 @@ class MemoryBatches:
             yield normalize(pixels, self._mean, self._deviation), self._upload(self._set.labels[chosen])
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
-        """All images once, in order, as they are: for evaluation."""
+        """Normalized."""
         for start in range(0, len(self), batch_size):
             stop = min(start + batch_size, len(self))
             pixels = self._upload(self._set.images[start:stop].copy())

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 
 from population.config import DataConfig
-from population.data.batches import MemoryBatches
+from population.data.batches import Batches, MemoryBatches
 from population.data.images import Array, ImageSet, check_classes, check_labels, held_out
 from population.data.sources import CIFAR, EncodedImages, decode_all, open_images, resized
 from population.data.streams import StreamBatches
 from population.errors import DataError
-
-Batches = MemoryBatches | StreamBatches
 
 BOTH_IN_ONE = frozenset({"digits", *CIFAR})
 """Names that stand for training and test images alike."""
@@ -53,7 +51,7 @@ class MemorySplits:
     def image_shape(self) -> tuple[int, int, int]:
         return self.train.shape
 
-    def batches(self, part: str, device: torch.device | str) -> MemoryBatches | None:
+    def batches(self, part: str, device: torch.device | str) -> Batches | None:
         """The batches of train, validation or test on a device; None where that part is empty."""
         images = getattr(self, part)
         return (
@@ -86,7 +84,7 @@ class StreamSplits:
         size = self.config.image_size or 224
         return 3, size, size
 
-    def batches(self, part: str, device: torch.device | str) -> StreamBatches | None:
+    def batches(self, part: str, device: torch.device | str) -> Batches | None:
         """The batches of train, validation or test on a device; None where that part is empty."""
         if part == "test":
             images, indices = self.test, np.arange(len(self.test.labels)) if self.test else None

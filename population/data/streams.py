@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from population.data.batches import Batch
+from population.data.batches import Batch, Pass
 from population.data.sources import EncodedImages
 
 MEAN = (0.485, 0.456, 0.406)
@@ -43,24 +43,14 @@ class StreamBatches:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def epoch(
-        self,
-        *,
-        batch_size: int,
-        order_seed: int,
-        augment_seed: int,
-        epoch: int,
-        first: int,
-        padding: int,
-        mirror: bool,
-    ) -> Iterator[Batch]:
-        """The batches of one epoch from batch `first` on: random resized crops and mirrors, decided by the seeds."""
-        order = self._shuffled(order_seed, epoch)[first * batch_size :]
+    def epoch(self, wanted: Pass) -> Iterator[Batch]:
+        """Random resized crops and mirrors, whatever `padding` and `mirror` say."""
+        order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size :]
         train = v2.Compose([v2.RandomResizedCrop(self._size, antialias=True), v2.RandomHorizontalFlip(0.5)])
-        yield from self._load(order, batch_size, transform=train, seed=augment_seed + epoch)
+        yield from self._load(order, wanted.batch_size, transform=train, seed=wanted.augment_seed + wanted.epoch)
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
-        """All images once: resized to 8/7 of the size, the center cut out."""
+        """Resized to 8/7 of the size, the center cut out."""
         test = v2.Compose([v2.Resize(self._size * 8 // 7, antialias=True), v2.CenterCrop(self._size)])
         yield from self._load(self._indices, batch_size, transform=test, seed=0)
 
