@@ -1,0 +1,35 @@
+"""The whole configuration of a run: frozen values, checked when they are made, written beside every result."""
+
+from population.config.exchange import AgeConfig, Criterion, GraftConfig, TopologyConfig, TopologyName
+from population.config.learning import DataConfig, DeviceConfig, NetworkConfig, OptimizerConfig, ScheduleConfig
+from population.config.run import (
+    CheckpointConfig,
+    Mode,
+    PaceConfig,
+    PatienceConfig,
+    PopulationConfig,
+    RunConfig,
+    from_dict,
+    to_dict,
+)
+
+__all__ = [
+    "AgeConfig",
+    "CheckpointConfig",
+    "Criterion",
+    "DataConfig",
+    "DeviceConfig",
+    "GraftConfig",
+    "Mode",
+    "NetworkConfig",
+    "OptimizerConfig",
+    "PaceConfig",
+    "PatienceConfig",
+    "PopulationConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "TopologyConfig",
+    "TopologyName",
+    "from_dict",
+    "to_dict",
+]

@@ -1,0 +1,153 @@
+"""What one network learns, from what, and how."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from population.config.checks import finite, one_of, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Which architecture every network of the population has."""
+
+    architecture: str = "resnet20"
+    """A built-in name (resnet20, mobilenetv2, vgg16, ...), torchvision:NAME, or module:function of your own."""
+    leaky: bool = False
+    """CIFAR ResNets only: leaky ReLU (slope 0.01) in place of ReLU."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.architecture), "network.architecture", "name an architecture", self.architecture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where images come from, and how they are split and augmented."""
+
+    train: str = "digits"
+    """digits, cifar10, cifar100, a Parquet file, or a folder (torchvision's CIFAR format, or a folder of classes)."""
+    test: str | None = None
+    """Test images, in the same forms; None where `train` names both (digits, cifar10, cifar100)."""
+    validation: float = 0.1
+    """Part of the training images held out, in [0, 0.5]; they choose checkpoints and soups. 0: the last one is kept."""
+    image_size: int | None = None
+    """Pixels a side; images of several sizes are resized to it. None: as found (they must then be of one size)."""
+    augmentation: Literal["none", "crop", "crop_flip", "imagenet"] = "crop_flip"
+    """Of training images: zero-padded random crop, with or without mirror; imagenet: random resized crop and mirror."""
+    padding: int = 4
+    """Zero pixels around an image before the random crop, at least 0."""
+    stream: Literal["auto", "never", "always"] = "auto"
+    """Whether images are decoded by loader workers as they are needed, in place of once into the object store."""
+    memory_gib: float = 4.0
+    """With stream=auto: decoded images above this many GiB are streamed."""
+    workers: int = 2
+    """Loader processes for each network where images are streamed."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.train), "data.train", "name a data set", self.train)
+        require(0 <= self.validation <= 0.5, "data.validation", "lie in [0, 0.5]", self.validation)
+        require(
+            self.image_size is None or self.image_size >= 1,
+            "data.image_size",
+            "be at least 1",
+            self.image_size,
+        )
+        one_of(self.augmentation, Literal["none", "crop", "crop_flip", "imagenet"], "data.augmentation")
+        require(self.padding >= 0, "data.padding", "be at least 0", self.padding)
+        one_of(self.stream, Literal["auto", "never", "always"], "data.stream")
+        require(self.memory_gib > 0, "data.memory_gib", "be above 0", self.memory_gib)
+        require(self.workers >= 0, "data.workers", "be at least 0", self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How long networks train, how the learning rate falls, and how often they exchange."""
+
+    epochs: int = 200
+    """Passes over the training images, at least 1."""
+    batch_size: int = 256
+    """Images a step; the last, smaller batch of an epoch is trained on too."""
+    interval_epochs: int = 1
+    """Epochs between exchanges, at least 1."""
+    interval_steps: int | None = None
+    """Steps between exchanges, in place of interval_epochs."""
+    shape: Literal["constant", "step", "cosine"] = "step"
+    """How the learning rate falls."""
+    step_epochs: int = 60
+    """step: epochs between falls, at least 1."""
+    step_factor: float = 0.1
+    """step: what the learning rate is multiplied by at each fall, in (0, 1]."""
+    warmup_epochs: int = 0
+    """Epochs over which the learning rate rises linearly from zero, at least 0."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "schedule.epochs", "be at least 1", self.epochs)
+        require(self.batch_size >= 1, "schedule.batch_size", "be at least 1", self.batch_size)
+        require(self.interval_epochs >= 1, "schedule.interval_epochs", "be at least 1", self.interval_epochs)
+        if self.interval_steps is not None:
+            require(self.interval_steps >= 1, "schedule.interval_steps", "be at least 1", self.interval_steps)
+        one_of(self.shape, Literal["constant", "step", "cosine"], "schedule.shape")
+        require(self.step_epochs >= 1, "schedule.step_epochs", "be at least 1", self.step_epochs)
+        require(0 < self.step_factor <= 1, "schedule.step_factor", "lie in (0, 1]", self.step_factor)
+        require(self.warmup_epochs >= 0, "schedule.warmup_epochs", "be at least 0", self.warmup_epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer of each network; the papers' values are the defaults."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
+    learning_rate: float = 0.1
+    """Initial learning rate, above 0."""
+    learning_rates: Literal["same", "spread"] | tuple[float, ...] = "same"
+    """Diversity: the same for all; spread as in the paper, lr (1 + cos(pi (N - i) / N)) / 2; or one given for each."""
+    momentum: float = 0.9
+    """SGD's, in [0, 1)."""
+    weight_decay: float = 5e-4
+    """At least 0."""
+    nesterov: bool = False
+    """SGD with Nesterov's momentum."""
+    label_smoothing: float = 0.0
+    """In [0, 1)."""
+
+    def __post_init__(self) -> None:
+        one_of(self.name, Literal["sgd", "adamw"], "optimizer.name")
+        finite(self.learning_rate, "optimizer.learning_rate")
+        require(self.learning_rate > 0, "optimizer.learning_rate", "be above 0", self.learning_rate)
+        if isinstance(self.learning_rates, str):
+            one_of(self.learning_rates, Literal["same", "spread"], "optimizer.learning_rates")
+        else:
+            positive = bool(self.learning_rates) and all(
+                rate > 0 and math.isfinite(rate) for rate in self.learning_rates
+            )
+            require(positive, "optimizer.learning_rates", "be same, spread or rates above 0", self.learning_rates)
+        require(0 <= self.momentum < 1, "optimizer.momentum", "lie in [0, 1)", self.momentum)
+        require(self.weight_decay >= 0, "optimizer.weight_decay", "be at least 0", self.weight_decay)
+        require(
+            not self.nesterov or self.momentum > 0,
+            "optimizer.nesterov",
+            "come with momentum above 0",
+            self.nesterov,
+        )
+        require(0 <= self.label_smoothing < 1, "optimizer.label_smoothing", "lie in [0, 1)", self.label_smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """How a network uses its device."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the forward pass; auto: bfloat16 autocast on a GPU that has it, else float32."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Memory format of convolutions; auto: on a GPU."""
+    compile: bool = False
+    """torch.compile the network."""
+    deterministic: bool = False
+    """Use only deterministic algorithms (slower on a GPU)."""
+
+    def __post_init__(self) -> None:
+        one_of(self.precision, Literal["auto", "float32", "bfloat16", "float16"], "device.precision")
+        one_of(self.channels_last, Literal["auto", "on", "off"], "device.channels_last")
