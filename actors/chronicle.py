@@ -10,7 +10,7 @@ from typing import Any
 from actors.dashboard import RunMetrics
 from actors.spec import Event, NetworkStatus
 from population.members import Member
-from population.training import GRAFTED, OFF, Report
+from population.training import GRAFTED, KEPT, OFF, Report
 
 KEPT_EVENTS = 4096
 """Events kept for drivers that read them; older ones are in the history."""
@@ -70,7 +70,9 @@ class Chronicle:
             interval=report.origin.interval,
             epoch=report.epoch,
             train_loss=report.train_loss,
-            validation_accuracy=report.validation_accuracy,
+            validation_accuracy=known.validation_accuracy
+            if report.validation_accuracy is None
+            else report.validation_accuracy,
             images_per_second=report.images_per_second,
             grafts=report.grafts,
             outcome=report.outcome or known.outcome,
@@ -100,7 +102,7 @@ class Chronicle:
         if outcome == GRAFTED:
             age = report.age.intervals if report.age else None
             self.tell("graft", network, interval=interval, scion=report.scion, age=age)
-        elif outcome != OFF:
+        elif outcome not in (OFF, KEPT):
             self.refusals[outcome] += 1
             self.tell("refusal", network, interval=interval, reason=outcome)
 

@@ -193,7 +193,7 @@ class Coordinator:
             return Directive.STOP
         return Directive.LEAVE if self._members[network].state is MemberState.LEAVING else Directive.GO_ON
 
-    async def ask(self, asker: Origin) -> Posting[References] | Refusal:
+    async def ask(self, asker: Origin) -> tuple[Posting[References], ...] | Refusal:
         """What a network may take now; in lockstep, when the barrier of its interval has opened."""
         await self._knows_members.wait()
         if asker.incarnation != self._members[asker.network].incarnation:
@@ -207,7 +207,8 @@ class Coordinator:
                 return Refusal.BARRIER_TIMEOUT
             members, donors, version = opening.members, opening.donors, asker.interval
         limit = age_limit(self._config.age, num_intervals=self._facts.num_intervals if self._facts else 1)
-        return self._board.offer(asker, members=members, donors=donors, limit=limit, version=version)
+        count = self._config.exchange.num_donors
+        return self._board.offer(asker, members=members, donors=donors, limit=limit, count=count, version=version)
 
     async def join(self, network: int, incarnation: int) -> int | Posting[References]:
         """What a newcomer begins with: a posting to be cloned, or an interval to begin at with its own weights. In

@@ -10,7 +10,7 @@ import collections
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -61,7 +61,7 @@ class Courier:
         self._is_posting = False
         self._held: list[Posting[list[ray.ObjectRef]]] = []
         self._request: Origin | None = None
-        self._fetched: tuple[Origin, Snapshot | Refusal] | None = None
+        self._fetched: tuple[Origin, tuple[Snapshot, ...] | Refusal] | None = None
         self._is_closed = False
         self._heard_seconds = time.monotonic()
         self.directive = Directive.GO_ON
@@ -108,7 +108,7 @@ class Courier:
         if not self._is_lockstep:
             self._ask(own)
 
-    def pull(self, own: Origin) -> Snapshot | Refusal:
+    def pull(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
         """Called by the training thread: what has arrived. In lockstep, waits for the barrier."""
         if self._is_lockstep:
             return self._pull_at_barrier(own)
@@ -151,7 +151,7 @@ class Courier:
             self._request = own
             self._changed.notify_all()
 
-    def _pull_at_barrier(self, own: Origin) -> Snapshot | Refusal:
+    def _pull_at_barrier(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
         deadline = time.monotonic() + self._patience.barrier_seconds + self._patience.lease_seconds
         self.flush(seconds=self._patience.barrier_seconds)
         with self._changed:
@@ -238,7 +238,7 @@ class Courier:
             self._fetched = (own, found)
             self._changed.notify_all()
 
-    def _fetch(self, own: Origin) -> Snapshot | Refusal:
+    def _fetch(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
         patience = self._patience
         seconds = patience.barrier_seconds + patience.pull_seconds if self._is_lockstep else patience.pull_seconds
         try:
@@ -249,7 +249,16 @@ class Courier:
         self.heard()
         if isinstance(offered, Refusal):
             return offered
-        return fetch(offered, self._layout, seconds=patience.pull_seconds)
+        return fetch_all(offered, self._layout, seconds=patience.pull_seconds)
+
+
+def fetch_all(
+    offered: Sequence[Posting[list[ray.ObjectRef]]], layout: Layout, *, seconds: float
+) -> tuple[Snapshot, ...] | Refusal:
+    """Those of several posted snapshots that came, all within `seconds`; where none did, why the first did not."""
+    deadline = time.monotonic() + seconds
+    found = [fetch(posting, layout, seconds=max(0.0, deadline - time.monotonic())) for posting in offered]
+    return tuple(one for one in found if isinstance(one, Snapshot)) or next(r for r in found if isinstance(r, Refusal))
 
 
 def fetch(offered: Posting[list[ray.ObjectRef]], layout: Layout, *, seconds: float) -> Snapshot | Refusal:

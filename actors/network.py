@@ -162,7 +162,7 @@ class Network:
     def prepare(self, own: Origin) -> None:
         self._courier.prepare(own)
 
-    def pull(self, own: Origin) -> Snapshot | Refusal:
+    def pull(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
         return self._courier.pull(own)
 
     def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
@@ -189,7 +189,7 @@ class Network:
     def _live(self) -> Outcome:
         if self._spec.birth == "newcomer" and not self._resumed and not self._join():
             return Outcome.STOPPED
-        if self.trainer.is_finished and self._spec.run.config.graft.enabled:
+        if self.trainer.is_finished and self.trainer.publishes:
             self._courier.offer(self.trainer.snapshot(time.time()))
         for report, snapshot in self.trainer.intervals(self):
             self._latest = report

@@ -4,27 +4,29 @@ networks after it. Nothing here knows of actors."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from typing import Any
 
 import ray
-import torch
 
 from actors.spec import Facts, RunSpec
 from population.checkpoint import CheckpointStore
 from population.config import RunConfig
 from population.data import MemorySplits, Splits, load_splits
 from population.errors import RunError
-from population.evaluation import Scores, evaluate, probabilities, score_probabilities, soup, with_statistics
 from population.history import read_table
-from population.layers import load_entries
+from population.judging import Candidate, Parts, judge_together
 from population.networks import NetworkFactory
 from population.storage import Storage
 from population.task import ImageClassification
 from population.training import Trainer
 
 JUDGING_BATCH = 512
+
+STATISTICS_BATCHES = 16
+"""Batches of 256 training images, in order and not augmented, by which averaged weights' batch norm is measured."""
 
 
 def prepare(spec: RunSpec) -> tuple[Splits, Facts]:
@@ -62,8 +64,8 @@ def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) 
 def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) -> dict[str, Any]:
     """Judge every network on the test images, or on the validation images where there are none.
 
-    Each network is judged twice: with the weights that were best by validation and with its last. Ensemble and soup
-    are those of the best weights.
+    Each network is judged twice: with the weights that were best by validation and with its last; ensemble, soups and
+    similarities too (the latter under `last`).
 
     Args:
         spec: The run.
@@ -78,50 +80,51 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
     checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
     checkpoints.hand_in_all()
     task = ImageClassification(spec.config, splits, factory=spec.factory)
-    part = "test" if splits.batches("test", "cpu") is not None else "validation"
-    images = splits.batches(part, "cpu")
-    module = task.build(0)
-    networks, states, outputs, labels = [], [], [], torch.empty(0)
+    best, last, rows = [], [], []
     for network in checkpoints.networks():
-        best, newest = checkpoints.best(network), checkpoints.newest(network)
-        if best is None or newest is None:
+        found, newest = checkpoints.best(network), checkpoints.newest(network)
+        if found is None or newest is None:
             continue
-        row: dict[str, Any] = {
-            "network": network,
-            "ended": ended.get(network, "unknown"),
-            "interval": newest.id.interval,
-            "best_interval": best[2],
-            "validation_accuracy": best[1],
-            "grafts": newest.training["grafts"],
-        }
-        if images is not None:
-            load_entries(module, newest.model)
-            row["last"] = _plain(evaluate(module, images.in_order(batch_size=JUDGING_BATCH)))
-            load_entries(module, best[0])
-            predicted, labels = probabilities(module, images.in_order(batch_size=JUDGING_BATCH))
-            row["best"] = _plain(score_probabilities(predicted, labels))
-            outputs.append(predicted)
-        networks.append(row)
-        states.append(best[0])
-    if not networks:
+        state, accuracy, interval = found
+        best.append(Candidate(network=network, state=state, validation_accuracy=accuracy))
+        score = newest.training.get("score")
+        last.append(Candidate(network=network, state=newest.model, validation_accuracy=score))
+        rows.append(
+            {
+                "network": network,
+                "ended": ended.get(network, "unknown"),
+                "interval": newest.id.interval,
+                "best_interval": interval,
+                "validation_accuracy": accuracy,
+                "grafts": newest.training["grafts"],
+            }
+        )
+    if not rows:
         raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
-    result: dict[str, Any] = {
-        "run": spec.name,
-        "judged_on": part if images is not None else None,
-        "networks": networks,
-    }
-    if outputs and images is not None:
-        load_entries(module, soup(states))
-        averaged = with_statistics(module, _plain_training_batches(task))
-        ensemble = score_probabilities(torch.stack(outputs).mean(0), labels)
-        result |= {
-            "mean": _mean([row["best"] for row in networks]),
-            "mean_last": _mean([row["last"] for row in networks]),
-            "best": max(networks, key=lambda row: (row["validation_accuracy"] or 0.0, -row["network"]))["network"],
-            "ensemble": _plain(ensemble),
-            "soup": _plain(evaluate(averaged, images.in_order(batch_size=JUDGING_BATCH))),
-        }
+    parts, part = _parts(task)
+    result: dict[str, Any] = {"run": spec.name, "judged_on": part, "networks": rows}
+    if parts is not None:
+        module = task.build(0)
+        of_best, of_last = judge_together(module, best, parts), judge_together(module, last, parts)
+        for row, one, other in zip(rows, of_best.pop("each"), of_last.pop("each"), strict=True):
+            row["best"], row["last"] = one, other
+        result |= of_best | {"last": of_last}
     return result | {"seconds": seconds, "seconds_by_phase": _phases(storage), "finished": time.time()}
+
+
+def _parts(task: ImageClassification) -> tuple[Parts | None, str | None]:
+    """The images that judge, and which part of the data they are; None where there are neither test nor validation
+    images."""
+    found = {name: task.splits.batches(name, task.device) for name in ("train", "validation", "test")}
+    train, validation, name = found["train"], found["validation"], "test" if found["test"] else "validation"
+    judged = found[name]
+    if judged is None or train is None:
+        return None, None
+    return Parts(
+        judged=lambda: judged.in_order(batch_size=JUDGING_BATCH),
+        validation=None if validation is None else lambda: validation.in_order(batch_size=JUDGING_BATCH),
+        statistics=lambda: itertools.islice(train.in_order(batch_size=256), STATISTICS_BATCHES),
+    ), name
 
 
 @ray.remote(num_cpus=0, max_retries=3, num_returns=2)
@@ -137,23 +140,6 @@ def judge_task(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: fl
     storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
     storage.write("result.json", json.dumps(result, indent=2).encode())
     return result
-
-
-def _plain_training_batches(task: ImageClassification):
-    """Training images for batch norm's statistics: in order, not augmented, at most 10,000."""
-    train = task.splits.batches("train", task.device)
-    for index, batch in enumerate(train.in_order(batch_size=256) if train is not None else ()):
-        if index >= 40:
-            return
-        yield batch
-
-
-def _plain(scores: Scores) -> dict[str, float | int]:
-    return dataclasses.asdict(scores)
-
-
-def _mean(scores: list[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(score[name] for score in scores) / len(scores) for name in ("loss", "accuracy")}
 
 
 def _phases(storage: Storage) -> dict[str, float]:

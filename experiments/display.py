@@ -88,18 +88,16 @@ def describe(event: Event) -> str:
 
 
 def result_table(table: Mapping[str, Any]) -> Table:
-    """Every network, mean, best, ensemble, soup."""
+    """Every network, mean, best, ensemble, soups, as they were best by validation and as they ended."""
     judged = table.get("judged_on") or "nothing"
     shown = Table(title=f"{table['run']}: judged on the {judged} images", title_justify="left")
-    for name in ("", "accuracy", "loss", "last accuracy", "validation", "best at", "grafts", "ended"):
+    scored = ("accuracy", "top-5", "loss", "calibration", "last accuracy")
+    for name in ("", *scored, "validation", "best at", "grafts", "ended"):
         shown.add_column(name, justify="left" if name in ("", "ended") else "right")
     for row in table["networks"]:
-        best, last = row.get("best", {}), row.get("last", {})
         shown.add_row(
             f"network {row['network']}",
-            _number(best.get("accuracy"), "{:.2%}"),
-            _number(best.get("loss"), "{:.4f}"),
-            _number(last.get("accuracy"), "{:.2%}"),
+            *_scores(row.get("best"), row.get("last")),
             _number(row["validation_accuracy"], "{:.2%}"),
             f"{row['best_interval']}/{row['interval']}",
             str(row["grafts"]),
@@ -107,15 +105,32 @@ def result_table(table: Mapping[str, Any]) -> Table:
         )
     if "mean" in table:
         shown.add_section()
+        last = table["last"]
+        shown.add_row("mean", *_scores(table["mean"], last["mean"]))
         chosen = next(row for row in table["networks"] if row["network"] == table["best"])
-        for name, scores, last in (
-            ("mean", table["mean"], table["mean_last"]["accuracy"]),
-            (f"best by validation ({table['best']})", chosen["best"], chosen["last"]["accuracy"]),
-            ("ensemble", table["ensemble"], None),
-            ("soup", table["soup"], None),
-        ):
-            shown.add_row(name, f"{scores['accuracy']:.2%}", f"{scores['loss']:.4f}", _number(last, "{:.2%}"))
+        shown.add_row(f"best by validation ({table['best']})", *_scores(chosen["best"], chosen["last"]))
+        for name in ("ensemble", "soup", "greedy_soup"):
+            if table[name] is not None:
+                members = table[name].get("members")
+                told = f" of {', '.join(map(str, members))}" if members else ""
+                shown.add_row(f"{name.replace('_', ' ')}{told}", *_scores(table[name], last[name]))
+        if table["agreement"] is not None:
+            shown.caption = (
+                f"between two networks: {last['agreement']:.1%} of the predictions agree at the end, "
+                f"cosine of the weights {last['cosine']:.3f}"
+            )
     return shown
+
+
+def _scores(best: Mapping[str, Any] | None, last: Mapping[str, Any] | None) -> tuple[str, ...]:
+    best, last = best or {}, last or {}
+    return (
+        _number(best.get("accuracy"), "{:.2%}"),
+        _number(best.get("top5"), "{:.2%}"),
+        _number(best.get("loss"), "{:.4f}"),
+        _number(best.get("calibration_error"), "{:.2%}"),
+        _number(last.get("accuracy"), "{:.2%}"),
+    )
 
 
 def _number(value: float | None, form: str) -> str:

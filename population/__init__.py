@@ -3,9 +3,12 @@
 from population.board import Barrier, Board, Opening, Posting, PostOutcome, Refusal
 from population.config import (
     AgeConfig,
+    AverageConfig,
     CheckpointConfig,
     DataConfig,
     DeviceConfig,
+    ExchangeConfig,
+    ExploitConfig,
     GraftConfig,
     NetworkConfig,
     OptimizerConfig,
@@ -14,15 +17,20 @@ from population.config import (
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
+    ShuffleConfig,
     TopologyConfig,
 )
+from population.criteria import layer_information
+from population.exchange import Arrival, ExchangeRule, Rootstock, Taken, exchange_rule
 from population.grafting import GraftResult, LayerGraft, adaptive_weight, graft
 from population.information import (
+    differential_entropy,
     filter_entropy,
     invalid_filters,
     l1_norm,
     layer_entropy,
-    layer_information,
+    orthogonality,
+    robust_entropy,
     summed_filter_entropy,
 )
 from population.layers import GraftUnit, graft_units
@@ -37,11 +45,16 @@ from population.training import Host, Report, Trainer
 __all__ = [
     "Age",
     "AgeConfig",
+    "Arrival",
+    "AverageConfig",
     "Barrier",
     "Board",
     "CheckpointConfig",
     "DataConfig",
     "DeviceConfig",
+    "ExchangeConfig",
+    "ExchangeRule",
+    "ExploitConfig",
     "GraftConfig",
     "GraftResult",
     "GraftUnit",
@@ -65,17 +78,22 @@ __all__ = [
     "Posting",
     "Refusal",
     "Report",
+    "Rootstock",
     "RunConfig",
     "ScheduleConfig",
+    "ShuffleConfig",
     "Simulation",
     "Simulator",
     "Snapshot",
+    "Taken",
     "Task",
     "TopologyConfig",
     "Trainer",
     "adaptive_weight",
     "aged",
+    "differential_entropy",
     "donors",
+    "exchange_rule",
     "filter_entropy",
     "freshness",
     "graft",
@@ -85,5 +103,7 @@ __all__ = [
     "layer_entropy",
     "layer_information",
     "neighbors",
+    "orthogonality",
+    "robust_entropy",
     "summed_filter_entropy",
 ]

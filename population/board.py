@@ -107,8 +107,9 @@ class Board(Generic[T]):
         members: Sequence[int],
         donors: Collection[int],
         limit: float,
+        count: int = 1,
         version: int | None = None,
-    ) -> Posting[T] | Refusal:
+    ) -> tuple[Posting[T], ...] | Refusal:
         """What a network may take now.
 
         Args:
@@ -116,27 +117,39 @@ class Board(Generic[T]):
             members: Ids in the topology, the asker's among them.
             donors: Ids whose snapshots may be given.
             limit: Age in intervals above which a snapshot is too old.
-            version: lockstep: the interval that all have completed, and only the nearest donor's snapshot of it.
+            count: Snapshots wanted, of different donors.
+            version: lockstep: the interval that all have completed, and only snapshots of it.
 
         Returns:
-            The first admissible snapshot along the topology, or the reason why there is none.
+            The first admissible snapshots along the topology, or the reason why there is none.
         """
         order = topology.donors(self._config, members, asker.network, round=asker.interval, seed=self._seed)
         if not order:
             return Refusal.NO_NEIGHBOR
+        found: list[Posting[T]] = []
         reason = Refusal.NOTHING_YET
         for donor in order:
-            if donor not in donors:
+            looked_at = self._look_at(donor, asker, limit, version) if donor in donors else Refusal.NOTHING_YET
+            if isinstance(looked_at, Posting):
+                found.append(looked_at)
+            elif looked_at is not Refusal.NOTHING_YET:
+                reason = looked_at
+            if len(found) == count:
+                break
+        return tuple(found) or reason
+
+    def _look_at(self, donor: int, asker: Origin, limit: float, version: int | None) -> Posting[T] | Refusal:
+        """A donor's newest admissible snapshot, or why it has none."""
+        reason = Refusal.NOTHING_YET
+        for posting in reversed(self._postings.get(donor, [])):
+            if version is not None and posting.origin.interval != version:
                 continue
-            for posting in reversed(self._postings.get(donor, [])):
-                if version is not None and posting.origin.interval != version:
-                    continue
-                if posting.origin.structure != asker.structure:
-                    reason = Refusal.STRUCTURE
-                elif trail(asker, posting.origin)[0] > limit:
-                    reason = Refusal.TOO_OLD
-                else:
-                    return posting
+            if posting.origin.structure != asker.structure:
+                reason = Refusal.STRUCTURE
+            elif trail(asker, posting.origin)[0] > limit:
+                reason = Refusal.TOO_OLD
+            else:
+                return posting
         return reason
 
     def parent(self, network: int, *, members: Sequence[int], donors: Collection[int]) -> Posting[T] | None:

@@ -23,6 +23,10 @@ class Scores:
     """In [0, 1]."""
     images: int
     """How many were judged."""
+    top5: float | None = None
+    """Part whose class is among the five most probable; None where it was not asked, or classes are no more."""
+    calibration_error: float | None = None
+    """Expected calibration error (l1, 15 bins), in [0, 1]; None where it was not asked."""
 
 
 @torch.no_grad()
@@ -51,10 +55,20 @@ def probabilities(network: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor,
 
 
 def score_probabilities(predicted: Tensor, labels: Tensor) -> Scores:
-    """Scores of class probabilities (images, classes)."""
+    """All scores of class probabilities (images, classes) for labels (images,)."""
+    from torchmetrics.functional import classification  # takes a second to import; networks that train never do
+
+    num_classes = predicted.shape[1]
     chosen = predicted.gather(1, labels[:, None]).squeeze(1).clamp_min(1e-300)
-    accuracy = float((predicted.argmax(1) == labels).double().mean())
-    return Scores(loss=float(-chosen.log().mean()), accuracy=accuracy, images=len(labels))
+    calibration = classification.multiclass_calibration_error(predicted, labels, num_classes, n_bins=15, norm="l1")
+    top5 = (predicted.topk(5, dim=1).indices == labels[:, None]).any(1) if num_classes > 5 else None
+    return Scores(
+        loss=float(-chosen.log().mean()),
+        accuracy=float((predicted.argmax(1) == labels).double().mean()),
+        images=len(labels),
+        top5=None if top5 is None else float(top5.double().mean()),
+        calibration_error=float(calibration),
+    )
 
 
 def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from population.config import AgeConfig, GraftConfig
+from population.criteria import measure
 from population.errors import NotFiniteError
-from population.information import layer_information
 from population.layers import GraftUnit, check_same_structure, graft_units_of_state, reference_units
 from population.staleness import aged
 
@@ -32,17 +32,21 @@ STATISTICS = ("running_mean", "running_var")
 """Last words of the keys of batch norm's running statistics."""
 
 
+WHOLE = "*"
+"""In place of a layer's name where one record stands for all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerGraft:
     """What one graft did to one unit."""
 
     layer: str
-    """Key of the weight whose information decided."""
+    """Key of the weight whose information decided; WHOLE where nothing was decided by layers."""
     alpha: float
-    """Part of its own weights that the rootstock kept."""
-    own_information: float
-    """Of the rootstock before the graft."""
-    scion_information: float
+    """Part of its own weights that the rootstock kept; of several donors, 1 less this one's part."""
+    own_information: float | None = None
+    """Of the rootstock before the graft; None where the rule asks for none."""
+    scion_information: float | None = None
     """Of the scion."""
 
 
@@ -98,18 +102,6 @@ def adaptive_weight(own: Any, scion: Any, a: float = 0.4, c: float = 500.0, *, r
     return round(shift + 0.5, 2) if reference else 0.5 + round(shift * GRID) / GRID
 
 
-def measure(state: Mapping[str, Tensor], units: Sequence[GraftUnit], config: GraftConfig) -> tuple[float, ...]:
-    """The information of each unit of a network.
-
-    Raises:
-        NotFiniteError: a weight is NaN or infinite; names the layer.
-    """
-    return tuple(
-        layer_information(state[unit.name], config.criterion, config.bins, reference=config.reference, name=unit.name)
-        for unit in units
-    )
-
-
 def graft(
     rootstock: Mapping[str, Tensor],
     scion: Mapping[str, Tensor],
@@ -118,6 +110,7 @@ def graft(
     units: Sequence[GraftUnit] | None = None,
     age: AgeConfig | None = None,
     age_intervals: float = 0.0,
+    random: np.random.Generator | None = None,
 ) -> GraftResult:
     """Graft one state dict onto another of the same structure, at the level of layers.
 
@@ -128,6 +121,7 @@ def graft(
         units: What shares an alpha; None: found from the shapes (with config.reference, from the keys as published).
         age: How age lowers the scion's part; None: not.
         age_intervals: How far the scion trails, at least 0.
+        random: For the criterion random.
 
     Raises:
         StructureError: the two differ in an entry's name or shape.
@@ -140,7 +134,8 @@ def graft(
     if units is None:
         units = reference_units(rootstock) if config.reference else graft_units_of_state(rootstock, config.units)
     own, theirs = (
-        _measure_side(side, state, units, config) for side, state in (("rootstock", rootstock), ("scion", scion))
+        _measure_side(side, state, units, config, random)
+        for side, state in (("rootstock", rootstock), ("scion", scion))
     )
     records = decide(units, own, theirs, config, age=age, age_intervals=age_intervals)
     state = copy.copy(rootstock) if isinstance(rootstock, dict) else dict(rootstock)
@@ -151,10 +146,14 @@ def graft(
 
 
 def _measure_side(
-    side: str, state: Mapping[str, Tensor], units: Sequence[GraftUnit], config: GraftConfig
+    side: str,
+    state: Mapping[str, Tensor],
+    units: Sequence[GraftUnit],
+    config: GraftConfig,
+    random: np.random.Generator | None,
 ) -> tuple[float, ...]:
     try:
-        return measure(state, units, config)
+        return measure(state, units, config, random=random)
     except NotFiniteError as error:
         raise NotFiniteError(f"{side}: {error}") from None
 
@@ -185,7 +184,8 @@ def blend_units(
     records: Sequence[LayerGraft],
     config: GraftConfig,
 ) -> None:
-    """Blend the scion into `state` in place, unit by unit; the scion is only read."""
+    """Blend the scion into `state` in place, unit by unit; the scion is only read. Entries of the state that are no
+    floats, and with graft.batch_norm keep the running statistics, stay as they are."""
     for unit, record in zip(units, records, strict=True):
         for key in unit.keys:
             own = state[key]
@@ -211,3 +211,35 @@ def blend_(own: Tensor, scion: Tensor, alpha: float) -> None:
         part = product[: mine.numel()]
         torch.mul(theirs, 1.0 - alpha, out=part)
         mine.mul_(alpha).add_(part)
+
+
+def blend_several(
+    state: Mapping[str, Tensor],
+    scions: Sequence[Mapping[str, Tensor]],
+    units: Sequence[GraftUnit],
+    shares: Sequence[Sequence[float]],
+    config: GraftConfig,
+) -> None:
+    """`blend_units` with several scions at once.
+
+    Args:
+        state: Changed in place.
+        scions: Only read.
+        units: What shares an alpha.
+        shares: For each scion its part of each unit; a unit's parts add up to at most 1, the rest stays its own.
+        config: As `blend_units`.
+    """
+    for index, unit in enumerate(units):
+        parts = [of[index] for of in shares]
+        for key in unit.keys:
+            own = state[key]
+            if own.is_floating_point() and (config.batch_norm == "blend" or not key.endswith(STATISTICS)):
+                blend_weighted(own, [scion[key] for scion in scions], parts)
+
+
+def blend_weighted(own: Tensor, scions: Sequence[Tensor], parts: Sequence[float]) -> None:
+    """own = own * (1 - sum of parts) + sum of part * scion, in place; scions are only read."""
+    own.mul_(1.0 - sum(parts))
+    for scion, part in zip(scions, parts, strict=True):
+        if part:
+            own.add_(scion if scion.device == own.device else scion.to(own.device, non_blocking=True), alpha=part)

@@ -1,7 +1,9 @@
-"""What happened, as rows: one for each network and interval, one for each graft and layer.
+"""What happened, as rows: one for each network and interval, one for each graft and layer, one for each evaluated
+interval and layer.
 
-Rows are committed with the checkpoint that follows them, and `metrics/` and `grafts/` hold the committed ones, a part
-for each checkpoint, named after it: written twice they are the same file, so nothing is counted twice or lost.
+Rows are committed with the checkpoint that follows them, and `metrics/`, `grafts/` and `filters/` hold the committed
+ones, a part for each checkpoint, named after it: written twice they are the same file, so nothing is counted twice or
+lost.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from population.filters import THRESHOLDS
 from population.storage import Storage
 
 METRICS = pa.schema(
@@ -63,7 +66,21 @@ GRAFTS = pa.schema(
 )
 """interval: the rootstock's, equal to rootstock_version; versions count intervals."""
 
-TABLES = {"metrics": METRICS, "grafts": GRAFTS}
+FILTERS = pa.schema(
+    [
+        ("network", pa.int64()),
+        ("interval", pa.int64()),
+        ("incarnation", pa.int64()),
+        ("layer", pa.string()),
+        ("filters", pa.int64()),
+        ("entropy", pa.float64()),
+        ("mean_l1", pa.float64()),
+        *((name, pa.int64()) for name in THRESHOLDS),
+    ]
+)
+"""Before the interval's exchange; invalid_x: filters whose l1 norm lies below that threshold."""
+
+TABLES = {"metrics": METRICS, "grafts": GRAFTS, "filters": FILTERS}
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows by table name."""
@@ -77,10 +94,10 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
 
 
 def read_table(storage: Storage, table: str) -> pa.Table:
-    """All committed rows of metrics or grafts of a run, by network and interval. Of an interval that was trained again
+    """All committed rows of one of TABLES of a run, by network and interval. Of an interval that was trained again
     after a death only the last time counts."""
     whole = _parts(storage, table)
-    key = "network" if table == "metrics" else "rootstock"
+    key = "rootstock" if table == "grafts" else "network"
     last = _last_incarnations(whole if table == "metrics" else _parts(storage, "metrics")).rename_columns(
         [key, "interval", "last"]
     )

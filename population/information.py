@@ -20,6 +20,13 @@ BLOCK_VALUES = 65_536
 """Weights compared at a time on the CPU; 256 KiB of float32 stay in the second-level cache."""
 
 
+ROBUST_TAIL = 0.01
+"""Part of a layer's weights that lies beyond each end of the robust range."""
+
+SMALLEST_WIDTH = 1e-12
+"""Of a cell: a constant layer's differential entropy is finite."""
+
+
 def l1_norm(weight: Tensor) -> Tensor:
     """Sum of absolute weights of each filter.
 
@@ -135,26 +142,63 @@ def is_convolution(weight: Tensor) -> bool:
     return weight.dim() >= 3 and weight.is_floating_point()
 
 
-def layer_information(
-    weight: Tensor, criterion: str, bins: int = 10, *, reference: bool = False, name: str = ""
-) -> float:
-    """A layer's information by the named criterion, the number that alpha compares.
+def robust_entropy(weight: Tensor, bins: int = 10, *, tail: float = ROBUST_TAIL, name: str = "weight") -> Tensor:
+    """Entropy of a whole layer's weights on cells between two quantiles, so that no single weight decides the range.
 
     Args:
-        weight: The layer's weights.
-        criterion: entropy (nats, eq. 6) or l1 (sum of absolute weights of the layer, eq. 3 summed over filters).
-        bins, reference: as `layer_entropy`.
+        weight: As `layer_entropy`.
+        bins: Equal cells between the quantiles, at least 2; what lies beyond falls into the first and last.
+        tail: Part of the weights beyond each quantile, in [0, 0.5).
         name: The layer's name, for the error.
 
-    Raises:
-        NotFiniteError: a weight is NaN or infinite; names the layer.
+    Returns, raises: as `layer_entropy`. Not the papers'.
     """
-    if criterion == "entropy":
-        return float(layer_entropy(weight, bins, reference=reference, name=name))
-    total = float(weight.detach().abs().sum(dtype=torch.float64))
-    if not math.isfinite(total):
-        raise NotFiniteError(f"{name} has a weight that is NaN or infinite")
-    return total
+    clipped, _ = _clipped(weight, tail, name)
+    return layer_entropy(clipped, bins, name=name)
+
+
+def differential_entropy(weight: Tensor, bins: int = 10, *, tail: float = ROBUST_TAIL, name: str = "weight") -> Tensor:
+    """Robust entropy plus the logarithm of a cell's width: a histogram's estimate of differential entropy. Unlike the
+    papers' it tells a layer from a shrunken copy of itself.
+
+    Args, raises: as `robust_entropy`.
+
+    Returns:
+        Nats, float64, 0-dimensional, any sign; that of a width of 1e-12 where the layer is constant.
+    """
+    clipped, width = _clipped(weight, tail, name)
+    return layer_entropy(clipped, bins, name=name) + math.log(max(width / bins, SMALLEST_WIDTH))
+
+
+def orthogonality(weight: Tensor) -> Tensor:
+    """How little the filters of a layer overlap: 1 less the mean absolute cosine between two of them.
+
+    Args:
+        weight: Filters of one layer, shape (filters, ...); one filter overlaps with none.
+
+    Returns:
+        Float64, 0-dimensional, in [0, 1]; a filter of zeros overlaps with none.
+
+    Source: after Prakash et al. 2019 (arXiv:1811.07275), RePr, which ranks filters by their rows of this matrix.
+    """
+    _check_shape(weight)
+    filters = torch.nn.functional.normalize(weight.detach().flatten(1).double(), dim=1)
+    num = len(filters)
+    overlap = (filters @ filters.T).abs().fill_diagonal_(0.0).sum()
+    return 1.0 - overlap / max(1, num * (num - 1))
+
+
+def _clipped(weight: Tensor, tail: float, name: str) -> tuple[Tensor, float]:
+    """The weights with what lies beyond their quantiles moved onto them, and how far the quantiles are apart."""
+    if not 0 <= tail < 0.5:
+        raise ValueError(f"tail must lie in [0, 0.5), got {tail!r}")
+    flat = _computable(weight.detach()).reshape(-1)
+    least, greatest = torch.aminmax(flat)
+    _check_finite(float(least), float(greatest), name)
+    cut = int(tail * flat.numel())
+    low = flat.kthvalue(cut + 1).values
+    high = flat.kthvalue(flat.numel() - cut).values
+    return flat.clamp(low, high), float(high) - float(low)
 
 
 def _check_bins(bins: int) -> None:

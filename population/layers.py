@@ -85,6 +85,14 @@ def graft_units(module: nn.Module, units: Units = "convolutions") -> tuple[Graft
     return _group(entries(module), opens, units)
 
 
+def convolution_units(module: nn.Module) -> tuple[GraftUnit, ...]:
+    """The units of `graft_units(module)`; none where the network has no convolution."""
+    try:
+        return graft_units(module)
+    except ConfigError:
+        return ()
+
+
 def graft_units_of_state(state: Mapping[str, Tensor], units: Units = "convolutions") -> tuple[GraftUnit, ...]:
     """The graft units of a bare state dict, found from its shapes: where there is no module to ask.
 

@@ -6,13 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-Use = Literal["weights", "order", "augmentation", "training"]
+Use = Literal["weights", "order", "augmentation", "training", "exchange"]
 
-_LEAVES: dict[Use, int] = {"weights": 0, "order": 1, "augmentation": 2, "training": 3}
+_LEAVES: dict[Use, int] = {"weights": 0, "order": 1, "augmentation": 2, "training": 3, "exchange": 4}
 
 
 def leaf(root: int, network: int, use: Use) -> int:
-    """The seed of one network for one use: initial weights, data order, augmentation, or torch's state in training.
+    """The seed of one network for one use: initial weights, data order, augmentation, torch's
+    state in training, or what an exchange draws.
 
     Args:
         root: The run's seed, at least 0.
@@ -24,3 +25,8 @@ def leaf(root: int, network: int, use: Use) -> int:
     """
     sequence = np.random.SeedSequence(entropy=root, spawn_key=(network, _LEAVES[use]))
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator(root: int, network: int, use: Use, *, counter: int) -> np.random.Generator:
+    """Random numbers of one network for one use, anew for each value of a counter."""
+    return np.random.Generator(np.random.Philox(key=leaf(root, network, use), counter=[0, 0, 0, counter]))

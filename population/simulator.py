@@ -125,7 +125,7 @@ class Simulator:
         self.result.seconds = max((line.seconds for line in self.result.ledger), default=0.0)
         return self.result
 
-    def take(self, life: _Life, own: Origin, now: float) -> Snapshot | Refusal:
+    def take(self, life: _Life, own: Origin, now: float) -> tuple[Snapshot, ...] | Refusal:
         """What a network gets when it pulls."""
         members, donors, version = self.members.in_topology(), self.members.donors(), None
         if (opening := self.barrier.opening(own.interval)) is not None:
@@ -133,8 +133,9 @@ class Simulator:
                 return Refusal.BARRIER_TIMEOUT
             members, donors, version = opening.members, opening.donors, own.interval
         limit = age_limit(self.config.age, num_intervals=life.trainer.schedule.num_intervals)
-        offered = self.board.offer(own, members=members, donors=donors, limit=limit, version=version)
-        return offered if isinstance(offered, Refusal) else offered.item
+        count = self.config.exchange.num_donors
+        offered = self.board.offer(own, members=members, donors=donors, limit=limit, count=count, version=version)
+        return offered if isinstance(offered, Refusal) else tuple(posting.item for posting in offered)
 
     def committed(self, life: _Life, report: Report, scion: Origin | None) -> None:
         """A network's interval is over."""
@@ -302,9 +303,9 @@ class _Life:
     def prepare(self, own: Origin) -> None:
         """Nothing to do: what is pulled is there at once."""
 
-    def pull(self, own: Origin) -> Snapshot | Refusal:
+    def pull(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
         found = self._simulator.take(self, own, self.seconds)
-        self._scion = None if isinstance(found, Refusal) else found.origin
+        self._scion = None if isinstance(found, Refusal) else found[0].origin
         return found
 
     def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:

@@ -70,7 +70,9 @@ class Origin:
     structure: str
     """Fingerprint of its layout."""
     score: float | None = None
-    """Validation accuracy; None where nothing is held out."""
+    """Newest validation accuracy; None where nothing is held out."""
+    learning_rate: float = 0.0
+    """Initial, of the network that trained them."""
 
 
 @dataclass(frozen=True, kw_only=True)

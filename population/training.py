@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,18 +22,21 @@ from population.board import Refusal, age_of
 from population.checkpoint import Checkpoint, CheckpointId
 from population.config import RunConfig
 from population.errors import CheckpointError, NotFiniteError, StructureError
-from population.grafting import blend_, blend_units, decide, measure
-from population.layers import entries, graft_units, load_entries
+from population.exchange import Arrival, Rootstock, Taken, exchange_rule
+from population.filters import filter_rows
+from population.history import TABLES
+from population.layers import GraftUnit, convolution_units, entries, graft_units, load_entries
 from population.optimization import MOMENTUM_SLOTS, load_optimizer, make_optimizer, optimizer_tensors
 from population.random_state import RandomState
 from population.schedule import Schedule, base_learning_rate
-from population.seeds import leaf
+from population.seeds import generator, leaf
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
 from population.staleness import Age, age_limit
 from population.task import Task
 
-GRAFTED, OFF = "grafted", "off"
-"""Outcomes of an interval's exchange beside the refusals."""
+GRAFTED, KEPT, OFF = "grafted", "kept", "off"
+"""Outcomes of an interval's exchange beside the refusals: something was taken in, the rule left the network as it was,
+there is no exchange."""
 
 
 class Host(Protocol):
@@ -54,8 +58,8 @@ class Host(Protocol):
         """The interval's steps are done: a scion may be asked for, so that it is there when it is pulled."""
         ...
 
-    def pull(self, own: Origin) -> Snapshot | Refusal:
-        """The newest admissible scion, or why there is none."""
+    def pull(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
+        """The newest admissible scions, nearest donor first, at most exchange.num_donors; or why there is none."""
         ...
 
     def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
@@ -129,6 +133,8 @@ class _Progress:
     best_score: float | None = None
     best_interval: int = 0
     score: float | None = None
+    learning_rate: float | None = None
+    """Initial, where a rule has changed it."""
     loss_sum: float = 0.0
     correct: int = 0
     images: int = 0
@@ -159,14 +165,16 @@ class Trainer:
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         slots = MOMENTUM_SLOTS[config.optimizer.name]
         self._slots = () if config.optimizer.name == "sgd" and config.optimizer.momentum == 0 else slots
-        self.units = graft_units(self.module, config.graft.units)
+        self._rule = exchange_rule(config)
+        self.units = self._units()
+        self._convolutions = convolution_units(self.module)
         self.layout = layout_of(self._frozen_entries())
         self._freezer = Freezer(self.layout, self._device)
         self._order_seed = leaf(config.seed, network, "order")
         self._augment_seed = leaf(config.seed, network, "augmentation")
         self._random = RandomState(leaf(config.seed, network, "training"), self._device)
         self._progress = _Progress()
-        self._rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "grafts": []}
+        self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
         self._best: dict[str, Tensor] | None = None
         self._last_scion: int | None = None
         self._last_age: Age | None = None
@@ -202,13 +210,14 @@ class Trainer:
             made_seconds=now,
             structure=self.layout.fingerprint,
             score=progress.score,
+            learning_rate=progress.learning_rate or self.learning_rate,
         )
 
     def intervals(self, host: Host) -> Iterator[tuple[Report, Snapshot | None]]:
         """Train to the end of the schedule.
 
         Each interval yields what to publish; the snapshot's buffer is the trainer's own and holds until the next
-        yield; it is None where graft.enabled is off. When the host comes back, the trainer pulls, grafts and commits.
+        yield; it is None where nobody takes it. When the host comes back, the trainer pulls, grafts and commits.
 
         Raises:
             NotFiniteError: the network diverged; names network, interval and layer.
@@ -225,28 +234,29 @@ class Trainer:
             self._complete_interval()
             host.prepare(self.origin(host.now()))
             with self._random:
-                scores = self.task.validate(self._forward)
-            progress.score = scores.accuracy if scores else None
+                scores = self.task.validate(self._forward) if self._is_evaluated() else None
+            progress.score = scores.accuracy if scores else progress.score
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(host.now())
-            snapshot = self.snapshot(origin.made_seconds) if self.config.graft.enabled else None
+            snapshot = self.snapshot(origin.made_seconds) if self.publishes else None
             seconds["freeze"] = clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot
             seconds["publish"] = clock.lap()
-            scion = host.pull(origin) if snapshot is not None else None
+            found = host.pull(origin) if snapshot is not None else ()
             seconds["pull"] = clock.lap()
-            if scion is Refusal.STOPPING:
+            if found is Refusal.STOPPING:
                 # The interval stays open: a network that goes on evaluates, publishes and exchanges first.
                 self._progress, random = as_before
                 self._random.load(random)
                 host.commit(report, self._checkpoint(within=True))
                 return
-            self._note_best()
-            outcome = OFF
-            if snapshot is not None and scion is not None:
-                outcome = self._take_in(scion, origin, snapshot.information, host.now())
-            scion = None
+            if scores is not None:
+                self._note_best()
+            if self._is_evaluated():
+                self._note_filters(origin)
+            outcome = self._exchange(found, origin, snapshot, host.now())
+            found = ()
             seconds["graft"] = clock.lap()
             report = dataclasses.replace(
                 report,
@@ -328,7 +338,7 @@ class Trainer:
         return progress.step >= end
 
     def _step(self, batch: Any) -> tuple[Tensor, Tensor]:
-        rate = self.learning_rate * self.schedule.factor(self._progress.step)
+        rate = (self._progress.learning_rate or self.learning_rate) * self.schedule.factor(self._progress.step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
@@ -352,8 +362,8 @@ class Trainer:
         """
         state = self._frozen_entries()
         try:
-            information = measure(state, self.units, self.config.graft)
-            _check_finite(state, skip={unit.name for unit in self.units})
+            information = self._rule.measure(state, self.units, self._draws(self.network_id)) if self._rule else ()
+            _check_finite(state)
         except NotFiniteError as error:
             raise NotFiniteError(
                 f"network {self.network_id} diverged in interval {self._progress.interval}: {error}; "
@@ -364,60 +374,87 @@ class Trainer:
             origin=self.origin(now), information=information, buffer=self._freezer.buffer(), layout=self.layout
         )
 
-    def _take_in(self, scion: Snapshot | Refusal, own: Origin, information: tuple[float, ...], now: float) -> str:
-        """Graft, or say why not."""
-        if isinstance(scion, Refusal):
-            return scion.value
-        if scion.origin.structure != self.layout.fingerprint or scion.buffer.nbytes != self.layout.nbytes:
-            return Refusal.STRUCTURE.value
-        age = age_of(own, scion.origin, now=now)
-        if age.intervals > age_limit(self.config.age, num_intervals=self.schedule.num_intervals):
-            return Refusal.TOO_OLD.value
-        if not (all(math.isfinite(value) for value in scion.information) and scion.is_finite()):
-            return Refusal.NOT_FINITE.value
-        theirs = scion.state()
-        config = self.config.graft
-        records = decide(
-            self.units,
-            information,
-            scion.information,
-            config,
-            age=self.config.age,
-            age_intervals=age.intervals,
+    def _exchange(
+        self, found: tuple[Snapshot, ...] | Refusal, own: Origin, snapshot: Snapshot | None, now: float
+    ) -> str:
+        """Let the rule take in what came, or say why not."""
+        if self._rule is None:
+            return OFF
+        if isinstance(found, Refusal):
+            return found.value
+        looked_at = [self._admit(scion, own, now) for scion in found]
+        arrivals = [arrival for arrival in looked_at if isinstance(arrival, Arrival)]
+        if looked_at and not arrivals:
+            return str(looked_at[0])
+        progress, factor = self._progress, self.schedule.factor(max(0, own.step - 1))
+        rootstock = Rootstock(
+            origin=own,
+            state=self._frozen_entries(),
+            units=self.units,
+            information=snapshot.information if snapshot else (),
+            epoch=own.step / self.schedule.steps_per_epoch,
+            rate_factor=factor,
+            learning_rate=own.learning_rate,
+            random=self._draws(self.network_id),
+            common_random=self._draws(None),
         )
         with torch.no_grad():
-            blend_units(entries(self.module), theirs, self.units, records, config)
-            self._treat_momentum(
-                theirs, {key: r.alpha for u, r in zip(self.units, records, strict=True) for key in u.keys}
-            )
-        self._note_graft(scion.origin, age, own, records)
-        return GRAFTED
-
-    def _treat_momentum(self, scion: Mapping[str, Tensor], alphas: Mapping[str, float]) -> None:
-        if self.config.graft.momentum == "reset":
+            taken = self._rule.take_in(rootstock, arrivals)
+        if rootstock.forgets_momentum:
             self._optimizer.state.clear()
-        elif self.config.graft.momentum == "blend":
-            for slot, name, tensor in self._momentum():
-                blend_(tensor, scion[f"{slot}.{name}"], alphas[name])
+        if rootstock.learning_rate != own.learning_rate:
+            progress.learning_rate = rootstock.learning_rate
+        self._note_taken(taken, own)
+        return GRAFTED if taken else KEPT
 
-    def _note_graft(self, scion: Origin, age: Age, own: Origin, records: Any) -> None:
-        progress = self._progress
-        kept = sum(record.alpha for record in records) / len(records)
-        progress.trained_intervals = kept * own.trained_intervals + (1 - kept) * scion.trained_intervals
-        progress.trained_steps = kept * own.trained_steps + (1 - kept) * scion.trained_steps
+    def _admit(self, scion: Snapshot, own: Origin, now: float) -> Arrival | Refusal:
+        """A snapshot that may be taken in, with its age; or why not."""
+        if scion.origin.structure != self.layout.fingerprint or scion.buffer.nbytes != self.layout.nbytes:
+            return Refusal.STRUCTURE
+        age = age_of(own, scion.origin, now=now)
+        if age.intervals > age_limit(self.config.age, num_intervals=self.schedule.num_intervals):
+            return Refusal.TOO_OLD
+        if not (all(math.isfinite(value) for value in scion.information) and scion.is_finite()):
+            return Refusal.NOT_FINITE
+        return Arrival(snapshot=scion, age=age)
+
+    def _note_taken(self, taken: tuple[Taken, ...], own: Origin) -> None:
+        """Count, tell the history, and let these weights' training be their sources', each by its part."""
+        if not taken:
+            return
+        progress, kept = self._progress, 1.0 - sum(one.part for one in taken)
+        progress.trained_intervals = kept * own.trained_intervals
+        progress.trained_steps = kept * own.trained_steps
         progress.grafts += 1
-        self._last_scion, self._last_age = scion.network, age
-        common = {
-            "rootstock": own.network,
-            "scion": scion.network,
-            "interval": own.interval,
-            "incarnation": own.incarnation,
-            "rootstock_version": own.interval,
-            "scion_version": scion.interval,
-            "scion_incarnation": scion.incarnation,
-            **{f"age_{name}": value for name, value in dataclasses.asdict(age).items()},
-        }
-        self._rows["grafts"] += [{**common, **dataclasses.asdict(record)} for record in records]
+        for one in taken:
+            source = one.arrival.snapshot.origin if one.arrival else own
+            age = one.arrival.age if one.arrival else Age(intervals=0.0, steps=0.0, seconds=0.0)
+            progress.trained_intervals += one.part * source.trained_intervals
+            progress.trained_steps += one.part * source.trained_steps
+            common = {
+                "rootstock": own.network,
+                "scion": source.network,
+                "interval": own.interval,
+                "incarnation": own.incarnation,
+                "rootstock_version": own.interval,
+                "scion_version": source.interval,
+                "scion_incarnation": source.incarnation,
+                **{f"age_{name}": value for name, value in dataclasses.asdict(age).items()},
+            }
+            self._rows["grafts"] += [{**common, **dataclasses.asdict(record)} for record in one.layers]
+        first = taken[0].arrival
+        self._last_scion = first.snapshot.origin.network if first else own.network
+        self._last_age = first.age if first else None
+
+    def _draws(self, network: int | None) -> np.random.Generator:
+        """Random numbers of this interval's exchange: of one network, or None: common to all."""
+        owner = 0 if network is None else network + 1
+        return generator(self.config.seed, owner, "exchange", counter=self._progress.interval)
+
+    def _note_filters(self, own: Origin) -> None:
+        """How the filters of the convolutions stand, before the exchange."""
+        key = {"network": own.network, "interval": own.interval, "incarnation": own.incarnation}
+        self._rows["filters"] += [key | row for row in filter_rows(entries(self.module), self._convolutions)]
 
     def _note_best(self) -> None:
         """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far."""
@@ -426,13 +463,22 @@ class Trainer:
             progress.best_score, progress.best_interval = progress.score, progress.interval
             self._best = _copies(entries(self.module))
 
+    @property
+    def publishes(self) -> bool:
+        """Whether others take what this network trains."""
+        return self._rule is not None and self._rule.takes_scions
+
+    def _is_evaluated(self) -> bool:
+        interval = self._progress.interval
+        return interval == self.schedule.num_intervals or interval % self.config.schedule.evaluate_every == 0
+
     def _is_due(self) -> bool:
         is_last = self._progress.interval == self.schedule.num_intervals
         return is_last or self._progress.interval % self.config.checkpoint.every == 0
 
     def _checkpoint(self, *, within: bool = False) -> Checkpoint:
         """All there is to save, as copies; the rows and the best weights are handed over."""
-        rows, self._rows = self._rows, {"metrics": [], "grafts": []}
+        rows, self._rows = self._rows, {table: [] for table in TABLES}
         best, self._best = self._best, None
         progress = self._progress
         identity = CheckpointId(
@@ -459,7 +505,8 @@ class Trainer:
             origin=self.origin(),
             num_intervals=self.schedule.num_intervals,
             epoch=progress.step / self.schedule.steps_per_epoch,
-            learning_rate=self.learning_rate * self.schedule.factor(max(0, progress.step - 1)),
+            learning_rate=(progress.learning_rate or self.learning_rate)
+            * self.schedule.factor(max(0, progress.step - 1)),
             train_loss=progress.loss_sum / images,
             train_accuracy=progress.correct / images,
             validation_loss=scores.loss if scores else None,
@@ -472,10 +519,25 @@ class Trainer:
             age=self._last_age,
         )
 
+    def _units(self) -> tuple[GraftUnit, ...]:
+        """What shares an alpha; with graft.momentum=blend a weight's running averages share the weight's."""
+        units = graft_units(self.module, self.config.graft.units) if self.config.exchange.rule != "none" else ()
+        if not self._blends_momentum:
+            return units
+        averages = [(f"{slot}.{name}", name) for slot, name, _ in self._momentum()]
+        return tuple(
+            dataclasses.replace(unit, keys=(*unit.keys, *(key for key, name in averages if name in unit.keys)))
+            for unit in units
+        )
+
+    @property
+    def _blends_momentum(self) -> bool:
+        return self.config.exchange.rule == "graft" and self.config.graft.momentum == "blend"
+
     def _frozen_entries(self) -> dict[str, Tensor]:
         """What a snapshot holds: the state dict, and with graft.momentum=blend the optimizer's averages."""
         state = entries(self.module)
-        if self.config.graft.momentum == "blend":
+        if self._blends_momentum:
             state |= {f"{slot}.{name}": tensor for slot, name, tensor in self._momentum()}
         return state
 
@@ -503,10 +565,10 @@ class _Stopwatch:
         return self._last - before
 
 
-def _check_finite(state: Mapping[str, Tensor], *, skip: set[str] | frozenset[str] = frozenset()) -> None:
+def _check_finite(state: Mapping[str, Tensor]) -> None:
     """Raises NotFiniteError at the first entry with NaN or infinity; the least and greatest value tell of all."""
     for name, tensor in state.items():
-        if name not in skip and tensor.is_floating_point() and tensor.numel():
+        if tensor.is_floating_point() and tensor.numel():
             low, high = torch.aminmax(tensor)
             if not (math.isfinite(float(low)) and math.isfinite(float(high))):
                 raise NotFiniteError(f"{name} has a value that is NaN or infinite")

@@ -31,7 +31,11 @@ def posting(*arguments, **named) -> Posting[str]:
 
 
 def offer(board: Board[str], asker: Origin, *, ids=(0, 1, 2), donors=(0, 1, 2), limit: float = 1.0, version=None):
-    return board.offer(asker, members=ids, donors=donors, limit=limit, version=version)
+    found = board.offer(asker, members=ids, donors=donors, limit=limit, version=version)
+    if isinstance(found, Refusal):
+        return found
+    (one,) = found
+    return one
 
 
 def test_late_snapshot_does_not_replace_a_newer_one() -> None:
@@ -48,6 +52,17 @@ def test_earlier_incarnation_is_fenced_and_a_later_one_replaces_what_it_redoes()
     board.post(posting(0, 2, incarnation=1))
     assert board.post(posting(0, 2, incarnation=2)) is PostOutcome.TAKEN
     assert board.post(posting(0, 3, incarnation=1)) is PostOutcome.FENCED
+
+
+def test_offer_of_several_follows_the_ring_and_leaves_out_what_is_not_admissible() -> None:
+    board: Board[str] = Board(TopologyConfig())
+    for network, interval in ((1, 5), (2, 1), (3, 5)):
+        board.post(posting(network, interval))
+    everybody = {"members": (0, 1, 2, 3), "donors": (0, 1, 2, 3), "limit": 1.0}
+    found = board.offer(origin(0, 5), count=3, **everybody)
+    assert not isinstance(found, Refusal) and [one.item for one in found] == ["3@5", "1@5"]
+    found = board.offer(origin(0, 5), count=1, **everybody)
+    assert not isinstance(found, Refusal) and [one.item for one in found] == ["3@5"]
 
 
 def test_offer_is_the_nearest_admissible_snapshot_along_the_ring() -> None:

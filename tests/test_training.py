@@ -14,6 +14,7 @@ from population import (
     CheckpointConfig,
     DataConfig,
     DeviceConfig,
+    ExchangeConfig,
     GraftConfig,
     OptimizerConfig,
     PopulationConfig,
@@ -60,8 +61,9 @@ class Hand(Host):
     def prepare(self, own: Origin) -> None:
         self.prepared = own
 
-    def pull(self, own: Origin) -> Snapshot | Refusal:
-        return self._pull(own)
+    def pull(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
+        found = self._pull(own)
+        return (found,) if isinstance(found, Snapshot) else found
 
     def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
         self.reports.append(report)
@@ -314,7 +316,7 @@ def test_a_network_that_diverges_says_so() -> None:
 
 
 def test_without_grafting_nothing_is_frozen() -> None:
-    config = small_config(graft=GraftConfig(enabled=False))
+    config = small_config(exchange=ExchangeConfig(rule="none"))
     host = Hand()
     assert live(new_trainer(config), host) == []
     assert {report.outcome for report in host.reports} == {"off"}

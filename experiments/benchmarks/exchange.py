@@ -24,7 +24,8 @@ from experiments.benchmarks.store import store_rows
 from population import networks
 from population.board import Posting, Refusal
 from population.config import GraftConfig, NetworkConfig
-from population.grafting import blend_units, decide, measure
+from population.criteria import measure
+from population.grafting import blend_units, decide
 from population.layers import entries, graft_units
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
 

@@ -20,7 +20,7 @@ from experiments.benchmarks.runs import Rates, Track, own_ray, rates, run_to_end
 from population import networks
 from population.config import (
     DataConfig,
-    GraftConfig,
+    ExchangeConfig,
     NetworkConfig,
     OptimizerConfig,
     PopulationConfig,
@@ -121,7 +121,8 @@ def _config(folder: str, path: str, *, architecture: str, epochs: int) -> RunCon
 
 
 def _named(config: RunConfig, *, is_grafting: bool) -> RunConfig:
-    return dataclasses.replace(config, name=f"bench-overhead-{time.time_ns()}", graft=GraftConfig(enabled=is_grafting))
+    exchange = ExchangeConfig(rule="graft" if is_grafting else "none")
+    return dataclasses.replace(config, name=f"bench-overhead-{time.time_ns()}", exchange=exchange)
 
 
 def _rows(found: dict[str, list[Rates]]) -> tuple[Row, ...]:

@@ -1,6 +1,17 @@
 """The whole configuration of a run: frozen values, checked when they are made, written beside every result."""
 
-from population.config.exchange import AgeConfig, Criterion, GraftConfig, TopologyConfig, TopologyName
+from population.config.exchange import (
+    AgeConfig,
+    AverageConfig,
+    Criterion,
+    ExchangeConfig,
+    ExploitConfig,
+    GraftConfig,
+    Rule,
+    ShuffleConfig,
+    TopologyConfig,
+    TopologyName,
+)
 from population.config.learning import DataConfig, DeviceConfig, NetworkConfig, OptimizerConfig, ScheduleConfig
 from population.config.run import (
     CheckpointConfig,
@@ -15,10 +26,13 @@ from population.config.run import (
 
 __all__ = [
     "AgeConfig",
+    "AverageConfig",
     "CheckpointConfig",
     "Criterion",
     "DataConfig",
     "DeviceConfig",
+    "ExchangeConfig",
+    "ExploitConfig",
     "GraftConfig",
     "Mode",
     "NetworkConfig",
@@ -26,8 +40,10 @@ __all__ = [
     "PaceConfig",
     "PatienceConfig",
     "PopulationConfig",
+    "Rule",
     "RunConfig",
     "ScheduleConfig",
+    "ShuffleConfig",
     "TopologyConfig",
     "TopologyName",
     "from_dict",

@@ -8,7 +8,18 @@ from typing import Literal
 
 from population.config.checks import one_of, require
 
-Criterion = Literal["entropy", "l1"]
+Rule = Literal["graft", "average", "shuffle", "exploit", "none"]
+Criterion = Literal[
+    "entropy",
+    "l1",
+    "summed_entropy",
+    "batch_norm",
+    "robust_entropy",
+    "differential_entropy",
+    "orthogonality",
+    "constant",
+    "random",
+]
 TopologyName = Literal[
     "ring",
     "bidirectional_ring",
@@ -23,13 +34,43 @@ TopologyName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraftConfig:
-    """How a scion is grafted. Source: Meng et al. 2020 (arXiv:2001.05868), eq. 2, 3, 6, 7."""
+class ExchangeConfig:
+    """What a network does with its neighbors' snapshots."""
 
-    enabled: bool = True
-    """False: networks train side by side and exchange nothing."""
+    rule: Rule = "graft"
+    """graft: filter grafting; average: a pull toward the mean (PAPA); shuffle: a part of the weights is swapped (WASH);
+    exploit: a better network is copied and its learning rate perturbed (PBT); none: networks train side by side."""
+    donors: int | None = None
+    """Neighbors whose newest snapshots are taken at once, at least 1; None: one for graft and exploit, for average and
+    shuffle all along the topology."""
+
+    def __post_init__(self) -> None:
+        one_of(self.rule, Rule, "exchange.rule")
+        require(self.donors is None or self.donors >= 1, "exchange.donors", "be at least 1", self.donors)
+
+    @property
+    def num_donors(self) -> int:
+        """Snapshots wanted at once."""
+        if self.donors is not None:
+            return self.donors
+        return EVERYBODY if self.rule in ("average", "shuffle") else 1
+
+
+EVERYBODY = 2**31
+"""More donors than any population has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraftConfig:
+    """How a scion is grafted. Source: Meng et al. 2020 (arXiv:2001.05868), eq. 1 to 7."""
+
+    scion: Literal["external", "internal", "noise"] = "external"
+    """Where a scion comes from: other networks, the network's own most informative filters, or noise."""
     criterion: Criterion = "entropy"
-    """What a layer's information is: the entropy of its weights (eq. 6), or their l1 norm (eq. 3)."""
+    """What a layer's information is. The papers': entropy of its weights (eq. 6), l1 norm (eq. 3), summed_entropy
+    of its filters (eq. 5), batch_norm (mean absolute scale). Others: robust_entropy (cells between quantiles),
+    differential_entropy (robust, and of the weights' scale), orthogonality of its filters (RePr). Controls: constant
+    (plain averaging), random."""
     a: float = 0.4
     """Range of alpha, in [0, 1]: alpha lies in 0.5 -+ a/2. 0 is plain averaging."""
     c: float = 500.0
@@ -38,21 +79,67 @@ class GraftConfig:
     """Cells of the histogram, at least 2."""
     units: Literal["convolutions", "matrices"] = "convolutions"
     """What shares one alpha: a convolution with what follows it, or every weight matrix with what follows it."""
+    several: Literal["mean", "best"] = "mean"
+    """With several donors: the mean of the blends with each, or layer by layer the blend with the most informative."""
     momentum: Literal["keep", "blend", "reset"] = "keep"
     """What a graft does to the optimizer's running averages."""
     batch_norm: Literal["blend", "keep"] = "blend"
     """What a graft does to batch norm's running mean and variance."""
+    threshold: float = 0.1
+    """internal, noise: filters whose l1 norm lies below it are invalid, and are grafted; at least 0."""
+    noise_decay: float = 0.975
+    """noise: the scion's standard deviation is this to the power of the epoch, in (0, 1)."""
     reference: bool = False
     """As published: half-open cells, alpha rounded to two decimals, num_batches_tracked blended and truncated."""
 
     def __post_init__(self) -> None:
+        one_of(self.scion, Literal["external", "internal", "noise"], "graft.scion")
         one_of(self.criterion, Criterion, "graft.criterion")
         require(0 <= self.a <= 1, "graft.a", "lie in [0, 1]", self.a)
         require(self.c >= 0 and math.isfinite(self.c), "graft.c", "be finite and at least 0", self.c)
         require(self.bins >= 2, "graft.bins", "be at least 2", self.bins)
         one_of(self.units, Literal["convolutions", "matrices"], "graft.units")
+        one_of(self.several, Literal["mean", "best"], "graft.several")
         one_of(self.momentum, Literal["keep", "blend", "reset"], "graft.momentum")
         one_of(self.batch_norm, Literal["blend", "keep"], "graft.batch_norm")
+        require(0 <= self.threshold < math.inf, "graft.threshold", "be at least 0", self.threshold)
+        require(0 < self.noise_decay < 1, "graft.noise_decay", "lie in (0, 1)", self.noise_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageConfig:
+    """A pull toward the population's mean. Source: Jolicoeur-Martineau et al. 2024 (arXiv:2304.03094), PAPA."""
+
+    pull: float = 0.01
+    """Part of the mean that a network takes in, in [0, 1]; the paper's, every 10 steps (schedule.interval_steps)."""
+    follows_rate: bool = True
+    """Whether the pull falls with the learning rate, as the authors' code does."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.pull <= 1, "average.pull", "lie in [0, 1]", self.pull)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffleConfig:
+    """Weights swapped among networks. Source: Fournier et al. 2024 (arXiv:2405.17517), WASH."""
+
+    probability: float = 0.01
+    """Part of the first layer's weights that is swapped, in [0, 1]; it falls linearly to 0 at the last layer."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.probability <= 1, "shuffle.probability", "lie in [0, 1]", self.probability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploitConfig:
+    """Copy and perturb. Source: Jaderberg et al. 2017 (arXiv:1711.09846), PBT with binary tournament."""
+
+    factors: tuple[float, float] = (0.8, 1.2)
+    """A copied learning rate is multiplied by one of them, drawn at random; above 0."""
+
+    def __post_init__(self) -> None:
+        positive = len(self.factors) == 2 and all(0 < factor < math.inf for factor in self.factors)
+        require(positive, "exploit.factors", "be two numbers above 0", self.factors)
 
 
 @dataclass(frozen=True, kw_only=True)

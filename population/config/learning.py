@@ -73,6 +73,8 @@ class ScheduleConfig:
     """Epochs between exchanges, at least 1."""
     interval_steps: int | None = None
     """Steps between exchanges, in place of interval_epochs."""
+    evaluate_every: int = 1
+    """Intervals between evaluations on the validation images, at least 1; the last interval always has one."""
     shape: Literal["constant", "step", "cosine"] = "step"
     """How the learning rate falls."""
     step_epochs: int = 60
@@ -88,6 +90,7 @@ class ScheduleConfig:
         require(self.interval_epochs >= 1, "schedule.interval_epochs", "be at least 1", self.interval_epochs)
         if self.interval_steps is not None:
             require(self.interval_steps >= 1, "schedule.interval_steps", "be at least 1", self.interval_steps)
+        require(self.evaluate_every >= 1, "schedule.evaluate_every", "be at least 1", self.evaluate_every)
         one_of(self.shape, Literal["constant", "step", "cosine"], "schedule.shape")
         require(self.step_epochs >= 1, "schedule.step_epochs", "be at least 1", self.step_epochs)
         require(0 < self.step_factor <= 1, "schedule.step_factor", "lie in (0, 1]", self.step_factor)

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from population.config.checks import one_of, require
-from population.config.exchange import AgeConfig, GraftConfig, TopologyConfig
+from population.config.exchange import (
+    AgeConfig,
+    AverageConfig,
+    ExchangeConfig,
+    ExploitConfig,
+    GraftConfig,
+    ShuffleConfig,
+    TopologyConfig,
+)
 from population.config.learning import DataConfig, DeviceConfig, NetworkConfig, OptimizerConfig, ScheduleConfig
 from population.errors import ConfigError
 
@@ -139,7 +147,11 @@ class RunConfig:
     population: PopulationConfig = field(default_factory=PopulationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     graft: GraftConfig = field(default_factory=GraftConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    shuffle: ShuffleConfig = field(default_factory=ShuffleConfig)
+    exploit: ExploitConfig = field(default_factory=ExploitConfig)
     age: AgeConfig = field(default_factory=AgeConfig)
     topology: TopologyConfig = field(default_factory=TopologyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -149,6 +161,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         one_of(self.mode, Mode, "mode")
+        is_ranked = self.exchange.rule != "exploit" or self.data.validation > 0
+        require(is_ranked, "data.validation", "be above 0 with exchange.rule exploit", self.data.validation)
         require(bool(self.storage), "storage", "name a folder or a URI", self.storage)
         require(0 <= self.seed < 2**63, "seed", "lie in [0, 2**63)", self.seed)
         if self.name is not None:

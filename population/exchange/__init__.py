@@ -1,0 +1,35 @@
+"""What networks do with each other's snapshots: grafting and the rules that it is compared with."""
+
+from population.config import RunConfig
+from population.exchange.averaging import Averaging
+from population.exchange.exploiting import Exploiting
+from population.exchange.grafting import Grafting
+from population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
+from population.exchange.shuffling import Shuffling
+
+
+def exchange_rule(config: RunConfig) -> ExchangeRule | None:
+    """The rule of a run; None: networks exchange nothing."""
+    match config.exchange.rule:
+        case "graft":
+            return Grafting(config.graft, config.age)
+        case "average":
+            return Averaging(config.average)
+        case "shuffle":
+            return Shuffling(config.shuffle)
+        case "exploit":
+            return Exploiting(config.exploit)
+    return None
+
+
+__all__ = [
+    "Arrival",
+    "Averaging",
+    "ExchangeRule",
+    "Exploiting",
+    "Grafting",
+    "Rootstock",
+    "Shuffling",
+    "Taken",
+    "exchange_rule",
+]

@@ -1,0 +1,79 @@
+"""The one interface of all rules: what a snapshot tells beside its weights, and what a network makes of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from population.grafting import LayerGraft
+from population.layers import GraftUnit
+from population.snapshot import Origin, Snapshot
+from population.staleness import Age
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """A snapshot that came."""
+
+    snapshot: Snapshot
+    """Finite, of the rootstock's structure; its buffer is shared and only read."""
+    age: Age
+    """For this rootstock."""
+
+
+@dataclass(kw_only=True)
+class Rootstock:
+    """The network that takes in, for the length of one exchange."""
+
+    origin: Origin
+    state: Mapping[str, Tensor]
+    """All that a snapshot holds, the network's own tensors: a rule writes into them."""
+    units: Sequence[GraftUnit]
+    information: tuple[float, ...]
+    """What its own snapshot of this interval told."""
+    epoch: float
+    rate_factor: float
+    """The learning rate's part of its initial value."""
+    learning_rate: float
+    """Initial; a rule may set it."""
+    random: np.random.Generator
+    """The network's own for this interval."""
+    common_random: np.random.Generator
+    """Draws the same in every network of the run at this interval."""
+    forgets_momentum: bool = False
+    """A rule may set it: the optimizer's running averages are dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What was taken from one source."""
+
+    arrival: Arrival | None
+    """None: from the network itself, or from noise."""
+    part: float
+    """Of all weights now, over units: how much of the training behind them is the source's; in [0, 1]."""
+    layers: tuple[LayerGraft, ...]
+    """What the history keeps: a record a unit, or one for all."""
+
+
+class ExchangeRule(Protocol):
+    """What a network does at the end of an interval."""
+
+    @property
+    def takes_scions(self) -> bool:
+        """Whether it needs others' snapshots."""
+        ...
+
+    def measure(
+        self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
+    ) -> tuple[float, ...]:
+        """What a snapshot tells beside its weights; raises NotFiniteError, and need not look at every weight."""
+        ...
+
+    def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
+        """Change the rootstock; empty where it stays as it is. Called with one arrival at least if it takes scions."""
+        ...

@@ -1,0 +1,150 @@
+"""A population judged: every network, their mean, the best, ensemble and soups, and how alike they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from population.data import Batch
+from population.evaluation import Scores, evaluate, probabilities, score_probabilities, soup, with_statistics
+from population.layers import load_entries
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One network's weights."""
+
+    network: int
+    state: State
+    validation_accuracy: float | None = None
+    """None where nothing is held out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The images that judge; each call gives them from the beginning."""
+
+    judged: Callable[[], Iterable[Batch]]
+    """Test images, or validation images where there are none."""
+    validation: Callable[[], Iterable[Batch]] | None
+    """Choose the greedy soup; None where nothing is held out."""
+    statistics: Callable[[], Iterable[Batch]]
+    """Training images for the batch norm of averaged weights."""
+
+
+@torch.no_grad()
+def judge_together(module: nn.Module, candidates: Sequence[Candidate], parts: Parts) -> dict[str, Any]:
+    """Scores of several networks together and one by one, in JSON's types.
+
+    Args:
+        module: Of their structure; its weights are written over.
+        candidates: At least one.
+        parts: The images.
+
+    Returns:
+        each (a row a network, in order), mean, best (id, by validation), ensemble (mean probability), soup (uniform),
+        greedy_soup (with its members; None without validation images), agreement and cosine (means over pairs; None
+        for one network).
+    """
+    outputs, labels = [], torch.empty(0)
+    for candidate in candidates:
+        load_entries(module, candidate.state)
+        predicted, labels = probabilities(module, parts.judged())
+        outputs.append(predicted)
+    each = [score_probabilities(predicted, labels) for predicted in outputs]
+    best = max(candidates, key=lambda one: (one.validation_accuracy or 0.0, -one.network))
+    states = [candidate.state for candidate in candidates]
+    return {
+        "each": [dataclasses.asdict(scores) for scores in each],
+        "mean": _mean(each),
+        "best": best.network,
+        "ensemble": dataclasses.asdict(score_probabilities(torch.stack(outputs).mean(0), labels)),
+        "soup": _scores_of(module, soup(states), parts),
+        "greedy_soup": _greedy(module, candidates, parts),
+        "agreement": agreement(outputs),
+        "cosine": mean_cosine(states),
+    }
+
+
+def greedy_soup(
+    candidates: Sequence[Candidate], score: Callable[[State], float]
+) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """Average networks one by one, best by validation first, and keep each that does not lower the soup's score.
+
+    Args:
+        candidates: At least one, with validation accuracies.
+        score: Of weights on the validation images.
+
+    Returns:
+        The soup and the ids that are in it.
+
+    Source: Wortsman et al. 2022 (arXiv:2203.05482), recipe 1.
+    """
+    ranked = sorted(candidates, key=lambda one: (-(one.validation_accuracy or 0.0), one.network))
+    kept = [ranked[0]]
+    reached = score(soup([ranked[0].state]))
+    for candidate in ranked[1:]:
+        tried = score(soup([*(one.state for one in kept), candidate.state]))
+        if tried >= reached:
+            kept.append(candidate)
+            reached = tried
+    return soup([one.state for one in kept]), tuple(one.network for one in kept)
+
+
+def agreement(outputs: Sequence[Tensor]) -> float | None:
+    """Part of the images to which two networks give the same class, a mean over pairs; None for one network.
+
+    Args:
+        outputs: Class probabilities of each network, shape (images, classes).
+    """
+    chosen = [predicted.argmax(1) for predicted in outputs]
+    pairs = [float((one == other).double().mean()) for index, one in enumerate(chosen) for other in chosen[index + 1 :]]
+    return sum(pairs) / len(pairs) if pairs else None
+
+
+def mean_cosine(states: Sequence[State]) -> float | None:
+    """Cosine between two networks' weights as one vector, a mean over pairs; None for one network. Batch norm's
+    statistics are no weights."""
+    flat = [
+        torch.cat([v.double().flatten() for k, v in state.items() if v.is_floating_point() and "running_" not in k])
+        for state in states
+    ]
+    pairs = [
+        float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+        for index, one in enumerate(flat)
+        for other in flat[index + 1 :]
+    ]
+    return sum(pairs) / len(pairs) if pairs else None
+
+
+def _greedy(module: nn.Module, candidates: Sequence[Candidate], parts: Parts) -> dict[str, Any] | None:
+    validation = parts.validation
+    if validation is None:
+        return None
+
+    def score(state: State) -> float:
+        load_entries(module, state)
+        return evaluate(with_statistics(module, parts.statistics()), validation()).accuracy
+
+    state, members = greedy_soup(candidates, score)
+    return _scores_of(module, state, parts) | {"members": list(members)}
+
+
+def _scores_of(module: nn.Module, state: State, parts: Parts) -> dict[str, Any]:
+    """Of averaged weights, their batch norm's statistics measured anew."""
+    load_entries(module, state)
+    predicted, labels = probabilities(with_statistics(module, parts.statistics()), parts.judged())
+    return dataclasses.asdict(score_probabilities(predicted, labels))
+
+
+def _mean(scores: Sequence[Scores]) -> dict[str, float]:
+    names = ("loss", "accuracy", "top5", "calibration_error")
+    rows = [dataclasses.asdict(one) for one in scores]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in names if rows[0][name] is not None}

@@ -1,0 +1,315 @@
+"""Exchange rules: what each makes of its neighbors' snapshots, by hand-made values and in simulated populations."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from population import (
+    AgeConfig,
+    AverageConfig,
+    ExchangeConfig,
+    ExploitConfig,
+    GraftConfig,
+    GraftUnit,
+    NetworkConfig,
+    Origin,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+    ShuffleConfig,
+    Simulation,
+    Simulator,
+    Snapshot,
+    TopologyConfig,
+    Trainer,
+    differential_entropy,
+    graft_units,
+    layer_information,
+    orthogonality,
+    robust_entropy,
+)
+from population.criteria import measure
+from population.errors import ConfigError, NotFiniteError
+from population.exchange import Arrival, Averaging, ExchangeRule, Exploiting, Grafting, Rootstock, Shuffling
+from population.layers import entries
+from population.networks import build
+from population.scions import internal_scion, noise_scion
+from population.snapshot import Freezer, layout_of
+from population.staleness import Age
+from tests.conftest import small_config, tiny_splits, tiny_task
+
+NOW = Age(intervals=0.0, steps=0.0, seconds=0.0)
+MODULE = build(NetworkConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
+UNITS = graft_units(MODULE)
+
+
+def state(seed: int) -> dict[str, Tensor]:
+    """Weights of one structure, decided by the seed."""
+    made = build(NetworkConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=seed)
+    return {name: tensor.clone() for name, tensor in entries(made).items()}
+
+
+def origin(network: int, *, score: float | None = 0.5, rate: float = 0.1) -> Origin:
+    return Origin(
+        network=network,
+        incarnation=1,
+        interval=3,
+        step=30,
+        trained_intervals=3.0,
+        trained_steps=30.0,
+        made_seconds=0.0,
+        structure="same",
+        score=score,
+        learning_rate=rate,
+    )
+
+
+def arrival(network: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Arrival:
+    layout = layout_of(weights)
+    freezer = Freezer(layout, torch.device("cpu"))
+    freezer.freeze(weights)
+    information = rule.measure(weights, UNITS, np.random.default_rng([network]))
+    snapshot = Snapshot(
+        origin=origin(network, **named), information=information, buffer=freezer.buffer().copy(), layout=layout
+    )
+    return Arrival(snapshot=snapshot, age=NOW)
+
+
+def rootstock(network: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Rootstock:
+    return Rootstock(
+        origin=origin(network, **named),
+        state=weights,
+        units=UNITS,
+        information=rule.measure(weights, UNITS, np.random.default_rng([network])),
+        epoch=3.0,
+        rate_factor=0.5,
+        learning_rate=named.get("rate", 0.1),
+        random=np.random.default_rng([7, network]),
+        common_random=np.random.default_rng(7),
+    )
+
+
+def copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in weights.items()}
+
+
+def test_averaging_pulls_toward_the_mean_of_all_as_the_learning_rate_falls() -> None:
+    rule = Averaging(AverageConfig(pull=0.2))
+    own, one, two = state(1), state(2), state(3)
+    grafted = copies(own)
+    taken = rule.take_in(rootstock(0, grafted, rule), [arrival(1, one, rule), arrival(2, two, rule)])
+    for key, value in grafted.items():
+        if value.is_floating_point():
+            mean = (own[key] + one[key] + two[key]) / 3
+            torch.testing.assert_close(value, 0.9 * own[key] + 0.1 * mean, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(value, own[key])
+    assert [round(one.part, 9) for one in taken] == [round(0.1 / 3, 9)] * 2
+
+
+def test_shuffling_the_same_versions_permutes_each_weight_among_the_networks() -> None:
+    rule = Shuffling(ShuffleConfig(probability=0.4))
+    before = [state(seed) for seed in (1, 2, 3)]
+    after = [copies(weights) for weights in before]
+    for here in range(3):
+        others = [arrival(there, before[there], rule) for there in range(3) if there != here]
+        rule.take_in(rootstock(here, after[here], rule), others)
+    moved = 0
+    for key in before[0]:
+        then, now = (torch.stack([weights[key].float() for weights in side]) for side in (before, after))
+        assert torch.equal(then.sort(0).values, now.sort(0).values)
+        moved += int((then != now).any(0).sum())
+    first, last = UNITS[0].name, UNITS[-1].name
+    assert moved > 1000
+    assert 0.2 < float((before[0][first] != after[0][first]).float().mean()) <= 0.4
+    assert torch.equal(before[0][last], after[0][last])
+
+
+def test_exploiting_copies_a_better_network_and_perturbs_its_learning_rate() -> None:
+    rule = Exploiting(ExploitConfig(factors=(0.5, 2.0)))
+    own, better = state(1), state(2)
+    kept = copies(own)
+    assert rule.take_in(rootstock(0, kept, rule, score=0.9), [arrival(1, better, rule, score=0.8)]) == ()
+    assert all(torch.equal(kept[key], own[key]) for key in own)
+    root = rootstock(0, kept, rule, score=0.7)
+    worse = arrival(2, state(3), rule, score=0.75)
+    (taken,) = rule.take_in(root, [worse, arrival(1, better, rule, score=0.8, rate=0.3)])
+    assert all(torch.equal(kept[key], better[key]) for key in own)
+    assert taken.part == 1.0 and taken.arrival is not None and taken.arrival.snapshot.origin.network == 1
+    assert root.forgets_momentum and root.learning_rate in (0.15, 0.6)
+
+
+@pytest.mark.parametrize("several", ["mean", "best"])
+def test_grafting_from_several_donors(several) -> None:
+    rule = Grafting(GraftConfig(several=several), AgeConfig())
+    own, one, two = state(1), state(2), state(3)
+    grafted = copies(own)
+    arrivals = [arrival(1, one, rule), arrival(2, two, rule)]
+    root = rootstock(0, grafted, rule)
+    rule.take_in(root, arrivals)
+    singles = []
+    for each in arrivals:
+        alone = copies(own)
+        rule.take_in(rootstock(0, alone, rule), [each])
+        singles.append(alone)
+    for index, unit in enumerate(UNITS):
+        best = max((0, 1), key=lambda donor: arrivals[donor].snapshot.information[index])
+        for key in (key for key in unit.keys if own[key].is_floating_point()):
+            mean = (singles[0][key] + singles[1][key]) / 2
+            expected = mean if several == "mean" else singles[best][key]
+            torch.testing.assert_close(grafted[key], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_random_information_gives_two_networks_alphas_that_add_up_to_one() -> None:
+    rule = Grafting(GraftConfig(criterion="random"), AgeConfig())
+    one, two = state(1), state(2)
+    (first,) = rule.take_in(rootstock(0, copies(one), rule), [arrival(1, two, rule)])
+    (second,) = rule.take_in(rootstock(1, copies(two), rule), [arrival(0, one, rule)])
+    alphas = [(a.alpha, b.alpha) for a, b in zip(first.layers, second.layers, strict=True)]
+    assert all(a + b == 1.0 for a, b in alphas) and len({a for a, _ in alphas}) == len(UNITS)
+
+
+def test_constant_information_is_plain_averaging() -> None:
+    rule = Grafting(GraftConfig(criterion="constant"), AgeConfig())
+    (taken,) = rule.take_in(rootstock(0, state(1), rule), [arrival(1, state(2), rule)])
+    assert {record.alpha for record in taken.layers} == {0.5}
+
+
+def test_noise_goes_into_invalid_filters_alone_and_fades() -> None:
+    unit = (GraftUnit(name="conv.weight", keys=("conv.weight",)),)
+    config = GraftConfig(threshold=0.5, noise_decay=0.9)
+    weight = torch.ones(200, 10, 3, 3)
+    weight[::2] = 0.0
+    spreads = []
+    for epoch in (0.0, 10.0):
+        weights = {"conv.weight": weight.clone()}
+        (record,) = noise_scion(weights, unit, config, epoch=epoch, random=np.random.default_rng(0))
+        assert torch.equal(weights["conv.weight"][1::2], weight[1::2])
+        assert record.alpha == 0.5
+        spreads.append(float(weights["conv.weight"][::2].std()))
+    assert spreads[0] == pytest.approx(1.0, rel=0.03) and spreads[1] == pytest.approx(0.9**10, rel=0.03)
+
+
+def test_internal_scion_adds_the_most_informative_filters_to_the_least() -> None:
+    unit = (GraftUnit(name="conv.weight", keys=("conv.weight",)),)
+    weight = torch.tensor([3.0, 0.01, 5.0, 0.02, 0.9]).reshape(5, 1, 1, 1)
+    weights = {"conv.weight": weight.clone()}
+    (record,) = internal_scion(weights, unit, GraftConfig(criterion="l1", threshold=0.1))
+    assert weights["conv.weight"].flatten().tolist() == pytest.approx([3.0, 5.01, 5.0, 3.02, 0.9])
+    assert record.alpha == pytest.approx(0.6)
+
+
+def test_one_outlier_does_not_decide_robust_entropy() -> None:
+    weight = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(0))
+    spoiled = weight.clone()
+    spoiled[0, 0, 0, 0] = 60.0
+    change = {
+        name: abs(layer_information(weight, name) - layer_information(spoiled, name))
+        for name in ("entropy", "robust_entropy", "differential_entropy")
+    }
+    assert change["entropy"] > 0.5 and change["robust_entropy"] < 1e-3 and change["differential_entropy"] < 1e-3
+
+
+def test_differential_entropy_knows_scale_and_a_constant_layer() -> None:
+    weight = torch.randn(32, 16, 3, 3, generator=torch.Generator().manual_seed(0))
+    whole, shrunken = float(differential_entropy(weight)), float(differential_entropy(weight * 1e-3))
+    assert whole - shrunken == pytest.approx(3 * np.log(10), rel=1e-4)
+    assert float(robust_entropy(weight)) == pytest.approx(float(robust_entropy(weight * 1e-3)), abs=1e-3)
+    assert np.isfinite(float(differential_entropy(torch.ones(4, 4))))
+    normal = torch.randn(200_000, generator=torch.Generator().manual_seed(1))
+    found = float(differential_entropy(normal, bins=200, tail=0.0))
+    assert found == pytest.approx(0.5 * np.log(2 * np.pi * np.e), abs=0.05)
+
+
+def test_orthogonality_is_one_without_overlap_and_nought_for_copies() -> None:
+    assert float(orthogonality(torch.eye(4).reshape(4, 4, 1, 1))) == 1.0
+    assert float(orthogonality(torch.ones(4, 2, 3, 3))) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_batch_norm_scale_needs_a_batch_norm() -> None:
+    weights = state(1)
+    found = measure(weights, UNITS, GraftConfig(criterion="batch_norm"))
+    assert found == pytest.approx([1.0] * len(UNITS))
+    with pytest.raises(ConfigError, match=r"conv1\.weight has none"):
+        measure({"conv1.weight": weights["conv1.weight"]}, [GraftUnit(name="conv1.weight", keys=("conv1.weight",))],
+                GraftConfig(criterion="batch_norm"))  # fmt: skip
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "l1", "summed_entropy", "robust_entropy", "orthogonality"])
+def test_weights_that_are_not_finite_have_no_information(criterion: str) -> None:
+    weight = torch.ones(4, 3, 3, 3)
+    weight[1, 2] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"conv1\.weight"):
+        layer_information(weight, criterion, name="conv1.weight")
+
+
+def simulate(config: RunConfig) -> Simulation:
+    splits = tiny_splits(config)
+    return Simulator(config, lambda: tiny_task(config, splits)).run()
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "graft from all": {"exchange": ExchangeConfig(donors=2)},
+    "graft, momentum blended": {"graft": GraftConfig(momentum="blend"), "exchange": ExchangeConfig(donors=2)},
+    "graft, random": {"graft": GraftConfig(criterion="random")},
+    "graft, batch norm": {"graft": GraftConfig(criterion="batch_norm")},
+    "internal": {"graft": GraftConfig(scion="internal", threshold=1e9), "population": PopulationConfig(size=1)},
+    "noise": {"graft": GraftConfig(scion="noise"), "population": PopulationConfig(size=1)},
+    "average": {"exchange": ExchangeConfig(rule="average")},
+    "shuffle": {"exchange": ExchangeConfig(rule="shuffle")},
+    "exploit": {"exchange": ExchangeConfig(rule="exploit")},
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_trains_a_population_to_its_end_and_repeats_it(name: str) -> None:
+    options = {"population": PopulationConfig(size=3), "topology": TopologyConfig(name="complete")} | RULES[name]
+    config = small_config(**options)
+    first, again = simulate(config), simulate(config)
+    assert first.ledger == again.ledger
+    outcomes = {line.outcome for line in first.ledger}
+    assert "grafted" in outcomes and outcomes <= {"grafted", "kept", "nothing_yet"}
+    for network, trainer in first.trainers.items():
+        assert first.reports[network][-1].train_loss < 1.2
+        other = entries(again.trainers[network].module)
+        assert all(torch.equal(value, other[key]) for key, value in entries(trainer.module).items())
+
+
+def test_a_rule_that_takes_no_scions_publishes_nothing() -> None:
+    config = small_config(graft=GraftConfig(scion="noise"), population=PopulationConfig(size=2))
+    assert not Trainer(tiny_task(config), config, network=0).publishes
+    assert {line.scion for line in simulate(config).ledger if line.outcome == "grafted"} == {None}
+
+
+def test_learning_rate_that_was_copied_is_kept_in_checkpoints() -> None:
+    exploit = ExploitConfig(factors=(0.5, 0.5))
+    three = PopulationConfig(size=3)
+    config = small_config(exchange=ExchangeConfig(rule="exploit"), exploit=exploit, population=three)
+    result = simulate(config)
+    copied = {line.network for line in result.ledger if line.outcome == "grafted"}
+    assert copied
+    for network in copied:
+        trainer = result.trainers[network]
+        again = Trainer(tiny_task(config), config, network=network)
+        again.resume(trainer._checkpoint())
+        assert again.origin().learning_rate == trainer.origin().learning_rate < 0.05
+
+
+def test_evaluation_every_so_often_and_at_the_end() -> None:
+    schedule = ScheduleConfig(epochs=7, batch_size=32, shape="cosine", evaluate_every=3)
+    reports = simulate(small_config(schedule=schedule)).reports[0]
+    assert [report.validation_accuracy is not None for report in reports] == [False, False, True] * 2 + [True]
+    with pytest.raises(ConfigError, match="evaluate_every"):
+        dataclasses.replace(schedule, evaluate_every=0)
+
+
+def test_tournament_needs_validation_images() -> None:
+    config = small_config(exchange=ExchangeConfig(rule="exploit"))
+    with pytest.raises(ConfigError, match=r"data\.validation"):
+        dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.0))
