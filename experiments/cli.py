@@ -25,6 +25,7 @@ USAGE = """inarch: populations of networks that train asynchronously and graft e
   inarch resume PATH                          go on with it
   inarch evaluate PATH                        judge its networks again, from their checkpoints
   inarch export PATH                          its best network, or the soup, as safetensors
+  inarch compare NAME                         arms of equal work over seeds, with intervals
   inarch bench [NAME ...]                     measure exchange, input, overhead, straggler
 
 inarch COMMAND --help tells more. NAME is a run's name under --storage (default runs), or its folder."""
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "resume": lambda rest: tyro.cli(resume, args=rest, prog="inarch resume"),
         "evaluate": lambda rest: tyro.cli(evaluate, args=rest, prog="inarch evaluate"),
         "export": lambda rest: tyro.cli(export, args=rest, prog="inarch export"),
+        "compare": lambda rest: tyro.cli(compare, args=rest, prog="inarch compare"),
         "bench": lambda rest: tyro.cli(bench, args=rest, prog="inarch bench"),
     }
     console = Console(stderr=True)
@@ -206,6 +208,56 @@ def export(
     console = _console()
     console.print(f"{what}: {file}\n", highlight=False, soft_wrap=True)
     console.print(snippet, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def compare(
+    name: tyro.conf.Positional[str],
+    /,
+    train: str = "cifar10",
+    test: str | None = None,
+    seeds: tuple[int, ...] = (),
+    arms: tuple[str, ...] = (),
+    epochs: int | None = None,
+    storage: str = "runs/compare",
+    out: str | None = None,
+    address: str | None = None,
+    dry: bool = False,
+) -> int:
+    """Run a comparison, or what is left of it, and write its table and pictures.
+
+    Args:
+        name: two-networks, four-networks, equal-work, staleness, scions.
+        train: Training images, as --data.train.
+        test: Test images, as --data.test.
+        seeds: In place of the comparison's own.
+        arms: Those to run; all where none is named.
+        epochs: Of each network where it trains in a population, in place of the comparison's own.
+        storage: Folder of the runs; what was interrupted is resumed.
+        out: Folder of the record; None: experiments/results/NAME.
+        address: Of the Ray cluster; None: a Ray of this machine.
+        dry: Tell the arms and their work, and start nothing.
+    """
+    from experiments.comparison import comparison, run_comparison
+    from population.config import DataConfig
+
+    data = DataConfig(train=train, test=test, augmentation="crop_flip", padding=4)
+    chosen = comparison(name, data, epochs=epochs)
+    console = _console()
+    if dry:
+        for arm in chosen.arms:
+            console.print(f"{arm.name}: {arm.told}; {arm.work} epochs of one network", highlight=False, markup=False)
+        return 0
+    run_comparison(
+        chosen,
+        command=" ".join(["inarch", *sys.argv[1:]]),
+        seeds=seeds,
+        arms=arms,
+        storage=storage,
+        out=out or f"experiments/results/{name}",
+        address=address,
+        console=console,
+    )
     return 0
 
 

@@ -1,0 +1,222 @@
+"""Comparisons by name: arms that do equal work, each a whole configuration, and what is compared with what."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from population.config import (
+    AgeConfig,
+    CheckpointConfig,
+    DataConfig,
+    ExchangeConfig,
+    GraftConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    PaceConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+    TopologyConfig,
+)
+from population.errors import ConfigError
+
+KEEP_ALL = 10_000
+"""Checkpoints: the similarity of networks over time is computed from them afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train, run once for each seed."""
+
+    name: str
+    told: str
+    """What it is, in a line."""
+    config: RunConfig
+    """Without name, storage and seed."""
+
+    @property
+    def work(self) -> int:
+        """Epochs of all networks together: arms of one comparison that are compared have the same."""
+        return self.config.population.size * self.config.schedule.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Arms, and the one that the others are compared with."""
+
+    name: str
+    question: str
+    arms: tuple[Arm, ...]
+    baseline: str
+    seeds: tuple[int, ...]
+
+
+def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
+    """ResNet-8 networks at the learning rate that the papers begin with, decayed by a cosine."""
+    fields = {
+        "network": NetworkConfig(architecture="resnet8"),
+        "data": data,
+        "population": PopulationConfig(size=size),
+        "schedule": ScheduleConfig(epochs=epochs, batch_size=128, shape="cosine"),
+        "optimizer": OptimizerConfig(learning_rate=0.1, weight_decay=5e-4),
+        "checkpoint": CheckpointConfig(keep=KEEP_ALL),
+    }
+    return RunConfig(**(fields | changes))
+
+
+NONE = ExchangeConfig(rule="none")
+
+
+def papa(config: RunConfig, *, steps_per_epoch: int) -> RunConfig:
+    """The authors' small pull every 10 steps, toward the mean of all; evaluated and saved once an epoch."""
+    every = max(1, round(steps_per_epoch / 10))
+    return dataclasses.replace(
+        config,
+        exchange=ExchangeConfig(rule="average"),
+        topology=TopologyConfig(name="complete"),
+        schedule=dataclasses.replace(config.schedule, interval_steps=10, evaluate_every=every),
+        checkpoint=dataclasses.replace(config.checkpoint, every=every),
+    )
+
+
+def two_networks(data: DataConfig, epochs: int) -> Comparison:
+    """Table 1: what grafting gains over training side by side, and how much of it is plain averaging."""
+    alone = small(data, size=2, epochs=epochs, exchange=NONE)
+    grafting = small(data, size=2, epochs=epochs)
+    arms = (
+        Arm(name="independent", told="two networks side by side, no exchange", config=alone),
+        Arm(
+            name="grafting-lockstep",
+            told="entropy (eq. 6), A = 0.4, c = 500, the papers' barrier",
+            config=dataclasses.replace(grafting, mode="lockstep"),
+        ),
+        Arm(name="grafting-async", told="the same, nobody waits", config=grafting),
+        Arm(
+            name="averaging-async",
+            told="alpha = 0.5 (A = 0): no information is asked",
+            config=dataclasses.replace(grafting, graft=GraftConfig(a=0.0)),
+        ),
+        Arm(
+            name="random-alpha-async",
+            told="alpha as spread as with entropy, by chance",
+            config=dataclasses.replace(grafting, graft=GraftConfig(criterion="random")),
+        ),
+        Arm(
+            name="papa-async",
+            told="a pull of 1 % toward the mean every 10 steps, falling with the learning rate",
+            config=papa(grafting, steps_per_epoch=STEPS),
+        ),
+    )
+    return Comparison(
+        name="two-networks",
+        question="What does grafting gain over independent networks, and what over plain averaging?",
+        arms=arms,
+        baseline="independent",
+        seeds=(0, 1, 2, 3, 4),
+    )
+
+
+STEPS = 71
+"""Steps of an epoch of 9,000 images in batches of 128: the 10k subset less its validation images."""
+
+
+def four_networks(data: DataConfig, epochs: int) -> Comparison:
+    """Table 1, four networks."""
+    alone = small(data, size=4, epochs=epochs, exchange=NONE)
+    grafting = small(data, size=4, epochs=epochs)
+    return Comparison(
+        name="four-networks",
+        question="The same with four networks on the paper's ring.",
+        arms=(
+            Arm(name="independent", told="four networks side by side, no exchange", config=alone),
+            Arm(name="grafting-async", told="entropy (eq. 6), A = 0.4, c = 500, ring", config=grafting),
+            Arm(name="papa-async", told="PAPA, all to all", config=papa(grafting, steps_per_epoch=STEPS)),
+        ),
+        baseline="independent",
+        seeds=(0, 1, 2),
+    )
+
+
+def equal_work(data: DataConfig, epochs: int) -> Comparison:
+    """Table 2: one network trained as long as two together."""
+    pair = small(data, size=2, epochs=epochs, exchange=NONE)
+    return Comparison(
+        name="equal-work",
+        question="Is a population better than one network that is trained as long as all of it together?",
+        arms=(
+            Arm(name="two independent", told="two networks side by side", config=pair),
+            Arm(name="two grafting-async", told="two networks that graft", config=small(data, size=2, epochs=epochs)),
+            Arm(
+                name="one, twice as long",
+                told="one network, twice the epochs",
+                config=small(data, size=1, epochs=2 * epochs, exchange=NONE),
+            ),
+        ),
+        baseline="two independent",
+        seeds=(0, 1, 2),
+    )
+
+
+def staleness(data: DataConfig, epochs: int) -> Comparison:
+    """Table 3: one of four networks is slowed four times."""
+    slow = PaceConfig(step_seconds=0.7, slowdowns=(4.0,))
+    async_ = small(data, size=4, epochs=epochs, pace=slow)
+    return Comparison(
+        name="staleness",
+        question="What does a network that is four times slower cost the others, and does age weighting help?",
+        arms=(
+            Arm(name="lockstep", told="the barrier", config=dataclasses.replace(async_, mode="lockstep")),
+            Arm(name="async", told="nobody waits; age policy none", config=async_),
+            Arm(
+                name="async, aged",
+                told="age policy polynomial, no age limit",
+                config=dataclasses.replace(async_, age=AgeConfig(policy="polynomial", limit_intervals=float(epochs))),
+            ),
+        ),
+        baseline="lockstep",
+        seeds=(0, 1, 2),
+    )
+
+
+def scions(data: DataConfig, epochs: int) -> Comparison:
+    """Table 5: the paper's scion sources and criteria, in small."""
+    base = small(data, size=2, epochs=epochs)
+
+    def arm(name: str, told: str, **graft) -> Arm:
+        return Arm(name=name, told=told, config=dataclasses.replace(base, graft=GraftConfig(**graft)))
+
+    return Comparison(
+        name="scions",
+        question="Where should a scion come from, and by what is it judged?",
+        arms=(
+            Arm(name="baseline", told="no graft", config=dataclasses.replace(base, exchange=NONE)),
+            arm("noise", "sigma = 0.975^epoch into filters below 0.1", scion="noise"),
+            arm("internal", "the most informative filters onto the least, below 0.1", scion="internal", criterion="l1"),
+            arm("external, l1", "l1 norm of the layer", criterion="l1"),
+            arm("external, entropy", "eq. 6"),
+            arm("external, summed entropy", "eq. 5", criterion="summed_entropy"),
+            arm("external, differential entropy", "robust cells, knows scale", criterion="differential_entropy"),
+        ),
+        baseline="baseline",
+        seeds=(0, 1, 2),
+    )
+
+
+COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]] = {
+    "two-networks": ("grafting, averaging, random alpha, PAPA", two_networks, 12),
+    "four-networks": ("the same, four networks", four_networks, 12),
+    "equal-work": ("one network trained as long as all together", equal_work, 12),
+    "staleness": ("a straggler: lockstep, async, aged", staleness, 12),
+    "scions": ("noise, internal, external; criteria", scions, 12),
+}
+"""Name: what it is, the function that makes it, epochs."""
+
+
+def comparison(name: str, data: DataConfig, *, epochs: int | None = None) -> Comparison:
+    """A comparison on some data. Raises ConfigError for an unknown name; lists what there is."""
+    if name not in COMPARISONS:
+        raise ConfigError(f"there is no comparison {name!r}; there are {', '.join(COMPARISONS)}")
+    _, make, usual = COMPARISONS[name]
+    return make(data, epochs or usual)

@@ -1,0 +1,123 @@
+"""Pictures of a comparison: accuracy with its spread, entropy and invalid filters, alpha by layer, similarity."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.comparison.arms import Comparison
+from experiments.comparison.record import Record
+
+matplotlib.use("Agg")
+
+Row = dict[str, Any]
+
+
+def draw(comparison: Comparison, record: Record) -> None:
+    """accuracy.png, filters.png, alpha.png and similarity.png beside the record; those without rows are left out."""
+    order = [arm.name for arm in comparison.arms]
+    _accuracy(order, record)
+    _filters(order, record)
+    _alpha(order, record)
+    _similarity(order, record)
+
+
+def _accuracy(order: list[str], record: Record) -> None:
+    rows = record.rows("curves")
+    figure, (by_epoch, by_time) = _figure(2)
+    for arm, color in _arms(order, rows):
+        of = [row for row in rows if row["arm"] == arm]
+        _band(by_epoch, of, "epoch", lambda row: 100 * row["validation_accuracy"], label=arm, color=color)
+        _band(by_time, of, "epoch", lambda row: row["train_loss"], label=arm, color=color)
+    _name(by_epoch, "epoch", "validation accuracy, %")
+    _name(by_time, "epoch", "training loss, nats")
+    by_epoch.legend(fontsize=7)
+    _save(figure, record, "accuracy")
+
+
+def _filters(order: list[str], record: Record) -> None:
+    rows = record.rows("filters")
+    figure, (entropy, invalid) = _figure(2)
+    for arm, color in _arms(order, rows):
+        of = [row for row in rows if row["arm"] == arm]
+        _band(entropy, of, "interval", lambda row: row["entropy"], label=arm, color=color)
+        _band(invalid, of, "interval", lambda row: 100 * row["invalid_1"], label=arm, color=color)
+    _name(entropy, "interval", "mean entropy of the layers, nats")
+    _name(invalid, "interval", "filters with l1 norm below 1, %")
+    entropy.legend(fontsize=7)
+    _save(figure, record, "filters")
+
+
+def _alpha(order: list[str], record: Record) -> None:
+    rows = [row for row in record.rows("alphas") if row["layer"] != "*"]
+    if not rows:
+        return
+    figure, (axes,) = _figure(1)
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    for arm, color in _arms(order, rows):
+        of = [row for row in rows if row["arm"] == arm]
+        means = [np.mean([row["alpha"] for row in of if row["layer"] == layer]) for layer in layers]
+        spread = [np.mean([row["alpha_deviation"] for row in of if row["layer"] == layer]) for layer in layers]
+        axes.errorbar(range(len(layers)), means, yerr=spread, label=arm, color=color, capsize=2, marker="o", ms=3)
+    axes.set_xticks(range(len(layers)), [layer.removesuffix(".weight") for layer in layers], rotation=70, fontsize=6)
+    _name(axes, "", "alpha: mean and deviation over exchanges")
+    axes.legend(fontsize=7)
+    _save(figure, record, "alpha")
+
+
+def _similarity(order: list[str], record: Record) -> None:
+    rows = [row for row in record.rows("similarity") if row["agreement"] is not None]
+    if not rows:
+        return
+    figure, (agreement, cosine) = _figure(2)
+    for arm, color in _arms(order, rows):
+        of = [row for row in rows if row["arm"] == arm]
+        _band(agreement, of, "interval", lambda row: 100 * row["agreement"], label=arm, color=color)
+        _band(cosine, of, "interval", lambda row: row["cosine"], label=arm, color=color)
+    _name(agreement, "interval", "same prediction after the exchange, %")
+    _name(cosine, "interval", "cosine of the weights after the exchange")
+    agreement.legend(fontsize=7)
+    _save(figure, record, "similarity")
+
+
+def _band(
+    axes: Axes, rows: Iterable[Row], along: str, value: Callable[[Row], float], *, label: str, color: str
+) -> None:
+    """Mean over networks and seeds, with the range from the least to the greatest."""
+    found: dict[float, list[float]] = defaultdict(list)
+    for row in rows:
+        found[round(float(row[along]), 2)].append(value(row))
+    places = sorted(found)
+    axes.plot(places, [np.mean(found[place]) for place in places], label=label, color=color, lw=1.5)
+    axes.fill_between(
+        places, [min(found[place]) for place in places], [max(found[place]) for place in places], color=color, alpha=0.1
+    )
+
+
+def _arms(order: list[str], rows: list[Row]) -> Iterable[tuple[str, str]]:
+    """Arms that have rows, each with its color, the same in every picture."""
+    colors = itertools.cycle(matplotlib.colormaps["tab10"].colors)  # type: ignore[attr-defined]  # a listed colormap
+    there = {row["arm"] for row in rows}
+    return [(arm, matplotlib.colors.to_hex(color)) for arm, color in zip(order, colors) if arm in there]  # noqa: B905
+
+
+def _figure(count: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(6.0 * count, 4.0), layout="constrained")
+    return figure, [figure.add_subplot(1, count, index + 1) for index in range(count)]
+
+
+def _name(axes: Axes, across: str, up: str) -> None:
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(alpha=0.3)
+
+
+def _save(figure: Figure, record: Record, name: str) -> None:
+    figure.savefig(record.folder / f"{name}.png", dpi=90)

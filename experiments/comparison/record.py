@@ -1,0 +1,181 @@
+"""What a comparison keeps of each run, small enough to be committed: scores, curves, alphas, similarities."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from experiments.comparison.arms import Arm
+from population.checkpoint import CheckpointStore
+from population.config import RunConfig, from_dict, to_dict
+from population.data import load_splits
+from population.errors import ConfigError
+from population.evaluation import probabilities
+from population.filters import THRESHOLDS
+from population.history import read_table
+from population.judging import agreement, mean_cosine
+from population.layers import load_entries
+from population.storage import Storage
+from population.task import ImageClassification
+
+TABLES = ("scores", "curves", "filters", "alphas", "similarity")
+"""Files of a comparison's results, keyed by arm and seed."""
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def fingerprint(config: RunConfig) -> str:
+    """Tells one arm's configuration from another, wherever and under whatever name it runs."""
+    plain = to_dict(dataclasses.replace(config, name=None, storage="runs", address=None, seed=0, detach=False))
+    plain["data"] = {key: value for key, value in plain["data"].items() if key not in ("train", "test")}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Record:
+    """The Parquet files of one comparison in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """All rows of one of TABLES."""
+        path = self.folder / f"{table}.parquet"
+        return pq.read_table(path).to_pylist() if path.exists() else []
+
+    def has(self, arm: Arm, seed: int) -> bool:
+        """Whether a run is in it, with the arm's configuration as it is now."""
+        return any(
+            row["arm"] == arm.name and row["seed"] == seed and row["fingerprint"] == fingerprint(arm.config)
+            for row in self.rows("scores")
+        )
+
+    def add(self, arm: str, seed: int, found: Rows) -> None:
+        """Put a run in, in place of an earlier one of the same arm and seed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for table in reversed(TABLES):
+            kept = [row for row in self.rows(table) if (row["arm"], row["seed"]) != (arm, seed)]
+            rows = kept + [{"arm": arm, "seed": seed, **row} for row in found.get(table, ())]
+            if rows:
+                pq.write_table(pa.Table.from_pylist(rows), self.folder / f"{table}.parquet", compression="zstd")
+
+
+def summarize(arm: Arm, result: dict[str, Any], folder: str) -> Rows:
+    """What is kept of one run.
+
+    Args:
+        arm: Its arm.
+        result: Its result.json.
+        folder: Its folder, checkpoints and history.
+    """
+    storage = Storage(folder)
+    return {
+        "scores": [_scores(arm, result, storage)],
+        "curves": _curves(storage),
+        "filters": _filters(storage),
+        "alphas": _alphas(storage),
+        "similarity": _similarity(storage),
+    }
+
+
+def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any]:
+    metrics = read_table(storage, "metrics")
+    outcomes = metrics["outcome"].to_pylist()
+    row: dict[str, Any] = {"fingerprint": fingerprint(arm.config), "networks": len(result["networks"])}
+    chosen = next(one for one in result["networks"] if one["network"] == result["best"])
+    kinds = {
+        "mean": result["mean"],
+        "best": chosen["best"],
+        "ensemble": result["ensemble"],
+        "soup": result["soup"],
+        "greedy_soup": result["greedy_soup"] or {},
+        "last_mean": result["last"]["mean"],
+        "last_ensemble": result["last"]["ensemble"],
+        "last_soup": result["last"]["soup"],
+    }
+    for kind, scores in kinds.items():
+        for name in ("accuracy", "loss", "top5", "calibration_error"):
+            row[f"{kind}_{name}"] = scores.get(name)
+    return row | {
+        "agreement": result["last"]["agreement"],
+        "cosine": result["last"]["cosine"],
+        "images": int(pc.sum(metrics["images"]).as_py()),
+        "exchanges": outcomes.count("grafted"),
+        "refusals": sum(outcome not in ("grafted", "kept", "off") for outcome in outcomes),
+        "train_seconds": result["seconds"],
+    }
+
+
+def _curves(storage: Storage) -> list[dict[str, Any]]:
+    names = ["network", "epoch", "images", "train_loss", "validation_accuracy", "time"]
+    rows = read_table(storage, "metrics").select(names).to_pylist()
+    began = min(row["time"] for row in rows)
+    return [row | {"time": row["time"] - began} for row in rows if row["validation_accuracy"] is not None]
+
+
+def _filters(storage: Storage) -> list[dict[str, Any]]:
+    """By evaluated interval: mean entropy of the layers, and the part of the filters that is invalid."""
+    table = read_table(storage, "filters")
+    sums = table.group_by(["network", "interval"]).aggregate(
+        [("entropy", "mean"), ("filters", "sum"), *((name, "sum") for name in THRESHOLDS)]
+    )
+    return [
+        {
+            "network": row["network"],
+            "interval": row["interval"],
+            "entropy": row["entropy_mean"],
+            **{name: row[f"{name}_sum"] / row["filters_sum"] for name in THRESHOLDS},
+        }
+        for row in sums.sort_by([("network", "ascending"), ("interval", "ascending")]).to_pylist()
+    ]
+
+
+def _alphas(storage: Storage) -> list[dict[str, Any]]:
+    """By layer, over all exchanges: mean and standard deviation of alpha, and the mean age of the scions."""
+    table = read_table(storage, "grafts")
+    if not len(table):
+        return []
+    spread = pc.VarianceOptions(ddof=0)
+    found = table.group_by("layer").aggregate(
+        [("alpha", "mean"), ("alpha", "stddev", spread), ("age_intervals", "mean"), ("alpha", "count")]
+    )
+    return found.rename_columns(["layer", "alpha", "alpha_deviation", "age_intervals", "grafts"]).to_pylist()
+
+
+@torch.no_grad()
+def _similarity(storage: Storage) -> list[dict[str, Any]]:
+    """By interval that all networks saved: agreement on the validation images and cosine of the weights, after the
+    exchange."""
+    config = _config_of(storage)
+    checkpoints = CheckpointStore(storage)
+    saved = {
+        network: {found.interval: found for found in checkpoints.list(network)} for network in checkpoints.networks()
+    }
+    shared = sorted(set.intersection(*(set(found) for found in saved.values()))) if len(saved) > 1 else []
+    task = ImageClassification(config, load_splits(config.data, seed=config.seed))
+    validation = task.splits.batches("validation", "cpu")
+    if validation is None:
+        return []
+    module, rows = task.build(0), []
+    for interval in shared:
+        states = [checkpoints.load(network, found[interval]).model for network, found in saved.items()]
+        outputs = []
+        for state in states:
+            load_entries(module, state)
+            outputs.append(probabilities(module, validation.in_order(batch_size=512))[0])
+        rows.append({"interval": interval, "agreement": agreement(outputs), "cosine": mean_cosine(states)})
+    return rows
+
+
+def _config_of(storage: Storage) -> RunConfig:
+    recorded = json.loads(storage.read("config.json"))
+    if recorded["network"] == "callable":
+        raise ConfigError("arms are named architectures, not callables")
+    return from_dict(RunConfig, recorded["config"])

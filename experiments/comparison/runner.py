@@ -1,0 +1,134 @@
+"""Run a comparison arm by arm on one Ray, resume what was interrupted, and write its record, table and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from actors import PopulationRun, connect, find_run
+from experiments.comparison.arms import Arm, Comparison
+from experiments.comparison.pictures import draw
+from experiments.comparison.record import Record, summarize
+from experiments.comparison.tables import write_report
+from population.config import RunConfig
+from population.errors import ConfigError, RunError, RunNotFoundError
+from population.storage import Storage
+
+
+def run_comparison(
+    comparison: Comparison,
+    *,
+    command: str,
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+    storage: str = "runs",
+    out: str,
+    address: str | None = None,
+    console: Console,
+) -> Record:
+    """Run what the record does not hold yet, seed by seed through the arms, and write the report after each run.
+
+    Args:
+        comparison: Its arms.
+        command: That made it: written into the report.
+        seeds: In place of the comparison's.
+        arms: Names of those to run; all where none is named.
+        storage: Folder of the runs; one that was interrupted is resumed.
+        out: Folder of the record and the report.
+        address: Of the Ray cluster; None: a Ray of this machine.
+        console: Where progress is told.
+
+    Raises:
+        ConfigError: no such arm, or arms of different work.
+        RunError: a run failed.
+    """
+    chosen = _chosen(comparison, arms)
+    seeds = tuple(seeds) or comparison.seeds
+    record = Record(Path(out))
+    left = [(arm, seed) for seed in seeds for arm in chosen if not record.has(arm, seed)]
+    console.print(
+        f"{comparison.name}: {len(chosen)} arms, seeds {', '.join(map(str, seeds))}; {len(left)} runs to do, "
+        f"{sum(arm.work for arm, _ in left)} epochs of one network",
+        highlight=False,
+    )
+    if left:
+        connect(address or "local")
+    for number, (arm, seed) in enumerate(left, start=1):
+        console.print(f"[{number}/{len(left)}] {arm.name}, seed {seed}", highlight=False, markup=False)
+        result, folder = _run(comparison, arm, seed, storage=storage, address=address)
+        record.add(arm.name, seed, summarize(arm, result, folder))
+        _drop_weights(folder)
+        report(comparison, record, command=command)
+        console.print(
+            f"    mean {result['mean']['accuracy']:.2%}, ensemble {result['ensemble']['accuracy']:.2%}, "
+            f"{result['seconds']:.0f} s",
+            highlight=False,
+        )
+    report(comparison, record, command=command)
+    return record
+
+
+def report(comparison: Comparison, record: Record, *, command: str) -> None:
+    """Write README.md and the pictures from the record alone."""
+    if record.rows("scores"):
+        write_report(comparison, record, command=command)
+        draw(comparison, record)
+
+
+def _chosen(comparison: Comparison, names: Sequence[str]) -> tuple[Arm, ...]:
+    unknown = sorted(set(names) - {arm.name for arm in comparison.arms})
+    if unknown:
+        known = ", ".join(arm.name for arm in comparison.arms)
+        raise ConfigError(f"{comparison.name} has no arm {unknown[0]!r}; it has {known}")
+    work = {arm.work for arm in comparison.arms}
+    if len(work) > 1:
+        raise ConfigError(f"the arms of {comparison.name} do not do equal work: {sorted(work)} epochs")
+    return tuple(arm for arm in comparison.arms if not names or arm.name in names)
+
+
+def _run(
+    comparison: Comparison, arm: Arm, seed: int, *, storage: str, address: str | None
+) -> tuple[dict[str, Any], str]:
+    """One run's result and folder: done already, resumed or begun."""
+    plain = "".join(char if char.isalnum() or char in "-." else "-" for char in arm.name)
+    name = f"{comparison.name}-{plain}-{seed}"
+    config = dataclasses.replace(arm.config, name=name, storage=storage, seed=seed, address=address)
+    run = _begin(config)
+    if isinstance(run, Storage):
+        return json.loads(run.read("result.json")), run.uri
+    try:
+        found = run.wait()
+    except BaseException:
+        run.stop()
+        raise
+    finally:
+        run.close()
+    if found.table is None:
+        raise RunError(f"run {name} was stopped before its end; the same command goes on with it")
+    return dict(found.table), found.path
+
+
+def _begin(config: RunConfig) -> PopulationRun | Storage:
+    try:
+        folder = find_run(f"{config.storage}/{config.name}")
+    except RunNotFoundError:
+        return PopulationRun.start(config)
+    recorded = json.loads(folder.read("config.json"))["config"]
+    if json.loads(json.dumps(dataclasses.asdict(config))) != recorded:
+        raise ConfigError(f"{folder.uri} holds a run of another configuration; remove it or give another --storage")
+    return folder if folder.exists("result.json") else PopulationRun.resume(folder.uri, address=config.address)
+
+
+def _drop_weights(folder: str) -> None:
+    """Of a run that is in the record only the newest checkpoint of each network stays, and the history."""
+    storage = Storage(folder)
+    for network in storage.names("networks"):
+        kept = sorted(name for name in storage.names(f"networks/{network}") if not name.startswith("incarnation"))
+        for name in kept[:-1]:
+            if not storage.exists(f"networks/{network}/{name}/best.safetensors"):
+                storage.delete(f"networks/{network}/{name}")

@@ -1,0 +1,139 @@
+"""The report of a comparison: what was asked, with what it was made, means with intervals, paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.comparison.arms import Comparison
+from experiments.comparison.record import Record
+from experiments.comparison.statistics import Estimate, interval, paired
+
+SHOWN = {
+    "mean": "mean network",
+    "best": "best network",
+    "ensemble": "ensemble",
+    "soup": "soup",
+    "greedy_soup": "greedy soup",
+    "last_mean": "mean at the end",
+}
+"""Columns: the result's kinds, and what they are called."""
+
+Row = dict[str, Any]
+
+
+def write_report(comparison: Comparison, record: Record, *, command: str) -> None:
+    """README.md beside the record."""
+    rows = record.rows("scores")
+    names = [arm.name for arm in comparison.arms if any(row["arm"] == arm.name for row in rows)]
+    parts = [
+        f"# {comparison.name}",
+        comparison.question,
+        f"Made by `{command}`.",
+        _setting(comparison, rows),
+        "Test accuracy in percent. Weights are those that were best on the validation images, before that interval's "
+        "exchange; soups have their batch norm measured anew. Intervals are 95 % over seeds (Student's t).",
+        _means(names, rows),
+        f"Differences to *{comparison.baseline}*, paired by seed, in points; the interval holds for all "
+        f"{max(1, len(names) - 1)} arms together (Bonferroni). **Bold** where it excludes zero.",
+        _differences(names, rows, baseline=comparison.baseline),
+        "## Beside accuracy",
+        _others(names, rows),
+        "## Arms",
+        "\n".join(f"- **{arm.name}**: {arm.told}" for arm in comparison.arms if arm.name in names),
+        _missing(comparison, rows),
+        "![accuracy over epochs](accuracy.png)\n![filters](filters.png)\n![alpha](alpha.png)\n"
+        "![similarity](similarity.png)",
+    ]
+    (record.folder / "README.md").write_text("\n\n".join(part for part in parts if part) + "\n")
+
+
+def _setting(comparison: Comparison, rows: Sequence[Row]) -> str:
+    config = comparison.arms[0].config
+    images = {int(row["images"]) for row in rows}
+    schedule, optimizer = config.schedule, config.optimizer
+    return (
+        f"{config.network.architecture} on {config.data.train.rpartition('/')[2]} "
+        f"({config.data.validation:.0%} of it held out), judged on {(config.data.test or '').rpartition('/')[2]}; "
+        f"batch {schedule.batch_size}, {optimizer.name}, learning rate {optimizer.learning_rate:g} ({schedule.shape}), "
+        f"weight decay {optimizer.weight_decay:g}; {comparison.arms[0].work} epochs of one network in each arm "
+        f"({', '.join(f'{count:,}' for count in sorted(images))} images trained on)."
+    )
+
+
+def _values(name: str, rows: Sequence[Row], column: str) -> dict[int, float]:
+    """By seed, in percent."""
+    return {row["seed"]: 100.0 * row[column] for row in rows if row["arm"] == name and row.get(column) is not None}
+
+
+def _means(names: Sequence[str], rows: Sequence[Row]) -> str:
+    table = [["arm", "seeds", *SHOWN.values()]]
+    for name in names:
+        found = [_values(name, rows, f"{kind}_accuracy") for kind in SHOWN]
+        table.append([name, str(len(found[0])), *(_told(interval(list(of.values()))) if of else "" for of in found)])
+    return _markdown(table)
+
+
+def _differences(names: Sequence[str], rows: Sequence[Row], *, baseline: str) -> str:
+    others = [name for name in names if name != baseline]
+    if baseline not in names or not others:
+        return ""
+    table = [["arm", *SHOWN.values()]]
+    for name in others:
+        line = [name]
+        for kind in SHOWN:
+            mine, theirs = (_values(arm, rows, f"{kind}_accuracy") for arm in (name, baseline))
+            if mine.keys() & theirs.keys():
+                found = paired(mine, theirs, num_comparisons=len(others))
+                told = _told(found, sign="+")
+                line.append(f"**{told}**" if found.excludes_zero else told)
+            else:
+                line.append("")
+        table.append(line)
+    return _markdown(table)
+
+
+def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
+    columns = {
+        "mean_loss": ("mean loss, nats", 1.0),
+        "mean_calibration_error": ("mean calibration error, %", 100.0),
+        "ensemble_calibration_error": ("ensemble's, %", 100.0),
+        "agreement": ("agreement at the end, %", 100.0),
+        "cosine": ("cosine at the end", 1.0),
+        "exchanges": ("exchanges", 1.0),
+        "refusals": ("refused", 1.0),
+        "train_seconds": ("seconds of training (shared machine)", 1.0),
+    }
+    table = [["arm", *(told for told, _ in columns.values())]]
+    for name in names:
+        line = [name]
+        for column, (_, scale) in columns.items():
+            found = [scale * row[column] for row in rows if row["arm"] == name and row[column] is not None]
+            line.append(_told(interval(found)) if found else "")
+        table.append(line)
+    return _markdown(table)
+
+
+def _missing(comparison: Comparison, rows: Sequence[Row]) -> str:
+    there = {(row["arm"], row["seed"]) for row in rows}
+    missing = [
+        f"{arm.name} seed {seed}"
+        for arm in comparison.arms
+        for seed in comparison.seeds
+        if (arm.name, seed) not in there
+    ]
+    return f"Not run: {'; '.join(missing)}." if missing else ""
+
+
+def _told(found: Estimate, *, sign: str = "") -> str:
+    digits = 3 if abs(found.mean) < 10 and not sign else 2
+    half = "" if math.isinf(found.half) else f" ± {found.half:.{digits}f}"
+    return f"{found.mean:{sign}.{digits}f}{half}"
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+    head, *rest = table
+    return "\n".join(
+        [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *(f"| {' | '.join(row)} |" for row in rest)]
+    )
