@@ -37,7 +37,7 @@ def layer_information(
     """
     if criterion == "constant":
         return 0.0
-    found = float(_OF_WEIGHTS[criterion](weight, bins, reference, name))
+    found = float(OF_WEIGHTS[criterion](weight, bins, reference, name))
     if not math.isfinite(found):
         raise NotFiniteError(f"{name} has a weight that is NaN or infinite")
     return found
@@ -104,7 +104,7 @@ def _summed(weight: Tensor, bins: int, reference: bool, name: str) -> Tensor:
         raise NotFiniteError(f"{name} has a weight that is NaN or infinite") from None
 
 
-_OF_WEIGHTS: dict[str, Callable[[Tensor, int, bool, str], Tensor]] = {
+OF_WEIGHTS: dict[str, Callable[[Tensor, int, bool, str], Tensor]] = {
     "entropy": lambda weight, bins, reference, name: layer_entropy(weight, bins, reference=reference, name=name),
     "l1": lambda weight, bins, reference, name: weight.detach().abs().sum(dtype=torch.float64),
     "summed_entropy": _summed,
@@ -112,3 +112,4 @@ _OF_WEIGHTS: dict[str, Callable[[Tensor, int, bool, str], Tensor]] = {
     "differential_entropy": lambda weight, bins, reference, name: differential_entropy(weight, bins, name=name),
     "orthogonality": lambda weight, bins, reference, name: orthogonality(weight),
 }
+"""Criteria that look at every weight of a unit's first entry, and at nothing else."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from population.errors import StructureError
 
@@ -90,20 +90,39 @@ class Snapshot:
         """The tensors, as views of the buffer: never write to them."""
         return thaw(self.buffer, self.layout)
 
-    def is_finite(self) -> bool:
+    def is_finite(self, *, but: Collection[str] = ()) -> bool:
         """Whether no weight is NaN or infinite.
 
-        Where all floats are float32 one look at the least and greatest value of the whole buffer tells (whole numbers
-        and padding read as floats are finite but for extreme ones); else, and where that look finds something, entry
-        by entry.
+        Where all floats are float32 one look at the least and greatest value of each stretch of the buffer tells
+        (whole numbers and padding read as floats are finite but for extreme ones); else, and where that look finds
+        something, entry by entry.
+
+        Args:
+            but: Entries that need no look: their donor's information tells that they are finite.
         """
-        floats = [entry for entry in self.layout.entries if "float" in entry.dtype]
-        if all(entry.dtype == "float32" for entry in floats) and self.buffer.size:
-            low, high = torch.aminmax(torch.from_numpy(self.buffer).view(torch.float32))
-            if math.isfinite(float(low)) and math.isfinite(float(high)):
+        looked_at = [entry for entry in self.layout.entries if entry.name not in but]
+        floats = [entry for entry in looked_at if "float" in entry.dtype]
+        if all(entry.dtype == "float32" for entry in floats):
+            values = torch.from_numpy(self.buffer).view(torch.float32)
+            ends = [torch.aminmax(values[start // 4 : stop // 4]) for start, stop in _stretches(looked_at)]
+            if all(math.isfinite(float(low)) and math.isfinite(float(high)) for low, high in ends):
                 return True
         state = self.state()
         return all(bool(torch.isfinite(state[entry.name]).all()) for entry in floats)
+
+
+def _stretches(found: Sequence[Entry]) -> list[tuple[int, int]]:
+    """First and last byte, padding included, of entries that lie side by side."""
+    stretches: list[tuple[int, int]] = []
+    for entry in found:
+        stop = entry.offset + -(-entry.nbytes // ALIGNMENT) * ALIGNMENT
+        if stop == entry.offset:
+            continue
+        if stretches and stretches[-1][1] == entry.offset:
+            stretches[-1] = (stretches[-1][0], stop)
+        else:
+            stretches.append((entry.offset, stop))
+    return stretches
 
 
 def layout_of(state: Mapping[str, Tensor]) -> Layout:
@@ -139,8 +158,9 @@ def thaw(buffer: np.ndarray, layout: Layout) -> dict[str, Tensor]:
 class Freezer:
     """Copies a network into one host buffer, which it owns and fills anew each time.
 
-    On a GPU the buffer is pinned and the copy runs on a stream of its own: the training stream waits for it on the
-    device, the host only when it reads the buffer.
+    On the CPU a network may live in the buffer itself (`move_in`): then nothing is left to copy, and what was frozen
+    holds until the network trains on. On a GPU the buffer is pinned and the copy runs on a stream of its own: the
+    training stream waits for it on the device, the host only when it reads the buffer.
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
@@ -156,6 +176,21 @@ class Freezer:
         }
         self._stream = torch.cuda.Stream(device) if is_cuda else None
         self._copied = torch.cuda.Event() if is_cuda else None
+
+    def move_in(self, module: nn.Module) -> None:
+        """On the CPU: let a module's contiguous parameters and buffers be views of the buffer from now on."""
+        if self._stream is not None:
+            return
+        homes: dict[int, str] = {}
+        for owner_name, owner in module.named_modules():
+            stem = f"{owner_name}." if owner_name else ""
+            for name, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
+                view = self._views.get(f"{stem}{name}")
+                if view is None or not tensor.is_contiguous() or tensor.dtype != view.dtype:
+                    continue
+                if homes.setdefault(id(tensor), f"{stem}{name}") == f"{stem}{name}":
+                    view.copy_(tensor.detach())
+                    tensor.data = view
 
     def freeze(self, state: Mapping[str, Tensor]) -> None:
         """Begin to copy `state` into the buffer; what an earlier freeze left there is gone."""
@@ -179,4 +214,5 @@ class Freezer:
     def _copy(self, state: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, view in self._views.items():
-                view.copy_(state[name], non_blocking=True)
+                if state[name].data_ptr() != view.data_ptr() or not view.numel():
+                    view.copy_(state[name], non_blocking=True)

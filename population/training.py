@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -170,6 +170,8 @@ class Trainer:
         self._convolutions = convolution_units(self.module)
         self.layout = layout_of(self._frozen_entries())
         self._freezer = Freezer(self.layout, self._device)
+        self._freezer.move_in(self.module)
+        self._vouched_for = self._rule.vouched_for(self.units) if self._rule else frozenset()
         self._order_seed = leaf(config.seed, network, "order")
         self._augment_seed = leaf(config.seed, network, "augmentation")
         self._random = RandomState(leaf(config.seed, network, "training"), self._device)
@@ -216,8 +218,8 @@ class Trainer:
     def intervals(self, host: Host) -> Iterator[tuple[Report, Snapshot | None]]:
         """Train to the end of the schedule.
 
-        Each interval yields what to publish; the snapshot's buffer is the trainer's own and holds until the next
-        yield; it is None where nobody takes it. When the host comes back, the trainer pulls, grafts and commits.
+        Each interval yields what to publish; the snapshot's buffer is the trainer's own and holds until the host comes
+        back; it is None where nobody takes it. When the host comes back, the trainer pulls, grafts and commits.
 
         Raises:
             NotFiniteError: the network diverged; names network, interval and layer.
@@ -355,7 +357,7 @@ class Trainer:
         progress.trained_intervals += (self.schedule.end(progress.interval) - begun) / self.schedule.interval_steps
 
     def snapshot(self, now: float) -> Snapshot:
-        """Own information and the weights as they stand; the buffer is the trainer's own and holds until the next.
+        """Own information and the weights as they stand; the buffer is the trainer's own and holds until it goes on.
 
         Raises:
             NotFiniteError: the network diverged.
@@ -363,7 +365,7 @@ class Trainer:
         state = self._frozen_entries()
         try:
             information = self._rule.measure(state, self.units, self._draws(self.network_id)) if self._rule else ()
-            _check_finite(state)
+            _check_finite(state, but=self._vouched_for)
         except NotFiniteError as error:
             raise NotFiniteError(
                 f"network {self.network_id} diverged in interval {self._progress.interval}: {error}; "
@@ -414,7 +416,8 @@ class Trainer:
         age = age_of(own, scion.origin, now=now)
         if age.intervals > age_limit(self.config.age, num_intervals=self.schedule.num_intervals):
             return Refusal.TOO_OLD
-        if not (all(math.isfinite(value) for value in scion.information) and scion.is_finite()):
+        is_told_finite = all(math.isfinite(value) for value in scion.information)
+        if not (is_told_finite and scion.is_finite(but=self._vouched_for)):
             return Refusal.NOT_FINITE
         return Arrival(snapshot=scion, age=age)
 
@@ -565,10 +568,10 @@ class _Stopwatch:
         return self._last - before
 
 
-def _check_finite(state: Mapping[str, Tensor]) -> None:
+def _check_finite(state: Mapping[str, Tensor], *, but: Collection[str]) -> None:
     """Raises NotFiniteError at the first entry with NaN or infinity; the least and greatest value tell of all."""
     for name, tensor in state.items():
-        if tensor.is_floating_point() and tensor.numel():
+        if name not in but and tensor.is_floating_point() and tensor.numel():
             low, high = torch.aminmax(tensor)
             if not (math.isfinite(float(low)) and math.isfinite(float(high))):
                 raise NotFiniteError(f"{name} has a value that is NaN or infinite")

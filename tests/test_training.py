@@ -28,6 +28,7 @@ from population import (
 from population.checkpoint import Checkpoint
 from population.errors import CheckpointError, ConfigError, NotFiniteError, StructureError
 from population.layers import entries
+from population.seeds import leaf
 from population.snapshot import Freezer, Origin, layout_of, thaw
 from population.training import Host
 from tests.conftest import small_config, tiny_splits, tiny_task
@@ -397,6 +398,45 @@ def test_snapshots_are_one_buffer_and_come_back_as_they_were() -> None:
     assert layout_of(dict(reversed(state.items()))).fingerprint != layout.fingerprint
     with pytest.raises(StructureError, match="bytes"):
         thaw(freezer.buffer()[:-64], layout)
+
+
+def test_a_network_that_lives_in_the_buffer_trains_there_and_needs_no_copy() -> None:
+    config = small_config()
+    trainer, plain = new_trainer(config), tiny_task(config).build(leaf(config.seed, 0, "weights"))
+    assert_equal(dict(entries(trainer.module)), dict(entries(plain)))
+    snapshot = trainer.snapshot(0.0)
+    assert_equal(dict(entries(trainer.module)), snapshot.state())
+    with torch.no_grad():
+        trainer.module.conv1.weight.add_(1.0)  # type: ignore[union-attr, operator]
+    assert torch.equal(snapshot.state()["conv1.weight"], trainer.module.conv1.weight)  # type: ignore[arg-type]
+    live(trainer, Hand())
+    assert_equal(dict(entries(trainer.module)), trainer.snapshot(0.0).state())
+
+
+def test_a_tied_weight_moves_in_once() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+            self.other.weight = self.one.weight
+
+    module = Tied()
+    before = {name: tensor.clone() for name, tensor in entries(module).items()}
+    freezer = Freezer(layout_of(entries(module)), torch.device("cpu"))
+    freezer.move_in(module)
+    assert module.other.weight is module.one.weight
+    assert_equal(dict(entries(module)), before)
+    freezer.freeze(entries(module))
+    assert_equal(thaw(freezer.buffer(), freezer.layout), before)
+
+
+def test_what_the_donor_vouches_for_is_not_looked_at_again() -> None:
+    (snapshot, *_) = live(new_trainer(small_config()), Hand())
+    thaw(snapshot.buffer, snapshot.layout)["conv1.weight"][0] = torch.inf
+    assert not snapshot.is_finite()
+    assert snapshot.is_finite(but={"conv1.weight"})
+    thaw(snapshot.buffer, snapshot.layout)["bn1.bias"][0] = torch.nan
+    assert not snapshot.is_finite(but={"conv1.weight"})
 
 
 @pytest.mark.gpu

@@ -23,8 +23,9 @@ from experiments.benchmarks.runs import own_ray
 from experiments.benchmarks.store import store_rows
 from population import networks
 from population.board import Posting, Refusal
-from population.config import GraftConfig, NetworkConfig
+from population.config import AgeConfig, GraftConfig, NetworkConfig
 from population.criteria import measure
+from population.exchange import Grafting
 from population.grafting import blend_units, decide
 from population.layers import entries, graft_units
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
@@ -70,10 +71,12 @@ class Peer:
         config = NetworkConfig(architecture=architecture)
         self.network = networks.build(config, num_classes=10, seed=seed)
         self._config = GraftConfig()
-        self._state = entries(self.network)
         self._units = graft_units(self.network)
-        self._layout = layout_of(self._state)
+        self._layout = layout_of(entries(self.network))
         self._freezer = Freezer(self._layout, torch.device("cpu"))
+        self._freezer.move_in(self.network)
+        self._state = entries(self.network)
+        self._vouched_for = Grafting(self._config, AgeConfig()).vouched_for(self._units)
         self._held: deque[ray.ObjectRef] = deque(maxlen=2)
         self._version = 0
         self._information = measure(self._state, self._units, self._config)
@@ -118,7 +121,7 @@ class Peer:
     def take_in(self, scion: Snapshot) -> Seconds:
         """Blend a snapshot into the network. Its own information is what it was when it began: measured once."""
         laps = Laps()
-        if not scion.is_finite():
+        if not scion.is_finite(but=self._vouched_for):
             raise RuntimeError("the scion is not finite")
         records = decide(self._units, self._information, scion.information, self._config)
         with torch.no_grad():

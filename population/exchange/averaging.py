@@ -29,6 +29,9 @@ class Averaging:
     ) -> tuple[float, ...]:
         return ()
 
+    def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
+        return frozenset()
+
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         pull = self._config.pull * (rootstock.rate_factor if self._config.follows_rate else 1.0)
         share = pull / (len(arrivals) + 1)

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from population.config import AgeConfig, GraftConfig
-from population.criteria import measure
+from population.criteria import OF_WEIGHTS, measure
 from population.exchange.rule import Arrival, Rootstock, Taken
 from population.grafting import LayerGraft, blend_several, blend_units, decide
 from population.layers import GraftUnit
@@ -30,6 +30,9 @@ class Grafting:
         self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
     ) -> tuple[float, ...]:
         return measure(state, units, self._config, random=random)
+
+    def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
+        return frozenset(unit.name for unit in units) if self._config.criterion in OF_WEIGHTS else frozenset()
 
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         if self._config.momentum == "reset":

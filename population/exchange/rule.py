@@ -74,6 +74,10 @@ class ExchangeRule(Protocol):
         """What a snapshot tells beside its weights; raises NotFiniteError, and need not look at every weight."""
         ...
 
+    def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
+        """Entries of which `measure` looks at every value: where what it tells is finite, so are they."""
+        ...
+
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         """Change the rootstock; empty where it stays as it is. Called with one arrival at least if it takes scions."""
         ...

@@ -34,6 +34,9 @@ class Shuffling:
     ) -> tuple[float, ...]:
         return ()
 
+    def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
+        return frozenset()
+
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         own = rootstock.origin.network
         donors = {arrival.snapshot.origin.network: arrival.snapshot.state() for arrival in arrivals}
