@@ -178,7 +178,8 @@ class Freezer:
         self._copied = torch.cuda.Event() if is_cuda else None
 
     def move_in(self, module: nn.Module) -> None:
-        """On the CPU: let a module's contiguous parameters and buffers be views of the buffer from now on."""
+        """On the CPU: let a module's contiguous float32 parameters and buffers be views of the buffer from now on. (Of
+        one type alone: torch.save refuses a storage that is seen as several.)"""
         if self._stream is not None:
             return
         homes: dict[int, str] = {}
@@ -186,7 +187,7 @@ class Freezer:
             stem = f"{owner_name}." if owner_name else ""
             for name, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
                 view = self._views.get(f"{stem}{name}")
-                if view is None or not tensor.is_contiguous() or tensor.dtype != view.dtype:
+                if view is None or not tensor.is_contiguous() or tensor.dtype != torch.float32:
                     continue
                 if homes.setdefault(id(tensor), f"{stem}{name}") == f"{stem}{name}":
                     view.copy_(tensor.detach())

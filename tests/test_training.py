@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable
 
 import numpy as np
@@ -411,6 +412,7 @@ def test_a_network_that_lives_in_the_buffer_trains_there_and_needs_no_copy() -> 
     assert torch.equal(snapshot.state()["conv1.weight"], trainer.module.conv1.weight)  # type: ignore[arg-type]
     live(trainer, Hand())
     assert_equal(dict(entries(trainer.module)), trainer.snapshot(0.0).state())
+    torch.save(trainer.module.state_dict(), io.BytesIO())
 
 
 def test_a_tied_weight_moves_in_once() -> None:

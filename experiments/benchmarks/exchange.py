@@ -6,6 +6,7 @@ The donor here does the first three, the rootstock the other two, so that their 
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections import deque
@@ -71,6 +72,7 @@ class Peer:
         config = NetworkConfig(architecture=architecture)
         self.network = networks.build(config, num_classes=10, seed=seed)
         self._config = GraftConfig()
+        self._published = copy.deepcopy(self.network)
         self._units = graft_units(self.network)
         self._layout = layout_of(entries(self.network))
         self._freezer = Freezer(self._layout, torch.device("cpu"))
@@ -132,7 +134,7 @@ class Peer:
     def save(self, path: str) -> Seconds:
         """As published: the whole state into a file."""
         laps = Laps()
-        torch.save(self.network.state_dict(), path)
+        torch.save(self._published.state_dict(), path)
         laps.end("save")
         return laps.seconds
 
@@ -141,10 +143,10 @@ class Peer:
         laps = Laps()
         scion = torch.load(path)
         laps.end("load")
-        own = self.network.state_dict()
+        own = self._published.state_dict()
         alphas = published_alphas(own, scion)
         laps.end("entropy")
-        self.network.load_state_dict(published_blend(own, scion, alphas))
+        self._published.load_state_dict(published_blend(own, scion, alphas))
         laps.end("blend")
         return laps.seconds
 
