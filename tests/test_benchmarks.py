@@ -114,13 +114,13 @@ def test_peers_graft_as_the_library_does():
 
 def test_peers_graft_as_published_through_a_file(tmp_path):
     donor, rootstock = Peer("resnet8", 0), Peer("resnet8", 1)
-    own = {key: tensor.clone() for key, tensor in rootstock.network.state_dict().items()}
-    scion = donor.network.state_dict()
+    own = {key: tensor.clone() for key, tensor in rootstock._published.state_dict().items()}
+    scion = donor._published.state_dict()
     expected = published_blend(own, scion, published_alphas(own, scion))
     path = str(tmp_path / "model.pth.tar")
     seconds = donor.save(path) | rootstock.graft_as_published(path) | rootstock.floor()
     assert all(value > 0 for value in seconds.values())
-    for key, weight in rootstock.network.state_dict().items():
+    for key, weight in rootstock._published.state_dict().items():
         assert torch.equal(weight, expected[key].to(weight.dtype)), key
 
 

@@ -44,6 +44,8 @@ def _accuracy(order: list[str], record: Record) -> None:
 
 def _filters(order: list[str], record: Record) -> None:
     rows = record.rows("filters")
+    if not rows:
+        return
     figure, (entropy, invalid) = _figure(2)
     for arm, color in _arms(order, rows):
         of = [row for row in rows if row["arm"] == arm]

@@ -1,0 +1,75 @@
+"""How mixed filters are at each epoch: the published temperature, and one led by its effect."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from population.fusion.proxies import effective_filters, log_proxies
+
+START, END, STEEPNESS = 1.0, 1e4, 1.0
+"""The published schedule's first and last temperature, and its k."""
+
+LARGEST = 1e12
+"""No temperature is higher: filters that lie this close are the same."""
+
+STEPS = 80
+"""Halvings of the search for a temperature."""
+
+
+def published_temperature(
+    epoch: float, epochs: int, *, start: float = START, end: float = END, steepness: float = STEEPNESS
+) -> float:
+    """T(e) = A / (1 + exp(-k e)) + T_s - A / 2, A = 2 (T_e - T_s) (1 + exp(-k E)) / (1 - exp(-k E)).
+
+    Args:
+        epoch: e, in [0, epochs].
+        epochs: E, at least 1.
+        start, end: T_s and T_e.
+        steepness: k, per epoch: with 1 the schedule is all but over after five epochs, whatever E is.
+
+    Source: Lin et al. 2021 (arXiv:2107.06916), DCFF.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    decay = math.exp(-steepness * epochs)
+    amplitude = 2.0 * (end - start) * (1.0 + decay) / (1.0 - decay)
+    return amplitude / (1.0 + math.exp(-steepness * epoch)) + start - amplitude / 2.0
+
+
+def wanted_filters(num_filters: int, progress: float) -> float:
+    """How many filters a fused one is to mix: from all at the beginning to one at the end, by equal ratios.
+
+    Args:
+        num_filters: In the layer, at least 1.
+        progress: Part of the schedule that is over, in [0, 1].
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress must lie in [0, 1], got {progress!r}")
+    return num_filters ** (1.0 - progress)
+
+
+def temperature_for(distances: Tensor, wanted: float) -> float:
+    """The temperature at which proxies mix as many filters as wanted, a mean over filters.
+
+    Args:
+        distances: Shape (filters, filters).
+        wanted: In [1, filters]. Filters that are equal cannot be told apart: where `wanted` is below what they allow,
+            the highest temperature is given.
+
+    Returns:
+        At least 0 and at most LARGEST; the effective number falls monotonically with it.
+    """
+    count = len(distances)
+    if wanted >= count or not bool(torch.isfinite(distances).all()):
+        return 0.0
+    low, high = -math.log(LARGEST), math.log(LARGEST)
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if float(effective_filters(log_proxies(distances, math.exp(middle))).mean()) > wanted:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)

@@ -1,0 +1,151 @@
+"""Comparisons: statistics by hand-made values, arms of equal work, and a small one run for real, twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from experiments.comparison import (
+    COMPARISONS,
+    Arm,
+    Comparison,
+    Record,
+    comparison,
+    interval,
+    paired,
+    report,
+    run_comparison,
+)
+from experiments.comparison.arms import NONE, papa, small
+from experiments.comparison.record import fingerprint
+from experiments.comparison.tables import SHOWN
+from population import AverageConfig, DataConfig, GraftConfig, PopulationConfig
+from population.errors import ConfigError
+
+DIGITS = DataConfig(train="digits", augmentation="crop", padding=1)
+
+
+def test_interval_is_students() -> None:
+    found = interval([1.0, 2.0, 3.0, 4.0])
+    assert (found.mean, found.count) == (2.5, 4)
+    assert found.half == pytest.approx(3.18245 * math.sqrt(5 / 3) / 2, rel=1e-4)
+    assert found.excludes_zero and not interval([-1.0, 2.0]).excludes_zero
+    assert math.isinf(interval([1.0]).half) and not interval([1.0]).excludes_zero
+    with pytest.raises(ValueError, match="at least one"):
+        interval([])
+
+
+def test_paired_differences_leave_out_what_only_one_has_and_widen_with_comparisons() -> None:
+    one, other = {0: 2.0, 1: 3.0, 2: 4.5, 7: 99.0}, {0: 1.0, 1: 2.0, 2: 3.0}
+    found = paired(one, other)
+    assert found.mean == pytest.approx(3.5 / 3) and found.count == 3
+    assert paired(one, other, num_comparisons=5).half > found.half
+    with pytest.raises(ValueError, match="at least one"):
+        paired({0: 1.0}, {1: 1.0})
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_arms_of_a_comparison_do_equal_work_and_differ(name: str) -> None:
+    found = comparison(name, DIGITS, epochs=4)
+    assert len({arm.work for arm in found.arms}) == 1
+    assert len({fingerprint(arm.config) for arm in found.arms}) == len(found.arms) == len({a.name for a in found.arms})
+    assert found.baseline in {arm.name for arm in found.arms}
+    assert len(found.seeds) >= 3
+
+
+def test_fingerprint_tells_configurations_apart_and_not_where_they_run() -> None:
+    base = small(DIGITS, size=2, epochs=3)
+    assert fingerprint(base) == fingerprint(dataclasses.replace(base, name="x", storage="/else", seed=5))
+    assert fingerprint(base) != fingerprint(dataclasses.replace(base, average=AverageConfig(pull=0.5)))
+
+
+def test_papa_pulls_every_ten_steps_and_is_evaluated_once_an_epoch() -> None:
+    config = papa(small(DIGITS, size=2, epochs=3), steps_per_epoch=71)
+    assert (config.schedule.interval_steps, config.schedule.evaluate_every, config.checkpoint.every) == (10, 7, 7)
+
+
+def tiny(seeds: tuple[int, ...] = (0, 1)) -> Comparison:
+    base = small(DIGITS, size=2, epochs=2)
+    schedule = dataclasses.replace(base.schedule, batch_size=256)
+    base = dataclasses.replace(base, schedule=schedule, population=PopulationConfig(size=2, cpus=1.0))
+    return Comparison(
+        name="tiny",
+        question="Does it run?",
+        arms=(
+            Arm(name="independent", told="alone", config=dataclasses.replace(base, exchange=NONE)),
+            Arm(name="averaging", told="A = 0", config=dataclasses.replace(base, graft=GraftConfig(a=0.0))),
+        ),
+        baseline="independent",
+        seeds=seeds,
+    )
+
+
+def run(asked: Comparison, folder: Path, console: Console, **options) -> Record:
+    return run_comparison(
+        asked, command="inarch compare tiny", storage=f"{folder}/runs", out=f"{folder}/out", console=console, **options
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_comparison_runs_goes_on_where_it_was_and_tells_what_it_found(cluster: str, tmp_path: Path) -> None:
+    with open(tmp_path / "said", "w") as said:
+        record = run(tiny((0,)), tmp_path, Console(file=said, width=200))
+        record = run(tiny((0, 1)), tmp_path, Console(file=said, width=200), arms=("independent",))
+    told = (tmp_path / "said").read_text()
+    assert "2 runs to do, 8 epochs of one network" in told and "1 runs to do, 4 epochs" in told
+    scores = record.rows("scores")
+    assert {(row["arm"], row["seed"]) for row in scores} == {("independent", 0), ("averaging", 0), ("independent", 1)}
+    by_arm = {row["arm"]: row for row in scores if row["seed"] == 0}
+    assert by_arm["independent"]["exchanges"] == 0 and by_arm["averaging"]["exchanges"] > 0
+    assert by_arm["independent"]["images"] == by_arm["averaging"]["images"] > 0
+    assert all(0.05 < row["mean_accuracy"] <= 1 and 0 <= row["mean_calibration_error"] <= 1 for row in scores)
+    assert {row["interval"] for row in record.rows("similarity")} == {1, 2}
+    assert {row["alpha"] for row in record.rows("alphas")} == {0.5}
+    assert {row["arm"] for row in record.rows("filters")} == {"independent", "averaging"}
+    report = (record.folder / "README.md").read_text()
+    assert "| independent | 2 |" in report and "Not run: averaging seed 1." in report
+    assert all((record.folder / f"{name}.png").stat().st_size > 5_000 for name in ("accuracy", "filters", "similarity"))
+
+
+def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    asked = tiny((0, 1, 2))
+    for seed in (0, 1, 2):
+        for index, arm in enumerate(asked.arms):
+            scores = {f"{kind}_accuracy": 0.5 + 0.01 * seed + 0.1 * index for kind in (*SHOWN, "last_soup")}
+            beside = ("mean_loss", "mean_calibration_error", "ensemble_calibration_error", "agreement", "cosine")
+            counted = {"images": 1000, "exchanges": 4 * index, "refusals": 0, "train_seconds": 1.5}
+            row = {"fingerprint": fingerprint(arm.config), **scores, **dict.fromkeys(beside, 0.25), **counted}
+            curve = {
+                "network": 0,
+                "epoch": 1.0,
+                "images": 500,
+                "train_loss": 1.0,
+                "validation_accuracy": 0.5,
+                "time": 1.0,
+            }
+            record.add(arm.name, seed, {"scores": [row], "curves": [curve]})
+    assert record.has(asked.arms[0], 2) and not record.has(asked.arms[0], 3)
+    changed = dataclasses.replace(asked.arms[0], config=small(DIGITS, size=2, epochs=9))
+    assert not record.has(changed, 2)
+    report(asked, record, command="inarch compare tiny")
+    told = (tmp_path / "README.md").read_text()
+    assert "| independent | 3 | 51.00 ± 2.48 |" in told
+    assert "| averaging | **+10.00 ± 0.00** |" in told and "Not run" not in told
+    assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
+
+
+def test_unequal_work_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    arms = tiny()
+    longer = dataclasses.replace(arms.arms[1], config=small(DIGITS, size=2, epochs=5))
+    with pytest.raises(ConfigError, match="equal work"):
+        run(dataclasses.replace(arms, arms=(arms.arms[0], longer)), tmp_path, Console(quiet=True))
+    with pytest.raises(ConfigError, match="no arm 'other'"):
+        run(arms, tmp_path, Console(quiet=True), arms=("other",))
+    with pytest.raises(ConfigError, match="no comparison"):
+        comparison("none", DIGITS)
