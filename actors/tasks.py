@@ -25,7 +25,7 @@ from population.training import Trainer
 
 JUDGING_BATCH = 512
 
-STATISTICS_BATCHES = 16
+STATISTICS_BATCHES = 8
 """Batches of 256 training images, in order and not augmented, by which averaged weights' batch norm is measured."""
 
 
@@ -65,7 +65,7 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
     """Judge every network on the test images, or on the validation images where there are none.
 
     Each network is judged twice: with the weights that were best by validation and with its last; ensemble, soups and
-    similarities too (the latter under `last`).
+    similarities too (the latter under `last`, without soups).
 
     Args:
         spec: The run.
@@ -105,7 +105,8 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
     result: dict[str, Any] = {"run": spec.name, "judged_on": part, "networks": rows}
     if parts is not None:
         module = task.build(0)
-        of_best, of_last = judge_together(module, best, parts), judge_together(module, last, parts)
+        of_best = judge_together(module, best, parts)
+        of_last = judge_together(module, last, parts, with_soups=False)
         for row, one, other in zip(rows, of_best.pop("each"), of_last.pop("each"), strict=True):
             row["best"], row["last"] = one, other
         result |= of_best | {"last": of_last}

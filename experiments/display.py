@@ -113,7 +113,7 @@ def result_table(table: Mapping[str, Any]) -> Table:
             if table[name] is not None:
                 members = table[name].get("members")
                 told = f" of {', '.join(map(str, members))}" if members else ""
-                shown.add_row(f"{name.replace('_', ' ')}{told}", *_scores(table[name], last[name]))
+                shown.add_row(f"{name.replace('_', ' ')}{told}", *_scores(table[name], last.get(name)))
         if table["agreement"] is not None:
             shown.caption = (
                 f"between two networks: {last['agreement']:.1%} of the predictions agree at the end, "

@@ -40,13 +40,16 @@ class Parts:
 
 
 @torch.no_grad()
-def judge_together(module: nn.Module, candidates: Sequence[Candidate], parts: Parts) -> dict[str, Any]:
+def judge_together(
+    module: nn.Module, candidates: Sequence[Candidate], parts: Parts, *, with_soups: bool = True
+) -> dict[str, Any]:
     """Scores of several networks together and one by one, in JSON's types.
 
     Args:
         module: Of their structure; its weights are written over.
         candidates: At least one.
         parts: The images.
+        with_soups: Whether averaged weights are judged too.
 
     Returns:
         each (a row a network, in order), mean, best (id, by validation), ensemble (mean probability), soup (uniform),
@@ -61,16 +64,18 @@ def judge_together(module: nn.Module, candidates: Sequence[Candidate], parts: Pa
     each = [score_probabilities(predicted, labels) for predicted in outputs]
     best = max(candidates, key=lambda one: (one.validation_accuracy or 0.0, -one.network))
     states = [candidate.state for candidate in candidates]
-    return {
+    found = {
         "each": [dataclasses.asdict(scores) for scores in each],
         "mean": _mean(each),
         "best": best.network,
         "ensemble": dataclasses.asdict(score_probabilities(torch.stack(outputs).mean(0), labels)),
-        "soup": _scores_of(module, soup(states), parts),
-        "greedy_soup": _greedy(module, candidates, parts),
         "agreement": agreement(outputs),
         "cosine": mean_cosine(states),
     }
+    if with_soups:
+        found["soup"] = _scores_of(module, soup(states), parts)
+        found["greedy_soup"] = _greedy(module, candidates, parts)
+    return found
 
 
 def greedy_soup(

@@ -98,7 +98,6 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "greedy_soup": result["greedy_soup"] or {},
         "last_mean": result["last"]["mean"],
         "last_ensemble": result["last"]["ensemble"],
-        "last_soup": result["last"]["soup"],
     }
     for kind, scores in kinds.items():
         for name in ("accuracy", "loss", "top5", "calibration_error"):
@@ -151,8 +150,8 @@ def _alphas(storage: Storage) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _similarity(storage: Storage) -> list[dict[str, Any]]:
-    """By interval that all networks saved: agreement on the validation images and cosine of the weights, after the
-    exchange."""
+    """By every second interval that all networks saved, the last too: agreement on the validation images and cosine of
+    the weights, after the exchange."""
     config = _config_of(storage)
     checkpoints = CheckpointStore(storage)
     saved = {
@@ -164,7 +163,7 @@ def _similarity(storage: Storage) -> list[dict[str, Any]]:
     if validation is None:
         return []
     module, rows = task.build(0), []
-    for interval in shared:
+    for interval in shared[::-2][::-1]:
         states = [checkpoints.load(network, found[interval]).model for network, found in saved.items()]
         outputs = []
         for state in states:

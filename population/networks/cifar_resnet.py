@@ -8,17 +8,23 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from population.networks.plan import Plan
+
 STAGE_CHANNELS = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut that strides and pads channels with zeros where the shape changes."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, slope: float) -> None:
+    def __init__(
+        self, inputs: int, filters: int, *, hidden: int, outputs: int, stride: int, slope: float, plan: Plan
+    ) -> None:
+        """Args: channels that come in; filters of both convolutions; those that the first and the second keep; the
+        first's stride; of the activation; what makes convolutions."""
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.conv1 = plan.conv(inputs, filters, 3, kept=hidden, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = plan.conv(hidden, filters, 3, kept=outputs, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.stride = stride
         self.added = outputs - inputs
@@ -34,29 +40,53 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A ResNet of depth 6n + 2 for images of 8 pixels a side and more."""
+    """A ResNet of depth 6n + 2 for images of 8 pixels a side and more. Fusion rates: one for each block's first
+    convolution, then three for the outputs of the stages; the stem shares the first of these."""
 
-    def __init__(self, depth: int, *, num_classes: int, in_channels: int = 3, leaky: bool = False) -> None:
-        """Args: depth 6n + 2; num_classes; in_channels of the images; leaky ReLU (slope 0.01) in place of ReLU."""
+    def __init__(
+        self,
+        depth: int,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        leaky: bool = False,
+        plan: Plan | None = None,
+    ) -> None:
+        """Args: depth 6n + 2; num_classes; in_channels of the images; leaky ReLU (slope 0.01) in place of ReLU; what
+        makes convolutions."""
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth must be 6n + 2 with n at least 1, got {depth}")
         self.slope = 0.01 if leaky else 0.0
-        self.conv1 = nn.Conv2d(in_channels, STAGE_CHANNELS[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(STAGE_CHANNELS[0])
-        blocks = (depth - 2) // 6
-        self.layer1 = self._stage(STAGE_CHANNELS[0], STAGE_CHANNELS[0], blocks, stride=1)
-        self.layer2 = self._stage(STAGE_CHANNELS[0], STAGE_CHANNELS[1], blocks, stride=2)
-        self.layer3 = self._stage(STAGE_CHANNELS[1], STAGE_CHANNELS[2], blocks, stride=2)
-        self.linear = nn.Linear(STAGE_CHANNELS[2], num_classes)
+        blocks, plan = (depth - 2) // 6, plan or Plan()
+        plan.check(3 * blocks + 3, f"resnet{depth}")
+        widths = [plan.kept(3 * blocks + stage, filters) for stage, filters in enumerate(STAGE_CHANNELS)]
+        self.conv1 = plan.conv(in_channels, STAGE_CHANNELS[0], 3, kept=widths[0], padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        stages, inputs = [], widths[0]
+        for stage, filters in enumerate(STAGE_CHANNELS):
+            row = []
+            for index in range(blocks):
+                hidden = plan.kept(stage * blocks + index, filters)
+                stride = 2 if stage and not index else 1
+                row.append(
+                    BasicBlock(
+                        inputs,
+                        filters,
+                        hidden=hidden,
+                        outputs=widths[stage],
+                        stride=stride,
+                        slope=self.slope,
+                        plan=plan,
+                    )
+                )
+                inputs = widths[stage]
+            stages.append(nn.Sequential(*row))
+        self.layer1, self.layer2, self.layer3 = stages
+        self.linear = nn.Linear(inputs, num_classes)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)
-
-    def _stage(self, inputs: int, outputs: int, blocks: int, *, stride: int) -> nn.Sequential:
-        first = BasicBlock(inputs, outputs, stride=stride, slope=self.slope)
-        rest = [BasicBlock(outputs, outputs, stride=1, slope=self.slope) for _ in range(blocks - 1)]
-        return nn.Sequential(first, *rest)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width) to logits (batch, num_classes)."""

@@ -7,27 +7,33 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from population.networks.plan import Plan
+
 CHANNELS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 """Outputs of each convolution; 0 is a 2x2 max pooling."""
 
 
-class CifarVgg16(nn.Module):
-    """VGG-16 for images of 16 pixels a side and more."""
+NUM_CONVOLUTIONS = sum(outputs > 0 for outputs in CHANNELS)
 
-    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
+
+class CifarVgg16(nn.Module):
+    """VGG-16 for images of 16 pixels a side and more. Fusion rates: one for each convolution, in order."""
+
+    def __init__(self, *, num_classes: int, in_channels: int = 3, plan: Plan | None = None) -> None:
         super().__init__()
+        plan = plan or Plan()
+        plan.check(NUM_CONVOLUTIONS, "vgg16")
+        place = 0
         layers: list[nn.Module] = []
         inputs = in_channels
         for outputs in CHANNELS:
             if outputs == 0:
                 layers.append(nn.MaxPool2d(2))
                 continue
-            layers += [
-                nn.Conv2d(inputs, outputs, 3, padding=1),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
-            ]
-            inputs = outputs
+            kept = plan.kept(place, outputs)
+            conv = plan.conv(inputs, outputs, 3, kept=kept, padding=1)
+            layers += [conv, nn.BatchNorm2d(kept), nn.ReLU(inplace=True)]
+            inputs, place = kept, place + 1
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(inputs, num_classes)
 

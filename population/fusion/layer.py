@@ -1,0 +1,56 @@
+"""A convolution whose filters are mixtures of more filters than it has outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class FusedConv2d(nn.Conv2d):
+    """Keeps all `filters`, applies `kept` mixtures of them: gradients reach every filter through its part in them.
+
+    Buffers: `proxies` (kept, filters), the mixtures; `chosen` (kept,), which filters' proxies they are; `scores`
+    (filters,), their importance when it was last finite. `fusion.fuse` sets them.
+    """
+
+    def __init__(self, inputs: int, filters: int, kernel: int, *, kept: int, **options) -> None:
+        """Args: input channels; filters; kernel size; outputs, at most filters; what else Conv2d takes (no groups)."""
+        if not 1 <= kept <= filters:
+            raise ValueError(f"kept must lie in [1, {filters}], got {kept}")
+        super().__init__(inputs, filters, kernel, **options)
+        self.kept = kept
+        self.register_buffer("proxies", torch.eye(filters)[:kept].clone())
+        self.register_buffer("chosen", torch.arange(kept))
+        self.register_buffer("scores", torch.zeros(filters))
+
+    proxies: Tensor
+    chosen: Tensor
+    scores: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, *self.fused())
+
+    def fused(self) -> tuple[Tensor, Tensor | None]:
+        """The weights that are applied: (kept, inputs, kernel, kernel), and the bias (kept,) if there is one."""
+        weight = (self.proxies @ self.weight.flatten(1)).view(self.kept, *self.weight.shape[1:])
+        return weight, None if self.bias is None else self.proxies @ self.bias
+
+
+PRIVATE = frozenset({"proxies", "chosen", "scores"})
+"""Last words of the keys of a fused convolution's own buffers: no exchange changes them."""
+
+
+def compact_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the compact form of a network: fused filters in place of all, copies."""
+    fused = {name: found for name, found in module.named_modules() if isinstance(found, FusedConv2d)}
+    state = {}
+    for key, tensor in module.state_dict().items():
+        owner, _, entry = key.rpartition(".")
+        if owner not in fused:
+            state[key] = tensor.detach().clone()
+        elif entry not in PRIVATE:
+            weight, bias = fused[owner].fused()
+            found = weight if entry == "weight" else bias
+            assert found is not None
+            state[key] = found.detach().clone()
+    return state
