@@ -26,7 +26,7 @@ USAGE = """inarch: populations of networks that train asynchronously and graft e
   inarch evaluate PATH                        judge its networks again, from their checkpoints
   inarch export PATH                          its best network, or the soup, as safetensors
   inarch compare NAME                         arms of equal work over seeds, with intervals
-  inarch bench [NAME ...]                     measure exchange, input, overhead, straggler
+  inarch bench [NAME ...]                     measure exchange, fusion, input, overhead, straggler
 
 inarch COMMAND --help tells more. NAME is a run's name under --storage (default runs), or its folder."""
 
@@ -262,7 +262,7 @@ def compare(
 
 
 def bench(
-    names: tyro.conf.Positional[tuple[Literal["exchange", "input", "overhead", "straggler"], ...]] = (),
+    names: tyro.conf.Positional[tuple[Literal["exchange", "fusion", "input", "overhead", "straggler"], ...]] = (),
     /,
     repeats: Annotated[int, tyro.conf.arg(help="Measurements of each thing, at least 5 to be quoted.")] = 5,
     out: str | None = None,

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from torch import Tensor
 
 from actors import RunSpec, find_run
 from actors.run import last_record
 from actors.tasks import judge
 from population.checkpoint import CheckpointStore
-from population.config import RunConfig, from_dict
+from population.config import FusionConfig, NetworkConfig, RunConfig, from_dict
 from population.data import load_splits
 from population.errors import CheckpointError, ConfigError, StructureError
 from population.evaluation import soup
-from population.networks import NetworkFactory
+from population.fusion import compact_state
+from population.layers import load_entries
+from population.networks import NetworkFactory, build
 from population.storage import Storage, absolute
 
 
@@ -58,6 +61,9 @@ def export_network(path: str, *, what: str, out: str | None) -> tuple[str, str]:
         raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
     chosen = max(found, key=lambda network: (found[network][1] or 0.0, -network))
     state = found[chosen][0] if what == "best" else soup([best[0] for best in found.values()])
+    fusion: FusionConfig = from_dict(FusionConfig, recorded["config"].get("fusion", {}))
+    if fusion.mode != "off":
+        state = _compact(state, recorded, fusion)
     config, facts = recorded["config"], recorded["facts"]
     metadata = {
         "architecture": recorded["network"],
@@ -93,6 +99,17 @@ def _open(path: str, network: NetworkFactory | None) -> tuple[Storage, RunSpec, 
     )
 
 
+def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionConfig) -> dict[str, Tensor]:
+    """The weights of the compact form of a network that was trained with all its filters."""
+    facts = recorded["facts"]
+    network: NetworkConfig = from_dict(NetworkConfig, recorded["config"]["network"])
+    module = build(
+        network, num_classes=facts["num_classes"], in_channels=facts["image_shape"][0], seed=0, fusion=fusion
+    )
+    load_entries(module, state)
+    return compact_state(module)
+
+
 def _snippet(file: str, recorded: dict[str, Any]) -> str:
     facts, network = recorded["facts"], recorded["config"]["network"]
     options = f"num_classes={facts['num_classes']}, in_channels={facts['image_shape'][0]}"
@@ -101,8 +118,12 @@ def _snippet(file: str, recorded: dict[str, Any]) -> str:
         imports = "import safetensors.torch"
     else:
         leaky = ", leaky=True" if network["leaky"] else ""
-        build = f'network = build(NetworkConfig(architecture="{network["architecture"]}"{leaky}), {options})'
-        imports = (
-            "import safetensors.torch\nfrom population import NetworkConfig\nfrom population.networks import build"
-        )
+        fusion = recorded["config"].get("fusion", {"mode": "off"})
+        names, compact = "NetworkConfig", ""
+        if fusion["mode"] != "off":
+            preset = f'preset="{fusion["preset"]}"' if fusion["preset"] else f"rates={tuple(fusion['rates'])}"
+            names = "FusionConfig, NetworkConfig"
+            compact = f', fusion=FusionConfig(mode="{fusion["mode"]}", {preset}), form="compact"'
+        build = f'network = build(NetworkConfig(architecture="{network["architecture"]}"{leaky}), {options}{compact})'
+        imports = f"import safetensors.torch\nfrom population import {names}\nfrom population.networks import build"
     return f'{imports}\n\n{build}\nsafetensors.torch.load_model(network, "{file}")\nnetwork.eval()'

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from population.data import Batch
+from population.layers import is_private
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +73,15 @@ def score_probabilities(predicted: Tensor, labels: Tensor) -> Scores:
 
 
 def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of the weights of several networks of one structure; whole-number entries are the first's.
+    """Mean of the weights of several networks of one structure; entries that are no
+    weights are the first's.
 
     Source: Wortsman et al. 2022 (arXiv:2203.05482), uniform soup.
     """
     first = states[0]
     return {
         key: torch.stack([state[key].double() for state in states]).mean(0).to(value.dtype)
-        if value.is_floating_point()
+        if value.is_floating_point() and not is_private(key)
         else value.clone()
         for key, value in first.items()
     }

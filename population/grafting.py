@@ -19,7 +19,7 @@ from torch import Tensor
 from population.config import AgeConfig, GraftConfig
 from population.criteria import measure
 from population.errors import NotFiniteError
-from population.layers import GraftUnit, check_same_structure, graft_units_of_state, reference_units
+from population.layers import GraftUnit, check_same_structure, graft_units_of_state, is_private, reference_units
 from population.staleness import aged
 
 GRID = 2.0**40
@@ -189,6 +189,8 @@ def blend_units(
     for unit, record in zip(units, records, strict=True):
         for key in unit.keys:
             own = state[key]
+            if is_private(key):
+                continue
             if not own.is_floating_point():
                 if config.reference:
                     own.copy_((own * record.alpha + scion[key].to(own.device) * (1.0 - record.alpha)).to(own.dtype))
@@ -233,7 +235,11 @@ def blend_several(
         parts = [of[index] for of in shares]
         for key in unit.keys:
             own = state[key]
-            if own.is_floating_point() and (config.batch_norm == "blend" or not key.endswith(STATISTICS)):
+            if (
+                own.is_floating_point()
+                and not is_private(key)
+                and (config.batch_norm == "blend" or not key.endswith(STATISTICS))
+            ):
                 blend_weighted(own, [scion[key] for scion in scions], parts)
 
 

@@ -80,7 +80,24 @@ FILTERS = pa.schema(
 )
 """Before the interval's exchange; invalid_x: filters whose l1 norm lies below that threshold."""
 
-TABLES = {"metrics": METRICS, "grafts": GRAFTS, "filters": FILTERS}
+FUSION = pa.schema(
+    [
+        ("network", pa.int64()),
+        ("interval", pa.int64()),
+        ("incarnation", pa.int64()),
+        ("epoch", pa.int64()),
+        ("layer", pa.string()),
+        ("filters", pa.int64()),
+        ("kept", pa.int64()),
+        ("temperature", pa.float64()),
+        ("effective", pa.float64()),
+        ("changed", pa.int64()),
+        ("discarded_gradient", pa.float64()),
+    ]
+)
+"""As `population.fusion.LayerFusion`, at the beginning of each epoch of a compact network."""
+
+TABLES = {"metrics": METRICS, "grafts": GRAFTS, "filters": FILTERS, "fusion": FUSION}
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows by table name."""

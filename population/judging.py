@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from population.data import Batch
 from population.evaluation import Scores, evaluate, probabilities, score_probabilities, soup, with_statistics
-from population.layers import load_entries
+from population.grafting import STATISTICS
+from population.layers import is_private, load_entries
 
 State = Mapping[str, Tensor]
 
@@ -118,7 +119,7 @@ def mean_cosine(states: Sequence[State]) -> float | None:
     """Cosine between two networks' weights as one vector, a mean over pairs; None for one network. Batch norm's
     statistics are no weights."""
     flat = [
-        torch.cat([v.double().flatten() for k, v in state.items() if v.is_floating_point() and "running_" not in k])
+        torch.cat([value.double().flatten() for key, value in state.items() if _is_weight(key, value)])
         for state in states
     ]
     pairs = [
@@ -127,6 +128,10 @@ def mean_cosine(states: Sequence[State]) -> float | None:
         for other in flat[index + 1 :]
     ]
     return sum(pairs) / len(pairs) if pairs else None
+
+
+def _is_weight(key: str, value: Tensor) -> bool:
+    return value.is_floating_point() and not is_private(key) and not key.endswith(STATISTICS)
 
 
 def _greedy(module: nn.Module, candidates: Sequence[Candidate], parts: Parts) -> dict[str, Any] | None:

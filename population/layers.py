@@ -23,6 +23,10 @@ SHORTCUT_NAMES = frozenset({"shortcut", "downsample"})
 """Names of submodules that hold a projection shortcut, in this package, torchvision and the reference."""
 
 
+PRIVATE = frozenset({"fusion_proxies", "fusion_chosen", "fusion_scores"})
+"""Last words of the keys of a fused convolution's own buffers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GraftUnit:
     """Entries of a state dict that share one alpha."""
@@ -47,6 +51,12 @@ def entries(module: nn.Module) -> dict[str, Tensor]:
         seen.add(place)
         found[key] = tensor
     return found
+
+
+def is_private(key: str) -> bool:
+    """Whether an entry tells how a network is built at the moment, and is no weight: no exchange changes it, no average
+    holds it."""
+    return key.rpartition(".")[2] in PRIVATE
 
 
 def load_entries(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from population.config import NetworkConfig, RunConfig
 from population.data import Batch, Pass, Splits
 from population.errors import ConfigError
 from population.evaluation import Scores, evaluate
+from population.fusion import LayerFusion, fuse
 
 
 class Task(Protocol):
@@ -30,6 +32,10 @@ class Task(Protocol):
 
     def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of an epoch from batch `first` on, a pure function of its arguments."""
+        ...
+
+    def begin_epoch(self, network: nn.Module, *, epoch: int, random: np.random.Generator) -> Sequence[LayerFusion]:
+        """Called before an epoch's first step: what changes in a network from epoch to epoch; records of it."""
         ...
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -69,7 +75,11 @@ class ImageClassification:
 
     def build(self, seed: int) -> nn.Module:
         network = networks.build(
-            self._network, num_classes=self.splits.num_classes, in_channels=self.splits.in_channels, seed=seed
+            self._network,
+            num_classes=self.splits.num_classes,
+            in_channels=self.splits.in_channels,
+            seed=seed,
+            fusion=self.config.fusion,
         ).to(self.device)
         wanted = self.config.device.channels_last
         if wanted == "on" or (wanted == "auto" and self.device.type == "cuda"):
@@ -88,6 +98,11 @@ class ImageClassification:
             mirror=data.augmentation in ("crop_flip", "imagenet"),
         )
         return self._train.epoch(wanted)
+
+    def begin_epoch(self, network: nn.Module, *, epoch: int, random: np.random.Generator) -> Sequence[LayerFusion]:
+        if self.config.fusion.mode == "off":
+            return ()
+        return fuse(network, self.config.fusion, epoch=epoch, epochs=self.config.schedule.epochs, random=random)
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = batch

@@ -321,6 +321,8 @@ class Trainer:
         self.module.train()
         while progress.step < end and goes_on:
             epoch, first = divmod(progress.step, schedule.steps_per_epoch)
+            if first == 0:
+                self._begin_epoch(epoch)
             batches = self.task.epoch(
                 order_seed=self._order_seed, augment_seed=self._augment_seed, epoch=epoch, first=first
             )
@@ -338,6 +340,12 @@ class Trainer:
         progress.correct += int(correct)
         progress.seconds_steps += host.now() - began
         return progress.step >= end
+
+    def _begin_epoch(self, epoch: int) -> None:
+        random = generator(self.config.seed, self.network_id, "training", counter=epoch)
+        key = {"network": self.network_id, "interval": self._progress.interval + 1, "incarnation": self.incarnation}
+        for record in self.task.begin_epoch(self.module, epoch=epoch, random=random):
+            self._rows["fusion"].append(key | {"epoch": epoch} | dataclasses.asdict(record))
 
     def _step(self, batch: Any) -> tuple[Tensor, Tensor]:
         rate = (self._progress.learning_rate or self.learning_rate) * self.schedule.factor(self._progress.step)

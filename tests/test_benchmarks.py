@@ -15,6 +15,7 @@ from rich.console import Console
 
 from experiments.benchmarks import BENCHMARKS, run_benchmarks
 from experiments.benchmarks.exchange import Peer, exchange
+from experiments.benchmarks.fusion import fusion
 from experiments.benchmarks.input import read_input, synthetic_images
 from experiments.benchmarks.measure import Measurement, Must, Row, machine, ratio, table, to_json
 from experiments.benchmarks.overhead import overhead, plain_loop
@@ -152,6 +153,12 @@ def test_the_command_writes_json(tmp_path, monkeypatch):
     assert run_benchmarks(["input"], repeats=1, out=str(out), console=Console(quiet=True)) == 0
     (found,) = json.loads(out.read_text())["benchmarks"]
     assert found["name"] == "input" and found["rows"][-1]["must"] == "at least 10"
+
+
+def test_fusion_measures_both_forms():
+    found = fusion(repeats=2, filters=48, large=64)
+    _check(found)
+    assert [row.unit for row in found.rows] == ["ms", "ms", "x", "ms", "ms"]
 
 
 @pytest.mark.parametrize(("names", "repeats", "message"), [(["grafting"], 1, "no benchmark"), ([], 0, "at least 1")])

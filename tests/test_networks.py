@@ -82,7 +82,7 @@ def test_networks_of_the_readers_own() -> None:
         build(NetworkConfig(architecture="tests.test_networks:not_a_network"), num_classes=3)
     with pytest.raises(ConfigError, match="cannot be imported"):
         build(NetworkConfig(architecture="tests.test_networks:nothing"), num_classes=3)
-    with pytest.raises(ConfigError, match="'resnet21' is unknown; built in are mobilenetv2"):
+    with pytest.raises(ConfigError, match="'resnet21' is unknown; built in are googlenet"):
         build(NetworkConfig(architecture="resnet21"), num_classes=3)
     with pytest.raises(ConfigError, match="torchvision has no classifier 'resnet19'"):
         build(NetworkConfig(architecture="torchvision:resnet19"), num_classes=3)

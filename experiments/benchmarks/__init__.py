@@ -1,4 +1,4 @@
-"""`inarch bench`: what exchange, input, grafting and a straggler cost, each beside what it is to beat."""
+"""`inarch bench`: what exchange, fusion, input, grafting and a straggler cost, each beside what it is to beat."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.benchmarks.exchange import exchange
+from experiments.benchmarks.fusion import fusion
 from experiments.benchmarks.input import read_input
 from experiments.benchmarks.measure import Measurement, machine, table, to_json
 from experiments.benchmarks.overhead import overhead
@@ -17,6 +18,7 @@ from population.errors import ConfigError
 
 BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "exchange": exchange,
+    "fusion": fusion,
     "input": read_input,
     "overhead": overhead,
     "straggler": straggler,

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments.comparison.arms import Comparison
@@ -107,7 +108,7 @@ def _arms(order: list[str], rows: list[Row]) -> Iterable[tuple[str, str]]:
     """Arms that have rows, each with its color, the same in every picture."""
     colors = itertools.cycle(matplotlib.colormaps["tab10"].colors)  # type: ignore[attr-defined]  # a listed colormap
     there = {row["arm"] for row in rows}
-    return [(arm, matplotlib.colors.to_hex(color)) for arm, color in zip(order, colors) if arm in there]  # noqa: B905
+    return [(arm, to_hex(color)) for arm, color in zip(order, colors) if arm in there]  # noqa: B905
 
 
 def _figure(count: int) -> tuple[Figure, list[Axes]]:

@@ -36,7 +36,18 @@ def fingerprint(config: RunConfig) -> str:
     """Tells one arm's configuration from another, wherever and under whatever name it runs."""
     plain = to_dict(dataclasses.replace(config, name=None, storage="runs", address=None, seed=0, detach=False))
     plain["data"] = {key: value for key, value in plain["data"].items() if key not in ("train", "test")}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+    told = _departures(plain, to_dict(RunConfig()))
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _departures(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """What is not as it is by default: a field that is new, and left at its default, makes no other configuration."""
+    found = {
+        key: _departures(value, usual[key]) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value != usual[key]
+    }
+    return {key: value for key, value in found.items() if value != {}}
 
 
 class Record:
@@ -105,7 +116,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
     return row | {
         "agreement": result["last"]["agreement"],
         "cosine": result["last"]["cosine"],
-        "images": int(pc.sum(metrics["images"]).as_py()),
+        "images": sum(metrics["images"].to_pylist()),
         "exchanges": outcomes.count("grafted"),
         "refusals": sum(outcome not in ("grafted", "kept", "off") for outcome in outcomes),
         "train_seconds": result["seconds"],

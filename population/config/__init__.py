@@ -12,6 +12,7 @@ from population.config.exchange import (
     TopologyConfig,
     TopologyName,
 )
+from population.config.fusion import FusionConfig, FusionMode
 from population.config.learning import DataConfig, DeviceConfig, NetworkConfig, OptimizerConfig, ScheduleConfig
 from population.config.run import (
     CheckpointConfig,
@@ -33,6 +34,8 @@ __all__ = [
     "DeviceConfig",
     "ExchangeConfig",
     "ExploitConfig",
+    "FusionConfig",
+    "FusionMode",
     "GraftConfig",
     "Mode",
     "NetworkConfig",

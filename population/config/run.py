@@ -20,6 +20,7 @@ from population.config.exchange import (
     ShuffleConfig,
     TopologyConfig,
 )
+from population.config.fusion import FusionConfig
 from population.config.learning import DataConfig, DeviceConfig, NetworkConfig, OptimizerConfig, ScheduleConfig
 from population.errors import ConfigError
 
@@ -143,6 +144,7 @@ class RunConfig:
     address: str | None = None
     """Address of a Ray cluster; None: RAY_ADDRESS, else a Ray of this machine for this run."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     data: DataConfig = field(default_factory=DataConfig)
     population: PopulationConfig = field(default_factory=PopulationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -10,7 +10,7 @@ from torch import Tensor
 from population.config import AverageConfig
 from population.exchange.rule import Arrival, Rootstock, Taken
 from population.grafting import WHOLE, LayerGraft, blend_weighted
-from population.layers import GraftUnit
+from population.layers import GraftUnit, is_private
 
 
 class Averaging:
@@ -37,7 +37,7 @@ class Averaging:
         share = pull / (len(arrivals) + 1)
         scions = [arrival.snapshot.state() for arrival in arrivals]
         for key, own in rootstock.state.items():
-            if own.is_floating_point():
+            if own.is_floating_point() and not is_private(key):
                 blend_weighted(own, [scion[key] for scion in scions], [share] * len(scions))
         record = LayerGraft(layer=WHOLE, alpha=1.0 - share)
         return tuple(Taken(arrival=arrival, part=share, layers=(record,)) for arrival in arrivals)

@@ -11,7 +11,7 @@ from torch import Tensor
 from population.config import ShuffleConfig
 from population.exchange.rule import Arrival, Rootstock, Taken
 from population.grafting import STATISTICS, WHOLE, LayerGraft
-from population.layers import GraftUnit
+from population.layers import GraftUnit, is_private
 
 
 class Shuffling:
@@ -47,7 +47,7 @@ class Shuffling:
             probability = self._config.probability * (1.0 - depth / last)
             for key in unit.keys:
                 values = rootstock.state[key]
-                if not values.is_floating_point() or key.endswith(STATISTICS):
+                if not values.is_floating_point() or is_private(key) or key.endswith(STATISTICS):
                     continue
                 total += values.numel()
                 places, shifts = _draw(rootstock.common_random, values.numel(), probability, len(ring))

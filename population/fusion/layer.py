@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from population.layers import is_private
+
 
 class FusedConv2d(nn.Conv2d):
     """Keeps all `filters`, applies `kept` mixtures of them: gradients reach every filter through its part in them.
 
-    Buffers: `proxies` (kept, filters), the mixtures; `chosen` (kept,), which filters' proxies they are; `scores`
-    (filters,), their importance when it was last finite. `fusion.fuse` sets them.
+    Buffers, set by `fusion.fuse`: `fusion_proxies` (kept, filters), the mixtures; `fusion_chosen` (kept,), whose
+    proxies they are; `fusion_scores` (filters,), each filter's importance when it was last finite.
     """
 
     def __init__(self, inputs: int, filters: int, kernel: int, *, kept: int, **options) -> None:
@@ -19,25 +21,21 @@ class FusedConv2d(nn.Conv2d):
             raise ValueError(f"kept must lie in [1, {filters}], got {kept}")
         super().__init__(inputs, filters, kernel, **options)
         self.kept = kept
-        self.register_buffer("proxies", torch.eye(filters)[:kept].clone())
-        self.register_buffer("chosen", torch.arange(kept))
-        self.register_buffer("scores", torch.zeros(filters))
+        self.register_buffer("fusion_proxies", torch.eye(filters)[:kept].clone())
+        self.register_buffer("fusion_chosen", torch.arange(kept))
+        self.register_buffer("fusion_scores", torch.zeros(filters))
 
-    proxies: Tensor
-    chosen: Tensor
-    scores: Tensor
+    fusion_proxies: Tensor
+    fusion_chosen: Tensor
+    fusion_scores: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, *self.fused())
 
     def fused(self) -> tuple[Tensor, Tensor | None]:
         """The weights that are applied: (kept, inputs, kernel, kernel), and the bias (kept,) if there is one."""
-        weight = (self.proxies @ self.weight.flatten(1)).view(self.kept, *self.weight.shape[1:])
-        return weight, None if self.bias is None else self.proxies @ self.bias
-
-
-PRIVATE = frozenset({"proxies", "chosen", "scores"})
-"""Last words of the keys of a fused convolution's own buffers: no exchange changes them."""
+        weight = (self.fusion_proxies @ self.weight.flatten(1)).view(self.kept, *self.weight.shape[1:])
+        return weight, None if self.bias is None else self.fusion_proxies @ self.bias
 
 
 def compact_state(module: nn.Module) -> dict[str, Tensor]:
@@ -48,7 +46,7 @@ def compact_state(module: nn.Module) -> dict[str, Tensor]:
         owner, _, entry = key.rpartition(".")
         if owner not in fused:
             state[key] = tensor.detach().clone()
-        elif entry not in PRIVATE:
+        elif not is_private(key):
             weight, bias = fused[owner].fused()
             found = weight if entry == "weight" else bias
             assert found is not None

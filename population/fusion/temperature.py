@@ -15,8 +15,11 @@ START, END, STEEPNESS = 1.0, 1e4, 1.0
 LARGEST = 1e12
 """No temperature is higher: filters that lie this close are the same."""
 
-STEPS = 80
-"""Halvings of the search for a temperature."""
+STEPS = 60
+"""Halvings of the search for a temperature, at most."""
+
+PRECISION = 1e-4
+"""Of the number of filters, relative, at which the search ends."""
 
 
 def published_temperature(
@@ -60,7 +63,7 @@ def temperature_for(distances: Tensor, wanted: float) -> float:
             the highest temperature is given.
 
     Returns:
-        At least 0 and at most LARGEST; the effective number falls monotonically with it.
+        At least 0 and at most LARGEST, found to PRECISION; the effective number falls monotonically with it.
     """
     count = len(distances)
     if wanted >= count or not bool(torch.isfinite(distances).all()):
@@ -68,7 +71,10 @@ def temperature_for(distances: Tensor, wanted: float) -> float:
     low, high = -math.log(LARGEST), math.log(LARGEST)
     for _ in range(STEPS):
         middle = (low + high) / 2
-        if float(effective_filters(log_proxies(distances, math.exp(middle))).mean()) > wanted:
+        found = float(effective_filters(log_proxies(distances, math.exp(middle))).mean())
+        if abs(found - wanted) <= PRECISION * (wanted - 1.0):
+            return math.exp(middle)
+        if found > wanted:
             low = middle
         else:
             high = middle

@@ -2,14 +2,21 @@
 
 from population.networks.catalog import NetworkFactory, architectures, build, import_object, resolve
 from population.networks.cifar_resnet import CifarResNet
+from population.networks.googlenet import CifarGoogLeNet
 from population.networks.mobilenetv2 import CifarMobileNetV2
+from population.networks.plan import Form, Plan
+from population.networks.resnet50 import ResNet50
 from population.networks.vgg import CifarVgg16
 
 __all__ = [
+    "CifarGoogLeNet",
     "CifarMobileNetV2",
     "CifarResNet",
     "CifarVgg16",
+    "Form",
     "NetworkFactory",
+    "Plan",
+    "ResNet50",
     "architectures",
     "build",
     "import_object",

@@ -8,15 +8,20 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchvision
 from torch import nn
 
-from population.config import NetworkConfig
+from population.config import FusionConfig, NetworkConfig
 from population.errors import ConfigError
+from population.fusion.presets import preset_rates
 from population.networks.cifar_resnet import CifarResNet
+from population.networks.googlenet import CifarGoogLeNet
 from population.networks.mobilenetv2 import CifarMobileNetV2
+from population.networks.plan import Form, Plan
+from population.networks.resnet50 import ResNet50
 from population.networks.vgg import CifarVgg16
 
 NetworkFactory = Callable[..., nn.Module]
@@ -28,6 +33,8 @@ _BUILT_IN: dict[str, NetworkFactory] = {
     **{f"resnet{depth}": functools.partial(CifarResNet, depth) for depth in RESNET_DEPTHS},
     "mobilenetv2": CifarMobileNetV2,
     "vgg16": CifarVgg16,
+    "googlenet": CifarGoogLeNet,
+    "resnet50": ResNet50,
 }
 
 
@@ -37,7 +44,13 @@ def architectures() -> tuple[str, ...]:
 
 
 def build(
-    config: NetworkConfig | NetworkFactory, *, num_classes: int, in_channels: int = 3, seed: int | None = None
+    config: NetworkConfig | NetworkFactory,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    seed: int | None = None,
+    fusion: FusionConfig | None = None,
+    form: Form = "fused",
 ) -> nn.Module:
     """A network on the CPU, initialized from the seed without touching the caller's random state.
 
@@ -46,15 +59,21 @@ def build(
         num_classes: Width of the head.
         in_channels: Of the images.
         seed: Decides the weights; None: torch's present random state does.
+        fusion: Makes it a compact network, where its mode is not off.
+        form: Of a compact network: fused, as it is trained, or compact, as it is used.
 
     Raises:
-        ConfigError: no such architecture, or the user's function does not give a network.
+        ConfigError: no such architecture, the user's function does not give a network, or fusion does not fit.
     """
     factory, name = (resolve(config), config.architecture) if isinstance(config, NetworkConfig) else (config, "network")
-    options = {"num_classes": num_classes, "in_channels": in_channels}
+    options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     if isinstance(config, NetworkConfig) and config.leaky:
         options["leaky"] = True
+    if fusion is not None and fusion.mode != "off":
+        options["plan"] = _plan(fusion, name, form)
     accepted = _accepted(factory, options)
+    if "plan" in options and "plan" not in accepted:
+        raise ConfigError(f"fusion is defined for vgg16, googlenet, resnet50 and the CIFAR ResNets, got {name!r}")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -71,7 +90,7 @@ def resolve(config: NetworkConfig) -> NetworkFactory:
         ConfigError: no such name; the message lists what there is.
     """
     name = config.architecture
-    if config.leaky and not name.startswith("resnet"):
+    if config.leaky and name not in {f"resnet{depth}" for depth in RESNET_DEPTHS}:
         raise ConfigError(f"network.leaky is for the CIFAR ResNets, got network.architecture {name!r}")
     if name in _BUILT_IN:
         return _BUILT_IN[name]
@@ -113,6 +132,11 @@ def _torchvision(name: str) -> NetworkFactory:
         return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
 
     return factory
+
+
+def _plan(fusion: FusionConfig, architecture: str, form: Form) -> Plan:
+    rates = fusion.rates if fusion.preset is None else preset_rates(fusion.preset, architecture)
+    return Plan(rates, form=form)
 
 
 def _accepted(factory: NetworkFactory, options: dict) -> dict:

@@ -1,0 +1,73 @@
+"""What choosing filters costs: importance of a layer's filters without the published cube of filters^3."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from experiments.benchmarks.measure import Measurement, Must, Row, ratio
+from population.fusion import direct_importance, filter_distances, importance, log_proxies, normalized
+
+BESIDE_DIRECT = Must(rule="at least", limit=20.0)
+LARGE_SECONDS = Must(rule="at most", limit=2000.0)
+TEMPERATURE = 3.0
+"""Of normalized distances: neither uniform nor one-hot."""
+
+CHANNELS = 64
+"""Of the 3x3 filters; the distances' cost grows with them, that of importance does not."""
+
+
+def fusion(*, repeats: int = 5, filters: int = 512, large: int = 2048) -> Measurement:
+    """Milliseconds on one thread, in alternation.
+
+    Args:
+        repeats: Turns.
+        filters: Of the layer on which the direct form is tried too: it takes 12 filters^3 bytes.
+        large: Of the layer on which it could not be.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ours, direct, whole, big = _measure(repeats, filters, large)
+    finally:
+        torch.set_num_threads(threads)
+    rows = (
+        Row(what=f"importance of {filters} filters", unit="ms", values=tuple(ours)),
+        Row(what=f"the published formula as written, {filters} filters", unit="ms", values=tuple(direct)),
+        ratio("published / inarch", direct, ours, BESIDE_DIRECT),
+        Row(what=f"distances, proxies and importance of {filters} filters", unit="ms", values=tuple(whole)),
+        Row(what=f"the same of {large} filters", unit="ms", values=tuple(big), must=LARGE_SECONDS),
+    )
+    setting = {"filters": filters, "large": large, "weight": [CHANNELS, 3, 3], "threads": 1}
+    return Measurement(name="fusion", repeats=repeats, rows=rows, setting=setting)
+
+
+def _measure(repeats: int, filters: int, large: int) -> tuple[list[float], list[float], list[float], list[float]]:
+    random = torch.Generator().manual_seed(0)
+    some, many = (torch.randn(count, CHANNELS, 3, 3, generator=random) for count in (filters, large))
+    log_p = log_proxies(normalized(filter_distances(some)), TEMPERATURE)
+    p = log_p.exp().float()
+    found: tuple[list[float], ...] = ([], [], [], [])
+    calls: tuple[Callable[[], Tensor], ...] = (
+        lambda: importance(log_p),
+        lambda: direct_importance(p),
+        lambda: _whole(some),
+        lambda: _whole(many),
+    )
+    for _ in range(repeats):
+        for values, call in zip(found, calls, strict=True):
+            values.append(_milliseconds(call))
+    return found[0], found[1], found[2], found[3]
+
+
+def _whole(weight: Tensor) -> Tensor:
+    return importance(log_proxies(normalized(filter_distances(weight)), TEMPERATURE))
+
+
+def _milliseconds(call: Callable[[], Tensor]) -> float:
+    began = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - began)

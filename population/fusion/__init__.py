@@ -1,0 +1,36 @@
+"""Dynamic-coded filter fusion: compact networks trained directly, their filters mixtures of more filters."""
+
+from population.fusion.fusing import LayerFusion, fuse
+from population.fusion.layer import FusedConv2d, compact_state
+from population.fusion.presets import PRESETS, preset_rates
+from population.fusion.proxies import (
+    direct_importance,
+    effective_filters,
+    filter_distances,
+    importance,
+    log_proxies,
+    normalized,
+    published_importance,
+    published_proxies,
+)
+from population.fusion.temperature import published_temperature, temperature_for, wanted_filters
+
+__all__ = [
+    "PRESETS",
+    "FusedConv2d",
+    "LayerFusion",
+    "compact_state",
+    "direct_importance",
+    "effective_filters",
+    "filter_distances",
+    "fuse",
+    "importance",
+    "log_proxies",
+    "normalized",
+    "preset_rates",
+    "published_importance",
+    "published_proxies",
+    "published_temperature",
+    "temperature_for",
+    "wanted_filters",
+]
