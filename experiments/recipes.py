@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from population.config import (
     DataConfig,
+    ExchangeConfig,
+    FusionConfig,
     NetworkConfig,
     OptimizerConfig,
     PopulationConfig,
@@ -13,6 +15,7 @@ from population.config import (
     ScheduleConfig,
 )
 from population.errors import ConfigError
+from population.fusion import PRESETS
 
 DEFAULT = "digits"
 
@@ -54,7 +57,49 @@ def paper_diverse(data: str, architecture: str) -> RunConfig:
     )
 
 
-ARCHITECTURES = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "mobilenetv2", "vgg16")
+def imagenet(architecture: str) -> RunConfig:
+    """Two networks on folders of ImageNet's classes, streamed; as the paper's ImageNet table.
+
+    Source: Meng et al. 2020, section 4: batch 256, learning rate 0.1, a tenth every 30 of 90 epochs, weight decay 1e-4.
+    """
+    return RunConfig(
+        network=NetworkConfig(architecture=f"torchvision:{architecture}"),
+        data=DataConfig(
+            train="imagenet/train",
+            test="imagenet/val",
+            validation=0.01,
+            augmentation="imagenet",
+            image_size=224,
+            stream="always",
+            workers=8,
+        ),
+        population=PopulationConfig(size=2),
+        schedule=ScheduleConfig(epochs=90, batch_size=256, shape="step", step_epochs=30, step_factor=0.1),
+        optimizer=OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=1e-4),
+    )
+
+
+def dcff(data: str, architecture: str, preset: str) -> RunConfig:
+    """One compact network of DCFF's CIFAR tables, its learning rate decayed by a cosine where the paper has steps.
+
+    Source: Lin et al. 2021 (arXiv:2107.06916): 300 epochs, batch 256, learning rate 0.1, weight decay 5e-4.
+    """
+    return RunConfig(
+        network=NetworkConfig(architecture=architecture),
+        data=DataConfig(train=data, augmentation="crop_flip", padding=4),
+        population=PopulationConfig(size=1),
+        schedule=ScheduleConfig(epochs=300, batch_size=256, shape="cosine"),
+        optimizer=OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=5e-4),
+        exchange=ExchangeConfig(rule="none"),
+        fusion=FusionConfig(mode="stable", preset=preset),
+    )
+
+
+ARCHITECTURES = (
+    *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "mobilenetv2", "vgg16"),
+    *("googlenet", "wrn28-10", "densenet100", "resnext29"),
+)
+IMAGENET_ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenet_v2")
 
 
 def _all() -> dict[str, tuple[str, Callable[[], RunConfig]]]:
@@ -71,6 +116,17 @@ def _all() -> dict[str, tuple[str, Callable[[], RunConfig]]]:
                 f"two {architecture} on {data}, spread learning rates and cosine decay",
                 lambda data=data, architecture=architecture: paper_diverse(data, architecture),
             )
+    for architecture in IMAGENET_ARCHITECTURES:
+        found[f"imagenet-{architecture}"] = (
+            f"two {architecture} of torchvision on folders of ImageNet, as the paper",
+            lambda architecture=architecture: imagenet(architecture),
+        )
+    for preset, (architecture, _) in PRESETS.items():
+        if architecture != "resnet50":
+            found[f"cifar10-dcff-{preset}"] = (
+                f"a compact {architecture} on cifar10, {preset.rpartition('-')[2]} % of the multiply-adds less",
+                lambda architecture=architecture, preset=preset: dcff("cifar10", architecture, preset),
+            )
     return found
 
 
@@ -80,7 +136,11 @@ RECIPES = _all()
 
 def summary() -> str:
     """The recipes' names in one line."""
-    return f"{DEFAULT}, and {{cifar10,cifar100}}-{{{','.join(ARCHITECTURES)}}}[-dlr]"
+    compact = ",".join(name.removeprefix("cifar10-dcff-") for name in RECIPES if "-dcff-" in name)
+    return (
+        f"{DEFAULT}, {{cifar10,cifar100}}-{{{','.join(ARCHITECTURES)}}}[-dlr], "
+        f"imagenet-{{{','.join(IMAGENET_ARCHITECTURES)}}}, cifar10-dcff-{{{compact}}}"
+    )
 
 
 def recipe(name: str) -> RunConfig:

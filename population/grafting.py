@@ -194,6 +194,8 @@ def blend_units(
             if not own.is_floating_point():
                 if config.reference:
                     own.copy_((own * record.alpha + scion[key].to(own.device) * (1.0 - record.alpha)).to(own.dtype))
+            elif key.endswith(STATISTICS) and config.batch_norm == "reset":
+                own.fill_(float(key.endswith("running_var")))
             elif config.batch_norm == "blend" or not key.endswith(STATISTICS):
                 blend_(own, scion[key], record.alpha)
 
@@ -234,12 +236,12 @@ def blend_several(
     for index, unit in enumerate(units):
         parts = [of[index] for of in shares]
         for key in unit.keys:
-            own = state[key]
-            if (
-                own.is_floating_point()
-                and not is_private(key)
-                and (config.batch_norm == "blend" or not key.endswith(STATISTICS))
-            ):
+            own, is_statistic = state[key], key.endswith(STATISTICS)
+            if not own.is_floating_point() or is_private(key) or (is_statistic and config.batch_norm == "keep"):
+                continue
+            if is_statistic and config.batch_norm == "reset":
+                own.fill_(float(key.endswith("running_var")))
+            else:
                 blend_weighted(own, [scion[key] for scion in scions], parts)
 
 

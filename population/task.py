@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +15,14 @@ from torch import Tensor, nn
 from population import networks
 from population.config import NetworkConfig, RunConfig
 from population.data import Batch, Pass, Splits
+from population.distillation import distillation_loss, load_teacher, mutual_loss
 from population.errors import ConfigError
 from population.evaluation import Scores, evaluate
 from population.fusion import LayerFusion, fuse
+from population.layers import load_entries
+
+STATISTICS_BATCHES = 8
+"""Batches by which an average's batch norm is measured, where schedule.statistics_batches does not say."""
 
 
 class Task(Protocol):
@@ -40,6 +47,14 @@ class Task(Protocol):
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and how many it got right; both 0-dimensional, on the device."""
+        ...
+
+    def learn_from(self, peers: Sequence[Mapping[str, Tensor]]) -> None:
+        """Learn from the predictions of networks of these weights (copied) from now on, in place of earlier peers."""
+        ...
+
+    def plain_images(self) -> Iterator[Tensor]:
+        """Training images in batches, in order and not augmented: for batch norm's statistics."""
         ...
 
     def validate(self, network: nn.Module) -> Scores | None:
@@ -68,6 +83,7 @@ class ImageClassification:
         self._train = train
         self._validation = splits.batches("validation", self.device)
         self._autocast = _autocast_type(config.device.precision, self.device)
+        self._peers: list[nn.Module] = []
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,12 +131,54 @@ class ImageClassification:
             )
         logits = logits.float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.optimizer.label_smoothing)
+        settings = self.config.distillation
+        if settings.teachers:
+            taught = [self._predictions(teacher, images) for teacher in self.teachers]
+            loss = loss + settings.weight * distillation_loss(logits, taught, temperature=settings.temperature)
+        if self._peers:
+            loss = loss + settings.weight * mutual_loss(logits, [self._predictions(one, images) for one in self._peers])
         return loss, (logits.detach().argmax(1) == labels).sum()
+
+    @functools.cached_property
+    def teachers(self) -> list[nn.Module]:
+        """The configured teachers. Raises ConfigError where one cannot be used."""
+        return [
+            load_teacher(
+                path,
+                num_classes=self.splits.num_classes,
+                in_channels=self.splits.in_channels,
+                device=self.device,
+            )
+            for path in self.config.distillation.teachers
+        ]
+
+    def learn_from(self, peers: Sequence[Mapping[str, Tensor]]) -> None:
+        while len(self._peers) < len(peers):
+            self._peers.append(self.build(0).requires_grad_(False))
+        del self._peers[len(peers) :]
+        for module, state in zip(self._peers, peers, strict=True):
+            load_entries(module.eval(), state)
+
+    @torch.no_grad()
+    def _predictions(self, network: nn.Module, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            return network(images).float()
+
+    def plain_images(self) -> Iterator[Tensor]:
+        batches = self._train.in_order(batch_size=self.config.schedule.batch_size)
+        wanted = self.config.schedule.statistics_batches or STATISTICS_BATCHES
+        return (images for images, _ in itertools.islice(batches, wanted))
 
     def validate(self, network: nn.Module) -> Scores | None:
         if self._validation is None:
             return None
+        self._measure_statistics(network)
         return evaluate(network, self._validation.in_order(batch_size=max(256, self.config.schedule.batch_size)))
+
+    def _measure_statistics(self, network: nn.Module) -> None:
+        """Batch norm's statistics anew, in place, where the schedule asks for it."""
+        if self.config.schedule.statistics_batches:
+            torch.optim.swa_utils.update_bn(self.plain_images(), network)
 
     def check(self, network: nn.Module) -> None:
         """Raises ConfigError unless the network maps two training images to logits and its loss has a gradient."""
@@ -137,6 +195,12 @@ class ImageClassification:
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ConfigError(f"the network must map 2 images to logits {expected}, it gave {got}")
+        for path, teacher in zip(self.config.distillation.teachers, self.teachers, strict=True):
+            try:
+                self._predictions(teacher, pair[0])
+            except (RuntimeError, ValueError) as error:
+                shape = tuple(pair[0].shape)
+                raise ConfigError(f"distillation.teachers: {path} cannot take images {shape}: {error}") from error
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise ConfigError("the network has no parameter to train")
 

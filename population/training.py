@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from population.averages import WeightAverage
 from population.board import Refusal, age_of
 from population.checkpoint import Checkpoint, CheckpointId
 from population.config import RunConfig
 from population.errors import CheckpointError, NotFiniteError, StructureError
+from population.evaluation import Scores
 from population.exchange import Arrival, Rootstock, Taken, exchange_rule
 from population.filters import filter_rows
 from population.history import TABLES
@@ -171,6 +173,7 @@ class Trainer:
         self.layout = layout_of(self._frozen_entries())
         self._freezer = Freezer(self.layout, self._device)
         self._freezer.move_in(self.module)
+        self._average = WeightAverage(self.module, config.averaging) if config.averaging.kind != "none" else None
         self._vouched_for = self._rule.vouched_for(self.units) if self._rule else frozenset()
         self._order_seed = leaf(config.seed, network, "order")
         self._augment_seed = leaf(config.seed, network, "augmentation")
@@ -236,7 +239,7 @@ class Trainer:
             self._complete_interval()
             host.prepare(self.origin(host.now()))
             with self._random:
-                scores = self.task.validate(self._forward) if self._is_evaluated() else None
+                scores = self._evaluate() if self._is_evaluated() else None
             progress.score = scores.accuracy if scores else progress.score
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(host.now())
@@ -304,6 +307,8 @@ class Trainer:
             ) from None
         load_optimizer(self._optimizer, self._names, checkpoint.tensors)
         self._random.load(checkpoint.tensors)
+        if self._average is not None:
+            self._average.load(checkpoint.tensors)
         known = {field.name for field in dataclasses.fields(_Progress)}
         saved = {name: value for name, value in checkpoint.training.items() if name in known}
         self._progress = _Progress(**saved)
@@ -356,7 +361,22 @@ class Trainer:
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if self._average is not None:
+            done, schedule = self._progress.step + 1, self.schedule
+            ends_epoch = done % schedule.steps_per_epoch == 0
+            self._average.stepped(self.module, progress=done / schedule.num_steps, ends_epoch=ends_epoch)
         return loss.detach(), correct
+
+    @property
+    def _judged(self) -> nn.Module:
+        """The network that is judged and saved as the best: the mean of its weights where one is kept."""
+        return self.module if self._average is None else self._average.module
+
+    def _evaluate(self) -> Scores | None:
+        if self._average is None:
+            return self.task.validate(self._forward)
+        self._average.settle(self.task.plain_images())
+        return self.task.validate(self._average.module)
 
     def _complete_interval(self) -> None:
         progress = self._progress
@@ -412,6 +432,8 @@ class Trainer:
             taken = self._rule.take_in(rootstock, arrivals)
         if rootstock.forgets_momentum:
             self._optimizer.state.clear()
+        if rootstock.peers is not None:
+            self.task.learn_from(rootstock.peers)
         if rootstock.learning_rate != own.learning_rate:
             progress.learning_rate = rootstock.learning_rate
         self._note_taken(taken, own)
@@ -472,7 +494,7 @@ class Trainer:
         progress = self._progress
         if progress.score is not None and (progress.best_score is None or progress.score > progress.best_score):
             progress.best_score, progress.best_interval = progress.score, progress.interval
-            self._best = _copies(entries(self.module))
+            self._best = _copies(entries(self._judged))
 
     @property
     def publishes(self) -> bool:
@@ -499,7 +521,11 @@ class Trainer:
             network=self.network_id,
             id=identity,
             model=_copies(entries(self.module)),
-            tensors={**optimizer_tensors(self._optimizer, self._names), **self._random.tensors()},
+            tensors={
+                **optimizer_tensors(self._optimizer, self._names),
+                **self._random.tensors(),
+                **(self._average.tensors() if self._average else {}),
+            },
             training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
             best=best,
             rows=rows,

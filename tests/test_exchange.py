@@ -166,6 +166,15 @@ def test_grafting_from_several_donors(several) -> None:
             torch.testing.assert_close(grafted[key], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("num_donors", [1, 2])
+def test_batch_norms_statistics_can_be_reset(num_donors: int) -> None:
+    rule = Grafting(GraftConfig(batch_norm="reset"), AgeConfig())
+    own, others = state(1), [state(seed) for seed in (2, 3)][:num_donors]
+    own["bn1.running_mean"] += 3.0
+    rule.take_in(rootstock(0, own, rule), [arrival(n + 1, each, rule) for n, each in enumerate(others)])
+    assert not own["bn1.running_mean"].any() and torch.equal(own["bn1.running_var"], torch.ones(16))
+
+
 def test_random_information_gives_two_networks_alphas_that_add_up_to_one() -> None:
     rule = Grafting(GraftConfig(criterion="random"), AgeConfig())
     one, two = state(1), state(2)

@@ -24,6 +24,10 @@ from population.storage import Storage
         ("resnet110", 1_727_962),
         ("mobilenetv2", 2_296_922),
         ("vgg16", 14_728_266),
+        ("googlenet", 6_166_250),
+        ("wrn28-10", 36_479_194),
+        ("densenet100", 769_162),
+        ("resnext29", 34_426_698),
     ],
 )
 def test_number_of_parameters_with_ten_classes(architecture: str, parameters: int) -> None:
@@ -82,7 +86,7 @@ def test_networks_of_the_readers_own() -> None:
         build(NetworkConfig(architecture="tests.test_networks:not_a_network"), num_classes=3)
     with pytest.raises(ConfigError, match="cannot be imported"):
         build(NetworkConfig(architecture="tests.test_networks:nothing"), num_classes=3)
-    with pytest.raises(ConfigError, match="'resnet21' is unknown; built in are googlenet"):
+    with pytest.raises(ConfigError, match="'resnet21' is unknown; built in are densenet100"):
         build(NetworkConfig(architecture="resnet21"), num_classes=3)
     with pytest.raises(ConfigError, match="torchvision has no classifier 'resnet19'"):
         build(NetworkConfig(architecture="torchvision:resnet19"), num_classes=3)

@@ -12,6 +12,7 @@ import torch
 
 from population import (
     AgeConfig,
+    AveragingConfig,
     CheckpointConfig,
     DataConfig,
     DeviceConfig,
@@ -450,3 +451,45 @@ def test_freezing_on_a_gpu_waits_for_nothing_but_its_own_copy() -> None:
     state["weight"].add_(1.0)
     assert torch.equal(thaw(freezer.buffer(), freezer.layout)["weight"], kept)
     assert freezer._buffer.is_pinned()
+
+
+def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None:
+    schedule = ScheduleConfig(epochs=4, batch_size=32, shape="constant")
+    config = small_config(schedule=schedule, averaging=AveragingConfig(kind="swa", start=0.5))
+    trainer, seen, host = new_trainer(config), [], Hand()
+    for _ in trainer.intervals(host):
+        seen.append({name: tensor.clone() for name, tensor in entries(trainer.module).items()})
+    average = trainer._average
+    assert average is not None
+    for name, value in average.module.named_parameters():
+        torch.testing.assert_close(value.data, (seen[2][name] + seen[3][name]) / 2)
+    best = host.checkpoints[-1].best or next(one.best for one in reversed(host.checkpoints) if one.best)
+    assert best.keys() == entries(trainer.module).keys()
+    again = new_trainer(config)
+    again.resume(host.checkpoints[-1])
+    assert again._average is not None
+    assert_equal(dict(entries(again._average.module)), dict(entries(average.module)))
+
+
+def test_an_exponential_mean_moves_a_part_each_step() -> None:
+    config = small_config(averaging=AveragingConfig(kind="ema", decay=0.5))
+    trainer = new_trainer(config)
+    before = {name: value.detach().clone() for name, value in trainer.module.named_parameters()}
+    live(trainer, Hand(stop_after=2))
+    assert trainer._average is not None
+    mean = dict(trainer._average.module.named_parameters())
+    assert all(not torch.equal(mean[name], value) for name, value in trainer.module.named_parameters())
+    assert all(not torch.equal(mean[name], value) for name, value in before.items())
+
+
+def test_statistics_measured_anew_are_those_of_plain_images() -> None:
+    config = small_config()
+    asked = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, statistics_batches=2))
+    one, other = (tiny_task(each) for each in (config, asked))
+    modules = [task.build(0) for task in (one, other)]
+    for task, module in zip((one, other), modules, strict=True):
+        task.validate(module)
+    assert torch.equal(modules[0].bn1.running_mean, torch.zeros(16))  # type: ignore[union-attr, arg-type]
+    images = torch.cat(list(other.plain_images()))
+    expected = modules[1].conv1(images).mean((0, 2, 3))  # type: ignore[operator]
+    torch.testing.assert_close(modules[1].bn1.running_mean, expected, rtol=1e-3, atol=1e-4)  # type: ignore[arg-type, union-attr]

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from population.config import (
     AgeConfig,
+    AveragingConfig,
     CheckpointConfig,
     DataConfig,
     ExchangeConfig,
+    FusionConfig,
+    FusionMode,
     GraftConfig,
     NetworkConfig,
     OptimizerConfig,
@@ -153,6 +156,16 @@ def equal_work(data: DataConfig, epochs: int) -> Comparison:
                 told="one network, twice the epochs",
                 config=small(data, size=1, epochs=2 * epochs, exchange=NONE),
             ),
+            Arm(
+                name="one, twice as long, EMA",
+                told="the same, judged by an exponential mean of its weights (0.99 a step)",
+                config=small(data, size=1, epochs=2 * epochs, exchange=NONE, averaging=AveragingConfig(kind="ema")),
+            ),
+            Arm(
+                name="one, twice as long, SWA",
+                told="the same, judged by the mean of its weights at the ends of the last quarter's epochs",
+                config=small(data, size=1, epochs=2 * epochs, exchange=NONE, averaging=AveragingConfig(kind="swa")),
+            ),
         ),
         baseline="two independent",
         seeds=(0, 1, 2),
@@ -204,11 +217,35 @@ def scions(data: DataConfig, epochs: int) -> Comparison:
     )
 
 
+def compact(data: DataConfig, epochs: int) -> Comparison:
+    """Table 4: DCFF as published, stable, its control, and stable with grafting, at equal multiply-adds."""
+    rates = (0.5,)
+
+    def arm(name: str, told: str, mode: FusionMode, exchange: ExchangeConfig = NONE) -> Arm:
+        config = small(data, size=2, epochs=epochs, exchange=exchange, fusion=FusionConfig(mode=mode, rates=rates))
+        return Arm(name=name, told=told, config=config)
+
+    return Comparison(
+        name="compact",
+        question="What does fusing filters add to a network that is narrow from the start?",
+        arms=(
+            arm("random", "half of the filters, chosen by chance and never mixed", "random"),
+            arm("faithful", "as published: frozen after the first epoch", "faithful"),
+            arm("stable", "mixtures that narrow over the whole schedule", "stable"),
+            arm("mean distance", "the same, ranked by mean distance", "mean_distance"),
+            arm("stable, grafting", "stable, and the networks graft each other", "stable", ExchangeConfig()),
+        ),
+        baseline="random",
+        seeds=(0, 1, 2),
+    )
+
+
 COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]] = {
     "two-networks": ("grafting, averaging, random alpha, PAPA", two_networks, 12),
     "four-networks": ("the same, four networks", four_networks, 12),
     "equal-work": ("one network trained as long as all together", equal_work, 12),
     "staleness": ("a straggler: lockstep, async, aged", staleness, 12),
+    "compact": ("DCFF: faithful, stable, controls, with grafting", compact, 12),
     "scions": ("noise, internal, external; criteria", scions, 12),
 }
 """Name: what it is, the function that makes it, epochs."""

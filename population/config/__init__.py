@@ -13,7 +13,15 @@ from population.config.exchange import (
     TopologyName,
 )
 from population.config.fusion import FusionConfig, FusionMode
-from population.config.learning import DataConfig, DeviceConfig, NetworkConfig, OptimizerConfig, ScheduleConfig
+from population.config.learning import (
+    AveragingConfig,
+    DataConfig,
+    DeviceConfig,
+    DistillationConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 from population.config.run import (
     CheckpointConfig,
     Mode,
@@ -28,10 +36,12 @@ from population.config.run import (
 __all__ = [
     "AgeConfig",
     "AverageConfig",
+    "AveragingConfig",
     "CheckpointConfig",
     "Criterion",
     "DataConfig",
     "DeviceConfig",
+    "DistillationConfig",
     "ExchangeConfig",
     "ExploitConfig",
     "FusionConfig",

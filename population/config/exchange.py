@@ -8,7 +8,7 @@ from typing import Literal
 
 from population.config.checks import one_of, require
 
-Rule = Literal["graft", "average", "shuffle", "exploit", "none"]
+Rule = Literal["graft", "average", "shuffle", "exploit", "mutual", "none"]
 Criterion = Literal[
     "entropy",
     "l1",
@@ -39,7 +39,8 @@ class ExchangeConfig:
 
     rule: Rule = "graft"
     """graft: filter grafting; average: a pull toward the mean (PAPA); shuffle: a part of the weights is swapped (WASH);
-    exploit: a better network is copied and its learning rate perturbed (PBT); none: networks train side by side."""
+    exploit: a better network is copied and its learning rate perturbed (PBT); mutual: weights stay, and peers'
+    predictions are learned from (DML); none: networks train side by side."""
     donors: int | None = None
     """Neighbors whose newest snapshots are taken at once, at least 1; None: one for graft and exploit, for average and
     shuffle all along the topology."""
@@ -83,8 +84,8 @@ class GraftConfig:
     """With several donors: the mean of the blends with each, or layer by layer the blend with the most informative."""
     momentum: Literal["keep", "blend", "reset"] = "keep"
     """What a graft does to the optimizer's running averages."""
-    batch_norm: Literal["blend", "keep"] = "blend"
-    """What a graft does to batch norm's running mean and variance."""
+    batch_norm: Literal["blend", "keep", "reset"] = "blend"
+    """What a graft does to batch norm's running mean and variance; reset: to 0 and 1."""
     threshold: float = 0.1
     """internal, noise: filters whose l1 norm lies below it are invalid, and are grafted; at least 0."""
     noise_decay: float = 0.975
@@ -101,7 +102,7 @@ class GraftConfig:
         one_of(self.units, Literal["convolutions", "matrices"], "graft.units")
         one_of(self.several, Literal["mean", "best"], "graft.several")
         one_of(self.momentum, Literal["keep", "blend", "reset"], "graft.momentum")
-        one_of(self.batch_norm, Literal["blend", "keep"], "graft.batch_norm")
+        one_of(self.batch_norm, Literal["blend", "keep", "reset"], "graft.batch_norm")
         require(0 <= self.threshold < math.inf, "graft.threshold", "be at least 0", self.threshold)
         require(0 < self.noise_decay < 1, "graft.noise_decay", "lie in (0, 1)", self.noise_decay)
 

@@ -75,6 +75,9 @@ class ScheduleConfig:
     """Steps between exchanges, in place of interval_epochs."""
     evaluate_every: int = 1
     """Intervals between evaluations on the validation images, at least 1; the last interval always has one."""
+    statistics_batches: int = 0
+    """Batches of training images, not augmented, by which batch norm's statistics are measured anew before each
+    evaluation, at least 0; 0: they stay as training and grafts left them."""
     shape: Literal["constant", "step", "cosine"] = "step"
     """How the learning rate falls."""
     step_epochs: int = 60
@@ -91,6 +94,7 @@ class ScheduleConfig:
         if self.interval_steps is not None:
             require(self.interval_steps >= 1, "schedule.interval_steps", "be at least 1", self.interval_steps)
         require(self.evaluate_every >= 1, "schedule.evaluate_every", "be at least 1", self.evaluate_every)
+        require(self.statistics_batches >= 0, "schedule.statistics_batches", "be at least 0", self.statistics_batches)
         one_of(self.shape, Literal["constant", "step", "cosine"], "schedule.shape")
         require(self.step_epochs >= 1, "schedule.step_epochs", "be at least 1", self.step_epochs)
         require(0 < self.step_factor <= 1, "schedule.step_factor", "lie in (0, 1]", self.step_factor)
@@ -136,6 +140,39 @@ class OptimizerConfig:
             self.nesterov,
         )
         require(0 <= self.label_smoothing < 1, "optimizer.label_smoothing", "lie in [0, 1)", self.label_smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """Teachers whose predictions each network learns from. Source: Cheng et al. 2020 (arXiv:2004.12311), Grafting+."""
+
+    teachers: tuple[str, ...] = ()
+    """Folders of runs (each its best network), or folder#id; every node must reach them."""
+    temperature: float = 2.0
+    """Softens teachers' and student's probabilities, above 0."""
+    weight: float = 1.0
+    """Of the teachers' loss beside the labels', at least 0; of the peers' with exchange.rule mutual."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.temperature < math.inf, "distillation.temperature", "be above 0", self.temperature)
+        require(0 <= self.weight < math.inf, "distillation.weight", "be at least 0", self.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragingConfig:
+    """A mean of each network's own weights over time, judged and saved in their place; exchanges do not see it."""
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    """ema: exponential, after every step; swa: equal, after every epoch of the schedule's last part."""
+    decay: float = 0.99
+    """ema: what is kept of the mean at each step, in [0, 1)."""
+    start: float = 0.75
+    """swa: part of the schedule after which it begins, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        one_of(self.kind, Literal["none", "ema", "swa"], "averaging.kind")
+        require(0 <= self.decay < 1, "averaging.decay", "lie in [0, 1)", self.decay)
+        require(0 <= self.start < 1, "averaging.start", "lie in [0, 1)", self.start)
 
 
 @dataclass(frozen=True, kw_only=True)

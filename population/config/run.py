@@ -21,7 +21,15 @@ from population.config.exchange import (
     TopologyConfig,
 )
 from population.config.fusion import FusionConfig
-from population.config.learning import DataConfig, DeviceConfig, NetworkConfig, OptimizerConfig, ScheduleConfig
+from population.config.learning import (
+    AveragingConfig,
+    DataConfig,
+    DeviceConfig,
+    DistillationConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 from population.errors import ConfigError
 
 Mode = Literal["async", "lockstep"]
@@ -149,6 +157,8 @@ class RunConfig:
     population: PopulationConfig = field(default_factory=PopulationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     graft: GraftConfig = field(default_factory=GraftConfig)
     average: AverageConfig = field(default_factory=AverageConfig)

@@ -4,6 +4,7 @@ from population.config import RunConfig
 from population.exchange.averaging import Averaging
 from population.exchange.exploiting import Exploiting
 from population.exchange.grafting import Grafting
+from population.exchange.mutual import Mutual
 from population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
 from population.exchange.shuffling import Shuffling
 
@@ -19,6 +20,8 @@ def exchange_rule(config: RunConfig) -> ExchangeRule | None:
             return Shuffling(config.shuffle)
         case "exploit":
             return Exploiting(config.exploit)
+        case "mutual":
+            return Mutual()
     return None
 
 
@@ -28,6 +31,7 @@ __all__ = [
     "ExchangeRule",
     "Exploiting",
     "Grafting",
+    "Mutual",
     "Rootstock",
     "Shuffling",
     "Taken",

@@ -46,6 +46,8 @@ class Rootstock:
     """Draws the same in every network of the run at this interval."""
     forgets_momentum: bool = False
     """A rule may set it: the optimizer's running averages are dropped."""
+    peers: Sequence[Mapping[str, Tensor]] | None = None
+    """A rule may set it: weights of networks whose predictions are learned from until the next exchange; copied."""
 
 
 @dataclass(frozen=True, kw_only=True)

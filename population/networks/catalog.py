@@ -18,11 +18,14 @@ from population.config import FusionConfig, NetworkConfig
 from population.errors import ConfigError
 from population.fusion.presets import preset_rates
 from population.networks.cifar_resnet import CifarResNet
+from population.networks.densenet import CifarDenseNet
 from population.networks.googlenet import CifarGoogLeNet
 from population.networks.mobilenetv2 import CifarMobileNetV2
 from population.networks.plan import Form, Plan
 from population.networks.resnet50 import ResNet50
+from population.networks.resnext import CifarResNeXt
 from population.networks.vgg import CifarVgg16
+from population.networks.wide_resnet import WideResNet
 
 NetworkFactory = Callable[..., nn.Module]
 """Takes num_classes (and in_channels, if it names it) and gives a network that maps images to logits."""
@@ -35,6 +38,12 @@ _BUILT_IN: dict[str, NetworkFactory] = {
     "vgg16": CifarVgg16,
     "googlenet": CifarGoogLeNet,
     "resnet50": ResNet50,
+    "wrn28-10": functools.partial(WideResNet, 28, 10),
+    "wrn16-4": functools.partial(WideResNet, 16, 4),
+    "densenet100": functools.partial(CifarDenseNet, 100, 12),
+    "densenet40": functools.partial(CifarDenseNet, 40, 12),
+    "resnext29": functools.partial(CifarResNeXt, 29, 8, 64),
+    "resnext11": functools.partial(CifarResNeXt, 11, 4, 16),
 }
 
 

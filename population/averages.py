@@ -1,0 +1,64 @@
+"""A running mean of one network's own weights, which is judged and saved in place of them: EMA and SWA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from population.config import AveragingConfig
+from population.layers import entries, load_entries
+
+
+class WeightAverage:
+    """The mean, and when it takes in what.
+
+    ema: after every step, with batch norm's statistics. swa: after every epoch of the schedule's last part, an equal
+    mean; batch norm's statistics are measured anew before it is judged.
+
+    Source: swa, Izmailov et al. 2018 (arXiv:1803.05407), without its change of the learning rate.
+    """
+
+    def __init__(self, module: nn.Module, config: AveragingConfig) -> None:
+        """Args: the network, whose weights the mean begins with; which mean."""
+        self._config = config
+        is_ema = config.kind == "ema"
+        self._model = AveragedModel(
+            module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        """The network of averaged weights."""
+        return self._model.module
+
+    def stepped(self, module: nn.Module, *, progress: float, ends_epoch: bool) -> None:
+        """Called after each step.
+
+        Args:
+            module: The network that trains.
+            progress: Part of the schedule that is over, in (0, 1].
+            ends_epoch: Whether the step was an epoch's last.
+        """
+        if self._config.kind == "ema" or (ends_epoch and progress > self._config.start):
+            self._model.update_parameters(module)
+
+    def settle(self, images: Iterable[Tensor]) -> None:
+        """Before it is judged: batch norm's statistics from images, where the mean has none of its own."""
+        if self._config.kind == "swa":
+            update_bn(images, self.module)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it, as copies on the CPU."""
+        found = {f"average.{name}": tensor.detach().cpu().clone() for name, tensor in entries(self.module).items()}
+        return found | {"average_count": self._model.n_averaged.detach().cpu().clone()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint; one without a mean leaves it as it is."""
+        state = {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
+        if state:
+            load_entries(self.module, state)
+            with torch.no_grad():
+                self._model.n_averaged.copy_(tensors["average_count"])

@@ -1,0 +1,68 @@
+"""DenseNet-BC for small images: each layer reads all before it.
+
+Source: Huang et al. 2017 (arXiv:1608.06993); DenseNet-BC-100 with growth 12 has 0.8M parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DenseLayer(nn.Module):
+    """A 1x1 convolution to four times the growth and a 3x3 one, whose outputs join the inputs."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, 4 * growth, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(4 * growth)
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.conv1(F.relu(self.bn1(images)))
+        return torch.cat([images, self.conv2(F.relu(self.bn2(hidden)))], dim=1)
+
+
+class Transition(nn.Module):
+    """Half the channels, half the pixels a side."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(inputs)
+        self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(self.conv(F.relu(self.bn(images))), 2)
+
+
+class CifarDenseNet(nn.Module):
+    """DenseNet-BC of depth 6n + 4 for images of 8 pixels a side and more."""
+
+    def __init__(self, depth: int, growth: int, *, num_classes: int, in_channels: int = 3) -> None:
+        """Args: depth 6n + 4; channels that a layer adds; num_classes; in_channels of the images."""
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(f"depth must be 6n + 4 with n at least 1, got {depth}")
+        channels = 2 * growth
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        layers: list[nn.Module] = []
+        for stage in range(3):
+            if stage:
+                layers.append(Transition(channels, channels // 2))
+                channels //= 2
+            for _ in range((depth - 4) // 6):
+                layers.append(DenseLayer(channels, growth))
+                channels += growth
+        self.layers = nn.Sequential(*layers)
+        self.bn = nn.BatchNorm2d(channels)
+        self.linear = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        hidden = F.relu(self.bn(self.layers(self.conv1(images))))
+        return self.linear(hidden.mean(dim=(2, 3)))

@@ -1,0 +1,123 @@
+"""Learning from others' predictions: losses by hand, teachers from runs' folders, peers in simulated populations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from population import DistillationConfig, ExchangeConfig, ImageClassification, RunConfig, Simulator, Trainer
+from population.checkpoint import CheckpointStore
+from population.config import to_dict
+from population.distillation import distillation_loss, load_teacher, mutual_loss
+from population.errors import ConfigError
+from population.layers import entries
+from population.storage import Storage
+from tests.conftest import small_config, tiny_splits, tiny_task
+from tests.test_training import Hand, live
+
+
+def test_distillation_is_cross_entropy_with_the_teachers_mean() -> None:
+    student, one, two = torch.tensor([[2.0, 0.0]]), torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    target = (1 / (1 + math.exp(-2.0)) + 0.5) / 2
+    own = 1 / (1 + math.exp(-1.0))
+    expected = -4.0 * (target * math.log(own) + (1 - target) * math.log(1 - own))
+    assert float(distillation_loss(student, [one, two], temperature=2.0)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_mutual_loss_is_the_divergence_from_the_peers_and_nought_from_oneself() -> None:
+    own, peer = torch.tensor([[1.0, 0.0, 0.5]]), torch.tensor([[0.0, 2.0, 0.0]])
+    p, q = peer.softmax(1), own.softmax(1)
+    expected = float((p * (p / q).log()).sum())
+    assert float(mutual_loss(own, [peer])) == pytest.approx(expected, rel=1e-5)
+    assert float(mutual_loss(own, [peer, own])) == pytest.approx(expected / 2, rel=1e-5)
+    assert float(mutual_loss(own, [own])) == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.fixture
+def teacher_run(tmp_path: Path) -> str:
+    """The folder of a run of two networks, as a run leaves it."""
+    config = small_config(exchange=ExchangeConfig(rule="none"))
+    store = CheckpointStore(Storage(str(tmp_path / "teacher")), keep=2)
+    for network in (0, 1):
+        host = Hand()
+        trainer = Trainer(tiny_task(config), config, network=network)
+        live(trainer, host)
+        for checkpoint in host.checkpoints:
+            assert store.commit(checkpoint)
+    facts = {"num_classes": 4, "image_shape": [1, 8, 8]}
+    recorded = {"config": to_dict(config), "network": "resnet8", "facts": facts}
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps(recorded))
+    return str(tmp_path / "teacher")
+
+
+def test_a_teacher_is_the_best_network_of_a_run_or_the_one_that_is_named(teacher_run: str) -> None:
+    store = CheckpointStore(Storage(teacher_run))
+    for path, network in ((f"{teacher_run}#0", 0), (f"{teacher_run}#1", 1)):
+        found, best = load_teacher(path, num_classes=4, in_channels=1), store.best(network)
+        assert best is not None and not found.training
+        assert all(torch.equal(value, best[0][name]) for name, value in entries(found).items())
+        assert not any(parameter.requires_grad for parameter in found.parameters())
+    scores = {network: best[1] for network in (0, 1) if (best := store.best(network)) is not None}
+    chosen = max(scores, key=lambda network: (scores[network] or 0.0, -network))
+    by_default = entries(load_teacher(teacher_run, num_classes=4, in_channels=1))
+    named = entries(load_teacher(f"{teacher_run}#{chosen}", num_classes=4, in_channels=1))
+    assert all(torch.equal(value, named[name]) for name, value in by_default.items())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "classes", "message"),
+    [("#7", 4, "names no network"), ("#best", 4, "names no network"), ("", 5, "4 classes"), ("-not", 4, "no run at")],
+)
+def test_teachers_that_cannot_be_used_are_refused(teacher_run: str, suffix: str, classes: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_teacher(f"{teacher_run}{suffix}", num_classes=classes, in_channels=1)
+
+
+def test_a_student_learns_from_its_teachers_and_its_loss_tells(teacher_run: str) -> None:
+    plain = small_config()
+    taught = dataclasses.replace(plain, distillation=DistillationConfig(teachers=(teacher_run, f"{teacher_run}#1")))
+    tasks = [tiny_task(config) for config in (plain, taught)]
+    tasks[1].check(tasks[1].build(0))
+    module = tasks[0].build(0)
+    batch = next(iter(tasks[0].epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
+    module.eval()
+    (labels_only, _), (with_teachers, _) = (task.loss(module, batch) for task in tasks)
+    logits = [teacher(batch[0]) for teacher in tasks[1].teachers]
+    expected = labels_only + distillation_loss(module(batch[0]), logits, temperature=2.0)
+    torch.testing.assert_close(with_teachers, expected)
+    reports = simulate(taught).reports[0]
+    assert reports[-1].train_loss < reports[0].train_loss
+
+
+def test_missing_teachers_are_an_error_before_training() -> None:
+    config = small_config(distillation=DistillationConfig(teachers=("/nowhere",)))
+    task = tiny_task(config)
+    with pytest.raises(ConfigError, match="no run at '/nowhere'"):
+        task.check(task.build(0))
+
+
+def simulate(config: RunConfig):
+    splits = tiny_splits(config)
+    return Simulator(config, lambda: tiny_task(config, splits)).run()
+
+
+def test_mutual_learning_leaves_weights_alone_and_learns_from_the_newest_peers() -> None:
+    config = small_config(exchange=ExchangeConfig(rule="mutual"))
+    result = simulate(config)
+    assert [line.outcome for line in result.ledger].count("grafted") >= 4
+    one, other = result.trainers[0], result.trainers[1]
+    assert isinstance(one.task, ImageClassification) and len(one.task._peers) == 1
+    taken = [line for line in result.ledger if line.network == 0 and line.outcome == "grafted"]
+    assert taken[-1].scion == 1
+    own, theirs = entries(one.module), entries(other.module)
+    assert not torch.equal(own["conv1.weight"], theirs["conv1.weight"])
+    before = {name: tensor.clone() for name, tensor in own.items()}
+    assert one._exchange((other.snapshot(0.0),), one.origin(), one.snapshot(0.0), 0.0) == "grafted"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in entries(one.module).items())
+    peers = entries(one.task._peers[0])
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in peers.items())
