@@ -33,6 +33,11 @@ class Task(Protocol):
         """Training steps of one pass over the data."""
         ...
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of one image, (channels, height, width); asked only to follow channels through a network."""
+        ...
+
     def build(self, seed: int) -> nn.Module:
         """A new network on the task's device, its weights decided by the seed."""
         ...
@@ -88,6 +93,10 @@ class ImageClassification:
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self._train) // self.config.schedule.batch_size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.splits.image_shape
 
     def build(self, seed: int) -> nn.Module:
         network = networks.build(

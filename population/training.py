@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from population.averages import WeightAverage
 from population.board import Refusal, age_of
+from population.channels import find_channels
 from population.checkpoint import Checkpoint, CheckpointId
 from population.config import RunConfig
 from population.errors import CheckpointError, NotFiniteError, StructureError
@@ -167,7 +168,7 @@ class Trainer:
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         slots = MOMENTUM_SLOTS[config.optimizer.name]
         self._slots = () if config.optimizer.name == "sgd" and config.optimizer.momentum == 0 else slots
-        self._rule = exchange_rule(config)
+        self._rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
         self.units = self._units()
         self._convolutions = convolution_units(self.module)
         self.layout = layout_of(self._frozen_entries())

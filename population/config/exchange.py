@@ -67,6 +67,9 @@ class GraftConfig:
 
     scion: Literal["external", "internal", "noise"] = "external"
     """Where a scion comes from: other networks, the network's own most informative filters, or noise."""
+    level: Literal["layer", "filter"] = "layer"
+    """layer: a unit's weights share one alpha (eq. 2); filter: each filter has one, with its batch norm and what reads
+    it."""
     criterion: Criterion = "entropy"
     """What a layer's information is. The papers': entropy of its weights (eq. 6), l1 norm (eq. 3), summed_entropy
     of its filters (eq. 5), batch_norm (mean absolute scale). Others: robust_entropy (cells between quantiles),
@@ -86,6 +89,11 @@ class GraftConfig:
     """What a graft does to the optimizer's running averages."""
     batch_norm: Literal["blend", "keep", "reset"] = "blend"
     """What a graft does to batch norm's running mean and variance; reset: to 0 and 1."""
+    crossing: Literal["product", "mean", "output"] = "product"
+    """filter: what a weight between two filters keeps: the product of both alphas, as the public code; their mean; or
+    that of the filter it belongs to."""
+    alignment: Literal["none", "weights"] = "none"
+    """weights: a scion's channels are first brought into the order in which its weights come closest to one's own."""
     threshold: float = 0.1
     """internal, noise: filters whose l1 norm lies below it are invalid, and are grafted; at least 0."""
     noise_decay: float = 0.975
@@ -101,6 +109,15 @@ class GraftConfig:
         require(self.bins >= 2, "graft.bins", "be at least 2", self.bins)
         one_of(self.units, Literal["convolutions", "matrices"], "graft.units")
         one_of(self.several, Literal["mean", "best"], "graft.several")
+        one_of(self.level, Literal["layer", "filter"], "graft.level")
+        one_of(self.crossing, Literal["product", "mean", "output"], "graft.crossing")
+        one_of(self.alignment, Literal["none", "weights"], "graft.alignment")
+        if self.level == "filter":
+            allowed = ("entropy", "l1", "batch_norm", "constant", "random")
+            is_known = self.criterion in allowed
+            require(is_known, "graft.criterion", f"be one of {', '.join(allowed)} at level filter", self.criterion)
+        is_plain = self.level == "layer" and self.alignment == "none"
+        require(is_plain or self.momentum != "blend", "graft.momentum", "be keep or reset there", self.momentum)
         one_of(self.momentum, Literal["keep", "blend", "reset"], "graft.momentum")
         one_of(self.batch_norm, Literal["blend", "keep", "reset"], "graft.batch_norm")
         require(0 <= self.threshold < math.inf, "graft.threshold", "be at least 0", self.threshold)

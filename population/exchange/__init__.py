@@ -1,5 +1,8 @@
 """What networks do with each other's snapshots: grafting and the rules that it is compared with."""
 
+from collections.abc import Callable
+
+from population.channels import Channels
 from population.config import RunConfig
 from population.exchange.averaging import Averaging
 from population.exchange.exploiting import Exploiting
@@ -9,11 +12,20 @@ from population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
 from population.exchange.shuffling import Shuffling
 
 
-def exchange_rule(config: RunConfig) -> ExchangeRule | None:
-    """The rule of a run; None: networks exchange nothing."""
+def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule | None:
+    """The rule of a run; None: networks exchange nothing.
+
+    Args:
+        config: The run's.
+        find: Finds the network's channels; called where the rule needs them.
+
+    Raises:
+        ConfigError: it needs them, and they cannot be found.
+    """
     match config.exchange.rule:
         case "graft":
-            return Grafting(config.graft, config.age)
+            needs_them = config.graft.level == "filter" or config.graft.alignment != "none"
+            return Grafting(config.graft, config.age, find() if needs_them else None)
         case "average":
             return Averaging(config.average)
         case "shuffle":

@@ -6,21 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from population.alignment import align
+from population.channels import Channels, moved
 from population.config import AgeConfig, GraftConfig
 from population.criteria import OF_WEIGHTS, measure
 from population.exchange.rule import Arrival, Rootstock, Taken
+from population.filter_grafting import blend_filters, filter_alphas
 from population.grafting import LayerGraft, blend_several, blend_units, decide
 from population.layers import GraftUnit
 from population.scions import internal_scion, noise_scion
+from population.staleness import freshness
 
 
 class Grafting:
     """Source: Meng et al. 2020 (arXiv:2001.05868)."""
 
-    def __init__(self, config: GraftConfig, age: AgeConfig) -> None:
-        self._config, self._age = config, age
+    def __init__(self, config: GraftConfig, age: AgeConfig, channels: Channels | None = None) -> None:
+        """Args: how; what age does; the network's channels, for level filter and for alignment."""
+        self._config, self._age, self._channels = config, age, channels
 
     @property
     def takes_scions(self) -> bool:
@@ -29,9 +35,12 @@ class Grafting:
     def measure(
         self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
     ) -> tuple[float, ...]:
-        return measure(state, units, self._config, random=random)
+        """Of layers; that of filters would be a number for each channel, and is measured where it is used."""
+        return () if self._config.level == "filter" else measure(state, units, self._config, random=random)
 
     def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
+        if self._config.level == "filter":
+            return frozenset()
         return frozenset(unit.name for unit in units) if self._config.criterion in OF_WEIGHTS else frozenset()
 
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
@@ -45,9 +54,47 @@ class Grafting:
                 rootstock.state, rootstock.units, self._config, epoch=rootstock.epoch, random=rootstock.random
             )
             return (Taken(arrival=None, part=0.0, layers=found),)
-        return self._external(rootstock, arrivals)
+        scions = [self._aligned(rootstock, arrival.snapshot.state()) for arrival in arrivals]
+        if self._config.level == "filter":
+            return self._filters(rootstock, arrivals, scions)
+        return self._external(rootstock, arrivals, scions)
 
-    def _external(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
+    def _aligned(self, rootstock: Rootstock, scion: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self._config.alignment == "none" or self._channels is None:
+            return scion
+        return moved(scion, self._channels, align(rootstock.state, scion, self._channels))
+
+    def _filters(
+        self, rootstock: Rootstock, arrivals: Sequence[Arrival], scions: Sequence[dict[str, Tensor]]
+    ) -> tuple[Taken, ...]:
+        """Filter by filter; of several donors the mean of the blends."""
+        assert self._channels is not None
+        own = {key: tensor.clone() for key, tensor in rootstock.state.items()}
+        blends, found = [], []
+        for arrival, scion in zip(arrivals, scions, strict=True):
+            alphas = filter_alphas(own, scion, self._channels, self._config, random=rootstock.random)
+            left = freshness(arrival.age.intervals, self._age)
+            blend = {key: tensor.clone() for key, tensor in own.items()}
+            blend_filters(blend, scion, self._channels, alphas, self._config, left=left)
+            blends.append(blend)
+            part = float(1.0 - alphas.mean()) * left / len(arrivals)
+            found.append(Taken(arrival=arrival, part=part, layers=self._records(rootstock.units, alphas)))
+        for key, tensor in rootstock.state.items():
+            if tensor.is_floating_point():
+                tensor.copy_(
+                    torch.stack([blend[key] for blend in blends]).mean(0) if len(blends) > 1 else blends[0][key]
+                )
+        return tuple(found)
+
+    def _records(self, units: Sequence[GraftUnit], alphas: np.ndarray) -> tuple[LayerGraft, ...]:
+        """The mean alpha of each unit's filters."""
+        assert self._channels is not None
+        made = {axis.key: axis.classes for axis in self._channels.axes if axis.dim == 0}
+        return tuple(LayerGraft(layer=unit.name, alpha=float(alphas[made[unit.name]].mean())) for unit in units)
+
+    def _external(
+        self, rootstock: Rootstock, arrivals: Sequence[Arrival], scions: Sequence[dict[str, Tensor]]
+    ) -> tuple[Taken, ...]:
         """Blend with each donor by its own alphas; of several, the mean of the blends or each layer's best."""
         records = [
             decide(
@@ -60,7 +107,6 @@ class Grafting:
             )
             for arrival in arrivals
         ]
-        scions = [arrival.snapshot.state() for arrival in arrivals]
         if len(arrivals) == 1:
             blend_units(rootstock.state, scions[0], rootstock.units, records[0], self._config)
         else:

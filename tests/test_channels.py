@@ -1,0 +1,304 @@
+"""Channels followed through networks, grafting filter by filter, and alignment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from population import AgeConfig, ExchangeConfig, FusionConfig, GraftConfig, NetworkConfig, PopulationConfig, Simulator
+from population.alignment import align
+from population.channels import FREE, Channels, find_channels, moved
+from population.errors import ConfigError
+from population.exchange import Grafting
+from population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
+from population.information import filter_entropy
+from population.layers import entries
+from population.networks import architectures, build
+from tests.conftest import small_config, tiny_splits, tiny_task
+from tests.test_exchange import arrival, rootstock, state
+
+HEAVY = {"wrn28-10", "densenet100", "resnext29", "resnet110", "resnet56", "resnet44", "resnet32"}
+
+
+def lively(name: str, *, seed: int = 0, channels: int = 3) -> nn.Module:
+    """A network whose batch norms are not what they begin as, so that a channel in a wrong place shows."""
+    network = build(NetworkConfig(architecture=name), num_classes=10, in_channels=channels, seed=seed)
+    random = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            count = module.num_features
+            module.weight.data.copy_(1 + 0.3 * torch.randn(count, generator=random))
+            module.bias.data.copy_(0.3 * torch.randn(count, generator=random))
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.copy_(0.1 * torch.randn(count, generator=random))
+            module.running_var.copy_(0.5 + torch.rand(count, generator=random))
+    return network.eval()
+
+
+def shuffled(channels: Channels, seed: int = 0) -> np.ndarray:
+    random, places = np.random.default_rng(seed), np.arange(channels.num_classes)
+    for kind in channels.kinds:
+        places[list(kind)] = random.permutation(kind)
+    return places
+
+
+def plain(network: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+LIGHT = [name for name in architectures() if name not in HEAVY]
+FAMILIES = [*("resnet18", "mobilenet_v2", "mobilenet_v3_small", "vgg11_bn", "squeezenet1_1", "efficientnet_b0")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *LIGHT,
+        *(f"torchvision:{family}" for family in FAMILIES),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(HEAVY)),
+        *(pytest.param(f"torchvision:{name}", marks=pytest.mark.slow) for name in ("densenet121", "regnet_y_400mf")),
+    ],
+)
+@torch.no_grad()
+def test_moving_the_channels_of_a_kind_leaves_the_function_as_it_is(name: str) -> None:
+    side = 64 if name.startswith("torchvision") else 32
+    network, images = lively(name), torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    before = network(images)
+    channels = find_channels(network, (3, side, side))
+    places = shuffled(channels)
+    assert (places != np.arange(len(places))).sum() > 0.5 * len(places)
+    network.load_state_dict(moved(plain(network), channels, places))
+    torch.testing.assert_close(network(images), before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
+
+
+@torch.no_grad()
+def test_moving_channels_of_different_kinds_changes_the_function() -> None:
+    network, images = lively("resnet8"), torch.randn(2, 3, 32, 32)
+    channels = find_channels(network, (3, 32, 32))
+    sizes = [len(kind) for kind in channels.kinds]
+    one, other = (channels.kinds[index] for index in np.argsort(sizes)[-2:])
+    before = network(images)
+    wrong = np.arange(channels.num_classes)
+    inside = [channels.kinds[0][0], channels.kinds[0][1]]
+    wrong[inside] = wrong[inside[::-1]]
+    state_ = plain(network)
+    changed = moved(state_, channels, wrong)
+    del changed["conv1.weight"]
+    network.load_state_dict(state_ | changed)
+    assert not torch.allclose(network(images), before, atol=1e-3) and set(one).isdisjoint(other)
+
+
+def test_every_entry_of_a_convolutional_network_has_its_channels() -> None:
+    network = build(NetworkConfig(architecture="mobilenetv2"), num_classes=10)
+    channels = find_channels(network, (3, 32, 32))
+    found = {(axis.key, axis.dim) for axis in channels.axes}
+    for key, value in entries(network).items():
+        assert key.endswith("num_batches_tracked") or (key, 0) in found
+        assert value.dim() < 2 or (key, 1) in found or value.shape[1] == 1
+    of = {axis.key: axis.classes for axis in channels.axes if axis.dim == 0}
+    assert set(of["linear.weight"]) == {FREE}
+    first = next(axis.classes for axis in channels.axes if axis.key == "conv1.weight" and axis.dim == 1)
+    assert set(first) == {FREE}
+    depthwise = of["layers.0.conv2.weight"]
+    assert np.array_equal(depthwise, of["layers.0.conv1.weight"])
+
+
+def test_a_residual_stream_is_one() -> None:
+    channels = find_channels(build(NetworkConfig(architecture="resnet20"), num_classes=10), (3, 32, 32))
+    of = {axis.key: axis.classes for axis in channels.axes if axis.dim == 0}
+    assert np.array_equal(of["conv1.weight"], of["layer1.2.conv2.weight"])
+    assert np.array_equal(of["layer2.0.conv2.weight"][8:24], of["conv1.weight"])
+    assert not np.isin(of["layer1.0.conv1.weight"], of["conv1.weight"]).any()
+
+
+class Shuffle(nn.Module):
+    """Changes the order of its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.conv(images)
+        hidden = hidden.view(hidden.size(0), 2, 4, hidden.size(2), hidden.size(3)).transpose(1, 2)
+        return self.head(hidden.flatten(1, 2).mean((2, 3)))
+
+
+class Branching(nn.Module):
+    """Decides by its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(images) if images.sum() > 0 else self.conv(-images)
+
+
+class Normed(nn.Module):
+    """Normalizes over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(images))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [(Shuffle(), "through view"), (Branching(), "cannot trace"), (Normed(), r"through norm \(GroupNorm\)")],
+)
+def test_what_cannot_be_followed_is_a_named_error(network: nn.Module, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_channels(network, (3, 16, 16))
+
+
+def test_fused_networks_have_no_filter_level() -> None:
+    fusion = FusionConfig(mode="stable", rates=(0.5,))
+    network = build(NetworkConfig(architecture="resnet8"), num_classes=10, fusion=fusion)
+    with pytest.raises(ConfigError, match="fused convolutions"):
+        find_channels(network, (3, 32, 32))
+
+
+def test_published_filter_graft(vectors) -> None:
+    own, scion, expected = (
+        {
+            name.removeprefix(f"graft_filter/{side}/"): torch.from_numpy(np.array(value))
+            for name, value in vectors.items()
+            if name.startswith(f"graft_filter/{side}/")
+        }
+        for side in ("own", "scion", "result")
+    )
+    found = published_filter_graft(own, scion)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def grafted(config: GraftConfig, *, left: float = 1.0) -> tuple[dict[str, Tensor], ...]:
+    """Own, scion and result of a filter-level graft of two resnet8, and the channels' alphas by hand."""
+    networks = [lively("resnet8", seed=seed) for seed in (1, 2)]
+    channels = find_channels(networks[0], (3, 32, 32))
+    own, scion = (plain(network) for network in networks)
+    result = {key: value.clone() for key, value in own.items()}
+    alphas = filter_alphas(own, scion, channels, config)
+    blend_filters(result, scion, channels, alphas, config, left=left)
+    made = {
+        axis.key: torch.from_numpy(alphas[axis.classes])
+        for axis in channels.axes
+        if axis.dim == 0 and FREE not in axis.classes
+    }
+    return own, scion, result, made
+
+
+@pytest.mark.parametrize("crossing", ["product", "mean", "output"])
+def test_each_entry_keeps_what_its_filters_keep(crossing: Any) -> None:
+    own, scion, result, made = grafted(GraftConfig(level="filter", criterion="batch_norm", crossing=crossing))
+    hidden, stream = made["layer1.0.conv1.weight"], made["conv1.weight"]
+    gammas = [side["layer1.0.bn1.weight"].abs().double() for side in (own, scion)]
+    torch.testing.assert_close(hidden, gammas[0] / (gammas[0] + gammas[1]))
+    makes, reads = hidden[:, None, None, None], stream[None, :, None, None]
+    kept = {"product": makes * reads, "mean": (makes + reads) / 2, "output": makes.expand(-1, 16, 1, 1)}[crossing]
+    expected = kept * own["layer1.0.conv1.weight"] + (1 - kept) * scion["layer1.0.conv1.weight"]
+    torch.testing.assert_close(result["layer1.0.conv1.weight"].double(), expected, rtol=1e-5, atol=1e-7)
+    for entry in ("weight", "bias", "running_mean", "running_var"):
+        key = f"layer1.0.bn1.{entry}"
+        expected = hidden * own[key] + (1 - hidden) * scion[key]
+        torch.testing.assert_close(result[key].double(), expected, rtol=1e-5, atol=1e-7)
+    assert torch.equal(result["linear.bias"], own["linear.bias"])
+    first = stream[:, None, None, None]
+    expected = first * own["conv1.weight"] + (1 - first) * scion["conv1.weight"]
+    torch.testing.assert_close(result["conv1.weight"].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_stream_is_judged_by_all_that_make_it() -> None:
+    config = GraftConfig(level="filter", criterion="entropy", a=0.4, c=5.0)
+    own, scion, _, made = grafted(config)
+    assert all(bool(((alpha > 0.3) & (alpha < 0.7)).all()) for alpha in made.values())
+    told = [filter_entropy(side["layer1.0.conv1.weight"]) for side in (own, scion)]
+    expected = 0.5 + 0.4 / np.pi * torch.atan(5.0 * (told[0] - told[1]))
+    torch.testing.assert_close(made["layer1.0.conv1.weight"], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_age_leaves_less_of_the_scion() -> None:
+    config = GraftConfig(level="filter", criterion="constant", crossing="output")
+    own, _, gone, _ = grafted(config, left=0.0)
+    assert all(torch.equal(value, own[key]) for key, value in gone.items())
+    own, scion, half, _ = grafted(config, left=0.5)
+    torch.testing.assert_close(half["conv1.weight"], 0.75 * own["conv1.weight"] + 0.25 * scion["conv1.weight"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnet8", "vgg16", "mobilenetv2", "resnext11", "densenet40"])
+def test_alignment_finds_a_shuffled_copys_channels(name: str) -> None:
+    network = lively(name)
+    channels = find_channels(network, (3, 32, 32))
+    own = plain(network)
+    scion = moved(own, channels, shuffled(channels, seed=3))
+    found = moved(scion, channels, align(own, scion, channels))
+    far = {key for key, value in own.items() if not torch.equal(found[key], value)}
+    before = {key for key, value in own.items() if not torch.equal(scion[key], value)}
+    assert len(before) > 0.5 * len(own)
+    assert not far, sorted(far)[:5]
+
+
+def test_alignment_never_makes_networks_less_alike() -> None:
+    networks = [lively("resnet8", seed=seed) for seed in (1, 2)]
+    channels = find_channels(networks[0], (3, 32, 32))
+    own, scion = (plain(network) for network in networks)
+
+    def likeness(other: dict[str, Tensor]) -> float:
+        return sum(float((own[key] * other[key]).sum()) for key in own if key.endswith((".weight", ".bias")))
+
+    assert likeness(moved(scion, channels, align(own, scion, channels))) > likeness(scion)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "batch norm": {"graft": GraftConfig(level="filter", criterion="batch_norm")},
+    "entropy, mean": {"graft": GraftConfig(level="filter", crossing="mean")},
+    "two donors": {"graft": GraftConfig(level="filter", criterion="l1"), "exchange": ExchangeConfig(donors=2)},
+    "aligned filters": {"graft": GraftConfig(level="filter", criterion="batch_norm", alignment="weights")},
+    "aligned layers": {"graft": GraftConfig(alignment="weights")},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_populations_graft_filters(name: str) -> None:
+    config = small_config(population=PopulationConfig(size=3), **OPTIONS[name])
+    splits = tiny_splits(config)
+    results = [Simulator(config, lambda: tiny_task(config, splits)).run() for _ in range(2)]
+    assert [line.outcome for line in results[0].ledger].count("grafted") >= 8
+    for network, trainer in results[0].trainers.items():
+        other = entries(results[1].trainers[network].module)
+        assert all(torch.equal(value, other[key]) for key, value in entries(trainer.module).items())
+        assert all(bool(torch.isfinite(value).all()) for value in entries(trainer.module).values())
+
+
+def test_several_donors_give_the_mean_of_the_blends() -> None:
+    network = build(NetworkConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
+    channels = find_channels(network, (1, 32, 32))
+    rule = Grafting(GraftConfig(level="filter", criterion="l1"), AgeConfig(), channels)
+    arrivals = [arrival(number, state(number + 1), rule) for number in (1, 2)]
+    blends = []
+    for chosen in ([arrivals[0]], [arrivals[1]], arrivals):
+        own = state(1)
+        rule.take_in(rootstock(0, own, rule), chosen)
+        blends.append(own)
+    for key in blends[0]:
+        expected = (blends[0][key].double() + blends[1][key].double()) / 2
+        torch.testing.assert_close(blends[2][key].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"criterion": "robust_entropy"}, {"momentum": "blend"}, {"crossing": "sum"}, {"alignment": "optimal"}]
+)
+def test_settings_that_do_not_go_with_filters_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"graft\."):
+        GraftConfig(level="filter", **fields)
