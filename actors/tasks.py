@@ -25,8 +25,8 @@ from population.training import Trainer
 
 JUDGING_BATCH = 512
 
-STATISTICS_BATCHES = 8
-"""Batches of 256 training images, in order and not augmented, by which averaged weights' batch norm is measured."""
+STATISTICS_BATCHES = 16
+"""Training batches, augmented as in training, by which averaged weights' batch norm is measured."""
 
 
 def prepare(spec: RunSpec) -> tuple[Splits, Facts]:
@@ -116,15 +116,17 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
 def _parts(task: ImageClassification) -> tuple[Parts | None, str | None]:
     """The images that judge, and which part of the data they are; None where there are neither test nor validation
     images."""
-    found = {name: task.splits.batches(name, task.device) for name in ("train", "validation", "test")}
-    train, validation, name = found["train"], found["validation"], "test" if found["test"] else "validation"
+    found = {name: task.splits.batches(name, task.device) for name in ("validation", "test")}
+    validation, name = found["validation"], "test" if found["test"] else "validation"
     judged = found[name]
-    if judged is None or train is None:
+    if judged is None:
         return None, None
     return Parts(
         judged=lambda: judged.in_order(batch_size=JUDGING_BATCH),
         validation=None if validation is None else lambda: validation.in_order(batch_size=JUDGING_BATCH),
-        statistics=lambda: itertools.islice(train.in_order(batch_size=256), STATISTICS_BATCHES),
+        statistics=lambda: itertools.islice(
+            task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0), STATISTICS_BATCHES
+        ),
     ), name
 
 

@@ -227,7 +227,7 @@ def compare(
     """Run a comparison, or what is left of it, and write its table and pictures.
 
     Args:
-        name: two-networks, four-networks, equal-work, staleness, compact, scions.
+        name: two-networks, four-networks, equal-work, staleness, compact, levels, scions.
         train: Training images, as --data.train.
         test: Test images, as --data.test.
         seeds: In place of the comparison's own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ from torch import Tensor
 
 from actors import RunSpec, find_run
 from actors.run import last_record
-from actors.tasks import judge
+from actors.tasks import STATISTICS_BATCHES, judge
 from population.checkpoint import CheckpointStore
 from population.config import FusionConfig, NetworkConfig, RunConfig, from_dict
 from population.data import load_splits
 from population.errors import CheckpointError, ConfigError, StructureError
-from population.evaluation import soup
+from population.evaluation import soup, with_statistics
 from population.fusion import compact_state
-from population.layers import load_entries
+from population.layers import entries, load_entries
 from population.networks import NetworkFactory, build
 from population.storage import Storage, absolute
+from population.task import ImageClassification
 
 
 def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str, Any]:
@@ -45,7 +47,8 @@ def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str
 
 
 def export_network(path: str, *, what: str, out: str | None) -> tuple[str, str]:
-    """Write the best network or the soup of a run as safetensors.
+    """Write the best network or the soup of a run as safetensors. The soup's batch norm is measured anew on training
+    images; where the network is a callable that cannot be, and its statistics are means too.
 
     Returns:
         The file, and Python lines that load it.
@@ -60,7 +63,7 @@ def export_network(path: str, *, what: str, out: str | None) -> tuple[str, str]:
     if not found:
         raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
     chosen = max(found, key=lambda network: (found[network][1] or 0.0, -network))
-    state = found[chosen][0] if what == "best" else soup([best[0] for best in found.values()])
+    state = found[chosen][0] if what == "best" else _soup([best[0] for best in found.values()], path, recorded)
     fusion: FusionConfig = from_dict(FusionConfig, recorded["config"].get("fusion", {}))
     if fusion.mode != "off":
         state = _compact(state, recorded, fusion)
@@ -97,6 +100,19 @@ def _open(path: str, network: NetworkFactory | None) -> tuple[Storage, RunSpec, 
         RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=network),
         recorded,
     )
+
+
+def _soup(states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any]) -> dict[str, Tensor]:
+    """The mean of weights, with batch norm statistics of its own."""
+    mean = soup(states)
+    if recorded["network"] == "callable":
+        return mean
+    _, spec, _ = _open(path, None)
+    task = ImageClassification(spec.config, load_splits(spec.config.data, seed=spec.config.seed))
+    module = task.build(0)
+    load_entries(module, mean)
+    batches = itertools.islice(task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0), STATISTICS_BATCHES)
+    return {name: tensor.clone() for name, tensor in entries(with_statistics(module, batches)).items()}
 
 
 def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionConfig) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class Parts:
     validation: Callable[[], Iterable[Batch]] | None
     """Choose the greedy soup; None where nothing is held out."""
     statistics: Callable[[], Iterable[Batch]]
-    """Training images for the batch norm of averaged weights."""
+    """Training images, augmented as in training, for the batch norm of averaged weights."""
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def mean_cosine(states: Sequence[State]) -> float | None:
     """Cosine between two networks' weights as one vector, a mean over pairs; None for one network. Batch norm's
     statistics are no weights."""
     flat = [
-        torch.cat([value.double().flatten() for key, value in state.items() if _is_weight(key, value)])
+        torch.cat([state[key].double().flatten() for key, value in states[0].items() if _is_weight(key, value)])
         for state in states
     ]
     pairs = [

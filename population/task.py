@@ -58,8 +58,8 @@ class Task(Protocol):
         """Learn from the predictions of networks of these weights (copied) from now on, in place of earlier peers."""
         ...
 
-    def plain_images(self) -> Iterator[Tensor]:
-        """Training images in batches, in order and not augmented: for batch norm's statistics."""
+    def statistics_images(self) -> Iterator[Tensor]:
+        """Some batches of training images, augmented as in training: for batch norm's statistics."""
         ...
 
     def validate(self, network: nn.Module) -> Scores | None:
@@ -173,8 +173,8 @@ class ImageClassification:
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             return network(images).float()
 
-    def plain_images(self) -> Iterator[Tensor]:
-        batches = self._train.in_order(batch_size=self.config.schedule.batch_size)
+    def statistics_images(self) -> Iterator[Tensor]:
+        batches = self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)
         wanted = self.config.schedule.statistics_batches or STATISTICS_BATCHES
         return (images for images, _ in itertools.islice(batches, wanted))
 
@@ -187,7 +187,7 @@ class ImageClassification:
     def _measure_statistics(self, network: nn.Module) -> None:
         """Batch norm's statistics anew, in place, where the schedule asks for it."""
         if self.config.schedule.statistics_batches:
-            torch.optim.swa_utils.update_bn(self.plain_images(), network)
+            torch.optim.swa_utils.update_bn(self.statistics_images(), network)
 
     def check(self, network: nn.Module) -> None:
         """Raises ConfigError unless the network maps two training images to logits and its loss has a gradient."""

@@ -376,7 +376,7 @@ class Trainer:
     def _evaluate(self) -> Scores | None:
         if self._average is None:
             return self.task.validate(self._forward)
-        self._average.settle(self.task.plain_images())
+        self._average.settle(self.task.statistics_images())
         return self.task.validate(self._average.module)
 
     def _complete_interval(self) -> None:

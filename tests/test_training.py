@@ -482,7 +482,7 @@ def test_an_exponential_mean_moves_a_part_each_step() -> None:
     assert all(not torch.equal(mean[name], value) for name, value in before.items())
 
 
-def test_statistics_measured_anew_are_those_of_plain_images() -> None:
+def test_statistics_measured_anew_are_those_of_training_images() -> None:
     config = small_config()
     asked = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, statistics_batches=2))
     one, other = (tiny_task(each) for each in (config, asked))
@@ -490,6 +490,6 @@ def test_statistics_measured_anew_are_those_of_plain_images() -> None:
     for task, module in zip((one, other), modules, strict=True):
         task.validate(module)
     assert torch.equal(modules[0].bn1.running_mean, torch.zeros(16))  # type: ignore[union-attr, arg-type]
-    images = torch.cat(list(other.plain_images()))
+    images = torch.cat(list(other.statistics_images()))
     expected = modules[1].conv1(images).mean((0, 2, 3))  # type: ignore[operator]
     torch.testing.assert_close(modules[1].bn1.running_mean, expected, rtol=1e-3, atol=1e-4)  # type: ignore[arg-type, union-attr]

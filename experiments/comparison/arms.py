@@ -240,12 +240,45 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
     )
 
 
+def levels(data: DataConfig, epochs: int) -> Comparison:
+    """Filter level and alignment: which rule for a weight between two filters, and do unrelated channels matter?"""
+    base = small(data, size=2, epochs=epochs)
+
+    def arm(name: str, told: str, **graft) -> Arm:
+        return Arm(name=name, told=told, config=dataclasses.replace(base, graft=GraftConfig(**graft)))
+
+    filters = {"level": "filter", "criterion": "batch_norm"}
+    return Comparison(
+        name="levels",
+        question="Layers or filters, and should a scion's channels first be brought into one's own order?",
+        arms=(
+            Arm(name="independent", told="no graft", config=dataclasses.replace(base, exchange=NONE)),
+            arm("layer", "eq. 2, entropy"),
+            arm("layer, aligned", "the same after weight matching", alignment="weights"),
+            arm("filter, product", "by batch norm's scale; both alphas multiplied, as published", **filters),
+            arm("filter, mean", "both alphas' mean", crossing="mean", **filters),
+            arm("filter, output", "the alpha of the filter that a weight belongs to", crossing="output", **filters),
+            arm("filter, aligned", "their mean after weight matching", crossing="mean", alignment="weights", **filters),
+            Arm(
+                name="same beginning",
+                told="layers, entropy, and equal initial weights: channels are related from the start",
+                config=dataclasses.replace(
+                    base, population=dataclasses.replace(base.population, same_initial_weights=True)
+                ),
+            ),
+        ),
+        baseline="independent",
+        seeds=(0, 1, 2),
+    )
+
+
 COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]] = {
     "two-networks": ("grafting, averaging, random alpha, PAPA", two_networks, 12),
     "four-networks": ("the same, four networks", four_networks, 12),
     "equal-work": ("one network trained as long as all together", equal_work, 12),
     "staleness": ("a straggler: lockstep, async, aged", staleness, 12),
     "compact": ("DCFF: faithful, stable, controls, with grafting", compact, 12),
+    "levels": ("layers, filters, alignment, equal beginnings", levels, 12),
     "scions": ("noise, internal, external; criteria", scions, 12),
 }
 """Name: what it is, the function that makes it, epochs."""

@@ -83,7 +83,8 @@ def _similarity(order: list[str], record: Record) -> None:
     for arm, color in _arms(order, rows):
         of = [row for row in rows if row["arm"] == arm]
         _band(agreement, of, "interval", lambda row: 100 * row["agreement"], label=arm, color=color)
-        _band(cosine, of, "interval", lambda row: row["cosine"], label=arm, color=color)
+        known = [row for row in of if row["cosine"] is not None]
+        _band(cosine, known, "interval", lambda row: row["cosine"], label=arm, color=color)
     _name(agreement, "interval", "same prediction after the exchange, %")
     _name(cosine, "interval", "cosine of the weights after the exchange")
     agreement.legend(fontsize=7)

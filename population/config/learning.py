@@ -76,8 +76,8 @@ class ScheduleConfig:
     evaluate_every: int = 1
     """Intervals between evaluations on the validation images, at least 1; the last interval always has one."""
     statistics_batches: int = 0
-    """Batches of training images, not augmented, by which batch norm's statistics are measured anew before each
-    evaluation, at least 0; 0: they stay as training and grafts left them."""
+    """Batches of training images, augmented as in training, by which batch norm's statistics are measured anew before
+    each evaluation, at least 0; 0: they stay as training and grafts left them."""
     shape: Literal["constant", "step", "cosine"] = "step"
     """How the learning rate falls."""
     step_epochs: int = 60

@@ -1,0 +1,60 @@
+"""Populations judged: soups, agreement and likeness by hand-made values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from population.evaluation import score_probabilities, soup
+from population.judging import Candidate, agreement, greedy_soup, mean_cosine
+
+
+def state(*values: float) -> dict[str, Tensor]:
+    return {"weight": torch.tensor(values), "bn.running_mean": torch.tensor([9.0, -9.0]), "count": torch.tensor(3)}
+
+
+def test_cosine_compares_by_name_and_leaves_out_statistics() -> None:
+    one = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0]), "bn.running_mean": torch.tensor([5.0])}
+    other = {"b": torch.tensor([3.0]), "bn.running_mean": torch.tensor([-5.0]), "a": torch.tensor([1.0, 2.0])}
+    assert mean_cosine([one, other]) == pytest.approx(1.0)
+    assert mean_cosine([state(1.0, 0.0), state(0.0, 1.0), state(1.0, 0.0)]) == pytest.approx(1 / 3)
+    assert mean_cosine([one]) is None
+
+
+def test_agreement_is_of_predictions() -> None:
+    one, other = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[0.6, 0.4], [0.7, 0.3]])
+    assert agreement([one, other]) == 0.5 and agreement([one]) is None
+
+
+def test_greedy_soup_takes_what_does_not_lower_the_score_best_first() -> None:
+    candidates = [
+        Candidate(network=0, state=state(0.0, 0.0), validation_accuracy=0.5),
+        Candidate(network=1, state=state(4.0, 0.0), validation_accuracy=0.9),
+        Candidate(network=2, state=state(2.0, 2.0), validation_accuracy=0.7),
+    ]
+    asked = []
+
+    def score(tried) -> float:
+        asked.append(tried["weight"].tolist())
+        return -abs(float(tried["weight"][0]) - 3.0)
+
+    found, members = greedy_soup(candidates, score)
+    assert asked == [[4.0, 0.0], [3.0, 1.0], [2.0, pytest.approx(2 / 3)]]
+    assert members == (1, 2) and found["weight"].tolist() == [3.0, 1.0]
+    assert int(found["count"]) == 3
+
+
+def test_uniform_soup_is_the_mean() -> None:
+    assert soup([state(0.0, 4.0), state(2.0, 0.0)])["weight"].tolist() == [1.0, 2.0]
+
+
+def test_scores_by_hand() -> None:
+    predicted = torch.zeros(4, 6, dtype=torch.float64) + 0.02
+    predicted[:, 0] = 0.9
+    scores = score_probabilities(predicted, torch.tensor([0, 0, 0, 5]))
+    assert scores.accuracy == 0.75 and scores.images == 4
+    assert scores.calibration_error == pytest.approx(0.15, abs=1e-6)
+    assert scores.top5 in (0.75, 1.0)
+    few = score_probabilities(torch.tensor([[0.6, 0.4]], dtype=torch.float64), torch.tensor([0]))
+    assert few.top5 is None and few.loss == pytest.approx(-torch.tensor(0.6).log().item(), rel=1e-6)
