@@ -52,7 +52,8 @@ def plain(network: nn.Module) -> dict[str, Tensor]:
 
 
 LIGHT = [name for name in architectures() if name not in HEAVY]
-FAMILIES = [*("resnet18", "mobilenet_v2", "mobilenet_v3_small", "vgg11_bn", "squeezenet1_1", "efficientnet_b0")]
+LARGE = ["densenet121", "regnet_y_400mf", "vgg11_bn"]
+FAMILIES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1", "efficientnet_b0"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ FAMILIES = [*("resnet18", "mobilenet_v2", "mobilenet_v3_small", "vgg11_bn", "squ
         *LIGHT,
         *(f"torchvision:{family}" for family in FAMILIES),
         *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(HEAVY)),
-        *(pytest.param(f"torchvision:{name}", marks=pytest.mark.slow) for name in ("densenet121", "regnet_y_400mf")),
+        *(pytest.param(f"torchvision:{name}", marks=pytest.mark.slow) for name in LARGE),
     ],
 )
 @torch.no_grad()

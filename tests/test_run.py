@@ -407,6 +407,7 @@ def test_a_run_whose_networks_all_diverge_says_so(begin) -> None:
         run.wait(seconds=60)
 
 
+@pytest.mark.slow
 def test_a_network_that_had_finished_donates_after_a_resume(begin) -> None:
     options = paced(12, 0.03)
     options["pace"] = PaceConfig(step_seconds=0.03, slowdowns=(0.1, 4.0))
