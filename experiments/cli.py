@@ -248,6 +248,7 @@ def compare(
         for arm in chosen.arms:
             console.print(f"{arm.name}: {arm.told}; {arm.work} epochs of one network", highlight=False, markup=False)
         return 0
+    signal.signal(signal.SIGTERM, _interrupt)
     run_comparison(
         chosen,
         command=" ".join(["inarch", *sys.argv[1:]]),

@@ -215,6 +215,7 @@ def assert_same_weights(one: dict[int, dict[str, torch.Tensor]], two: dict[int, 
             assert torch.equal(value, two[network][name]), (network, name)
 
 
+@pytest.mark.slow
 def test_lockstep_stopped_and_resumed_gives_the_weights_of_a_run_that_was_not(begin, tmp_path: Path) -> None:
     options = paced(8, 0.05, mode="lockstep")
     whole = begin("whole", **options)
@@ -327,6 +328,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_no_actor_is_left_a_lease_after_the_driver_died(tmp_path: Path, cluster: str) -> None:
     from population.config import to_dict
 
