@@ -6,10 +6,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import time
 from typing import Any
 
 import ray
+import torch
 
 from actors.spec import Facts, RunSpec
 from population.checkpoint import CheckpointStore
@@ -25,7 +27,9 @@ from population.training import Trainer
 
 JUDGING_BATCH = 512
 
-STATISTICS_BATCHES = 16
+JUDGING_THREADS = 8
+
+STATISTICS_BATCHES = 8
 """Training batches, augmented as in training, by which averaged weights' batch norm is measured."""
 
 
@@ -138,7 +142,8 @@ def prepare_task(spec: RunSpec):
 
 @ray.remote(num_cpus=0, max_retries=3)
 def judge_task(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float):
-    """`judge` on the cluster, and result.json written."""
+    """`judge` on the cluster, and result.json written. Ray gives a task one thread; training is over by now."""
+    torch.set_num_threads(min(JUDGING_THREADS, os.cpu_count() or 1))
     result = judge(spec, splits, ended, seconds)
     storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
     storage.write("result.json", json.dumps(result, indent=2).encode())
