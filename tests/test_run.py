@@ -164,8 +164,8 @@ def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tm
     coordinator = run.status().coordinator_process
     os.kill(coordinator, signal.SIGKILL)
     until(lambda: run.status().coordinator_process != coordinator, seconds=40)
-    until(lambda: all(n.state == "training" for n in run.status().networks) and len(run.status().networks) == 3)
-    assert {n.network: n.process for n in run.status().networks} == processes
+    found = until(lambda: (s := run.status().networks) and all(n.state == "training" and n.process for n in s) and s)
+    assert {n.network: n.process for n in found} == processes
     attached = PopulationRun.attach("killed", storage=str(tmp_path))
     attached.wait(seconds=100)
     assert rows_of(run) == {n: list(range(1, 41)) for n in range(3)}
