@@ -3,8 +3,9 @@
 from actors.cluster import Placement, connect, place
 from actors.coordinator import Coordinator, CoordinatorActor
 from actors.courier import Courier
+from actors.lookup import find_run
 from actors.network import Network, NetworkActor
-from actors.run import PopulationRun, RunResult, find_run
+from actors.run import PopulationRun, RunResult
 from actors.spec import Directive, Event, Facts, NetworkStatus, Outcome, RunSpec, RunStatus
 
 __all__ = [

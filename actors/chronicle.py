@@ -10,7 +10,7 @@ from typing import Any
 from actors.dashboard import RunMetrics
 from actors.spec import Event, NetworkStatus
 from population.members import Member
-from population.training import GRAFTED, KEPT, OFF, Report
+from population.report import GRAFTED, KEPT, OFF, Report
 
 KEPT_EVENTS = 4096
 """Events kept for drivers that read them; older ones are in the history."""

@@ -4,8 +4,8 @@ It holds references and small reports, never weights. Its event loop never waits
 networks train on, and its next incarnation, which Ray starts, finds them by name and takes them over.
 
 This file is longer than others: placing, supervising and ending networks share the members, the board and the event
-loop, and apart they would only hand these to and fro. The processes are in crew.py, what is told of a run in
-chronicle.py, what is written in records.py.
+loop, and apart they would only hand these to and fro. The processes are in crew.py, tasks and waits in background.py,
+what is told of a run in chronicle.py, what is written in records.py.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Coroutine
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
 from actors import records
+from actors.background import Background
 from actors.chronicle import Chronicle
 from actors.cluster import Placement, place
 from actors.crew import Crew, reason_of, result_of
@@ -32,10 +32,10 @@ from population.board import Barrier, Board, Opening, Posting, Refusal
 from population.checkpoint import CheckpointStore
 from population.errors import InarchError, RunError, StorageError, StructureError
 from population.members import ACTIVE, DONORS, Member, Members, MemberState
+from population.report import Report
 from population.snapshot import Origin
 from population.staleness import age_limit
 from population.storage import Storage
-from population.training import Report
 
 References = list[ray.ObjectRef]
 
@@ -62,11 +62,9 @@ class Coordinator:
         self._crew = Crew(spec)
         self._outside: set[int] = set()
         self._joining: dict[int, asyncio.Future[int | Posting[References]]] = {}
-        self._changed = asyncio.Condition()
+        self._background = Background(lambda error: self._fail(f"the coordinator failed: {error!r}"))
         self._knows_members = asyncio.Event()
         self._knows_members.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._is_saving, self._is_unsaved = False, False
         self._idle_since: float | None = None
         self._placement: Placement | None = None
         self._data: Any = None
@@ -100,9 +98,9 @@ class Coordinator:
             await asyncio.to_thread(records.write_config, self._storage, self._spec, facts)
             for _ in range(self._config.population.size):
                 self._members.add(is_founder=True)
-        await self._save()
-        self._spawn(self._raise_population())
-        self._spawn(self._watch())
+        self._save()
+        self._background.spawn(self._raise_population())
+        self._background.spawn(self._watch())
         return facts
 
     async def scale(self, size: int) -> None:
@@ -120,10 +118,10 @@ class Coordinator:
         if growth > 0:
             self._check_room(size)
         for _ in range(growth):
-            self._spawn(self._begin(self._members.add(is_founder=False).id, "newcomer"))
+            self._background.spawn(self._begin(self._members.add(is_founder=False).id, "newcomer"))
         for network in self._members.to_leave(-growth) if growth < 0 else ():
             self._let_go(network)
-        await self._save()
+        self._save()
 
     async def stop(self) -> None:
         """Let every network commit a checkpoint at its next step and end; the run can be resumed."""
@@ -138,8 +136,8 @@ class Coordinator:
                 self._dismiss(network)
             else:
                 self._crew.direct(network, Directive.STOP)
-        await self._wake()
-        await self._save()
+        await self._background.wake()
+        self._save()
         await self._finish_if_over()
 
     async def status(self) -> RunStatus:
@@ -158,12 +156,14 @@ class Coordinator:
 
     async def events(self, after: int, seconds: float) -> list[Event]:
         """Events numbered above `after`; waits for the first at most so long."""
-        await self._until(lambda: bool(self._chronicle.after(after)) or self._state in ENDED, seconds=seconds)
+        await self._background.until(
+            lambda: bool(self._chronicle.after(after)) or self._state in ENDED, seconds=seconds
+        )
         return self._chronicle.after(after)
 
     async def wait(self, seconds: float) -> dict[str, Any] | None:
         """The result when the run is over, None if it is not after so long. Raises RunError where it failed."""
-        await self._until(lambda: self._state in ENDED, seconds=seconds)
+        await self._background.until(lambda: self._state in ENDED, seconds=seconds)
         if self._state == "failed":
             raise RunError(self._message)
         return self._result
@@ -188,7 +188,7 @@ class Coordinator:
         for report in reports:
             self._chronicle.note(report)
             self._members.progressed(network)
-        await self._wake()
+        await self._background.wake()
         if self._state not in ("starting", "training"):
             return Directive.STOP
         return Directive.LEAVE if self._members[network].state is MemberState.LEAVING else Directive.GO_ON
@@ -270,18 +270,18 @@ class Coordinator:
         self._has_begun, self._state, self._began = True, "training", time.monotonic()
         for network in founders:
             if placing[network].done():
-                self._spawn(self._supervise(network))
+                self._background.spawn(self._supervise(network))
             else:
                 placing[network].cancel()
                 self._dismiss(network)
                 self._members.revive(network)
-                self._spawn(self._begin(network, "newcomer"))
+                self._background.spawn(self._begin(network, "newcomer"))
         for network in starting:
             if births[network] == "newcomer":
-                self._spawn(self._begin(network, "newcomer"))
-        await self._save()
+                self._background.spawn(self._begin(network, "newcomer"))
+        self._save()
         await self._finish_if_over()
-        await self._wake()
+        await self._background.wake()
 
     async def _births(self, starting: list[int]) -> tuple[dict[int, Birth], int | None]:
         """How each member begins; in lockstep also the interval that all who resume have completed."""
@@ -306,7 +306,7 @@ class Coordinator:
             if self._members[network].state in ACTIVE:
                 await self._give_up(network, reason_of(error))
             return
-        await self._save()
+        self._save()
         if self._members[network].state in ACTIVE:
             await self._supervise(network)
 
@@ -414,9 +414,9 @@ class Coordinator:
         else:
             member = self._members.revive(network)
             self._chronicle.tell("restart", network, incarnation=member.incarnation)
-            await self._save()
+            self._save()
             joins = not member.is_founder and not await self._has_checkpoint(network)
-            self._spawn(self._begin(network, "newcomer" if joins else "resumed"))
+            self._background.spawn(self._begin(network, "newcomer" if joins else "resumed"))
 
     async def _give_up(self, network: int, reason: str) -> None:
         self._members.move(network, MemberState.FAILED)
@@ -427,7 +427,7 @@ class Coordinator:
 
     async def _after_an_end(self) -> None:
         await self._open_barriers()
-        await self._save()
+        self._save()
         await self._finish_if_over()
 
     def _let_go(self, network: int) -> None:
@@ -466,7 +466,7 @@ class Coordinator:
             return
         is_stopped = self._state == "stopping" or any(m.state is MemberState.STOPPED for m in self._members)
         self._state = "finishing"
-        await self._wake()
+        await self._background.wake()
         seconds = time.monotonic() - self._began
         ended = {member.id: member.state.value for member in self._members}
         for network in self._crew.networks():
@@ -484,9 +484,9 @@ class Coordinator:
         self._state = "finished"
         self._chronicle.tell("finish", None, is_complete=not is_stopped)
         await self._write_members()
-        await self._wake()
+        await self._background.wake()
         if self._spec.is_detached:
-            self._spawn(self._end_later())
+            self._background.spawn(self._end_later())
 
     def _drop_the_unplaced(self) -> None:
         """Members that never found a place are no reason to wait when nobody else trains any more."""
@@ -508,8 +508,8 @@ class Coordinator:
         for network in self._crew.networks():
             self._dismiss(network)
         self._crew.end_leavers()
-        self._spawn(self._wake())
-        self._spawn(self._save())
+        self._background.spawn(self._background.wake())
+        self._save()
 
     # How a coordinator that died comes back.
 
@@ -539,7 +539,7 @@ class Coordinator:
             # Before anybody is asked how it stands: one on a dead node answers late, and the living need their lease.
             self._knows_members.set()
         await asyncio.gather(*(self._take_over(member) for member in known))
-        self._spawn(self._watch())
+        self._background.spawn(self._watch())
         await self._finish_if_over()
 
     async def _read_result(self) -> None:
@@ -555,14 +555,14 @@ class Coordinator:
         """Ask a network that was found by its name how it stands; one that was not, or does not answer, is lost."""
         if member.id not in self._crew:
             if self._members[member.id].state in ACTIVE:
-                self._spawn(self._lost(member.id, "it was gone when the coordinator came back"))
+                self._background.spawn(self._lost(member.id, "it was gone when the coordinator came back"))
             return
         try:
             patience = self._config.patience.lease_seconds / 2
             report, postings, facts = await asyncio.wait_for(self._crew.describe(member.id), patience)
         except (RayError, TimeoutError) as error:
             if member.state in ACTIVE:
-                self._spawn(self._lost(member.id, reason_of(error)))
+                self._background.spawn(self._lost(member.id, reason_of(error)))
             return
         _, interval, process, node = facts
         self._chronicle.placed(member.id, interval=interval, process=process, node=node)
@@ -572,7 +572,7 @@ class Coordinator:
                 self._barrier.arrive(member.id, posting.origin.interval, now=time.monotonic())
         if report is not None:
             self._chronicle.note(report, is_news=False)
-        self._spawn(self._supervise(member.id))
+        self._background.spawn(self._supervise(member.id))
 
     # Barriers, heartbeats, the record.
 
@@ -592,7 +592,7 @@ class Coordinator:
                 self._let_join()
         if not self._expected():
             self._let_join()
-        await self._wake()
+        await self._background.wake()
 
     def _let_join(self) -> None:
         for network, future in self._joining.items():
@@ -605,7 +605,7 @@ class Coordinator:
         """Wait for the barrier of an asker's interval; None where the run stops first."""
         self._barrier.arrive(asker.network, asker.interval, now=time.monotonic())
         await self._open_barriers()
-        await self._until(
+        await self._background.until(
             lambda: bool(self._barrier.opening(asker.interval)) or self._state != "training", seconds=None
         )
         return self._barrier.opening(asker.interval)
@@ -645,40 +645,9 @@ class Coordinator:
                 reason = "it found no room in the cluster, or did not come up, within patience.start_seconds"
                 await self._give_up(network, reason)
 
-    async def _until(self, claim: Any, *, seconds: float | None) -> None:
-        """Wait until a claim holds or the time has passed."""
-        async with self._changed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(claim), seconds)
-
-    async def _wake(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside; a coordinator that fails says so."""
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            if not task.cancelled() and task.exception() is not None:
-                self._fail(f"the coordinator failed: {task.exception()!r}")
-
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(ended)
-
-    async def _save(self) -> None:
+    def _save(self) -> None:
         """See that the members' record is written soon; nobody waits for it."""
-        self._is_unsaved = True
-        if not self._is_saving:
-            self._is_saving = True
-            self._spawn(self._save_all())
-
-    async def _save_all(self) -> None:
-        while self._is_unsaved:
-            self._is_unsaved = False
-            await self._write_members()
-        self._is_saving = False
+        self._background.soon(self._write_members)
 
     async def _write_members(self) -> None:
         try:
@@ -696,13 +665,14 @@ class Coordinator:
 
 
 class _RemoteCoordinator(Coordinator):
-    """On Ray an incarnation that was brought back takes the living networks over before it answers anybody."""
+    """On Ray, which awaits a constructor that is async, an incarnation that was brought back takes the living networks
+    over before it answers anybody."""
 
-    async def __init__(self, spec: RunSpec) -> None:  # type: ignore[misc]  # Ray awaits an async constructor
+    async def __init__(self, spec: RunSpec) -> None:
         super().__init__(spec)
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self._knows_members.clear()
-            self._spawn(self.recover())
+            self._background.spawn(self.recover())
 
 
 _on_ray: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)

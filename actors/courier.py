@@ -19,8 +19,8 @@ from ray.exceptions import GetTimeoutError, RayError
 from actors.spec import Directive
 from population.board import Posting, Refusal
 from population.config import PatienceConfig
+from population.report import Report
 from population.snapshot import Layout, Origin, Snapshot
-from population.training import Report
 
 GRACE_SECONDS = 0.05
 """How long a pull waits for an answer that was asked for before the evaluation began."""

@@ -25,10 +25,11 @@ from population.checkpoint import Checkpoint, CheckpointStore
 from population.data import Splits
 from population.errors import CheckpointError, StorageError
 from population.history import TABLES
+from population.report import Report
 from population.snapshot import Origin, Snapshot
 from population.storage import Storage
 from population.task import ImageClassification
-from population.training import Report, Trainer
+from population.training import Trainer
 
 RETRY_SECONDS = 2.0
 """Between attempts to write the last checkpoint to a storage that fails."""
@@ -284,9 +285,9 @@ def create_network(spec: NetworkSpec, data: Any, *, cpus: float) -> Any:
     ).remote(spec, data)
 
 
-_on_ray: Any = ray.remote(concurrency_groups={"train": 1, "control": 2})  # type: ignore[call-overload]  # untyped option
+_ON_RAY: dict[str, Any] = {"concurrency_groups": {"train": 1, "control": 2}}
 
-NetworkActor: Any = _on_ray(Network)
+NetworkActor: Any = ray.remote(**_ON_RAY)(Network)
 """`Network` on Ray."""
 
 

@@ -1,14 +1,9 @@
-"""The driver's handle on a run: start it, find it again, watch it, scale it, wait for it, stop it, resume it.
-
-Longer than other files: start, attach and resume check the same things, and each check is short.
-"""
+"""The driver's handle on a run: start it, find it again, watch it, scale it, wait for it, stop it, resume it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,10 +14,10 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 
 from actors.cluster import check_reachable, connect, place
 from actors.coordinator import CoordinatorActor
-from actors.records import read_members
+from actors.intake import run_storage, with_data, with_name, with_network
+from actors.lookup import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
-from population.config import NetworkConfig, RunConfig, from_dict
-from population.data import ImageSet, from_dataset, image_set, write_arrow
+from population.config import RunConfig, from_dict
 from population.errors import (
     ClusterError,
     ConfigError,
@@ -31,17 +26,14 @@ from population.errors import (
     RunExistsError,
     RunNotFoundError,
 )
-from population.networks import NetworkFactory, resolve
-from population.storage import Storage, absolute
+from population.networks import NetworkFactory
+from population.storage import Storage
 
 CALL_SECONDS = 60.0
 """A coordinator that does not answer in this time, restarts included, cannot be reached."""
 
 POLL_SECONDS = 2.0
 """How long one call waits at the coordinator for news."""
-
-EDITION = 1
-"""Of cluster.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +86,9 @@ class PopulationRun:
         Raises:
             InarchError: something cannot be used; nothing was started, and the folder is as it was.
         """
-        config = _with_name(config)
-        config, factory = _with_network(config, network)
-        storage = _run_storage(config)
+        config = with_name(config)
+        config, factory = with_network(config, network)
+        storage = run_storage(config)
         if storage.exists("config.json") or storage.exists("cluster.json"):
             raise RunExistsError(
                 f"there is a run at {storage.uri}; choose another name, or go on with it: inarch resume {storage.uri}"
@@ -104,11 +96,11 @@ class PopulationRun:
         connection = connect(config.address)
         if config.detach and connection.is_own:
             raise ConfigError("detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS")
-        _check_not_live(str(config.name))
+        check_not_live(str(config.name))
         existed = storage.exists("")
         try:
             storage.check_writable()
-            config = _with_data(config, data, storage)
+            config = with_data(config, data, storage)
             return cls._begin(config, factory, storage, connection, is_resumed=False)
         except BaseException:
             for left in ("cluster.json", "data", "config.json", "members", "logs"):
@@ -133,7 +125,7 @@ class PopulationRun:
         found = json.loads(folder.read("cluster.json"))
         try:
             check_reachable(found["address"])
-            _connect_to(found["address"])
+            connect_to(found["address"])
             coordinator = ray.get_actor(coordinator_name(found["run"]), namespace=NAMESPACE)
         except ClusterError as error:
             raise ClusterError(f"run {found['run']}: {error}; it has ended, or runs on another machine") from None
@@ -173,10 +165,10 @@ class PopulationRun:
             raise ConfigError(
                 "this run was begun with a callable; PopulationRun.resume(path, network=...) needs it again"
             )
-        _check_folder_not_live(storage)
+        check_folder_not_live(storage)
         connection = connect(config.address)
-        _check_not_live(str(config.name))
-        config, factory = _with_network(config, network)
+        check_not_live(str(config.name))
+        config, factory = with_network(config, network)
         if data is not None:
             if not isinstance(data, str):
                 raise ConfigError(
@@ -210,7 +202,7 @@ class PopulationRun:
         coordinator = CoordinatorActor.options(**options).remote(spec)
         try:
             facts = _get(coordinator.start.remote(), seconds=config.patience.start_seconds + CALL_SECONDS)
-            _write_cluster(storage, spec, connection)
+            write_cluster(storage, spec, connection)
         except BaseException:
             ray.kill(coordinator)
             raise
@@ -291,133 +283,6 @@ class PopulationRun:
                 time.sleep(0.2)
             except ActorDiedError:
                 raise RunNotFoundError(f"run {self.name} is not running any more; its folder is {self.path}") from None
-
-
-def find_run(name: str, *, storage: str = "runs") -> Storage:
-    """The folder of a run, by its name or path.
-
-    Raises:
-        RunNotFoundError: there is none.
-    """
-    for candidate in (name, f"{storage.rstrip('/')}/{name}"):
-        found = Storage(candidate)
-        if found.exists("config.json"):
-            return found
-    raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {absolute(storage)}/{name}")
-
-
-def last_record(storage: Storage) -> dict[str, Any] | None:
-    """The newest record of a run's members that its coordinator left in the folder."""
-    return read_members(storage)
-
-
-def _with_name(config: RunConfig) -> RunConfig:
-    return config if config.name else dataclasses.replace(config, name=time.strftime("run-%Y%m%d-%H%M%S"))
-
-
-def _run_storage(config: RunConfig) -> Storage:
-    return Storage(f"{config.storage.rstrip('/')}/{config.name}", deadline_seconds=config.patience.storage_seconds)
-
-
-def _with_network(config: RunConfig, network: NetworkFactory | str | None) -> tuple[RunConfig, NetworkFactory | None]:
-    """The configuration with the network's name in it, or its callable; an unknown name is an error at once."""
-    if network is not None and not isinstance(network, str):
-        if not callable(network):
-            raise ConfigError(f"network must be module:function or a callable, got {type(network).__name__}")
-        return config, network
-    if isinstance(network, str):
-        config = dataclasses.replace(config, network=NetworkConfig(architecture=network))
-    resolve(config.network)
-    return config, None
-
-
-def _with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
-    """Paths as they are; arrays and Datasets written into the run's folder first."""
-    if data is None:
-        return config
-    is_pair = isinstance(data, tuple) and len(data) == 2 and not _is_arrays(data)
-    train, test = data if is_pair else (data, None)
-    paths = {
-        "train": _as_path(train, "train", storage),
-        "test": None if test is None else _as_path(test, "test", storage),
-    }
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))
-
-
-def _is_arrays(data: Any) -> bool:
-    """Whether a pair is (images, labels) and not (training, test)."""
-    return hasattr(data[0], "shape") and getattr(data[1], "ndim", 0) == 1 and getattr(data[0], "ndim", 0) >= 3
-
-
-def _as_path(data: Any, part: str, storage: Storage) -> str:
-    if isinstance(data, (str, os.PathLike)):
-        return absolute(str(data))
-    images = data if isinstance(data, ImageSet) else _as_images(data, part)
-    storage.make("data")
-    write_arrow(images, storage.filesystem, storage.path(f"data/{part}.arrow"))
-    return f"{storage.uri}/data/{part}.arrow"
-
-
-def _as_images(data: Any, part: str) -> ImageSet:
-    if isinstance(data, tuple) and len(data) == 2:
-        return image_set(data[0], data[1], name=f"data {part}")
-    return from_dataset(data, name=f"data {part}")
-
-
-def _write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:
-    """How another process finds the run."""
-    content = {
-        "edition": EDITION,
-        "run": spec.name,
-        "address": connection.address,
-        "dashboard": connection.dashboard,
-        "namespace": NAMESPACE,
-        "coordinator": coordinator_name(spec.name),
-        "is_detached": spec.is_detached,
-        "driver": {"host": socket.gethostname(), "process": os.getpid()},
-        "seconds": time.time(),
-    }
-    storage.write("cluster.json", json.dumps(content, indent=2).encode())
-
-
-def _check_not_live(name: str) -> None:
-    """Raises RunExistsError where a run of this name is live on the connected cluster."""
-    try:
-        ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
-    except ValueError:
-        return
-    raise RunExistsError(f"a run named {name!r} is live on this cluster; choose another name")
-
-
-def _check_folder_not_live(storage: Storage) -> None:
-    """Raises RunError where the cluster that a folder names still runs it."""
-    if not storage.exists("cluster.json"):
-        return
-    found = json.loads(storage.read("cluster.json"))
-    if ray.is_initialized() and ray.get_runtime_context().gcs_address != found["address"]:
-        return
-    try:
-        check_reachable(found["address"])
-    except ClusterError:
-        return
-    was_connected = ray.is_initialized()
-    try:
-        _connect_to(found["address"])
-        ray.get_actor(coordinator_name(found["run"]), namespace=NAMESPACE)
-    except (ClusterError, ValueError):
-        return
-    finally:
-        if not was_connected and ray.is_initialized():
-            ray.shutdown()
-    raise RunError(f"run {found['run']} is live on {found['address']}; stop it first")
-
-
-def _connect_to(address: str) -> None:
-    if ray.is_initialized():
-        if ray.get_runtime_context().gcs_address != address:
-            raise ClusterError(f"this process is connected to another cluster than {address}")
-        return
-    connect(address)
 
 
 def _get(reference: Any, *, seconds: float) -> Any:

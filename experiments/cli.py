@@ -96,7 +96,7 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
     import json as codec
 
     from actors import PopulationRun, find_run
-    from actors.run import last_record
+    from actors.records import read_members
     from experiments.display import result_table, status_table
 
     console = _console()
@@ -104,7 +104,7 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
         found = PopulationRun.attach(name, storage=storage).status()
     except (ClusterError, RunNotFoundError) as error:
         folder = find_run(name, storage=storage)
-        record = last_record(folder) or {}
+        record = read_members(folder) or {}
         result = codec.loads(folder.read("result.json")) if folder.exists("result.json") else None
         if json:
             print(codec.dumps({"live": False, "why": str(error), "record": record, "result": result}))

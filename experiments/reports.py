@@ -11,7 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from actors import RunSpec, find_run
-from actors.run import last_record
+from actors.records import read_members
 from actors.tasks import STATISTICS_BATCHES, judge
 from population.checkpoint import CheckpointStore
 from population.config import FusionConfig, NetworkConfig, RunConfig, from_dict
@@ -40,7 +40,7 @@ def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str
     splits = load_splits(spec.config.data, seed=spec.config.seed)
     if splits.fingerprint != recorded["facts"]["data_fingerprint"]:
         raise StructureError(f"{spec.config.data.train!r} has other images now than run {spec.name} was begun with")
-    record = last_record(storage) or {"members": []}
+    record = read_members(storage) or {"members": []}
     ended = {member["id"]: member["state"] for member in record["members"]}
     seconds = json.loads(storage.read("result.json"))["seconds"] if storage.exists("result.json") else float("nan")
     return judge(spec, splits, ended, seconds)

@@ -38,12 +38,13 @@ from population.information import (
 )
 from population.layers import GraftUnit, graft_units
 from population.members import Member, Members, MemberState
+from population.report import Report
 from population.simulator import Join, Leave, Loss, Simulation, Simulator
 from population.snapshot import Origin, Snapshot
 from population.staleness import Age, aged, freshness
 from population.task import ImageClassification, Task
 from population.topology import donors, neighbors
-from population.training import Host, Report, Trainer
+from population.training import Host, Trainer
 
 __all__ = [
     "Age",

@@ -249,8 +249,7 @@ class _Follower:
         convolutions."""
         told: list[list[Any]] = [[] for _ in range(count)]
         for axis in axes:
-            flat = axis.classes if axis.classes.ndim == 1 else axis.classes[:, :]
-            found, times = np.unique(flat[flat != FREE], return_counts=True)
+            found, times = np.unique(axis.classes[axis.classes != FREE], return_counts=True)
             for class_, often in zip(found.tolist(), times.tolist(), strict=True):
                 told[class_].append((axis.key, axis.dim, often))
         for channel, blocks in self._blocks.items():

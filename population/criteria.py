@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -73,6 +74,23 @@ def measure(
         layer_information(state[unit.name], config.criterion, config.bins, reference=config.reference, name=unit.name)
         for unit in units
     )
+
+
+@dataclass(frozen=True)
+class LayerInformation:
+    """What a snapshot tells of its layers beside their weights."""
+
+    config: GraftConfig
+
+    def measure(
+        self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
+    ) -> tuple[float, ...]:
+        """`measure`, by the configured criterion."""
+        return measure(state, units, self.config, random=random)
+
+    def vouches_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
+        """Entries of which every value was looked at: where the information is finite, so are they."""
+        return frozenset(unit.name for unit in units) if self.config.criterion in OF_WEIGHTS else frozenset()
 
 
 def batch_norm_key(state: Mapping[str, Tensor], unit: GraftUnit) -> str | None:

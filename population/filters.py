@@ -16,6 +16,10 @@ THRESHOLDS = {"invalid_1": 1.0, "invalid_0_1": 0.1, "invalid_0_01": 0.01, "inval
 """Columns of the history, and the l1 norm below which a filter is invalid there: those that the papers tabulate."""
 
 
+ENTROPY_BINS = 10
+"""Of the history's entropies, whatever grafts go by."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Density:
     """Mean l1 norm of the filters that a baseline holds valid, and of the others."""
@@ -27,9 +31,16 @@ class Density:
     invalid: float | None
 
 
-def filter_rows(state: Mapping[str, Tensor], units: Sequence[GraftUnit]) -> list[dict[str, Any]]:
+def filter_rows(
+    state: Mapping[str, Tensor], units: Sequence[GraftUnit], entropies: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """One row for each convolution that opens a unit: layer, filters, entropy (nats), mean_l1, and how many filters lie
     below each of THRESHOLDS.
+
+    Args:
+        state: A state dict.
+        units: Whose first entries are looked at.
+        entropies: Layers' entropies, by key, that are known already.
 
     Raises:
         NotFiniteError: a weight is NaN or infinite; names the layer.
@@ -46,12 +57,16 @@ def filter_rows(state: Mapping[str, Tensor], units: Sequence[GraftUnit]) -> list
             {
                 "layer": unit.name,
                 "filters": len(norms),
-                "entropy": float(layer_entropy(weight, name=unit.name)),
+                "entropy": entropies[unit.name] if unit.name in entropies else _entropy(weight, unit.name),
                 "mean_l1": float(norms.double().mean()),
                 **dict(zip(THRESHOLDS, counts, strict=True)),
             }
         )
     return rows
+
+
+def _entropy(weight: Tensor, name: str) -> float:
+    return float(layer_entropy(weight, ENTROPY_BINS, name=name))
 
 
 def filter_density(state: Mapping[str, Tensor], baseline: Mapping[str, Tensor], threshold: float) -> Density:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from population.config import RunConfig
+from population.config import OptimizerConfig, RunConfig
 
 MOMENTUM_SLOTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 """What each optimizer keeps of past gradients, by torch's own names."""
@@ -47,3 +47,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], t
             parameter = parameters[name]
             device = parameter.device if value.shape == parameter.shape else value.device
             optimizer.state[parameter][slot] = value.to(device).clone()
+
+
+def running_averages(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], config: OptimizerConfig
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Slot, parameter's name and running average of each; averages that no step has made yet are made, as zeros."""
+    has_some = config.name != "sgd" or config.momentum > 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            for slot in MOMENTUM_SLOTS[config.name] if has_some else ():
+                if state.get(slot) is None:
+                    state[slot] = torch.zeros_like(parameter)
+                    if slot == "exp_avg":
+                        state["step"] = torch.zeros(())
+                yield slot, names[id(parameter)], state[slot]

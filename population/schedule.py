@@ -34,6 +34,16 @@ class Schedule:
         """Steps completed when `interval` intervals are."""
         return min(interval * self.interval_steps, self.num_steps)
 
+    def evaluations(self, interval: int) -> int:
+        """How many evaluations are due by the end of an interval."""
+        if self.config.evaluate == "interval":
+            return interval
+        return self.end(interval) // self.steps_per_epoch
+
+    def is_evaluated(self, interval: int) -> bool:
+        """Whether an evaluation is due at the end of an interval (counted from 1)."""
+        return interval == self.num_intervals or self.evaluations(interval) > self.evaluations(interval - 1)
+
     def factor(self, step: int) -> float:
         """What the initial learning rate is multiplied by at a step (counted from 0)."""
         warmup = self.config.warmup_epochs * self.steps_per_epoch

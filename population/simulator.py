@@ -15,10 +15,11 @@ from population.board import Barrier, Board, Posting, Refusal
 from population.checkpoint import Checkpoint
 from population.config import RunConfig
 from population.members import Members, MemberState
+from population.report import Report
 from population.snapshot import Origin, Snapshot
 from population.staleness import age_limit
 from population.task import Task
-from population.training import Report, Trainer
+from population.training import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

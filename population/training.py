@@ -9,37 +9,32 @@ Longer than other files: host, report and trainer are one conversation, and the 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from population.averages import WeightAverage
-from population.board import Refusal, age_of
+from population.board import Refusal
 from population.channels import find_channels
 from population.checkpoint import Checkpoint, CheckpointId
 from population.config import RunConfig
 from population.errors import CheckpointError, NotFiniteError, StructureError
 from population.evaluation import Scores
-from population.exchange import Arrival, Rootstock, Taken, exchange_rule
+from population.exchange import Exchanger, exchange_rule, graft_rows, training_behind
 from population.filters import filter_rows
 from population.history import TABLES
 from population.layers import GraftUnit, convolution_units, entries, graft_units, load_entries
-from population.optimization import MOMENTUM_SLOTS, load_optimizer, make_optimizer, optimizer_tensors
+from population.optimization import load_optimizer, make_optimizer, optimizer_tensors, running_averages
 from population.random_state import RandomState
+from population.report import OFF, Report
 from population.schedule import Schedule, base_learning_rate
 from population.seeds import generator, leaf
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
-from population.staleness import Age, age_limit
+from population.staleness import Age
 from population.task import Task
-
-GRAFTED, KEPT, OFF = "grafted", "kept", "off"
-"""Outcomes of an interval's exchange beside the refusals: something was taken in, the rule left the network as it was,
-there is no exchange."""
 
 
 class Host(Protocol):
@@ -68,60 +63,6 @@ class Host(Protocol):
     def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
         """The interval is over. The checkpoint's tensors are copies, the host's to keep; None where none is due."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a network tells of an interval: before the exchange when it is published, after it when it is committed."""
-
-    origin: Origin
-    num_intervals: int
-    epoch: float
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float | None
-    validation_accuracy: float | None
-    images: int
-    """Trained on in this interval."""
-    images_per_second: float
-    seconds: Mapping[str, float]
-    """By phase: steps, evaluate, freeze, publish, pull, graft."""
-    grafts: int
-    """Taken so far."""
-    outcome: str = ""
-    """grafted, off, or a refusal's name; empty before the exchange."""
-    scion: int | None = None
-    """The network that was last grafted from."""
-    age: Age | None = None
-    """Of the last scion, when it was grafted."""
-
-    def row(self, *, time: float) -> dict[str, Any]:
-        """A row of the metrics table."""
-        origin = self.origin
-        return {
-            "network": origin.network,
-            "interval": origin.interval,
-            "incarnation": origin.incarnation,
-            "step": origin.step,
-            **{f"seconds_{phase}": spent for phase, spent in self.seconds.items()},
-            **{name: getattr(self, name) for name in _PLAIN_COLUMNS},
-            "time": time,
-        }
-
-
-_PLAIN_COLUMNS = (
-    "epoch",
-    "learning_rate",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "images",
-    "images_per_second",
-    "outcome",
-    "grafts",
-)
 
 
 @dataclass
@@ -163,19 +104,23 @@ class Trainer:
         self.schedule = Schedule(config=config.schedule, steps_per_epoch=task.steps_per_epoch)
         self.learning_rate = base_learning_rate(config.optimizer, network=network, size=config.population.size)
         self._device = next(self.module.parameters()).device
-        self._forward: nn.Module = torch.compile(self.module) if config.device.compile else self.module  # type: ignore[assignment]  # torch.compile declares no module
+        self._forward = cast(nn.Module, torch.compile(self.module)) if config.device.compile else self.module
         self._optimizer = make_optimizer(self.module, config, self.learning_rate)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        slots = MOMENTUM_SLOTS[config.optimizer.name]
-        self._slots = () if config.optimizer.name == "sgd" and config.optimizer.momentum == 0 else slots
-        self._rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
         self.units = self._units()
         self._convolutions = convolution_units(self.module)
         self.layout = layout_of(self._frozen_entries())
         self._freezer = Freezer(self.layout, self._device)
         self._freezer.move_in(self.module)
         self._average = WeightAverage(self.module, config.averaging) if config.averaging.kind != "none" else None
-        self._vouched_for = self._rule.vouched_for(self.units) if self._rule else frozenset()
+        rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
+        self._exchanger = (
+            None
+            if rule is None
+            else Exchanger(
+                rule, config, self.units, self.layout, network=network, num_intervals=self.schedule.num_intervals
+            )
+        )
         self._order_seed = leaf(config.seed, network, "order")
         self._augment_seed = leaf(config.seed, network, "augmentation")
         self._random = RandomState(leaf(config.seed, network, "training"), self._device)
@@ -239,8 +184,9 @@ class Trainer:
             as_before = dataclasses.replace(progress), self._random.tensors()
             self._complete_interval()
             host.prepare(self.origin(host.now()))
+            is_judged = self.schedule.is_evaluated(progress.interval)
             with self._random:
-                scores = self._evaluate() if self._is_evaluated() else None
+                scores = self._evaluate() if is_judged else None
             progress.score = scores.accuracy if scores else progress.score
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(host.now())
@@ -257,10 +203,9 @@ class Trainer:
                 self._random.load(random)
                 host.commit(report, self._checkpoint(within=True))
                 return
-            if scores is not None:
+            if is_judged:
                 self._note_best()
-            if self._is_evaluated():
-                self._note_filters(origin)
+                self._note_filters(origin, snapshot)
             outcome = self._exchange(found, origin, snapshot, host.now())
             found = ()
             seconds["graft"] = clock.lap()
@@ -393,8 +338,7 @@ class Trainer:
         """
         state = self._frozen_entries()
         try:
-            information = self._rule.measure(state, self.units, self._draws(self.network_id)) if self._rule else ()
-            _check_finite(state, but=self._vouched_for)
+            information = self._exchanger.tell(state, self.interval) if self._exchanger else ()
         except NotFiniteError as error:
             raise NotFiniteError(
                 f"network {self.network_id} diverged in interval {self._progress.interval}: {error}; "
@@ -408,87 +352,41 @@ class Trainer:
     def _exchange(
         self, found: tuple[Snapshot, ...] | Refusal, own: Origin, snapshot: Snapshot | None, now: float
     ) -> str:
-        """Let the rule take in what came, or say why not."""
-        if self._rule is None:
+        """Let the rule take in what came, and note what that did; gives the outcome's name."""
+        if self._exchanger is None:
             return OFF
-        if isinstance(found, Refusal):
-            return found.value
-        looked_at = [self._admit(scion, own, now) for scion in found]
-        arrivals = [arrival for arrival in looked_at if isinstance(arrival, Arrival)]
-        if looked_at and not arrivals:
-            return str(looked_at[0])
-        progress, factor = self._progress, self.schedule.factor(max(0, own.step - 1))
-        rootstock = Rootstock(
-            origin=own,
-            state=self._frozen_entries(),
-            units=self.units,
-            information=snapshot.information if snapshot else (),
+        exchanged = self._exchanger.exchange(
+            found,
+            own,
+            self._frozen_entries(),
+            snapshot.information if snapshot else (),
             epoch=own.step / self.schedule.steps_per_epoch,
-            rate_factor=factor,
-            learning_rate=own.learning_rate,
-            random=self._draws(self.network_id),
-            common_random=self._draws(None),
+            rate_factor=self.schedule.factor(max(0, own.step - 1)),
+            now=now,
         )
-        with torch.no_grad():
-            taken = self._rule.take_in(rootstock, arrivals)
-        if rootstock.forgets_momentum:
-            self._optimizer.state.clear()
-        if rootstock.peers is not None:
-            self.task.learn_from(rootstock.peers)
-        if rootstock.learning_rate != own.learning_rate:
-            progress.learning_rate = rootstock.learning_rate
-        self._note_taken(taken, own)
-        return GRAFTED if taken else KEPT
+        rootstock = exchanged.rootstock
+        if rootstock is not None:
+            if rootstock.forgets_momentum:
+                self._optimizer.state.clear()
+            if rootstock.peers is not None:
+                self.task.learn_from(rootstock.peers)
+            if rootstock.learning_rate != own.learning_rate:
+                self._progress.learning_rate = rootstock.learning_rate
+        if exchanged.taken:
+            progress, first = self._progress, exchanged.taken[0].arrival
+            progress.trained_intervals, progress.trained_steps = training_behind(own, exchanged.taken)
+            progress.grafts += 1
+            self._rows["grafts"] += graft_rows(own, exchanged.taken)
+            self._last_scion = first.snapshot.origin.network if first else own.network
+            self._last_age = first.age if first else None
+        return exchanged.outcome
 
-    def _admit(self, scion: Snapshot, own: Origin, now: float) -> Arrival | Refusal:
-        """A snapshot that may be taken in, with its age; or why not."""
-        if scion.origin.structure != self.layout.fingerprint or scion.buffer.nbytes != self.layout.nbytes:
-            return Refusal.STRUCTURE
-        age = age_of(own, scion.origin, now=now)
-        if age.intervals > age_limit(self.config.age, num_intervals=self.schedule.num_intervals):
-            return Refusal.TOO_OLD
-        is_told_finite = all(math.isfinite(value) for value in scion.information)
-        if not (is_told_finite and scion.is_finite(but=self._vouched_for)):
-            return Refusal.NOT_FINITE
-        return Arrival(snapshot=scion, age=age)
-
-    def _note_taken(self, taken: tuple[Taken, ...], own: Origin) -> None:
-        """Count, tell the history, and let these weights' training be their sources', each by its part."""
-        if not taken:
-            return
-        progress, kept = self._progress, 1.0 - sum(one.part for one in taken)
-        progress.trained_intervals = kept * own.trained_intervals
-        progress.trained_steps = kept * own.trained_steps
-        progress.grafts += 1
-        for one in taken:
-            source = one.arrival.snapshot.origin if one.arrival else own
-            age = one.arrival.age if one.arrival else Age(intervals=0.0, steps=0.0, seconds=0.0)
-            progress.trained_intervals += one.part * source.trained_intervals
-            progress.trained_steps += one.part * source.trained_steps
-            common = {
-                "rootstock": own.network,
-                "scion": source.network,
-                "interval": own.interval,
-                "incarnation": own.incarnation,
-                "rootstock_version": own.interval,
-                "scion_version": source.interval,
-                "scion_incarnation": source.incarnation,
-                **{f"age_{name}": value for name, value in dataclasses.asdict(age).items()},
-            }
-            self._rows["grafts"] += [{**common, **dataclasses.asdict(record)} for record in one.layers]
-        first = taken[0].arrival
-        self._last_scion = first.snapshot.origin.network if first else own.network
-        self._last_age = first.age if first else None
-
-    def _draws(self, network: int | None) -> np.random.Generator:
-        """Random numbers of this interval's exchange: of one network, or None: common to all."""
-        owner = 0 if network is None else network + 1
-        return generator(self.config.seed, owner, "exchange", counter=self._progress.interval)
-
-    def _note_filters(self, own: Origin) -> None:
-        """How the filters of the convolutions stand, before the exchange."""
+    def _note_filters(self, own: Origin, snapshot: Snapshot | None) -> None:
+        """How the filters of the convolutions stand, before the exchange; entropies that were told are not counted
+        again."""
+        told = self._exchanger.entropies(snapshot.information) if self._exchanger and snapshot else {}
         key = {"network": own.network, "interval": own.interval, "incarnation": own.incarnation}
-        self._rows["filters"] += [key | row for row in filter_rows(entries(self.module), self._convolutions)]
+        self._rows["filters"] += [key | row for row in filter_rows(entries(self.module), self._convolutions, told)]
 
     def _note_best(self) -> None:
         """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far."""
@@ -500,15 +398,13 @@ class Trainer:
     @property
     def publishes(self) -> bool:
         """Whether others take what this network trains."""
-        return self._rule is not None and self._rule.takes_scions
-
-    def _is_evaluated(self) -> bool:
-        interval = self._progress.interval
-        return interval == self.schedule.num_intervals or interval % self.config.schedule.evaluate_every == 0
+        return self._exchanger is not None and self._exchanger.takes_scions
 
     def _is_due(self) -> bool:
-        is_last = self._progress.interval == self.schedule.num_intervals
-        return is_last or self._progress.interval % self.config.checkpoint.every == 0
+        """Whether a checkpoint is due."""
+        interval, every = self._progress.interval, self.config.checkpoint.every
+        done, before = (self.schedule.evaluations(count) // every for count in (interval, interval - 1))
+        return self.is_finished or done > before
 
     def _checkpoint(self, *, within: bool = False) -> Checkpoint:
         """All there is to save, as copies; the rows and the best weights are handed over."""
@@ -562,11 +458,14 @@ class Trainer:
         units = graft_units(self.module, self.config.graft.units) if self.config.exchange.rule != "none" else ()
         if not self._blends_momentum:
             return units
-        averages = [(f"{slot}.{name}", name) for slot, name, _ in self._momentum()]
+        averages = [(f"{slot}.{name}", name) for slot, name, _ in self._averages()]
         return tuple(
             dataclasses.replace(unit, keys=(*unit.keys, *(key for key, name in averages if name in unit.keys)))
             for unit in units
         )
+
+    def _averages(self) -> Iterator[tuple[str, str, Tensor]]:
+        return running_averages(self._optimizer, self._names, self.config.optimizer)
 
     @property
     def _blends_momentum(self) -> bool:
@@ -576,20 +475,8 @@ class Trainer:
         """What a snapshot holds: the state dict, and with graft.momentum=blend the optimizer's averages."""
         state = entries(self.module)
         if self._blends_momentum:
-            state |= {f"{slot}.{name}": tensor for slot, name, tensor in self._momentum()}
+            state |= {f"{slot}.{name}": tensor for slot, name, tensor in self._averages()}
         return state
-
-    def _momentum(self) -> Iterator[tuple[str, str, Tensor]]:
-        """Slot, parameter and running average of each; averages that no step has made yet are made, as zeros."""
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                state = self._optimizer.state[parameter]
-                for slot in self._slots:
-                    if state.get(slot) is None:
-                        state[slot] = torch.zeros_like(parameter)
-                        if slot == "exp_avg":
-                            state["step"] = torch.zeros(())
-                    yield slot, self._names[id(parameter)], state[slot]
 
 
 class _Stopwatch:
@@ -601,15 +488,6 @@ class _Stopwatch:
     def lap(self) -> float:
         before, self._last = self._last, self._host.now()
         return self._last - before
-
-
-def _check_finite(state: Mapping[str, Tensor], *, but: Collection[str]) -> None:
-    """Raises NotFiniteError at the first entry with NaN or infinity; the least and greatest value tell of all."""
-    for name, tensor in state.items():
-        if name not in but and tensor.is_floating_point() and tensor.numel():
-            low, high = torch.aminmax(tensor)
-            if not (math.isfinite(float(low)) and math.isfinite(float(high))):
-                raise NotFiniteError(f"{name} has a value that is NaN or infinite")
 
 
 def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

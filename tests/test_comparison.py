@@ -64,8 +64,8 @@ def test_fingerprint_tells_configurations_apart_and_not_where_they_run() -> None
 
 
 def test_papa_pulls_every_ten_steps_and_is_evaluated_once_an_epoch() -> None:
-    config = papa(small(DIGITS, size=2, epochs=3), steps_per_epoch=71)
-    assert (config.schedule.interval_steps, config.schedule.evaluate_every, config.checkpoint.every) == (10, 7, 7)
+    config = papa(small(DIGITS, size=2, epochs=3))
+    assert (config.schedule.interval_steps, config.schedule.evaluate) == (10, "epoch")
 
 
 def tiny(seeds: tuple[int, ...] = (0, 1)) -> Comparison:

@@ -13,6 +13,7 @@ from torch import Tensor
 from population import (
     AgeConfig,
     AverageConfig,
+    CheckpointConfig,
     ExchangeConfig,
     ExploitConfig,
     GraftConfig,
@@ -30,6 +31,7 @@ from population import (
     Trainer,
     differential_entropy,
     graft_units,
+    layer_entropy,
     layer_information,
     orthogonality,
     robust_entropy,
@@ -37,12 +39,14 @@ from population import (
 from population.criteria import measure
 from population.errors import ConfigError, NotFiniteError
 from population.exchange import Arrival, Averaging, ExchangeRule, Exploiting, Grafting, Rootstock, Shuffling
+from population.filters import filter_density
 from population.layers import entries
 from population.networks import build
 from population.scions import internal_scion, noise_scion
 from population.snapshot import Freezer, layout_of
 from population.staleness import Age
 from tests.conftest import small_config, tiny_splits, tiny_task
+from tests.test_training import Hand, live
 
 NOW = Age(intervals=0.0, steps=0.0, seconds=0.0)
 MODULE = build(NetworkConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
@@ -70,11 +74,15 @@ def origin(network: int, *, score: float | None = 0.5, rate: float = 0.1) -> Ori
     )
 
 
+def told(rule: ExchangeRule, weights: dict[str, Tensor], network: int) -> tuple[float, ...]:
+    return rule.tells.measure(weights, UNITS, np.random.default_rng([network])) if rule.tells else ()
+
+
 def arrival(network: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Arrival:
     layout = layout_of(weights)
     freezer = Freezer(layout, torch.device("cpu"))
     freezer.freeze(weights)
-    information = rule.measure(weights, UNITS, np.random.default_rng([network]))
+    information = told(rule, weights, network)
     snapshot = Snapshot(
         origin=origin(network, **named), information=information, buffer=freezer.buffer().copy(), layout=layout
     )
@@ -86,7 +94,7 @@ def rootstock(network: int, weights: dict[str, Tensor], rule: ExchangeRule, **na
         origin=origin(network, **named),
         state=weights,
         units=UNITS,
-        information=rule.measure(weights, UNITS, np.random.default_rng([network])),
+        information=told(rule, weights, network),
         epoch=3.0,
         rate_factor=0.5,
         learning_rate=named.get("rate", 0.1),
@@ -310,15 +318,42 @@ def test_learning_rate_that_was_copied_is_kept_in_checkpoints() -> None:
         assert again.origin().learning_rate == trainer.origin().learning_rate < 0.05
 
 
-def test_evaluation_every_so_often_and_at_the_end() -> None:
-    schedule = ScheduleConfig(epochs=7, batch_size=32, shape="cosine", evaluate_every=3)
-    reports = simulate(small_config(schedule=schedule)).reports[0]
-    assert [report.validation_accuracy is not None for report in reports] == [False, False, True] * 2 + [True]
-    with pytest.raises(ConfigError, match="evaluate_every"):
-        dataclasses.replace(schedule, evaluate_every=0)
+def test_evaluation_and_checkpoint_when_an_epoch_has_ended() -> None:
+    schedule = ScheduleConfig(epochs=3, batch_size=32, shape="cosine", interval_steps=2, evaluate="epoch")
+    config = small_config(schedule=schedule)
+    reports = simulate(config).reports[0]
+    assert [report.validation_accuracy is not None for report in reports] == [False, True, True, False, True]
+    trainer, host = Trainer(tiny_task(config), config, network=0), Hand()
+    live(trainer, host)
+    assert [checkpoint.id.interval for checkpoint in host.checkpoints] == [2, 3, 5]
 
 
 def test_tournament_needs_validation_images() -> None:
     config = small_config(exchange=ExchangeConfig(rule="exploit"))
     with pytest.raises(ConfigError, match=r"data\.validation"):
         dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.0))
+
+
+@pytest.mark.parametrize("graft", [GraftConfig(), GraftConfig(criterion="l1"), GraftConfig(bins=5)])
+def test_the_history_of_filters_is_the_same_whatever_grafts_go_by(graft: GraftConfig) -> None:
+    config = small_config(
+        graft=graft, checkpoint=CheckpointConfig(every=99), schedule=ScheduleConfig(epochs=1, batch_size=32)
+    )
+    trainer, host = Trainer(tiny_task(config), config, network=0), Hand()
+    live(trainer, host)
+    rows, weights = host.checkpoints[-1].rows["filters"], entries(trainer.module)
+    assert [row["layer"] for row in rows] == [unit.name for unit in trainer.units]
+    for row in rows:
+        weight = weights[row["layer"]]
+        norms = weight.abs().flatten(1).sum(1)
+        assert row["entropy"] == pytest.approx(float(layer_entropy(weight)), rel=1e-12)
+        assert row["mean_l1"] == pytest.approx(float(norms.mean()), rel=1e-5)
+        assert (row["filters"], row["invalid_1"]) == (len(weight), int((norms < 1.0).sum()))
+
+
+def test_density_is_that_of_the_baselines_valid_and_invalid_filters() -> None:
+    baseline = {"conv.weight": torch.tensor([1.0, 0.01, 2.0]).reshape(3, 1, 1, 1)}
+    network = {"conv.weight": torch.tensor([4.0, 3.0, 2.0]).reshape(3, 1, 1, 1)}
+    found = filter_density(network, baseline, threshold=0.1)
+    assert (found.num_valid, found.num_invalid, found.valid, found.invalid) == (2, 1, 3.0, 3.0)
+    assert filter_density(network, network, threshold=0.1).invalid is None

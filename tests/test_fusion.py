@@ -200,9 +200,10 @@ def test_channels_keep_their_places_when_others_are_chosen() -> None:
 def test_gradients_reach_the_filters_that_are_not_kept_while_filters_are_mixed() -> None:
     layer, images = FusedConv2d(3, 16, 3, kept=4), torch.randn(2, 3, 8, 8)
     told = []
-    for mode, epoch in (("stable", 0), ("random", 0)):
-        config = FusionConfig(mode=mode, rates=(0.7,))  # type: ignore[arg-type]
-        fuse(layer, config, epoch=epoch, epochs=4, random=random_of())
+    modes: tuple[FusionMode, ...] = ("stable", "random")
+    for mode in modes:
+        config = FusionConfig(mode=mode, rates=(0.7,))
+        fuse(layer, config, epoch=0, epochs=4, random=random_of())
         layer.weight.grad = None
         layer(images).square().sum().backward()
         told.append(fuse(layer, config, epoch=1, epochs=4, random=random_of())[0].discarded_gradient)

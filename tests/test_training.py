@@ -409,8 +409,8 @@ def test_a_network_that_lives_in_the_buffer_trains_there_and_needs_no_copy() -> 
     snapshot = trainer.snapshot(0.0)
     assert_equal(dict(entries(trainer.module)), snapshot.state())
     with torch.no_grad():
-        trainer.module.conv1.weight.add_(1.0)  # type: ignore[union-attr, operator]
-    assert torch.equal(snapshot.state()["conv1.weight"], trainer.module.conv1.weight)  # type: ignore[arg-type]
+        trainer.module.get_parameter("conv1.weight").add_(1.0)
+    assert torch.equal(snapshot.state()["conv1.weight"], trainer.module.get_parameter("conv1.weight"))
     live(trainer, Hand())
     assert_equal(dict(entries(trainer.module)), trainer.snapshot(0.0).state())
     torch.save(trainer.module.state_dict(), io.BytesIO())
@@ -489,7 +489,7 @@ def test_statistics_measured_anew_are_those_of_training_images() -> None:
     modules = [task.build(0) for task in (one, other)]
     for task, module in zip((one, other), modules, strict=True):
         task.validate(module)
-    assert torch.equal(modules[0].bn1.running_mean, torch.zeros(16))  # type: ignore[union-attr, arg-type]
+    assert torch.equal(modules[0].get_buffer("bn1.running_mean"), torch.zeros(16))
     images = torch.cat(list(other.statistics_images()))
-    expected = modules[1].conv1(images).mean((0, 2, 3))  # type: ignore[operator]
-    torch.testing.assert_close(modules[1].bn1.running_mean, expected, rtol=1e-3, atol=1e-4)  # type: ignore[arg-type, union-attr]
+    expected = modules[1].get_submodule("conv1")(images).mean((0, 2, 3))
+    torch.testing.assert_close(modules[1].get_buffer("bn1.running_mean"), expected, rtol=1e-3, atol=1e-4)

@@ -24,9 +24,8 @@ from experiments.benchmarks.runs import own_ray
 from experiments.benchmarks.store import store_rows
 from population import networks
 from population.board import Posting, Refusal
-from population.config import AgeConfig, GraftConfig, NetworkConfig
-from population.criteria import measure
-from population.exchange import Grafting
+from population.config import GraftConfig, NetworkConfig
+from population.criteria import LayerInformation, measure
 from population.grafting import blend_units, decide
 from population.layers import entries, graft_units
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
@@ -78,7 +77,7 @@ class Peer:
         self._freezer = Freezer(self._layout, torch.device("cpu"))
         self._freezer.move_in(self.network)
         self._state = entries(self.network)
-        self._vouched_for = Grafting(self._config, AgeConfig()).vouched_for(self._units)
+        self._vouched_for = LayerInformation(self._config).vouches_for(self._units)
         self._held: deque[ray.ObjectRef] = deque(maxlen=2)
         self._version = 0
         self._information = measure(self._state, self._units, self._config)

@@ -72,15 +72,13 @@ def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
 NONE = ExchangeConfig(rule="none")
 
 
-def papa(config: RunConfig, *, steps_per_epoch: int) -> RunConfig:
-    """The authors' small pull every 10 steps, toward the mean of all; evaluated and saved once an epoch."""
-    every = max(1, round(steps_per_epoch / 10))
+def papa(config: RunConfig) -> RunConfig:
+    """The authors' small pull every 10 steps, toward the mean of all; judged and saved once an epoch."""
     return dataclasses.replace(
         config,
         exchange=ExchangeConfig(rule="average"),
         topology=TopologyConfig(name="complete"),
-        schedule=dataclasses.replace(config.schedule, interval_steps=10, evaluate_every=every),
-        checkpoint=dataclasses.replace(config.checkpoint, every=every),
+        schedule=dataclasses.replace(config.schedule, interval_steps=10, evaluate="epoch"),
     )
 
 
@@ -109,7 +107,7 @@ def two_networks(data: DataConfig, epochs: int) -> Comparison:
         Arm(
             name="papa-async",
             told="a pull of 1 % toward the mean every 10 steps, falling with the learning rate",
-            config=papa(grafting, steps_per_epoch=STEPS),
+            config=papa(grafting),
         ),
     )
     return Comparison(
@@ -119,10 +117,6 @@ def two_networks(data: DataConfig, epochs: int) -> Comparison:
         baseline="independent",
         seeds=(0, 1, 2, 3, 4),
     )
-
-
-STEPS = 71
-"""Steps of an epoch of 9,000 images in batches of 128: the 10k subset less its validation images."""
 
 
 def four_networks(data: DataConfig, epochs: int) -> Comparison:
@@ -135,7 +129,7 @@ def four_networks(data: DataConfig, epochs: int) -> Comparison:
         arms=(
             Arm(name="independent", told="four networks side by side, no exchange", config=alone),
             Arm(name="grafting-async", told="entropy (eq. 6), A = 0.4, c = 500, ring", config=grafting),
-            Arm(name="papa-async", told="PAPA, all to all", config=papa(grafting, steps_per_epoch=STEPS)),
+            Arm(name="papa-async", told="PAPA, all to all", config=papa(grafting)),
         ),
         baseline="independent",
         seeds=(0, 1, 2),

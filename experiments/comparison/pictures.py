@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -107,9 +108,10 @@ def _band(
 
 def _arms(order: list[str], rows: list[Row]) -> Iterable[tuple[str, str]]:
     """Arms that have rows, each with its color, the same in every picture."""
-    colors = itertools.cycle(matplotlib.colormaps["tab10"].colors)  # type: ignore[attr-defined]  # a listed colormap
+    colors = itertools.cycle(color_sequences["tab10"])
     there = {row["arm"] for row in rows}
-    return [(arm, to_hex(color)) for arm, color in zip(order, colors) if arm in there]  # noqa: B905
+    chosen = itertools.islice(colors, len(order))
+    return [(arm, to_hex(color)) for arm, color in zip(order, chosen, strict=True) if arm in there]
 
 
 def _figure(count: int) -> tuple[Figure, list[Axes]]:

@@ -73,8 +73,9 @@ class ScheduleConfig:
     """Epochs between exchanges, at least 1."""
     interval_steps: int | None = None
     """Steps between exchanges, in place of interval_epochs."""
-    evaluate_every: int = 1
-    """Intervals between evaluations on the validation images, at least 1; the last interval always has one."""
+    evaluate: Literal["interval", "epoch"] = "interval"
+    """When networks are judged on the validation images: after every interval, or after those in which an epoch ended
+    (for intervals much shorter than an epoch); after the last in any case."""
     statistics_batches: int = 0
     """Batches of training images, augmented as in training, by which batch norm's statistics are measured anew before
     each evaluation, at least 0; 0: they stay as training and grafts left them."""
@@ -93,7 +94,7 @@ class ScheduleConfig:
         require(self.interval_epochs >= 1, "schedule.interval_epochs", "be at least 1", self.interval_epochs)
         if self.interval_steps is not None:
             require(self.interval_steps >= 1, "schedule.interval_steps", "be at least 1", self.interval_steps)
-        require(self.evaluate_every >= 1, "schedule.evaluate_every", "be at least 1", self.evaluate_every)
+        one_of(self.evaluate, Literal["interval", "epoch"], "schedule.evaluate")
         require(self.statistics_batches >= 0, "schedule.statistics_batches", "be at least 0", self.statistics_batches)
         one_of(self.shape, Literal["constant", "step", "cosine"], "schedule.shape")
         require(self.step_epochs >= 1, "schedule.step_epochs", "be at least 1", self.step_epochs)

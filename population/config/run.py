@@ -87,7 +87,7 @@ class CheckpointConfig:
     keep: int = 2
     """Newest checkpoints kept of each network, at least 2 (lockstep resumes from the interval that all have)."""
     every: int = 1
-    """Intervals between checkpoints, at least 1; the last interval always has one."""
+    """Judged intervals (schedule.evaluate) between checkpoints, at least 1; the last interval always has one."""
 
     def __post_init__(self) -> None:
         require(self.keep >= 2, "checkpoint.keep", "be at least 2", self.keep)

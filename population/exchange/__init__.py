@@ -5,6 +5,7 @@ from collections.abc import Callable
 from population.channels import Channels
 from population.config import RunConfig
 from population.exchange.averaging import Averaging
+from population.exchange.exchanger import Exchanged, Exchanger, graft_rows, training_behind
 from population.exchange.exploiting import Exploiting
 from population.exchange.grafting import Grafting
 from population.exchange.mutual import Mutual
@@ -41,6 +42,8 @@ __all__ = [
     "Arrival",
     "Averaging",
     "ExchangeRule",
+    "Exchanged",
+    "Exchanger",
     "Exploiting",
     "Grafting",
     "Mutual",
@@ -48,4 +51,6 @@ __all__ = [
     "Shuffling",
     "Taken",
     "exchange_rule",
+    "graft_rows",
+    "training_behind",
 ]

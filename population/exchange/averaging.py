@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-from torch import Tensor
+from collections.abc import Sequence
 
 from population.config import AverageConfig
 from population.exchange.rule import Arrival, Rootstock, Taken
 from population.grafting import WHOLE, LayerGraft, blend_weighted
-from population.layers import GraftUnit, is_private
+from population.layers import is_private
 
 
 class Averaging:
@@ -20,17 +17,10 @@ class Averaging:
     """
 
     takes_scions = True
+    tells = None
 
     def __init__(self, config: AverageConfig) -> None:
         self._config = config
-
-    def measure(
-        self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
-    ) -> tuple[float, ...]:
-        return ()
-
-    def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
-        return frozenset()
 
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         pull = self._config.pull * (rootstock.rate_factor if self._config.follows_rate else 1.0)

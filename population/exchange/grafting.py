@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from population.alignment import align
 from population.channels import Channels, moved
 from population.config import AgeConfig, GraftConfig
-from population.criteria import OF_WEIGHTS, measure
+from population.criteria import LayerInformation
 from population.exchange.rule import Arrival, Rootstock, Taken
 from population.filter_grafting import blend_filters, filter_alphas
 from population.grafting import LayerGraft, blend_several, blend_units, decide
@@ -32,16 +32,10 @@ class Grafting:
     def takes_scions(self) -> bool:
         return self._config.scion == "external"
 
-    def measure(
-        self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
-    ) -> tuple[float, ...]:
-        """Of layers; that of filters would be a number for each channel, and is measured where it is used."""
-        return () if self._config.level == "filter" else measure(state, units, self._config, random=random)
-
-    def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
-        if self._config.level == "filter":
-            return frozenset()
-        return frozenset(unit.name for unit in units) if self._config.criterion in OF_WEIGHTS else frozenset()
+    @property
+    def tells(self) -> LayerInformation | None:
+        """Layers' information. That of filters would be a number for each channel, and is measured where it is used."""
+        return LayerInformation(self._config) if self.takes_scions and self._config.level == "layer" else None
 
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         if self._config.momentum == "reset":

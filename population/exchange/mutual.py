@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-from torch import Tensor
+from collections.abc import Sequence
 
 from population.exchange.rule import Arrival, Rootstock, Taken
 from population.grafting import WHOLE, LayerGraft
-from population.layers import GraftUnit
 
 
 class Mutual:
@@ -21,14 +17,7 @@ class Mutual:
     """
 
     takes_scions = True
-
-    def measure(
-        self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
-    ) -> tuple[float, ...]:
-        return ()
-
-    def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
-        return frozenset()
+    tells = None
 
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         rootstock.peers = [arrival.snapshot.state() for arrival in arrivals]

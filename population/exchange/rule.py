@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from population.criteria import LayerInformation
 from population.grafting import LayerGraft
 from population.layers import GraftUnit
 from population.snapshot import Origin, Snapshot
@@ -70,14 +71,9 @@ class ExchangeRule(Protocol):
         """Whether it needs others' snapshots."""
         ...
 
-    def measure(
-        self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
-    ) -> tuple[float, ...]:
-        """What a snapshot tells beside its weights; raises NotFiniteError, and need not look at every weight."""
-        ...
-
-    def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
-        """Entries of which `measure` looks at every value: where what it tells is finite, so are they."""
+    @property
+    def tells(self) -> LayerInformation | None:
+        """What a snapshot tells beside its weights; None: nothing."""
         ...
 
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from population.config import ShuffleConfig
 from population.exchange.rule import Arrival, Rootstock, Taken
 from population.grafting import STATISTICS, WHOLE, LayerGraft
-from population.layers import GraftUnit, is_private
+from population.layers import is_private
 
 
 class Shuffling:
@@ -25,17 +25,10 @@ class Shuffling:
     """
 
     takes_scions = True
+    tells = None
 
     def __init__(self, config: ShuffleConfig) -> None:
         self._config = config
-
-    def measure(
-        self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
-    ) -> tuple[float, ...]:
-        return ()
-
-    def vouched_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
-        return frozenset()
 
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         own = rootstock.origin.network

@@ -1,0 +1,69 @@
+"""What a caller hands in, made part of a run's configuration: a name, a network, data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+from population.config import NetworkConfig, RunConfig
+from population.data import ImageSet, from_dataset, image_set, write_arrow
+from population.errors import ConfigError
+from population.networks import NetworkFactory, resolve
+from population.storage import Storage, absolute
+
+
+def with_name(config: RunConfig) -> RunConfig:
+    """The configuration with a name: the time, where it has none."""
+    return config if config.name else dataclasses.replace(config, name=time.strftime("run-%Y%m%d-%H%M%S"))
+
+
+def run_storage(config: RunConfig) -> Storage:
+    """The folder of a run."""
+    return Storage(f"{config.storage.rstrip('/')}/{config.name}", deadline_seconds=config.patience.storage_seconds)
+
+
+def with_network(config: RunConfig, network: NetworkFactory | str | None) -> tuple[RunConfig, NetworkFactory | None]:
+    """The configuration with the network's name in it, or its callable; an unknown name is an error at once."""
+    if network is not None and not isinstance(network, str):
+        if not callable(network):
+            raise ConfigError(f"network must be module:function or a callable, got {type(network).__name__}")
+        return config, network
+    if isinstance(network, str):
+        config = dataclasses.replace(config, network=NetworkConfig(architecture=network))
+    resolve(config.network)
+    return config, None
+
+
+def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
+    """Paths as they are; arrays and Datasets written into the run's folder first."""
+    if data is None:
+        return config
+    is_pair = isinstance(data, tuple) and len(data) == 2 and not _is_arrays(data)
+    train, test = data if is_pair else (data, None)
+    paths = {
+        "train": _as_path(train, "train", storage),
+        "test": None if test is None else _as_path(test, "test", storage),
+    }
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))
+
+
+def _is_arrays(data: Any) -> bool:
+    """Whether a pair is (images, labels) and not (training, test)."""
+    return hasattr(data[0], "shape") and getattr(data[1], "ndim", 0) == 1 and getattr(data[0], "ndim", 0) >= 3
+
+
+def _as_path(data: Any, part: str, storage: Storage) -> str:
+    if isinstance(data, (str, os.PathLike)):
+        return absolute(str(data))
+    images = data if isinstance(data, ImageSet) else _as_images(data, part)
+    storage.make("data")
+    write_arrow(images, storage.filesystem, storage.path(f"data/{part}.arrow"))
+    return f"{storage.uri}/data/{part}.arrow"
+
+
+def _as_images(data: Any, part: str) -> ImageSet:
+    if isinstance(data, tuple) and len(data) == 2:
+        return image_set(data[0], data[1], name=f"data {part}")
+    return from_dataset(data, name=f"data {part}")

@@ -1,0 +1,89 @@
+"""Runs found again: their folder, the cluster that it names, and whether they still live."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import Any
+
+import ray
+
+from actors.cluster import check_reachable, connect
+from actors.spec import NAMESPACE, RunSpec, coordinator_name
+from population.errors import ClusterError, RunError, RunExistsError, RunNotFoundError
+from population.storage import Storage, absolute
+
+EDITION = 1
+"""Of cluster.json."""
+
+
+def find_run(name: str, *, storage: str = "runs") -> Storage:
+    """The folder of a run, by its name or path.
+
+    Raises:
+        RunNotFoundError: there is none.
+    """
+    for candidate in (name, f"{storage.rstrip('/')}/{name}"):
+        found = Storage(candidate)
+        if found.exists("config.json"):
+            return found
+    raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {absolute(storage)}/{name}")
+
+
+def write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:
+    """How another process finds the run."""
+    content = {
+        "edition": EDITION,
+        "run": spec.name,
+        "address": connection.address,
+        "dashboard": connection.dashboard,
+        "namespace": NAMESPACE,
+        "coordinator": coordinator_name(spec.name),
+        "is_detached": spec.is_detached,
+        "driver": {"host": socket.gethostname(), "process": os.getpid()},
+        "seconds": time.time(),
+    }
+    storage.write("cluster.json", json.dumps(content, indent=2).encode())
+
+
+def check_not_live(name: str) -> None:
+    """Raises RunExistsError where a run of this name is live on the connected cluster."""
+    try:
+        ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
+    except ValueError:
+        return
+    raise RunExistsError(f"a run named {name!r} is live on this cluster; choose another name")
+
+
+def check_folder_not_live(storage: Storage) -> None:
+    """Raises RunError where the cluster that a folder names still runs it."""
+    if not storage.exists("cluster.json"):
+        return
+    found = json.loads(storage.read("cluster.json"))
+    if ray.is_initialized() and ray.get_runtime_context().gcs_address != found["address"]:
+        return
+    try:
+        check_reachable(found["address"])
+    except ClusterError:
+        return
+    was_connected = ray.is_initialized()
+    try:
+        connect_to(found["address"])
+        ray.get_actor(coordinator_name(found["run"]), namespace=NAMESPACE)
+    except (ClusterError, ValueError):
+        return
+    finally:
+        if not was_connected and ray.is_initialized():
+            ray.shutdown()
+    raise RunError(f"run {found['run']} is live on {found['address']}; stop it first")
+
+
+def connect_to(address: str) -> None:
+    """Connect this process to a cluster; raises ClusterError where it is connected to another."""
+    if ray.is_initialized():
+        if ray.get_runtime_context().gcs_address != address:
+            raise ClusterError(f"this process is connected to another cluster than {address}")
+        return
+    connect(address)

@@ -1,0 +1,183 @@
+"""One network's side of every exchange: what its snapshots tell, whom it admits, and what the rule makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from population.board import Refusal, age_of
+from population.config import RunConfig
+from population.errors import NotFiniteError
+from population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
+from population.filters import ENTROPY_BINS
+from population.layers import GraftUnit
+from population.report import GRAFTED, KEPT
+from population.seeds import generator
+from population.snapshot import Layout, Origin, Snapshot
+from population.staleness import Age, age_limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchanged:
+    """How an exchange ended."""
+
+    outcome: str
+    """grafted, kept, or a refusal's name."""
+    taken: tuple[Taken, ...] = ()
+    rootstock: Rootstock | None = None
+    """As the rule left it; None where nothing was admitted."""
+
+
+class Exchanger:
+    """Made once for a network; holds nothing from one exchange to the next."""
+
+    def __init__(
+        self,
+        rule: ExchangeRule,
+        config: RunConfig,
+        units: Sequence[GraftUnit],
+        layout: Layout,
+        *,
+        network: int,
+        num_intervals: int,
+    ) -> None:
+        """Args: what to do; the run's configuration; what shares an alpha; what a snapshot must be; whose; intervals of
+        the schedule."""
+        self._rule, self._config, self._units, self._layout, self._network = rule, config, units, layout, network
+        self._limit = age_limit(config.age, num_intervals=num_intervals)
+        self._vouched_for = rule.tells.vouches_for(units) if rule.tells else frozenset()
+
+    @property
+    def takes_scions(self) -> bool:
+        """Whether it needs others' snapshots."""
+        return self._rule.takes_scions
+
+    def tell(self, state: Mapping[str, Tensor], interval: int) -> tuple[float, ...]:
+        """What a snapshot of an interval tells beside its weights.
+
+        Raises:
+            NotFiniteError: a weight is NaN or infinite; names the entry.
+        """
+        tells = self._rule.tells
+        found = tells.measure(state, self._units, self._draws(self._network, interval)) if tells else ()
+        _check_finite(state, but=self._vouched_for)
+        return found
+
+    def entropies(self, information: tuple[float, ...]) -> dict[str, float]:
+        """The layers' entropies (eq. 6, ten closed cells) among what a snapshot told, by key; empty where it told
+        something else."""
+        graft = self._config.graft
+        is_plain = (graft.criterion, graft.bins, graft.reference) == ("entropy", ENTROPY_BINS, False)
+        return (
+            dict(zip((unit.name for unit in self._units), information, strict=True)) if information and is_plain else {}
+        )
+
+    def exchange(
+        self,
+        found: Sequence[Snapshot] | Refusal,
+        own: Origin,
+        state: Mapping[str, Tensor],
+        information: tuple[float, ...],
+        *,
+        epoch: float,
+        rate_factor: float,
+        now: float,
+    ) -> Exchanged:
+        """Let the rule take in what may be taken.
+
+        Args:
+            found: What was pulled, or why nothing was.
+            own: The network as it stands.
+            state: All that a snapshot holds, its own tensors; changed.
+            information: What its own snapshot of this interval told.
+            epoch, rate_factor: Of the schedule.
+            now: Seconds of the host's clock.
+        """
+        if isinstance(found, Refusal):
+            return Exchanged(outcome=found.value)
+        looked_at = [self._admit(scion, own, now) for scion in found]
+        arrivals = [arrival for arrival in looked_at if isinstance(arrival, Arrival)]
+        if looked_at and not arrivals:
+            return Exchanged(outcome=str(looked_at[0]))
+        rootstock = Rootstock(
+            origin=own,
+            state=state,
+            units=self._units,
+            information=information,
+            epoch=epoch,
+            rate_factor=rate_factor,
+            learning_rate=own.learning_rate,
+            random=self._draws(self._network, own.interval),
+            common_random=self._draws(None, own.interval),
+        )
+        with torch.no_grad():
+            taken = self._rule.take_in(rootstock, arrivals)
+        return Exchanged(outcome=GRAFTED if taken else KEPT, taken=taken, rootstock=rootstock)
+
+    def _admit(self, scion: Snapshot, own: Origin, now: float) -> Arrival | Refusal:
+        """A snapshot that may be taken in, with its age; or why not."""
+        if scion.origin.structure != self._layout.fingerprint or scion.buffer.nbytes != self._layout.nbytes:
+            return Refusal.STRUCTURE
+        age = age_of(own, scion.origin, now=now)
+        if age.intervals > self._limit:
+            return Refusal.TOO_OLD
+        is_told_finite = all(math.isfinite(value) for value in scion.information)
+        if not (is_told_finite and scion.is_finite(but=self._vouched_for)):
+            return Refusal.NOT_FINITE
+        return Arrival(snapshot=scion, age=age)
+
+    def _draws(self, network: int | None, interval: int) -> np.random.Generator:
+        """Random numbers of an interval's exchange: of one network, or None: common to all."""
+        owner = 0 if network is None else network + 1
+        return generator(self._config.seed, owner, "exchange", counter=interval)
+
+
+def training_behind(own: Origin, taken: Sequence[Taken]) -> tuple[float, float]:
+    """Intervals and steps of training behind weights after an exchange: each source's by its part."""
+    kept = 1.0 - sum(one.part for one in taken)
+    sources = [(kept, own), *((one.part, _source(own, one)) for one in taken)]
+    return (
+        sum(part * source.trained_intervals for part, source in sources),
+        sum(part * source.trained_steps for part, source in sources),
+    )
+
+
+def graft_rows(own: Origin, taken: Sequence[Taken]) -> list[dict[str, Any]]:
+    """Rows of the history's table of grafts."""
+    rows = []
+    for one in taken:
+        source = _source(own, one)
+        age = one.arrival.age if one.arrival else Age(intervals=0.0, steps=0.0, seconds=0.0)
+        common = {
+            "rootstock": own.network,
+            "scion": source.network,
+            "interval": own.interval,
+            "incarnation": own.incarnation,
+            "rootstock_version": own.interval,
+            "scion_version": source.interval,
+            "scion_incarnation": source.incarnation,
+            **{f"age_{name}": value for name, value in dataclasses.asdict(age).items()},
+        }
+        rows += [common | dataclasses.asdict(record) for record in one.layers]
+    return rows
+
+
+def _source(own: Origin, taken: Taken) -> Origin:
+    """Whose weights were taken: another network's, or for noise and internal scions its own."""
+    return taken.arrival.snapshot.origin if taken.arrival else own
+
+
+def _check_finite(state: Mapping[str, Tensor], *, but: Collection[str]) -> None:
+    """Raises NotFiniteError at the first entry with NaN or infinity; the least and greatest value tell of all."""
+    for name, tensor in state.items():
+        if name not in but and tensor.is_floating_point() and tensor.numel():
+            low, high = torch.aminmax(tensor)
+            if not (math.isfinite(float(low)) and math.isfinite(float(high))):
+                raise NotFiniteError(f"{name} has a value that is NaN or infinite")

@@ -1,0 +1,65 @@
+"""Tasks that nobody awaits, and waits that end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from actors.background import Background
+
+
+def test_work_asked_for_often_is_done_once_and_once_more_if_asked_for_meanwhile() -> None:
+    async def scene() -> list[str]:
+        background, said, gate = Background(lambda error: None), [], asyncio.Event()
+
+        async def work() -> None:
+            said.append("begun")
+            await gate.wait()
+            said.append("done")
+
+        for _ in range(5):
+            background.soon(work)
+        await asyncio.sleep(0)
+        background.soon(work)
+        background.soon(work)
+        gate.set()
+        while said.count("done") < 2:
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return said
+
+    assert asyncio.run(scene()) == ["begun", "done", "begun", "done"]
+
+
+def test_what_a_task_raises_is_told_and_work_can_be_asked_for_again() -> None:
+    async def scene() -> list[str]:
+        told: list[str] = []
+        background = Background(lambda error: told.append(str(error)))
+
+        async def work() -> None:
+            raise ValueError("no disk")
+
+        for count in (1, 2):
+            background.soon(work)
+            while len(told) < count:
+                await asyncio.sleep(0)
+        return told
+
+    assert asyncio.run(scene()) == ["no disk", "no disk"]
+
+
+def test_a_wait_ends_when_its_claim_holds_or_its_time_is_over() -> None:
+    async def scene() -> list[bool]:
+        background, found = Background(lambda error: None), [False]
+
+        async def change() -> None:
+            found[0] = True
+            await background.wake()
+
+        await background.until(lambda: found[0], seconds=0.01)
+        before = found[0]
+        background.spawn(change())
+        await background.until(lambda: found[0], seconds=5.0)
+        return [before, found[0]]
+
+    assert asyncio.run(scene()) == [False, True]
