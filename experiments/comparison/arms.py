@@ -82,6 +82,11 @@ def papa(config: RunConfig) -> RunConfig:
     )
 
 
+def _grafting(base: RunConfig, name: str, told: str, **graft) -> Arm:
+    """An arm that differs in how it grafts."""
+    return Arm(name=name, told=told, config=dataclasses.replace(base, graft=GraftConfig(**graft)))
+
+
 def two_networks(data: DataConfig, epochs: int) -> Comparison:
     """Table 1: what grafting gains over training side by side, and how much of it is plain averaging."""
     alone = small(data, size=2, epochs=epochs, exchange=NONE)
@@ -191,20 +196,25 @@ def scions(data: DataConfig, epochs: int) -> Comparison:
     """Table 5: the paper's scion sources and criteria, in small."""
     base = small(data, size=2, epochs=epochs)
 
-    def arm(name: str, told: str, **graft) -> Arm:
-        return Arm(name=name, told=told, config=dataclasses.replace(base, graft=GraftConfig(**graft)))
-
     return Comparison(
         name="scions",
         question="Where should a scion come from, and by what is it judged?",
         arms=(
             Arm(name="baseline", told="no graft", config=dataclasses.replace(base, exchange=NONE)),
-            arm("noise", "sigma = 0.975^epoch into filters below 0.1", scion="noise"),
-            arm("internal", "the most informative filters onto the least, below 0.1", scion="internal", criterion="l1"),
-            arm("external, l1", "l1 norm of the layer", criterion="l1"),
-            arm("external, entropy", "eq. 6"),
-            arm("external, summed entropy", "eq. 5", criterion="summed_entropy"),
-            arm("external, differential entropy", "robust cells, knows scale", criterion="differential_entropy"),
+            _grafting(base, "noise", "sigma = 0.975^epoch into filters below 0.1", scion="noise"),
+            _grafting(
+                base,
+                "internal",
+                "the most informative filters onto the least, below 0.1",
+                scion="internal",
+                criterion="l1",
+            ),
+            _grafting(base, "external, l1", "l1 norm of the layer", criterion="l1"),
+            _grafting(base, "external, entropy", "eq. 6"),
+            _grafting(base, "external, summed entropy", "eq. 5", criterion="summed_entropy"),
+            _grafting(
+                base, "external, differential entropy", "robust cells, knows scale", criterion="differential_entropy"
+            ),
         ),
         baseline="baseline",
         seeds=(0, 1, 2),
@@ -238,21 +248,29 @@ def levels(data: DataConfig, epochs: int) -> Comparison:
     """Filter level and alignment: which rule for a weight between two filters, and do unrelated channels matter?"""
     base = small(data, size=2, epochs=epochs)
 
-    def arm(name: str, told: str, **graft) -> Arm:
-        return Arm(name=name, told=told, config=dataclasses.replace(base, graft=GraftConfig(**graft)))
-
     filters = {"level": "filter", "criterion": "batch_norm"}
     return Comparison(
         name="levels",
         question="Layers or filters, and should a scion's channels first be brought into one's own order?",
         arms=(
             Arm(name="independent", told="no graft", config=dataclasses.replace(base, exchange=NONE)),
-            arm("layer", "eq. 2, entropy"),
-            arm("layer, aligned", "the same after weight matching", alignment="weights"),
-            arm("filter, product", "by batch norm's scale; both alphas multiplied, as published", **filters),
-            arm("filter, mean", "both alphas' mean", crossing="mean", **filters),
-            arm("filter, output", "the alpha of the filter that a weight belongs to", crossing="output", **filters),
-            arm("filter, aligned", "their mean after weight matching", crossing="mean", alignment="weights", **filters),
+            _grafting(base, "layer", "eq. 2, entropy"),
+            _grafting(base, "layer, aligned", "the same after weight matching", alignment="weights"),
+            _grafting(
+                base, "filter, product", "by batch norm's scale; both alphas multiplied, as published", **filters
+            ),
+            _grafting(base, "filter, mean", "both alphas' mean", crossing="mean", **filters),
+            _grafting(
+                base, "filter, output", "the alpha of the filter that a weight belongs to", crossing="output", **filters
+            ),
+            _grafting(
+                base,
+                "filter, aligned",
+                "their mean after weight matching",
+                crossing="mean",
+                alignment="weights",
+                **filters,
+            ),
             Arm(
                 name="same beginning",
                 told="layers, entropy, and equal initial weights: channels are related from the start",
