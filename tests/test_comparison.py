@@ -60,6 +60,8 @@ def test_arms_of_a_comparison_do_equal_work_and_differ(name: str) -> None:
 def test_fingerprint_tells_configurations_apart_and_not_where_they_run() -> None:
     base = small(DIGITS, size=2, epochs=3)
     assert fingerprint(base) == fingerprint(dataclasses.replace(base, name="x", storage="/else", seed=5))
+    there, elsewhere = (small(DataConfig(train=f"{at}/a.parquet", test="t.parquet"), size=2, epochs=3) for at in "xy")
+    assert fingerprint(there) == fingerprint(elsewhere) != fingerprint(base)
     assert fingerprint(base) != fingerprint(dataclasses.replace(base, average=AverageConfig(pull=0.5)))
 
 
@@ -120,7 +122,13 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
             scores = {f"{kind}_accuracy": 0.5 + 0.01 * seed + 0.1 * index for kind in SHOWN}
             beside = ("mean_loss", "mean_calibration_error", "ensemble_calibration_error", "agreement", "cosine")
             counted = {"images": 1000, "exchanges": 4 * index, "refusals": 0, "train_seconds": 1.5}
-            row = {"fingerprint": fingerprint(arm.config), **scores, **dict.fromkeys(beside, 0.25), **counted}
+            row = {
+                "fingerprint": fingerprint(arm.config),
+                "taken_from": "",
+                **scores,
+                **dict.fromkeys(beside, 0.25),
+                **counted,
+            }
             curve = {
                 "network": 0,
                 "epoch": 1.0,
@@ -138,6 +146,23 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
     assert "| independent | 3 | 51.00 ± 2.48 |" in told
     assert "| averaging | **+10.00 ± 0.00** |" in told and "Not run" not in told
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
+
+
+def test_a_run_of_the_same_configuration_and_data_is_taken_from_the_record_beside(tmp_path: Path) -> None:
+    asked = tiny()
+    arm = asked.arms[0]
+    scores = {"fingerprint": fingerprint(arm.config), "taken_from": "", "mean_accuracy": 0.5}
+    Record(tmp_path / "one").add("another name", 1, {"scores": [scores], "curves": [{"epoch": 1.0}, {"epoch": 2.0}]})
+    other = Record(tmp_path / "other")
+    assert not other.borrow(arm, 0) and not other.borrow(asked.arms[1], 1) and other.rows("scores") == []
+    elsewhere = dataclasses.replace(arm.config, data=dataclasses.replace(DIGITS, train="x/digits.parquet", test="y"))
+    assert not other.borrow(dataclasses.replace(arm, config=elsewhere), 1)
+    assert other.borrow(arm, 1) and other.has(arm, 1)
+    (row,) = other.rows("scores")
+    assert (row["arm"], row["taken_from"], row["mean_accuracy"]) == ("independent", "one", 0.5)
+    assert [line["epoch"] for line in other.rows("curves")] == [1.0, 2.0]
+    third = Record(tmp_path / "third")
+    assert third.borrow(arm, 1) and third.rows("scores")[0]["taken_from"] == "one"
 
 
 def test_unequal_work_and_unknown_names_are_refused(tmp_path: Path) -> None:

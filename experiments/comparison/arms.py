@@ -11,6 +11,7 @@ from population.config import (
     AveragingConfig,
     CheckpointConfig,
     DataConfig,
+    DeviceConfig,
     ExchangeConfig,
     FusionConfig,
     FusionMode,
@@ -57,7 +58,10 @@ class Comparison:
 
 
 def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
-    """ResNet-8 networks at the learning rate that the papers begin with, decayed by a cosine."""
+    """ResNet-8 networks at the learning rate that the papers begin with, decayed by a cosine.
+
+    Their forward pass is in bfloat16, as on a GPU: on a CPU that has it, it trains twice as many images a second.
+    """
     fields = {
         "network": NetworkConfig(architecture="resnet8"),
         "data": data,
@@ -65,6 +69,7 @@ def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
         "schedule": ScheduleConfig(epochs=epochs, batch_size=128, shape="cosine"),
         "optimizer": OptimizerConfig(learning_rate=0.1, weight_decay=5e-4),
         "checkpoint": CheckpointConfig(keep=KEEP_ALL),
+        "device": DeviceConfig(precision="bfloat16"),
     }
     return RunConfig(**(fields | changes))
 

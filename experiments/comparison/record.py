@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ Rows = dict[str, list[dict[str, Any]]]
 
 
 def fingerprint(config: RunConfig) -> str:
-    """Tells one arm's configuration from another, wherever and under whatever name it runs."""
+    """Tells one arm's configuration and data from another's, in whatever folder and under whatever name it runs."""
     plain = to_dict(dataclasses.replace(config, name=None, storage="runs", address=None, seed=0, detach=False))
-    plain["data"] = {key: value for key, value in plain["data"].items() if key not in ("train", "test")}
+    for images in ("train", "test"):
+        plain["data"][images] = Path(plain["data"][images] or "").name
     told = _departures(plain, to_dict(RunConfig()))
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -68,6 +70,30 @@ class Record:
             for row in self.rows("scores")
         )
 
+    def borrow(self, arm: Arm, seed: int) -> bool:
+        """Take a run of the same configuration, data and seed from a record beside this one: it would be the same run.
+
+        Returns whether there is one; `taken_from` in its scores then names the comparison that made it.
+        """
+        for path in sorted(self.folder.parent.glob("*/scores.parquet")):
+            if path.parent == self.folder:
+                continue
+            other = Record(path.parent)
+            for row in other.rows("scores"):
+                if (row["fingerprint"], row["seed"]) == (fingerprint(arm.config), seed):
+                    found = {
+                        table: [
+                            {key: value for key, value in line.items() if key not in ("arm", "seed")}
+                            for line in other.rows(table)
+                            if (line["arm"], line["seed"]) == (row["arm"], seed)
+                        ]
+                        for table in TABLES
+                    }
+                    found["scores"][0]["taken_from"] = row["taken_from"] or path.parent.name
+                    self.add(arm.name, seed, found)
+                    return True
+        return False
+
     def add(self, arm: str, seed: int, found: Rows) -> None:
         """Put a run in, in place of an earlier one of the same arm and seed."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +125,12 @@ def summarize(arm: Arm, result: dict[str, Any], folder: str) -> Rows:
 def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any]:
     metrics = read_table(storage, "metrics")
     outcomes = metrics["outcome"].to_pylist()
-    row: dict[str, Any] = {"fingerprint": fingerprint(arm.config), "networks": len(result["networks"])}
+    row: dict[str, Any] = {
+        "fingerprint": fingerprint(arm.config),
+        "taken_from": "",
+        "networks": len(result["networks"]),
+        "validation_accuracy": _validation(metrics),
+    }
     chosen = next(one for one in result["networks"] if one["network"] == result["best"])
     kinds = {
         "mean": result["mean"],
@@ -121,6 +152,13 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "refusals": sum(outcome not in ("grafted", "kept", "off") for outcome in outcomes),
         "train_seconds": result["seconds"],
     }
+
+
+def _validation(metrics: pa.Table) -> float | None:
+    """Mean over the networks of their best validation accuracy: what decides about a default."""
+    best = metrics.group_by("network").aggregate([("validation_accuracy", "max")]).to_pylist()
+    found = [row["validation_accuracy_max"] for row in best if row["validation_accuracy_max"] is not None]
+    return statistics.mean(found) if found else None
 
 
 def _curves(storage: Storage) -> list[dict[str, Any]]:

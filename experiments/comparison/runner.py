@@ -31,7 +31,7 @@ def run_comparison(
     address: str | None = None,
     console: Console,
 ) -> Record:
-    """Run what the record does not hold yet, seed by seed through the arms, and write the report after each run.
+    """Run what neither this record nor one beside it holds, seed by seed through the arms, and report after each run.
 
     Args:
         comparison: Its arms.
@@ -50,7 +50,9 @@ def run_comparison(
     chosen = _chosen(comparison, arms)
     seeds = tuple(seeds) or comparison.seeds
     record = Record(Path(out))
-    left = [(arm, seed) for seed in seeds for arm in chosen if not record.has(arm, seed)]
+    left = [
+        (arm, seed) for seed in seeds for arm in chosen if not record.has(arm, seed) and not record.borrow(arm, seed)
+    ]
     console.print(
         f"{comparison.name}: {len(chosen)} arms, seeds {', '.join(map(str, seeds))}; {len(left)} runs to do, "
         f"{sum(arm.work for arm, _ in left)} epochs of one network",

@@ -17,6 +17,7 @@ SHOWN = {
     "soup": "soup",
     "greedy_soup": "greedy soup",
     "last_mean": "mean at the end",
+    "validation": "mean on validation images",
 }
 """Columns: the result's kinds, and what they are called."""
 
@@ -42,6 +43,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         _others(names, rows),
         "## Arms",
         "\n".join(f"- **{arm.name}**: {arm.told}" for arm in comparison.arms if arm.name in names),
+        _taken(rows),
         _missing(comparison, rows),
         "![accuracy over epochs](accuracy.png)\n![filters](filters.png)\n![alpha](alpha.png)\n"
         "![similarity](similarity.png)",
@@ -57,7 +59,8 @@ def _setting(comparison: Comparison, rows: Sequence[Row]) -> str:
         f"{config.network.architecture} on {config.data.train.rpartition('/')[2]} "
         f"({config.data.validation:.0%} of it held out), judged on {(config.data.test or '').rpartition('/')[2]}; "
         f"batch {schedule.batch_size}, {optimizer.name}, learning rate {optimizer.learning_rate:g} ({schedule.shape}), "
-        f"weight decay {optimizer.weight_decay:g}; {comparison.arms[0].work} epochs of one network in each arm "
+        f"weight decay {optimizer.weight_decay:g}, forward pass in {config.device.precision}; "
+        f"{comparison.arms[0].work} epochs of one network in each arm "
         f"({', '.join(f'{count:,}' for count in sorted(images))} images trained on)."
     )
 
@@ -113,6 +116,12 @@ def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
             line.append(_told(interval(found)) if found else "")
         table.append(line)
     return _markdown(table)
+
+
+def _taken(rows: Sequence[Row]) -> str:
+    taken = sorted({(row["arm"], row["taken_from"], row["seed"]) for row in rows if row["taken_from"]})
+    told = "; ".join(f"{arm} seed {seed} ({source})" for arm, source, seed in taken)
+    return f"Runs of another table, with the same configuration, data and seed: {told}." if told else ""
 
 
 def _missing(comparison: Comparison, rows: Sequence[Row]) -> str:
