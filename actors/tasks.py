@@ -25,8 +25,6 @@ from population.storage import Storage
 from population.task import ImageClassification
 from population.training import Trainer
 
-JUDGING_BATCH = 512
-
 JUDGING_THREADS = 8
 
 STATISTICS_BATCHES = 8
@@ -89,17 +87,16 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
         found, newest = checkpoints.best(network), checkpoints.newest(network)
         if found is None or newest is None:
             continue
-        state, accuracy, interval = found
-        best.append(Candidate(network=network, state=state, validation_accuracy=accuracy))
-        score = newest.training.get("score")
-        last.append(Candidate(network=network, state=newest.model, validation_accuracy=score))
+        state, score, interval = found
+        best.append(Candidate(network=network, state=state, validation_score=score))
+        last.append(Candidate(network=network, state=newest.model, validation_score=newest.training.get("score")))
         rows.append(
             {
                 "network": network,
                 "ended": ended.get(network, "unknown"),
                 "interval": newest.id.interval,
                 "best_interval": interval,
-                "validation_accuracy": accuracy,
+                "validation_score": score,
                 "grafts": newest.training["grafts"],
             }
         )
@@ -120,14 +117,13 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
 def _parts(task: ImageClassification) -> tuple[Parts | None, str | None]:
     """The images that judge, and which part of the data they are; None where there are neither test nor validation
     images."""
-    found = {name: task.splits.batches(name, task.device) for name in ("validation", "test")}
-    validation, name = found["validation"], "test" if found["test"] else "validation"
-    judged = found[name]
+    validation, test = task.part("validation"), task.part("test")
+    judged, name = (test, "test") if test is not None else (validation, "validation")
     if judged is None:
         return None, None
     return Parts(
-        judged=lambda: judged.in_order(batch_size=JUDGING_BATCH),
-        validation=None if validation is None else lambda: validation.in_order(batch_size=JUDGING_BATCH),
+        judged=judged,
+        validation=validation,
         statistics=lambda: itertools.islice(
             task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0), STATISTICS_BATCHES
         ),

@@ -98,7 +98,7 @@ def result_table(table: Mapping[str, Any]) -> Table:
         shown.add_row(
             f"network {row['network']}",
             *_scores(row.get("best"), row.get("last")),
-            _number(row["validation_accuracy"], "{:.2%}"),
+            _number(row["validation_score"], "{:.2%}"),
             f"{row['best_interval']}/{row['interval']}",
             str(row["grafts"]),
             row["ended"],

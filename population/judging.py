@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from population.data import Batch
-from population.evaluation import Scores, evaluate, probabilities, score_probabilities, soup, with_statistics
+from population.evaluation import Part, Scores, soup, with_statistics
 from population.grafting import STATISTICS
 from population.layers import is_private, load_entries
 
@@ -24,20 +24,21 @@ class Candidate:
 
     network: int
     state: State
-    validation_accuracy: float | None = None
-    """None where nothing is held out."""
+    validation_score: float | None = None
+    """As `Scores.score`; None where nothing is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The images that judge; each call gives them from the beginning."""
+    """The images that judge."""
 
-    judged: Callable[[], Iterable[Batch]]
+    judged: Part
     """Test images, or validation images where there are none."""
-    validation: Callable[[], Iterable[Batch]] | None
+    validation: Part | None
     """Choose the greedy soup; None where nothing is held out."""
     statistics: Callable[[], Iterable[Batch]]
-    """Training images, augmented as in training, for the batch norm of averaged weights."""
+    """Training images, augmented as in training, for the batch norm of averaged weights; from the beginning with each
+    call."""
 
 
 @torch.no_grad()
@@ -53,24 +54,24 @@ def judge_together(
         with_soups: Whether averaged weights are judged too.
 
     Returns:
-        each (a row a network, in order), mean, best (id, by validation), ensemble (mean probability), soup (uniform),
-        greedy_soup (with its members; None without validation images), agreement and cosine (means over pairs; None
-        for one network).
+        each (a row a network, in order), mean, best (id, by validation), ensemble, soup (uniform), greedy_soup (with
+        its members; None without validation images), agreement and cosine (means over pairs; None for one network).
     """
+    measure = parts.judged.measure
     outputs, labels = [], torch.empty(0)
     for candidate in candidates:
         load_entries(module, candidate.state)
-        predicted, labels = probabilities(module, parts.judged())
-        outputs.append(predicted)
-    each = [score_probabilities(predicted, labels) for predicted in outputs]
-    best = max(candidates, key=lambda one: (one.validation_accuracy or 0.0, -one.network))
+        said, labels = measure.outputs(module, parts.judged.batches())
+        outputs.append(said)
+    each = [measure.scores(said, labels) for said in outputs]
+    best = max(candidates, key=lambda one: (one.validation_score or 0.0, -one.network))
     states = [candidate.state for candidate in candidates]
     found = {
         "each": [dataclasses.asdict(scores) for scores in each],
         "mean": _mean(each),
         "best": best.network,
-        "ensemble": dataclasses.asdict(score_probabilities(torch.stack(outputs).mean(0), labels)),
-        "agreement": agreement(outputs),
+        "ensemble": dataclasses.asdict(measure.scores(measure.together(outputs), labels)),
+        "agreement": agreement([measure.choices(said, labels) for said in outputs]),
         "cosine": mean_cosine(states),
     }
     if with_soups:
@@ -93,7 +94,7 @@ def greedy_soup(
 
     Source: Wortsman et al. 2022 (arXiv:2203.05482), recipe 1.
     """
-    ranked = sorted(candidates, key=lambda one: (-(one.validation_accuracy or 0.0), one.network))
+    ranked = sorted(candidates, key=lambda one: (-(one.validation_score or 0.0), one.network))
     kept = [ranked[0]]
     reached = score(soup([ranked[0].state]))
     for candidate in ranked[1:]:
@@ -104,14 +105,15 @@ def greedy_soup(
     return soup([one.state for one in kept]), tuple(one.network for one in kept)
 
 
-def agreement(outputs: Sequence[Tensor]) -> float | None:
-    """Part of the images to which two networks give the same class, a mean over pairs; None for one network.
+def agreement(choices: Sequence[Tensor]) -> float | None:
+    """Part of the images that two networks take for the same, a mean over pairs; None for one network.
 
     Args:
-        outputs: Class probabilities of each network, shape (images, classes).
+        choices: Of each network, shape (images,), as `Measure.choices`.
     """
-    chosen = [predicted.argmax(1) for predicted in outputs]
-    pairs = [float((one == other).double().mean()) for index, one in enumerate(chosen) for other in chosen[index + 1 :]]
+    pairs = [
+        float((one == other).double().mean()) for index, one in enumerate(choices) for other in choices[index + 1 :]
+    ]
     return sum(pairs) / len(pairs) if pairs else None
 
 
@@ -141,7 +143,7 @@ def _greedy(module: nn.Module, candidates: Sequence[Candidate], parts: Parts) ->
 
     def score(state: State) -> float:
         load_entries(module, state)
-        return evaluate(with_statistics(module, parts.statistics()), validation()).accuracy
+        return validation.measure.judge(with_statistics(module, parts.statistics()), validation.batches()).score
 
     state, members = greedy_soup(candidates, score)
     return _scores_of(module, state, parts) | {"members": list(members)}
@@ -150,11 +152,12 @@ def _greedy(module: nn.Module, candidates: Sequence[Candidate], parts: Parts) ->
 def _scores_of(module: nn.Module, state: State, parts: Parts) -> dict[str, Any]:
     """Of averaged weights, their batch norm's statistics measured anew."""
     load_entries(module, state)
-    predicted, labels = probabilities(with_statistics(module, parts.statistics()), parts.judged())
-    return dataclasses.asdict(score_probabilities(predicted, labels))
+    measure = parts.judged.measure
+    said, labels = measure.outputs(with_statistics(module, parts.statistics()), parts.judged.batches())
+    return dataclasses.asdict(measure.scores(said, labels))
 
 
 def _mean(scores: Sequence[Scores]) -> dict[str, float]:
-    names = ("loss", "accuracy", "top5", "calibration_error")
+    names = [field.name for field in dataclasses.fields(Scores) if field.name != "images"]
     rows = [dataclasses.asdict(one) for one in scores]
     return {name: sum(row[name] for row in rows) / len(rows) for name in names if rows[0][name] is not None}

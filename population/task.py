@@ -17,7 +17,7 @@ from population.config import NetworkConfig, RunConfig
 from population.data import Batch, Pass, Splits
 from population.distillation import distillation_loss, load_teacher, mutual_loss
 from population.errors import ConfigError
-from population.evaluation import Scores, evaluate
+from population.evaluation import ClassificationMeasure, Part, Scores
 from population.fusion import LayerFusion, fuse
 from population.layers import load_entries
 
@@ -86,7 +86,7 @@ class ImageClassification:
         if train is None:
             raise ConfigError("there are no training images")
         self._train = train
-        self._validation = splits.batches("validation", self.device)
+        self._validation = self.part("validation")
         self._autocast = _autocast_type(config.device.precision, self.device)
         self._peers: list[nn.Module] = []
 
@@ -182,7 +182,17 @@ class ImageClassification:
         if self._validation is None:
             return None
         self._measure_statistics(network)
-        return evaluate(network, self._validation.in_order(batch_size=max(256, self.config.schedule.batch_size)))
+        return self._validation.measure.judge(network, self._validation.batches())
+
+    def part(self, name: str) -> Part | None:
+        """The images of validation or test and how they judge; None where there are none."""
+        found = self.splits.batches(name, self.device)
+        size = max(256, self.config.schedule.batch_size)
+        return (
+            None
+            if found is None
+            else Part(batches=lambda: found.in_order(batch_size=size), measure=ClassificationMeasure())
+        )
 
     def _measure_statistics(self, network: nn.Module) -> None:
         """Batch norm's statistics anew, in place, where the schedule asks for it."""

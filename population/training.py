@@ -187,7 +187,7 @@ class Trainer:
             is_judged = self.schedule.is_evaluated(progress.interval)
             with self._random:
                 scores = self._evaluate() if is_judged else None
-            progress.score = scores.accuracy if scores else progress.score
+            progress.score = scores.score if scores else progress.score
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(host.now())
             snapshot = self.snapshot(origin.made_seconds) if self.publishes else None

@@ -19,7 +19,6 @@ from population.checkpoint import CheckpointStore
 from population.config import RunConfig, from_dict, to_dict
 from population.data import load_splits
 from population.errors import ConfigError
-from population.evaluation import probabilities
 from population.filters import THRESHOLDS
 from population.history import read_table
 from population.judging import agreement, mean_cosine
@@ -208,17 +207,18 @@ def _similarity(storage: Storage) -> list[dict[str, Any]]:
     }
     shared = sorted(set.intersection(*(set(found) for found in saved.values()))) if len(saved) > 1 else []
     task = ImageClassification(config, load_splits(config.data, seed=config.seed))
-    validation = task.splits.batches("validation", "cpu")
+    validation = task.part("validation")
     if validation is None:
         return []
     module, rows = task.build(0), []
     for interval in shared[::-2][::-1]:
         states = [checkpoints.load(network, found[interval]).model for network, found in saved.items()]
-        outputs = []
+        choices = []
         for state in states:
             load_entries(module, state)
-            outputs.append(probabilities(module, validation.in_order(batch_size=512))[0])
-        rows.append({"interval": interval, "agreement": agreement(outputs), "cosine": mean_cosine(states)})
+            said, labels = validation.measure.outputs(module, validation.batches())
+            choices.append(validation.measure.choices(said, labels))
+        rows.append({"interval": interval, "agreement": agreement(choices), "cosine": mean_cosine(states)})
     return rows
 
 
