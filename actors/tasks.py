@@ -16,13 +16,13 @@ import torch
 from actors.spec import Facts, RunSpec
 from population.checkpoint import CheckpointStore
 from population.config import RunConfig
-from population.data import MemorySplits, Splits, load_splits
+from population.data import MemorySplits, Splits
 from population.errors import RunError
 from population.history import read_table
 from population.judging import Candidate, Parts, judge_together
 from population.networks import NetworkFactory
 from population.storage import Storage
-from population.task import ImageClassification
+from population.task import ImageClassification, run_splits
 from population.training import Trainer
 
 JUDGING_THREADS = 8
@@ -37,7 +37,7 @@ def prepare(spec: RunSpec) -> tuple[Splits, Facts]:
     Raises:
         InarchError: the data or the network cannot be used; nothing was started.
     """
-    splits = load_splits(spec.config.data, seed=spec.config.seed)
+    splits = run_splits(spec.config)
     return splits, facts_of(spec.config, splits, spec.factory)
 
 

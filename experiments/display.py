@@ -14,6 +14,10 @@ from actors import Event, NetworkStatus, PopulationRun, RunResult, RunStatus
 
 REFRESH_SECONDS = 0.5
 
+CLASSIFICATION = {"accuracy": "accuracy", "top5": "top-5", "loss": "loss", "calibration_error": "calibration"}
+RETRIEVAL = {"mean_average_precision": "mAP", "accuracy": "rank-1", "top5": "rank-5"}
+"""Columns of a result: the score and what it is called; the first is shown at the end of training too."""
+
 
 def follow(run: PopulationRun, console: Console) -> RunResult:
     """Show a run to its end, and give its result."""
@@ -91,13 +95,14 @@ def result_table(table: Mapping[str, Any]) -> Table:
     """Every network, mean, best, ensemble, soups, as they were best by validation and as they ended."""
     judged = table.get("judged_on") or "nothing"
     shown = Table(title=f"{table['run']}: judged on the {judged} images", title_justify="left")
-    scored = ("accuracy", "top-5", "loss", "calibration", "last accuracy")
-    for name in ("", *scored, "validation", "best at", "grafts", "ended"):
+    scores = RETRIEVAL if _is_retrieval(table) else CLASSIFICATION
+    first = next(iter(scores.values()))
+    for name in ("", *scores.values(), f"last {first}", "validation", "best at", "grafts", "ended"):
         shown.add_column(name, justify="left" if name in ("", "ended") else "right")
     for row in table["networks"]:
         shown.add_row(
             f"network {row['network']}",
-            *_scores(row.get("best"), row.get("last")),
+            *_scores(scores, row.get("best"), row.get("last")),
             _number(row["validation_score"], "{:.2%}"),
             f"{row['best_interval']}/{row['interval']}",
             str(row["grafts"]),
@@ -106,31 +111,34 @@ def result_table(table: Mapping[str, Any]) -> Table:
     if "mean" in table:
         shown.add_section()
         last = table["last"]
-        shown.add_row("mean", *_scores(table["mean"], last["mean"]))
+        shown.add_row("mean", *_scores(scores, table["mean"], last["mean"]))
         chosen = next(row for row in table["networks"] if row["network"] == table["best"])
-        shown.add_row(f"best by validation ({table['best']})", *_scores(chosen["best"], chosen["last"]))
+        shown.add_row(f"best by validation ({table['best']})", *_scores(scores, chosen["best"], chosen["last"]))
         for name in ("ensemble", "soup", "greedy_soup"):
             if table[name] is not None:
                 members = table[name].get("members")
                 told = f" of {', '.join(map(str, members))}" if members else ""
-                shown.add_row(f"{name.replace('_', ' ')}{told}", *_scores(table[name], last.get(name)))
+                shown.add_row(f"{name.replace('_', ' ')}{told}", *_scores(scores, table[name], last.get(name)))
         if table["agreement"] is not None:
+            compared = "nearest images" if _is_retrieval(table) else "predictions"
             shown.caption = (
-                f"between two networks: {last['agreement']:.1%} of the predictions agree at the end, "
+                f"between two networks: {last['agreement']:.1%} of the {compared} agree at the end, "
                 f"cosine of the weights {last['cosine']:.3f}"
             )
     return shown
 
 
-def _scores(best: Mapping[str, Any] | None, last: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _is_retrieval(table: Mapping[str, Any]) -> bool:
+    return "mean" in table and table["mean"].get("mean_average_precision") is not None
+
+
+def _scores(
+    shown: Mapping[str, str], best: Mapping[str, Any] | None, last: Mapping[str, Any] | None
+) -> tuple[str, ...]:
+    """The cells of some scores, and the first of them at the end."""
     best, last = best or {}, last or {}
-    return (
-        _number(best.get("accuracy"), "{:.2%}"),
-        _number(best.get("top5"), "{:.2%}"),
-        _number(best.get("loss"), "{:.4f}"),
-        _number(best.get("calibration_error"), "{:.2%}"),
-        _number(last.get("accuracy"), "{:.2%}"),
-    )
+    cells = [_number(best.get(name), "{:.4f}" if name == "loss" else "{:.2%}") for name in shown]
+    return (*cells, _number(last.get(next(iter(shown))), "{:.2%}"))
 
 
 def _number(value: float | None, form: str) -> str:

@@ -15,14 +15,13 @@ from actors.records import read_members
 from actors.tasks import STATISTICS_BATCHES, judge
 from population.checkpoint import CheckpointStore
 from population.config import FusionConfig, NetworkConfig, RunConfig, from_dict
-from population.data import load_splits
 from population.errors import CheckpointError, ConfigError, StructureError
 from population.evaluation import soup, with_statistics
 from population.fusion import compact_state
 from population.layers import entries, load_entries
 from population.networks import NetworkFactory, build
 from population.storage import Storage, absolute
-from population.task import ImageClassification
+from population.task import ImageClassification, run_splits
 
 
 def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str
         StructureError: the images are not those that the run was begun with.
     """
     storage, spec, recorded = _open(path, network)
-    splits = load_splits(spec.config.data, seed=spec.config.seed)
+    splits = run_splits(spec.config)
     if splits.fingerprint != recorded["facts"]["data_fingerprint"]:
         raise StructureError(f"{spec.config.data.train!r} has other images now than run {spec.name} was begun with")
     record = read_members(storage) or {"members": []}
@@ -108,7 +107,7 @@ def _soup(states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any]) 
     if recorded["network"] == "callable":
         return mean
     _, spec, _ = _open(path, None)
-    task = ImageClassification(spec.config, load_splits(spec.config.data, seed=spec.config.seed))
+    task = ImageClassification(spec.config, run_splits(spec.config))
     module = task.build(0)
     load_entries(module, mean)
     batches = itertools.islice(task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0), STATISTICS_BATCHES)

@@ -163,7 +163,7 @@ class CheckpointStore:
         )
 
     def best(self, network: int) -> tuple[dict[str, Tensor], float | None, int] | None:
-        """Best weights by validation, their accuracy and interval; the newest weights where nothing was held out."""
+        """Best weights by validation, their score and interval; the newest weights where nothing was held out."""
         for found in reversed(self.list(network)):
             try:
                 loaded = self.load(network, found)

@@ -31,6 +31,7 @@ METRICS = pa.schema(
         ("train_accuracy", pa.float64()),
         ("validation_loss", pa.float64()),
         ("validation_accuracy", pa.float64()),
+        ("validation_mean_average_precision", pa.float64()),
         ("images", pa.int64()),
         ("images_per_second", pa.float64()),
         ("seconds_steps", pa.float64()),
@@ -44,7 +45,8 @@ METRICS = pa.schema(
         ("time", pa.float64()),
     ]
 )
-"""outcome: 'grafted', 'off', or the refusal's name; grafts: taken so far; time: seconds of the host's clock."""
+"""validation_*: as `population.evaluation.Scores`, null where an interval was not judged or its task has no such score;
+outcome: 'grafted', 'off', or the refusal's name; grafts: taken so far; time: seconds of the host's clock."""
 
 GRAFTS = pa.schema(
     [

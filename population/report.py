@@ -26,6 +26,7 @@ class Report:
     train_accuracy: float
     validation_loss: float | None
     validation_accuracy: float | None
+    validation_mean_average_precision: float | None
     images: int
     """Trained on in this interval."""
     images_per_second: float
@@ -61,6 +62,7 @@ _PLAIN_COLUMNS = (
     "train_accuracy",
     "validation_loss",
     "validation_accuracy",
+    "validation_mean_average_precision",
     "images",
     "images_per_second",
     "outcome",

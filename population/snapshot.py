@@ -70,7 +70,7 @@ class Origin:
     structure: str
     """Fingerprint of its layout."""
     score: float | None = None
-    """Newest validation accuracy; None where nothing is held out."""
+    """Newest score on the validation images, as `Scores.score`; None where nothing is held out."""
     learning_rate: float = 0.0
     """Initial, of the network that trained them."""
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from population import networks
 from population.config import NetworkConfig, RunConfig
-from population.data import Batch, Pass, Splits
+from population.data import Batch, Pass, Splits, load_splits
 from population.distillation import distillation_loss, load_teacher, mutual_loss
 from population.errors import ConfigError
 from population.evaluation import ClassificationMeasure, Part, Scores
 from population.fusion import LayerFusion, fuse
 from population.layers import load_entries
+from population.retrieval import RetrievalMeasure, embeddings, everyone, query_and_gallery
 
 STATISTICS_BATCHES = 8
 """Batches by which an average's batch norm is measured, where schedule.statistics_batches does not say."""
@@ -67,8 +68,14 @@ class Task(Protocol):
         ...
 
 
+def run_splits(config: RunConfig) -> Splits:
+    """The images of a run; in retrieval the test images may be of other classes. Raises DataError as `load_splits`."""
+    return load_splits(config.data, seed=config.seed, same_classes=config.task == "classification")
+
+
 class ImageClassification:
-    """Classify images by cross-entropy."""
+    """Classes are learned by cross-entropy; with task=retrieval, networks are judged by their embeddings of images,
+    which may be of other classes."""
 
     def __init__(
         self,
@@ -187,11 +194,23 @@ class ImageClassification:
     def part(self, name: str) -> Part | None:
         """The images of validation or test and how they judge; None where there are none."""
         found = self.splits.batches(name, self.device)
+        if found is None:
+            return None
         size = max(256, self.config.schedule.batch_size)
-        return (
-            None
-            if found is None
-            else Part(batches=lambda: found.in_order(batch_size=size), measure=ClassificationMeasure())
+        if self.config.task == "classification":
+            return Part(batches=lambda: found.in_order(batch_size=size), measure=ClassificationMeasure())
+        cameras = self.splits.cameras(name)
+        query = self.splits.batches("query", self.device) if name == "test" else None
+        if query is None:
+            return Part(
+                batches=lambda: found.in_order(batch_size=size),
+                measure=RetrievalMeasure(everyone(len(found), _tensor(cameras))),
+            )
+        asking = self.splits.cameras("query")
+        both = None if asking is None or cameras is None else np.concatenate([asking, cameras])
+        return Part(
+            batches=lambda: itertools.chain(query.in_order(batch_size=size), found.in_order(batch_size=size)),
+            measure=RetrievalMeasure(query_and_gallery(len(query), len(found), _tensor(both))),
         )
 
     def _measure_statistics(self, network: nn.Module) -> None:
@@ -220,8 +239,15 @@ class ImageClassification:
             except (RuntimeError, ValueError) as error:
                 shape = tuple(pair[0].shape)
                 raise ConfigError(f"distillation.teachers: {path} cannot take images {shape}: {error}") from error
+        if self.config.task == "retrieval":
+            embeddings(network, [pair])
+            network.train()
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise ConfigError("the network has no parameter to train")
+
+
+def _tensor(array: np.ndarray | None) -> Tensor | None:
+    return None if array is None else torch.from_numpy(array.copy())
 
 
 def _autocast_type(precision: str, device: torch.device) -> torch.dtype | None:

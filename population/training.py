@@ -445,6 +445,7 @@ class Trainer:
             train_accuracy=progress.correct / images,
             validation_loss=scores.loss if scores else None,
             validation_accuracy=scores.accuracy if scores else None,
+            validation_mean_average_precision=scores.mean_average_precision if scores else None,
             images=progress.images,
             images_per_second=progress.images / max(progress.seconds_steps, 1e-9),
             seconds=seconds,

@@ -17,14 +17,13 @@ import torch
 from experiments.comparison.arms import Arm
 from population.checkpoint import CheckpointStore
 from population.config import RunConfig, from_dict, to_dict
-from population.data import load_splits
 from population.errors import ConfigError
 from population.filters import THRESHOLDS
 from population.history import read_table
 from population.judging import agreement, mean_cosine
 from population.layers import load_entries
 from population.storage import Storage
-from population.task import ImageClassification
+from population.task import ImageClassification, run_splits
 
 TABLES = ("scores", "curves", "filters", "alphas", "similarity")
 """Files of a comparison's results, keyed by arm and seed."""
@@ -206,7 +205,7 @@ def _similarity(storage: Storage) -> list[dict[str, Any]]:
         network: {found.interval: found for found in checkpoints.list(network)} for network in checkpoints.networks()
     }
     shared = sorted(set.intersection(*(set(found) for found in saved.values()))) if len(saved) > 1 else []
-    task = ImageClassification(config, load_splits(config.data, seed=config.seed))
+    task = ImageClassification(config, run_splits(config))
     validation = task.part("validation")
     if validation is None:
         return []

@@ -22,18 +22,27 @@ class NetworkConfig:
         require(bool(self.architecture), "network.architecture", "name an architecture", self.architecture)
 
 
+ImageSize = int | tuple[int, int]
+"""Pixels: of both sides, or (height, width)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where images come from, and how they are split and augmented."""
 
     train: str = "digits"
-    """digits, cifar10, cifar100, a Parquet file, or a folder (torchvision's CIFAR format, or a folder of classes)."""
+    """digits, cifar10, cifar100, a Parquet file, or a folder (torchvision's CIFAR format, a subfolder for each class,
+    or files named as Market-1501's)."""
     test: str | None = None
-    """Test images, in the same forms; None where `train` names both (digits, cifar10, cifar100)."""
+    """Test images, in the same forms; None where `train` names both (digits, cifar10, cifar100). In retrieval the
+    gallery; its classes may be others than the training images'."""
+    query: str | None = None
+    """Images that ask the gallery, with task=retrieval; None: every test image asks all others."""
     validation: float = 0.1
     """Part of the training images held out, in [0, 0.5]; they choose checkpoints and soups. 0: the last one is kept."""
-    image_size: int | None = None
-    """Pixels a side; images of several sizes are resized to it. None: as found (they must then be of one size)."""
+    image_size: ImageSize | None = None
+    """Pixels a side: images are scaled to it and their center cut out; or height and width: they are scaled to that as
+    a whole. None: as found (they must then be of one size)."""
     augmentation: Literal["none", "crop", "crop_flip", "imagenet"] = "crop_flip"
     """Of training images: zero-padded random crop, with or without mirror; imagenet: random resized crop and mirror."""
     padding: int = 4
@@ -48,12 +57,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(bool(self.train), "data.train", "name a data set", self.train)
         require(0 <= self.validation <= 0.5, "data.validation", "lie in [0, 0.5]", self.validation)
-        require(
-            self.image_size is None or self.image_size >= 1,
-            "data.image_size",
-            "be at least 1",
-            self.image_size,
-        )
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size or 1,)
+        require(min(sides) >= 1, "data.image_size", "be at least 1", self.image_size)
+        require(self.query is None or self.test is not None, "data.query", "come with data.test", self.query)
         one_of(self.augmentation, Literal["none", "crop", "crop_flip", "imagenet"], "data.augmentation")
         require(self.padding >= 0, "data.padding", "be at least 0", self.padding)
         one_of(self.stream, Literal["auto", "never", "always"], "data.stream")

@@ -34,6 +34,8 @@ from population.errors import ConfigError
 
 Mode = Literal["async", "lockstep"]
 
+TaskName = Literal["classification", "retrieval"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationConfig:
@@ -145,6 +147,9 @@ class RunConfig:
     """Folder or URI (s3://, gs://) that holds runs; every node of the cluster must reach it."""
     seed: int = 0
     """Root of the seed tree; each network has its own branch."""
+    task: TaskName = "classification"
+    """What networks are judged by: classes of images, or how well the images of a class (of a person) are found by each
+    other's embeddings. Both learn the training images' classes by cross-entropy."""
     mode: Mode = "async"
     """async: nobody waits; lockstep: the papers' barrier at each interval."""
     detach: bool = False
@@ -173,6 +178,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         one_of(self.mode, Mode, "mode")
+        one_of(self.task, TaskName, "task")
+        asks = self.data.query is None or self.task == "retrieval"
+        require(asks, "data.query", "be given with task=retrieval only", self.data.query)
         is_ranked = self.exchange.rule != "exploit" or self.data.validation > 0
         require(is_ranked, "data.validation", "be above 0 with exchange.rule exploit", self.data.validation)
         require(bool(self.storage), "storage", "name a folder or a URI", self.storage)

@@ -25,6 +25,8 @@ class ImageSet:
     """Shape (images,), int64, in [0, num_classes)."""
     class_names: tuple[str, ...]
     """Names by label."""
+    cameras: Array | None = None
+    """Shape (images,), int64: what took each image, for retrieval across cameras; None: not known."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +44,12 @@ class ImageSet:
 
     def select(self, indices: Array) -> ImageSet:
         """A copy of some of the images."""
-        return ImageSet(images=self.images[indices], labels=self.labels[indices], class_names=self.class_names)
+        return ImageSet(
+            images=self.images[indices],
+            labels=self.labels[indices],
+            class_names=self.class_names,
+            cameras=None if self.cameras is None else self.cameras[indices],
+        )
 
     def statistics(self) -> tuple[Array, Array]:
         """Mean and deviation of each channel, float32, shape (channels,); a constant channel has deviation 1."""
@@ -57,9 +64,11 @@ class ImageSet:
         return mean.astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
 
     def fingerprint(self) -> str:
-        """SHA-256 over shapes, classes, labels and pixels."""
+        """SHA-256 over shapes, classes, labels, cameras where they are known, and pixels."""
         digest = hashlib.sha256(repr((self.images.shape, str(self.images.dtype), self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.labels).data)
+        if self.cameras is not None:
+            digest.update(np.ascontiguousarray(self.cameras).data)
         digest.update(np.ascontiguousarray(self.images).data)
         return digest.hexdigest()
 
@@ -144,8 +153,11 @@ def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> Non
     pixels = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(row), len(images), [None, pa.py_buffer(np.ascontiguousarray(images.images))]
     )
+    columns = {"image": pixels, "label": pa.array(images.labels)}
+    if images.cameras is not None:
+        columns["camera"] = pa.array(images.cameras)
     schema = pa.schema(
-        [("image", pa.binary(row)), ("label", pa.int64())],
+        [(name, column.type) for name, column in columns.items()],
         metadata={
             "shape": ",".join(map(str, images.shape)),
             "dtype": str(images.images.dtype),
@@ -153,7 +165,7 @@ def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> Non
         },
     )
     with filesystem.open_output_stream(path) as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_table(pa.Table.from_arrays([pixels, pa.array(images.labels)], schema=schema))
+        writer.write_table(pa.Table.from_arrays(list(columns.values()), schema=schema))
 
 
 def read_arrow(filesystem: pafs.FileSystem, path: str) -> ImageSet:
@@ -165,4 +177,5 @@ def read_arrow(filesystem: pafs.FileSystem, path: str) -> ImageSet:
     values = table.column("image").chunk(0).buffers()[1]
     images = np.frombuffer(values, dtype=metadata["dtype"])[: len(table) * int(np.prod(shape))].reshape(-1, *shape)
     names = tuple(metadata["class_names"].split("\x1f"))
-    return ImageSet(images=images, labels=table.column("label").to_numpy(), class_names=names)
+    cameras = table.column("camera").to_numpy() if "camera" in table.column_names else None
+    return ImageSet(images=images, labels=table.column("label").to_numpy(), class_names=names, cameras=cameras)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,16 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from population.config import ImageSize
 from population.data.images import ImageSet, check_labels, image_set, read_arrow
 from population.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"})
 
 CIFAR = ("cifar10", "cifar100")
+
+PERSON = re.compile(r"(-1|\d+)_c(\d+)")
+"""How names of Market-1501's and DukeMTMC-reID's files begin: identity (-1: junk) and camera."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +44,17 @@ class EncodedImages:
     """Decodes one image."""
     groups: np.ndarray
     """Shape (images,): the Parquet row group of each; images of one group are cheap to read together."""
+    cameras: np.ndarray | None = None
+    """Shape (images,), int64; None: not known."""
 
 
 def open_images(description: str, *, split: str) -> ImageSet | EncodedImages:
     """The images behind a name or a path, decoded where they come decoded.
 
     Args:
-        description: digits, cifar10, cifar100, a Parquet or Arrow file, a folder in torchvision's CIFAR format, or a
-            folder with a subfolder for each class.
-        split: train or test; which part of a data set that has both.
+        description: digits, cifar10, cifar100, a Parquet or Arrow file, a folder in torchvision's CIFAR format, a
+            folder with a subfolder for each class, or one of files named as Market-1501's.
+        split: train, test or query; which part of a data set that has several.
 
     Raises:
         DataError: nothing readable lies there; the message names it and what was expected.
@@ -109,6 +117,10 @@ def open_parquet(filesystem: pafs.FileSystem, path: str, *, name: str) -> Encode
     if image_column is None or label_column is None:
         raise DataError(f"{name} must have columns image and label, it has {', '.join(sorted(columns))}")
     labels = source.read(columns=[label_column]).column(0).to_numpy().astype(np.int64)
+    camera_column = next((column for column in ("camera", "camera_id") if column in columns), None)
+    cameras = None
+    if camera_column is not None:
+        cameras = source.read(columns=[camera_column]).column(0).to_numpy().astype(np.int64)
     if len(labels) == 0:
         raise DataError(f"{name} has no images")
     names = _class_names(source.schema_arrow.metadata or {}, label_column)
@@ -121,32 +133,55 @@ def open_parquet(filesystem: pafs.FileSystem, path: str, *, name: str) -> Encode
         class_names=tuple(names or (str(n) for n in range(int(labels.max()) + 1))),
         read=rows.image,
         groups=np.repeat(np.arange(len(sizes)), sizes),
+        cameras=cameras,
     )
 
 
 def open_folder(folder: Path) -> EncodedImages:
-    """A folder with a subfolder for each class; classes are numbered by their sorted names."""
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        for path in sorted((folder / name).rglob("*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                files.append(path)
-                labels.append(label)
-    if not files:
-        raise DataError(f"{folder} must hold a subfolder of images for each class; it has no image in any")
+    """A folder with a subfolder for each class, or of files that are named as Market-1501's; classes are numbered by
+    their sorted names."""
+    persons = _persons(folder)
+    found = persons or [
+        (path, entry.name, None)
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if entry.is_dir()
+        for path in sorted(Path(entry.path).rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not found:
+        raise DataError(
+            f"{folder} must hold a subfolder of images for each class, or images named IDENTITY_cCAMERA...; it has none"
+        )
+    files = [path for path, _, _ in found]
+    classes = sorted({name for _, name, _ in found})
+    if not persons:
+        classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    numbers = {name: label for label, name in enumerate(classes)}
 
     def read(index: int) -> Image.Image:
         return _decode(files[index].read_bytes(), str(files[index]))
 
-    numbers = np.asarray(labels, dtype=np.int64)
     return EncodedImages(
-        name=str(folder), labels=numbers, class_names=tuple(classes), read=read, groups=np.arange(len(files))
+        name=str(folder),
+        labels=np.asarray([numbers[name] for _, name, _ in found], dtype=np.int64),
+        class_names=tuple(classes),
+        read=read,
+        groups=np.arange(len(files)),
+        cameras=np.asarray([camera for _, _, camera in found], dtype=np.int64) if persons else None,
     )
 
 
-def decode_all(encoded: EncodedImages, *, image_size: int | None) -> ImageSet:
+def _persons(folder: Path) -> list[tuple[Path, str, int | None]]:
+    """Files, identities and cameras of a folder in Market-1501's format, without its junk; empty for another."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        named = PERSON.match(path.name) if path.suffix.lower() in IMAGE_SUFFIXES else None
+        if named is not None and named[1] != "-1":
+            found.append((path, named[1], int(named[2])))
+    return found
+
+
+def decode_all(encoded: EncodedImages, *, image_size: ImageSize | None) -> ImageSet:
     """Decode every image; gray where all are gray, else RGB.
 
     Raises:
@@ -161,12 +196,19 @@ def decode_all(encoded: EncodedImages, *, image_size: int | None) -> ImageSet:
         )
     mode = "L" if all(picture.mode in ("L", "1") for picture in pictures) else "RGB"
     pixels = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
-    return image_set(pixels, encoded.labels, class_names=encoded.class_names, name=encoded.name)
+    found = image_set(pixels, encoded.labels, class_names=encoded.class_names, name=encoded.name)
+    return dataclasses.replace(found, cameras=encoded.cameras)
 
 
-def resized(picture: Image.Image, image_size: int | None) -> Image.Image:
-    """The picture with its shorter side scaled to image_size and its center cut out; as it is where None."""
-    if image_size is None or picture.size == (image_size, image_size):
+def resized(picture: Image.Image, image_size: ImageSize | None) -> Image.Image:
+    """The picture with its shorter side scaled to image_size and its center cut out, or scaled to (height, width) as a
+    whole; as it is where None."""
+    if image_size is None:
+        return picture
+    if not isinstance(image_size, int):
+        height, width = image_size
+        return picture.resize((width, height), Image.Resampling.BILINEAR)
+    if picture.size == (image_size, image_size):
         return picture
     width, height = picture.size
     scale = image_size / min(width, height)

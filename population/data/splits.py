@@ -1,9 +1,12 @@
-"""The three parts of a data set: training, validation (held out of training), test."""
+"""The parts of a data set: training, validation (held out of training), test; in retrieval the test images are the
+gallery, and there may be queries."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ class MemorySplits:
     train: ImageSet
     validation: ImageSet | None
     test: ImageSet | None
+    query: ImageSet | None = None
     mean: Array
     """Of the training images' channels."""
     deviation: Array
@@ -36,7 +40,7 @@ class MemorySplits:
     @property
     def nbytes(self) -> int:
         """Bytes of all images."""
-        parts = (self.train, self.validation, self.test)
+        parts = (self.train, self.validation, self.test, self.query)
         return sum(part.images.nbytes for part in parts if part is not None)
 
     @property
@@ -52,11 +56,16 @@ class MemorySplits:
         return self.train.shape
 
     def batches(self, part: str, device: torch.device | str) -> Batches | None:
-        """The batches of train, validation or test on a device; None where that part is empty."""
+        """The batches of train, validation, test or query on a device; None where that part is empty."""
         images = getattr(self, part)
         return (
             None if images is None else MemoryBatches(images, mean=self.mean, deviation=self.deviation, device=device)
         )
+
+    def cameras(self, part: str) -> Array | None:
+        """What took each image of a part, shape (images,); None where that is not known."""
+        images = getattr(self, part)
+        return None if images is None else images.cameras
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +77,7 @@ class StreamSplits:
     train_indices: Array
     validation_indices: Array
     test: EncodedImages | None
+    query: EncodedImages | None = None
     fingerprint: str
     """Tells one list of labels and split from another; pixels are not read for it."""
 
@@ -82,29 +92,38 @@ class StreamSplits:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         size = self.config.image_size or 224
-        return 3, size, size
+        return (3, size, size) if isinstance(size, int) else (3, *size)
 
     def batches(self, part: str, device: torch.device | str) -> Batches | None:
-        """The batches of train, validation or test on a device; None where that part is empty."""
-        if part == "test":
-            images, indices = self.test, np.arange(len(self.test.labels)) if self.test else None
-        else:
-            images, indices = self.train, self.train_indices if part == "train" else self.validation_indices
-        if images is None or indices is None or len(indices) == 0:
+        """The batches of train, validation, test or query on a device; None where that part is empty."""
+        images, indices = self._part(part)
+        if images is None or len(indices) == 0:
             return None
         size = self.config.image_size or 224
         return StreamBatches(images, indices, image_size=size, workers=self.config.workers, device=device)
+
+    def cameras(self, part: str) -> Array | None:
+        """What took each image of a part, shape (images,); None where that is not known."""
+        images, indices = self._part(part)
+        return None if images is None or images.cameras is None else images.cameras[indices]
+
+    def _part(self, part: str) -> tuple[EncodedImages | None, Array]:
+        if part in ("test", "query"):
+            images = self.test if part == "test" else self.query
+            return images, np.arange(0 if images is None else len(images.labels))
+        return self.train, self.train_indices if part == "train" else self.validation_indices
 
 
 Splits = MemorySplits | StreamSplits
 
 
-def load_splits(config: DataConfig, *, seed: int) -> Splits:
+def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> Splits:
     """Read a data set and hold out its validation images.
 
     Args:
         config: Where it lies, what is held out, whether it is decoded at once.
         seed: Decides which images are held out.
+        same_classes: Whether the test images' classes must be the training images', as in classification.
 
     Raises:
         DataError: it cannot be read, labels are out of range, or there is one class only.
@@ -112,32 +131,56 @@ def load_splits(config: DataConfig, *, seed: int) -> Splits:
     train = open_images(config.train, split="train")
     source = config.test or (config.train if config.train in BOTH_IN_ONE or _is_cifar(train, config) else None)
     test = open_images(source, split="test") if source else None
-    if test is not None:
+    query = open_images(config.query, split="query") if config.query else None
+    if test is not None and same_classes:
         check_labels(test.labels, len(train.class_names), name=f"data.test {source}")
-    if (
-        isinstance(train, EncodedImages)
-        and (test is None or isinstance(test, EncodedImages))
-        and _streams(train, config)
-    ):
-        return _stream_splits(train, test, config, seed=seed)
-    return memory_splits(_decoded(train, config), None if test is None else _decoded(test, config), config, seed=seed)
+    if test is not None and query is not None:
+        query = _numbered_as(query, test)
+    parts = train, test, query
+    if isinstance(train, EncodedImages) and _are_encoded(parts) and _streams(train, config):
+        return _stream_splits(*parts, config, seed=seed)
+    decoded, gallery, asking = (None if part is None else _decoded(part, config) for part in parts)
+    assert decoded is not None
+    return memory_splits(decoded, gallery, config, seed=seed, query=asking)
 
 
-def memory_splits(train: ImageSet, test: ImageSet | None, config: DataConfig, *, seed: int) -> MemorySplits:
+def memory_splits(
+    train: ImageSet, test: ImageSet | None, config: DataConfig, *, seed: int, query: ImageSet | None = None
+) -> MemorySplits:
     """Splits of images that are decoded already; checks as `load_splits`."""
     check_classes(train.labels, train.class_names)
-    if test is not None and test.shape != train.shape:
-        raise DataError(f"test images are {test.shape}, training images {train.shape} (channels, height, width)")
+    for name, part in (("test", test), ("query", query)):
+        if part is not None and part.shape != train.shape:
+            raise DataError(f"{name} images are {part.shape}, training images {train.shape} (channels, height, width)")
     held_mask = held_out(train.labels, config.validation, seed=seed)
     kept = train.select(np.flatnonzero(~held_mask)) if held_mask.any() else train
     held = train.select(np.flatnonzero(held_mask)) if held_mask.any() else None
     mean, deviation = kept.statistics()
-    parts = [part.fingerprint() for part in (kept, held, test) if part is not None]
-    fingerprint = hashlib.sha256("".join(parts).encode()).hexdigest()
-    return MemorySplits(train=kept, validation=held, test=test, mean=mean, deviation=deviation, fingerprint=fingerprint)
+    parts = [part.fingerprint() for part in (kept, held, test, query) if part is not None]
+    return MemorySplits(
+        train=kept,
+        validation=held,
+        test=test,
+        query=query,
+        mean=mean,
+        deviation=deviation,
+        fingerprint=hashlib.sha256("".join(parts).encode()).hexdigest(),
+    )
 
 
-def _is_cifar(train: ImageSet | EncodedImages, config: DataConfig) -> bool:
+Images = ImageSet | EncodedImages
+
+
+def _numbered_as(query: Images, gallery: Images) -> Images:
+    """The queries with the gallery's numbers for its classes, by name; classes that it has not get numbers above."""
+    numbers = {name: number for number, name in enumerate(gallery.class_names)}
+    missing = [name for name in query.class_names if name not in numbers]
+    numbers |= {name: len(numbers) + number for number, name in enumerate(missing)}
+    labels = np.asarray([numbers[name] for name in query.class_names], dtype=np.int64)[query.labels]
+    return dataclasses.replace(query, labels=labels, class_names=tuple(numbers))
+
+
+def _is_cifar(train: Images, config: DataConfig) -> bool:
     """A folder in torchvision's CIFAR format holds the test images too."""
     return isinstance(train, ImageSet) and not config.train.endswith(".arrow")
 
@@ -147,15 +190,31 @@ def _streams(train: EncodedImages, config: DataConfig) -> bool:
         return config.stream == "always"
     if config.image_size is None and config.augmentation == "imagenet":
         return True
-    width, height = resized(train.read(0), config.image_size).size
+    if isinstance(config.image_size, tuple):
+        height, width = config.image_size
+    else:
+        width, height = resized(train.read(0), config.image_size).size
     return 3 * width * height * len(train.labels) > config.memory_gib * 2**30
 
 
-def _decoded(images: ImageSet | EncodedImages, config: DataConfig) -> ImageSet:
+def _are_encoded(
+    parts: tuple[Images | None, Images | None, Images | None],
+) -> TypeGuard[tuple[EncodedImages, EncodedImages | None, EncodedImages | None]]:
+    return all(part is None or isinstance(part, EncodedImages) for part in parts)
+
+
+def _decoded(images: Images, config: DataConfig) -> ImageSet:
     return images if isinstance(images, ImageSet) else decode_all(images, image_size=config.image_size)
 
 
-def _stream_splits(train: EncodedImages, test: EncodedImages | None, config: DataConfig, *, seed: int) -> StreamSplits:
+def _stream_splits(
+    train: EncodedImages,
+    test: EncodedImages | None,
+    query: EncodedImages | None,
+    config: DataConfig,
+    *,
+    seed: int,
+) -> StreamSplits:
     check_classes(train.labels, train.class_names)
     held = held_out(train.labels, config.validation, seed=seed)
     indices = np.arange(len(train.labels))
@@ -167,5 +226,6 @@ def _stream_splits(train: EncodedImages, test: EncodedImages | None, config: Dat
         train_indices=indices[~held],
         validation_indices=indices[held],
         test=test,
+        query=query,
         fingerprint=digest.hexdigest(),
     )

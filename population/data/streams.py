@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from population.config import ImageSize
 from population.data.batches import Batch, Pass
 from population.data.sources import EncodedImages
 
@@ -31,11 +32,11 @@ class StreamBatches:
         images: EncodedImages,
         indices: np.ndarray,
         *,
-        image_size: int,
+        image_size: ImageSize,
         workers: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Args: images; indices of those that belong to this split; pixels a side; loader processes; device."""
+        """Args: images; indices of those that belong to this split; pixels; loader processes; device."""
         self._images, self._indices = images, indices
         self._size, self._workers = image_size, workers
         self._device = torch.device(device)
@@ -50,8 +51,11 @@ class StreamBatches:
         yield from self._load(order, wanted.batch_size, transform=train, seed=wanted.augment_seed + wanted.epoch)
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
-        """Resized to 8/7 of the size, the center cut out."""
-        test = v2.Compose([v2.Resize(self._size * 8 // 7, antialias=True), v2.CenterCrop(self._size)])
+        """Resized to 8/7 of the size, the center cut out; to height and width as a whole where both are given."""
+        if isinstance(self._size, int):
+            test = v2.Compose([v2.Resize(self._size * 8 // 7, antialias=True), v2.CenterCrop(self._size)])
+        else:
+            test = v2.Compose([v2.Resize(self._size, antialias=True)])
         yield from self._load(self._indices, batch_size, transform=test, seed=0)
 
     def _shuffled(self, seed: int, epoch: int) -> np.ndarray:

@@ -1,0 +1,236 @@
+"""Retrieval: mAP and CMC by hand-made values and against torchmetrics, query and gallery, a population that learns."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
+
+from actors import PopulationRun
+from population import (
+    DataConfig,
+    ExchangeConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from population.data import load_splits, open_images
+from population.errors import ConfigError, DataError
+from population.networks import build
+from population.retrieval import (
+    RetrievalMeasure,
+    embeddings,
+    everyone,
+    query_and_gallery,
+    retrieval_scores,
+)
+from population.task import ImageClassification, run_splits
+
+
+def on_circle(*degrees: float) -> torch.Tensor:
+    """Vectors of length 1: the nearer the angles, the more alike."""
+    angles = torch.deg2rad(torch.tensor(degrees))
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def test_scores_by_hand() -> None:
+    """The query sees classes 0 1 0 1 from near to far: AP = (1/1 + 2/3) / 2; that of class 1: (1/1 + 2/3) / 2 too."""
+    vectors, labels = on_circle(0, 10, 20, 30, 40), torch.tensor([0, 0, 1, 0, 1])
+    scores = retrieval_scores(vectors, labels, query_and_gallery(1, 4))
+    assert scores.mean_average_precision == pytest.approx((1 + 2 / 3) / 2)
+    assert (scores.accuracy, scores.top5, scores.images, scores.loss) == (1.0, 1.0, 1, None)
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    scores = retrieval_scores(vectors, labels, query_and_gallery(1, 4))
+    assert scores.mean_average_precision == pytest.approx(1 / 3) == scores.score
+    assert (scores.accuracy, scores.top5) == (0.0, 1.0)
+
+
+def test_no_image_answers_itself_and_who_has_nothing_to_find_is_not_counted() -> None:
+    scores = retrieval_scores(on_circle(0, 5, 90, 170), torch.tensor([0, 0, 1, 2]), everyone(4))
+    assert (scores.images, scores.accuracy, scores.mean_average_precision) == (2, 1.0, 1.0)
+    with pytest.raises(DataError, match="no query has"):
+        retrieval_scores(on_circle(0, 5), torch.tensor([0, 1]), everyone(2))
+
+
+def test_images_of_the_same_class_by_the_same_camera_do_not_count() -> None:
+    """Without cameras the nearest image is right; with them it is left out, and the next is of another class."""
+    vectors, labels = on_circle(0, 5, 10, 20), torch.tensor([0, 0, 1, 0])
+    cameras = torch.tensor([1, 1, 1, 2])
+    assert retrieval_scores(vectors, labels, query_and_gallery(1, 3)).accuracy == 1.0
+    with_cameras = retrieval_scores(vectors, labels, query_and_gallery(1, 3, cameras))
+    assert (with_cameras.accuracy, with_cameras.mean_average_precision) == (0.0, 0.5)
+
+
+@pytest.mark.parametrize("num_queries", [0, 700])
+def test_scores_are_those_of_torchmetrics(num_queries: int) -> None:
+    """More queries than are ranked at once."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 12, (900,), generator=random)
+    vectors = nn.functional.normalize(
+        torch.randn(900, 8, generator=random) + 2 * torch.randn(12, 8, generator=random)[labels], dim=1
+    )
+    roles = query_and_gallery(num_queries, 900 - num_queries) if num_queries else everyone(900)
+    queries, gallery = roles.queries.nonzero()[:, 0], roles.gallery.nonzero()[:, 0]
+    rows, columns = torch.cartesian_prod(queries, gallery).T
+    rows, columns = rows[rows != columns], columns[rows != columns]
+    similarity, right = (vectors[rows] * vectors[columns]).sum(1), labels[rows] == labels[columns]
+    similarity = similarity + 2  # torchmetrics takes what is not above 0 for wrong
+    found = retrieval_scores(vectors, labels, roles)
+    assert found.mean_average_precision == pytest.approx(float(RetrievalMAP()(similarity, right, rows)), abs=1e-5)
+    assert found.accuracy == pytest.approx(float(RetrievalHitRate(top_k=1)(similarity, right, rows)), abs=1e-6)
+    assert found.top5 == pytest.approx(float(RetrievalHitRate(top_k=5)(similarity, right, rows)), abs=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["resnet8", "mobilenetv2", "torchvision:resnet18", "torchvision:vgg11"])
+def test_embeddings_are_what_goes_into_the_classifier(architecture: str) -> None:
+    network = build(NetworkConfig(architecture=architecture), num_classes=7, seed=0).eval()
+    size = 32 if ":" not in architecture else 64
+    images, labels = torch.randn(3, 3, size, size), torch.tensor([0, 1, 2])
+    found, _ = embeddings(network, [(images, labels)])
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    assert found.shape == (3, last.in_features) and found.norm(dim=1) == pytest.approx(1.0)
+    with torch.no_grad():
+        logits, scale = network(images) - last.bias, found @ last.weight.T
+    assert torch.nn.functional.cosine_similarity(logits, scale).min() > 0.999
+    assert not last._forward_pre_hooks
+
+
+def test_a_network_without_a_linear_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="last linear layer"):
+        embeddings(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()), [(torch.zeros(1, 3, 2, 2), torch.zeros(1))])
+    pixelwise = nn.Sequential(nn.Flatten(2), nn.Linear(4, 4), nn.Flatten())
+    with pytest.raises(ConfigError, match="one row for each of 1 images"):
+        embeddings(pixelwise, [(torch.zeros(1, 3, 2, 2), torch.zeros(1))])
+
+
+def test_an_ensemble_is_the_mean_of_similarities() -> None:
+    one, other = on_circle(0, 30, 80), on_circle(0, 60, 10)
+    together = RetrievalMeasure(everyone(3)).together([one, other])
+    torch.testing.assert_close(together @ together.T / 2, (one @ one.T + other @ other.T) / 2)
+    choices = [RetrievalMeasure(everyone(3)).choices(each, torch.zeros(3)).tolist() for each in (one, other)]
+    assert choices == [[1, 0, 1], [2, 2, 0]]
+
+
+def write_people(folder: Path, files: dict[str, int]) -> str:
+    folder.mkdir(parents=True)
+    for name, gray in files.items():
+        Image.fromarray(np.full((16, 8, 3), gray, np.uint8)).save(folder / f"{name}.jpg")
+    return str(folder)
+
+
+def test_market_1501s_folders_are_read_with_their_cameras(tmp_path: Path) -> None:
+    train = write_people(tmp_path / "train", {f"000{n}_c{c}s1_0001": 20 * n + c for n in (2, 7) for c in (1, 2, 3)})
+    gallery = write_people(
+        tmp_path / "gallery", {"-1_c1s1_1": 9, "0000_c1s1_1": 50, "0011_c1s1_2": 60, "0012_c2s1_3": 70}
+    )
+    query = write_people(tmp_path / "query", {"0012_c1s1_9": 71, "0011_c1s1_9": 61})
+    data = DataConfig(train=train, test=gallery, query=query, image_size=(12, 6), validation=0.0)
+    splits = load_splits(data, seed=0, same_classes=False)
+    assert splits.image_shape == (3, 12, 6) and splits.num_classes == 2
+    found = open_images(gallery, split="test")
+    assert found.class_names == ("0000", "0011", "0012") and found.labels.tolist() == [0, 1, 2]
+    asked = splits.batches("query", "cpu")
+    assert asked is not None
+    assert next(asked.in_order(batch_size=9))[1].tolist() == [1, 2]
+    assert [splits.cameras(part) is not None for part in ("query", "test")] == [True, True]
+    part = ImageClassification(RunConfig(task="retrieval", data=data), splits).part("test")
+    assert part is not None and isinstance(part.measure, RetrievalMeasure)
+    assert part.measure.roles.queries.tolist() == [True, True, False, False, False]
+    assert part.measure.roles.cameras is not None and part.measure.roles.cameras.tolist() == [1, 1, 1, 1, 2]
+
+
+def parquet(path: Path, labels: list[int], cameras: list[int]) -> str:
+    rows = []
+    for label in labels:
+        picture = io.BytesIO()
+        Image.fromarray(np.full((4, 4), 10 * label, np.uint8)).save(picture, "PNG")
+        rows.append({"bytes": picture.getvalue(), "path": ""})
+    pq.write_table(pa.table({"image": rows, "label": labels, "camera": cameras}), path)
+    return str(path)
+
+
+def test_parquet_has_cameras_and_classes_of_its_own_in_retrieval(tmp_path: Path) -> None:
+    train = parquet(tmp_path / "a.parquet", [0, 0, 1, 1], [1, 2, 1, 2])
+    test = parquet(tmp_path / "b.parquet", [5, 5, 6], [3, 4, 3])
+    data = DataConfig(train=train, test=test, validation=0.0)
+    splits = run_splits(RunConfig(task="retrieval", data=data))
+    cameras = splits.cameras("test")
+    assert cameras is not None and cameras.tolist() == [3, 4, 3] and splits.num_classes == 2
+    with pytest.raises(DataError, match="labels must lie in"):
+        run_splits(RunConfig(data=data))
+    with pytest.raises(ConfigError, match="task=retrieval only"):
+        RunConfig(data=DataConfig(train=train, test=test, query=test))
+
+
+@pytest.mark.ray
+def test_a_population_learns_to_find_digits(cluster: str, tmp_path: Path) -> None:
+    config = RunConfig(
+        name="finds",
+        task="retrieval",
+        storage=str(tmp_path),
+        network=NetworkConfig(architecture="resnet8"),
+        data=DataConfig(train="digits", augmentation="crop", padding=1),
+        population=PopulationConfig(size=2, cpus=1.0, same_initial_weights=True),
+        schedule=ScheduleConfig(epochs=4, batch_size=64, shape="cosine"),
+        optimizer=OptimizerConfig(learning_rate=0.1),
+        address=cluster,
+    )
+    run = PopulationRun.start(config)
+    table = run.wait().table
+    run.close()
+    assert table is not None and table["judged_on"] == "test"
+    task = ImageClassification(config, run_splits(config))
+    part = task.part("test")
+    assert part is not None
+    before = part.measure.judge(task.build(0), part.batches())
+    for found in (table["mean"], table["ensemble"], table["soup"]):
+        assert found["mean_average_precision"] > (before.mean_average_precision or 1.0) + 0.1
+        assert 0.8 < found["accuracy"] <= found["top5"] <= 1.0 and found.get("loss") is None
+    scores = [row["validation_score"] for row in table["networks"]]
+    assert table["best"] == scores.index(max(scores)) and 0 < table["agreement"] <= 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_photographs_of_unseen_classes_are_found(cluster: str, photos: Path, tmp_path: Path) -> None:
+    """Trained on 80 classes of CIFAR-100 (a 5k subset), judged on the test images of the other 20: half of them ask."""
+    known = pq.read_table(photos / "cifar100-train-5k.parquet")
+    pq.write_table(known.filter(pc.field("label") < 80), tmp_path / "train.parquet")
+    unseen = pq.read_table(photos / "cifar100-test-1k.parquet").filter(pc.field("label") >= 80)
+    for name, first in (("gallery", 0), ("query", 1)):
+        pq.write_table(unseen.take(np.arange(first, len(unseen), 2)), tmp_path / f"{name}.parquet")
+    train, test, query = (str(tmp_path / f"{name}.parquet") for name in ("train", "gallery", "query"))
+    config = RunConfig(
+        name="unseen",
+        task="retrieval",
+        storage=str(tmp_path),
+        network=NetworkConfig(architecture="resnet8"),
+        data=DataConfig(train=train, test=test, query=query),
+        population=PopulationConfig(size=2, cpus=1.0),
+        schedule=ScheduleConfig(epochs=5, batch_size=64, shape="cosine"),
+        optimizer=OptimizerConfig(learning_rate=0.1),
+        exchange=ExchangeConfig(rule="average"),
+        address=cluster,
+    )
+    task = ImageClassification(config, run_splits(config))
+    part = task.part("test")
+    assert part is not None
+    before = part.measure.judge(task.build(0), part.batches())
+    assert before.images == 100 and before.mean_average_precision is not None
+    run = PopulationRun.start(config)
+    table = run.wait().table
+    run.close()
+    assert table is not None
+    assert table["mean"]["mean_average_precision"] > 1.2 * before.mean_average_precision
