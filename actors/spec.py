@@ -94,6 +94,11 @@ class Facts:
     parameters: int
     num_intervals: int
     steps_per_epoch: int
+    multiply_adds: int = 0
+    """Of one image, as `population.cost.Cost`."""
+    compact_parameters: int | None = None
+    """Of what a network that fuses its filters becomes; None where it does not."""
+    compact_multiply_adds: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ import torch
 
 from actors.spec import Facts, RunSpec
 from population.checkpoint import CheckpointStore
-from population.config import RunConfig
+from population.config import FusionConfig, RunConfig
+from population.cost import network_cost
 from population.data import MemorySplits, Splits
 from population.errors import RunError
 from population.history import read_table
@@ -49,6 +50,11 @@ def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) 
     )
     task.check(trainer.module)
     train = splits.batches("train", "cpu")
+    cost = network_cost(trainer.module, splits.image_shape)
+    compact = network_cost(task.build_compact(), splits.image_shape) if config.fusion.mode != "off" else None
+    if compact is not None:
+        full = dataclasses.replace(config, fusion=FusionConfig())
+        cost = network_cost(ImageClassification(full, splits).build(0), splits.image_shape)
     return Facts(
         num_classes=splits.num_classes,
         image_shape=splits.image_shape,
@@ -57,7 +63,10 @@ def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) 
         data_fingerprint=splits.fingerprint,
         structure=trainer.layout.fingerprint,
         snapshot_bytes=trainer.layout.nbytes,
-        parameters=sum(parameter.numel() for parameter in trainer.module.parameters()),
+        parameters=cost.parameters,
+        multiply_adds=cost.multiply_adds,
+        compact_parameters=None if compact is None else compact.parameters,
+        compact_multiply_adds=None if compact is None else compact.multiply_adds,
         num_intervals=trainer.schedule.num_intervals,
         steps_per_epoch=trainer.schedule.steps_per_epoch,
     )

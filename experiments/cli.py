@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from experiments import recipes
-from population.config import RunConfig
+from population.config import DataConfig, RunConfig
 from population.errors import ClusterError, InarchError, RunNotFoundError
 
 USAGE = """inarch: populations of networks that train asynchronously and graft each other, on Ray
@@ -216,6 +217,7 @@ def compare(
     /,
     train: str = "cifar10",
     test: str | None = None,
+    query: str | None = None,
     seeds: tuple[int, ...] = (),
     arms: tuple[str, ...] = (),
     epochs: int | None = None,
@@ -223,33 +225,53 @@ def compare(
     out: str | None = None,
     address: str | None = None,
     dry: bool = False,
+    trial: bool = False,
 ) -> int:
-    """Run a comparison, or what is left of it, and write its table and pictures.
+    """Run a comparison, or what is left of it, and write table and pictures; published tables tell their cost first.
 
     Args:
-        name: two-networks, four-networks, equal-work, staleness, compact, levels, scions.
+        name: two-networks, four-networks, equal-work, staleness, compact, levels, scions; or a published table at its
+            own size: paper-table-scions, -criteria, -methods, -networks, -strengths, -levels, -imagenet, -persons,
+            -density, -cultivation, -teachers, -dcff-cifar10, -dcff-imagenet.
         train: Training images, as --data.train.
         test: Test images, as --data.test.
+        query: Queries, as --data.query, for paper-table-persons.
         seeds: In place of the comparison's own.
         arms: Those to run; all where none is named.
         epochs: Of each network where it trains in a population, in place of the comparison's own.
         storage: Folder of the runs; what was interrupted is resumed.
         out: Folder of the record; None: experiments/results/NAME.
         address: Of the Ray cluster; None: a Ray of this machine.
-        dry: Tell the arms and their work, and start nothing.
+        dry: Tell the arms and their cost, and start nothing.
+        trial: Two steps of a few images for each arm, from random weights, to see that it runs; nothing is recorded.
     """
-    from experiments.comparison import comparison, run_comparison
-    from population.config import DataConfig
+    from experiments import comparison as comparisons
 
-    data = DataConfig(train=train, test=test, augmentation="crop_flip", padding=4)
-    chosen = comparison(name, data, epochs=epochs)
+    data = DataConfig(train=train, test=test, query=query, augmentation="crop_flip", padding=4)
+    chosen = comparisons.comparison(name, data, epochs=epochs)
     console = _console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    if trial:
+        with tempfile.TemporaryDirectory() as folder:
+            comparisons.run_comparison(
+                comparisons.trial(chosen),
+                command="",
+                arms=arms,
+                storage=f"{folder}/runs",
+                out=f"{folder}/out",
+                address=address,
+                console=console,
+            )
+        return 0
+    if dry or name in comparisons.PAPER_TABLES:
+        table, told = comparisons.costs(chosen)
+        console.print(table)
+        console.print(told, highlight=False, soft_wrap=True)
     if dry:
         for arm in chosen.arms:
-            console.print(f"{arm.name}: {arm.told}; {arm.work} epochs of one network", highlight=False, markup=False)
+            console.print(f"{arm.name}: {arm.told}", highlight=False, markup=False)
         return 0
-    signal.signal(signal.SIGTERM, _interrupt)
-    run_comparison(
+    comparisons.run_comparison(
         chosen,
         command=" ".join(["inarch", *sys.argv[1:]]),
         seeds=seeds,
@@ -282,19 +304,13 @@ def bench(
 
 def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
     """Start or resume a run and show it to its end; Ctrl-C and SIGTERM stop it and leave a folder to resume."""
-    from experiments.display import follow, result_table
+    from experiments.display import facts_told, follow, result_table
 
     signal.signal(signal.SIGTERM, _interrupt)
     run = begin()
     facts = run.facts
     if facts is not None:
-        console.print(
-            f"{facts.train_images} training images of shape {'x'.join(map(str, facts.image_shape))}, "
-            f"{facts.num_classes} classes; {facts.parameters:,} parameters; {facts.num_intervals} intervals of "
-            f"{facts.steps_per_epoch} steps an epoch",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(facts_told(facts), highlight=False, soft_wrap=True)
     if run.dashboard:
         console.print(f"dashboard: {run.dashboard}", highlight=False)
     if detach:

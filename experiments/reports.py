@@ -117,7 +117,7 @@ def _soup(states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any]) 
 def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionConfig) -> dict[str, Tensor]:
     """The weights of the compact form of a network that was trained with all its filters."""
     facts = recorded["facts"]
-    network: NetworkConfig = from_dict(NetworkConfig, recorded["config"]["network"])
+    network: NetworkConfig = from_dict(NetworkConfig, recorded["config"]["network"] | {"weights": None})
     module = build(
         network, num_classes=facts["num_classes"], in_channels=facts["image_shape"][0], seed=0, fusion=fusion
     )

@@ -82,7 +82,7 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
     if wanted not in found or (chosen and not chosen.isdigit()):
         raise ConfigError(f"distillation.teachers: {path!r} names no network; {folder!r} has {sorted(found)}")
     module = networks.build(
-        from_dict(NetworkConfig, recorded["config"]["network"]),
+        from_dict(NetworkConfig, recorded["config"]["network"] | {"weights": None}),
         num_classes=num_classes,
         in_channels=in_channels,
         seed=0,

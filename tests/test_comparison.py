@@ -11,14 +11,17 @@ from rich.console import Console
 
 from experiments.comparison import (
     COMPARISONS,
+    PAPER_TABLES,
     Arm,
     Comparison,
     Record,
     comparison,
+    costs,
     interval,
     paired,
     report,
     run_comparison,
+    trial,
 )
 from experiments.comparison.arms import NONE, papa, small
 from experiments.comparison.record import fingerprint
@@ -55,6 +58,58 @@ def test_arms_of_a_comparison_do_equal_work_and_differ(name: str) -> None:
     assert len({fingerprint(arm.config) for arm in found.arms}) == len(found.arms) == len({a.name for a in found.arms})
     assert found.baseline in {arm.name for arm in found.arms}
     assert len(found.seeds) >= 3
+
+
+@pytest.mark.parametrize("name", PAPER_TABLES)
+def test_published_tables_compare_what_is_there_and_teachers_come_first(name: str) -> None:
+    found = comparison(name, DataConfig(train="cifar100"))
+    names = [arm.name for arm in found.arms]
+    assert len({fingerprint(arm.config) for arm in found.arms}) == len(names) == len(set(names))
+    for place, arm in enumerate(found.arms):
+        assert found.baseline_of(arm) in names[: place + 1]
+        for teacher in arm.config.distillation.teachers:
+            taught_by = found.arms[names.index(teacher.removeprefix("arm:").partition("#")[0])]
+            number = int(teacher.partition("#")[2])
+            assert names.index(taught_by.name) < place and number < taught_by.config.population.size
+    shorter = comparison(name, DataConfig(train="cifar100"), epochs=3)
+    assert {arm.config.schedule.epochs for arm in shorter.arms} == {3}
+
+
+def test_published_settings_are_the_papers() -> None:
+    table = comparison("paper-table-criteria", DataConfig(train="cifar10"))
+    config = {arm.name: arm.config for arm in table.arms}["resnet56: entropy"]
+    assert (config.schedule.epochs, config.schedule.batch_size, config.schedule.step_epochs) == (200, 256, 60)
+    assert (config.graft.a, config.graft.c, config.graft.criterion) == (0.4, 500.0, "entropy")
+    persons = comparison("paper-table-persons", DataConfig(train="a", test="b", query="c")).arms[0].config
+    assert (persons.task, persons.data.image_size, persons.network.weights) == ("retrieval", (256, 128), "DEFAULT")
+    rates = [arm.config.optimizer for arm in comparison("paper-table-dcff-imagenet", DataConfig()).arms]
+    assert {(found.learning_rate, found.momentum) for found in rates} == {(0.1, 0.9), (0.01, 0.99)}
+
+
+def test_costs_are_those_of_the_networks(tmp_path: Path) -> None:
+    table = comparison("paper-table-dcff-cifar10", DataConfig(train="cifar10"))
+    kept = [arm for arm in table.arms if "vgg16" in arm.name and not arm.name.endswith(("random", "faithful"))]
+    shown, told = costs(dataclasses.replace(table, arms=tuple(kept), seeds=(0, 1)))
+    parameters, multiply_adds, images = (list(shown.columns[index].cells) for index in (3, 4, 5))
+    assert parameters == ["14,728,266", "1,071,248"] and multiply_adds == ["313,201,664", "72,349,240"]
+    assert images == ["13,500,000"] * 2
+    operations = 2 * 13_500_000 * 6 * (313_201_664 + 72_349_240)
+    assert f"{operations:.2e} floating-point" in told and f"{operations / 1e13 / 3600:,.1f} hours" in told
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_published_table_is_tried_with_its_teachers(cluster: str, tmp_path: Path) -> None:
+    asked = trial(comparison("paper-table-density", DIGITS))
+    with open(tmp_path / "said", "w") as said:
+        record = run(asked, tmp_path, Console(file=said, width=200))
+    rows = {row["arm"]: row for row in record.rows("scores")}
+    assert len(rows) == 5 and {row["images"] for row in rows.values()} == {16, 32}
+    assert all(row["invalid_filters"] is not None for row in rows.values())
+    report = (record.folder / "README.md").read_text()
+    assert "| resnet56 from resnet56: grafting+ - resnet56 from resnet56: baseline |" in report
+    assert "arms do not do equal work" in report
 
 
 def test_fingerprint_tells_configurations_apart_and_not_where_they_run() -> None:

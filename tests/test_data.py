@@ -28,7 +28,7 @@ from population.data import (
 )
 from population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
 from population.data.images import held_out
-from population.errors import DataError
+from population.errors import ConfigError, DataError
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -279,6 +279,19 @@ def test_what_is_larger_than_the_limit_is_streamed(tmp_path: Path, pictures) -> 
     path = write_parquet(tmp_path / "some.parquet", *pictures)
     assert isinstance(load_splits(DataConfig(train=path, memory_gib=1e-9, image_size=8), seed=0), StreamSplits)
     assert isinstance(load_splits(DataConfig(train=path, image_size=8), seed=0), MemorySplits)
+
+
+def test_limits_take_the_first_of_each_class_in_turn() -> None:
+    whole = load_splits(DataConfig(validation=0), seed=0)
+    few = load_splits(DataConfig(validation=0, train_limit=25, test_limit=10), seed=0)
+    assert isinstance(few, MemorySplits) and isinstance(whole, MemorySplits) and few.test is not None
+    assert sorted(np.bincount(few.train.labels).tolist()) == [2] * 5 + [3] * 5
+    assert np.bincount(few.test.labels).tolist() == [1] * 10
+    first = np.flatnonzero(whole.train.labels == 4)[:2]
+    assert all((few.train.images == whole.train.images[index]).all((1, 2, 3)).any() for index in first)
+    assert few.fingerprint != whole.fingerprint
+    with pytest.raises(ConfigError, match=r"data\.train_limit must be at least 2"):
+        DataConfig(train_limit=1)
 
 
 def test_real_photographs_are_read(photos: Path) -> None:

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from population import FusionConfig, NetworkConfig, PopulationConfig, Simulation, Simulator, Trainer, graft_units
 from population.config import FusionMode
+from population.cost import network_cost
 from population.errors import ConfigError, NotFiniteError
 from population.fusion import (
     PRESETS,
@@ -225,11 +225,9 @@ def test_sizes_are_the_published_ones(name: str) -> None:
     assert sorted(channels) == sorted(expected["conv_channels"])
 
 
-@torch.no_grad()
 def _size(network: nn.Module, side: int) -> tuple[int, int]:
-    with FlopCounterMode(display=False) as counted:
-        network.eval()(torch.zeros(1, 3, side, side))
-    return sum(parameter.numel() for parameter in network.parameters()), counted.get_total_flops() // 2
+    cost = network_cost(network, (3, side, side))
+    return cost.parameters, cost.multiply_adds
 
 
 @pytest.mark.parametrize("architecture", ["vgg16", "googlenet", "resnet8", "resnet50"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from torch import nn
@@ -154,3 +157,37 @@ def test_torchvision_family_forward_graft_and_resume(name: str, tmp_path) -> Non
 
 def test_default_configuration_builds() -> None:
     assert build(RunConfig().network, num_classes=10) is not None
+
+
+def test_trained_weights_are_taken_over_and_a_classifier_of_another_width_begins_anew(tmp_path: Path) -> None:
+    plain = NetworkConfig(architecture="resnet8")
+    trained = build(plain, num_classes=5, seed=1)
+    file = str(tmp_path / "weights.safetensors")
+    safetensors.torch.save_model(trained, file)
+    config = NetworkConfig(architecture="resnet8", weights=file)
+    same = build(config, num_classes=5, seed=2)
+    assert all(torch.equal(same.state_dict()[key], value) for key, value in trained.state_dict().items())
+    wider, fresh = build(config, num_classes=9, seed=2), build(plain, num_classes=9, seed=2)
+    head = [name for name, module in wider.named_modules() if isinstance(module, nn.Linear)][-1]
+    for key, value in wider.state_dict().items():
+        expected = fresh if key.startswith(head) else trained
+        assert torch.equal(value, expected.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights", "told"),
+    [
+        ("resnet8", "nowhere.safetensors", "is no file"),
+        ("torchvision:resnet18", "IMAGENET1K_V9", "IMAGENET1K_V1"),
+        ("resnet14", "weights.safetensors", "are not those of resnet14"),
+        ("resnet8", "broken", "cannot be read as safetensors"),
+    ],
+)
+def test_weights_that_do_not_fit_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, weights: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    safetensors.torch.save_model(build(NetworkConfig(architecture="resnet8"), num_classes=5), "weights.safetensors")
+    Path("broken").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match=told):
+        build(NetworkConfig(architecture=architecture, weights=weights), num_classes=5, seed=0)

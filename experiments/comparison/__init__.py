@@ -1,19 +1,25 @@
 """`inarch compare`: arms that do equal work, over seeds, with their differences and how sure they are."""
 
-from experiments.comparison.arms import COMPARISONS, Arm, Comparison, comparison
+from experiments.comparison.arms import COMPARISONS, Arm, Comparison
+from experiments.comparison.catalog import comparison, trial
+from experiments.comparison.costs import costs
+from experiments.comparison.papers import PAPER_TABLES
 from experiments.comparison.record import Record
 from experiments.comparison.runner import report, run_comparison
 from experiments.comparison.statistics import Estimate, interval, paired
 
 __all__ = [
     "COMPARISONS",
+    "PAPER_TABLES",
     "Arm",
     "Comparison",
     "Estimate",
     "Record",
     "comparison",
+    "costs",
     "interval",
     "paired",
     "report",
     "run_comparison",
+    "trial",
 ]

@@ -24,7 +24,9 @@ from population.config import (
     ScheduleConfig,
     TopologyConfig,
 )
-from population.errors import ConfigError
+
+ARM = "arm:"
+"""Begins a teacher that is another arm of the comparison."""
 
 KEEP_ALL = 10_000
 """Checkpoints: the similarity of networks over time is computed from them afterwards."""
@@ -38,7 +40,9 @@ class Arm:
     told: str
     """What it is, in a line."""
     config: RunConfig
-    """Without name, storage and seed."""
+    """Without name, storage and seed; a teacher may be ARM and another arm's name, with the same seed."""
+    against: str | None = None
+    """The arm that it is compared with; None: the comparison's baseline."""
 
     @property
     def work(self) -> int:
@@ -55,6 +59,12 @@ class Comparison:
     arms: tuple[Arm, ...]
     baseline: str
     seeds: tuple[int, ...]
+    does_equal_work: bool = True
+    """Whether its arms must; published tables have arms of several sizes."""
+
+    def baseline_of(self, arm: Arm) -> str:
+        """The arm that an arm is compared with; a baseline with itself."""
+        return arm.against or (arm.name if any(one.against == arm.name for one in self.arms) else self.baseline)
 
 
 def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
@@ -299,11 +309,3 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "scions": ("noise, internal, external; criteria", scions, 12),
 }
 """Name: what it is, the function that makes it, epochs."""
-
-
-def comparison(name: str, data: DataConfig, *, epochs: int | None = None) -> Comparison:
-    """A comparison on some data. Raises ConfigError for an unknown name; lists what there is."""
-    if name not in COMPARISONS:
-        raise ConfigError(f"there is no comparison {name!r}; there are {', '.join(COMPARISONS)}")
-    _, make, usual = COMPARISONS[name]
-    return make(data, epochs or usual)

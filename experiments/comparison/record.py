@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from experiments.comparison.arms import Arm
 from population.checkpoint import CheckpointStore
 from population.config import RunConfig, from_dict, to_dict
 from population.errors import ConfigError
-from population.filters import THRESHOLDS
+from population.filters import THRESHOLDS, filter_density
 from population.history import read_table
 from population.judging import agreement, mean_cosine
 from population.layers import load_entries
@@ -27,6 +28,9 @@ from population.task import ImageClassification, run_splits
 
 TABLES = ("scores", "curves", "filters", "alphas", "similarity")
 """Files of a comparison's results, keyed by arm and seed."""
+
+DENSITY_THRESHOLD = 0.1
+"""l1 norm below which a filter of the baseline is invalid, as in Grafting+."""
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -102,17 +106,18 @@ class Record:
                 pq.write_table(pa.Table.from_pylist(rows), self.folder / f"{table}.parquet", compression="zstd")
 
 
-def summarize(arm: Arm, result: dict[str, Any], folder: str) -> Rows:
+def summarize(arm: Arm, result: dict[str, Any], folder: str, *, baseline: Storage) -> Rows:
     """What is kept of one run.
 
     Args:
         arm: Its arm.
         result: Its result.json.
         folder: Its folder, checkpoints and history.
+        baseline: The folder of the run that decides which filters are valid, where there is one.
     """
     storage = Storage(folder)
     return {
-        "scores": [_scores(arm, result, storage)],
+        "scores": [_scores(arm, result, storage) | _density(storage, baseline)],
         "curves": _curves(storage),
         "filters": _filters(storage),
         "alphas": _alphas(storage),
@@ -157,6 +162,31 @@ def _validation(metrics: pa.Table) -> float | None:
     best = metrics.group_by("network").aggregate([("validation_accuracy", "max")]).to_pylist()
     found = [row["validation_accuracy_max"] for row in best if row["validation_accuracy_max"] is not None]
     return statistics.mean(found) if found else None
+
+
+def _density(storage: Storage, baseline: Storage) -> dict[str, float | None]:
+    """Mean l1 norm of the filters that are valid and invalid in the baseline's first network, over all networks as they
+    ended; None where the baseline's run is not there or has another structure."""
+    found: dict[str, float | None] = {"valid_l1": None, "invalid_l1": None, "invalid_filters": None}
+    if not baseline.exists("config.json"):
+        return found
+    theirs, own = CheckpointStore(baseline), CheckpointStore(storage)
+    first = theirs.newest(theirs.networks()[0])
+    last = [newest for network in own.networks() if (newest := own.newest(network)) is not None]
+    if first is None or not all(_has_shapes_of(one.model, first.model) for one in last):
+        return found
+    densities = [filter_density(one.model, first.model, DENSITY_THRESHOLD) for one in last]
+    for name, values in (
+        ("valid_l1", [one.valid for one in densities]),
+        ("invalid_l1", [one.invalid for one in densities]),
+    ):
+        known = [value for value in values if value is not None]
+        found[name] = statistics.mean(known) if known else None
+    return found | {"invalid_filters": float(densities[0].num_invalid)}
+
+
+def _has_shapes_of(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in other.items()}
 
 
 def _curves(storage: Storage) -> list[dict[str, Any]]:

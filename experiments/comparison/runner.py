@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from actors import PopulationRun, connect, find_run
-from experiments.comparison.arms import Arm, Comparison
+from experiments.comparison.arms import ARM, Arm, Comparison
 from experiments.comparison.pictures import draw
 from experiments.comparison.record import Record, summarize
 from experiments.comparison.tables import write_report
-from population.config import RunConfig
+from population.config import DistillationConfig, RunConfig
 from population.errors import ConfigError, RunError, RunNotFoundError
-from population.storage import Storage
+from population.storage import Storage, absolute
 
 
 def run_comparison(
@@ -63,7 +63,8 @@ def run_comparison(
     for number, (arm, seed) in enumerate(left, start=1):
         console.print(f"[{number}/{len(left)}] {arm.name}, seed {seed}", highlight=False, markup=False)
         result, folder = _run(comparison, arm, seed, storage=storage, address=address)
-        record.add(arm.name, seed, summarize(arm, result, folder))
+        baseline = Storage(f"{storage}/{_run_name(comparison, comparison.baseline_of(arm), seed)}")
+        record.add(arm.name, seed, summarize(arm, result, folder, baseline=baseline))
         _drop_weights(folder)
         report(comparison, record, command=command)
         console.print(
@@ -88,18 +89,23 @@ def _chosen(comparison: Comparison, names: Sequence[str]) -> tuple[Arm, ...]:
         known = ", ".join(arm.name for arm in comparison.arms)
         raise ConfigError(f"{comparison.name} has no arm {unknown[0]!r}; it has {known}")
     work = {arm.work for arm in comparison.arms}
-    if len(work) > 1:
+    if comparison.does_equal_work and len(work) > 1:
         raise ConfigError(f"the arms of {comparison.name} do not do equal work: {sorted(work)} epochs")
     return tuple(arm for arm in comparison.arms if not names or arm.name in names)
+
+
+def _run_name(comparison: Comparison, arm: str, seed: int) -> str:
+    plain = "".join(char if char.isalnum() or char in "-." else "-" for char in arm)
+    return f"{comparison.name}-{plain}-{seed}"
 
 
 def _run(
     comparison: Comparison, arm: Arm, seed: int, *, storage: str, address: str | None
 ) -> tuple[dict[str, Any], str]:
     """One run's result and folder: done already, resumed or begun."""
-    plain = "".join(char if char.isalnum() or char in "-." else "-" for char in arm.name)
-    name = f"{comparison.name}-{plain}-{seed}"
+    name = _run_name(comparison, arm.name, seed)
     config = dataclasses.replace(arm.config, name=name, storage=storage, seed=seed, address=address)
+    config = dataclasses.replace(config, distillation=_taught(comparison, config, seed, storage))
     run = _begin(config)
     if isinstance(run, Storage):
         return json.loads(run.read("result.json")), run.uri
@@ -113,6 +119,18 @@ def _run(
     if found.table is None:
         raise RunError(f"run {name} was stopped before its end; the same command goes on with it")
     return dict(found.table), found.path
+
+
+def _taught(comparison: Comparison, config: RunConfig, seed: int, storage: str) -> DistillationConfig:
+    """Teachers that are arms become the folders of their runs."""
+    folders = []
+    for teacher in config.distillation.teachers:
+        name, mark, network = teacher.removeprefix(ARM).partition("#")
+        is_arm = teacher.startswith(ARM)
+        folders.append(
+            absolute(f"{storage}/{_run_name(comparison, name, seed)}") + mark + network if is_arm else teacher
+        )
+    return dataclasses.replace(config.distillation, teachers=tuple(folders))
 
 
 def _begin(config: RunConfig) -> PopulationRun | Storage:

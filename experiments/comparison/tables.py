@@ -36,9 +36,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         "Test accuracy in percent. Weights are those that were best on the validation images, before that interval's "
         "exchange; soups have their batch norm measured anew. Intervals are 95 % over seeds (Student's t).",
         _means(names, rows),
-        f"Differences to *{comparison.baseline}*, paired by seed, in points; the interval holds for all "
-        f"{max(1, len(names) - 1)} arms together (Bonferroni). **Bold** where it excludes zero.",
-        _differences(names, rows, baseline=comparison.baseline),
+        _differences(comparison, names, rows),
         "## Beside accuracy",
         _others(names, rows),
         "## Arms",
@@ -54,6 +52,11 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
 def _setting(comparison: Comparison, rows: Sequence[Row]) -> str:
     config = comparison.arms[0].config
     images = {int(row["images"]) for row in rows}
+    if not comparison.does_equal_work:
+        return (
+            f"Networks and schedules as published, on {config.data.train.rpartition('/')[2]}; arms do not do equal "
+            f"work: {', '.join(f'{count:,}' for count in sorted(images))} images trained on."
+        )
     schedule, optimizer = config.schedule, config.optimizer
     return (
         f"{config.network.architecture} on {config.data.train.rpartition('/')[2]} "
@@ -78,23 +81,34 @@ def _means(names: Sequence[str], rows: Sequence[Row]) -> str:
     return _markdown(table)
 
 
-def _differences(names: Sequence[str], rows: Sequence[Row], *, baseline: str) -> str:
-    others = [name for name in names if name != baseline]
-    if baseline not in names or not others:
+def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:
+    """Each arm with the one that it is compared with, where both ran."""
+    pairs = [
+        (arm.name, against)
+        for arm in comparison.arms
+        if (against := comparison.baseline_of(arm)) != arm.name and {arm.name, against} <= set(names)
+    ]
+    if not pairs:
         return ""
+    against_all = {against for _, against in pairs}
     table = [["arm", *SHOWN.values()]]
-    for name in others:
-        line = [name]
+    for name, against in pairs:
+        line = [name if len(against_all) == 1 else f"{name} - {against}"]
         for kind in SHOWN:
-            mine, theirs = (_values(arm, rows, f"{kind}_accuracy") for arm in (name, baseline))
+            mine, theirs = (_values(arm, rows, f"{kind}_accuracy") for arm in (name, against))
             if mine.keys() & theirs.keys():
-                found = paired(mine, theirs, num_comparisons=len(others))
+                found = paired(mine, theirs, num_comparisons=len(pairs))
                 told = _told(found, sign="+")
                 line.append(f"**{told}**" if found.excludes_zero else told)
             else:
                 line.append("")
         table.append(line)
-    return _markdown(table)
+    to = f" to *{comparison.baseline}*" if against_all == {comparison.baseline} else ""
+    told = (
+        f"Differences{to}, paired by seed, in points; the interval holds for all {len(pairs)} together (Bonferroni). "
+        "**Bold** where it excludes zero."
+    )
+    return f"{told}\n\n{_markdown(table)}"
 
 
 def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
@@ -106,13 +120,15 @@ def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
         "cosine": ("cosine at the end", 1.0),
         "exchanges": ("exchanges", 1.0),
         "refusals": ("refused", 1.0),
+        "valid_l1": ("l1 of valid filters", 1.0),
+        "invalid_l1": ("l1 of invalid filters", 1.0),
         "train_seconds": ("seconds of training (shared machine)", 1.0),
     }
     table = [["arm", *(told for told, _ in columns.values())]]
     for name in names:
         line = [name]
         for column, (_, scale) in columns.items():
-            found = [scale * row[column] for row in rows if row["arm"] == name and row[column] is not None]
+            found = [scale * row[column] for row in rows if row["arm"] == name and row.get(column) is not None]
             line.append(_told(interval(found)) if found else "")
         table.append(line)
     return _markdown(table)

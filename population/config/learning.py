@@ -17,6 +17,10 @@ class NetworkConfig:
     """A built-in name (resnet20, mobilenetv2, vgg16, ...), torchvision:NAME, or module:function of your own."""
     leaky: bool = False
     """CIFAR ResNets only: leaky ReLU (slope 0.01) in place of ReLU."""
+    weights: str | None = None
+    """Trained weights that every network begins with: a safetensors file, as `inarch export` writes it, or
+    torchvision's name of them (DEFAULT, IMAGENET1K_V1), which it fetches. A classifier of another width begins anew.
+    None: random ones."""
 
     def __post_init__(self) -> None:
         require(bool(self.architecture), "network.architecture", "name an architecture", self.architecture)
@@ -43,6 +47,10 @@ class DataConfig:
     image_size: ImageSize | None = None
     """Pixels a side: images are scaled to it and their center cut out; or height and width: they are scaled to that as
     a whole. None: as found (they must then be of one size)."""
+    train_limit: int | None = None
+    """Training images used at most, evenly from the classes, before validation images are held out; None: all."""
+    test_limit: int | None = None
+    """Test images used at most, and queries; None: all."""
     augmentation: Literal["none", "crop", "crop_flip", "imagenet"] = "crop_flip"
     """Of training images: zero-padded random crop, with or without mirror; imagenet: random resized crop and mirror."""
     padding: int = 4
@@ -60,6 +68,9 @@ class DataConfig:
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size or 1,)
         require(min(sides) >= 1, "data.image_size", "be at least 1", self.image_size)
         require(self.query is None or self.test is not None, "data.query", "come with data.test", self.query)
+        for name in ("train_limit", "test_limit"):
+            limit = getattr(self, name)
+            require(limit is None or limit >= 2, f"data.{name}", "be at least 2", limit)
         one_of(self.augmentation, Literal["none", "crop", "crop_flip", "imagenet"], "data.augmentation")
         require(self.padding >= 0, "data.padding", "be at least 0", self.padding)
         one_of(self.stream, Literal["auto", "never", "always"], "data.stream")

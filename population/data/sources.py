@@ -47,6 +47,16 @@ class EncodedImages:
     cameras: np.ndarray | None = None
     """Shape (images,), int64; None: not known."""
 
+    def select(self, indices: np.ndarray) -> EncodedImages:
+        """Some of the images."""
+        return dataclasses.replace(
+            self,
+            labels=self.labels[indices],
+            read=lambda index: self.read(int(indices[index])),
+            groups=self.groups[indices],
+            cameras=None if self.cameras is None else self.cameras[indices],
+        )
+
 
 def open_images(description: str, *, split: str) -> ImageSet | EncodedImages:
     """The images behind a name or a path, decoded where they come decoded.

@@ -128,10 +128,10 @@ def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> 
     Raises:
         DataError: it cannot be read, labels are out of range, or there is one class only.
     """
-    train = open_images(config.train, split="train")
+    train = limited(open_images(config.train, split="train"), config.train_limit)
     source = config.test or (config.train if config.train in BOTH_IN_ONE or _is_cifar(train, config) else None)
-    test = open_images(source, split="test") if source else None
-    query = open_images(config.query, split="query") if config.query else None
+    test = limited(open_images(source, split="test"), config.test_limit) if source else None
+    query = limited(open_images(config.query, split="query"), config.test_limit) if config.query else None
     if test is not None and same_classes:
         check_labels(test.labels, len(train.class_names), name=f"data.test {source}")
     if test is not None and query is not None:
@@ -169,6 +169,17 @@ def memory_splits(
 
 
 Images = ImageSet | EncodedImages
+
+
+def limited(images: Images, limit: int | None) -> Images:
+    """At most so many of the images: the first of each class, then the second of each, and so on; in their order."""
+    if limit is None or limit >= len(images.labels):
+        return images
+    turn = np.empty(len(images.labels), dtype=np.int64)
+    for label in np.unique(images.labels):
+        places = np.flatnonzero(images.labels == label)
+        turn[places] = np.arange(len(places))
+    return images.select(np.sort(np.argsort(turn, kind="stable")[:limit]))
 
 
 def _numbered_as(query: Images, gallery: Images) -> Images:

@@ -22,6 +22,7 @@ from population.networks.densenet import CifarDenseNet
 from population.networks.googlenet import CifarGoogLeNet
 from population.networks.mobilenetv2 import CifarMobileNetV2
 from population.networks.plan import Form, Plan
+from population.networks.pretrained import load_pretrained
 from population.networks.resnet50 import ResNet50
 from population.networks.resnext import CifarResNeXt
 from population.networks.vgg import CifarVgg16
@@ -89,6 +90,8 @@ def build(
         network = factory(**accepted)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name} must give a torch.nn.Module, got {type(network).__name__}")
+    if isinstance(config, NetworkConfig) and config.weights is not None:
+        load_pretrained(network, name, config.weights)
     return network
 
 

@@ -1,0 +1,49 @@
+"""Comparisons by name: those of this project, and the published tables."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from experiments.comparison.arms import COMPARISONS, Arm, Comparison
+from experiments.comparison.papers import PAPER_TABLES
+from population.config import DataConfig
+from population.errors import ConfigError
+
+TRIAL_BATCH = 8
+TRIAL_TEST_IMAGES = 64
+
+
+def trial(asked: Comparison) -> Comparison:
+    """The same arms for two steps of a few images and one exchange, from random weights: whether all of it runs."""
+
+    def short(arm: Arm) -> Arm:
+        config = arm.config
+        data = dataclasses.replace(
+            config.data, train_limit=2 * TRIAL_BATCH, test_limit=TRIAL_TEST_IMAGES, validation=0.0
+        )
+        schedule = dataclasses.replace(config.schedule, epochs=1, batch_size=TRIAL_BATCH, warmup_epochs=0)
+        network = dataclasses.replace(config.network, weights=None)
+        return dataclasses.replace(
+            arm, config=dataclasses.replace(config, data=data, schedule=schedule, network=network)
+        )
+
+    return dataclasses.replace(asked, arms=tuple(short(arm) for arm in asked.arms), seeds=(0,), does_equal_work=False)
+
+
+def comparison(name: str, data: DataConfig, *, epochs: int | None = None) -> Comparison:
+    """A comparison on some data.
+
+    Args:
+        name: Of COMPARISONS or PAPER_TABLES.
+        data: What its networks train on.
+        epochs: Of each network where it trains in a population; None: the comparison's own.
+
+    Raises:
+        ConfigError: an unknown name; the message lists what there is.
+    """
+    if name in COMPARISONS:
+        _, make, usual = COMPARISONS[name]
+        return make(data, epochs or usual)
+    if name in PAPER_TABLES:
+        return PAPER_TABLES[name][1](data, epochs)
+    raise ConfigError(f"there is no comparison {name!r}; there are {', '.join([*COMPARISONS, *PAPER_TABLES])}")

@@ -1,0 +1,241 @@
+"""The published tables as comparisons: the papers' networks, data and schedules, at the size of GPUs.
+
+Where a paper sets a population beside one network, its baseline here is as many networks that exchange nothing: equal
+work. Sources: Filter Grafting, Meng et al. 2020 (arXiv:2001.05868); Grafting+, Cheng et al. 2020 (arXiv:2004.12311);
+DCFF, Lin et al. 2021 (arXiv:2107.06916).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from experiments import recipes
+from experiments.comparison.arms import ARM, NONE, Arm, Comparison
+from population.config import (
+    DataConfig,
+    DistillationConfig,
+    ExchangeConfig,
+    FusionConfig,
+    GraftConfig,
+    NetworkConfig,
+    PopulationConfig,
+    RunConfig,
+)
+from population.fusion import PRESETS
+
+MOBILE = "mobilenetv2"
+SEEDS = (0, 1, 2, 3, 4)
+"""The papers have one run of most things, five of some."""
+
+Recipe = Callable[[str, str], RunConfig]
+
+
+def _on(config: RunConfig, data: DataConfig, epochs: int | None, **changes) -> RunConfig:
+    """A recipe on the data that were named, as long as was asked."""
+    kept = {"augmentation": config.data.augmentation, "padding": config.data.padding, "stream": config.data.stream}
+    kept |= {"image_size": config.data.image_size, "workers": config.data.workers}
+    schedule = config.schedule if epochs is None else dataclasses.replace(config.schedule, epochs=epochs)
+    return dataclasses.replace(config, data=dataclasses.replace(data, **kept), schedule=schedule, **changes)
+
+
+def _population(config: RunConfig, size: int) -> RunConfig:
+    return dataclasses.replace(config, population=dataclasses.replace(config.population, size=size))
+
+
+def _table(name: str, question: str, arms: Sequence[Arm], *, seeds: Sequence[int] = SEEDS) -> Comparison:
+    return Comparison(
+        name=name,
+        question=question,
+        arms=tuple(arms),
+        baseline=arms[0].name,
+        seeds=tuple(seeds),
+        does_equal_work=False,
+    )
+
+
+def _methods(architecture: str, base: RunConfig, methods: dict[str, dict]) -> list[Arm]:
+    """A baseline without exchange, and methods, of one architecture."""
+    baseline = f"{architecture}: baseline"
+    arms = [Arm(name=baseline, told="no exchange", config=dataclasses.replace(base, exchange=NONE))]
+    for method, changes in methods.items():
+        config = dataclasses.replace(base, **changes)
+        arms.append(Arm(name=f"{architecture}: {method}", told=method, config=config, against=baseline))
+    return arms
+
+
+def _graft(**fields) -> dict:
+    return {"graft": GraftConfig(**fields)}
+
+
+def scion_sources(data: DataConfig, epochs: int | None) -> Comparison:
+    """Filter Grafting, table of scion sources (MobileNetV2)."""
+    base = _on(recipes.paper("cifar10", MOBILE), data, epochs)
+    methods = {
+        "noise": _graft(scion="noise"),
+        "internal": _graft(scion="internal", criterion="l1"),
+        "external": _graft(criterion="l1"),
+    }
+    return _table("paper-table-scions", "Where should a scion come from?", _methods(MOBILE, base, methods))
+
+
+def criteria(data: DataConfig, epochs: int | None) -> Comparison:
+    """Filter Grafting, l1 against entropy; its history holds the counts of invalid filters too."""
+    arms = []
+    for architecture in ("resnet32", "resnet56", "resnet110", MOBILE):
+        base = _on(recipes.paper("cifar10", architecture), data, epochs)
+        arms += _methods(architecture, base, {"l1": _graft(criterion="l1"), "entropy": {}})
+    return _table("paper-table-criteria", "l1 norm or entropy?", arms)
+
+
+def methods(data: DataConfig, epochs: int | None) -> Comparison:
+    """Filter Grafting beside mutual learning; same and spread learning rates."""
+    arms = []
+    for architecture in ("resnet32", "resnet56", "resnet110", MOBILE, "wrn28-10"):
+        base = _on(recipes.paper("cifar10", architecture), data, epochs)
+        spread = _on(recipes.paper_diverse("cifar10", architecture), data, epochs)
+        changes = {"schedule": spread.schedule, "optimizer": spread.optimizer}
+        found = {
+            "mutual learning": {"exchange": ExchangeConfig(rule="mutual")},
+            "grafting, same rates": {},
+            "grafting, spread rates": changes,
+        }
+        arms += _methods(architecture, base, found)
+    return _table("paper-table-methods", "Grafting beside mutual learning, and what diversity adds.", arms)
+
+
+def networks(data: DataConfig, epochs: int | None) -> Comparison:
+    """Filter Grafting, number of networks (MobileNetV2, spread learning rates); each run has its ensemble too."""
+    base = _on(recipes.paper_diverse("cifar10", MOBILE), data, epochs)
+    arms = []
+    for size in (1, 2, 3, 4, 6, 8):
+        config = _population(base, size)
+        alone = dataclasses.replace(config, exchange=NONE)
+        arms.append(Arm(name=f"{size} alone", told=f"{size} networks, no exchange", config=alone))
+        if size > 1:
+            arms.append(Arm(name=f"{size} grafting", told=f"{size} on a ring", config=config, against=f"{size} alone"))
+    return _table("paper-table-networks", "How many networks?", arms)
+
+
+def strengths(data: DataConfig, epochs: int | None) -> Comparison:
+    """Filter Grafting's readme: A and c (MobileNetV2)."""
+    base = _on(recipes.paper("cifar10", MOBILE), data, epochs)
+    found = {f"A = 0.4, c = {c:g}": _graft(c=float(c)) for c in (1, 5, 10, 50, 100, 500)}
+    found |= {f"A = {a:g}, c = 100": _graft(a=a, c=100.0) for a in (0.0, 0.2, 0.6, 0.8, 1.0)}
+    return _table("paper-table-strengths", "How strong should a graft be?", _methods(MOBILE, base, found))
+
+
+def levels(data: DataConfig, epochs: int | None) -> Comparison:
+    """Filter Grafting's readme: layers or filters (VGG-16), and leaky ReLU (ResNet-32, 56, 110)."""
+    base = _on(recipes.paper("cifar10", "vgg16"), data, epochs)
+    arms = _methods("vgg16", base, {"layer": {}, "filter": _graft(level="filter", criterion="batch_norm")})
+    for architecture in ("resnet32", "resnet56", "resnet110"):
+        leaky = _on(recipes.paper("cifar10", architecture), data, epochs)
+        leaky = dataclasses.replace(leaky, network=NetworkConfig(architecture=architecture, leaky=True))
+        arms += _methods(f"{architecture}, leaky", leaky, {"grafting": {}})
+    return _table("paper-table-levels", "Layers or filters? And without dead units?", arms)
+
+
+def imagenet(data: DataConfig, epochs: int | None) -> Comparison:
+    """Filter Grafting on ImageNet."""
+    arms = []
+    for architecture in ("resnet18", "resnet34", "resnet50"):
+        arms += _methods(architecture, _on(recipes.imagenet(architecture), data, epochs), {"grafting": {}})
+    return _table("paper-table-imagenet", "Grafting on ImageNet.", arms, seeds=(0,))
+
+
+def persons(data: DataConfig, epochs: int | None) -> Comparison:
+    """Filter Grafting, person re-identification: --train bounding_box_train --test bounding_box_test --query query."""
+    arms = []
+    for architecture in ("resnet50", "mobilenet_v2"):
+        base = _on(recipes.persons(architecture), data, epochs)
+        arms += _methods(architecture, base, {"2 grafting": {}, "4 grafting": {"population": PopulationConfig(size=4)}})
+    return _table("paper-table-persons", "Grafting for person re-identification.", arms)
+
+
+def density(data: DataConfig, epochs: int | None) -> Comparison:
+    """Grafting+: density of valid and invalid filters (ResNet-56 taught by a ResNet-56)."""
+    arms = _taught("resnet56", 1, "resnet56", 2, data, epochs)
+    return _table("paper-table-density", "What do grafting and teaching do to filters?", arms)
+
+
+def cultivation(data: DataConfig, epochs: int | None) -> Comparison:
+    """Grafting+: baseline, grafting, teaching, both."""
+    arms: list[Arm] = []
+    for teacher, student in (("resnet56", "resnet32"), ("resnet110", "resnet56"), ("resnet110", MOBILE)):
+        arms += _new(_taught(teacher, 1, student, 2, data, epochs), arms)
+    return _table("paper-table-cultivation", "What does teaching add to grafting?", arms)
+
+
+def teachers(data: DataConfig, epochs: int | None) -> Comparison:
+    """Grafting+: how many teachers and students (ResNet-110, MobileNetV2)."""
+    arms: list[Arm] = []
+    for count, size in ((1, 2), (1, 4), (1, 6), (2, 2), (3, 2)):
+        teacher, *_, student = _taught("resnet110", count, MOBILE, size, data, epochs)
+        student = dataclasses.replace(student, name=f"{count} teachers, {size} students", against=None)
+        arms += _new([teacher, student], arms)
+    return _table("paper-table-teachers", "How many teachers and students?", arms)
+
+
+def _new(found: Sequence[Arm], known: Sequence[Arm]) -> list[Arm]:
+    return [arm for arm in found if arm.name not in {one.name for one in known}]
+
+
+def _taught(teacher: str, count: int, student: str, size: int, data: DataConfig, epochs: int | None) -> list[Arm]:
+    """Teachers, trained first and without exchange; students without them and with them."""
+    alone = _population(_on(recipes.paper("cifar10", teacher), data, epochs, exchange=NONE), count)
+    taught_by = Arm(name=f"{count} {teacher} to teach", told="teachers, trained without exchange", config=alone)
+    base = _population(_on(recipes.paper("cifar10", student), data, epochs), size)
+    folders = tuple(f"{ARM}{taught_by.name}#{number}" for number in range(count))
+    taught = {"distillation": DistillationConfig(teachers=folders)}
+    found = {"grafting": {}, "teaching": taught | {"exchange": NONE}, "grafting+": taught}
+    return [taught_by, *_methods(f"{student} from {teacher}", base, found)]
+
+
+def compact_cifar(data: DataConfig, epochs: int | None) -> Comparison:
+    """DCFF on CIFAR-10: full, as published, stable."""
+    return _compact(
+        "paper-table-dcff-cifar10", data, epochs, lambda owner, preset: recipes.dcff("cifar10", owner, preset)
+    )
+
+
+def compact_imagenet(data: DataConfig, epochs: int | None) -> Comparison:
+    """DCFF on ImageNet: ResNet-50, six times."""
+    return _compact("paper-table-dcff-imagenet", data, epochs, recipes.dcff_imagenet)
+
+
+def _compact(name: str, data: DataConfig, epochs: int | None, recipe: Recipe) -> Comparison:
+    wanted = "resnet50" if "imagenet" in name else ""
+    arms: list[Arm] = []
+    for preset, (owner, _) in PRESETS.items():
+        if (owner == "resnet50") != bool(wanted):
+            continue
+        base = _on(recipe(owner, preset), data, epochs)
+        full = f"{owner}: full" if not wanted else f"{owner}, {preset.split('-')[1]}: full"
+        if full not in {arm.name for arm in arms}:
+            arms.append(Arm(name=full, told="all filters", config=dataclasses.replace(base, fusion=FusionConfig())))
+        for mode in ("random", "faithful", "stable"):
+            config = dataclasses.replace(base, fusion=FusionConfig(mode=mode, preset=preset))
+            arms.append(Arm(name=f"{preset}: {mode}", told=f"fusion.mode {mode}", config=config, against=full))
+    return _table(name, "What do compact networks lose, and what does fusing add?", arms, seeds=(0, 1, 2))
+
+
+PAPER_TABLES: dict[str, tuple[str, Callable[[DataConfig, int | None], Comparison]]] = {
+    f"paper-table-{name}": (told, make)
+    for name, told, make in (
+        ("scions", "noise, internal, external", scion_sources),
+        ("criteria", "l1 or entropy, four architectures", criteria),
+        ("methods", "mutual learning, grafting, spread learning rates", methods),
+        ("networks", "one to eight networks", networks),
+        ("strengths", "A and c", strengths),
+        ("levels", "layers or filters; leaky ReLU", levels),
+        ("imagenet", "ResNet-18, 34, 50", imagenet),
+        ("persons", "person re-identification", persons),
+        ("density", "grafting+ on ResNet-56", density),
+        ("cultivation", "grafting+: teacher and student", cultivation),
+        ("teachers", "grafting+: how many of each", teachers),
+        ("dcff-cifar10", "DCFF: VGG-16, ResNet-56, ResNet-110, GoogLeNet", compact_cifar),
+        ("dcff-imagenet", "DCFF: ResNet-50", compact_imagenet),
+    )
+}
+"""Name: what it is, the function that makes it; epochs are the paper's where none are given."""
