@@ -108,7 +108,7 @@ def test_a_published_table_is_tried_with_its_teachers(cluster: str, tmp_path: Pa
     assert len(rows) == 5 and {row["images"] for row in rows.values()} == {16, 32}
     assert all(row["invalid_filters"] is not None for row in rows.values())
     report = (record.folder / "README.md").read_text()
-    assert "| resnet56 from resnet56: grafting+ - resnet56 from resnet56: baseline |" in report
+    assert "Differences to *resnet56 from resnet56: baseline*" in report
     assert "arms do not do equal work" in report
 
 

@@ -33,13 +33,15 @@ def draw(comparison: Comparison, record: Record) -> None:
 
 def _accuracy(order: list[str], record: Record) -> None:
     rows = record.rows("curves")
-    figure, (by_epoch, by_time) = _figure(2)
+    if not rows:
+        return
+    figure, (by_epoch, loss) = _figure(2)
     for arm, color in _arms(order, rows):
         of = [row for row in rows if row["arm"] == arm]
         _band(by_epoch, of, "epoch", lambda row: 100 * row["validation_accuracy"], label=arm, color=color)
-        _band(by_time, of, "epoch", lambda row: row["train_loss"], label=arm, color=color)
+        _band(loss, of, "epoch", lambda row: row["train_loss"], label=arm, color=color)
     _name(by_epoch, "epoch", "validation accuracy, %")
-    _name(by_time, "epoch", "training loss, nats")
+    _name(loss, "epoch", "training loss, nats")
     by_epoch.legend(fontsize=7)
     _save(figure, record, "accuracy")
 

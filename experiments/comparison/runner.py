@@ -79,8 +79,8 @@ def run_comparison(
 def report(comparison: Comparison, record: Record, *, command: str) -> None:
     """Write README.md and the pictures from the record alone."""
     if record.rows("scores"):
-        write_report(comparison, record, command=command)
         draw(comparison, record)
+        write_report(comparison, record, command=command)
 
 
 def _chosen(comparison: Comparison, names: Sequence[str]) -> tuple[Arm, ...]:

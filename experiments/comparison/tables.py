@@ -21,6 +21,8 @@ SHOWN = {
 }
 """Columns: the result's kinds, and what they are called."""
 
+PICTURES = ("accuracy", "filters", "alpha", "similarity")
+
 Row = dict[str, Any]
 
 
@@ -43,8 +45,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         "\n".join(f"- **{arm.name}**: {arm.told}" for arm in comparison.arms if arm.name in names),
         _taken(rows),
         _missing(comparison, rows),
-        "![accuracy over epochs](accuracy.png)\n![filters](filters.png)\n![alpha](alpha.png)\n"
-        "![similarity](similarity.png)",
+        "\n".join(f"![{name}]({name}.png)" for name in PICTURES if (record.folder / f"{name}.png").exists()),
     ]
     (record.folder / "README.md").write_text("\n\n".join(part for part in parts if part) + "\n")
 
@@ -103,7 +104,7 @@ def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Ro
             else:
                 line.append("")
         table.append(line)
-    to = f" to *{comparison.baseline}*" if against_all == {comparison.baseline} else ""
+    to = f" to *{against_all.pop()}*" if len(against_all) == 1 else ""
     told = (
         f"Differences{to}, paired by seed, in points; the interval holds for all {len(pairs)} together (Bonferroni). "
         "**Bold** where it excludes zero."
