@@ -171,7 +171,8 @@ def resume(path: tyro.conf.Positional[str], /, address: str | None = None) -> in
 
 
 def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
-    """Judge a run's networks again, from their checkpoints: every network, mean, best, ensemble, soup.
+    """Judge a run's networks again, from their checkpoints: every network, mean, best, ensemble, soups, similarity over
+    the intervals whose checkpoints are kept (--checkpoint.keep).
 
     Args:
         path: The run's folder.
@@ -179,14 +180,17 @@ def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
     """
     import json as codec
 
-    from experiments.display import result_table
+    from experiments.display import result_table, similarity_table
     from experiments.reports import judge_again
 
     result = judge_again(path)
     if json:
         print(codec.dumps(result, indent=2))
-    else:
-        _console().print(result_table(result))
+        return 0
+    console = _console()
+    console.print(result_table(result))
+    if result["similarity"]:
+        console.print(similarity_table(result["similarity"]))
     return 0
 
 

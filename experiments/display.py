@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -142,6 +142,17 @@ def result_table(table: Mapping[str, Any]) -> Table:
                 f"between two networks: {last['agreement']:.1%} of the {compared} agree at the end, "
                 f"cosine of the weights {last['cosine']:.3f}"
             )
+    return shown
+
+
+def similarity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """How alike the networks were, by interval."""
+    shown = Table(title="between two networks, after the exchange", title_justify="left")
+    for name in ("interval", "same on validation images", "cosine of weights"):
+        shown.add_column(name, justify="right")
+    for row in rows:
+        agreement, cosine = _number(row["agreement"], "{:.2%}"), _number(row["cosine"], "{:.3f}")
+        shown.add_row(str(row["interval"]), agreement, cosine)
     return shown
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from actors import RunSpec, find_run
@@ -18,6 +19,7 @@ from population.config import FusionConfig, NetworkConfig, RunConfig, from_dict
 from population.errors import CheckpointError, ConfigError, StructureError
 from population.evaluation import soup, with_statistics
 from population.fusion import compact_state
+from population.judging import agreement, mean_cosine
 from population.layers import entries, load_entries
 from population.networks import NetworkFactory, build
 from population.storage import Storage, absolute
@@ -25,7 +27,8 @@ from population.task import ImageClassification, run_splits
 
 
 def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str, Any]:
-    """A run's result table, computed anew from its checkpoints.
+    """A run's result table, computed anew from its checkpoints, with the networks' similarity over the intervals whose
+    checkpoints are kept.
 
     Args:
         path: The run's folder.
@@ -42,7 +45,43 @@ def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str
     record = read_members(storage) or {"members": []}
     ended = {member["id"]: member["state"] for member in record["members"]}
     seconds = json.loads(storage.read("result.json"))["seconds"] if storage.exists("result.json") else float("nan")
-    return judge(spec, splits, ended, seconds)
+    result = judge(spec, splits, ended, seconds)
+    return result | {
+        "similarity": similarity_over_time(storage, ImageClassification(spec.config, splits, factory=network))
+    }
+
+
+@torch.no_grad()
+def similarity_over_time(storage: Storage, task: ImageClassification, *, every: int = 1) -> list[dict[str, Any]]:
+    """How alike the networks were: agreement on the validation images and cosine of the weights, after the exchange.
+
+    Args:
+        storage: The run's folder; `checkpoint.keep` decides how far back its checkpoints go.
+        task: The run's, on the CPU.
+        every: Of the intervals that all networks saved; the last is among them.
+
+    Returns:
+        A row an interval: interval, agreement, cosine; none for one network, or without validation images.
+    """
+    checkpoints = CheckpointStore(storage)
+    saved = {
+        network: {found.interval: found for found in checkpoints.list(network) if not found.step}
+        for network in checkpoints.networks()
+    }
+    shared = sorted(set.intersection(*(set(found) for found in saved.values()))) if len(saved) > 1 else []
+    validation = task.part("validation")
+    if validation is None:
+        return []
+    module, rows = task.build(0), []
+    for interval in shared[::-every][::-1]:
+        states = [checkpoints.load(network, found[interval]).model for network, found in saved.items()]
+        choices = []
+        for state in states:
+            load_entries(module, state)
+            said, labels = validation.measure.outputs(module, validation.batches())
+            choices.append(validation.measure.choices(said, labels))
+        rows.append({"interval": interval, "agreement": agreement(choices), "cosine": mean_cosine(states)})
+    return rows
 
 
 def export_network(path: str, *, what: str, out: str | None) -> tuple[str, str]:

@@ -192,7 +192,13 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
                 "validation_accuracy": 0.5,
                 "time": 1.0,
             }
-            record.add(arm.name, seed, {"scores": [row], "curves": [curve]})
+            fused = [
+                {"network": 0, "epoch": epoch, "layer": layer, "filters": 8, "kept": 4, "temperature": 1.0}
+                | {"effective": 5.0 - 4 * epoch, "changed": epoch, "discarded_gradient": 0.5 if epoch else None}
+                for epoch in (0, 1)
+                for layer in ("a", "b")
+            ]
+            record.add(arm.name, seed, {"scores": [row], "curves": [curve], "fusion": fused if index else []})
     assert record.has(asked.arms[0], 2) and not record.has(asked.arms[0], 3)
     changed = dataclasses.replace(asked.arms[0], config=small(DIGITS, size=2, epochs=9))
     assert not record.has(changed, 2)
@@ -200,6 +206,10 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
     told = (tmp_path / "README.md").read_text()
     assert "| independent | 3 | 51.00 ± 2.48 |" in told
     assert "| averaging | **+10.00 ± 0.00** |" in told and "Not run" not in told
+    assert "| averaging | filters mixed into a fused one | 5.00 | 1.00 |" in told
+    assert "| averaging | gradient to filters not kept, % |  | 50.00 |" in told
+    assert "| averaging | kept and not kept before, % |  | 25.00 |" in told and "| independent | filters" not in told
+    assert (tmp_path / "fusion.png").stat().st_size > 5_000 and "![fusion](fusion.png)" in told
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
 
 

@@ -139,6 +139,9 @@ def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(beg
     again = judge_again(run.path, network=own_network)
     assert again["networks"] == result.table["networks"]
     assert again["ensemble"] == pytest.approx(result.table["ensemble"])
+    assert [row["interval"] for row in again["similarity"]] == [3, 4]
+    assert again["similarity"][-1]["cosine"] == pytest.approx(result.table["last"]["cosine"])
+    assert all(0 < row["agreement"] <= 1 for row in again["similarity"])
     for what in ("best", "soup"):
         file, snippet = export_network(run.path, what=what, out=None)
         assert Path(file).exists() and "safetensors.torch.load_model" in snippet

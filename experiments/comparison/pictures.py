@@ -23,12 +23,13 @@ Row = dict[str, Any]
 
 
 def draw(comparison: Comparison, record: Record) -> None:
-    """accuracy.png, filters.png, alpha.png and similarity.png beside the record; those without rows are left out."""
+    """Pictures beside the record: accuracy, filters, alpha, similarity, fusion; those without rows are left out."""
     order = [arm.name for arm in comparison.arms]
     _accuracy(order, record)
     _filters(order, record)
     _alpha(order, record)
     _similarity(order, record)
+    _fusion(order, record)
 
 
 def _accuracy(order: list[str], record: Record) -> None:
@@ -92,6 +93,26 @@ def _similarity(order: list[str], record: Record) -> None:
     _name(cosine, "interval", "cosine of the weights after the exchange")
     agreement.legend(fontsize=7)
     _save(figure, record, "similarity")
+
+
+def _fusion(order: list[str], record: Record) -> None:
+    rows = record.rows("fusion")
+    if not rows:
+        return
+    figure, (effective, gradient, changed) = _figure(3)
+    for arm, color in _arms(order, rows):
+        of = [row for row in rows if row["arm"] == arm]
+        _band(effective, of, "epoch", lambda row: row["effective"], label=arm, color=color)
+        known = [row for row in of if row["discarded_gradient"] is not None]
+        _band(gradient, known, "epoch", lambda row: 100 * row["discarded_gradient"], label=arm, color=color)
+        later = [row for row in of if row["epoch"] > 0]
+        _band(changed, later, "epoch", lambda row: 100 * row["changed"] / row["kept"], label=arm, color=color)
+    effective.set_yscale("log")
+    _name(effective, "epoch", "filters mixed into a fused one: mean and range over layers")
+    _name(gradient, "epoch", "gradient that reaches filters not kept, % of its norm")
+    _name(changed, "epoch", "kept filters that were not kept before, %")
+    effective.legend(fontsize=7)
+    _save(figure, record, "fusion")
 
 
 def _band(

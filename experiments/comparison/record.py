@@ -16,17 +16,16 @@ import pyarrow.parquet as pq
 import torch
 
 from experiments.comparison.arms import Arm
+from experiments.reports import similarity_over_time
 from population.checkpoint import CheckpointStore
 from population.config import RunConfig, from_dict, to_dict
 from population.errors import ConfigError
 from population.filters import THRESHOLDS, filter_density
 from population.history import read_table
-from population.judging import agreement, mean_cosine
-from population.layers import load_entries
 from population.storage import Storage
 from population.task import ImageClassification, run_splits
 
-TABLES = ("scores", "curves", "filters", "alphas", "similarity")
+TABLES = ("scores", "curves", "filters", "alphas", "similarity", "fusion")
 """Files of a comparison's results, keyed by arm and seed."""
 
 DENSITY_THRESHOLD = 0.1
@@ -122,6 +121,7 @@ def summarize(arm: Arm, result: dict[str, Any], folder: str, *, baseline: Storag
         "filters": _filters(storage),
         "alphas": _alphas(storage),
         "similarity": _similarity(storage),
+        "fusion": _fusion(storage),
     }
 
 
@@ -225,30 +225,26 @@ def _alphas(storage: Storage) -> list[dict[str, Any]]:
     return found.rename_columns(["layer", "alpha", "alpha_deviation", "age_intervals", "grafts"]).to_pylist()
 
 
-@torch.no_grad()
+def _fusion(storage: Storage) -> list[dict[str, Any]]:
+    """By epoch and layer, of every network: as `population.fusion.LayerFusion`."""
+    names = [
+        "network",
+        "epoch",
+        "layer",
+        "filters",
+        "kept",
+        "temperature",
+        "effective",
+        "changed",
+        "discarded_gradient",
+    ]
+    return read_table(storage, "fusion").select(names).to_pylist()
+
+
 def _similarity(storage: Storage) -> list[dict[str, Any]]:
-    """By every second interval that all networks saved, the last too: agreement on the validation images and cosine of
-    the weights, after the exchange."""
+    """By every second interval that all networks saved, the last too."""
     config = _config_of(storage)
-    checkpoints = CheckpointStore(storage)
-    saved = {
-        network: {found.interval: found for found in checkpoints.list(network)} for network in checkpoints.networks()
-    }
-    shared = sorted(set.intersection(*(set(found) for found in saved.values()))) if len(saved) > 1 else []
-    task = ImageClassification(config, run_splits(config))
-    validation = task.part("validation")
-    if validation is None:
-        return []
-    module, rows = task.build(0), []
-    for interval in shared[::-2][::-1]:
-        states = [checkpoints.load(network, found[interval]).model for network, found in saved.items()]
-        choices = []
-        for state in states:
-            load_entries(module, state)
-            said, labels = validation.measure.outputs(module, validation.batches())
-            choices.append(validation.measure.choices(said, labels))
-        rows.append({"interval": interval, "agreement": agreement(choices), "cosine": mean_cosine(states)})
-    return rows
+    return similarity_over_time(storage, ImageClassification(config, run_splits(config)), every=2)
 
 
 def _config_of(storage: Storage) -> RunConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.comparison.arms import Comparison
@@ -21,7 +21,7 @@ SHOWN = {
 }
 """Columns: the result's kinds, and what they are called."""
 
-PICTURES = ("accuracy", "filters", "alpha", "similarity")
+PICTURES = ("accuracy", "filters", "alpha", "similarity", "fusion")
 
 Row = dict[str, Any]
 
@@ -41,6 +41,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         _differences(comparison, names, rows),
         "## Beside accuracy",
         _others(names, rows),
+        _fused(names, record.rows("fusion")),
         "## Arms",
         "\n".join(f"- **{arm.name}**: {arm.told}" for arm in comparison.arms if arm.name in names),
         _taken(rows),
@@ -133,6 +134,32 @@ def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
             line.append(_told(interval(found)) if found else "")
         table.append(line)
     return _markdown(table)
+
+
+def _fused(names: Sequence[str], rows: Sequence[Row]) -> str:
+    """How filters are fused at some epochs: means over layers, networks and seeds."""
+    if not rows:
+        return ""
+    last = max(row["epoch"] for row in rows)
+    epochs = sorted({0, 1, 2, last // 2, last})
+    table = [["arm", "", *(f"epoch {epoch}" for epoch in epochs)]]
+    shown: dict[str, Callable[[Row], float | None]] = {
+        "filters mixed into a fused one": lambda row: row["effective"],
+        "gradient to filters not kept, %": lambda row: (
+            None if row["discarded_gradient"] is None else 100 * row["discarded_gradient"]
+        ),
+        "kept and not kept before, %": lambda row: 100 * row["changed"] / row["kept"] if row["epoch"] else None,
+    }
+    for name in names:
+        for told, value in shown.items():
+            cells = []
+            for epoch in epochs:
+                found = [value(row) for row in rows if row["arm"] == name and row["epoch"] == epoch]
+                known = [one for one in found if one is not None]
+                cells.append(f"{sum(known) / len(known):.2f}" if known else "")
+            if any(cells):
+                table.append([name, told, *cells])
+    return f"## How filters are fused\n\nMeans over layers, networks and seeds.\n\n{_markdown(table)}"
 
 
 def _taken(rows: Sequence[Row]) -> str:
