@@ -171,7 +171,7 @@ def test_a_comparison_runs_goes_on_where_it_was_and_tells_what_it_found(cluster:
 
 def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
     record = Record(tmp_path)
-    asked = tiny((0, 1, 2))
+    asked = dataclasses.replace(tiny((0, 1, 2)), is_timed=True)
     for seed in (0, 1, 2):
         for index, arm in enumerate(asked.arms):
             scores = {f"{kind}_accuracy": 0.5 + 0.01 * seed + 0.1 * index for kind in SHOWN}
@@ -198,7 +198,8 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
                 for epoch in (0, 1)
                 for layer in ("a", "b")
             ]
-            record.add(arm.name, seed, {"scores": [row], "curves": [curve], "fusion": fused if index else []})
+            later = curve | {"epoch": 2.0, "validation_accuracy": 0.5 + 0.1 * index, "time": 4.0 + 4.0 * index}
+            record.add(arm.name, seed, {"scores": [row], "curves": [curve, later], "fusion": fused if index else []})
     assert record.has(asked.arms[0], 2) and not record.has(asked.arms[0], 3)
     changed = dataclasses.replace(asked.arms[0], config=small(DIGITS, size=2, epochs=9))
     assert not record.has(changed, 2)
@@ -209,6 +210,9 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
     assert "| averaging | filters mixed into a fused one | 5.00 | 1.00 |" in told
     assert "| averaging | gradient to filters not kept, % |  | 50.00 |" in told
     assert "| averaging | kept and not kept before, % |  | 25.00 |" in told and "| independent | filters" not in told
+    assert "| arm | at 1 s, % | at 2 s, % | at 3 s, % | at 4 s, % | first" in told
+    assert "| averaging | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 8.000 ± 0.000 |" in told
+    assert (tmp_path / "time.png").stat().st_size > 5_000
     assert (tmp_path / "fusion.png").stat().st_size > 5_000 and "![fusion](fusion.png)" in told
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
 

@@ -23,9 +23,12 @@ Row = dict[str, Any]
 
 
 def draw(comparison: Comparison, record: Record) -> None:
-    """Pictures beside the record: accuracy, filters, alpha, similarity, fusion; those without rows are left out."""
+    """Pictures beside the record: accuracy (by time too where that counts), filters, alpha, similarity, fusion; those
+    without rows are left out."""
     order = [arm.name for arm in comparison.arms]
     _accuracy(order, record)
+    if comparison.is_timed:
+        _time(order, record)
     _filters(order, record)
     _alpha(order, record)
     _similarity(order, record)
@@ -45,6 +48,24 @@ def _accuracy(order: list[str], record: Record) -> None:
     _name(loss, "epoch", "training loss, nats")
     by_epoch.legend(fontsize=7)
     _save(figure, record, "accuracy")
+
+
+def _time(order: list[str], record: Record) -> None:
+    rows = record.rows("curves")
+    if not rows:
+        return
+    figure, (axes,) = _figure(1)
+    for arm, color in _arms(order, rows):
+        series: dict[tuple[int, int], list[Row]] = defaultdict(list)
+        for row in sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["time"]):
+            series[row["seed"], row["network"]].append(row)
+        for number, of in enumerate(series.values()):
+            label = arm if number == 0 else None
+            accuracies = [100 * row["validation_accuracy"] for row in of]
+            axes.step([row["time"] for row in of], accuracies, where="post", color=color, lw=0.9, label=label)
+    _name(axes, "seconds, a line for each network and seed", "validation accuracy, %")
+    axes.legend(fontsize=7)
+    _save(figure, record, "time")
 
 
 def _filters(order: list[str], record: Record) -> None:

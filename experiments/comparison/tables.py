@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from experiments.comparison.arms import Comparison
@@ -21,7 +22,7 @@ SHOWN = {
 }
 """Columns: the result's kinds, and what they are called."""
 
-PICTURES = ("accuracy", "filters", "alpha", "similarity", "fusion")
+PICTURES = ("accuracy", "time", "filters", "alpha", "similarity", "fusion")
 
 Row = dict[str, Any]
 
@@ -42,6 +43,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         "## Beside accuracy",
         _others(names, rows),
         _fused(names, record.rows("fusion")),
+        _timed(names, record.rows("curves")) if comparison.is_timed else "",
         "## Arms",
         "\n".join(f"- **{arm.name}**: {arm.told}" for arm in comparison.arms if arm.name in names),
         _taken(rows),
@@ -160,6 +162,40 @@ def _fused(names: Sequence[str], rows: Sequence[Row]) -> str:
             if any(cells):
                 table.append([name, told, *cells])
     return f"## How filters are fused\n\nMeans over layers, networks and seeds.\n\n{_markdown(table)}"
+
+
+def _timed(names: Sequence[str], rows: Sequence[Row]) -> str:
+    """Validation accuracy of all networks at quarters of the fastest arm's time, and when networks ended."""
+    runs: dict[tuple[str, int], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in sorted(rows, key=lambda row: row["time"]):
+        runs[row["arm"], row["seed"]][row["network"]].append(row)
+    ends = {key: sorted(network[-1]["time"] for network in networks.values()) for key, networks in runs.items()}
+    if not ends:
+        return ""
+    whole = min(end[-1] for end in ends.values())
+    marks = [whole * quarter / 4 for quarter in (1, 2, 3, 4)]
+    table = [["arm", *(f"at {mark:.0f} s, %" for mark in marks), "first network ended, s", "last network ended, s"]]
+    for name in names:
+        mine = [key for key in runs if key[0] == name]
+        line = [name]
+        for mark in marks:
+            reached = [_reached(runs[key].values(), mark) for key in mine]
+            known = [100 * one for one in reached if one is not None]
+            line.append(_told(interval(known)) if len(known) == len(mine) else "")
+        for place in (0, -1):
+            line.append(_told(interval([ends[key][place] for key in mine])))
+        table.append(line)
+    told = (
+        "Mean validation accuracy of all networks, each at its newest evaluation by that time (seconds since the first "
+        "interval of the run ended); blank where a network had none yet."
+    )
+    return f"## By wall time\n\n{told}\n\n{_markdown(table)}"
+
+
+def _reached(networks: Iterable[Sequence[Row]], mark: float) -> float | None:
+    """Mean over networks of the newest accuracy at a time."""
+    newest = [[row["validation_accuracy"] for row in rows if row["time"] <= mark] for rows in networks]
+    return sum(found[-1] for found in newest) / len(newest) if all(newest) else None
 
 
 def _taken(rows: Sequence[Row]) -> str:
