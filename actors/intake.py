@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any
 
-from population.config import NetworkConfig, RunConfig
+from population.config import RunConfig
 from population.data import ImageSet, from_dataset, image_set, write_arrow
 from population.errors import ConfigError
 from population.networks import NetworkFactory, resolve
@@ -25,13 +25,17 @@ def run_storage(config: RunConfig) -> Storage:
 
 
 def with_network(config: RunConfig, network: NetworkFactory | str | None) -> tuple[RunConfig, NetworkFactory | None]:
-    """The configuration with the network's name in it, or its callable; an unknown name is an error at once."""
+    """The configuration with the network's name in it, or its callable, and its weights' file as every node sees it; an
+    unknown name is an error at once."""
     if network is not None and not isinstance(network, str):
         if not callable(network):
             raise ConfigError(f"network must be module:function or a callable, got {type(network).__name__}")
         return config, network
     if isinstance(network, str):
-        config = dataclasses.replace(config, network=NetworkConfig(architecture=network))
+        config = dataclasses.replace(config, network=dataclasses.replace(config.network, architecture=network))
+    weights = config.network.weights
+    if weights is not None and os.path.isfile(weights):
+        config = dataclasses.replace(config, network=dataclasses.replace(config.network, weights=absolute(weights)))
     resolve(config.network)
     return config, None
 

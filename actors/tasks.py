@@ -23,13 +23,10 @@ from population.history import read_table
 from population.judging import Candidate, Parts, judge_together
 from population.networks import NetworkFactory
 from population.storage import Storage
-from population.task import ImageClassification, run_splits
+from population.task import STATISTICS_BATCHES, ImageClassification, run_splits
 from population.training import Trainer
 
 JUDGING_THREADS = 8
-
-STATISTICS_BATCHES = 8
-"""Training batches, augmented as in training, by which averaged weights' batch norm is measured."""
 
 
 def prepare(spec: RunSpec) -> tuple[Splits, Facts]:
@@ -54,7 +51,9 @@ def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) 
     compact = network_cost(task.build_compact(), splits.image_shape) if config.fusion.mode != "off" else None
     if compact is not None:
         full = dataclasses.replace(config, fusion=FusionConfig())
-        cost = network_cost(ImageClassification(full, splits).build(0), splits.image_shape)
+        cost = network_cost(
+            ImageClassification(full, splits, factory=factory, begins_trained=False).build(0), splits.image_shape
+        )
     return Facts(
         num_classes=splits.num_classes,
         image_shape=splits.image_shape,
@@ -90,7 +89,7 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
     storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
     checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
     checkpoints.hand_in_all()
-    task = ImageClassification(spec.config, splits, factory=spec.factory)
+    task = ImageClassification(spec.config, splits, factory=spec.factory, begins_trained=False)
     best, last, rows = [], [], []
     for network in checkpoints.networks():
         found, newest = checkpoints.best(network), checkpoints.newest(network)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actors import RunSpec, find_run
 from actors.records import read_members
-from actors.tasks import STATISTICS_BATCHES, judge
+from actors.tasks import judge
 from population.checkpoint import CheckpointStore
 from population.config import FusionConfig, NetworkConfig, RunConfig, from_dict
 from population.errors import CheckpointError, ConfigError, StructureError
@@ -23,7 +23,7 @@ from population.judging import agreement, mean_cosine
 from population.layers import entries, load_entries
 from population.networks import NetworkFactory, build
 from population.storage import Storage, absolute
-from population.task import ImageClassification, run_splits
+from population.task import STATISTICS_BATCHES, ImageClassification, run_splits
 
 
 def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str, Any]:
@@ -47,7 +47,9 @@ def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str
     seconds = json.loads(storage.read("result.json"))["seconds"] if storage.exists("result.json") else float("nan")
     result = judge(spec, splits, ended, seconds)
     return result | {
-        "similarity": similarity_over_time(storage, ImageClassification(spec.config, splits, factory=network))
+        "similarity": similarity_over_time(
+            storage, ImageClassification(spec.config, splits, factory=network, begins_trained=False)
+        )
     }
 
 
@@ -146,7 +148,7 @@ def _soup(states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any]) 
     if recorded["network"] == "callable":
         return mean
     _, spec, _ = _open(path, None)
-    task = ImageClassification(spec.config, run_splits(spec.config))
+    task = ImageClassification(spec.config, run_splits(spec.config), begins_trained=False)
     module = task.build(0)
     load_entries(module, mean)
     batches = itertools.islice(task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0), STATISTICS_BATCHES)

@@ -42,6 +42,16 @@ def query_and_gallery(num_queries: int, num_gallery: int, cameras: Tensor | None
     return Roles(queries=asks, gallery=~asks, cameras=cameras)
 
 
+def num_answerable(labels: Tensor, roles: Roles) -> int:
+    """How many queries have an image of their class to find."""
+    gallery, queries = roles.gallery.nonzero()[:, 0], roles.queries.nonzero()[:, 0]
+    count = 0
+    for asking in queries.split(QUERIES_AT_ONCE):
+        is_right, is_left_out = _answers(asking, gallery, labels, roles)
+        count += int((is_right & ~is_left_out).any(1).sum())
+    return count
+
+
 class RetrievalMeasure:
     """Images are ranked by cosine similarity; an ensemble's similarity is the mean of its networks'."""
 
@@ -147,9 +157,15 @@ def _rankings(vectors: Tensor, labels: Tensor, roles: Roles) -> Iterable[tuple[T
     gallery = roles.gallery.nonzero()[:, 0]
     for asking in roles.queries.nonzero()[:, 0].split(QUERIES_AT_ONCE):
         similarity = vectors[asking] @ vectors[gallery].T
-        is_right = labels[asking, None] == labels[gallery]
-        is_left_out = asking[:, None] == gallery
-        if roles.cameras is not None:
-            is_left_out |= is_right & (roles.cameras[asking, None] == roles.cameras[gallery])
+        is_right, is_left_out = _answers(asking, gallery, labels, roles)
         order = similarity.masked_fill(is_left_out, -torch.inf).argsort(dim=1, descending=True, stable=True)
         yield gallery[order], (is_right & ~is_left_out).gather(1, order)
+
+
+def _answers(asking: Tensor, gallery: Tensor, labels: Tensor, roles: Roles) -> tuple[Tensor, Tensor]:
+    """Which of the gallery's images are of the query's class, and which do not count; both (queries, gallery)."""
+    is_right = labels[asking, None] == labels[gallery]
+    is_left_out = asking[:, None] == gallery
+    if roles.cameras is not None:
+        is_left_out |= is_right & (roles.cameras[asking, None] == roles.cameras[gallery])
+    return is_right, is_left_out

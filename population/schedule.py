@@ -52,7 +52,13 @@ class Schedule:
         if self.config.shape == "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, self.num_steps - warmup)))
         if self.config.shape == "step":
-            return self.config.step_factor ** (step // self.steps_per_epoch // self.config.step_epochs)
+            epoch = step // self.steps_per_epoch
+            falls = (
+                sum(epoch >= at for at in self.config.step_at)
+                if self.config.step_at
+                else epoch // self.config.step_epochs
+            )
+            return self.config.step_factor**falls
         return 1.0
 
 

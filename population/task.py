@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +21,11 @@ from population.errors import ConfigError
 from population.evaluation import ClassificationMeasure, Part, Scores
 from population.fusion import LayerFusion, fuse
 from population.layers import load_entries
-from population.retrieval import RetrievalMeasure, embeddings, everyone, query_and_gallery
+from population.retrieval import RetrievalMeasure, Roles, embeddings, everyone, num_answerable, query_and_gallery
 
 STATISTICS_BATCHES = 8
-"""Batches by which an average's batch norm is measured, where schedule.statistics_batches does not say."""
+"""Training batches, augmented as in training, by which averaged weights' batch norm is measured, where
+schedule.statistics_batches does not say."""
 
 
 class Task(Protocol):
@@ -84,8 +86,19 @@ class ImageClassification:
         *,
         factory: networks.NetworkFactory | None = None,
         device: torch.device | str = "cpu",
+        begins_trained: bool = True,
     ) -> None:
-        """Args: the run's configuration; its data; a callable in place of config.network; where networks live."""
+        """A task of a run.
+
+        Args:
+            config: The run's.
+            splits: Its data.
+            factory: A callable in place of config.network.
+            device: Where networks live.
+            begins_trained: Whether networks are built with network.weights; not where they are overwritten.
+        """
+        if not begins_trained:
+            config = dataclasses.replace(config, network=dataclasses.replace(config.network, weights=None))
         self.config, self.splits = config, splits
         self.device = torch.device(device)
         self._network: NetworkConfig | networks.NetworkFactory = factory or config.network
@@ -210,19 +223,38 @@ class ImageClassification:
         size = max(256, self.config.schedule.batch_size)
         if self.config.task == "classification":
             return Part(batches=lambda: found.in_order(batch_size=size), measure=ClassificationMeasure())
-        cameras = self.splits.cameras(name)
         query = self.splits.batches("query", self.device) if name == "test" else None
-        if query is None:
-            return Part(
-                batches=lambda: found.in_order(batch_size=size),
-                measure=RetrievalMeasure(everyone(len(found), _tensor(cameras))),
-            )
-        asking = self.splits.cameras("query")
-        both = None if asking is None or cameras is None else np.concatenate([asking, cameras])
         return Part(
-            batches=lambda: itertools.chain(query.in_order(batch_size=size), found.in_order(batch_size=size)),
-            measure=RetrievalMeasure(query_and_gallery(len(query), len(found), _tensor(both))),
+            batches=lambda: itertools.chain(
+                () if query is None else query.in_order(batch_size=size), found.in_order(batch_size=size)
+            ),
+            measure=RetrievalMeasure(self._roles(name)),
         )
+
+    def _roles(self, name: str) -> Roles:
+        """Who asks whom among the images of a part, queries before it where there are any."""
+        cameras, num_images = self.splits.cameras(name), len(self.splits.labels(name))
+        if name != "test" or not len(self.splits.labels("query")):
+            return everyone(num_images, _tensor(cameras))
+        asking = self.splits.cameras("query")
+        if (asking is None) != (cameras is None):
+            raise ConfigError("data.query and data.test must both tell their cameras, or neither")
+        both = None if asking is None or cameras is None else np.concatenate([asking, cameras])
+        return query_and_gallery(len(self.splits.labels("query")), num_images, _tensor(both))
+
+    def _check_answers(self) -> None:
+        """Raises ConfigError where a part that judges has no query with an image of its class to find."""
+        for name in ("validation", "test"):
+            labels = self.splits.labels(name)
+            asking = self.splits.labels("query") if name == "test" else labels[:0]
+            if len(labels) and not num_answerable(
+                torch.from_numpy(np.concatenate([asking, labels])), self._roles(name)
+            ):
+                more = "a larger data.validation, or 0" if name == "validation" else "other data.test or data.query"
+                raise ConfigError(
+                    f"retrieval: none of the {name} images that ask has another of its class (by another camera, where "
+                    f"cameras are known) to find; give {more}"
+                )
 
     def _measure_statistics(self, network: nn.Module) -> None:
         """Batch norm's statistics anew, in place, where the schedule asks for it."""
@@ -253,6 +285,7 @@ class ImageClassification:
         if self.config.task == "retrieval":
             embeddings(network, [pair])
             network.train()
+            self._check_answers()
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise ConfigError("the network has no parameter to train")
 

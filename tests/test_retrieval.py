@@ -26,6 +26,7 @@ from population import (
     ScheduleConfig,
 )
 from population.data import load_splits, open_images
+from population.data.splits import limited
 from population.errors import ConfigError, DataError
 from population.networks import build
 from population.retrieval import (
@@ -150,13 +151,50 @@ def test_market_1501s_folders_are_read_with_their_cameras(tmp_path: Path) -> Non
     assert part.measure.roles.cameras is not None and part.measure.roles.cameras.tolist() == [1, 1, 1, 1, 2]
 
 
-def parquet(path: Path, labels: list[int], cameras: list[int]) -> str:
+def test_what_nobody_can_find_is_said_before_training(tmp_path: Path) -> None:
+    """Two images an identity: a tenth held out leaves one at most, and none has another to find."""
+    train = write_people(tmp_path / "train", {f"000{n}_c{c}s1_1": 9 * n + c for n in range(1, 9) for c in (1, 2)})
+    gallery = write_people(tmp_path / "gallery", {"0011_c1s1_2": 60, "0012_c2s1_3": 70})
+    data = {"train": train, "test": gallery, "query": gallery, "validation": 0.0, "augmentation": "none"}
+
+    def check(**changes) -> None:
+        config = RunConfig(
+            task="retrieval",
+            network=NetworkConfig(architecture="resnet8"),
+            data=DataConfig(**(data | changes)),
+            schedule=ScheduleConfig(batch_size=4),
+        )
+        task = ImageClassification(config, run_splits(config))
+        task.check(task.build(0))
+
+    with pytest.raises(ConfigError, match="none of the test images that ask"):
+        check()
+    seen_by_two = write_people(tmp_path / "query", {"0011_c2s1_5": 61})
+    check(query=seen_by_two)
+    with pytest.raises(ConfigError, match=r"none of the validation images that ask .* larger data\.validation"):
+        check(query=seen_by_two, validation=0.5)
+    with pytest.raises(ConfigError, match="both tell their cameras"):
+        check(query=parquet(tmp_path / "plain.parquet", [0, 1], None, shape=(16, 8, 3)))
+    with pytest.raises(DataError, match=r"data\.query 'digits' names training and test images"):
+        check(query="digits")
+
+
+def test_a_limit_keeps_every_camera(tmp_path: Path) -> None:
+    people = write_people(tmp_path / "p", {f"00{n}_c{c}s1_{k}": n for n in (11, 12) for c in (1, 2, 3) for k in (1, 2)})
+    few = limited(open_images(people, split="test"), 6)
+    assert few.cameras is not None and sorted(zip(few.labels.tolist(), few.cameras.tolist(), strict=True)) == [
+        (label, camera) for label in (0, 1) for camera in (1, 2, 3)
+    ]
+
+
+def parquet(path: Path, labels: list[int], cameras: list[int] | None, *, shape: tuple[int, ...] = (4, 4)) -> str:
     rows = []
     for label in labels:
         picture = io.BytesIO()
-        Image.fromarray(np.full((4, 4), 10 * label, np.uint8)).save(picture, "PNG")
+        Image.fromarray(np.full(shape, 10 * label, np.uint8)).save(picture, "PNG")
         rows.append({"bytes": picture.getvalue(), "path": ""})
-    pq.write_table(pa.table({"image": rows, "label": labels, "camera": cameras}), path)
+    known = {} if cameras is None else {"camera": cameras}
+    pq.write_table(pa.table({"image": rows, "label": labels, **known}), path)
     return str(path)
 
 

@@ -20,7 +20,7 @@ class NetworkConfig:
     weights: str | None = None
     """Trained weights that every network begins with: a safetensors file, as `inarch export` writes it, or
     torchvision's name of them (DEFAULT, IMAGENET1K_V1), which it fetches. A classifier of another width begins anew.
-    None: random ones."""
+    A file must stay where it is while the run may be resumed. None: random ones."""
 
     def __post_init__(self) -> None:
         require(bool(self.architecture), "network.architecture", "name an architecture", self.architecture)
@@ -100,6 +100,8 @@ class ScheduleConfig:
     """How the learning rate falls."""
     step_epochs: int = 60
     """step: epochs between falls, at least 1."""
+    step_at: tuple[int, ...] = ()
+    """step: epochs after which the learning rate falls, ascending, in place of every step_epochs."""
     step_factor: float = 0.1
     """step: what the learning rate is multiplied by at each fall, in (0, 1]."""
     warmup_epochs: int = 0
@@ -115,6 +117,8 @@ class ScheduleConfig:
         require(self.statistics_batches >= 0, "schedule.statistics_batches", "be at least 0", self.statistics_batches)
         one_of(self.shape, Literal["constant", "step", "cosine"], "schedule.shape")
         require(self.step_epochs >= 1, "schedule.step_epochs", "be at least 1", self.step_epochs)
+        rises = all(one < other for one, other in zip((0, *self.step_at), self.step_at, strict=False))
+        require(rises, "schedule.step_at", "be ascending epochs from 1", self.step_at)
         require(0 < self.step_factor <= 1, "schedule.step_factor", "lie in (0, 1]", self.step_factor)
         require(self.warmup_epochs >= 0, "schedule.warmup_epochs", "be at least 0", self.warmup_epochs)
 

@@ -179,6 +179,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         one_of(self.mode, Mode, "mode")
         one_of(self.task, TaskName, "task")
+        is_full = self.network.weights is None or self.fusion.mode == "off"
+        require(is_full, "network.weights", "be given with fusion.mode off only", self.network.weights)
         asks = self.data.query is None or self.task == "retrieval"
         require(asks, "data.query", "be given with task=retrieval only", self.data.query)
         is_ranked = self.exchange.rule != "exploit" or self.data.validation > 0

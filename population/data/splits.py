@@ -62,6 +62,11 @@ class MemorySplits:
             None if images is None else MemoryBatches(images, mean=self.mean, deviation=self.deviation, device=device)
         )
 
+    def labels(self, part: str) -> Array:
+        """Of a part's images, shape (images,); empty where it has none."""
+        images = getattr(self, part)
+        return np.empty(0, dtype=np.int64) if images is None else images.labels
+
     def cameras(self, part: str) -> Array | None:
         """What took each image of a part, shape (images,); None where that is not known."""
         images = getattr(self, part)
@@ -102,6 +107,11 @@ class StreamSplits:
         size = self.config.image_size or 224
         return StreamBatches(images, indices, image_size=size, workers=self.config.workers, device=device)
 
+    def labels(self, part: str) -> Array:
+        """Of a part's images, shape (images,); empty where it has none."""
+        images, indices = self._part(part)
+        return np.empty(0, dtype=np.int64) if images is None else images.labels[indices]
+
     def cameras(self, part: str) -> Array | None:
         """What took each image of a part, shape (images,); None where that is not known."""
         images, indices = self._part(part)
@@ -131,6 +141,8 @@ def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> 
     train = limited(open_images(config.train, split="train"), config.train_limit)
     source = config.test or (config.train if config.train in BOTH_IN_ONE or _is_cifar(train, config) else None)
     test = limited(open_images(source, split="test"), config.test_limit) if source else None
+    if config.query in BOTH_IN_ONE:
+        raise DataError(f"data.query {config.query!r} names training and test images; name a file or a folder")
     query = limited(open_images(config.query, split="query"), config.test_limit) if config.query else None
     if test is not None and same_classes:
         check_labels(test.labels, len(train.class_names), name=f"data.test {source}")
@@ -172,12 +184,15 @@ Images = ImageSet | EncodedImages
 
 
 def limited(images: Images, limit: int | None) -> Images:
-    """At most so many of the images: the first of each class, then the second of each, and so on; in their order."""
+    """At most so many of the images: the first of each class (and camera), then the second of each, and so on; in their
+    order."""
     if limit is None or limit >= len(images.labels):
         return images
-    turn = np.empty(len(images.labels), dtype=np.int64)
-    for label in np.unique(images.labels):
-        places = np.flatnonzero(images.labels == label)
+    cameras = np.zeros_like(images.labels) if images.cameras is None else images.cameras
+    groups = np.unique(np.stack([images.labels, cameras]), axis=1, return_inverse=True)[1].reshape(-1)
+    turn = np.empty(len(groups), dtype=np.int64)
+    for group in np.unique(groups):
+        places = np.flatnonzero(groups == group)
         turn[places] = np.arange(len(places))
     return images.select(np.sort(np.argsort(turn, kind="stable")[:limit]))
 
@@ -215,7 +230,13 @@ def _are_encoded(
 
 
 def _decoded(images: Images, config: DataConfig) -> ImageSet:
-    return images if isinstance(images, ImageSet) else decode_all(images, image_size=config.image_size)
+    if isinstance(images, EncodedImages):
+        return decode_all(images, image_size=config.image_size)
+    size = config.image_size
+    if size is not None and images.shape[1:] != ((size, size) if isinstance(size, int) else size):
+        told = "x".join(map(str, images.shape[1:]))
+        raise DataError(f"data.image_size {size} cannot be had of images that come decoded, as {told}")
+    return images
 
 
 def _stream_splits(

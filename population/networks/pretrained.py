@@ -26,12 +26,13 @@ def load_pretrained(network: nn.Module, architecture: str, weights: str) -> None
     Raises:
         ConfigError: no such weights, or they are not this network's; names an entry.
     """
-    given = _read(architecture, weights)
+    given, is_ours = _read(architecture, weights)
     own = entries(network)
     last = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
-    head = {f"{name}.{entry}" for name in last for entry in ("weight", "bias")}
+    head = {f"{name}.{entry}" for name in last for entry in ("weight", "bias")} & own.keys()
+    optional = head | {key for key in own if key.endswith("num_batches_tracked")}
     fitting = {key for key in own if key in given and given[key].shape == own[key].shape}
-    wrong = sorted((own.keys() - fitting - head) | (given.keys() - own.keys()))
+    wrong = sorted((own.keys() - fitting - optional) | (given.keys() - own.keys() if is_ours else set()))
     if wrong or not fitting:
         raise ConfigError(
             f"network.weights {weights!r} are not those of {architecture}: {(wrong or ['all'])[0]!r} differs"
@@ -42,19 +43,21 @@ def load_pretrained(network: nn.Module, architecture: str, weights: str) -> None
             own[key].copy_(given[key])
 
 
-def _read(architecture: str, weights: str) -> Mapping[str, Tensor]:
+def _read(architecture: str, weights: str) -> tuple[Mapping[str, Tensor], bool]:
+    """The entries, and whether there must be no others than the network's: torchvision's may have auxiliary heads."""
     if Path(weights).is_file():
         try:
-            return safetensors.torch.load_file(weights)
+            return safetensors.torch.load_file(weights), True
         except (safetensors.SafetensorError, OSError) as error:
             raise ConfigError(f"network.weights {weights!r} cannot be read as safetensors: {error}") from error
     if not architecture.startswith("torchvision:"):
         raise ConfigError(f"network.weights {weights!r} is no file")
-    known = torchvision.models.get_model_weights(architecture.removeprefix("torchvision:"))
+    name = architecture.removeprefix("torchvision:")
+    known = torchvision.models.get_model_weights(name)
     names = ["DEFAULT", *(one.name for one in known)]
     if weights not in names:
         raise ConfigError(f"network.weights {weights!r} is no file, and {architecture} has {', '.join(names)}")
     try:
-        return known[weights].get_state_dict(progress=False)
+        return torchvision.models.get_model(name, weights=known[weights], progress=False).state_dict(), False
     except OSError as error:
         raise ConfigError(f"network.weights {weights} of {architecture} could not be fetched: {error}") from error
