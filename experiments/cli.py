@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from experiments import recipes
-from population.config import DataConfig, RunConfig
+from population.config import RunConfig
 from population.errors import ClusterError, InarchError, RunNotFoundError
 
 USAGE = """inarch: populations of networks that train asynchronously and graft each other, on Ray
@@ -219,7 +219,7 @@ def export(
 def compare(
     name: tyro.conf.Positional[str],
     /,
-    train: str = "cifar10",
+    train: str | None = None,
     test: str | None = None,
     query: str | None = None,
     seeds: tuple[int, ...] = (),
@@ -237,7 +237,7 @@ def compare(
         name: two-networks, four-networks, equal-work, staleness, compact, levels, scions; or a published table at its
             own size: paper-table-scions, -criteria, -methods, -networks, -strengths, -levels, -imagenet, -persons,
             -density, -cultivation, -teachers, -dcff-cifar10, -dcff-imagenet.
-        train: Training images, as --data.train.
+        train: Training images, as --data.train; None: the published table's, else cifar10.
         test: Test images, as --data.test.
         query: Queries, as --data.query, for paper-table-persons.
         seeds: In place of the comparison's own.
@@ -251,16 +251,16 @@ def compare(
     """
     from experiments import comparison as comparisons
 
-    data = DataConfig(train=train, test=test, query=query, augmentation="crop_flip", padding=4)
+    data = comparisons.usual_data(name, train=train, test=test, query=query)
     chosen = comparisons.comparison(name, data, epochs=epochs)
+    asked = comparisons.narrowed(chosen, arms=arms, seeds=seeds)
     console = _console()
     signal.signal(signal.SIGTERM, _interrupt)
     if trial:
         with tempfile.TemporaryDirectory() as folder:
             comparisons.run_comparison(
-                comparisons.trial(chosen),
+                comparisons.trial(asked),
                 command="",
-                arms=arms,
                 storage=f"{folder}/runs",
                 out=f"{folder}/out",
                 address=address,
@@ -268,11 +268,11 @@ def compare(
             )
         return 0
     if dry or name in comparisons.PAPER_TABLES:
-        table, told = comparisons.costs(chosen)
+        table, told = comparisons.costs(asked)
         console.print(table)
         console.print(told, highlight=False, soft_wrap=True)
     if dry:
-        for arm in chosen.arms:
+        for arm in asked.arms:
             console.print(f"{arm.name}: {arm.told}", highlight=False, markup=False)
         return 0
     comparisons.run_comparison(

@@ -18,10 +18,12 @@ from experiments.comparison import (
     comparison,
     costs,
     interval,
+    narrowed,
     paired,
     report,
     run_comparison,
     trial,
+    usual_data,
 )
 from experiments.comparison.arms import NONE, papa, small
 from experiments.comparison.record import fingerprint
@@ -66,13 +68,19 @@ def test_published_tables_compare_what_is_there_and_teachers_come_first(name: st
     names = [arm.name for arm in found.arms]
     assert len({fingerprint(arm.config) for arm in found.arms}) == len(names) == len(set(names))
     for place, arm in enumerate(found.arms):
-        assert found.baseline_of(arm) in names[: place + 1]
+        against = found.arms[names.index(found.baseline_of(arm))]
+        assert found.baseline_of(arm) in names[: place + 1] and arm.config.mode == "lockstep"
+        if name != "paper-table-teachers":
+            assert against.config.network.architecture == arm.config.network.architecture
+            assert against.config.population.size == arm.config.population.size
         for teacher in arm.config.distillation.teachers:
             taught_by = found.arms[names.index(teacher.removeprefix("arm:").partition("#")[0])]
             number = int(teacher.partition("#")[2])
             assert names.index(taught_by.name) < place and number < taught_by.config.population.size
     shorter = comparison(name, DataConfig(train="cifar100"), epochs=3)
     assert {arm.config.schedule.epochs for arm in shorter.arms} == {3}
+    falls = {arm.config.schedule.step_epochs for arm in shorter.arms if arm.config.schedule.shape == "step"}
+    assert falls <= {1}
 
 
 def test_published_settings_are_the_papers() -> None:
@@ -170,8 +178,8 @@ def test_a_comparison_runs_goes_on_where_it_was_and_tells_what_it_found(cluster:
 
 
 def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
-    record = Record(tmp_path)
     asked = dataclasses.replace(tiny((0, 1, 2)), is_timed=True)
+    record = Record(tmp_path, asked)
     for seed in (0, 1, 2):
         for index, arm in enumerate(asked.arms):
             scores = {f"{kind}_accuracy": 0.5 + 0.01 * seed + 0.1 * index for kind in SHOWN}
@@ -221,17 +229,58 @@ def test_a_run_of_the_same_configuration_and_data_is_taken_from_the_record_besid
     asked = tiny()
     arm = asked.arms[0]
     scores = {"fingerprint": fingerprint(arm.config), "taken_from": "", "mean_accuracy": 0.5}
-    Record(tmp_path / "one").add("another name", 1, {"scores": [scores], "curves": [{"epoch": 1.0}, {"epoch": 2.0}]})
-    other = Record(tmp_path / "other")
+    found = {"scores": [scores], "curves": [{"epoch": 1.0}, {"epoch": 2.0}]}
+    Record(tmp_path / "one", asked).add("another name", 1, found)
+    other = Record(tmp_path / "other", asked)
     assert not other.borrow(arm, 0) and not other.borrow(asked.arms[1], 1) and other.rows("scores") == []
     elsewhere = dataclasses.replace(arm.config, data=dataclasses.replace(DIGITS, train="x/digits.parquet", test="y"))
-    assert not other.borrow(dataclasses.replace(arm, config=elsewhere), 1)
+    there = dataclasses.replace(asked, arms=(dataclasses.replace(arm, config=elsewhere),))
+    assert not Record(tmp_path / "other", there).borrow(there.arms[0], 1)
     assert other.borrow(arm, 1) and other.has(arm, 1)
     (row,) = other.rows("scores")
     assert (row["arm"], row["taken_from"], row["mean_accuracy"]) == ("independent", "one", 0.5)
     assert [line["epoch"] for line in other.rows("curves")] == [1.0, 2.0]
-    third = Record(tmp_path / "third")
+    third = Record(tmp_path / "third", asked)
     assert third.borrow(arm, 1) and third.rows("scores")[0]["taken_from"] == "one"
+
+
+def test_rows_of_other_configurations_are_kept_and_not_shown(tmp_path: Path) -> None:
+    """A run that is made anew leaves no row of the earlier one, and a score that is new loses no older run."""
+    asked = tiny()
+    shorter = dataclasses.replace(asked.arms[0], config=small(DIGITS, size=2, epochs=1))
+    later = dataclasses.replace(asked, arms=(shorter, asked.arms[1]))
+    first, second = Record(tmp_path, asked), Record(tmp_path, later)
+    for seed in (0, 1):
+        scores = {"fingerprint": fingerprint(asked.arms[0].config), "taken_from": "", "mean_accuracy": 0.5}
+        first.add("independent", seed, {"scores": [scores], "fusion": [{"epoch": 0}]})
+    assert first.has(asked.arms[0], 1) and not second.has(shorter, 1) and second.rows("scores") == []
+    scores = {"fingerprint": fingerprint(shorter.config), "taken_from": "", "mean_mean_average_precision": 0.3}
+    second.add("independent", 0, {"scores": [scores]})
+    (row,) = second.rows("scores")
+    assert row["mean_mean_average_precision"] == 0.3 and second.rows("fusion") == []
+    assert [(row["seed"], row["mean_accuracy"]) for row in first.rows("scores")] == [(1, 0.5)]
+    assert [row["seed"] for row in first.rows("fusion")] == [1]
+
+
+def test_files_of_one_name_and_other_content_are_other_data(tmp_path: Path) -> None:
+    found = set()
+    for folder, content in (("a", b"12"), ("b", b"123"), ("c", b"12")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.parquet").write_bytes(content)
+        found.add(fingerprint(small(DataConfig(train=f"{tmp_path}/{folder}/train.parquet"), size=2, epochs=3)))
+    assert len(found) == 2
+
+
+def test_an_arm_needs_its_teacher_and_a_trial_its_test_images() -> None:
+    table = comparison("paper-table-density", DIGITS)
+    with pytest.raises(ConfigError, match="is taught by '1 resnet56 to teach'"):
+        narrowed(table, arms=("resnet56 from resnet56: teaching",))
+    with pytest.raises(ConfigError, match="give --test"):
+        trial(comparison("paper-table-criteria", DataConfig(train="x/train.parquet")))
+    with pytest.raises(ConfigError, match=r"schedule\.epochs"):
+        comparison("two-networks", DIGITS, epochs=0)
+    assert usual_data("paper-table-teachers", train=None, test=None, query=None).train == "cifar100"
+    assert usual_data("paper-table-persons", train="a", test="b", query="c").query == "c"
 
 
 def test_unequal_work_and_unknown_names_are_refused(tmp_path: Path) -> None:

@@ -88,6 +88,12 @@ def test_spread_learning_rates_are_the_papers() -> None:
 
 
 def test_schedules_by_hand() -> None:
+    falls = Schedule(config=ScheduleConfig(epochs=300, step_at=(150, 225)), steps_per_epoch=10)
+    assert [falls.factor(10 * epoch) for epoch in (0, 149, 150, 224, 225, 299)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+    with pytest.raises(ConfigError, match=r"schedule\.step_at must be ascending"):
+        ScheduleConfig(step_at=(5, 5))
     step = Schedule(config=ScheduleConfig(epochs=200, step_epochs=60), steps_per_epoch=10)
     assert [step.factor(s) for s in (0, 599, 600, 1200)] == [1.0, 1.0, 0.1, pytest.approx(0.01)]
     cosine = Schedule(config=ScheduleConfig(epochs=10, shape="cosine", warmup_epochs=1), steps_per_epoch=10)

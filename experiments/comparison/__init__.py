@@ -1,11 +1,11 @@
 """`inarch compare`: arms that do equal work, over seeds, with their differences and how sure they are."""
 
 from experiments.comparison.arms import COMPARISONS, Arm, Comparison
-from experiments.comparison.catalog import comparison, trial
+from experiments.comparison.catalog import comparison, trial, usual_data
 from experiments.comparison.costs import costs
 from experiments.comparison.papers import PAPER_TABLES
 from experiments.comparison.record import Record
-from experiments.comparison.runner import report, run_comparison
+from experiments.comparison.runner import narrowed, report, run_comparison
 from experiments.comparison.statistics import Estimate, interval, paired
 
 __all__ = [
@@ -18,8 +18,10 @@ __all__ = [
     "comparison",
     "costs",
     "interval",
+    "narrowed",
     "paired",
     "report",
     "run_comparison",
     "trial",
+    "usual_data",
 ]

@@ -42,7 +42,7 @@ class Arm:
     config: RunConfig
     """Without name, storage and seed; a teacher may be ARM and another arm's name, with the same seed."""
     against: str | None = None
-    """The arm that it is compared with; None: the comparison's baseline."""
+    """The arm that it is compared with; None: the comparison's baseline; itself: none."""
 
     @property
     def work(self) -> int:
@@ -61,6 +61,8 @@ class Comparison:
     seeds: tuple[int, ...]
     does_equal_work: bool = True
     """Whether its arms must; published tables have arms of several sizes."""
+    may_borrow: bool = True
+    """Whether runs of other records count as its own; not where the folder of a run is needed: teachers, densities."""
     is_timed: bool = False
     """Whether the report tells accuracy by wall time; its runs must have the machine for themselves."""
 

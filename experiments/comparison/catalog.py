@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 
+from experiments import recipes
 from experiments.comparison.arms import COMPARISONS, Arm, Comparison
 from experiments.comparison.papers import PAPER_TABLES
 from population.config import DataConfig
+from population.data.splits import BOTH_IN_ONE
 from population.errors import ConfigError
+
+LARGE = {
+    "paper-table-imagenet": recipes.imagenet("resnet50").data,
+    "paper-table-dcff-imagenet": recipes.imagenet("resnet50").data,
+    "paper-table-persons": recipes.persons("resnet50").data,
+    "paper-table-cultivation": DataConfig(train="cifar100"),
+    "paper-table-teachers": DataConfig(train="cifar100"),
+}
+"""What tables are trained on that are not about CIFAR-10."""
 
 TRIAL_BATCH = 8
 TRIAL_TEST_IMAGES = 64
 
 
+def usual_data(name: str, *, train: str | None, test: str | None, query: str | None) -> DataConfig:
+    """The data that were named, or those of the published table; CIFAR-10 for the others."""
+    if train is not None:
+        return DataConfig(train=train, test=test, query=query)
+    found = LARGE.get(name, DataConfig(train="cifar10"))
+    return DataConfig(train=found.train, test=test or found.test, query=query or found.query)
+
+
 def trial(asked: Comparison) -> Comparison:
-    """The same arms for two steps of a few images and one exchange, from random weights: whether all of it runs."""
+    """The same arms for two steps of a few images and one exchange, from random weights: whether all of it runs.
+
+    Raises:
+        ConfigError: there are no test images, and none are held out of so few.
+    """
+    data = asked.arms[0].config.data
+    if data.test is None and data.train not in BOTH_IN_ONE:
+        raise ConfigError("a trial needs test images: give --test")
 
     def short(arm: Arm) -> Arm:
         config = arm.config
@@ -43,7 +69,7 @@ def comparison(name: str, data: DataConfig, *, epochs: int | None = None) -> Com
     """
     if name in COMPARISONS:
         _, make, usual = COMPARISONS[name]
-        return make(data, epochs or usual)
+        return make(data, usual if epochs is None else epochs)
     if name in PAPER_TABLES:
         return PAPER_TABLES[name][1](data, epochs)
     raise ConfigError(f"there is no comparison {name!r}; there are {', '.join([*COMPARISONS, *PAPER_TABLES])}")

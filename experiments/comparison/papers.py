@@ -19,8 +19,8 @@ from population.config import (
     FusionConfig,
     GraftConfig,
     NetworkConfig,
-    PopulationConfig,
     RunConfig,
+    ScheduleConfig,
 )
 from population.fusion import PRESETS
 
@@ -33,10 +33,22 @@ Recipe = Callable[[str, str], RunConfig]
 
 def _on(config: RunConfig, data: DataConfig, epochs: int | None, **changes) -> RunConfig:
     """A recipe on the data that were named, as long as was asked."""
-    kept = {"augmentation": config.data.augmentation, "padding": config.data.padding, "stream": config.data.stream}
-    kept |= {"image_size": config.data.image_size, "workers": config.data.workers}
-    schedule = config.schedule if epochs is None else dataclasses.replace(config.schedule, epochs=epochs)
+    kept = {name: getattr(config.data, name) for name in ("augmentation", "padding", "stream", "image_size", "workers")}
+    kept["validation"] = config.data.validation
+    schedule = config.schedule if epochs is None else _lasting(config.schedule, epochs)
     return dataclasses.replace(config, data=dataclasses.replace(data, **kept), schedule=schedule, **changes)
+
+
+def _lasting(schedule: ScheduleConfig, epochs: int) -> ScheduleConfig:
+    """A schedule of another length, whose rate falls at the same parts of it."""
+    part = epochs / schedule.epochs
+    return dataclasses.replace(
+        schedule,
+        epochs=epochs,
+        step_epochs=max(1, round(schedule.step_epochs * part)),
+        step_at=tuple(dict.fromkeys(max(1, round(at * part)) for at in schedule.step_at)),
+        warmup_epochs=round(schedule.warmup_epochs * part),
+    )
 
 
 def _population(config: RunConfig, size: int) -> RunConfig:
@@ -44,13 +56,15 @@ def _population(config: RunConfig, size: int) -> RunConfig:
 
 
 def _table(name: str, question: str, arms: Sequence[Arm], *, seeds: Sequence[int] = SEEDS) -> Comparison:
+    """All arms with the papers' barrier."""
     return Comparison(
         name=name,
         question=question,
-        arms=tuple(arms),
+        arms=tuple(dataclasses.replace(arm, config=dataclasses.replace(arm.config, mode="lockstep")) for arm in arms),
         baseline=arms[0].name,
         seeds=tuple(seeds),
         does_equal_work=False,
+        may_borrow=False,
     )
 
 
@@ -149,7 +163,8 @@ def persons(data: DataConfig, epochs: int | None) -> Comparison:
     arms = []
     for architecture in ("resnet50", "mobilenet_v2"):
         base = _on(recipes.persons(architecture), data, epochs)
-        arms += _methods(architecture, base, {"2 grafting": {}, "4 grafting": {"population": PopulationConfig(size=4)}})
+        for size in (2, 4):
+            arms += _methods(f"{size} {architecture}", _population(base, size), {"grafting": {}})
     return _table("paper-table-persons", "Grafting for person re-identification.", arms)
 
 
@@ -172,7 +187,9 @@ def teachers(data: DataConfig, epochs: int | None) -> Comparison:
     arms: list[Arm] = []
     for count, size in ((1, 2), (1, 4), (1, 6), (2, 2), (3, 2)):
         teacher, *_, student = _taught("resnet110", count, MOBILE, size, data, epochs)
-        student = dataclasses.replace(student, name=f"{count} teachers, {size} students", against=None)
+        student = dataclasses.replace(
+            student, name=f"{count} teachers, {size} students", against="1 teachers, 2 students"
+        )
         arms += _new([teacher, student], arms)
     return _table("paper-table-teachers", "How many teachers and students?", arms)
 
@@ -184,7 +201,8 @@ def _new(found: Sequence[Arm], known: Sequence[Arm]) -> list[Arm]:
 def _taught(teacher: str, count: int, student: str, size: int, data: DataConfig, epochs: int | None) -> list[Arm]:
     """Teachers, trained first and without exchange; students without them and with them."""
     alone = _population(_on(recipes.paper("cifar10", teacher), data, epochs, exchange=NONE), count)
-    taught_by = Arm(name=f"{count} {teacher} to teach", told="teachers, trained without exchange", config=alone)
+    name = f"{count} {teacher} to teach"
+    taught_by = Arm(name=name, told="teachers, trained without exchange", config=alone, against=name)
     base = _population(_on(recipes.paper("cifar10", student), data, epochs), size)
     folders = tuple(f"{ARM}{taught_by.name}#{number}" for number in range(count))
     taught = {"distillation": DistillationConfig(teachers=folders)}

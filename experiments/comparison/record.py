@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from experiments.comparison.arms import Arm
+from experiments.comparison.arms import Arm, Comparison
 from experiments.reports import similarity_over_time
 from population.checkpoint import CheckpointStore
 from population.config import RunConfig, from_dict, to_dict
@@ -35,12 +35,20 @@ Rows = dict[str, list[dict[str, Any]]]
 
 
 def fingerprint(config: RunConfig) -> str:
-    """Tells one arm's configuration and data from another's, in whatever folder and under whatever name it runs."""
+    """Tells one arm's configuration and data from another's, in whatever folder and under whatever name it runs. A file
+    of images counts by its name and size, a folder by its path's last two names."""
     plain = to_dict(dataclasses.replace(config, name=None, storage="runs", address=None, seed=0, detach=False))
-    for images in ("train", "test"):
-        plain["data"][images] = Path(plain["data"][images] or "").name
+    for images in ("train", "test", "query"):
+        plain["data"][images] = _identity(plain["data"][images] or "")
     told = _departures(plain, to_dict(RunConfig()))
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _identity(images: str) -> str:
+    path = Path(images)
+    if path.is_file():
+        return f"{path.name}, {path.stat().st_size} bytes"
+    return "/".join(path.parts[-2:] if path.is_dir() else path.parts[-1:])
 
 
 def _departures(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
@@ -54,22 +62,30 @@ def _departures(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]
 
 
 class Record:
-    """The Parquet files of one comparison in a folder."""
+    """The Parquet files of one comparison in a folder. It may hold runs of other configurations, of earlier times; they
+    are not shown."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, comparison: Comparison) -> None:
+        """Args: where it lies; whose arms count, as they are configured now."""
         self.folder = folder
+        self._fingerprints = {arm.name: fingerprint(arm.config) for arm in comparison.arms}
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """All rows of one of TABLES."""
-        path = self.folder / f"{table}.parquet"
-        return pq.read_table(path).to_pylist() if path.exists() else []
+        """The rows of one of TABLES, of the arms as they are configured now."""
+        runs = self._runs()
+        return [row for row in read_rows(self.folder, table) if (row["arm"], row["seed"]) in runs]
 
     def has(self, arm: Arm, seed: int) -> bool:
         """Whether a run is in it, with the arm's configuration as it is now."""
-        return any(
-            row["arm"] == arm.name and row["seed"] == seed and row["fingerprint"] == fingerprint(arm.config)
-            for row in self.rows("scores")
-        )
+        wanted = (arm.name, seed, fingerprint(arm.config))
+        return any((row["arm"], row["seed"], row["fingerprint"]) == wanted for row in read_rows(self.folder, "scores"))
+
+    def _runs(self) -> set[tuple[str, int]]:
+        return {
+            (row["arm"], row["seed"])
+            for row in read_rows(self.folder, "scores")
+            if self._fingerprints.get(row["arm"]) == row["fingerprint"]
+        }
 
     def borrow(self, arm: Arm, seed: int) -> bool:
         """Take a run of the same configuration, data and seed from a record beside this one: it would be the same run.
@@ -79,13 +95,12 @@ class Record:
         for path in sorted(self.folder.parent.glob("*/scores.parquet")):
             if path.parent == self.folder:
                 continue
-            other = Record(path.parent)
-            for row in other.rows("scores"):
-                if (row["fingerprint"], row["seed"]) == (fingerprint(arm.config), seed):
+            for row in read_rows(path.parent, "scores"):
+                if (row["fingerprint"], row["seed"]) == (self._fingerprints[arm.name], seed):
                     found = {
                         table: [
                             {key: value for key, value in line.items() if key not in ("arm", "seed")}
-                            for line in other.rows(table)
+                            for line in read_rows(path.parent, table)
                             if (line["arm"], line["seed"]) == (row["arm"], seed)
                         ]
                         for table in TABLES
@@ -99,10 +114,21 @@ class Record:
         """Put a run in, in place of an earlier one of the same arm and seed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for table in reversed(TABLES):
-            kept = [row for row in self.rows(table) if (row["arm"], row["seed"]) != (arm, seed)]
+            before = read_rows(self.folder, table)
+            kept = [row for row in before if (row["arm"], row["seed"]) != (arm, seed)]
             rows = kept + [{"arm": arm, "seed": seed, **row} for row in found.get(table, ())]
             if rows:
-                pq.write_table(pa.Table.from_pylist(rows), self.folder / f"{table}.parquet", compression="zstd")
+                names = dict.fromkeys(name for row in rows for name in row)  # an older row may have fewer
+                whole = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+                pq.write_table(whole, self.folder / f"{table}.parquet", compression="zstd")
+            elif before:
+                (self.folder / f"{table}.parquet").unlink()
+
+
+def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:
+    """All rows of one of TABLES in a folder."""
+    path = folder / f"{table}.parquet"
+    return pq.read_table(path).to_pylist() if path.exists() else []
 
 
 def summarize(arm: Arm, result: dict[str, Any], folder: str, *, baseline: Storage) -> Rows:
@@ -132,7 +158,9 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "fingerprint": fingerprint(arm.config),
         "taken_from": "",
         "networks": len(result["networks"]),
-        "validation_accuracy": _validation(metrics),
+        "judged_on": result["judged_on"],
+        "validation_accuracy": _validation(metrics, "validation_accuracy"),
+        "validation_mean_average_precision": _validation(metrics, "validation_mean_average_precision"),
     }
     chosen = next(one for one in result["networks"] if one["network"] == result["best"])
     kinds = {
@@ -145,7 +173,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "last_ensemble": result["last"]["ensemble"],
     }
     for kind, scores in kinds.items():
-        for name in ("accuracy", "loss", "top5", "calibration_error"):
+        for name in ("accuracy", "mean_average_precision", "loss", "top5", "calibration_error"):
             row[f"{kind}_{name}"] = scores.get(name)
     return row | {
         "agreement": result["last"]["agreement"],
@@ -157,36 +185,37 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
     }
 
 
-def _validation(metrics: pa.Table) -> float | None:
-    """Mean over the networks of their best validation accuracy: what decides about a default."""
-    best = metrics.group_by("network").aggregate([("validation_accuracy", "max")]).to_pylist()
-    found = [row["validation_accuracy_max"] for row in best if row["validation_accuracy_max"] is not None]
+def _validation(metrics: pa.Table, name: str) -> float | None:
+    """Mean over the networks of their best score on the validation images: what decides about a default."""
+    best = metrics.group_by("network").aggregate([(name, "max")]).to_pylist()
+    found = [row[f"{name}_max"] for row in best if row[f"{name}_max"] is not None]
     return statistics.mean(found) if found else None
 
 
 def _density(storage: Storage, baseline: Storage) -> dict[str, float | None]:
-    """Mean l1 norm of the filters that are valid and invalid in the baseline's first network, over all networks as they
-    ended; None where the baseline's run is not there or has another structure."""
+    """Mean l1 norm of the filters that are valid and invalid in the baseline's network of the same id (and beginning),
+    over the networks as they ended; None where the baseline's run is not there or has another structure."""
     found: dict[str, float | None] = {"valid_l1": None, "invalid_l1": None, "invalid_filters": None}
     if not baseline.exists("config.json"):
         return found
     theirs, own = CheckpointStore(baseline), CheckpointStore(storage)
-    first = theirs.newest(theirs.networks()[0])
-    last = [newest for network in own.networks() if (newest := own.newest(network)) is not None]
-    if first is None or not all(_has_shapes_of(one.model, first.model) for one in last):
-        return found
-    densities = [filter_density(one.model, first.model, DENSITY_THRESHOLD) for one in last]
-    for name, values in (
-        ("valid_l1", [one.valid for one in densities]),
-        ("invalid_l1", [one.invalid for one in densities]),
-    ):
+    densities = []
+    for network in own.networks():
+        mine, other = own.newest(network), theirs.newest(network) if network in theirs.networks() else None
+        if mine is not None and other is not None and _shapes(mine.model) == _shapes(other.model):
+            densities.append(filter_density(mine.model, other.model, DENSITY_THRESHOLD))
+    for name, values in {
+        "valid_l1": [one.valid for one in densities],
+        "invalid_l1": [one.invalid for one in densities],
+        "invalid_filters": [float(one.num_invalid) for one in densities],
+    }.items():
         known = [value for value in values if value is not None]
         found[name] = statistics.mean(known) if known else None
-    return found | {"invalid_filters": float(densities[0].num_invalid)}
+    return found
 
 
-def _has_shapes_of(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
-    return {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in other.items()}
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
 
 
 def _curves(storage: Storage) -> list[dict[str, Any]]:

@@ -47,11 +47,14 @@ def run_comparison(
         ConfigError: no such arm, or arms of different work.
         RunError: a run failed.
     """
-    chosen = _chosen(comparison, arms)
-    seeds = tuple(seeds) or comparison.seeds
-    record = Record(Path(out))
+    asked = narrowed(comparison, arms=arms, seeds=seeds)
+    chosen, seeds = asked.arms, asked.seeds
+    record = Record(Path(out), comparison)
     left = [
-        (arm, seed) for seed in seeds for arm in chosen if not record.has(arm, seed) and not record.borrow(arm, seed)
+        (arm, seed)
+        for seed in seeds
+        for arm in chosen
+        if not record.has(arm, seed) and not (comparison.may_borrow and record.borrow(arm, seed))
     ]
     console.print(
         f"{comparison.name}: {len(chosen)} arms, seeds {', '.join(map(str, seeds))}; {len(left)} runs to do, "
@@ -83,15 +86,31 @@ def report(comparison: Comparison, record: Record, *, command: str) -> None:
         write_report(comparison, record, command=command)
 
 
-def _chosen(comparison: Comparison, names: Sequence[str]) -> tuple[Arm, ...]:
-    unknown = sorted(set(names) - {arm.name for arm in comparison.arms})
-    if unknown:
-        known = ", ".join(arm.name for arm in comparison.arms)
-        raise ConfigError(f"{comparison.name} has no arm {unknown[0]!r}; it has {known}")
+def narrowed(comparison: Comparison, *, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> Comparison:
+    """The comparison with some of its arms and other seeds; what is empty stays as it is.
+
+    Raises:
+        ConfigError: no such arm, arms of different work, or an arm without its teacher.
+    """
+    known = [arm.name for arm in comparison.arms]
+    for name in arms:
+        if name not in known:
+            raise ConfigError(f"{comparison.name} has no arm {name!r}; it has {', '.join(known)}")
     work = {arm.work for arm in comparison.arms}
     if comparison.does_equal_work and len(work) > 1:
         raise ConfigError(f"the arms of {comparison.name} do not do equal work: {sorted(work)} epochs")
-    return tuple(arm for arm in comparison.arms if not names or arm.name in names)
+    chosen = tuple(arm for arm in comparison.arms if not arms or arm.name in arms)
+    for arm in chosen:
+        missing = {name for name, _ in _teachers(arm)} - {one.name for one in chosen}
+        if missing:
+            raise ConfigError(f"arm {arm.name!r} is taught by {missing.pop()!r}; name that arm too")
+    return dataclasses.replace(comparison, arms=chosen, seeds=tuple(seeds) or comparison.seeds)
+
+
+def _teachers(arm: Arm) -> list[tuple[str, str]]:
+    """Those that are arms: their names, and which network of each."""
+    found = [teacher.removeprefix(ARM) for teacher in arm.config.distillation.teachers if teacher.startswith(ARM)]
+    return [(teacher.partition("#")[0], teacher.partition("#")[2]) for teacher in found]
 
 
 def _run_name(comparison: Comparison, arm: str, seed: int) -> str:
@@ -105,7 +124,7 @@ def _run(
     """One run's result and folder: done already, resumed or begun."""
     name = _run_name(comparison, arm.name, seed)
     config = dataclasses.replace(arm.config, name=name, storage=storage, seed=seed, address=address)
-    config = dataclasses.replace(config, distillation=_taught(comparison, config, seed, storage))
+    config = dataclasses.replace(config, distillation=_taught(comparison, arm, seed, storage))
     run = _begin(config)
     if isinstance(run, Storage):
         return json.loads(run.read("result.json")), run.uri
@@ -121,16 +140,12 @@ def _run(
     return dict(found.table), found.path
 
 
-def _taught(comparison: Comparison, config: RunConfig, seed: int, storage: str) -> DistillationConfig:
+def _taught(comparison: Comparison, arm: Arm, seed: int, storage: str) -> DistillationConfig:
     """Teachers that are arms become the folders of their runs."""
-    folders = []
-    for teacher in config.distillation.teachers:
-        name, mark, network = teacher.removeprefix(ARM).partition("#")
-        is_arm = teacher.startswith(ARM)
-        folders.append(
-            absolute(f"{storage}/{_run_name(comparison, name, seed)}") + mark + network if is_arm else teacher
-        )
-    return dataclasses.replace(config.distillation, teachers=tuple(folders))
+    teachers = tuple(
+        f"{absolute(f'{storage}/{_run_name(comparison, name, seed)}')}#{network}" for name, network in _teachers(arm)
+    )
+    return dataclasses.replace(arm.config.distillation, teachers=teachers or arm.config.distillation.teachers)
 
 
 def _begin(config: RunConfig) -> PopulationRun | Storage:

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.comparison.arms import Comparison
 from experiments.comparison.record import Record
 from experiments.comparison.statistics import Estimate, interval, paired
+from population.config import DataConfig
 
 SHOWN = {
     "mean": "mean network",
@@ -36,10 +37,13 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         comparison.question,
         f"Made by `{command}`.",
         _setting(comparison, rows),
-        "Test accuracy in percent. Weights are those that were best on the validation images, before that interval's "
-        "exchange; soups have their batch norm measured anew. Intervals are 95 % over seeds (Student's t).",
-        _means(names, rows),
-        _differences(comparison, names, rows),
+        "Weights are those that were best on the validation images, before that interval's exchange; soups have their "
+        "batch norm measured anew. Intervals are 95 % over seeds (Student's t), in percent and points.",
+        *(
+            part
+            for score in _scores(rows)
+            for part in (_means(names, rows, score), _differences(comparison, names, rows, score))
+        ),
         "## Beside accuracy",
         _others(names, rows),
         _fused(names, record.rows("fusion")),
@@ -55,21 +59,25 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
 
 def _setting(comparison: Comparison, rows: Sequence[Row]) -> str:
     config = comparison.arms[0].config
-    images = {int(row["images"]) for row in rows}
+    images = ", ".join(f"{count:,}" for count in sorted({int(row["images"]) for row in rows}))
     if not comparison.does_equal_work:
+        lengths = " and ".join(str(one) for one in sorted({arm.config.schedule.epochs for arm in comparison.arms}))
         return (
-            f"Networks and schedules as published, on {config.data.train.rpartition('/')[2]}; arms do not do equal "
-            f"work: {', '.join(f'{count:,}' for count in sorted(images))} images trained on."
+            f"Networks, rates and batches as published, {config.mode}, {lengths} epochs, on {_data(config.data)}; arms "
+            f"do not do equal work: {images} images trained on."
         )
     schedule, optimizer = config.schedule, config.optimizer
     return (
-        f"{config.network.architecture} on {config.data.train.rpartition('/')[2]} "
-        f"({config.data.validation:.0%} of it held out), judged on {(config.data.test or '').rpartition('/')[2]}; "
-        f"batch {schedule.batch_size}, {optimizer.name}, learning rate {optimizer.learning_rate:g} ({schedule.shape}), "
-        f"weight decay {optimizer.weight_decay:g}, forward pass in {config.device.precision}; "
-        f"{comparison.arms[0].work} epochs of one network in each arm "
-        f"({', '.join(f'{count:,}' for count in sorted(images))} images trained on)."
+        f"{config.network.architecture} on {_data(config.data)}; batch {schedule.batch_size}, {optimizer.name}, "
+        f"learning rate {optimizer.learning_rate:g} ({schedule.shape}), weight decay {optimizer.weight_decay:g}, "
+        f"forward pass in {config.device.precision}; {comparison.arms[0].work} epochs of one network in each arm "
+        f"({images} images trained on)."
     )
+
+
+def _data(data: DataConfig) -> str:
+    judged = f", judged on {data.test.rpartition('/')[2]}" if data.test else ""
+    return f"{data.train.rpartition('/')[2]} ({data.validation:.0%} of it held out){judged}"
 
 
 def _values(name: str, rows: Sequence[Row], column: str) -> dict[int, float]:
@@ -77,15 +85,23 @@ def _values(name: str, rows: Sequence[Row], column: str) -> dict[int, float]:
     return {row["seed"]: 100.0 * row[column] for row in rows if row["arm"] == name and row.get(column) is not None}
 
 
-def _means(names: Sequence[str], rows: Sequence[Row]) -> str:
+def _scores(rows: Sequence[Row]) -> dict[str, str]:
+    """What is told of each arm, and what it is called."""
+    if any(row.get("mean_mean_average_precision") is not None for row in rows):
+        return {"mean_average_precision": "Mean average precision", "accuracy": "CMC rank-1"}
+    return {"accuracy": "Accuracy"}
+
+
+def _means(names: Sequence[str], rows: Sequence[Row], score: str) -> str:
     table = [["arm", "seeds", *SHOWN.values()]]
     for name in names:
-        found = [_values(name, rows, f"{kind}_accuracy") for kind in SHOWN]
+        found = [_values(name, rows, f"{kind}_{score}") for kind in SHOWN]
         table.append([name, str(len(found[0])), *(_told(interval(list(of.values()))) if of else "" for of in found)])
-    return _markdown(table)
+    judged = " and ".join(sorted({row.get("judged_on") or "test" for row in rows}))
+    return f"{_scores(rows)[score]} on the {judged} images:\n\n{_markdown(table)}"
 
 
-def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:
+def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Row], score: str) -> str:
     """Each arm with the one that it is compared with, where both ran."""
     pairs = [
         (arm.name, against)
@@ -99,7 +115,7 @@ def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Ro
     for name, against in pairs:
         line = [name if len(against_all) == 1 else f"{name} - {against}"]
         for kind in SHOWN:
-            mine, theirs = (_values(arm, rows, f"{kind}_accuracy") for arm in (name, against))
+            mine, theirs = (_values(arm, rows, f"{kind}_{score}") for arm in (name, against))
             if mine.keys() & theirs.keys():
                 found = paired(mine, theirs, num_comparisons=len(pairs))
                 told = _told(found, sign="+")
