@@ -18,10 +18,11 @@ from population.config import NetworkConfig, RunConfig
 from population.data import Batch, Pass, Splits, load_splits
 from population.distillation import distillation_loss, load_teacher, mutual_loss
 from population.errors import ConfigError
-from population.evaluation import ClassificationMeasure, Part, Scores
+from population.evaluation import Part, Scores
 from population.fusion import LayerFusion, fuse
 from population.layers import load_entries
-from population.retrieval import RetrievalMeasure, Roles, embeddings, everyone, num_answerable, query_and_gallery
+from population.parts import check_answers, judging_part
+from population.retrieval import embeddings
 
 STATISTICS_BATCHES = 8
 """Training batches, augmented as in training, by which averaged weights' batch norm is measured, where
@@ -217,44 +218,7 @@ class ImageClassification:
 
     def part(self, name: str) -> Part | None:
         """The images of validation or test and how they judge; None where there are none."""
-        found = self.splits.batches(name, self.device)
-        if found is None:
-            return None
-        size = max(256, self.config.schedule.batch_size)
-        if self.config.task == "classification":
-            return Part(batches=lambda: found.in_order(batch_size=size), measure=ClassificationMeasure())
-        query = self.splits.batches("query", self.device) if name == "test" else None
-        return Part(
-            batches=lambda: itertools.chain(
-                () if query is None else query.in_order(batch_size=size), found.in_order(batch_size=size)
-            ),
-            measure=RetrievalMeasure(self._roles(name)),
-        )
-
-    def _roles(self, name: str) -> Roles:
-        """Who asks whom among the images of a part, queries before it where there are any."""
-        cameras, num_images = self.splits.cameras(name), len(self.splits.labels(name))
-        if name != "test" or not len(self.splits.labels("query")):
-            return everyone(num_images, _tensor(cameras))
-        asking = self.splits.cameras("query")
-        if (asking is None) != (cameras is None):
-            raise ConfigError("data.query and data.test must both tell their cameras, or neither")
-        both = None if asking is None or cameras is None else np.concatenate([asking, cameras])
-        return query_and_gallery(len(self.splits.labels("query")), num_images, _tensor(both))
-
-    def _check_answers(self) -> None:
-        """Raises ConfigError where a part that judges has no query with an image of its class to find."""
-        for name in ("validation", "test"):
-            labels = self.splits.labels(name)
-            asking = self.splits.labels("query") if name == "test" else labels[:0]
-            if len(labels) and not num_answerable(
-                torch.from_numpy(np.concatenate([asking, labels])), self._roles(name)
-            ):
-                more = "a larger data.validation, or 0" if name == "validation" else "other data.test or data.query"
-                raise ConfigError(
-                    f"retrieval: none of the {name} images that ask has another of its class (by another camera, where "
-                    f"cameras are known) to find; give {more}"
-                )
+        return judging_part(self.config, self.splits, name, device=self.device)
 
     def _measure_statistics(self, network: nn.Module) -> None:
         """Batch norm's statistics anew, in place, where the schedule asks for it."""
@@ -285,13 +249,9 @@ class ImageClassification:
         if self.config.task == "retrieval":
             embeddings(network, [pair])
             network.train()
-            self._check_answers()
+            check_answers(self.splits)
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise ConfigError("the network has no parameter to train")
-
-
-def _tensor(array: np.ndarray | None) -> Tensor | None:
-    return None if array is None else torch.from_numpy(array.copy())
 
 
 def _autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
