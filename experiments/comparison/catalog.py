@@ -21,7 +21,7 @@ LARGE = {
 """What tables are trained on that are not about CIFAR-10."""
 
 TRIAL_BATCH = 8
-TRIAL_TEST_IMAGES = 64
+TRIAL_TEST_IMAGES = 32
 
 
 def usual_data(name: str, *, train: str | None, test: str | None, query: str | None) -> DataConfig:
