@@ -90,10 +90,16 @@ def _alpha(order: list[str], record: Record) -> None:
     figure, (axes,) = _figure(1)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     for arm, color in _arms(order, rows):
-        of = [row for row in rows if row["arm"] == arm]
-        means = [np.mean([row["alpha"] for row in of if row["layer"] == layer]) for layer in layers]
-        spread = [np.mean([row["alpha_deviation"] for row in of if row["layer"] == layer]) for layer in layers]
-        axes.errorbar(range(len(layers)), means, yerr=spread, label=arm, color=color, capsize=2, marker="o", ms=3)
+        of: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            if row["arm"] == arm:
+                of[row["layer"]].append(row)
+        places = [place for place, layer in enumerate(layers) if layer in of]
+        means, spread = (
+            [np.mean([row[name] for row in of[layers[place]]]) for place in places]
+            for name in ("alpha", "alpha_deviation")
+        )
+        axes.errorbar(places, means, yerr=spread, label=arm, color=color, capsize=2, marker="o", ms=3)
     axes.set_xticks(range(len(layers)), [layer.removesuffix(".weight") for layer in layers], rotation=70, fontsize=6)
     _name(axes, "", "alpha: mean and deviation over exchanges")
     axes.legend(fontsize=7)

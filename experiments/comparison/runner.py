@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,16 @@ def run_comparison(
         _drop_weights(folder)
         report(comparison, record, command=command)
         console.print(
-            f"    mean {result['mean']['accuracy']:.2%}, ensemble {result['ensemble']['accuracy']:.2%}, "
-            f"{result['seconds']:.0f} s",
+            f"    mean {_score(result['mean']):.2%}, ensemble {_score(result['ensemble']):.2%}, {result['seconds']:.0f} s",
             highlight=False,
         )
     report(comparison, record, command=command)
     return record
+
+
+def _score(scores: Mapping[str, float | None]) -> float:
+    """Mean average precision in retrieval, else accuracy."""
+    return scores.get("mean_average_precision") or scores["accuracy"] or 0.0
 
 
 def report(comparison: Comparison, record: Record, *, command: str) -> None:
