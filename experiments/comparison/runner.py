@@ -70,10 +70,8 @@ def run_comparison(
         record.add(arm.name, seed, summarize(arm, result, folder, baseline=baseline))
         _drop_weights(folder)
         report(comparison, record, command=command)
-        console.print(
-            f"    mean {_score(result['mean']):.2%}, ensemble {_score(result['ensemble']):.2%}, {result['seconds']:.0f} s",
-            highlight=False,
-        )
+        mean, ensemble = _score(result["mean"]), _score(result["ensemble"])
+        console.print(f"    mean {mean:.2%}, ensemble {ensemble:.2%}, {result['seconds']:.0f} s", highlight=False)
     report(comparison, record, command=command)
     return record
 
