@@ -135,9 +135,9 @@ def _fusion(order: list[str], record: Record) -> None:
         later = [row for row in of if row["epoch"] > 0]
         _band(changed, later, "epoch", lambda row: 100 * row["changed"] / row["kept"], label=arm, color=color)
     effective.set_yscale("log")
-    _name(effective, "epoch", "filters mixed into a fused one: mean and range over layers")
-    _name(gradient, "epoch", "gradient that reaches filters not kept, % of its norm")
-    _name(changed, "epoch", "kept filters that were not kept before, %")
+    _name(effective, "epoch", "filters mixed into one: mean, range")
+    _name(gradient, "epoch", "gradient to filters not kept, %")
+    _name(changed, "epoch", "kept, not kept before, %")
     effective.legend(fontsize=7)
     _save(figure, record, "fusion")
 
