@@ -44,10 +44,6 @@ class Chronicle:
         self._known[network] = dataclasses.replace(self._of(network), interval=interval, process=process, node=node)
         self.heard(network)
 
-    def is_placed(self, network: int) -> bool:
-        """Whether a network ever had a process."""
-        return network in self._known
-
     def heard(self, network: int) -> None:
         """A sign of life."""
         self._heard[network] = time.monotonic()

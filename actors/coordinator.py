@@ -341,6 +341,7 @@ class Coordinator:
                 f"network {network} has another structure than its neighbors ({structure}, theirs "
                 f"{self._facts.structure}); the network's function must build the same architecture each time"
             )
+        self._members.came_up(network)
         self._chronicle.placed(network, interval=interval, process=process, node=node)
 
     def _check_room(self, size: int) -> None:
@@ -489,9 +490,10 @@ class Coordinator:
             self._background.spawn(self._end_later())
 
     def _drop_the_unplaced(self) -> None:
-        """Members that never found a place are no reason to wait when nobody else trains any more."""
+        """Members that never found a place are no reason to wait when nobody else trains any more. Whether one did is
+        in the record: a coordinator that came back has not seen it."""
         left = self._members.active()
-        if self._has_begun and left and not any(self._chronicle.is_placed(network) for network in left):
+        if self._has_begun and left and not any(self._members[network].has_lived for network in left):
             for network in left:
                 self._members.move(network, MemberState.RETIRED)
                 self._dismiss(network)
@@ -565,6 +567,7 @@ class Coordinator:
                 self._background.spawn(self._lost(member.id, reason_of(error)))
             return
         _, interval, process, node = facts
+        self._members.came_up(member.id)
         self._chronicle.placed(member.id, interval=interval, process=process, node=node)
         for posting in postings:
             self._board.post(posting)

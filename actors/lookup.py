@@ -62,11 +62,14 @@ def check_folder_not_live(storage: Storage) -> None:
     if not storage.exists("cluster.json"):
         return
     found = json.loads(storage.read("cluster.json"))
-    if ray.is_initialized() and ray.get_runtime_context().gcs_address != found["address"]:
-        return
     try:
         check_reachable(found["address"])
     except ClusterError:
+        return
+    if ray.is_initialized() and ray.get_runtime_context().gcs_address != found["address"]:
+        # This process cannot look into the other cluster; a run that is not detached lives as long as its driver.
+        if not found["is_detached"] and _is_alive(**found["driver"]):
+            raise RunError(f"run {found['run']} is live: process {found['driver']['process']} drives it; stop it first")
         return
     was_connected = ray.is_initialized()
     try:
@@ -78,6 +81,19 @@ def check_folder_not_live(storage: Storage) -> None:
         if not was_connected and ray.is_initialized():
             ray.shutdown()
     raise RunError(f"run {found['run']} is live on {found['address']}; stop it first")
+
+
+def _is_alive(*, host: str, process: int) -> bool:
+    """Whether another process of this machine lives; of other machines nothing is known."""
+    if host != socket.gethostname() or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def connect_to(address: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from actors.spec import Facts, RunSpec
 from population.checkpoint import CheckpointStore
 from population.config import FusionConfig, RunConfig
-from population.cost import network_cost
+from population.cost import cost_of
 from population.data import MemorySplits, Splits
 from population.errors import RunError
 from population.history import read_table
@@ -47,13 +47,10 @@ def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) 
     )
     task.check(trainer.module)
     train = splits.batches("train", "cpu")
-    cost = network_cost(trainer.module, splits.image_shape)
-    compact = network_cost(task.build_compact(), splits.image_shape) if config.fusion.mode != "off" else None
-    if compact is not None:
-        full = dataclasses.replace(config, fusion=FusionConfig())
-        cost = network_cost(
-            ImageClassification(full, splits, factory=factory, begins_trained=False).build(0), splits.image_shape
-        )
+    network = factory or config.network
+    size = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}
+    cost = cost_of(network, FusionConfig(), **size)
+    compact = cost_of(network, config.fusion, **size) if config.fusion.mode != "off" else None
     return Facts(
         num_classes=splits.num_classes,
         image_shape=splits.image_shape,

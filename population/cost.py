@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from population.config import FusionConfig, NetworkConfig
+from population.networks import NetworkFactory, build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +39,21 @@ def network_cost(network: nn.Module, image_shape: tuple[int, int, int]) -> Cost:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         multiply_adds=counted.get_total_flops() // 2,
     )
+
+
+def cost_of(
+    network: NetworkConfig | NetworkFactory,
+    fusion: FusionConfig,
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+) -> Cost:
+    """The cost of a network by its configuration; of one that fuses its filters, as the compact one that it becomes.
+
+    Raises:
+        ConfigError: as `population.networks.build`.
+    """
+    if isinstance(network, NetworkConfig):
+        network = dataclasses.replace(network, weights=None)
+    options = {"num_classes": num_classes, "in_channels": image_shape[0], "seed": 0}
+    return network_cost(build(network, fusion=fusion, form="compact", **options), image_shape)

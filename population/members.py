@@ -53,6 +53,8 @@ class Member:
     is_founder: bool = True
     restarts: int = 0
     """How often it was brought back since it last completed an interval."""
+    has_lived: bool = False
+    """Whether it ever had a process: what it trained is worth waiting for."""
 
 
 class Members:
@@ -105,6 +107,10 @@ class Members:
         )
         self._members[network] = member
         return member
+
+    def came_up(self, network: int) -> None:
+        """A member's process is there."""
+        self._members[network] = replace(self._members[network], has_lived=True)
 
     def progressed(self, network: int) -> None:
         """A member completed an interval: earlier deaths are forgiven."""

@@ -132,17 +132,6 @@ class ImageClassification:
             network = network.to(memory_format=torch.channels_last)
         return network
 
-    def build_compact(self) -> nn.Module:
-        """What a network that fuses its filters becomes, with weights of no meaning: for its size."""
-        return networks.build(
-            self._network,
-            num_classes=self.splits.num_classes,
-            in_channels=self.splits.in_channels,
-            seed=0,
-            fusion=self.config.fusion,
-            form="compact",
-        )
-
     def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
         data = self.config.data
         wanted = Pass(

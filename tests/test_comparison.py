@@ -208,9 +208,7 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
             ]
             later = curve | {"epoch": 2.0, "validation_accuracy": 0.5 + 0.1 * index, "time": 4.0 + 4.0 * index}
             record.add(arm.name, seed, {"scores": [row], "curves": [curve, later], "fusion": fused if index else []})
-    assert record.has(asked.arms[0], 2) and not record.has(asked.arms[0], 3)
-    changed = dataclasses.replace(asked.arms[0], config=small(DIGITS, size=2, epochs=9))
-    assert not record.has(changed, 2)
+    assert record.has("independent", 2) and not record.has("independent", 3)
     report(asked, record, command="inarch compare tiny")
     told = (tmp_path / "README.md").read_text()
     assert "| independent | 3 | 51.00 ± 2.48 |" in told
@@ -232,16 +230,16 @@ def test_a_run_of_the_same_configuration_and_data_is_taken_from_the_record_besid
     found = {"scores": [scores], "curves": [{"epoch": 1.0}, {"epoch": 2.0}]}
     Record(tmp_path / "one", asked).add("another name", 1, found)
     other = Record(tmp_path / "other", asked)
-    assert not other.borrow(arm, 0) and not other.borrow(asked.arms[1], 1) and other.rows("scores") == []
+    assert not other.borrow("independent", 0) and not other.borrow("averaging", 1) and other.rows("scores") == []
     elsewhere = dataclasses.replace(arm.config, data=dataclasses.replace(DIGITS, train="x/digits.parquet", test="y"))
     there = dataclasses.replace(asked, arms=(dataclasses.replace(arm, config=elsewhere),))
-    assert not Record(tmp_path / "other", there).borrow(there.arms[0], 1)
-    assert other.borrow(arm, 1) and other.has(arm, 1)
+    assert not Record(tmp_path / "other", there).borrow("independent", 1)
+    assert other.borrow("independent", 1) and other.has("independent", 1)
     (row,) = other.rows("scores")
     assert (row["arm"], row["taken_from"], row["mean_accuracy"]) == ("independent", "one", 0.5)
     assert [line["epoch"] for line in other.rows("curves")] == [1.0, 2.0]
     third = Record(tmp_path / "third", asked)
-    assert third.borrow(arm, 1) and third.rows("scores")[0]["taken_from"] == "one"
+    assert third.borrow("independent", 1) and third.rows("scores")[0]["taken_from"] == "one"
 
 
 def test_rows_of_other_configurations_are_kept_and_not_shown(tmp_path: Path) -> None:
@@ -253,7 +251,7 @@ def test_rows_of_other_configurations_are_kept_and_not_shown(tmp_path: Path) -> 
     for seed in (0, 1):
         scores = {"fingerprint": fingerprint(asked.arms[0].config), "taken_from": "", "mean_accuracy": 0.5}
         first.add("independent", seed, {"scores": [scores], "fusion": [{"epoch": 0}]})
-    assert first.has(asked.arms[0], 1) and not second.has(shorter, 1) and second.rows("scores") == []
+    assert first.has("independent", 1) and not second.has("independent", 1) and second.rows("scores") == []
     scores = {"fingerprint": fingerprint(shorter.config), "taken_from": "", "mean_mean_average_precision": 0.3}
     second.add("independent", 0, {"scores": [scores]})
     (row,) = second.rows("scores")

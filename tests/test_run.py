@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import ray
 import torch
 
 from actors import PopulationRun, RunStatus
+from actors.lookup import check_folder_not_live
 from actors.spec import NAMESPACE, network_name
 from experiments.reports import export_network, judge_again
 from population import (
@@ -478,12 +480,33 @@ def test_transformer_trains_and_grafts_by_its_weight_matrices(begin) -> None:
     assert result.table is not None and sum(n["grafts"] for n in result.table["networks"]) > 0
 
 
+@pytest.mark.ray
+def test_a_run_that_another_process_drives_on_another_cluster_is_not_resumed(cluster: str, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    driver = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        found = {
+            "run": "other",
+            "address": f"127.0.0.1:{elsewhere.getsockname()[1]}",
+            "is_detached": False,
+            "driver": {"host": socket.gethostname(), "process": driver.pid},
+        }
+        storage.write("cluster.json", json.dumps(found).encode())
+        with pytest.raises(RunError, match=f"run other is live: process {driver.pid} drives it"):
+            check_folder_not_live(storage)
+        driver.kill()
+        driver.wait(timeout=10)
+        check_folder_not_live(storage)
+    assert ray.is_initialized()
+
+
 NODES = """
 import json, os, sys, time
 os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="3")
 import ray
 from ray.cluster_utils import Cluster
 from actors import PopulationRun
+from actors.spec import coordinator_name
 from population.config import RunConfig, from_dict
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
 second = cluster.add_node(num_cpus=2)
@@ -497,6 +520,8 @@ def until(claim):
 until(lambda: all(n.interval >= 2 for n in run.status().networks))
 before = {n.network: n.node for n in run.status().networks}
 cluster.remove_node(second, allow_graceful=False)
+if sys.argv[2] == "coordinator":
+    ray.kill(ray.get_actor(coordinator_name("nodes"), namespace="inarch"), no_restart=False)
 result = run.wait(seconds=150)
 print(json.dumps({"nodes": len(set(before.values())), "incarnations": [n.incarnation for n in run.status().networks]}))
 ray.shutdown()
@@ -507,14 +532,22 @@ cluster.shutdown()
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "population", [PopulationConfig(size=4), PopulationConfig(size=2, cpus=2.0)], ids=["room", "full"]
+    ("population", "also_lost"),
+    [
+        (PopulationConfig(size=4), "nothing"),
+        (PopulationConfig(size=2, cpus=2.0), "nothing"),
+        (PopulationConfig(size=2, cpus=2.0), "coordinator"),
+    ],
+    ids=["room", "full", "full, and the coordinator died too"],
 )
-def test_networks_of_a_node_that_is_gone_come_back_on_another(tmp_path: Path, population: PopulationConfig) -> None:
+def test_networks_of_a_node_that_is_gone_come_back_on_another(
+    tmp_path: Path, population: PopulationConfig, also_lost: str
+) -> None:
     """Where the other node is full, they come back when its networks have finished, which then make room."""
     from population.config import to_dict
 
     config = small_config(name="nodes", storage=str(tmp_path), **paced(14, 0.05, population=population))
-    words = [sys.executable, "-c", NODES, json.dumps(to_dict(config))]
+    words = [sys.executable, "-c", NODES, json.dumps(to_dict(config)), also_lost]
     root = str(Path(__file__).resolve().parents[1])
     ran = subprocess.run(words, capture_output=True, text=True, timeout=290, env={**os.environ, "PYTHONPATH": root})
     assert ran.returncode == 0, ran.stderr[-2000:]

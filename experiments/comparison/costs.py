@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from rich.table import Table
 
 from experiments.comparison.arms import Arm, Comparison
-from population.config import DataConfig, FusionConfig, RunConfig
-from population.cost import Cost, network_cost
+from population.config import DataConfig, height_and_width
+from population.cost import Cost, cost_of
 from population.data import ImageSet, open_images
-from population.networks import build
 
 KNOWN = {"digits": (1438, (1, 8, 8), 10), "cifar10": (50_000, (3, 32, 32), 10), "cifar100": (50_000, (3, 32, 32), 100)}
 """Training images, their shape and classes, of data sets that need not be read for it."""
@@ -56,24 +53,9 @@ def _size(arm: Arm, known: dict[str, tuple[int, Cost]]) -> tuple[int, Cost]:
     key = repr((config.network, config.fusion, config.data))
     if key not in known:
         images, shape, classes = _images(config.data)
-        known[key] = round(images * (1 - config.data.validation)), _cost(config, shape, classes)
+        cost = cost_of(config.network, config.fusion, num_classes=classes, image_shape=shape)
+        known[key] = round(images * (1 - config.data.validation)), cost
     return known[key]
-
-
-def _cost(config: RunConfig, shape: tuple[int, int, int], classes: int) -> Cost:
-    """A compact network is counted as one: fusing its filters is done once a step, whatever the batch."""
-    network = dataclasses.replace(config.network, weights=None)
-    is_fused = config.fusion.mode != "off"
-    fusion = dataclasses.replace(config.fusion, mode="stable") if is_fused else FusionConfig()
-    built = build(
-        network,
-        num_classes=classes,
-        in_channels=shape[0],
-        seed=0,
-        fusion=fusion,
-        form="compact" if is_fused else "fused",
-    )
-    return network_cost(built, shape)
 
 
 def _images(data: DataConfig) -> tuple[int, tuple[int, int, int], int]:
@@ -89,6 +71,5 @@ def _read(data: DataConfig) -> tuple[int, tuple[int, int, int], int]:
         picture = found.read(0)
         shape = (1 if picture.mode == "L" else 3, picture.height, picture.width)
     else:
-        size = data.image_size
-        shape = (3, size, size) if isinstance(size, int) else (3, *size)
+        shape = (3, *height_and_width(data.image_size))
     return len(found.labels), shape, len(found.class_names)

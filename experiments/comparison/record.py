@@ -75,10 +75,9 @@ class Record:
         runs = self._runs()
         return [row for row in read_rows(self.folder, table) if (row["arm"], row["seed"]) in runs]
 
-    def has(self, arm: Arm, seed: int) -> bool:
+    def has(self, arm: str, seed: int) -> bool:
         """Whether a run is in it, with the arm's configuration as it is now."""
-        wanted = (arm.name, seed, fingerprint(arm.config))
-        return any((row["arm"], row["seed"], row["fingerprint"]) == wanted for row in read_rows(self.folder, "scores"))
+        return (arm, seed) in self._runs()
 
     def _runs(self) -> set[tuple[str, int]]:
         return {
@@ -87,27 +86,20 @@ class Record:
             if self._fingerprints.get(row["arm"]) == row["fingerprint"]
         }
 
-    def borrow(self, arm: Arm, seed: int) -> bool:
+    def borrow(self, arm: str, seed: int) -> bool:
         """Take a run of the same configuration, data and seed from a record beside this one: it would be the same run.
 
         Returns whether there is one; `taken_from` in its scores then names the comparison that made it.
         """
-        for path in sorted(self.folder.parent.glob("*/scores.parquet")):
-            if path.parent == self.folder:
-                continue
-            for row in read_rows(path.parent, "scores"):
-                if (row["fingerprint"], row["seed"]) == (self._fingerprints[arm.name], seed):
-                    found = {
-                        table: [
-                            {key: value for key, value in line.items() if key not in ("arm", "seed")}
-                            for line in read_rows(path.parent, table)
-                            if (line["arm"], line["seed"]) == (row["arm"], seed)
-                        ]
-                        for table in TABLES
-                    }
-                    found["scores"][0]["taken_from"] = row["taken_from"] or path.parent.name
-                    self.add(arm.name, seed, found)
-                    return True
+        wanted = self._fingerprints[arm], seed
+        beside = sorted({path.parent for path in self.folder.parent.glob("*/scores.parquet")} - {self.folder})
+        for folder in beside:
+            owners = [row for row in read_rows(folder, "scores") if (row["fingerprint"], row["seed"]) == wanted]
+            if owners:
+                found = {table: _rows_of(folder, table, owners[0]["arm"], seed) for table in TABLES}
+                found["scores"][0]["taken_from"] = owners[0]["taken_from"] or folder.name
+                self.add(arm, seed, found)
+                return True
         return False
 
     def add(self, arm: str, seed: int, found: Rows) -> None:
@@ -129,6 +121,12 @@ def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:
     """All rows of one of TABLES in a folder."""
     path = folder / f"{table}.parquet"
     return pq.read_table(path).to_pylist() if path.exists() else []
+
+
+def _rows_of(folder: Path, table: str, arm: str, seed: int) -> list[dict[str, Any]]:
+    """One run's rows of a table, without the run's name."""
+    rows = [row for row in read_rows(folder, table) if (row["arm"], row["seed"]) == (arm, seed)]
+    return [{key: value for key, value in row.items() if key not in ("arm", "seed")} for row in rows]
 
 
 def summarize(arm: Arm, result: dict[str, Any], folder: str, *, baseline: Storage) -> Rows:

@@ -54,7 +54,7 @@ def run_comparison(
         (arm, seed)
         for seed in seeds
         for arm in chosen
-        if not record.has(arm, seed) and not (comparison.may_borrow and record.borrow(arm, seed))
+        if not record.has(arm.name, seed) and not (comparison.may_borrow and record.borrow(arm.name, seed))
     ]
     console.print(
         f"{comparison.name}: {len(chosen)} arms, seeds {', '.join(map(str, seeds))}; {len(left)} runs to do, "

@@ -22,6 +22,7 @@ from population.config.learning import (
     NetworkConfig,
     OptimizerConfig,
     ScheduleConfig,
+    height_and_width,
 )
 from population.config.run import (
     CheckpointConfig,
@@ -62,5 +63,6 @@ __all__ = [
     "TopologyConfig",
     "TopologyName",
     "from_dict",
+    "height_and_width",
     "to_dict",
 ]

@@ -30,6 +30,11 @@ ImageSize = int | tuple[int, int]
 """Pixels: of both sides, or (height, width)."""
 
 
+def height_and_width(size: ImageSize) -> tuple[int, int]:
+    """Of an image of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where images come from, and how they are split and augmented."""
@@ -65,8 +70,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(bool(self.train), "data.train", "name a data set", self.train)
         require(0 <= self.validation <= 0.5, "data.validation", "lie in [0, 0.5]", self.validation)
-        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size or 1,)
-        require(min(sides) >= 1, "data.image_size", "be at least 1", self.image_size)
+        is_size = self.image_size is None or min(height_and_width(self.image_size)) >= 1
+        require(is_size, "data.image_size", "be at least 1", self.image_size)
         require(self.query is None or self.test is not None, "data.query", "come with data.test", self.query)
         for name in ("train_limit", "test_limit"):
             limit = getattr(self, name)

@@ -11,12 +11,15 @@ from typing import TypeGuard
 import numpy as np
 import torch
 
-from population.config import DataConfig
+from population.config import DataConfig, height_and_width
 from population.data.batches import Batches, MemoryBatches
 from population.data.images import Array, ImageSet, check_classes, check_labels, held_out
 from population.data.sources import CIFAR, EncodedImages, decode_all, open_images, resized
 from population.data.streams import StreamBatches
 from population.errors import DataError
+
+STREAMED_SIZE = 224
+"""Pixels a side of streamed images, where data.image_size does not say."""
 
 BOTH_IN_ONE = frozenset({"digits", *CIFAR})
 """Names that stand for training and test images alike."""
@@ -96,15 +99,14 @@ class StreamSplits:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        size = self.config.image_size or 224
-        return (3, size, size) if isinstance(size, int) else (3, *size)
+        return (3, *height_and_width(self.config.image_size or STREAMED_SIZE))
 
     def batches(self, part: str, device: torch.device | str) -> Batches | None:
         """The batches of train, validation, test or query on a device; None where that part is empty."""
         images, indices = self._part(part)
         if images is None or len(indices) == 0:
             return None
-        size = self.config.image_size or 224
+        size = self.config.image_size or STREAMED_SIZE
         return StreamBatches(images, indices, image_size=size, workers=self.config.workers, device=device)
 
     def labels(self, part: str) -> Array:
@@ -216,10 +218,7 @@ def _streams(train: EncodedImages, config: DataConfig) -> bool:
         return config.stream == "always"
     if config.image_size is None and config.augmentation == "imagenet":
         return True
-    if isinstance(config.image_size, tuple):
-        height, width = config.image_size
-    else:
-        width, height = resized(train.read(0), config.image_size).size
+    width, height = resized(train.read(0), config.image_size).size
     return 3 * width * height * len(train.labels) > config.memory_gib * 2**30
 
 
@@ -233,7 +232,7 @@ def _decoded(images: Images, config: DataConfig) -> ImageSet:
     if isinstance(images, EncodedImages):
         return decode_all(images, image_size=config.image_size)
     size = config.image_size
-    if size is not None and images.shape[1:] != ((size, size) if isinstance(size, int) else size):
+    if size is not None and images.shape[1:] != height_and_width(size):
         told = "x".join(map(str, images.shape[1:]))
         raise DataError(f"data.image_size {size} cannot be had of images that come decoded, as {told}")
     return images
