@@ -60,13 +60,15 @@ GRAFTS = pa.schema(
         ("age_intervals", pa.float64()),
         ("age_steps", pa.float64()),
         ("age_seconds", pa.float64()),
+        ("compensated_intervals", pa.int64()),
         ("layer", pa.string()),
         ("own_information", pa.float64()),
         ("scion_information", pa.float64()),
         ("alpha", pa.float64()),
     ]
 )
-"""interval: the rootstock's, equal to rootstock_version; versions count intervals."""
+"""interval: the rootstock's, equal to rootstock_version; versions count intervals; compensated_intervals: of the
+rootstock's training that the scion was brought forward by."""
 
 FILTERS = pa.schema(
     [

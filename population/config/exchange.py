@@ -172,8 +172,13 @@ class AgeConfig:
     """exponential: above this age the scion has no part."""
     limit_intervals: float | None = None
     """A scion that trails by more is refused; None: a twentieth of the schedule, at least one interval."""
+    compensation: int = 0
+    """Intervals by which a scion may trail to be brought forward by what its rootstock has trained since, as in delayed
+    averaging: the exchange then costs no training. Each takes a copy of the weights, and the present one more.
+    0: scions are taken as they are. For rule graft with external scions."""
 
     def __post_init__(self) -> None:
+        require(self.compensation >= 0, "age.compensation", "be at least 0", self.compensation)
         one_of(self.policy, Literal["none", "polynomial", "exponential"], "age.policy")
         require(self.rate >= 0 and math.isfinite(self.rate), "age.rate", "be finite and at least 0", self.rate)
         require(self.cutoff_intervals >= 0, "age.cutoff_intervals", "be at least 0", self.cutoff_intervals)

@@ -185,6 +185,11 @@ class RunConfig:
         require(asks, "data.query", "be given with task=retrieval only", self.data.query)
         is_ranked = self.exchange.rule != "exploit" or self.data.validation > 0
         require(is_ranked, "data.validation", "be above 0 with exchange.rule exploit", self.data.validation)
+        compensates = self.exchange.rule == "graft" and self.graft.scion == "external"
+        told = "be 0 but with exchange.rule graft, graft.scion external"
+        require(compensates or not self.age.compensation, "age.compensation", told, self.age.compensation)
+        is_plain = self.graft.momentum != "blend" or not self.age.compensation
+        require(is_plain, "graft.momentum", "be keep or reset with age.compensation", self.graft.momentum)
         require(bool(self.storage), "storage", "name a folder or a URI", self.storage)
         require(0 <= self.seed < 2**63, "seed", "lie in [0, 2**63)", self.seed)
         if self.name is not None:

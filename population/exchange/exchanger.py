@@ -15,6 +15,7 @@ from torch import Tensor
 from population.board import Refusal, age_of
 from population.config import RunConfig
 from population.errors import NotFiniteError
+from population.exchange.compensation import OwnPast
 from population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
 from population.filters import ENTROPY_BINS
 from population.layers import GraftUnit
@@ -36,7 +37,8 @@ class Exchanged:
 
 
 class Exchanger:
-    """Made once for a network; holds nothing from one exchange to the next."""
+    """Made once for a network; from one exchange to the next it holds the network's past alone, where that is asked
+    for. A network that is resumed begins without one."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Exchanger:
         the schedule."""
         self._rule, self._config, self._units, self._layout, self._network = rule, config, units, layout, network
         self._limit = age_limit(config.age, num_intervals=num_intervals)
+        self._past = OwnPast(config.age.compensation) if config.age.compensation else None
         self._vouched_for = rule.tells.vouches_for(units) if rule.tells else frozenset()
 
     @property
@@ -100,6 +103,8 @@ class Exchanger:
             epoch, rate_factor: Of the schedule.
             now: Seconds of the host's clock.
         """
+        if self._past is not None:
+            self._past.note(own, state)
         if isinstance(found, Refusal):
             return Exchanged(outcome=found.value)
         looked_at = [self._admit(scion, own, now) for scion in found]
@@ -119,6 +124,8 @@ class Exchanger:
         )
         with torch.no_grad():
             taken = self._rule.take_in(rootstock, arrivals)
+        if taken and self._past is not None:
+            self._past.took_in(state)
         return Exchanged(outcome=GRAFTED if taken else KEPT, taken=taken, rootstock=rootstock)
 
     def _admit(self, scion: Snapshot, own: Origin, now: float) -> Arrival | Refusal:
@@ -131,7 +138,9 @@ class Exchanger:
         is_told_finite = all(math.isfinite(value) for value in scion.information)
         if not (is_told_finite and scion.is_finite(but=self._vouched_for)):
             return Refusal.NOT_FINITE
-        return Arrival(snapshot=scion, age=age)
+        return Arrival(
+            snapshot=scion, age=age, past=self._past.at(scion.origin.interval) if self._past is not None else None
+        )
 
     def _draws(self, network: int | None, interval: int) -> np.random.Generator:
         """Random numbers of an interval's exchange: of one network, or None: common to all."""
@@ -140,13 +149,15 @@ class Exchanger:
 
 
 def training_behind(own: Origin, taken: Sequence[Taken]) -> tuple[float, float]:
-    """Intervals and steps of training behind weights after an exchange: each source's by its part."""
+    """Intervals and steps of training behind weights after an exchange: each source's by its part, with what it was
+    brought forward by."""
     kept = 1.0 - sum(one.part for one in taken)
-    sources = [(kept, own), *((one.part, _source(own, one)) for one in taken)]
-    return (
-        sum(part * source.trained_intervals for part, source in sources),
-        sum(part * source.trained_steps for part, source in sources),
-    )
+    intervals, steps = kept * own.trained_intervals, kept * own.trained_steps
+    for one in taken:
+        source, past = _source(own, one), one.arrival.past if one.arrival else None
+        intervals += one.part * (source.trained_intervals + (own.interval - past.interval if past else 0))
+        steps += one.part * (source.trained_steps + (own.step - past.step if past else 0))
+    return intervals, steps
 
 
 def graft_rows(own: Origin, taken: Sequence[Taken]) -> list[dict[str, Any]]:
@@ -155,6 +166,7 @@ def graft_rows(own: Origin, taken: Sequence[Taken]) -> list[dict[str, Any]]:
     for one in taken:
         source = _source(own, one)
         age = one.arrival.age if one.arrival else Age(intervals=0.0, steps=0.0, seconds=0.0)
+        past = one.arrival.past if one.arrival else None
         common = {
             "rootstock": own.network,
             "scion": source.network,
@@ -164,6 +176,7 @@ def graft_rows(own: Origin, taken: Sequence[Taken]) -> list[dict[str, Any]]:
             "scion_version": source.interval,
             "scion_incarnation": source.incarnation,
             **{f"age_{name}": value for name, value in dataclasses.asdict(age).items()},
+            "compensated_intervals": own.interval - past.interval if past else 0,
         }
         rows += [common | dataclasses.asdict(record) for record in one.layers]
     return rows

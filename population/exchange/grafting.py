@@ -13,6 +13,7 @@ from population.alignment import align
 from population.channels import Channels, moved
 from population.config import AgeConfig, GraftConfig
 from population.criteria import LayerInformation
+from population.exchange.compensation import brought_forward
 from population.exchange.rule import Arrival, Rootstock, Taken
 from population.filter_grafting import blend_filters, filter_alphas
 from population.grafting import LayerGraft, blend_several, blend_units, decide
@@ -48,15 +49,17 @@ class Grafting:
                 rootstock.state, rootstock.units, self._config, epoch=rootstock.epoch, random=rootstock.random
             )
             return (Taken(arrival=None, part=0.0, layers=found),)
-        scions = [self._aligned(rootstock, arrival.snapshot.state()) for arrival in arrivals]
+        scions = [self._prepared(rootstock, arrival) for arrival in arrivals]
         if self._config.level == "filter":
             return self._filters(rootstock, arrivals, scions)
         return self._external(rootstock, arrivals, scions)
 
-    def _aligned(self, rootstock: Rootstock, scion: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self._config.alignment == "none" or self._channels is None:
-            return scion
-        return moved(scion, self._channels, align(rootstock.state, scion, self._channels))
+    def _prepared(self, rootstock: Rootstock, arrival: Arrival) -> dict[str, Tensor]:
+        """A scion's weights, aligned and brought forward where asked."""
+        scion = arrival.snapshot.state()
+        if self._config.alignment != "none" and self._channels is not None:
+            scion = moved(scion, self._channels, align(rootstock.state, scion, self._channels))
+        return scion if arrival.past is None else brought_forward(scion, rootstock.state, arrival.past)
 
     def _filters(
         self, rootstock: Rootstock, arrivals: Sequence[Arrival], scions: Sequence[dict[str, Tensor]]

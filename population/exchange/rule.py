@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from population.criteria import LayerInformation
+from population.exchange.compensation import Past
 from population.grafting import LayerGraft
 from population.layers import GraftUnit
 from population.snapshot import Origin, Snapshot
@@ -24,6 +25,8 @@ class Arrival:
     """Finite, of the rootstock's structure; its buffer is shared and only read."""
     age: Age
     """For this rootstock."""
+    past: Past | None = None
+    """The rootstock in the snapshot's interval; None where no age is compensated."""
 
 
 @dataclass(kw_only=True)

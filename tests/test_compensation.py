@@ -1,0 +1,164 @@
+"""Old scions brought forward: no training is lost, and networks come together as without delay."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+
+import pytest
+import torch
+from torch import Tensor
+
+from population import (
+    AgeConfig,
+    ExchangeConfig,
+    GraftConfig,
+    Origin,
+    PopulationConfig,
+    Refusal,
+    RunConfig,
+    Simulation,
+    Simulator,
+)
+from population.errors import ConfigError
+from population.exchange import Grafting
+from population.exchange.compensation import OwnPast, brought_forward
+from tests.conftest import small_config, tiny_splits, tiny_task
+from tests.test_exchange import arrival, copies, origin, rootstock, state
+from tests.test_training import Hand, live, new_trainer
+
+BIAS = "conv1.bias"
+
+
+def at(interval: int) -> Origin:
+    return dataclasses.replace(origin(0), interval=interval, step=10 * interval)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("delays", [(0, 1), (1, 1), (2, 0), (3, 3)])
+def test_networks_that_see_each_other_late_lose_no_training_and_come_together(
+    share: float, delays: tuple[int, int]
+) -> None:
+    """Two numbers, each trained by one every interval: the mean grows by one an interval, whatever the delays."""
+    now = [{BIAS: torch.tensor([0.0], dtype=torch.float64)}, {BIAS: torch.tensor([8.0], dtype=torch.float64)}]
+    pasts = [OwnPast(intervals=3) for _ in now]
+    published: list[deque[Tensor]] = [deque(maxlen=4) for _ in now]
+    for interval in range(1, 301):
+        for here, weights in enumerate(now):
+            weights[BIAS] += 1.0
+            published[here].append(weights[BIAS].clone())
+        for here, weights in enumerate(now):
+            pasts[here].note(at(interval), weights)
+            if len(published[1 - here]) <= delays[here]:
+                continue
+            scion = {BIAS: published[1 - here][-1 - delays[here]]}
+            past = pasts[here].at(interval - delays[here])
+            assert (past is None) == (delays[here] == 0)
+            if past is not None:
+                scion = brought_forward(scion, weights, past)
+            weights[BIAS] = (1 - share) * weights[BIAS] + share * scion[BIAS]
+            pasts[here].took_in(weights)
+    one, two = (float(weights[BIAS]) for weights in now)
+    assert one == pytest.approx(two, abs=0.02)
+    assert 300.0 <= one <= 308.0
+
+
+def test_the_past_moves_with_what_was_taken_in_and_not_with_what_was_trained() -> None:
+    past, weights = OwnPast(intervals=2), {BIAS: torch.tensor([1.0]), "n.running_var": torch.tensor([1.0])}
+    past.note(at(1), weights)
+    assert past.at(1) is None
+    weights[BIAS] = torch.tensor([1.5])
+    past.took_in(weights)
+    weights[BIAS] = torch.tensor([4.0])
+    past.note(at(2), weights)
+    found = past.at(1)
+    assert found is not None and (found.interval, found.step) == (1, 10)
+    assert found.state.keys() == {BIAS} and float(found.state[BIAS]) == 1.5
+    weights[BIAS] = torch.tensor([4.25])
+    past.took_in(weights)
+    assert float(found.state[BIAS]) == 1.75
+    for interval in (3, 4):
+        past.note(at(interval), weights)
+    assert past.at(1) is None and past.at(2) is not None and past.at(4) is None
+
+
+def test_a_graft_of_an_old_scion_adds_what_was_trained_since() -> None:
+    rule = Grafting(GraftConfig(criterion="constant"), AgeConfig())
+    own, then, scion = state(1), state(2), state(3)
+    past = OwnPast(intervals=1)
+    past.note(at(2), then)
+    past.note(at(3), own)
+    grafted = copies(own)
+    came = dataclasses.replace(arrival(1, scion, rule), past=past.at(2))
+    (taken,) = rule.take_in(rootstock(0, grafted, rule), [came])
+    assert taken.part == 0.5
+    moved = 0
+    for key, value in grafted.items():
+        if key.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(value, 0.5 * own[key] + 0.5 * scion[key])
+        elif value.is_floating_point():
+            forward = scion[key] + own[key] - then[key]
+            torch.testing.assert_close(value, 0.5 * own[key] + 0.5 * forward, rtol=1e-5, atol=1e-6)
+            moved += not torch.equal(forward, scion[key])
+    assert moved == 9
+
+
+def simulated(compensation: int, *, level: str = "layer") -> Simulation:
+    """Two networks, of which one is always a little ahead: it finds scions that trail by one interval."""
+    graft = GraftConfig() if level == "layer" else GraftConfig(level="filter", criterion="batch_norm")
+    config = small_config(
+        population=PopulationConfig(size=2), age=AgeConfig(compensation=compensation, limit_intervals=2.0), graft=graft
+    )
+    splits = tiny_splits(config)
+    return Simulator(config, lambda: tiny_task(config, splits), step_seconds={0: 1.0, 1: 1.1}).run()
+
+
+@pytest.mark.parametrize("level", ["layer", "filter"])
+def test_a_compensated_population_keeps_all_training(level: str) -> None:
+    compensated, plain = simulated(1, level=level), simulated(0, level=level)
+    trained = [compensated.trainers[network].origin().trained_intervals for network in (0, 1)]
+    assert trained == pytest.approx([4.0, 4.0], abs=1e-6)
+    assert plain.trainers[0].origin().trained_intervals < 3.5
+    late = [line for line in compensated.ledger if line.version is not None and line.version < line.interval]
+    assert len(late) == 3
+    for trainer in compensated.trainers.values():
+        assert all(bool(tensor.isfinite().all()) for tensor in trainer.module.state_dict().values())
+
+
+def test_the_history_tells_what_was_compensated_and_what_was_too_old_for_it() -> None:
+    config = small_config(age=AgeConfig(compensation=1, limit_intervals=5))
+    scion = live(new_trainer(config, network=1), Hand())[0]
+    trainer, host = new_trainer(config), Hand(lambda own: scion if own.interval >= 2 else Refusal.NOTHING_YET)
+    live(trainer, host)
+    rows = [row for checkpoint in host.checkpoints for row in checkpoint.rows["grafts"]]
+    told = {(row["interval"], row["scion_version"], row["compensated_intervals"]) for row in rows}
+    assert told == {(2, 1, 1), (3, 1, 0), (4, 1, 0)}
+    assert {row["age_intervals"] for row in rows if row["interval"] == 2} == {1.0}
+
+
+def test_a_resumed_network_takes_old_scions_as_they_are_until_it_has_a_past() -> None:
+    config = small_config(age=AgeConfig(compensation=2, limit_intervals=5))
+    scions = live(new_trainer(config, network=1), Hand())
+    host = Hand()
+    host.leaves = True
+    live(new_trainer(config), host)
+    trainer, resumed = new_trainer(config), Hand(lambda own: scions[own.interval - 2])
+    trainer.resume(host.checkpoints[-1])
+    live(trainer, resumed)
+    rows = [row for checkpoint in resumed.checkpoints for row in checkpoint.rows["grafts"]]
+    assert {(row["interval"], row["compensated_intervals"]) for row in rows} == {(2, 0), (3, 1), (4, 1)}
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("age.compensation", {"exchange": ExchangeConfig(rule="average")}),
+        ("age.compensation", {"graft": GraftConfig(scion="noise")}),
+        ("graft.momentum", {"graft": GraftConfig(momentum="blend")}),
+    ],
+)
+def test_what_cannot_be_compensated_is_named(field: str, changes: dict) -> None:
+    with pytest.raises(ConfigError, match=field):
+        RunConfig(age=AgeConfig(compensation=1), **changes)
+    with pytest.raises(ConfigError, match=r"age\.compensation"):
+        AgeConfig(compensation=-1)
