@@ -202,6 +202,11 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
             Arm(name="lockstep", told="the barrier", config=dataclasses.replace(async_, mode="lockstep")),
             Arm(name="async", told="nobody waits; age policy none", config=async_),
             Arm(
+                name="async, compensated",
+                told="scions brought forward by own training since, up to two intervals",
+                config=dataclasses.replace(async_, age=AgeConfig(compensation=2)),
+            ),
+            Arm(
                 name="async, aged",
                 told="age policy polynomial, no age limit",
                 config=dataclasses.replace(async_, age=AgeConfig(policy="polynomial", limit_intervals=float(epochs))),
@@ -210,6 +215,33 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
         baseline="lockstep",
         seeds=(0, 1, 2),
         is_timed=True,
+    )
+
+
+def compensation(data: DataConfig, epochs: int) -> Comparison:
+    """What delay costs grafting, and whether scions brought forward make up for it. Three of its arms are table 1's."""
+    arms = {arm.name: arm for arm in two_networks(data, epochs).arms}
+    async_ = arms["grafting-async"].config
+    return Comparison(
+        name="compensation",
+        question="Does a scion that is brought forward by the rootstock's own training make up for its delay?",
+        arms=(
+            arms["independent"],
+            arms["grafting-lockstep"],
+            arms["grafting-async"],
+            Arm(
+                name="grafting-async, compensated",
+                told="the same, old scions brought forward by own training since",
+                config=dataclasses.replace(async_, age=AgeConfig(compensation=2)),
+            ),
+            Arm(
+                name="averaging-async, compensated",
+                told="alpha = 0.5 (A = 0), brought forward alike",
+                config=dataclasses.replace(async_, graft=GraftConfig(a=0.0), age=AgeConfig(compensation=2)),
+            ),
+        ),
+        baseline="grafting-async",
+        seeds=(0, 1, 2, 3, 4),
     )
 
 
@@ -310,6 +342,7 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "four-networks": ("the same, four networks", four_networks, 12),
     "equal-work": ("one network trained as long as all together", equal_work, 12),
     "staleness": ("a straggler: lockstep, async, aged", staleness, 12),
+    "compensation": ("old scions brought forward by own training", compensation, 12),
     "compact": ("DCFF: faithful, stable, controls, with grafting", compact, 12),
     "levels": ("layers, filters, alignment, equal beginnings", levels, 12),
     "scions": ("noise, internal, external; criteria", scions, 12),
