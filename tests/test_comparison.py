@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -28,8 +30,19 @@ from experiments.comparison import (
 from experiments.comparison.arms import NONE, papa, small
 from experiments.comparison.record import fingerprint
 from experiments.comparison.tables import SHOWN
-from population import AverageConfig, DataConfig, GraftConfig, PopulationConfig
+from population import (
+    AverageConfig,
+    DataConfig,
+    DistillationConfig,
+    GraftConfig,
+    ImageClassification,
+    PopulationConfig,
+    Simulator,
+)
 from population.errors import ConfigError
+from population.layers import entries
+from population.task import run_splits
+from tests.test_data import png, write_parquet
 
 DIGITS = DataConfig(train="digits", augmentation="crop", padding=1)
 
@@ -118,6 +131,29 @@ def test_a_published_table_is_tried_with_its_teachers(cluster: str, tmp_path: Pa
     report = (record.folder / "README.md").read_text()
     assert "Differences to *resnet56 from resnet56: baseline*" in report
     assert "arms do not do equal work" in report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", PAPER_TABLES)
+def test_every_arm_of_a_published_table_trains_two_steps_and_exchanges(name: str, tmp_path: Path) -> None:
+    """On virtual time in one process, without the teachers that other arms would be."""
+    labels = [index % 10 for index in range(40)]
+    random = np.random.default_rng(0)
+    pictures = [png(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in labels]
+    images = write_parquet(tmp_path / "images.parquet", pictures, labels)
+    asks = images if name == "paper-table-persons" else None
+    table = trial(comparison(name, DataConfig(train=images, test=images, query=asks)))
+    assert len(table.arms) >= 4
+    for arm in table.arms:
+        config = dataclasses.replace(arm.config, distillation=DistillationConfig())
+        result = Simulator(config, partial(ImageClassification, config, run_splits(config))).run()
+        assert len(result.ledger) == len(result.trainers) == config.population.size, arm.name
+        expected = "off" if config.exchange.rule == "none" else "grafted"
+        assert {line.outcome for line in result.ledger} == {expected}, arm.name
+        for trainer in result.trainers.values():
+            assert trainer.step == 2, arm.name
+            assert all(bool(t.isfinite().all()) for t in entries(trainer.module).values()), arm.name
 
 
 def test_fingerprint_tells_configurations_apart_and_not_where_they_run() -> None:
