@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from population.channels import Axis, Channels, moved_along
@@ -33,6 +32,8 @@ def align(own: Mapping[str, Tensor], scion: Mapping[str, Tensor], channels: Chan
 
     Source: Ainsworth et al. 2023 (arXiv:2209.04836), Git Re-Basin, weight matching.
     """
+    from scipy.optimize import linear_sum_assignment  # a third of this package's import; few networks align
+
     places = np.arange(channels.num_classes)
     kinds = [np.array(kind) for kind in channels.kinds if len(kind) > 1]
     along = [_axes_of(kind, channels) for kind in kinds]
