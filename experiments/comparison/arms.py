@@ -278,8 +278,15 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
     """Table 4: DCFF as published, stable, its control, and stable with grafting, at equal multiply-adds."""
     rates = (0.5,)
 
-    def arm(name: str, told: str, mode: FusionMode, exchange: ExchangeConfig = NONE) -> Arm:
+    def arm(
+        name: str,
+        told: str,
+        mode: FusionMode,
+        exchange: ExchangeConfig = NONE,
+        population: PopulationConfig | None = None,
+    ) -> Arm:
         config = small(data, size=2, epochs=epochs, exchange=exchange, fusion=FusionConfig(mode=mode, rates=rates))
+        config = dataclasses.replace(config, population=population or config.population)
         return Arm(name=name, told=told, config=config)
 
     return Comparison(
@@ -291,6 +298,13 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
             arm("stable", "mixtures that narrow over the whole schedule", "stable"),
             arm("mean distance", "the same, ranked by mean distance", "mean_distance"),
             arm("stable, grafting", "stable, and the networks graft each other", "stable", ExchangeConfig()),
+            arm(
+                "stable, grafting, same beginning",
+                "the same from equal initial weights, so that they keep the same filters",
+                "stable",
+                ExchangeConfig(),
+                PopulationConfig(size=2, same_initial_weights=True),
+            ),
         ),
         baseline="random",
         seeds=(0, 1, 2),
