@@ -276,19 +276,12 @@ def scions(data: DataConfig, epochs: int) -> Comparison:
 
 def compact(data: DataConfig, epochs: int) -> Comparison:
     """Table 4: DCFF as published, stable, its control, and stable with grafting, at equal multiply-adds."""
-    rates = (0.5,)
 
-    def arm(
-        name: str,
-        told: str,
-        mode: FusionMode,
-        exchange: ExchangeConfig = NONE,
-        population: PopulationConfig | None = None,
-    ) -> Arm:
-        config = small(data, size=2, epochs=epochs, exchange=exchange, fusion=FusionConfig(mode=mode, rates=rates))
-        config = dataclasses.replace(config, population=population or config.population)
-        return Arm(name=name, told=told, config=config)
+    def arm(name: str, told: str, mode: FusionMode, **changes) -> Arm:
+        fields = {"exchange": NONE, "fusion": FusionConfig(mode=mode, rates=(0.5,))} | changes
+        return Arm(name=name, told=told, config=small(data, size=2, epochs=epochs, **fields))
 
+    grafting, same = ExchangeConfig(), PopulationConfig(size=2, same_initial_weights=True)
     return Comparison(
         name="compact",
         question="What does fusing filters add to a network that is narrow from the start?",
@@ -297,13 +290,13 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
             arm("faithful", "as published: frozen after the first epoch", "faithful"),
             arm("stable", "mixtures that narrow over the whole schedule", "stable"),
             arm("mean distance", "the same, ranked by mean distance", "mean_distance"),
-            arm("stable, grafting", "stable, and the networks graft each other", "stable", ExchangeConfig()),
+            arm("stable, grafting", "stable, and the networks graft each other", "stable", exchange=grafting),
             arm(
                 "stable, grafting, same beginning",
                 "the same from equal initial weights, so that they keep the same filters",
                 "stable",
-                ExchangeConfig(),
-                PopulationConfig(size=2, same_initial_weights=True),
+                exchange=grafting,
+                population=same,
             ),
         ),
         baseline="random",
