@@ -26,6 +26,7 @@ from actors.lookup import check_folder_not_live
 from actors.spec import NAMESPACE, network_name
 from experiments.reports import export_network, judge_again
 from population import (
+    AgeConfig,
     DataConfig,
     GraftConfig,
     OptimizerConfig,
@@ -430,6 +431,19 @@ def test_a_network_that_had_finished_donates_after_a_resume(begin) -> None:
     grafts = read_table(Storage(run.path), "grafts").to_pylist()
     later = [row for row in grafts if row["rootstock"] == 1 and row["interval"] > stopped_at + 1]
     assert later and {row["scion_version"] for row in later} == {12}
+
+
+def test_a_network_that_is_ahead_brings_old_scions_forward(begin) -> None:
+    options = paced(10, 0.04, age=AgeConfig(compensation=3, limit_intervals=9.0))
+    options["pace"] = PaceConfig(step_seconds=0.04, slowdowns=(1.0, 1.6))
+    run = begin("forward", **options)
+    assert run.wait(seconds=90).is_complete
+    grafts = read_table(Storage(run.path), "grafts").to_pylist()
+    late = {(row["rootstock_version"], row["scion_version"], row["compensated_intervals"]) for row in grafts}
+    assert any(compensated > 0 for _, _, compensated in late)
+    assert all(compensated == (max(0, own - scion) if own - scion <= 3 else 0) for own, scion, compensated in late)
+    ages = [row["age_intervals"] for row in grafts if row["compensated_intervals"] == 0 and row["rootstock"] == 1]
+    assert ages and max(ages) == 0.0
 
 
 def test_resume_checks_structure_and_images(begin, tmp_path: Path) -> None:
