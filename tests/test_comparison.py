@@ -146,7 +146,8 @@ def test_every_arm_of_a_published_table_trains_two_steps_and_exchanges(name: str
     table = trial(comparison(name, DataConfig(train=images, test=images, query=asks)))
     assert len(table.arms) >= 4
     for arm in table.arms:
-        config = dataclasses.replace(arm.config, distillation=DistillationConfig())
+        data = dataclasses.replace(arm.config.data, workers=min(1, arm.config.data.workers))
+        config = dataclasses.replace(arm.config, data=data, distillation=DistillationConfig())
         result = Simulator(config, partial(ImageClassification, config, run_splits(config))).run()
         assert len(result.ledger) == len(result.trainers) == config.population.size, arm.name
         expected = "off" if config.exchange.rule == "none" else "grafted"
