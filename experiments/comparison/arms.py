@@ -218,26 +218,37 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
     )
 
 
-def compensation(data: DataConfig, epochs: int) -> Comparison:
-    """What delay costs grafting, and whether scions brought forward make up for it. Three of its arms are table 1's."""
+def delay(data: DataConfig, epochs: int) -> Comparison:
+    """Why asynchronous grafting trails the barrier. Three of its arms are table 1's."""
     arms = {arm.name: arm for arm in two_networks(data, epochs).arms}
-    async_ = arms["grafting-async"].config
+    async_, lockstep = arms["grafting-async"].config, arms["grafting-lockstep"].config
+    forward, same = AgeConfig(compensation=2), PopulationConfig(size=2, same_initial_weights=True)
     return Comparison(
-        name="compensation",
-        question="Does a scion that is brought forward by the rootstock's own training make up for its delay?",
+        name="delay",
+        question="Does asynchronous grafting trail the barrier because scions are old, or because networks begin apart?",
         arms=(
             arms["independent"],
             arms["grafting-lockstep"],
             arms["grafting-async"],
             Arm(
-                name="grafting-async, compensated",
-                told="the same, old scions brought forward by own training since",
-                config=dataclasses.replace(async_, age=AgeConfig(compensation=2)),
+                name="async, compensated",
+                told="grafting-async, old scions brought forward by own training since",
+                config=dataclasses.replace(async_, age=forward),
             ),
             Arm(
-                name="averaging-async, compensated",
-                told="alpha = 0.5 (A = 0), brought forward alike",
-                config=dataclasses.replace(async_, graft=GraftConfig(a=0.0), age=AgeConfig(compensation=2)),
+                name="lockstep, same beginning",
+                told="grafting-lockstep from equal initial weights",
+                config=dataclasses.replace(lockstep, population=same),
+            ),
+            Arm(
+                name="async, same beginning",
+                told="grafting-async from equal initial weights",
+                config=dataclasses.replace(async_, population=same),
+            ),
+            Arm(
+                name="async, same beginning, compensated",
+                told="both",
+                config=dataclasses.replace(async_, population=same, age=forward),
             ),
         ),
         baseline="grafting-async",
@@ -349,7 +360,7 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "four-networks": ("the same, four networks", four_networks, 12),
     "equal-work": ("one network trained as long as all together", equal_work, 12),
     "staleness": ("a straggler: lockstep, async, aged", staleness, 12),
-    "compensation": ("old scions brought forward by own training", compensation, 12),
+    "delay": ("old scions brought forward, networks that begin alike", delay, 12),
     "compact": ("DCFF: faithful, stable, controls, with grafting", compact, 12),
     "levels": ("layers, filters, alignment, equal beginnings", levels, 12),
     "scions": ("noise, internal, external; criteria", scions, 12),
