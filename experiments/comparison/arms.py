@@ -225,7 +225,7 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
     forward, same = AgeConfig(compensation=2), PopulationConfig(size=2, same_initial_weights=True)
     return Comparison(
         name="delay",
-        question="Does asynchronous grafting trail the barrier because scions are old, or because networks begin apart?",
+        question="Does asynchronous grafting trail the barrier because scions are old or because networks begin apart?",
         arms=(
             arms["independent"],
             arms["grafting-lockstep"],
