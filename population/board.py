@@ -161,10 +161,11 @@ class Board(Generic[T]):
 
 
 def trail(rootstock: Origin, scion: Origin) -> tuple[float, float]:
-    """How far a scion trails in training, in intervals and in steps; 0 where it is ahead."""
+    """How far a scion trails in training, in intervals and in steps; 0 where it is ahead. To a millionth: training is
+    summed by parts, and what trails by the limit itself must not be refused for the last bit of a sum."""
     return (
-        max(0.0, rootstock.trained_intervals - scion.trained_intervals),
-        max(0.0, rootstock.trained_steps - scion.trained_steps),
+        round(max(0.0, rootstock.trained_intervals - scion.trained_intervals), 6),
+        round(max(0.0, rootstock.trained_steps - scion.trained_steps), 6),
     )
 
 

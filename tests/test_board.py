@@ -195,3 +195,11 @@ def test_revived_member_is_the_next_incarnation() -> None:
     members.move(0, MemberState.LOST)
     member = members.revive(0)
     assert (member.incarnation, member.restarts, member.state) == (2, 1, MemberState.STARTING)
+
+
+def test_the_last_bit_of_a_sum_makes_nothing_too_old() -> None:
+    board: Board[str] = Board(TopologyConfig())
+    board.post(posting(0, 10, trained=10.0 - 2**-40))
+    found = offer(board, origin(1, 11, trained=11.0 + 2**-40), ids=(0, 1), donors=(0, 1))
+    assert not isinstance(found, Refusal) and found.item == "0@10"
+    assert age_of(origin(1, 11, trained=11.0 + 2**-40), found.origin, now=0.0).intervals == 1.0

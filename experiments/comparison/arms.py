@@ -236,6 +236,11 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
                 config=dataclasses.replace(async_, age=forward),
             ),
             Arm(
+                name="async, compensated, aged",
+                told="the same, their part (1 - alpha) times (1 + age)^-1.5, with which networks come together soonest",
+                config=dataclasses.replace(async_, age=dataclasses.replace(forward, policy="polynomial", rate=1.5)),
+            ),
+            Arm(
                 name="lockstep, same beginning",
                 told="grafting-lockstep from equal initial weights",
                 config=dataclasses.replace(lockstep, population=same),
