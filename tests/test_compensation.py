@@ -79,7 +79,9 @@ def test_the_past_moves_with_what_was_taken_in_and_not_with_what_was_trained() -
     assert float(found.state[BIAS]) == 1.75
     for interval in (3, 4):
         past.note(at(interval), weights)
-    assert past.at(1) is None and past.at(2) is not None and past.at(4) is None
+    nearest, kept = past.at(1), past.at(3)
+    assert nearest is not None and nearest.interval == 2
+    assert kept is not None and kept.interval == 3 and past.at(4) is None and past.at(5) is None
 
 
 def test_a_graft_of_an_old_scion_adds_what_was_trained_since() -> None:
@@ -125,28 +127,28 @@ def test_a_compensated_population_keeps_all_training(level: str) -> None:
         assert all(bool(tensor.isfinite().all()) for tensor in trainer.module.state_dict().values())
 
 
-def test_the_history_tells_what_was_compensated_and_what_was_too_old_for_it() -> None:
+def test_the_history_tells_by_how_much_a_scion_was_brought_forward() -> None:
     config = small_config(age=AgeConfig(compensation=1, limit_intervals=5))
     scion = live(new_trainer(config, network=1), Hand())[0]
     trainer, host = new_trainer(config), Hand(lambda own: scion if own.interval >= 2 else Refusal.NOTHING_YET)
     live(trainer, host)
     rows = [row for checkpoint in host.checkpoints for row in checkpoint.rows["grafts"]]
     told = {(row["interval"], row["scion_version"], row["compensated_intervals"]) for row in rows}
-    assert told == {(2, 1, 1), (3, 1, 0), (4, 1, 0)}
+    assert told == {(2, 1, 1), (3, 1, 1), (4, 1, 1)}
     assert {row["age_intervals"] for row in rows if row["interval"] == 2} == {1.0}
 
 
-def test_a_resumed_network_takes_old_scions_as_they_are_until_it_has_a_past() -> None:
+def test_a_resumed_network_begins_a_new_past() -> None:
     config = small_config(age=AgeConfig(compensation=2, limit_intervals=5))
     scions = live(new_trainer(config, network=1), Hand())
     host = Hand()
     host.leaves = True
     live(new_trainer(config), host)
-    trainer, resumed = new_trainer(config), Hand(lambda own: scions[own.interval - 2])
+    trainer, resumed = new_trainer(config), Hand(lambda own: scions[max(0, own.interval - 3)])
     trainer.resume(host.checkpoints[-1])
     live(trainer, resumed)
     rows = [row for checkpoint in resumed.checkpoints for row in checkpoint.rows["grafts"]]
-    assert {(row["interval"], row["compensated_intervals"]) for row in rows} == {(2, 0), (3, 1), (4, 1)}
+    assert {(row["interval"], row["compensated_intervals"]) for row in rows} == {(2, 0), (3, 1), (4, 2)}
 
 
 @pytest.mark.parametrize(

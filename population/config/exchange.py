@@ -174,8 +174,9 @@ class AgeConfig:
     """A scion that trails by more is refused; None: a twentieth of the schedule, at least one interval."""
     compensation: int = 0
     """Intervals by which a scion may trail to be brought forward by what its rootstock has trained since, as in delayed
-    averaging: the exchange then costs no training. Each takes a copy of the weights, and the present one more.
-    0: scions are taken as they are. For rule graft with external scions."""
+    averaging: the exchange then costs no training. One that trails by more is brought forward by so many. Each takes
+    a copy of the weights, and the present one more. 0: scions are taken as they are. For rule graft with external
+    scions."""
 
     def __post_init__(self) -> None:
         require(self.compensation >= 0, "age.compensation", "be at least 0", self.compensation)

@@ -53,8 +53,9 @@ class OwnPast:
                 before.copy_(state[key])
 
     def at(self, interval: int) -> Past | None:
-        """The network in an interval before the newest; None where it does not reach so far, or not back at all."""
-        return next((past for past in list(self._kept)[:-1] if past.interval == interval), None)
+        """The network in an interval, or in the first after it that is kept; None where that is the newest."""
+        *earlier, _ = self._kept
+        return next((past for past in earlier if past.interval >= interval), None)
 
 
 def brought_forward(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], past: Past) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ class Exchanged:
 
 class Exchanger:
     """Made once for a network; from one exchange to the next it holds the network's past alone, where that is asked
-    for. A network that is resumed begins without one."""
+    for. A network that is resumed begins a new one."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ class Arrival:
     age: Age
     """For this rootstock."""
     past: Past | None = None
-    """The rootstock in the snapshot's interval; None where no age is compensated."""
+    """The rootstock in the snapshot's interval, or as near to it as is kept; None where no age is compensated."""
 
 
 @dataclass(kw_only=True)
