@@ -202,9 +202,9 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
             Arm(name="lockstep", told="the barrier", config=dataclasses.replace(async_, mode="lockstep")),
             Arm(name="async", told="nobody waits; age policy none", config=async_),
             Arm(
-                name="async, compensated",
-                told="scions brought forward by own training since, up to two intervals",
-                config=dataclasses.replace(async_, age=AgeConfig(compensation=2)),
+                name="async, compensated, aged",
+                told="scions brought forward by own training since, age policy polynomial with rate 1.5",
+                config=dataclasses.replace(async_, age=AgeConfig(compensation=2, policy="polynomial", rate=1.5)),
             ),
             Arm(
                 name="async, aged",
@@ -219,41 +219,32 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
 
 
 def delay(data: DataConfig, epochs: int) -> Comparison:
-    """Why asynchronous grafting trails the barrier. Three of its arms are table 1's."""
+    """What an old scion does, and what helps. Three of its arms are table 1's."""
     arms = {arm.name: arm for arm in two_networks(data, epochs).arms}
-    async_, lockstep = arms["grafting-async"].config, arms["grafting-lockstep"].config
-    forward, same = AgeConfig(compensation=2), PopulationConfig(size=2, same_initial_weights=True)
+    async_ = arms["grafting-async"].config
+
+    def arm(name: str, told: str, **changes) -> Arm:
+        return Arm(name=name, told=told, config=dataclasses.replace(async_, **changes))
+
+    forward, faded = AgeConfig(compensation=2), AgeConfig(policy="polynomial", rate=1.5)
+    both = dataclasses.replace(faded, compensation=2)
+    same = PopulationConfig(size=2, same_initial_weights=True)
     return Comparison(
         name="delay",
-        question="Does asynchronous grafting trail the barrier because scions are old or because networks begin apart?",
+        question="What does grafting lose by scions that come late, and what helps: less of them, or newer ones?",
         arms=(
             arms["independent"],
             arms["grafting-lockstep"],
             arms["grafting-async"],
-            Arm(
-                name="async, compensated",
-                told="grafting-async, old scions brought forward by own training since",
-                config=dataclasses.replace(async_, age=forward),
-            ),
-            Arm(
-                name="async, compensated, aged",
-                told="the same, their part (1 - alpha) times (1 + age)^-1.5, with which networks come together soonest",
-                config=dataclasses.replace(async_, age=dataclasses.replace(forward, policy="polynomial", rate=1.5)),
-            ),
-            Arm(
-                name="lockstep, same beginning",
-                told="grafting-lockstep from equal initial weights",
-                config=dataclasses.replace(lockstep, population=same),
-            ),
-            Arm(
-                name="async, same beginning",
-                told="grafting-async from equal initial weights",
-                config=dataclasses.replace(async_, population=same),
-            ),
-            Arm(
-                name="async, same beginning, compensated",
-                told="both",
-                config=dataclasses.replace(async_, population=same, age=forward),
+            arm("async, compensated", "old scions brought forward by own training since", age=forward),
+            arm("async, aged", "a scion's part is (1 - alpha) (1 + age)^-1.5", age=faded),
+            arm("async, compensated, aged", "both", age=both),
+            arm("averaging, compensated, aged", "both, and alpha = 0.5 (A = 0)", age=both, graft=GraftConfig(a=0.0)),
+            arm(
+                "async, same beginning, compensated",
+                "brought forward, and equal initial weights",
+                age=forward,
+                population=same,
             ),
         ),
         baseline="grafting-async",
@@ -365,7 +356,7 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "four-networks": ("the same, four networks", four_networks, 12),
     "equal-work": ("one network trained as long as all together", equal_work, 12),
     "staleness": ("a straggler: lockstep, async, aged", staleness, 12),
-    "delay": ("old scions brought forward, networks that begin alike", delay, 12),
+    "delay": ("old scions: less of them, brought forward", delay, 12),
     "compact": ("DCFF: faithful, stable, controls, with grafting", compact, 12),
     "levels": ("layers, filters, alignment, equal beginnings", levels, 12),
     "scions": ("noise, internal, external; criteria", scions, 12),
