@@ -183,9 +183,12 @@ def blend_units(
     units: Sequence[GraftUnit],
     records: Sequence[LayerGraft],
     config: GraftConfig,
+    *,
+    past: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Blend the scion into `state` in place, unit by unit; the scion is only read. Entries of the state that are no
-    floats, and with graft.batch_norm keep the running statistics, stay as they are."""
+    floats, and with graft.batch_norm keep the running statistics, stay as they are. What is in `past`, the rootstock's
+    weights when the scion was made, is first brought forward: the scion's becomes scion + own - past."""
     for unit, record in zip(units, records, strict=True):
         for key in unit.keys:
             own = state[key]
@@ -196,6 +199,8 @@ def blend_units(
                     own.copy_((own * record.alpha + scion[key].to(own.device) * (1.0 - record.alpha)).to(own.dtype))
             elif key.endswith(STATISTICS) and config.batch_norm == "reset":
                 own.fill_(float(key.endswith("running_var")))
+            elif past is not None and key in past:
+                blend_forward_(own, scion[key], past[key], record.alpha)
             elif config.batch_norm == "blend" or not key.endswith(STATISTICS):
                 blend_(own, scion[key], record.alpha)
 
@@ -215,6 +220,20 @@ def blend_(own: Tensor, scion: Tensor, alpha: float) -> None:
         part = product[: mine.numel()]
         torch.mul(theirs, 1.0 - alpha, out=part)
         mine.mul_(alpha).add_(part)
+
+
+def blend_forward_(own: Tensor, scion: Tensor, past: Tensor, alpha: float) -> None:
+    """own = own * alpha + (scion + own - past) * (1 - alpha), in place, which is own + (scion - past) * (1 - alpha)."""
+    other = scion if scion.device == own.device else scion.to(own.device, non_blocking=True)
+    if own.device.type != "cpu" or own.numel() <= BLOCK_VALUES or not (own.is_contiguous() and other.is_contiguous()):
+        own.add_(other - past, alpha=1.0 - alpha)
+        return
+    difference = torch.empty(BLOCK_VALUES, dtype=own.dtype)
+    blocks = (tensor.reshape(-1).split(BLOCK_VALUES) for tensor in (own, other, past))
+    for mine, theirs, then in zip(*blocks, strict=True):
+        part = difference[: mine.numel()]
+        torch.sub(theirs, then, out=part)
+        mine.add_(part, alpha=1.0 - alpha)
 
 
 def blend_several(

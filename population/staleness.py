@@ -21,8 +21,8 @@ class Age:
 
 
 def age_limit(config: AgeConfig, *, num_intervals: int) -> float:
-    """Intervals above which a scion is refused: as configured, else a twentieth of the schedule, at least one."""
-    return config.limit_intervals if config.limit_intervals is not None else max(1.0, num_intervals / 20)
+    """Intervals above which a scion is refused: as configured, else a twentieth of the schedule, at least two."""
+    return config.limit_intervals if config.limit_intervals is not None else max(2.0, num_intervals / 20)
 
 
 def freshness(intervals: float, config: AgeConfig) -> float:

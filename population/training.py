@@ -258,6 +258,9 @@ class Trainer:
         known = {field.name for field in dataclasses.fields(_Progress)}
         saved = {name: value for name, value in checkpoint.training.items() if name in known}
         self._progress = _Progress(**saved)
+        if self._exchanger is not None:
+            within = checkpoint.id.step > 0
+            self._exchanger.load(checkpoint.tensors, self.origin(), self._frozen_entries(), within=within)
         if checkpoint.training.get("scaler"):
             self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))
 
@@ -422,6 +425,7 @@ class Trainer:
                 **optimizer_tensors(self._optimizer, self._names),
                 **self._random.tensors(),
                 **(self._average.tensors() if self._average else {}),
+                **(_copies(self._exchanger.tensors(within=within)) if self._exchanger else {}),
             },
             training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
             best=best,

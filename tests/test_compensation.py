@@ -19,10 +19,13 @@ from population import (
     RunConfig,
     Simulation,
     Simulator,
+    Snapshot,
 )
 from population.errors import ConfigError
 from population.exchange import Grafting
 from population.exchange.compensation import OwnPast, brought_forward
+from population.grafting import blend_forward_
+from population.layers import entries
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_exchange import arrival, copies, origin, rootstock, state
 from tests.test_training import Hand, live, new_trainer
@@ -48,16 +51,15 @@ def test_networks_that_see_each_other_late_lose_no_training_and_come_together(
             weights[BIAS] += 1.0
             published[here].append(weights[BIAS].clone())
         for here, weights in enumerate(now):
-            pasts[here].note(at(interval), weights)
-            if len(published[1 - here]) <= delays[here]:
-                continue
-            scion = {BIAS: published[1 - here][-1 - delays[here]]}
-            past = pasts[here].at(interval - delays[here])
-            assert (past is None) == (delays[here] == 0)
-            if past is not None:
-                scion = brought_forward(scion, weights, past)
-            weights[BIAS] = (1 - share) * weights[BIAS] + share * scion[BIAS]
-            pasts[here].took_in(weights)
+            pasts[here].exchanges(weights)
+            if len(published[1 - here]) > delays[here]:
+                scion = {BIAS: published[1 - here][-1 - delays[here]]}
+                past = pasts[here].at(interval - delays[here])
+                assert (past is None) == (delays[here] == 0)
+                if past is not None:
+                    scion = brought_forward(scion, weights, past)
+                weights[BIAS] = (1 - share) * weights[BIAS] + share * scion[BIAS]
+            pasts[here].exchanged(at(interval), weights)
     one, two = (float(weights[BIAS]) for weights in now)
     assert one == pytest.approx(two, abs=0.02)
     assert 300.0 <= one <= 308.0
@@ -65,31 +67,32 @@ def test_networks_that_see_each_other_late_lose_no_training_and_come_together(
 
 def test_the_past_moves_with_what_was_taken_in_and_not_with_what_was_trained() -> None:
     past, weights = OwnPast(intervals=2), {BIAS: torch.tensor([1.0]), "n.running_var": torch.tensor([1.0])}
-    past.note(at(1), weights)
+
+    def lives(interval: int, *, trains: float, takes: float) -> None:
+        weights[BIAS] += trains
+        past.exchanges(weights)
+        weights[BIAS] += takes
+        past.exchanged(at(interval), weights)
+
     assert past.at(1) is None
-    weights[BIAS] = torch.tensor([1.5])
-    past.took_in(weights)
-    weights[BIAS] = torch.tensor([4.0])
-    past.note(at(2), weights)
-    found = past.at(1)
-    assert found is not None and (found.interval, found.step) == (1, 10)
-    assert found.state.keys() == {BIAS} and float(found.state[BIAS]) == 1.5
-    weights[BIAS] = torch.tensor([4.25])
-    past.took_in(weights)
-    assert float(found.state[BIAS]) == 1.75
-    for interval in (3, 4):
-        past.note(at(interval), weights)
-    nearest, kept = past.at(1), past.at(3)
-    assert nearest is not None and nearest.interval == 2
-    assert kept is not None and kept.interval == 3 and past.at(4) is None and past.at(5) is None
+    lives(1, trains=0.0, takes=0.5)
+    first = past.at(1)
+    assert first is not None and (first.interval, first.step) == (1, 10)
+    assert first.state.keys() == {BIAS} and float(first.state[BIAS]) == 1.5
+    lives(2, trains=2.5, takes=0.25)
+    second = past.at(2)
+    assert float(first.state[BIAS]) == 1.75 and second is not None and float(second.state[BIAS]) == 4.25
+    lives(3, trains=1.0, takes=-0.5)
+    nearest = past.at(1)
+    assert nearest is not None and nearest.interval == 2 and float(nearest.state[BIAS]) == 3.75
+    assert past.at(4) is None
 
 
 def test_a_graft_of_an_old_scion_adds_what_was_trained_since() -> None:
     rule = Grafting(GraftConfig(criterion="constant"), AgeConfig())
     own, then, scion = state(1), state(2), state(3)
     past = OwnPast(intervals=1)
-    past.note(at(2), then)
-    past.note(at(3), own)
+    past.exchanged(at(2), then)
     grafted = copies(own)
     came = dataclasses.replace(arrival(1, scion, rule), past=past.at(2))
     (taken,) = rule.take_in(rootstock(0, grafted, rule), [came])
@@ -105,11 +108,49 @@ def test_a_graft_of_an_old_scion_adds_what_was_trained_since() -> None:
     assert moved == 9
 
 
+def test_large_layers_are_blended_in_blocks_to_the_same_values() -> None:
+    own, scion, past = (torch.randn(600, 1000, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
+    blended = own.clone()
+    blend_forward_(blended, scion, past, 0.7)
+    torch.testing.assert_close(blended, 0.7 * own + 0.3 * (scion + own - past), rtol=1e-5, atol=1e-5)
+    turned = own.t().clone().t()
+    blend_forward_(turned, scion, past, 0.7)
+    torch.testing.assert_close(turned, blended)
+
+
+def test_several_old_scions_are_brought_forward_each_by_its_own_age() -> None:
+    rule = Grafting(GraftConfig(criterion="constant"), AgeConfig(policy="none"))
+    own, then, one, two = state(1), state(2), state(3), state(4)
+    past = OwnPast(intervals=1)
+    past.exchanged(at(2), then)
+    grafted = copies(own)
+    old = dataclasses.replace(arrival(1, one, rule), past=past.at(2))
+    rule.take_in(rootstock(0, grafted, rule), [old, arrival(2, two, rule)])
+    key = "conv1.weight"
+    expected = 0.5 * own[key] + 0.25 * (one[key] + own[key] - then[key]) + 0.25 * two[key]
+    torch.testing.assert_close(grafted[key], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_old_scions_are_brought_forward_by_default_where_they_can_be() -> None:
+    assert RunConfig().compensation == 1
+    for config in (
+        RunConfig(mode="lockstep"),
+        RunConfig(exchange=ExchangeConfig(rule="average")),
+        RunConfig(graft=GraftConfig(scion="noise")),
+        RunConfig(graft=GraftConfig(momentum="blend")),
+        RunConfig(age=AgeConfig(compensation=0)),
+    ):
+        assert config.compensation == 0
+    assert RunConfig(mode="lockstep", age=AgeConfig(compensation=3)).compensation == 3
+
+
 def simulated(compensation: int, *, level: str = "layer") -> Simulation:
     """Two networks, of which one is always a little ahead: it finds scions that trail by one interval."""
     graft = GraftConfig() if level == "layer" else GraftConfig(level="filter", criterion="batch_norm")
     config = small_config(
-        population=PopulationConfig(size=2), age=AgeConfig(compensation=compensation, limit_intervals=2.0), graft=graft
+        population=PopulationConfig(size=2),
+        age=AgeConfig(policy="none", compensation=compensation, limit_intervals=2.0),
+        graft=graft,
     )
     splits = tiny_splits(config)
     return Simulator(config, lambda: tiny_task(config, splits), step_seconds={0: 1.0, 1: 1.1}).run()
@@ -138,17 +179,28 @@ def test_the_history_tells_by_how_much_a_scion_was_brought_forward() -> None:
     assert {row["age_intervals"] for row in rows if row["interval"] == 2} == {1.0}
 
 
-def test_a_resumed_network_begins_a_new_past() -> None:
-    config = small_config(age=AgeConfig(compensation=2, limit_intervals=5))
+@pytest.mark.parametrize("stop_after", [1, 3, 5, 6, 9, 11])
+@pytest.mark.parametrize("compensation", [1, 2])
+def test_stopped_at_any_step_and_resumed_brings_forward_by_the_same_bits(compensation: int, stop_after: int) -> None:
+    config = small_config(age=AgeConfig(compensation=compensation, limit_intervals=5))
     scions = live(new_trainer(config, network=1), Hand())
-    host = Hand()
-    host.leaves = True
-    live(new_trainer(config), host)
-    trainer, resumed = new_trainer(config), Hand(lambda own: scions[max(0, own.interval - 3)])
-    trainer.resume(host.checkpoints[-1])
-    live(trainer, resumed)
-    rows = [row for checkpoint in resumed.checkpoints for row in checkpoint.rows["grafts"]]
-    assert {(row["interval"], row["compensated_intervals"]) for row in rows} == {(2, 0), (3, 1), (4, 2)}
+
+    def pull(own: Origin) -> Snapshot | Refusal:
+        return scions[own.interval - 3] if own.interval >= 3 else Refusal.NOTHING_YET
+
+    whole = new_trainer(config)
+    live(whole, Hand(pull))
+    stopped = Hand(pull, stop_after=stop_after)
+    live(new_trainer(config), stopped)
+    again, resumed = new_trainer(config), Hand(pull)
+    again.resume(stopped.checkpoints[-1])
+    live(again, resumed)
+    rows = [row for host in (stopped, resumed) for made in host.checkpoints for row in made.rows["grafts"]]
+    assert {(row["interval"], row["compensated_intervals"]) for row in rows} == {
+        (interval, compensation) for interval in (3, 4)
+    }
+    for name, tensor in entries(whole.module).items():
+        assert torch.equal(tensor, entries(again.module)[name]), name
 
 
 @pytest.mark.parametrize(

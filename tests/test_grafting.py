@@ -103,7 +103,7 @@ def test_ages_by_hand() -> None:
     assert freshness(8.1, AgeConfig(policy="exponential", rate=0.0)) == 0.0
     assert aged(0.3, 9.0, AgeConfig(policy="exponential")) == 1.0
     assert age_limit(AgeConfig(), num_intervals=200) == 10.0
-    assert age_limit(AgeConfig(), num_intervals=5) == 1.0
+    assert age_limit(AgeConfig(), num_intervals=5) == 2.0
     assert age_limit(AgeConfig(limit_intervals=3.0), num_intervals=200) == 3.0
 
 

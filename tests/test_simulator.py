@@ -27,7 +27,6 @@ from population import (
     ScheduleConfig,
     Simulation,
     Simulator,
-    TopologyConfig,
     Trainer,
 )
 from population.data import load_splits
@@ -150,7 +149,7 @@ def test_a_newcomer_takes_the_populations_place_in_the_schedule(mode, is_fresh: 
 
 def test_an_untrained_newcomer_donates_nothing() -> None:
     schedule = ScheduleConfig(epochs=12, batch_size=32)
-    config = config_of(2, schedule=schedule, graft=GraftConfig(a=0.0), topology=TopologyConfig(name="complete"))
+    config = config_of(2, schedule=schedule, graft=GraftConfig(a=0.0))
     result = simulate(config, events=[Join(seconds=18.5, is_fresh=True)])
     joined = result.reports[2][0].origin
     first = next(line for line in result.ledger if line.scion == 2)

@@ -226,7 +226,7 @@ def test_a_graft_is_recorded_layer_by_layer() -> None:
     row = rows[0]
     assert (row["rootstock"], row["scion"], row["rootstock_version"], row["scion_version"]) == (0, 1, 2, 1)
     assert (row["age_intervals"], row["age_steps"]) == (1.0, 3.0)
-    assert 0.3 <= row["alpha"] <= 0.7
+    assert 0.3 <= 1 - (1 - row["alpha"]) * 2**1.5 <= 0.7
     assert row["scion_information"] == scion.information[0]
 
 
@@ -280,8 +280,9 @@ def test_age_lowers_the_scions_part_and_raises_what_is_kept_of_training() -> Non
         rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
         return float(np.mean([row["alpha"] for row in rows])), trainer.origin().trained_intervals
 
-    plain, plain_trained = graft_of(AgeConfig(limit_intervals=5))
-    older, older_trained = graft_of(AgeConfig(policy="polynomial", rate=1.0, limit_intervals=5))
+    as_it_comes = AgeConfig(policy="none", compensation=0, limit_intervals=5)
+    plain, plain_trained = graft_of(as_it_comes)
+    older, older_trained = graft_of(dataclasses.replace(as_it_comes, policy="polynomial", rate=1.0))
     assert 1 - older == pytest.approx((1 - plain) / 3, rel=1e-6)
     assert plain_trained == pytest.approx(4 - 2 * (1 - plain))
     assert older_trained == pytest.approx(4 - 2 * (1 - older))

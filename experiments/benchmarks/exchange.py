@@ -1,7 +1,7 @@
 """One graft between two actors, phase by phase: against the published way through files, and against the floor.
 
-What a network pays for a graft is what it pays to publish (information, freeze, publish) and to take in (pull, blend).
-The donor here does the first three, the rootstock the other two, so that their sum is one network's share.
+What a network pays for a graft is what it pays to publish (information, freeze, publish) and to take in (pull, blend,
+remember). The donor here does the first three, the rootstock the others, so that their sum is one network's share.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from population import networks
 from population.board import Posting, Refusal
 from population.config import GraftConfig, NetworkConfig
 from population.criteria import LayerInformation, measure
+from population.exchange.compensation import OwnPast
 from population.grafting import blend_units, decide
 from population.layers import entries, graft_units
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
@@ -36,7 +37,7 @@ JUDGED = "torchvision:resnet50"
 
 FASTER = Must(rule="at least", limit=15.0)
 NEAR_FLOOR = Must(rule="at most", limit=5.0)
-PHASES = ("information", "freeze", "publish", "pull", "blend")
+PHASES = ("information", "freeze", "publish", "pull", "blend", "remember")
 PUBLISHED_PHASES = ("save", "load", "entropy", "blend")
 
 WARM_TURNS = 3
@@ -81,6 +82,8 @@ class Peer:
         self._held: deque[ray.ObjectRef] = deque(maxlen=2)
         self._version = 0
         self._information = measure(self._state, self._units, self._config)
+        self._past = OwnPast(intervals=1)
+        self._past.exchanged(self._origin(), self._state)
         self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
 
     def nbytes(self) -> int:
@@ -120,14 +123,19 @@ class Peer:
         )
 
     def take_in(self, scion: Snapshot) -> Seconds:
-        """Blend a snapshot into the network. Its own information is what it was when it began: measured once."""
-        laps = Laps()
+        """Blend a snapshot into the network, brought forward as by default. Its own information is what it was when it
+        began: measured once."""
+        laps, own = Laps(), self._origin()
+        past = self._past.at(0)
+        assert past is not None
         if not scion.is_finite(but=self._vouched_for):
             raise RuntimeError("the scion is not finite")
         records = decide(self._units, self._information, scion.information, self._config)
         with torch.no_grad():
-            blend_units(self._state, scion.state(), self._units, records, self._config)
+            blend_units(self._state, scion.state(), self._units, records, self._config, past=past.state)
         laps.end("blend")
+        self._past.exchanged(own, self._state)
+        laps.end("remember")
         return laps.seconds
 
     def save(self, path: str) -> Seconds:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from experiments.comparison.arms import Arm, Comparison
+from experiments.comparison.arms import AS_THEY_COME, Arm, Comparison
 from experiments.reports import similarity_over_time
 from population.checkpoint import CheckpointStore
 from population.config import RunConfig, from_dict, to_dict
@@ -36,11 +36,12 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def fingerprint(config: RunConfig) -> str:
     """Tells one arm's configuration and data from another's, in whatever folder and under whatever name it runs. A file
-    of images counts by its name and size, a folder by its path's last two names."""
+    of images counts by its name and size, a folder by its path's last two names. What departs from the defaults of the
+    first records counts; where a default has changed since, these keep their fingerprints."""
     plain = to_dict(dataclasses.replace(config, name=None, storage="runs", address=None, seed=0, detach=False))
     for images in ("train", "test", "query"):
         plain["data"][images] = _identity(plain["data"][images] or "")
-    told = _departures(plain, to_dict(RunConfig()))
+    told = _departures(plain, to_dict(RunConfig(age=AS_THEY_COME)))
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -164,22 +164,23 @@ class ExploitConfig:
 class AgeConfig:
     """What the age of a scion does to its part, and when it is too old."""
 
-    policy: Literal["none", "polynomial", "exponential"] = "none"
+    policy: Literal["none", "polynomial", "exponential"] = "polynomial"
     """How the scion's part 1 - alpha falls with its age in intervals: not, as (1 + age)^-rate, or as exp(-rate age)."""
-    rate: float = 0.5
-    """At least 0."""
+    rate: float = 1.5
+    """At least 0. With 1.5, polynomial, networks that see each other late come together soonest (docs/decisions.md)."""
     cutoff_intervals: float = 8.0
     """exponential: above this age the scion has no part."""
     limit_intervals: float | None = None
-    """A scion that trails by more is refused; None: a twentieth of the schedule, at least one interval."""
-    compensation: int = 0
+    """A scion that trails by more is refused; None: a twentieth of the schedule, at least two intervals."""
+    compensation: int | None = None
     """Intervals by which a scion may trail to be brought forward by what its rootstock has trained since, as in delayed
     averaging: the exchange then costs no training. One that trails by more is brought forward by so many. Each takes
     a copy of the weights, and the present one more. 0: scions are taken as they are. For rule graft with external
-    scions."""
+    scions; None: 1 for these in mode async, if momentum is not blended."""
 
     def __post_init__(self) -> None:
-        require(self.compensation >= 0, "age.compensation", "be at least 0", self.compensation)
+        is_known = self.compensation is None or self.compensation >= 0
+        require(is_known, "age.compensation", "be at least 0", self.compensation)
         one_of(self.policy, Literal["none", "polynomial", "exponential"], "age.policy")
         require(self.rate >= 0 and math.isfinite(self.rate), "age.rate", "be finite and at least 0", self.rate)
         require(self.cutoff_intervals >= 0, "age.cutoff_intervals", "be at least 0", self.cutoff_intervals)

@@ -202,6 +202,14 @@ class RunConfig:
             fits = len(rates) == self.population.size
             require(fits, "optimizer.learning_rates", f"have {self.population.size} rates, one a network", rates)
 
+    @property
+    def compensation(self) -> int:
+        """Intervals of own training by which an old scion may be brought forward."""
+        if self.age.compensation is not None:
+            return self.age.compensation
+        has_scions = self.exchange.rule == "graft" and self.graft.scion == "external"
+        return 1 if has_scions and self.mode == "async" and self.graft.momentum != "blend" else 0
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as JSON's types."""

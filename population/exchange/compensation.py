@@ -13,6 +13,9 @@ from population.grafting import STATISTICS
 from population.layers import is_private
 from population.snapshot import Origin
 
+PREFIX = "past."
+"""Begins a checkpoint's tensors: then interval, step, and the weight's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
@@ -26,36 +29,63 @@ class Past:
 
 
 class OwnPast:
-    """The last intervals of one network: a copy of its weights for each, and one for the present."""
+    """The last intervals of one network: a copy of its weights for each."""
 
     def __init__(self, intervals: int) -> None:
         """Args: how far back it reaches, at least 1."""
-        self._kept: deque[Past] = deque(maxlen=intervals + 1)
+        self._intervals = intervals
+        self._kept: deque[Past] = deque(maxlen=intervals)
+        self._before: dict[str, Tensor] = {}
 
-    def note(self, own: Origin, state: Mapping[str, Tensor]) -> None:
-        """An interval is complete; called before its exchange.
+    def exchanges(self, state: Mapping[str, Tensor]) -> None:
+        """An exchange begins that will change `state`, all that a snapshot holds."""
+        if self._intervals > 1:
+            self._before = _copies(state)
+
+    def exchanged(self, own: Origin, state: Mapping[str, Tensor]) -> None:
+        """The exchange of an interval is over, also where nothing was taken in. What came from others moves the past
+        too, so that the difference to the present stays what was trained.
 
         Args:
             own: The network as it stands.
-            state: All that a snapshot holds; copied.
+            state: All that a snapshot holds, copied.
         """
-        copies = {key: tensor.detach().clone() for key, tensor in state.items() if _is_trained(key, tensor)}
+        oldest = self._kept.popleft() if len(self._kept) == self._intervals else None
+        with torch.no_grad():
+            for past in self._kept:
+                for key, before in self._before.items():
+                    past.state[key].add_(state[key] - before)
+            self._before = {}
+            copies = _copies(state, into=oldest.state if oldest else None)
         self._kept.append(Past(interval=own.interval, step=own.step, state=copies))
 
-    def took_in(self, state: Mapping[str, Tensor]) -> None:
-        """The exchange after the last `note` changed the network to `state`: what came from others moves its past too,
-        so that the difference to the present stays what was trained."""
-        with torch.no_grad():
-            *earlier, newest = self._kept
-            for key, before in newest.state.items():
-                for past in earlier:
-                    past.state[key].add_(state[key] - before)
-                before.copy_(state[key])
+    def tensors(self, *, within: bool) -> dict[str, Tensor]:
+        """What a checkpoint must hold, not copied: all of it; but where no interval was begun since (not `within`), the
+        newest is the network itself, which is saved anyway."""
+        return {
+            f"{PREFIX}{past.interval}.{past.step}.{key}": tensor
+            for past in list(self._kept)[: None if within else -1]
+            for key, tensor in past.state.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], own: Origin, state: Mapping[str, Tensor], *, within: bool) -> None:
+        """Take over what a checkpoint of `own`, which has all that is in `state`, held."""
+        found: dict[tuple[int, int], dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(PREFIX):
+                interval, step, key = name.removeprefix(PREFIX).split(".", 2)
+                if key in state:
+                    place = found.setdefault((int(interval), int(step)), {})
+                    place[key] = tensor.detach().to(state[key].device, copy=True)
+        self._kept.clear()
+        for (interval, step), weights in sorted(found.items(), key=lambda one: one[0]):
+            self._kept.append(Past(interval=interval, step=step, state=weights))
+        if not within:
+            self.exchanged(own, state)
 
     def at(self, interval: int) -> Past | None:
-        """The network in an interval, or in the first after it that is kept; None where that is the newest."""
-        *earlier, _ = self._kept
-        return next((past for past in earlier if past.interval >= interval), None)
+        """The network in an interval, or in the first after it that is kept; None where there is none."""
+        return next((past for past in self._kept if past.interval >= interval), None)
 
 
 def brought_forward(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], past: Past) -> dict[str, Tensor]:
@@ -76,5 +106,13 @@ def brought_forward(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], pa
     return moved
 
 
-def _is_trained(key: str, tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and not is_private(key) and not key.endswith(STATISTICS)
+def _copies(state: Mapping[str, Tensor], *, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Of what is trained; into memory that was used before, where there is some."""
+    trained = {
+        key: tensor.detach()
+        for key, tensor in state.items()
+        if tensor.is_floating_point() and not is_private(key) and not key.endswith(STATISTICS)
+    }
+    if into is None:
+        return {key: tensor.clone() for key, tensor in trained.items()}
+    return {key: into[key].copy_(tensor) for key, tensor in trained.items()}

@@ -38,7 +38,7 @@ class Exchanged:
 
 class Exchanger:
     """Made once for a network; from one exchange to the next it holds the network's past alone, where that is asked
-    for. A network that is resumed begins a new one."""
+    for."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Exchanger:
         the schedule."""
         self._rule, self._config, self._units, self._layout, self._network = rule, config, units, layout, network
         self._limit = age_limit(config.age, num_intervals=num_intervals)
-        self._past = OwnPast(config.age.compensation) if config.age.compensation else None
+        self._past = OwnPast(config.compensation) if config.compensation else None
         self._vouched_for = rule.tells.vouches_for(units) if rule.tells else frozenset()
 
     @property
@@ -72,6 +72,15 @@ class Exchanger:
         found = tells.measure(state, self._units, self._draws(self._network, interval)) if tells else ()
         _check_finite(state, but=self._vouched_for)
         return found
+
+    def tensors(self, *, within: bool) -> dict[str, Tensor]:
+        """What a checkpoint needs to hold of the past, not copied; `within`: of an interval that is not complete."""
+        return self._past.tensors(within=within) if self._past is not None else {}
+
+    def load(self, tensors: Mapping[str, Tensor], own: Origin, state: Mapping[str, Tensor], *, within: bool) -> None:
+        """Take over a checkpoint's past; own: the network as it was saved, and all that a snapshot of it holds."""
+        if self._past is not None:
+            self._past.load(tensors, own, state, within=within)
 
     def entropies(self, information: tuple[float, ...]) -> dict[str, float]:
         """The layers' entropies (eq. 6, ten closed cells) among what a snapshot told, by key; empty where it told
@@ -104,7 +113,23 @@ class Exchanger:
             now: Seconds of the host's clock.
         """
         if self._past is not None:
-            self._past.note(own, state)
+            self._past.exchanges(state)
+        exchanged = self._taken_in(found, own, state, information, epoch=epoch, rate_factor=rate_factor, now=now)
+        if self._past is not None:
+            self._past.exchanged(own, state)
+        return exchanged
+
+    def _taken_in(
+        self,
+        found: Sequence[Snapshot] | Refusal,
+        own: Origin,
+        state: Mapping[str, Tensor],
+        information: tuple[float, ...],
+        *,
+        epoch: float,
+        rate_factor: float,
+        now: float,
+    ) -> Exchanged:
         if isinstance(found, Refusal):
             return Exchanged(outcome=found.value)
         looked_at = [self._admit(scion, own, now) for scion in found]
@@ -124,8 +149,6 @@ class Exchanger:
         )
         with torch.no_grad():
             taken = self._rule.take_in(rootstock, arrivals)
-        if taken and self._past is not None:
-            self._past.took_in(state)
         return Exchanged(outcome=GRAFTED if taken else KEPT, taken=taken, rootstock=rootstock)
 
     def _admit(self, scion: Snapshot, own: Origin, now: float) -> Arrival | Refusal:
@@ -138,9 +161,9 @@ class Exchanger:
         is_told_finite = all(math.isfinite(value) for value in scion.information)
         if not (is_told_finite and scion.is_finite(but=self._vouched_for)):
             return Refusal.NOT_FINITE
-        return Arrival(
-            snapshot=scion, age=age, past=self._past.at(scion.origin.interval) if self._past is not None else None
-        )
+        behind = round(age.intervals)
+        past = self._past.at(own.interval - behind) if self._past is not None and behind else None
+        return Arrival(snapshot=scion, age=age, past=past)
 
     def _draws(self, network: int | None, interval: int) -> np.random.Generator:
         """Random numbers of an interval's exchange: of one network, or None: common to all."""

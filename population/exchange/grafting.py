@@ -55,10 +55,14 @@ class Grafting:
         return self._external(rootstock, arrivals, scions)
 
     def _prepared(self, rootstock: Rootstock, arrival: Arrival) -> dict[str, Tensor]:
-        """A scion's weights, aligned and brought forward where asked."""
+        """A scion's weights, aligned where asked."""
         scion = arrival.snapshot.state()
         if self._config.alignment != "none" and self._channels is not None:
             scion = moved(scion, self._channels, align(rootstock.state, scion, self._channels))
+        return scion
+
+    @staticmethod
+    def _forward(rootstock: Rootstock, arrival: Arrival, scion: dict[str, Tensor]) -> dict[str, Tensor]:
         return scion if arrival.past is None else brought_forward(scion, rootstock.state, arrival.past)
 
     def _filters(
@@ -68,7 +72,8 @@ class Grafting:
         assert self._channels is not None
         own = {key: tensor.clone() for key, tensor in rootstock.state.items()}
         blends, found = [], []
-        for arrival, scion in zip(arrivals, scions, strict=True):
+        for arrival, came in zip(arrivals, scions, strict=True):
+            scion = self._forward(rootstock, arrival, came)
             alphas = filter_alphas(own, scion, self._channels, self._config, random=rootstock.random)
             left = freshness(arrival.age.intervals, self._age)
             blend = {key: tensor.clone() for key, tensor in own.items()}
@@ -105,8 +110,10 @@ class Grafting:
             for arrival in arrivals
         ]
         if len(arrivals) == 1:
-            blend_units(rootstock.state, scions[0], rootstock.units, records[0], self._config)
+            past = arrivals[0].past.state if arrivals[0].past is not None else None
+            blend_units(rootstock.state, scions[0], rootstock.units, records[0], self._config, past=past)
         else:
+            scions = [self._forward(rootstock, arrival, scion) for arrival, scion in zip(arrivals, scions, strict=True)]
             shares = self._shares(records)
             blend_several(rootstock.state, scions, rootstock.units, shares, self._config)
             records = [

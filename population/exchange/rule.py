@@ -26,7 +26,7 @@ class Arrival:
     age: Age
     """For this rootstock."""
     past: Past | None = None
-    """The rootstock in the snapshot's interval, or as near to it as is kept; None where no age is compensated."""
+    """The rootstock as long ago as the snapshot trails, or as is kept; None where nothing is compensated."""
 
 
 @dataclass(kw_only=True)
