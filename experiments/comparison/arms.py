@@ -252,6 +252,12 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
             arm("async, compensated, aged", "both", age=BOTH),
             arm("averaging, compensated, aged", "both, and alpha = 0.5 (A = 0)", age=BOTH, graft=GraftConfig(a=0.0)),
             arm(
+                "random alpha, compensated, aged",
+                "both, and alpha by chance, as spread as with entropy",
+                age=BOTH,
+                graft=GraftConfig(criterion="random"),
+            ),
+            arm(
                 "async, same beginning, compensated",
                 "brought forward, and equal initial weights",
                 age=FORWARD,
