@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 import sys
 import tempfile
@@ -277,7 +278,7 @@ def compare(
         return 0
     comparisons.run_comparison(
         chosen,
-        command=" ".join(["inarch", *sys.argv[1:]]),
+        command=shlex.join(["inarch", *sys.argv[1:]]),
         seeds=seeds,
         arms=arms,
         storage=storage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -215,20 +216,25 @@ def _reached(networks: Iterable[Sequence[Row]], mark: float) -> float | None:
 
 
 def _taken(rows: Sequence[Row]) -> str:
-    taken = sorted({(row["arm"], row["taken_from"], row["seed"]) for row in rows if row["taken_from"]})
-    told = "; ".join(f"{arm} seed {seed} ({source})" for arm, source, seed in taken)
-    return f"Runs of another table, with the same configuration, data and seed: {told}." if told else ""
+    taken = _seeds((f"{row['arm']} (from {row['taken_from']})", row["seed"]) for row in rows if row["taken_from"])
+    return f"Runs of another table, with the same configuration, data and seed: {taken}." if taken else ""
 
 
 def _missing(comparison: Comparison, rows: Sequence[Row]) -> str:
     there = {(row["arm"], row["seed"]) for row in rows}
-    missing = [
-        f"{arm.name} seed {seed}"
-        for arm in comparison.arms
-        for seed in comparison.seeds
-        if (arm.name, seed) not in there
-    ]
-    return f"Not run: {'; '.join(missing)}." if missing else ""
+    every = itertools.product((arm.name for arm in comparison.arms), comparison.seeds)
+    missing = _seeds(run for run in every if run not in there)
+    return f"Not run: {missing}." if missing else ""
+
+
+def _seeds(runs: Iterable[tuple[str, int]]) -> str:
+    """Runs by name: each with its seeds."""
+    found: dict[str, list[int]] = {}
+    for name, seed in runs:
+        found.setdefault(name, []).append(seed)
+    return "; ".join(
+        f"{name} seed{'s' if len(of) > 1 else ''} {', '.join(map(str, sorted(of)))}" for name, of in found.items()
+    )
 
 
 def _told(found: Estimate, *, sign: str = "") -> str:
