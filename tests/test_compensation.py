@@ -51,15 +51,14 @@ def test_networks_that_see_each_other_late_lose_no_training_and_come_together(
             weights[BIAS] += 1.0
             published[here].append(weights[BIAS].clone())
         for here, weights in enumerate(now):
-            pasts[here].exchanges(weights)
-            if len(published[1 - here]) > delays[here]:
-                scion = {BIAS: published[1 - here][-1 - delays[here]]}
-                past = pasts[here].at(interval - delays[here])
-                assert (past is None) == (delays[here] == 0)
-                if past is not None:
-                    scion = brought_forward(scion, weights, past)
-                weights[BIAS] = (1 - share) * weights[BIAS] + share * scion[BIAS]
-            pasts[here].exchanged(at(interval), weights)
+            with pasts[here].exchange(at(interval), weights):
+                if len(published[1 - here]) > delays[here]:
+                    scion = {BIAS: published[1 - here][-1 - delays[here]]}
+                    past = pasts[here].at(interval - delays[here])
+                    assert (past is None) == (delays[here] == 0)
+                    if past is not None:
+                        scion = brought_forward(scion, weights, past)
+                    weights[BIAS] = (1 - share) * weights[BIAS] + share * scion[BIAS]
     one, two = (float(weights[BIAS]) for weights in now)
     assert one == pytest.approx(two, abs=0.02)
     assert 300.0 <= one <= 308.0
@@ -70,9 +69,8 @@ def test_the_past_moves_with_what_was_taken_in_and_not_with_what_was_trained() -
 
     def lives(interval: int, *, trains: float, takes: float) -> None:
         weights[BIAS] += trains
-        past.exchanges(weights)
-        weights[BIAS] += takes
-        past.exchanged(at(interval), weights)
+        with past.exchange(at(interval), weights):
+            weights[BIAS] += takes
 
     assert past.at(1) is None
     lives(1, trains=0.0, takes=0.5)
@@ -92,7 +90,7 @@ def test_a_graft_of_an_old_scion_adds_what_was_trained_since() -> None:
     rule = Grafting(GraftConfig(criterion="constant"), AgeConfig())
     own, then, scion = state(1), state(2), state(3)
     past = OwnPast(intervals=1)
-    past.exchanged(at(2), then)
+    past.note(at(2), then)
     grafted = copies(own)
     came = dataclasses.replace(arrival(1, scion, rule), past=past.at(2))
     (taken,) = rule.take_in(rootstock(0, grafted, rule), [came])
@@ -122,7 +120,7 @@ def test_several_old_scions_are_brought_forward_each_by_its_own_age() -> None:
     rule = Grafting(GraftConfig(criterion="constant"), AgeConfig(policy="none"))
     own, then, one, two = state(1), state(2), state(3), state(4)
     past = OwnPast(intervals=1)
-    past.exchanged(at(2), then)
+    past.note(at(2), then)
     grafted = copies(own)
     old = dataclasses.replace(arrival(1, one, rule), past=past.at(2))
     rule.take_in(rootstock(0, grafted, rule), [old, arrival(2, two, rule)])

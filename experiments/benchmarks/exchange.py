@@ -83,7 +83,7 @@ class Peer:
         self._version = 0
         self._information = measure(self._state, self._units, self._config)
         self._past = OwnPast(intervals=1)
-        self._past.exchanged(self._origin(), self._state)
+        self._past.note(self._origin(), self._state)
         self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
 
     def nbytes(self) -> int:
@@ -134,7 +134,7 @@ class Peer:
         with torch.no_grad():
             blend_units(self._state, scion.state(), self._units, records, self._config, past=past.state)
         laps.end("blend")
-        self._past.exchanged(own, self._state)
+        self._past.note(own, self._state)
         laps.end("remember")
         return laps.seconds
 

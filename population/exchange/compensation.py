@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,30 +36,23 @@ class OwnPast:
     def __init__(self, intervals: int) -> None:
         """Args: how far back it reaches, at least 1."""
         self._intervals = intervals
-        self._kept: deque[Past] = deque(maxlen=intervals)
-        self._before: dict[str, Tensor] = {}
+        self._kept: deque[Past] = deque()
 
-    def exchanges(self, state: Mapping[str, Tensor]) -> None:
-        """An exchange begins that will change `state`, all that a snapshot holds."""
-        if self._intervals > 1:
-            self._before = _copies(state)
-
-    def exchanged(self, own: Origin, state: Mapping[str, Tensor]) -> None:
-        """The exchange of an interval is over, also where nothing was taken in. What came from others moves the past
+    @contextlib.contextmanager
+    def exchange(self, own: Origin, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """Around the exchange of an interval, also where nothing is taken in. What comes from others moves the past
         too, so that the difference to the present stays what was trained.
 
         Args:
             own: The network as it stands.
-            state: All that a snapshot holds, copied.
+            state: All that a snapshot holds; copied when the exchange is over.
         """
-        oldest = self._kept.popleft() if len(self._kept) == self._intervals else None
+        before = _copies(state) if self._intervals > 1 else {}
+        yield
         with torch.no_grad():
-            for past in self._kept:
-                for key, before in self._before.items():
-                    past.state[key].add_(state[key] - before)
-            self._before = {}
-            copies = _copies(state, into=oldest.state if oldest else None)
-        self._kept.append(Past(interval=own.interval, step=own.step, state=copies))
+            for past, (key, then) in itertools.product(self._kept, before.items()):
+                past.state[key].add_(state[key] - then)
+        self.note(own, state)
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
         """What a checkpoint must hold, not copied: all of it; but where no interval was begun since (not `within`), the
@@ -81,7 +76,17 @@ class OwnPast:
         for (interval, step), weights in sorted(found.items(), key=lambda one: one[0]):
             self._kept.append(Past(interval=interval, step=step, state=weights))
         if not within:
-            self.exchanged(own, state)
+            self.note(own, state)
+
+    def note(self, own: Origin, state: Mapping[str, Tensor]) -> None:
+        """Keep the network as it stands when an exchange is over, in place of the oldest where there are enough."""
+        if len(self._kept) >= self._intervals:
+            copies = self._kept.popleft().state
+            for key, copy in copies.items():
+                copy.copy_(state[key].detach())
+        else:
+            copies = _copies(state)
+        self._kept.append(Past(interval=own.interval, step=own.step, state=copies))
 
     def at(self, interval: int) -> Past | None:
         """The network in an interval, or in the first after it that is kept; None where there is none."""
@@ -106,13 +111,10 @@ def brought_forward(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], pa
     return moved
 
 
-def _copies(state: Mapping[str, Tensor], *, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Of what is trained; into memory that was used before, where there is some."""
-    trained = {
-        key: tensor.detach()
+def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of what is trained."""
+    return {
+        key: tensor.detach().clone()
         for key, tensor in state.items()
         if tensor.is_floating_point() and not is_private(key) and not key.endswith(STATISTICS)
     }
-    if into is None:
-        return {key: tensor.clone() for key, tensor in trained.items()}
-    return {key: into[key].copy_(tensor) for key, tensor in trained.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -112,44 +113,27 @@ class Exchanger:
             epoch, rate_factor: Of the schedule.
             now: Seconds of the host's clock.
         """
-        if self._past is not None:
-            self._past.exchanges(state)
-        exchanged = self._taken_in(found, own, state, information, epoch=epoch, rate_factor=rate_factor, now=now)
-        if self._past is not None:
-            self._past.exchanged(own, state)
-        return exchanged
-
-    def _taken_in(
-        self,
-        found: Sequence[Snapshot] | Refusal,
-        own: Origin,
-        state: Mapping[str, Tensor],
-        information: tuple[float, ...],
-        *,
-        epoch: float,
-        rate_factor: float,
-        now: float,
-    ) -> Exchanged:
-        if isinstance(found, Refusal):
-            return Exchanged(outcome=found.value)
-        looked_at = [self._admit(scion, own, now) for scion in found]
-        arrivals = [arrival for arrival in looked_at if isinstance(arrival, Arrival)]
-        if looked_at and not arrivals:
-            return Exchanged(outcome=str(looked_at[0]))
-        rootstock = Rootstock(
-            origin=own,
-            state=state,
-            units=self._units,
-            information=information,
-            epoch=epoch,
-            rate_factor=rate_factor,
-            learning_rate=own.learning_rate,
-            random=self._draws(self._network, own.interval),
-            common_random=self._draws(None, own.interval),
-        )
-        with torch.no_grad():
-            taken = self._rule.take_in(rootstock, arrivals)
-        return Exchanged(outcome=GRAFTED if taken else KEPT, taken=taken, rootstock=rootstock)
+        with self._past.exchange(own, state) if self._past is not None else contextlib.nullcontext():
+            if isinstance(found, Refusal):
+                return Exchanged(outcome=found.value)
+            looked_at = [self._admit(scion, own, now) for scion in found]
+            arrivals = [arrival for arrival in looked_at if isinstance(arrival, Arrival)]
+            if looked_at and not arrivals:
+                return Exchanged(outcome=str(looked_at[0]))
+            rootstock = Rootstock(
+                origin=own,
+                state=state,
+                units=self._units,
+                information=information,
+                epoch=epoch,
+                rate_factor=rate_factor,
+                learning_rate=own.learning_rate,
+                random=self._draws(self._network, own.interval),
+                common_random=self._draws(None, own.interval),
+            )
+            with torch.no_grad():
+                taken = self._rule.take_in(rootstock, arrivals)
+            return Exchanged(outcome=GRAFTED if taken else KEPT, taken=taken, rootstock=rootstock)
 
     def _admit(self, scion: Snapshot, own: Origin, now: float) -> Arrival | Refusal:
         """A snapshot that may be taken in, with its age; or why not."""

@@ -49,17 +49,15 @@ class Grafting:
                 rootstock.state, rootstock.units, self._config, epoch=rootstock.epoch, random=rootstock.random
             )
             return (Taken(arrival=None, part=0.0, layers=found),)
-        scions = [self._prepared(rootstock, arrival) for arrival in arrivals]
+        scions = [self._aligned(rootstock, arrival.snapshot.state()) for arrival in arrivals]
         if self._config.level == "filter":
             return self._filters(rootstock, arrivals, scions)
         return self._external(rootstock, arrivals, scions)
 
-    def _prepared(self, rootstock: Rootstock, arrival: Arrival) -> dict[str, Tensor]:
-        """A scion's weights, aligned where asked."""
-        scion = arrival.snapshot.state()
-        if self._config.alignment != "none" and self._channels is not None:
-            scion = moved(scion, self._channels, align(rootstock.state, scion, self._channels))
-        return scion
+    def _aligned(self, rootstock: Rootstock, scion: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self._config.alignment == "none" or self._channels is None:
+            return scion
+        return moved(scion, self._channels, align(rootstock.state, scion, self._channels))
 
     @staticmethod
     def _forward(rootstock: Rootstock, arrival: Arrival, scion: dict[str, Tensor]) -> dict[str, Tensor]:
