@@ -77,7 +77,7 @@ AS_THEY_COME = AgeConfig(policy="none", rate=0.5, compensation=0)
 FADED = dataclasses.replace(AS_THEY_COME, policy="polynomial", rate=1.5)
 FORWARD = dataclasses.replace(AS_THEY_COME, compensation=2)
 BOTH = dataclasses.replace(FADED, compensation=2)
-"""What is now the default, in words that stay."""
+"""What is now the default, in words that stay; the default reaches back by 1 (docs/decisions.md)."""
 
 
 def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:

@@ -185,9 +185,8 @@ class RunConfig:
         require(asks, "data.query", "be given with task=retrieval only", self.data.query)
         is_ranked = self.exchange.rule != "exploit" or self.data.validation > 0
         require(is_ranked, "data.validation", "be above 0 with exchange.rule exploit", self.data.validation)
-        compensates = self.exchange.rule == "graft" and self.graft.scion == "external"
         told = "be 0 but with exchange.rule graft, graft.scion external"
-        require(compensates or not self.age.compensation, "age.compensation", told, self.age.compensation)
+        require(self._grafts_others or not self.age.compensation, "age.compensation", told, self.age.compensation)
         is_plain = self.graft.momentum != "blend" or not self.age.compensation
         require(is_plain, "graft.momentum", "be keep or reset with age.compensation", self.graft.momentum)
         require(bool(self.storage), "storage", "name a folder or a URI", self.storage)
@@ -207,8 +206,11 @@ class RunConfig:
         """Intervals of own training by which an old scion may be brought forward."""
         if self.age.compensation is not None:
             return self.age.compensation
-        has_scions = self.exchange.rule == "graft" and self.graft.scion == "external"
-        return 1 if has_scions and self.mode == "async" and self.graft.momentum != "blend" else 0
+        return 1 if self._grafts_others and self.mode == "async" and self.graft.momentum != "blend" else 0
+
+    @property
+    def _grafts_others(self) -> bool:
+        return self.exchange.rule == "graft" and self.graft.scion == "external"
 
 
 def to_dict(config: Any) -> dict[str, Any]:
