@@ -235,9 +235,9 @@ def compare(
     """Run a comparison, or what is left of it, and write table and pictures; published tables tell their cost first.
 
     Args:
-        name: two-networks, four-networks, equal-work, staleness, compact, levels, scions; or a published table at its
-            own size: paper-table-scions, -criteria, -methods, -networks, -strengths, -levels, -imagenet, -persons,
-            -density, -cultivation, -teachers, -dcff-cifar10, -dcff-imagenet.
+        name: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions; or a published table
+            at its own size: paper-table-scions, -criteria, -methods, -networks, -strengths, -levels, -imagenet,
+            -persons, -density, -cultivation, -teachers, -dcff-cifar10, -dcff-imagenet.
         train: Training images, as --data.train; None: the published table's, else cifar10.
         test: Test images, as --data.test.
         query: Queries, as --data.query, for paper-table-persons.

@@ -164,6 +164,11 @@ def four_networks(data: DataConfig, epochs: int) -> Comparison:
         arms=(
             Arm(name="independent", told="four networks side by side, no exchange", config=alone),
             Arm(name="grafting-async", told="entropy (eq. 6), A = 0.4, c = 500, ring", config=grafting),
+            Arm(
+                name="grafting-async, compensated, aged",
+                told="the same; old scions brought forward, and counting for less",
+                config=dataclasses.replace(grafting, age=BOTH),
+            ),
             Arm(name="papa-async", told="PAPA, all to all", config=papa(grafting)),
         ),
         baseline="independent",
