@@ -392,9 +392,10 @@ class Trainer:
         self._rows["filters"] += [key | row for row in filter_rows(entries(self.module), self._convolutions, told)]
 
     def _note_best(self) -> None:
-        """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far."""
+        """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far;
+        of equals those that trained longer."""
         progress = self._progress
-        if progress.score is not None and (progress.best_score is None or progress.score > progress.best_score):
+        if progress.score is not None and (progress.best_score is None or progress.score >= progress.best_score):
             progress.best_score, progress.best_interval = progress.score, progress.interval
             self._best = _copies(entries(self._judged))
 

@@ -215,6 +215,18 @@ def test_best_weights_are_those_that_were_evaluated_not_those_after_the_graft() 
     assert not torch.equal(first.model["conv1.weight"], first.best["conv1.weight"])
 
 
+def test_of_weights_that_validate_equally_well_the_latest_are_the_best() -> None:
+    config = small_config(schedule=ScheduleConfig(epochs=8, batch_size=32, shape="cosine"))
+    trainer, host = new_trainer(config), Hand()
+    published = live(trainer, host)
+    scores = [report.validation_accuracy or 0.0 for report in host.reports]
+    equals = [interval for interval, score in enumerate(scores, start=1) if score == max(scores)]
+    assert len(equals) > 1
+    assert host.checkpoints[-1].training["best_interval"] == equals[-1]
+    best = next(one.best for one in reversed(host.checkpoints) if one.best is not None)
+    assert torch.equal(best["conv1.weight"], published[equals[-1] - 1].state()["conv1.weight"])
+
+
 def test_a_graft_is_recorded_layer_by_layer() -> None:
     config = small_config()
     scion = live(new_trainer(config, network=1), Hand())[0]
