@@ -163,7 +163,12 @@ def four_networks(data: DataConfig, epochs: int) -> Comparison:
         question="The same with four networks on the paper's ring.",
         arms=(
             Arm(name="independent", told="four networks side by side, no exchange", config=alone),
-            Arm(name="grafting-async", told="entropy (eq. 6), A = 0.4, c = 500, ring", config=grafting),
+            Arm(
+                name="grafting-lockstep",
+                told="entropy (eq. 6), A = 0.4, c = 500, ring, the papers' barrier",
+                config=dataclasses.replace(grafting, mode="lockstep"),
+            ),
+            Arm(name="grafting-async", told="the same, nobody waits; old scions as they come", config=grafting),
             Arm(
                 name="grafting-async, compensated, aged",
                 told="the same; old scions brought forward, and counting for less",
