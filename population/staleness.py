@@ -32,8 +32,8 @@ def freshness(intervals: float, config: AgeConfig) -> float:
         intervals: Age in intervals, at least 0.
         config: The policy and its rate.
 
-    Source: polynomial, FedAsync (Xie et al. 2019, arXiv:1903.03934); exponential with cut-off, as in asynchronous
-    local SGD (FACTS: CGAD). Neither paper's setting is this one; the default policy is none.
+    Source: polynomial, FedAsync (Xie et al. 2019, arXiv:1903.03934); exponential with cut-off, CGAD (arXiv:2605.09126).
+    Neither paper's setting is this one; why the default is polynomial with rate 1.5: docs/decisions.md.
     """
     if config.policy == "polynomial":
         return (1.0 + intervals) ** -config.rate
