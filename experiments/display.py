@@ -90,9 +90,10 @@ def describe(event: Event) -> str:
         accuracy = _number(detail["accuracy"], "{:.2%}") or "-"
         return f"{who}: interval {detail['interval']}, loss {detail['loss']:.4f}, validation accuracy {accuracy}"
     if event.kind == "graft":
-        return (
-            f"{who}: interval {detail['interval']}, grafted from {detail['scion']}, age {detail['age']:.1f} intervals"
-        )
+        whence = "without a donor"  # internal scions and noise
+        if detail["age"] is not None:
+            whence = f"from {detail['scion']}, age {detail['age']:.1f} intervals"
+        return f"{who}: interval {detail['interval']}, grafted {whence}"
     if event.kind == "refusal":
         return f"{who}: interval {detail['interval']}, no graft ({detail['reason']})"
     lines = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from population.config import AveragingConfig
-from population.layers import entries, load_entries
+from population.layers import entries, is_private, load_entries
 
 
 class WeightAverage:
@@ -34,6 +34,11 @@ class WeightAverage:
         """The network of averaged weights."""
         return self._model.module
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has taken in any weights but the initial ones."""
+        return bool(self._model.n_averaged > 0)
+
     def stepped(self, module: nn.Module, *, progress: float, ends_epoch: bool) -> None:
         """Called after each step.
 
@@ -44,6 +49,15 @@ class WeightAverage:
         """
         if self._config.kind == "ema" or (ends_epoch and progress > self._config.start):
             self._model.update_parameters(module)
+            self._keep_private(module)
+
+    @torch.no_grad()
+    def _keep_private(self, module: nn.Module) -> None:
+        """What a compact network mixes its filters by is not averaged: it is the network's that trains."""
+        own = entries(module)
+        for name, mean in entries(self.module).items():
+            if is_private(name):
+                mean.copy_(own[name])
 
     def settle(self, images: Iterable[Tensor]) -> None:
         """Before it is judged: batch norm's statistics from images, where the mean has none of its own."""

@@ -318,11 +318,11 @@ class Trainer:
 
     @property
     def _judged(self) -> nn.Module:
-        """The network that is judged and saved as the best: the mean of its weights where one is kept."""
-        return self.module if self._average is None else self._average.module
+        """The network that is judged and saved as the best: the mean of its weights where one is kept and has begun."""
+        return self._average.module if self._average is not None and self._average.has_begun else self.module
 
     def _evaluate(self) -> Scores | None:
-        if self._average is None:
+        if self._average is None or not self._average.has_begun:
             return self.task.validate(self._forward)
         self._average.settle(self.task.statistics_images())
         return self.task.validate(self._average.module)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from actors import Event
 from experiments.cli import main
+from experiments.display import describe
 from experiments.recipes import RECIPES
 
 
@@ -38,6 +40,18 @@ def test_what_cannot_be_used_is_said_on_one_screen(capsys, words, message: str) 
     assert message in " ".join(said.replace("│", " ").split())
     assert len(said.splitlines()) <= 24
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("age", "line"),
+    [
+        (1.0, "network 2: interval 3, grafted from 1, age 1.0 intervals"),
+        (None, "network 2: interval 3, grafted without a donor"),
+    ],
+)
+def test_a_graft_is_told_with_and_without_a_donor(age: float | None, line: str) -> None:
+    event = Event(number=1, kind="graft", network=2, seconds=0.0, detail={"interval": 3, "scion": 1, "age": age})
+    assert describe(event) == line
 
 
 def test_help_lists_the_commands_and_every_field(capsys) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from population import (
     DataConfig,
     DeviceConfig,
     ExchangeConfig,
+    FusionConfig,
     GraftConfig,
     OptimizerConfig,
     PopulationConfig,
@@ -29,7 +31,7 @@ from population import (
 )
 from population.checkpoint import Checkpoint
 from population.errors import CheckpointError, ConfigError, NotFiniteError, StructureError
-from population.layers import entries
+from population.layers import entries, is_private
 from population.seeds import leaf
 from population.snapshot import Freezer, Origin, layout_of, thaw
 from population.training import Host
@@ -482,6 +484,38 @@ def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None
     again.resume(host.checkpoints[-1])
     assert again._average is not None
     assert_equal(dict(entries(again._average.module)), dict(entries(average.module)))
+
+
+def test_until_the_mean_begins_the_network_itself_is_judged_and_kept() -> None:
+    schedule = ScheduleConfig(epochs=4, batch_size=32, shape="constant")
+    config = small_config(schedule=schedule, averaging=AveragingConfig(kind="swa", start=0.5))
+    plain = dataclasses.replace(config, averaging=AveragingConfig())
+    hosts = Hand(), Hand()
+    for one, host in zip((config, plain), hosts, strict=True):
+        live(new_trainer(one), host)
+    of_mean, of_plain = ([report.validation_loss for report in host.reports] for host in hosts)
+    assert of_mean[:2] == of_plain[:2] and of_mean[2:] != of_plain[2:]
+    early = [host.checkpoints[0].best for host in hosts]
+    assert early[0] is not None and early[1] is not None
+    assert_equal(early[0], early[1])
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_the_mean_of_a_compact_network_mixes_its_filters_as_the_network_does(kind: Literal["ema", "swa"]) -> None:
+    config = small_config(
+        averaging=AveragingConfig(kind=kind, decay=0.9, start=0.5),
+        fusion=FusionConfig(mode="stable", rates=(0.5,)),
+        exchange=ExchangeConfig(rule="none"),
+    )
+    trainer = new_trainer(config)
+    live(trainer, Hand())
+    assert trainer._average is not None
+    own, mean = entries(trainer.module), entries(trainer._average.module)
+    private = [name for name in own if is_private(name)]
+    assert private
+    for name in private:
+        assert torch.equal(mean[name], own[name]), name
+    assert not torch.equal(mean["conv1.weight"], own["conv1.weight"])
 
 
 def test_an_exponential_mean_moves_a_part_each_step() -> None:
