@@ -54,7 +54,7 @@ def filter_alphas(
 
 def blend_filters(
     state: State, scion: State, channels: Channels, alphas: np.ndarray, config: GraftConfig, *, left: float = 1.0
-) -> None:
+) -> dict[str, float]:
     """Blend the scion into `state` in place; the scion is only read. Entries and slices of no class, as a head's rows,
     stay as they are.
 
@@ -65,7 +65,11 @@ def blend_filters(
         alphas: Shape (classes,).
         config: crossing: what becomes of a weight between two classes; batch_norm.
         left: What age leaves of the scion's part, in [0, 1].
+
+    Returns:
+        The part of its own that each blended entry kept, a mean over its weights.
     """
+    kept_parts: dict[str, float] = {}
     axes: dict[str, list[Axis]] = {}
     for axis in channels.axes:
         axes.setdefault(axis.key, []).append(axis)
@@ -76,9 +80,11 @@ def blend_filters(
                 own.fill_(float(key.endswith("running_var")))
             continue
         part = 1.0 - (1.0 - _own_part(found, alphas, config)) * left
+        kept_parts[key] = float(part.mean())
         kept = torch.from_numpy(part).to(own)
         kept = kept.reshape(*kept.shape, *[1] * (own.dim() - kept.dim()))
         own.mul_(kept).add_(scion[key].to(own.device) * (1.0 - kept))
+    return kept_parts
 
 
 def _own_part(found: list[Axis], alphas: np.ndarray, config: GraftConfig) -> np.ndarray:

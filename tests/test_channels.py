@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from population.filter_grafting import blend_filters, filter_alphas, published_f
 from population.information import filter_entropy
 from population.layers import entries
 from population.networks import architectures, build
+from population.staleness import Age
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_exchange import arrival, rootstock, state
 
@@ -295,6 +297,34 @@ def test_several_donors_give_the_mean_of_the_blends() -> None:
     for key in blends[0]:
         expected = (blends[0][key].double() + blends[1][key].double()) / 2
         torch.testing.assert_close(blends[2][key].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("donors", "age"), [(1, 0.0), (1, 1.0), (2, 1.0)])
+@pytest.mark.parametrize("crossing", ["product", "mean", "output"])
+def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: Any) -> None:
+    network = build(NetworkConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
+    channels = find_channels(network, (1, 32, 32))
+    config = GraftConfig(level="filter", criterion="constant", crossing=crossing)
+    rule = Grafting(config, AgeConfig(policy="polynomial", rate=1.0), channels)
+    old = Age(intervals=age, steps=age, seconds=0.0)
+    scion, own = state(2), state(1)
+    before = {key: tensor.clone() for key, tensor in own.items()}
+    arrivals = [dataclasses.replace(arrival(number, scion, rule), age=old) for number in range(1, donors + 1)]
+    taken = rule.take_in(rootstock(0, own, rule), arrivals)
+    shares = []
+    for layer, *of_donors in zip(*(one.layers for one in taken), strict=True):
+        key = layer.layer
+        gap = (before[key] - scion[key]).double()
+        kept = float(((own[key] - scion[key]).double() * gap).sum() / (gap * gap).sum())
+        told = 1.0 - (1.0 - layer.alpha) - sum(1.0 - other.alpha for other in of_donors)
+        assert told == pytest.approx(kept, abs=1e-5), key
+        shares.append(1.0 - kept)
+    left = 1.0 / (1.0 + age)
+    inner = {"product": 1.0 - 0.75 * left, "mean": 1.0 - 0.5 * left, "output": 1.0 - 0.5 * left}[crossing]
+    alphas = {layer.layer: 1.0 - (1.0 - layer.alpha) * donors for layer in taken[0].layers}
+    assert alphas["layer1.0.conv1.weight"] == pytest.approx(inner)
+    assert alphas["conv1.weight"] == pytest.approx(1.0 - 0.5 * left)
+    assert sum(one.part for one in taken) == pytest.approx(sum(shares) / len(shares), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,10 +74,9 @@ class Grafting:
             alphas = filter_alphas(own, scion, self._channels, self._config, random=rootstock.random)
             left = freshness(arrival.age.intervals, self._age)
             blend = {key: tensor.clone() for key, tensor in own.items()}
-            blend_filters(blend, scion, self._channels, alphas, self._config, left=left)
+            kept = blend_filters(blend, scion, self._channels, alphas, self._config, left=left)
             blends.append(blend)
-            part = float(1.0 - alphas.mean()) * left / len(arrivals)
-            found.append(Taken(arrival=arrival, part=part, layers=self._records(rootstock.units, alphas)))
+            found.append(_taken(arrival, self._records(rootstock.units, kept, donors=len(arrivals))))
         for key, tensor in rootstock.state.items():
             if tensor.is_floating_point():
                 tensor.copy_(
@@ -86,11 +84,12 @@ class Grafting:
                 )
         return tuple(found)
 
-    def _records(self, units: Sequence[GraftUnit], alphas: np.ndarray) -> tuple[LayerGraft, ...]:
-        """The mean alpha of each unit's filters."""
-        assert self._channels is not None
-        made = {axis.key: axis.classes for axis in self._channels.axes if axis.dim == 0}
-        return tuple(LayerGraft(layer=unit.name, alpha=float(alphas[made[unit.name]].mean())) for unit in units)
+    @staticmethod
+    def _records(units: Sequence[GraftUnit], kept: Mapping[str, float], *, donors: int) -> tuple[LayerGraft, ...]:
+        """The mean over each unit's weights; a unit whose channels are of no class keeps all of its own."""
+        return tuple(
+            LayerGraft(layer=unit.name, alpha=1.0 - (1.0 - kept.get(unit.name, 1.0)) / donors) for unit in units
+        )
 
     def _external(
         self, rootstock: Rootstock, arrivals: Sequence[Arrival], scions: Sequence[dict[str, Tensor]]
@@ -118,10 +117,7 @@ class Grafting:
                 tuple(replace(record, alpha=1.0 - share) for record, share in zip(one, of, strict=True))
                 for one, of in zip(records, shares, strict=True)
             ]
-        return tuple(
-            Taken(arrival=arrival, part=sum(1.0 - record.alpha for record in of) / len(of), layers=of)
-            for arrival, of in zip(arrivals, records, strict=True)
-        )
+        return tuple(_taken(arrival, of) for arrival, of in zip(arrivals, records, strict=True))
 
     def _shares(self, records: Sequence[tuple[LayerGraft, ...]]) -> list[list[float]]:
         """Each donor's part of each unit; what is left is the rootstock's."""
@@ -135,3 +131,8 @@ class Grafting:
             [1.0 - record.alpha if best[unit] == donor else 0.0 for unit, record in enumerate(of)]
             for donor, of in enumerate(records)
         ]
+
+
+def _taken(arrival: Arrival, layers: tuple[LayerGraft, ...]) -> Taken:
+    """The part that was taken of a donor, a mean over layers."""
+    return Taken(arrival=arrival, part=sum(1.0 - record.alpha for record in layers) / len(layers), layers=layers)
