@@ -46,6 +46,7 @@ def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) 
         task, dataclasses.replace(config, device=dataclasses.replace(config.device, compile=False)), network=0
     )
     task.check(trainer.module)
+    trainer.rehearse()
     train = splits.batches("train", "cpu")
     network = factory or config.network
     size = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}

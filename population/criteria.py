@@ -94,9 +94,10 @@ class LayerInformation:
 
 
 def batch_norm_key(state: Mapping[str, Tensor], unit: GraftUnit) -> str | None:
-    """Key of the scale of the batch norm that follows a unit's convolution: the first of its length; None: there is
-    none."""
-    num_filters = len(state[unit.name])
+    """Key of the scale of the batch norm that follows a unit's convolution: the first of its outputs' length; None:
+    there is none."""
+    mixtures = state.get(f"{unit.name.removesuffix('.weight')}.fusion_proxies")  # a compact network's outputs
+    num_filters = len(state[unit.name] if mixtures is None else mixtures)
     for key in unit.keys:
         stem = key.removesuffix(".weight")
         if stem != key and f"{stem}.running_mean" in state and tuple(state[key].shape) == (num_filters,):

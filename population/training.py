@@ -224,6 +224,19 @@ class Trainer:
             if not goes_on:
                 return
 
+    def rehearse(self) -> None:
+        """Exchange once with a twin, so that what cannot be exchanged is said before anything starts. It is not to be
+        trained afterwards.
+
+        Raises:
+            ConfigError: the rule asks for something that the network lacks.
+        """
+        if self._exchanger is not None:
+            snapshot = self.snapshot()
+            twin = dataclasses.replace(snapshot.origin, network=self.network_id + 1)
+            scion = dataclasses.replace(snapshot, origin=twin, buffer=snapshot.buffer.copy())
+            self._exchange((scion,) if self.publishes else (), self.origin(), snapshot, now=0.0)
+
     def start_at(self, interval: int) -> None:
         """Take a position in the schedule with the weights as they are: a fresh newcomer."""
         self._progress.interval = interval
@@ -333,7 +346,7 @@ class Trainer:
         progress.interval += 1
         progress.trained_intervals += (self.schedule.end(progress.interval) - begun) / self.schedule.interval_steps
 
-    def snapshot(self, now: float) -> Snapshot:
+    def snapshot(self, now: float = 0.0) -> Snapshot:
         """Own information and the weights as they stand; the buffer is the trainer's own and holds until it goes on.
 
         Raises:

@@ -367,6 +367,12 @@ def test_no_actor_is_left_a_lease_after_the_driver_died(tmp_path: Path, cluster:
     resumed.close()
 
 
+def without_batch_norm(num_classes: int) -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, num_classes)
+    )
+
+
 def test_what_cannot_be_used_is_said_before_anything_starts(begin, tmp_path: Path) -> None:
     images, labels = ARRAYS
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
@@ -379,6 +385,16 @@ def test_what_cannot_be_used_is_said_before_anything_starts(begin, tmp_path: Pat
             ConfigError,
             "graft.units=matrices",
             {"network": lambda num_classes: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))},
+        ),
+        (
+            ConfigError,
+            "batch norm after each convolution; 0.weight has none",
+            {"network": without_batch_norm, "graft": GraftConfig(criterion="batch_norm")},
+        ),
+        (
+            ConfigError,
+            "the channels that 0 makes have no batch norm",
+            {"network": without_batch_norm, "graft": GraftConfig(level="filter", criterion="batch_norm")},
         ),
         (ResourceError, "the cluster has 8 CPUs and 0 GPUs", {"population": PopulationConfig(size=2, cpus=100.0)}),
         (ResourceError, "can never be placed", {"population": PopulationConfig(size=2, gpus=0.5)}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -227,6 +227,32 @@ def test_of_weights_that_validate_equally_well_the_latest_are_the_best() -> None
     assert host.checkpoints[-1].training["best_interval"] == equals[-1]
     best = next(one.best for one in reversed(host.checkpoints) if one.best is not None)
     assert torch.equal(best["conv1.weight"], published[equals[-1] - 1].state()["conv1.weight"])
+
+
+REHEARSED: dict[str, dict[str, Any]] = {
+    "compact, by batch norm": {
+        "graft": GraftConfig(criterion="batch_norm"),
+        "fusion": FusionConfig(mode="stable", rates=(0.5,)),
+    },
+    "filters, aligned": {"graft": GraftConfig(level="filter", criterion="batch_norm", alignment="weights")},
+    "internal": {"graft": GraftConfig(scion="internal")},
+    "average": {"exchange": ExchangeConfig(rule="average")},
+    "shuffle": {"exchange": ExchangeConfig(rule="shuffle")},
+    "exploit": {"exchange": ExchangeConfig(rule="exploit")},
+    "mutual": {"exchange": ExchangeConfig(rule="mutual")},
+    "none": {"exchange": ExchangeConfig(rule="none")},
+}
+
+
+@pytest.mark.parametrize("name", REHEARSED)
+def test_an_exchange_is_rehearsed_with_a_twin_and_changes_next_to_nothing(name: str) -> None:
+    trainer = new_trainer(small_config(**REHEARSED[name]))
+    before = weights(trainer)
+    trainer.rehearse()
+    after = weights(trainer)
+    if name != "internal":
+        for key, value in before.items():
+            torch.testing.assert_close(after[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_a_graft_is_recorded_layer_by_layer() -> None:
