@@ -11,14 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from population import AgeConfig, ExchangeConfig, FusionConfig, GraftConfig, NetworkConfig, PopulationConfig, Simulator
+from population import (
+    AgeConfig,
+    ExchangeConfig,
+    FusionConfig,
+    GraftConfig,
+    NetworkConfig,
+    PopulationConfig,
+    Simulator,
+    Trainer,
+)
 from population.alignment import align
 from population.channels import FREE, Channels, find_channels, moved
 from population.errors import ConfigError
 from population.exchange import Grafting
 from population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
 from population.information import filter_entropy
-from population.layers import entries
+from population.layers import GraftUnit, entries
 from population.networks import architectures, build
 from population.staleness import Age
 from tests.conftest import small_config, tiny_splits, tiny_task
@@ -179,10 +188,37 @@ def test_published_filter_graft(vectors) -> None:
         }
         for side in ("own", "scion", "result")
     )
-    found = published_filter_graft(own, scion)
-    assert found.keys() == expected.keys()
+    rule = Grafting(GraftConfig(level="filter", criterion="batch_norm", reference=True), AgeConfig(policy="none"))
+    stock = rootstock(0, {key: value.clone() for key, value in own.items()}, rule)
+    stock.units = tuple(GraftUnit(name=key, keys=(key,)) for key, value in own.items() if value.dim() == 4)
+    (taken,) = rule.take_in(stock, [arrival(1, scion, rule)])
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(stock.state[key], value, rtol=1e-6, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")
+    for layer in taken.layers:
+        gap = (own[layer.layer] - scion[layer.layer]).double()
+        kept = (stock.state[layer.layer] - scion[layer.layer]).double() / gap
+        assert layer.alpha == pytest.approx(float(kept.mean()), abs=1e-3)
+
+
+def test_published_filter_graft_is_of_plain_chains_and_divides_by_no_zero() -> None:
+    chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    own = {key: value.clone() for key, value in chain.state_dict().items()}
+    own["1.weight"].zero_()
+    found, kept = published_filter_graft(own, own)
+    assert kept == {"0.weight": 0.5} and all(bool(value.isfinite().all()) for value in found.values())
+    config = small_config(
+        network=NetworkConfig(architecture="densenet40"),
+        graft=GraftConfig(level="filter", criterion="batch_norm", reference=True),
+    )
+    with pytest.raises(ConfigError, match=r"layers\.0\.conv2\.weight has no batch norm after it"):
+        Trainer(tiny_task(config), config, network=0).rehearse()
+    with pytest.raises(
+        ConfigError, match=r"plain chain.*3\.weight reads 8 channels, the convolution before it makes 4"
+    ):
+        branched = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(8, 2, 3), nn.BatchNorm2d(2)
+        )
+        published_filter_graft(branched.state_dict(), branched.state_dict())
 
 
 def grafted(config: GraftConfig, *, left: float = 1.0) -> tuple[dict[str, Tensor], ...]:
@@ -328,7 +364,16 @@ def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: A
 
 
 @pytest.mark.parametrize(
-    "fields", [{"criterion": "robust_entropy"}, {"momentum": "blend"}, {"crossing": "sum"}, {"alignment": "optimal"}]
+    "fields",
+    [
+        {"criterion": "robust_entropy"},
+        {"momentum": "blend"},
+        {"crossing": "sum"},
+        {"alignment": "optimal"},
+        {"several": "best"},
+        {"reference": True},
+        {"reference": True, "criterion": "batch_norm", "crossing": "mean"},
+    ],
 )
 def test_settings_that_do_not_go_with_filters_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"graft\."):

@@ -42,8 +42,8 @@ class ExchangeConfig:
     exploit: a better network is copied and its learning rate perturbed (PBT); mutual: weights stay, and peers'
     predictions are learned from (DML); none: networks train side by side."""
     donors: int | None = None
-    """Neighbors whose newest snapshots are taken at once, at least 1; None: one for graft and exploit, for average and
-    shuffle all along the topology."""
+    """Neighbors whose newest snapshots are taken at once, at least 1; None: one for graft, exploit and mutual, for
+    average and shuffle all along the topology."""
 
     def __post_init__(self) -> None:
         one_of(self.rule, Rule, "exchange.rule")
@@ -99,7 +99,8 @@ class GraftConfig:
     noise_decay: float = 0.975
     """noise: the scion's standard deviation is this to the power of the epoch, in (0, 1)."""
     reference: bool = False
-    """As published: half-open cells, alpha rounded to two decimals, num_batches_tracked blended and truncated."""
+    """As published: half-open cells, alpha rounded to two decimals, num_batches_tracked blended and truncated; at level
+    filter, for plain chains of convolutions with batch norms, batch norm blended once for each channel."""
 
     def __post_init__(self) -> None:
         one_of(self.scion, Literal["external", "internal", "noise"], "graft.scion")
@@ -116,12 +117,28 @@ class GraftConfig:
             allowed = ("entropy", "l1", "batch_norm", "constant", "random")
             is_known = self.criterion in allowed
             require(is_known, "graft.criterion", f"be one of {', '.join(allowed)} at level filter", self.criterion)
+            one_of_them = self.several == "mean"
+            require(one_of_them, "graft.several", "be mean at level filter", self.several)
+            published = self.criterion == "batch_norm" and self.crossing == "product"
+            told = "be given with criterion batch_norm and crossing product at level filter, as published"
+            require(published or not self.reference, "graft.reference", told, self.reference)
+        if self.scion != "external":
+            self._check_own()
         is_plain = self.level == "layer" and self.alignment == "none"
         require(is_plain or self.momentum != "blend", "graft.momentum", "be keep or reset there", self.momentum)
         one_of(self.momentum, Literal["keep", "blend", "reset"], "graft.momentum")
         one_of(self.batch_norm, Literal["blend", "keep", "reset"], "graft.batch_norm")
         require(0 <= self.threshold < math.inf, "graft.threshold", "be at least 0", self.threshold)
         require(0 < self.noise_decay < 1, "graft.noise_decay", "lie in (0, 1)", self.noise_decay)
+
+    def _check_own(self) -> None:
+        """What needs a donor cannot be asked of internal scions and noise."""
+        told = f"be {{}} with graft.scion {self.scion}"
+        require(self.level == "layer", "graft.level", told.format("layer"), self.level)
+        require(self.alignment == "none", "graft.alignment", told.format("none"), self.alignment)
+        require(self.momentum != "blend", "graft.momentum", told.format("keep or reset"), self.momentum)
+        is_ranked = self.scion == "noise" or self.criterion in ("entropy", "l1")
+        require(is_ranked, "graft.criterion", told.format("entropy or l1"), self.criterion)
 
 
 @dataclass(frozen=True, kw_only=True)

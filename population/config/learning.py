@@ -125,7 +125,8 @@ class ScheduleConfig:
         rises = all(one < other for one, other in zip((0, *self.step_at), self.step_at, strict=False))
         require(rises, "schedule.step_at", "be ascending epochs from 1", self.step_at)
         require(0 < self.step_factor <= 1, "schedule.step_factor", "lie in (0, 1]", self.step_factor)
-        require(self.warmup_epochs >= 0, "schedule.warmup_epochs", "be at least 0", self.warmup_epochs)
+        is_part = self.warmup_epochs == 0 or 0 < self.warmup_epochs < self.epochs
+        require(is_part, "schedule.warmup_epochs", "be at least 0 and fewer than epochs", self.warmup_epochs)
 
 
 @dataclass(frozen=True, kw_only=True)

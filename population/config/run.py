@@ -187,6 +187,11 @@ class RunConfig:
         require(is_ranked, "data.validation", "be above 0 with exchange.rule exploit", self.data.validation)
         told = "be 0 but with exchange.rule graft, graft.scion external"
         require(self._grafts_others or not self.age.compensation, "age.compensation", told, self.age.compensation)
+        has_donors = self.exchange.rule != "graft" or self.graft.scion == "external" or self.exchange.donors is None
+        told = f"not be given with graft.scion {self.graft.scion}"
+        require(has_donors, "exchange.donors", told, self.exchange.donors)
+        is_one = not self._grafts_published_filters or self.exchange.num_donors == 1
+        require(is_one, "exchange.donors", "be 1 with graft.reference at level filter", self.exchange.donors)
         is_plain = self.graft.momentum != "blend" or not self.age.compensation
         require(is_plain, "graft.momentum", "be keep or reset with age.compensation", self.graft.momentum)
         require(bool(self.storage), "storage", "name a folder or a URI", self.storage)
@@ -207,6 +212,10 @@ class RunConfig:
         if self.age.compensation is not None:
             return self.age.compensation
         return 1 if self._grafts_others and self.mode == "async" and self.graft.momentum != "blend" else 0
+
+    @property
+    def _grafts_published_filters(self) -> bool:
+        return self.exchange.rule == "graft" and self.graft.level == "filter" and self.graft.reference
 
     @property
     def _grafts_others(self) -> bool:

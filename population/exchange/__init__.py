@@ -25,8 +25,10 @@ def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRu
     """
     match config.exchange.rule:
         case "graft":
-            needs_them = config.graft.level == "filter" or config.graft.alignment != "none"
-            return Grafting(config.graft, config.age, find() if needs_them else None)
+            graft = config.graft
+            by_filters = graft.level == "filter" and not graft.reference
+            needs_them = by_filters or graft.alignment != "none"
+            return Grafting(graft, config.age, find() if needs_them else None)
         case "average":
             return Averaging(config.average)
         case "shuffle":

@@ -14,7 +14,7 @@ from population.config import AgeConfig, GraftConfig
 from population.criteria import LayerInformation
 from population.exchange.compensation import brought_forward
 from population.exchange.rule import Arrival, Rootstock, Taken
-from population.filter_grafting import blend_filters, filter_alphas
+from population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
 from population.grafting import LayerGraft, blend_several, blend_units, decide
 from population.layers import GraftUnit
 from population.scions import internal_scion, noise_scion
@@ -66,15 +66,18 @@ class Grafting:
         self, rootstock: Rootstock, arrivals: Sequence[Arrival], scions: Sequence[dict[str, Tensor]]
     ) -> tuple[Taken, ...]:
         """Filter by filter; of several donors the mean of the blends."""
-        assert self._channels is not None
         own = {key: tensor.clone() for key, tensor in rootstock.state.items()}
         blends, found = [], []
         for arrival, came in zip(arrivals, scions, strict=True):
             scion = self._forward(rootstock, arrival, came)
-            alphas = filter_alphas(own, scion, self._channels, self._config, random=rootstock.random)
             left = freshness(arrival.age.intervals, self._age)
-            blend = {key: tensor.clone() for key, tensor in own.items()}
-            kept = blend_filters(blend, scion, self._channels, alphas, self._config, left=left)
+            if self._config.reference:
+                blend, kept = _as_published(own, scion, left=left)
+            else:
+                assert self._channels is not None
+                alphas = filter_alphas(own, scion, self._channels, self._config, random=rootstock.random)
+                blend = {key: tensor.clone() for key, tensor in own.items()}
+                kept = blend_filters(blend, scion, self._channels, alphas, self._config, left=left)
             blends.append(blend)
             found.append(_taken(arrival, self._records(rootstock.units, kept, donors=len(arrivals))))
         for key, tensor in rootstock.state.items():
@@ -131,6 +134,16 @@ class Grafting:
             [1.0 - record.alpha if best[unit] == donor else 0.0 for unit, record in enumerate(of)]
             for donor, of in enumerate(records)
         ]
+
+
+def _as_published(
+    own: Mapping[str, Tensor], scion: Mapping[str, Tensor], *, left: float
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The public code's blend and what each weight kept, of which age leaves a part."""
+    blend, kept = published_filter_graft(own, scion)
+    if left < 1.0:
+        blend = {key: own[key].lerp(new, left) if new.is_floating_point() else new for key, new in blend.items()}
+    return blend, {key: 1.0 - (1.0 - part) * left for key, part in kept.items()}
 
 
 def _taken(arrival: Arrival, layers: tuple[LayerGraft, ...]) -> Taken:
