@@ -40,6 +40,13 @@ def with_network(config: RunConfig, network: NetworkFactory | str | None) -> tup
     return config, None
 
 
+def with_teachers(config: RunConfig) -> RunConfig:
+    """The configuration with its teachers' folders as every node sees them."""
+    paths = [teacher.partition("#") for teacher in config.distillation.teachers]
+    teachers = tuple(f"{absolute(folder)}{mark}{chosen}" for folder, mark, chosen in paths)
+    return dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, teachers=teachers))
+
+
 def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
     """Paths as they are; arrays and Datasets written into the run's folder first."""
     if data is None:

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 
 from actors.cluster import check_reachable, connect, place
 from actors.coordinator import CoordinatorActor
-from actors.intake import run_storage, with_data, with_name, with_network
+from actors.intake import run_storage, with_data, with_name, with_network, with_teachers
 from actors.lookup import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
 from population.config import RunConfig, from_dict
@@ -86,7 +86,7 @@ class PopulationRun:
         Raises:
             InarchError: something cannot be used; nothing was started, and the folder is as it was.
         """
-        config = with_name(config)
+        config = with_teachers(with_name(config))
         config, factory = with_network(config, network)
         storage = run_storage(config)
         if storage.exists("config.json") or storage.exists("cluster.json"):

@@ -4,7 +4,6 @@ networks after it. Nothing here knows of actors."""
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import time
@@ -23,7 +22,7 @@ from population.history import read_table
 from population.judging import Candidate, Parts, judge_together
 from population.networks import NetworkFactory
 from population.storage import Storage
-from population.task import STATISTICS_BATCHES, ImageClassification, run_splits
+from population.task import ImageClassification, run_splits
 from population.training import Trainer
 
 JUDGING_THREADS = 8
@@ -130,9 +129,7 @@ def _parts(task: ImageClassification) -> tuple[Parts | None, str | None]:
     return Parts(
         judged=judged,
         validation=validation,
-        statistics=lambda: itertools.islice(
-            task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0), STATISTICS_BATCHES
-        ),
+        statistics=task.statistics_images,
     ), name
 
 

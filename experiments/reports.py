@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from population.judging import agreement, mean_cosine
 from population.layers import entries, load_entries
 from population.networks import NetworkFactory, build
 from population.storage import Storage, absolute
-from population.task import STATISTICS_BATCHES, ImageClassification, run_splits
+from population.task import ImageClassification, run_splits
 
 
 def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str, Any]:
@@ -151,8 +150,8 @@ def _soup(states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any]) 
     task = ImageClassification(spec.config, run_splits(spec.config), begins_trained=False)
     module = task.build(0)
     load_entries(module, mean)
-    batches = itertools.islice(task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0), STATISTICS_BATCHES)
-    return {name: tensor.clone() for name, tensor in entries(with_statistics(module, batches)).items()}
+    measured = with_statistics(module, task.statistics_images())
+    return {name: tensor.clone() for name, tensor in entries(measured).items()}
 
 
 def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionConfig) -> dict[str, Tensor]:

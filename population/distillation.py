@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -49,18 +49,21 @@ def mutual_loss(logits: Tensor, peers: Sequence[Tensor]) -> Tensor:
 
 
 def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch.device | str = "cpu") -> nn.Module:
-    """A network of another run, with the weights that were best by validation, in evaluation mode and frozen.
+    """A network of another run, with the weights that were best by validation or those of an interval, in evaluation
+    mode and frozen.
 
     Args:
-        path: A run's folder (its best network), or folder#id.
+        path: A run's folder (its best network), folder#id, or folder#id@interval: as it was then, where the run kept
+            that checkpoint.
         num_classes: Of the student; the teacher must have as many.
         in_channels: Alike.
         device: Where it lives.
 
     Raises:
-        ConfigError: there is no such run or network, it has other classes or channels, or its network was a callable.
+        ConfigError: there is no such run, network or checkpoint, it has other classes or channels, or its network was a
+            callable.
     """
-    folder, _, chosen = path.partition("#")
+    folder = path.partition("#")[0]
     storage = Storage(folder)
     try:
         recorded = json.loads(storage.read("config.json"))
@@ -76,11 +79,7 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
             f"distillation.teachers: {folder!r} has {facts['num_classes']} classes and {facts['image_shape'][0]} "
             f"channels, the student {num_classes} and {in_channels}"
         )
-    store = CheckpointStore(storage)
-    found = {network: best for network in store.networks() if (best := store.best(network)) is not None}
-    wanted = int(chosen) if chosen.isdigit() else max(found, key=lambda one: (found[one][1] or 0.0, -one), default=None)
-    if wanted not in found or (chosen and not chosen.isdigit()):
-        raise ConfigError(f"distillation.teachers: {path!r} names no network; {folder!r} has {sorted(found)}")
+    state = _taught_by(CheckpointStore(storage), path)
     module = networks.build(
         from_dict(NetworkConfig, recorded["config"]["network"] | {"weights": None}),
         num_classes=num_classes,
@@ -88,5 +87,24 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
         seed=0,
         fusion=from_dict(FusionConfig, recorded["config"].get("fusion", {})),
     )
-    load_entries(module, found[wanted][0])
+    load_entries(module, state)
     return module.to(device).eval().requires_grad_(False)
+
+
+def _taught_by(store: CheckpointStore, path: str) -> Mapping[str, Tensor]:
+    """The weights that a path names."""
+    folder, _, chosen = path.partition("#")
+    chosen, at, interval = chosen.partition("@")
+    found = {network: best for network in store.networks() if (best := store.best(network)) is not None}
+    wanted = int(chosen) if chosen.isdigit() else max(found, key=lambda one: (found[one][1] or 0.0, -one), default=None)
+    if wanted not in found or (chosen and not chosen.isdigit()):
+        raise ConfigError(f"distillation.teachers: {path!r} names no network; {folder!r} has {sorted(found)}")
+    if not at:
+        return found[wanted][0]
+    kept = {one.interval: one for one in store.list(wanted) if not one.step}
+    if not interval.isdigit() or int(interval) not in kept:
+        raise ConfigError(
+            f"distillation.teachers: {path!r} names no checkpoint; network {wanted} of {folder!r} has those of "
+            f"intervals {sorted(kept)} (checkpoint.keep)"
+        )
+    return store.load(wanted, kept[int(interval)]).model

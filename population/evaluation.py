@@ -148,8 +148,9 @@ def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def with_statistics(network: nn.Module, batches: Iterable[Batch]) -> nn.Module:
-    """A copy of a network whose batch norm statistics are measured anew: an average's are not the averages'."""
+def with_statistics(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:
+    """A copy of a network whose batch norm statistics are measured anew, from batches of images: an average's are not
+    the averages'."""
     fresh = copy.deepcopy(network)
-    torch.optim.swa_utils.update_bn((images for images, _ in batches), fresh)
+    torch.optim.swa_utils.update_bn(images, fresh)
     return fresh

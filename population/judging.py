@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from population.data import Batch
 from population.evaluation import Part, Scores, soup, with_statistics
 from population.grafting import STATISTICS
 from population.layers import is_private, load_entries
@@ -36,7 +35,7 @@ class Parts:
     """Test images, or validation images where there are none."""
     validation: Part | None
     """Choose the greedy soup; None where nothing is held out."""
-    statistics: Callable[[], Iterable[Batch]]
+    statistics: Callable[[], Iterable[Tensor]]
     """Training images, augmented as in training, for the batch norm of averaged weights; from the beginning with each
     call."""
 

@@ -6,7 +6,8 @@ Unlike the reference, convolutions are found from the modules (or the shapes) an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from population.errors import ConfigError, StructureError
+from population.errors import ConfigError, NotFiniteError, StructureError
 from population.information import is_convolution
 
 Units = Literal["convolutions", "matrices"]
@@ -57,6 +58,20 @@ def is_private(key: str) -> bool:
     """Whether an entry tells how a network is built at the moment, and is no weight: no exchange changes it, no average
     holds it."""
     return key.rpartition(".")[2] in PRIVATE
+
+
+def check_finite(state: Mapping[str, Tensor], *, but: Collection[str] = ()) -> None:
+    """Raises NotFiniteError at the first entry with NaN or infinity; the least and greatest value tell of all.
+
+    Args:
+        state: A state dict.
+        but: Entries that are not looked at.
+    """
+    for name, tensor in state.items():
+        if name not in but and tensor.is_floating_point() and tensor.numel():
+            low, high = torch.aminmax(tensor)
+            if not (math.isfinite(float(low)) and math.isfinite(float(high))):
+                raise NotFiniteError(f"{name} has a value that is NaN or infinite")
 
 
 def load_entries(module: nn.Module, state: Mapping[str, Tensor]) -> None:

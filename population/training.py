@@ -8,6 +8,7 @@ Longer than other files: host, report and trainer are one conversation, and the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from population.evaluation import Scores
 from population.exchange import Exchanger, exchange_rule, graft_rows, training_behind
 from population.filters import filter_rows
 from population.history import TABLES
-from population.layers import GraftUnit, convolution_units, entries, graft_units, load_entries
+from population.layers import GraftUnit, check_finite, convolution_units, entries, graft_units, load_entries
 from population.optimization import load_optimizer, make_optimizer, optimizer_tensors, running_averages
 from population.random_state import RandomState
 from population.report import OFF, Report
@@ -129,9 +130,7 @@ class Trainer:
         self._best: dict[str, Tensor] | None = None
         self._last_scion: int | None = None
         self._last_age: Age | None = None
-        self._scaler = torch.amp.GradScaler(
-            self._device.type, enabled=config.device.precision == "float16" and self._device.type == "cuda"
-        )
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.device.precision == "float16")
 
     @property
     def interval(self) -> int:
@@ -175,7 +174,7 @@ class Trainer:
         """
         progress = self._progress
         while not self.is_finished:
-            with self._random:
+            with self._random, self._named(progress.interval + 1):
                 is_whole = self._train(host)
             if not is_whole:
                 host.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
@@ -190,7 +189,7 @@ class Trainer:
             progress.score = scores.score if scores else progress.score
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(host.now())
-            snapshot = self.snapshot(origin.made_seconds) if self.publishes else None
+            snapshot = self.snapshot(origin.made_seconds) if self.publishes else self._unpublished()
             seconds["freeze"] = clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot
@@ -353,17 +352,28 @@ class Trainer:
             NotFiniteError: the network diverged.
         """
         state = self._frozen_entries()
-        try:
+        with self._named(self.interval):
             information = self._exchanger.tell(state, self.interval) if self._exchanger else ()
-        except NotFiniteError as error:
-            raise NotFiniteError(
-                f"network {self.network_id} diverged in interval {self._progress.interval}: {error}; "
-                "a lower optimizer.learning_rate or schedule.warmup_epochs may help"
-            ) from None
         self._freezer.freeze(state)
         return Snapshot(
             origin=self.origin(now), information=information, buffer=self._freezer.buffer(), layout=self.layout
         )
+
+    def _unpublished(self) -> None:
+        """Weights that nobody takes are looked at all the same."""
+        with self._named(self.interval):
+            check_finite(self._frozen_entries())
+
+    @contextlib.contextmanager
+    def _named(self, interval: int) -> Iterator[None]:
+        """Whose weights are not finite, and since when."""
+        try:
+            yield
+        except NotFiniteError as error:
+            raise NotFiniteError(
+                f"network {self.network_id} diverged in interval {interval}: {error}; "
+                "a lower optimizer.learning_rate or schedule.warmup_epochs may help"
+            ) from None
 
     def _exchange(
         self, found: tuple[Snapshot, ...] | Refusal, own: Origin, snapshot: Snapshot | None, now: float
@@ -386,6 +396,7 @@ class Trainer:
                 self._optimizer.state.clear()
             if rootstock.peers is not None:
                 self.task.learn_from(rootstock.peers)
+            self._progress.score = rootstock.score
             if rootstock.learning_rate != own.learning_rate:
                 self._progress.learning_rate = rootstock.learning_rate
         if exchanged.taken:

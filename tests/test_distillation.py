@@ -69,6 +69,16 @@ def test_a_teacher_is_the_best_network_of_a_run_or_the_one_that_is_named(teacher
     assert all(torch.equal(value, named[name]) for name, value in by_default.items())
 
 
+def test_a_teacher_may_be_a_network_as_it_was_at_an_earlier_interval(teacher_run: str) -> None:
+    store = CheckpointStore(Storage(teacher_run))
+    earlier = next(one for one in store.list(1) if one.interval == 3)
+    found = entries(load_teacher(f"{teacher_run}#1@3", num_classes=4, in_channels=1))
+    expected = store.load(1, earlier).model
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    with pytest.raises(ConfigError, match=r"names no checkpoint; network 1 .* has those of intervals \[.*3, 4\]"):
+        load_teacher(f"{teacher_run}#1@1000", num_classes=4, in_channels=1)
+
+
 @pytest.mark.parametrize(
     ("suffix", "classes", "message"),
     [("#7", 4, "names no network"), ("#best", 4, "names no network"), ("", 5, "4 classes"), ("-not", 4, "no run at")],

@@ -98,6 +98,7 @@ def rootstock(network: int, weights: dict[str, Tensor], rule: ExchangeRule, **na
         epoch=3.0,
         rate_factor=0.5,
         learning_rate=named.get("rate", 0.1),
+        score=named.get("score", 0.5),
         random=np.random.default_rng([7, network]),
         common_random=np.random.default_rng(7),
     )
@@ -151,6 +152,7 @@ def test_exploiting_copies_a_better_network_and_perturbs_its_learning_rate() -> 
     assert all(torch.equal(kept[key], better[key]) for key in own)
     assert taken.part == 1.0 and taken.arrival is not None and taken.arrival.snapshot.origin.network == 1
     assert root.forgets_momentum and root.learning_rate in (0.15, 0.6)
+    assert root.score == 0.8
 
 
 @pytest.mark.parametrize("several", ["mean", "best"])
@@ -302,6 +304,17 @@ def test_a_rule_that_takes_no_scions_publishes_nothing() -> None:
     config = small_config(graft=GraftConfig(scion="noise"), population=PopulationConfig(size=2))
     assert not Trainer(tiny_task(config), config, network=0).publishes
     assert {line.scion for line in simulate(config).ledger if line.outcome == "grafted"} == {None}
+
+
+def test_what_was_copied_is_not_copied_again_before_it_is_judged() -> None:
+    schedule = ScheduleConfig(epochs=2, batch_size=32, shape="cosine", interval_steps=1, evaluate="epoch")
+    age = AgeConfig(limit_intervals=100.0, compensation=0)
+    config = small_config(exchange=ExchangeConfig(rule="exploit"), schedule=schedule, age=age)
+    (donor, *_) = live(Trainer(tiny_task(config), config, network=1), Hand())
+    donor = dataclasses.replace(donor, origin=dataclasses.replace(donor.origin, score=1.0))
+    host = Hand(lambda own: donor)
+    live(Trainer(tiny_task(config), config, network=0), host)
+    assert [report.outcome for report in host.reports][:5] == ["kept", "kept", "grafted", "kept", "kept"]
 
 
 def test_learning_rate_that_was_copied_is_kept_in_checkpoints() -> None:

@@ -353,10 +353,32 @@ def test_momentum_after_a_graft(momentum, optimizer) -> None:
         torch.testing.assert_close(tensors[f"optimizer.{slot}.conv1.weight"], own * alpha + theirs * (1 - alpha))
 
 
-def test_a_network_that_diverges_says_so() -> None:
-    config = small_config(optimizer=OptimizerConfig(learning_rate=1e30))
-    with pytest.raises(NotFiniteError, match=r"network 0 diverged in interval 1: .*learning_rate"):
+DIVERGING: dict[str, dict[str, Any]] = {
+    "grafting": {},
+    "alone": {"exchange": ExchangeConfig(rule="none")},
+    "noise": {"graft": GraftConfig(scion="noise")},
+    "average": {"exchange": ExchangeConfig(rule="average")},
+    "fused": {
+        "fusion": FusionConfig(mode="stable", rates=(0.5,)),
+        "schedule": ScheduleConfig(epochs=4, batch_size=32, interval_epochs=4),
+    },
+}
+
+
+@pytest.mark.parametrize("name", DIVERGING)
+def test_a_network_that_diverges_says_so(name: str) -> None:
+    config = small_config(optimizer=OptimizerConfig(learning_rate=1e30), **DIVERGING[name])
+    message = r"network 0 diverged in interval 1: (conv|bn|layer)\S* ?(is|has|a).*learning_rate"
+    with pytest.raises(NotFiniteError, match=message):
         live(new_trainer(config), Hand())
+
+
+def test_half_precision_is_scaled_on_the_cpu_too() -> None:
+    config = small_config(device=DeviceConfig(precision="float16"))
+    trainer, host = new_trainer(config), Hand()
+    live(trainer, host)
+    assert host.checkpoints[-1].training["scaler"]["scale"] > 1.0
+    assert host.reports[-1].train_loss < host.reports[0].train_loss
 
 
 def test_without_grafting_nothing_is_frozen() -> None:

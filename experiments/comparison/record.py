@@ -272,7 +272,7 @@ def _fusion(storage: Storage) -> list[dict[str, Any]]:
 def _similarity(storage: Storage) -> list[dict[str, Any]]:
     """By every second interval that all networks saved, the last too."""
     config = _config_of(storage)
-    return similarity_over_time(storage, ImageClassification(config, run_splits(config)), every=2)
+    return similarity_over_time(storage, ImageClassification(config, run_splits(config), begins_trained=False), every=2)
 
 
 def _config_of(storage: Storage) -> RunConfig:

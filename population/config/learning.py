@@ -175,7 +175,8 @@ class DistillationConfig:
     """Teachers whose predictions each network learns from. Source: Cheng et al. 2020 (arXiv:2004.12311), Grafting+."""
 
     teachers: tuple[str, ...] = ()
-    """Folders of runs (each its best network), or folder#id; every node must reach them."""
+    """Folders of runs (each its best network), folder#id, or folder#id@interval (as it was then, where the run kept
+    that checkpoint); every node must reach them."""
     temperature: float = 2.0
     """Softens teachers' and student's probabilities, above 0."""
     weight: float = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,10 @@ from torch import Tensor
 
 from population.board import Refusal, age_of
 from population.config import RunConfig
-from population.errors import NotFiniteError
 from population.exchange.compensation import OwnPast
 from population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
 from population.filters import ENTROPY_BINS
-from population.layers import GraftUnit
+from population.layers import GraftUnit, check_finite
 from population.report import GRAFTED, KEPT
 from population.seeds import generator
 from population.snapshot import Layout, Origin, Snapshot
@@ -71,7 +70,7 @@ class Exchanger:
         """
         tells = self._rule.tells
         found = tells.measure(state, self._units, self._draws(self._network, interval)) if tells else ()
-        _check_finite(state, but=self._vouched_for)
+        check_finite(state, but=self._vouched_for)
         return found
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
@@ -128,6 +127,7 @@ class Exchanger:
                 epoch=epoch,
                 rate_factor=rate_factor,
                 learning_rate=own.learning_rate,
+                score=own.score,
                 random=self._draws(self._network, own.interval),
                 common_random=self._draws(None, own.interval),
             )
@@ -192,12 +192,3 @@ def graft_rows(own: Origin, taken: Sequence[Taken]) -> list[dict[str, Any]]:
 def _source(own: Origin, taken: Taken) -> Origin:
     """Whose weights were taken: another network's, or for noise and internal scions its own."""
     return taken.arrival.snapshot.origin if taken.arrival else own
-
-
-def _check_finite(state: Mapping[str, Tensor], *, but: Collection[str]) -> None:
-    """Raises NotFiniteError at the first entry with NaN or infinity; the least and greatest value tell of all."""
-    for name, tensor in state.items():
-        if name not in but and tensor.is_floating_point() and tensor.numel():
-            low, high = torch.aminmax(tensor)
-            if not (math.isfinite(float(low)) and math.isfinite(float(high))):
-                raise NotFiniteError(f"{name} has a value that is NaN or infinite")

@@ -44,6 +44,8 @@ class Rootstock:
     """The learning rate's part of its initial value."""
     learning_rate: float
     """Initial; a rule may set it."""
+    score: float | None
+    """By the newest evaluation; a rule that copies a network sets it to that one's."""
     random: np.random.Generator
     """The network's own for this interval."""
     common_random: np.random.Generator

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from population.config import FusionConfig
+from population.errors import NotFiniteError
 from population.fusion.layer import FusedConv2d
 from population.fusion.proxies import (
     effective_filters,
@@ -55,7 +56,7 @@ def fuse(
         A record a layer, in order.
 
     Raises:
-        NotFiniteError: a weight is NaN or infinite.
+        NotFiniteError: a weight is NaN or infinite; names the layer.
     """
     layers = [(name, found) for name, found in module.named_modules() if isinstance(found, FusedConv2d)]
     return tuple(_fuse(name, layer, config, epoch=epoch, epochs=epochs, random=random) for name, layer in layers)
@@ -79,7 +80,10 @@ def _fuse(
             layer.fusion_scores.copy_(scores)
         chosen = _top(layer.fusion_scores.cpu(), layer.kept)
     else:
-        distances = normalized(filter_distances(layer.weight.cpu()))
+        try:
+            distances = normalized(filter_distances(layer.weight.cpu()))
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{name}: {error}") from None
         progress = min(1.0, epoch / max(1, epochs - 1))
         wanted = wanted_filters(len(distances), progress) ** config.begin
         temperature = temperature_for(distances, wanted)
