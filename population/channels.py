@@ -55,15 +55,74 @@ class Channels:
 
 
 def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
-    """Follow every channel of a network.
+    """Follow every channel of a network; where that cannot be done, take its word.
 
     Args:
-        module: The network; not changed.
+        module: The network; not changed. Its attribute `channel_groups`, if it has one, is `declared_channels`' argument.
         image_shape: (channels, height, width) of what it maps.
 
     Raises:
-        ConfigError: the graph cannot be traced, or holds something whose channels cannot be followed; names it.
+        ConfigError: the graph cannot be traced, or holds something whose channels cannot be followed, and none are
+            declared; names it.
     """
+    try:
+        return _followed(module, image_shape)
+    except ConfigError as error:
+        groups = getattr(module, "channel_groups", None)
+        if groups is None:
+            raise ConfigError(f"{error}; the network may declare its channel_groups") from None
+        return declared_channels(module, groups)
+
+
+def declared_channels(module: nn.Module, groups: Sequence[Sequence[tuple[str, int]]]) -> Channels:
+    """Channels as somebody who knows the network says they are.
+
+    Args:
+        module: The network.
+        groups: Each a list of (key of the state dict, dimension) along which the same channels lie in the same order:
+            0 where the entry makes them or has one value for each, 1 where it reads them. An entry that reads each
+            channel's pixels side by side may be so many times as long. What is in no group stays as it is.
+
+    Raises:
+        ConfigError: an entry is unknown, is declared twice, or has another number of channels than its group.
+    """
+    state, axes, seen, count = module.state_dict(), [], set(), 0
+    makers: list[tuple[str, np.ndarray]] = []
+    scales: list[tuple[str, np.ndarray]] = []
+    kinds = []
+    for group in groups:
+        made = [key for key, dim in group if dim == 0 and key in state and state[key].dim() >= 2]
+        if not made:
+            raise ConfigError(f"channel_groups: no weight makes the channels of {list(group)}")
+        size = len(state[made[0]])
+        classes = np.arange(count, count + size)
+        for key, dim in group:
+            length = state[key].shape[dim] if key in state and dim < state[key].dim() else 0
+            if length == 0 or length % size or (dim == 0 and length != size):
+                raise ConfigError(
+                    f"channel_groups: dimension {dim} of {key} has {length} places, {made[0]} makes {size}"
+                )
+            if (key, dim) in seen:
+                raise ConfigError(f"channel_groups: dimension {dim} of {key} is declared twice")
+            seen.add((key, dim))
+            axes.append(Axis(key=key, dim=dim, classes=np.repeat(classes, length // size)))
+            if dim == 0 and state[key].dim() >= 2:
+                makers.append((key, classes))
+            elif dim == 0 and f"{key.removesuffix('.weight')}.running_mean" in state and key.endswith(".weight"):
+                scales.append((key, classes))
+        kinds.append(tuple(classes.tolist()))
+        count += size
+    known = np.arange(count)
+    return Channels(
+        num_classes=count,
+        axes=tuple(axes),
+        makers=_by_class(makers, known, count),
+        scales=_by_class(scales, known, count),
+        kinds=tuple(kinds),
+    )
+
+
+def _followed(module: nn.Module, image_shape: Sequence[int]) -> Channels:
     try:
         graph = fx.GraphModule(module, _Tracer().trace(module))
     except Exception as error:
@@ -97,6 +156,7 @@ class _Follower:
         self._makers: list[tuple[str, np.ndarray]] = []
         self._scales: list[tuple[str, np.ndarray]] = []
         self._modules = dict(module.named_modules())
+        self._called: set[str] = set()
 
     def follow(self) -> Channels:
         for node in self._graph.graph.nodes:
@@ -116,6 +176,10 @@ class _Follower:
 
     def _layer(self, node: fx.Node, layer: nn.Module) -> None:
         name, inputs = str(node.target), self._of(node.all_input_nodes[0])
+        if next(layer.parameters(), None) is not None:
+            if name in self._called:
+                raise ConfigError(f"graft.level filter: channels cannot be followed through {name}, called twice")
+            self._called.add(name)
         if type(layer).__name__ == "FusedConv2d":
             raise ConfigError(f"graft.level filter is not defined for fused convolutions, as {name}; use level layer")
         if isinstance(layer, nn.Conv2d):
@@ -168,6 +232,11 @@ class _Follower:
     def _operation(self, node: fx.Node) -> None:
         if not isinstance(node.meta.get("tensor_meta"), TensorMetadata):
             return  # a size or another number
+        for found in node.all_input_nodes:
+            if found.op == "get_attr" and math.prod(_shape(found)) > 1:
+                raise ConfigError(
+                    f"graft.level filter: channels cannot be followed through {node.name}: it uses {found.target}"
+                )
         target = node.target if node.op == "call_method" else _plain(node.target)
         inputs = [found for found in node.all_input_nodes if found in self._channels]
         if target in _JOINING:

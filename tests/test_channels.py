@@ -22,7 +22,7 @@ from population import (
     Trainer,
 )
 from population.alignment import align
-from population.channels import FREE, Channels, find_channels, moved
+from population.channels import FREE, Channels, declared_channels, find_channels, moved
 from population.errors import ConfigError
 from population.exchange import Grafting
 from population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
@@ -170,6 +170,74 @@ class Normed(nn.Module):
 def test_what_cannot_be_followed_is_a_named_error(network: nn.Module, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_channels(network, (3, 16, 16))
+
+
+class Scaled(nn.Module):
+    """Channels that torch.fx cannot follow: scaled by a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.scale = nn.Parameter(torch.linspace(0.5, 2.0, 6).reshape(1, 6, 1, 1))
+        self.head = nn.Linear(6 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.adaptive_avg_pool2d(self.norm(self.first(x)) * self.scale, 2).flatten(1))
+
+
+GROUP = (
+    ("first.weight", 0),
+    ("first.bias", 0),
+    *((f"norm.{entry}", 0) for entry in ("weight", "bias", "running_mean", "running_var")),
+    ("scale", 1),
+    ("head.weight", 1),
+)
+
+
+@torch.no_grad()
+def test_channels_that_cannot_be_followed_may_be_declared() -> None:
+    network = Scaled().eval()
+    network.norm.weight.copy_(torch.linspace(-1.0, 1.0, 6))
+    with pytest.raises(ConfigError, match=r"mul: it uses scale; the network may declare its channel_groups"):
+        find_channels(network, (3, 8, 8))
+    network.channel_groups = (GROUP,)  # type: ignore[assignment]
+    channels = find_channels(network, (3, 8, 8))
+    assert channels.num_classes == 6 and channels.kinds == (tuple(range(6)),)
+    assert all(channels.scales[c] == (("norm.weight", c),) for c in range(6))
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    before = network(images)
+    changed = moved(plain(network), channels, shuffled(channels, seed=2))
+    assert not torch.equal(changed["scale"], network.scale)
+    network.load_state_dict(changed)
+    torch.testing.assert_close(network(images), before)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ((GROUP[1:],), "no weight makes"),
+        (((*GROUP, ("nothing.weight", 0)),), "nothing.weight has 0 places"),
+        (((*GROUP, ("head.bias", 0)),), "head.bias has 5 places, first.weight makes 6"),
+        (((*GROUP, GROUP[0]),), "declared twice"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(groups: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        declared_channels(Scaled(), groups)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.again(self.first(x))).mean((2, 3))
+
+
+def test_a_layer_that_is_called_twice_is_named() -> None:
+    with pytest.raises(ConfigError, match="through again, called twice"):
+        find_channels(Twice(), (3, 8, 8))
 
 
 def test_fused_networks_have_no_filter_level() -> None:
