@@ -55,7 +55,7 @@ def entries(module: nn.Module) -> dict[str, Tensor]:
 
 
 def is_private(key: str) -> bool:
-    """Whether an entry tells how a network is built at the moment, and is no weight: no exchange changes it, no average
+    """Whether an entry tells how a network is built at the moment, and is no weight: no graft changes it, no average
     holds it."""
     return key.rpartition(".")[2] in PRIVATE
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from population.averages import WeightAverage
 from population.board import Refusal
-from population.channels import find_channels
+from population.channel_graph import find_channels
 from population.checkpoint import Checkpoint, CheckpointId
 from population.config import RunConfig
 from population.errors import CheckpointError, NotFiniteError, StructureError

@@ -22,7 +22,8 @@ from population import (
     Trainer,
 )
 from population.alignment import align
-from population.channels import FREE, Channels, declared_channels, find_channels, moved
+from population.channel_graph import find_channels
+from population.channels import FREE, Channels, declared_channels, moved
 from population.errors import ConfigError
 from population.exchange import Grafting
 from population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
@@ -208,8 +209,11 @@ def test_channels_that_cannot_be_followed_may_be_declared() -> None:
     before = network(images)
     changed = moved(plain(network), channels, shuffled(channels, seed=2))
     assert not torch.equal(changed["scale"], network.scale)
+    own = plain(network)
     network.load_state_dict(changed)
     torch.testing.assert_close(network(images), before)
+    found = moved(changed, channels, align(own, changed, channels))
+    assert all(torch.equal(found[key], value) for key, value in own.items())
 
 
 @pytest.mark.parametrize(
