@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ from population.data import (
 )
 from population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
 from population.data.images import held_out
+from population.data.streams import DEVIATION, MEAN
 from population.errors import ConfigError, DataError
 
 
@@ -270,9 +272,41 @@ def test_streams_decode_as_they_go_and_repeat_for_a_seed(tmp_path: Path, picture
     assert all(torch.equal(x[0], y[0]) for x, y in zip(one, again, strict=True))
     rest = list(batches.epoch(Pass(first=2, **options)))
     assert torch.equal(rest[0][0], one[2][0])
+    assert not torch.equal(one[0][0], next(batches.epoch(Pass(resized=True, **options)))[0])
     validation = splits.batches("validation", "cpu")
     assert validation is not None
     assert sum(len(labels) for _, labels in validation.in_order(batch_size=2)) == 3
+
+
+def test_streams_are_augmented_as_asked(tmp_path: Path, pictures) -> None:
+    path = write_parquet(tmp_path / "some.parquet", *pictures)
+    config = DataConfig(train=path, stream="always", workers=0, image_size=(8, 6), augmentation="none", validation=0)
+    batches = load_splits(config, seed=0).batches("train", "cpu")
+    assert batches is not None
+    order = {"batch_size": 30, "order_seed": 1, "epoch": 0}
+
+    def images(**options: Any) -> torch.Tensor:
+        return torch.cat([images for images, _ in batches.epoch(Pass(**order, **options))])
+
+    plain = images(augment_seed=2)
+    assert torch.equal(plain, images(augment_seed=3)), "nothing is left to chance"
+    mirrored = images(augment_seed=2, mirror=True)
+    turned = [not torch.equal(one, other) for one, other in zip(plain, mirrored, strict=True)]
+    assert 0 < sum(turned) < len(turned)
+    for one, other, was in zip(plain, mirrored, turned, strict=True):
+        assert torch.equal(one.flip(2) if was else one, other)
+    black = (0.0 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
+    cropped = images(augment_seed=2, padding=4)
+    edges = torch.cat([cropped[:, :, 0, :].flatten(2), cropped[:, :, -1, :].flatten(2)], dim=2)
+    assert cropped.shape == plain.shape
+    assert bool(torch.isclose(edges, black.view(1, 3, 1)).any()) and not torch.equal(cropped, plain)
+
+
+def test_images_in_memory_are_not_cropped_at_random_sizes(tmp_path: Path, pictures) -> None:
+    path = write_parquet(tmp_path / "some.parquet", *pictures)
+    with pytest.raises(DataError, match=r"data\.augmentation imagenet .*data\.stream always"):
+        load_splits(DataConfig(train=path, image_size=8, stream="never", augmentation="imagenet"), seed=0)
+    assert isinstance(load_splits(DataConfig(train=path, image_size=8, augmentation="imagenet"), seed=0), StreamSplits)
 
 
 def test_what_is_larger_than_the_limit_is_streamed(tmp_path: Path, pictures) -> None:

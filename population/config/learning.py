@@ -57,7 +57,8 @@ class DataConfig:
     test_limit: int | None = None
     """Test images used at most, and queries; None: all."""
     augmentation: Literal["none", "crop", "crop_flip", "imagenet"] = "crop_flip"
-    """Of training images: zero-padded random crop, with or without mirror; imagenet: random resized crop and mirror."""
+    """Of training images: zero-padded random crop, with or without mirror; imagenet: random resized crop and mirror, of
+    images that are streamed."""
     padding: int = 4
     """Zero pixels around an image before the random crop, at least 0."""
     stream: Literal["auto", "never", "always"] = "auto"

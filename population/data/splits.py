@@ -162,6 +162,11 @@ def memory_splits(
     train: ImageSet, test: ImageSet | None, config: DataConfig, *, seed: int, query: ImageSet | None = None
 ) -> MemorySplits:
     """Splits of images that are decoded already; checks as `load_splits`."""
+    if config.augmentation == "imagenet":
+        raise DataError(
+            "data.augmentation imagenet (crops of random size) needs images that are decoded as they are needed: "
+            "data.stream always, of a folder or a Parquet file; crop_flip does without"
+        )
     check_classes(train.labels, train.class_names)
     for name, part in (("test", test), ("query", query)):
         if part is not None and part.shape != train.shape:
@@ -216,7 +221,7 @@ def _is_cifar(train: Images, config: DataConfig) -> bool:
 def _streams(train: EncodedImages, config: DataConfig) -> bool:
     if config.stream != "auto":
         return config.stream == "always"
-    if config.image_size is None and config.augmentation == "imagenet":
+    if config.augmentation == "imagenet":
         return True
     width, height = resized(train.read(0), config.image_size).size
     return 3 * width * height * len(train.labels) > config.memory_gib * 2**30

@@ -1,4 +1,4 @@
-"""Batches of images that do not fit in memory: decoded by loader workers with the ImageNet transforms."""
+"""Batches of images that do not fit in memory: decoded by loader workers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from population.config import ImageSize
+from population.config import ImageSize, height_and_width
 from population.data.batches import Batch, Pass
 from population.data.sources import EncodedImages
 
@@ -45,18 +46,24 @@ class StreamBatches:
         return len(self._indices)
 
     def epoch(self, wanted: Pass) -> Iterator[Batch]:
-        """Random resized crops and mirrors, whatever `padding` and `mirror` say."""
         order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size :]
-        train = v2.Compose([v2.RandomResizedCrop(self._size, antialias=True), v2.RandomHorizontalFlip(0.5)])
+        steps = [v2.RandomResizedCrop(self._size, antialias=True)] if wanted.resized else self._whole()
+        if wanted.padding:
+            steps.append(v2.RandomCrop(height_and_width(self._size), padding=wanted.padding))
+        if wanted.mirror:
+            steps.append(v2.RandomHorizontalFlip(0.5))
+        train = v2.Compose(steps)
         yield from self._load(order, wanted.batch_size, transform=train, seed=wanted.augment_seed + wanted.epoch)
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
         """Resized to 8/7 of the size, the center cut out; to height and width as a whole where both are given."""
+        yield from self._load(self._indices, batch_size, transform=v2.Compose(self._whole()), seed=0)
+
+    def _whole(self) -> list[nn.Module]:
+        """Scaling without chance."""
         if isinstance(self._size, int):
-            test = v2.Compose([v2.Resize(self._size * 8 // 7, antialias=True), v2.CenterCrop(self._size)])
-        else:
-            test = v2.Compose([v2.Resize(self._size, antialias=True)])
-        yield from self._load(self._indices, batch_size, transform=test, seed=0)
+            return [v2.Resize(self._size * 8 // 7, antialias=True), v2.CenterCrop(self._size)]
+        return [v2.Resize(self._size, antialias=True)]
 
     def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
         random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, epoch]))
