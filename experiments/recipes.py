@@ -33,7 +33,7 @@ def digits() -> RunConfig:
 
 
 def paper(data: str, architecture: str) -> RunConfig:
-    """Two networks with the same learning rate and step decay, as the paper's main tables (slr).
+    """Two networks with the same learning rate and step decay, the schedule of the paper's main tables (slr).
 
     Source: Meng et al. 2020 (arXiv:2001.05868), section 4.1.
     """
@@ -59,7 +59,7 @@ def paper_diverse(data: str, architecture: str) -> RunConfig:
 
 
 def imagenet(architecture: str) -> RunConfig:
-    """Two networks on folders of ImageNet's classes, streamed; as the paper's ImageNet table.
+    """Two networks on folders of ImageNet's classes, streamed; the schedule of the paper's ImageNet table.
 
     Source: Meng et al. 2020, section 4: batch 256, learning rate 0.1, a tenth every 30 of 90 epochs, weight decay 1e-4.
     """
@@ -152,6 +152,10 @@ ARCHITECTURES = (
 IMAGENET_ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenet_v2")
 
 
+BARRIER = "-lockstep"
+"""Ends the names of recipes that wait for each other as the papers do; nothing is old there, and age plays no part."""
+
+
 def _all() -> dict[str, tuple[str, Callable[[], RunConfig]]]:
     found: dict[str, tuple[str, Callable[[], RunConfig]]] = {
         DEFAULT: ("four small ResNets on 8x8 digits, under 90 s on 2 cores", digits)
@@ -159,7 +163,7 @@ def _all() -> dict[str, tuple[str, Callable[[], RunConfig]]]:
     for data in ("cifar10", "cifar100"):
         for architecture in ARCHITECTURES:
             found[f"{data}-{architecture}"] = (
-                f"two {architecture} on {data}, same learning rate, as the paper",
+                f"two {architecture} on {data}, same learning rate, the paper's schedule",
                 lambda data=data, architecture=architecture: paper(data, architecture),
             )
             found[f"{data}-{architecture}-dlr"] = (
@@ -168,14 +172,20 @@ def _all() -> dict[str, tuple[str, Callable[[], RunConfig]]]:
             )
     for architecture in IMAGENET_ARCHITECTURES:
         found[f"imagenet-{architecture}"] = (
-            f"two {architecture} of torchvision on folders of ImageNet, as the paper",
+            f"two {architecture} of torchvision on folders of ImageNet, the paper's schedule",
             lambda architecture=architecture: imagenet(architecture),
         )
     for architecture in ("resnet50", "mobilenet_v2"):
         found[f"market1501-{architecture}"] = (
-            f"two pretrained {architecture} of torchvision that learn to find persons, as the paper",
+            f"two pretrained {architecture} of torchvision that learn to find persons, the paper's schedule",
             lambda architecture=architecture: persons(architecture),
         )
+    for name, (told, make) in list(found.items()):
+        if name != DEFAULT:
+            found[f"{name}{BARRIER}"] = (
+                f"{told}, its barrier and its formula: the paper's setting",
+                lambda make=make: dataclasses.replace(make(), mode="lockstep"),
+            )
     for preset, (architecture, _) in PRESETS.items():
         if architecture == "resnet50":
             found[f"imagenet-dcff-{preset}"] = (
@@ -201,9 +211,9 @@ def summary() -> str:
         for prefix in ("cifar10-dcff-", "imagenet-dcff-")
     )
     return (
-        f"{DEFAULT}, {{cifar10,cifar100}}-{{{','.join(ARCHITECTURES)}}}[-dlr], "
-        f"imagenet-{{{','.join(IMAGENET_ARCHITECTURES)}}}, cifar10-dcff-{{{compact}}}, "
-        f"imagenet-dcff-{{{large}}}, market1501-{{resnet50,mobilenet_v2}}"
+        f"{DEFAULT}, {{cifar10,cifar100}}-{{{','.join(ARCHITECTURES)}}}[-dlr][{BARRIER}], "
+        f"imagenet-{{{','.join(IMAGENET_ARCHITECTURES)}}}[{BARRIER}], market1501-{{resnet50,mobilenet_v2}}[{BARRIER}], "
+        f"cifar10-dcff-{{{compact}}}, imagenet-dcff-{{{large}}}"
     )
 
 

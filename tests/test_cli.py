@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from actors import Event
 from experiments.cli import main
 from experiments.display import describe
-from experiments.recipes import RECIPES
+from experiments.recipes import RECIPES, recipe
+from population import GraftConfig
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -67,3 +70,9 @@ def test_help_lists_the_commands_and_every_field(capsys) -> None:
 
 def test_recipes_are_named_after_data_and_architecture() -> None:
     assert {"digits", "cifar10-resnet20", "cifar100-mobilenetv2", "cifar10-vgg16-dlr"} <= set(RECIPES)
+
+
+def test_the_papers_setting_is_a_recipe() -> None:
+    config, default = recipe("cifar10-resnet20-lockstep"), recipe("cifar10-resnet20")
+    assert (config.mode, config.compensation, config.graft) == ("lockstep", 0, GraftConfig(a=0.4, c=500.0))
+    assert dataclasses.replace(config, mode="async") == default and default.compensation == 1

@@ -119,6 +119,20 @@ def test_costs_are_those_of_the_networks(tmp_path: Path) -> None:
     assert f"{operations:.2e} floating-point" in told and f"{operations / 1e13 / 3600:,.1f} hours" in told
 
 
+@pytest.mark.parametrize(
+    ("name", "arm", "multiply_adds", "images"),
+    [
+        ("paper-table-imagenet", "resnet18", 1_814_073_344, 2 * 90 * 1_268_355),
+        ("paper-table-persons", "resnet50", 2_670_688_256, 2 * 60 * 11_642),
+    ],
+)
+def test_costs_are_told_without_the_data(name: str, arm: str, multiply_adds: int, images: int) -> None:
+    table = comparison(name, usual_data(name, train=None, test=None, query=None))
+    kept = next(one for one in table.arms if arm in one.name)
+    shown, _ = costs(dataclasses.replace(table, arms=(kept,)))
+    assert [list(shown.columns[index].cells) for index in (4, 5)] == [[f"{multiply_adds:,}"], [f"{images:,}"]]
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)

@@ -9,8 +9,14 @@ from population.config import DataConfig, height_and_width
 from population.cost import Cost, cost_of
 from population.data import ImageSet, open_images
 
-KNOWN = {"digits": (1438, (1, 8, 8), 10), "cifar10": (50_000, (3, 32, 32), 10), "cifar100": (50_000, (3, 32, 32), 100)}
-"""Training images, their shape and classes, of data sets that need not be read for it."""
+KNOWN = {
+    "digits": (1438, (1, 8, 8), 10),
+    "cifar10": (50_000, (3, 32, 32), 10),
+    "cifar100": (50_000, (3, 32, 32), 100),
+    "imagenet/train": (1_281_167, (3, 224, 224), 1000),
+    "Market-1501-v15.09.15/bounding_box_train": (12_936, (3, 256, 128), 751),
+}
+"""Training images, their shape and classes, of data sets that need not be there for it: as the recipes name them."""
 
 REACHED = 10e12
 """Operations a second of the device by which hours are told."""
@@ -60,6 +66,8 @@ def _size(arm: Arm, known: dict[str, tuple[int, Cost]]) -> tuple[int, Cost]:
 
 def _images(data: DataConfig) -> tuple[int, tuple[int, int, int], int]:
     count, shape, classes = KNOWN[data.train] if data.train in KNOWN else _read(data)
+    if data.image_size is not None:
+        shape = (shape[0], *height_and_width(data.image_size))
     return min(count, data.train_limit or count), shape, classes
 
 
