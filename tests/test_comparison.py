@@ -41,6 +41,7 @@ from population import (
     Simulator,
 )
 from population.errors import ConfigError
+from population.filters import THRESHOLDS
 from population.layers import entries
 from population.task import run_splits
 from tests.test_data import png, write_parquet
@@ -225,6 +226,8 @@ def test_a_comparison_runs_goes_on_where_it_was_and_tells_what_it_found(cluster:
     assert {row["interval"] for row in record.rows("similarity")} == {2}
     assert {row["alpha"] for row in record.rows("alphas")} == {0.5}
     assert {row["arm"] for row in record.rows("filters")} == {"independent", "averaging"}
+    layers = record.rows("layers")
+    assert len(layers) == 3 * 2 * 7 and all(0 <= row["invalid_0_1"] <= row["invalid_1"] <= 1 for row in layers)
     report = (record.folder / "README.md").read_text()
     assert "| independent | 2 |" in report and "Not run: averaging seed 1." in report
     assert all((record.folder / f"{name}.png").stat().st_size > 5_000 for name in ("accuracy", "filters", "similarity"))
@@ -259,8 +262,16 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
                 for epoch in (0, 1)
                 for layer in ("a", "b")
             ]
+            invalid = [
+                {"interval": interval, **dict.fromkeys(THRESHOLDS, share)}
+                for interval, share in ((1, 0.0), (2, 0.25), (3, 0.5 * index + 0.01 * seed))
+            ]
+            filters = [line | {"network": network, "entropy": 1.5} for line in invalid for network in (0, 1)]
+            layers = [line | {"layer": f"{layer}.weight"} for line in invalid for layer in ("one", "two")]
+            row |= {"valid_filters": 30.0, "invalid_filters": 2.0, "valid_l1": 4.5, "invalid_l1": 0.5 * index}
             later = curve | {"epoch": 2.0, "validation_accuracy": 0.5 + 0.1 * index, "time": 4.0 + 4.0 * index}
-            record.add(arm.name, seed, {"scores": [row], "curves": [curve, later], "fusion": fused if index else []})
+            found = {"scores": [row], "curves": [curve, later], "filters": filters, "layers": layers}
+            record.add(arm.name, seed, found | {"fusion": fused if index else []})
     assert record.has("independent", 2) and not record.has("independent", 3)
     report(asked, record, command="inarch compare tiny")
     told = (tmp_path / "README.md").read_text()
@@ -269,6 +280,12 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
     assert "| averaging | filters mixed into a fused one | 5.00 | 1.00 |" in told
     assert "| averaging | gradient to filters not kept, % |  | 50.00 |" in told
     assert "| averaging | kept and not kept before, % |  | 25.00 |" in told and "| independent | filters" not in told
+    assert (
+        "| arm | below 1, first interval, % | below 1, half way, % | below 1, at the end, % | below 0.1, first" in told
+    )
+    assert "| averaging | 0.000 ± 0.000 | 25.00 ± 0.00 | 51.00 ± 2.48 | 0.000 ± 0.000 |" in told
+    assert "| averaging | 30.00 ± 0.00 | 2.000 ± 0.000 | 4.500 ± 0.000 | 0.500 ± 0.000 |" in told
+    assert (tmp_path / "layers.png").stat().st_size > 5_000 and "![layers](layers.png)" in told
     assert "| arm | at 1 s, % | at 2 s, % | at 3 s, % | at 4 s, % | first" in told
     assert "| averaging | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 8.000 ± 0.000 |" in told
     assert (tmp_path / "time.png").stat().st_size > 5_000

@@ -30,6 +30,7 @@ def draw(comparison: Comparison, record: Record) -> None:
     if comparison.is_timed:
         _time(order, record)
     _filters(order, record)
+    _layers(order, record)
     _alpha(order, record)
     _similarity(order, record)
     _fusion(order, record)
@@ -72,15 +73,42 @@ def _filters(order: list[str], record: Record) -> None:
     rows = record.rows("filters")
     if not rows:
         return
-    figure, (entropy, invalid) = _figure(2)
+    figure, (entropy, invalid, empty) = _figure(3)
     for arm, color in _arms(order, rows):
         of = [row for row in rows if row["arm"] == arm]
         _band(entropy, of, "interval", lambda row: row["entropy"], label=arm, color=color)
         _band(invalid, of, "interval", lambda row: 100 * row["invalid_1"], label=arm, color=color)
+        _band(empty, of, "interval", lambda row: 100 * row["invalid_0_1"], label=arm, color=color)
     _name(entropy, "interval", "mean entropy of the layers, nats")
     _name(invalid, "interval", "filters with l1 norm below 1, %")
+    _name(empty, "interval", "filters with l1 norm below 0.1, %")
     entropy.legend(fontsize=7)
     _save(figure, record, "filters")
+
+
+def _layers(order: list[str], record: Record) -> None:
+    """Invalid filters by layer over training, a panel for each arm."""
+    rows = record.rows("layers")
+    if not rows:
+        return
+    layers, intervals = (list(dict.fromkeys(row[name] for row in rows)) for name in ("layer", "interval"))
+    arms = [arm for arm, _ in _arms(order, rows)]
+    figure = Figure(figsize=(1.0 + 2.6 * len(arms), 1.0 + 0.28 * len(layers)), layout="constrained")
+    panels = [figure.add_subplot(1, len(arms), place + 1) for place in range(len(arms))]
+    shown = None
+    for arm, axes in zip(arms, panels, strict=True):
+        found: dict[tuple[str, int], list[float]] = defaultdict(list)
+        for row in rows:
+            if row["arm"] == arm:
+                found[row["layer"], row["interval"]].append(100 * row["invalid_1"])
+        parts = [[np.mean(found.get((layer, at), [np.nan])) for at in sorted(intervals)] for layer in layers]
+        shown = axes.imshow(parts, aspect="auto", vmin=0.0, vmax=100.0, cmap="viridis")
+        axes.set_title(arm, fontsize=7)
+        axes.set_xlabel("evaluated interval")
+        axes.set_yticks(range(len(layers)), [layer.removesuffix(".weight") for layer in layers], fontsize=6)
+    if shown is not None:
+        figure.colorbar(shown, ax=panels, label="filters with l1 norm below 1, %")
+    _save(figure, record, "layers")
 
 
 def _alpha(order: list[str], record: Record) -> None:

@@ -25,11 +25,12 @@ from population.history import read_table
 from population.storage import Storage
 from population.task import ImageClassification, run_splits
 
-TABLES = ("scores", "curves", "filters", "alphas", "similarity", "fusion")
+TABLES = ("scores", "curves", "filters", "layers", "alphas", "similarity", "fusion")
 """Files of a comparison's results, keyed by arm and seed."""
 
-DENSITY_THRESHOLD = 0.1
-"""l1 norm below which a filter of the baseline is invalid, as in Grafting+."""
+DENSITIES = {"": 0.1, "_1": 1.0}
+"""Ends of the columns of densities, and the l1 norm below which a filter of the baseline is invalid there, as in
+Grafting+."""
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -144,6 +145,7 @@ def summarize(arm: Arm, result: dict[str, Any], folder: str, *, baseline: Storag
         "scores": [_scores(arm, result, storage) | _density(storage, baseline)],
         "curves": _curves(storage),
         "filters": _filters(storage),
+        "layers": _layers(storage),
         "alphas": _alphas(storage),
         "similarity": _similarity(storage),
         "fusion": _fusion(storage),
@@ -194,22 +196,24 @@ def _validation(metrics: pa.Table, name: str) -> float | None:
 def _density(storage: Storage, baseline: Storage) -> dict[str, float | None]:
     """Mean l1 norm of the filters that are valid and invalid in the baseline's network of the same id (and beginning),
     over the networks as they ended; None where the baseline's run is not there or has another structure."""
-    found: dict[str, float | None] = {"valid_l1": None, "invalid_l1": None, "invalid_filters": None}
-    if not baseline.exists("config.json"):
-        return found
-    theirs, own = CheckpointStore(baseline), CheckpointStore(storage)
-    densities = []
-    for network in own.networks():
-        mine, other = own.newest(network), theirs.newest(network) if network in theirs.networks() else None
-        if mine is not None and other is not None and _shapes(mine.model) == _shapes(other.model):
-            densities.append(filter_density(mine.model, other.model, DENSITY_THRESHOLD))
-    for name, values in {
-        "valid_l1": [one.valid for one in densities],
-        "invalid_l1": [one.invalid for one in densities],
-        "invalid_filters": [float(one.num_invalid) for one in densities],
-    }.items():
-        known = [value for value in values if value is not None]
-        found[name] = statistics.mean(known) if known else None
+    pairs = []
+    if baseline.exists("config.json"):
+        theirs, own = CheckpointStore(baseline), CheckpointStore(storage)
+        for network in own.networks():
+            mine, other = own.newest(network), theirs.newest(network) if network in theirs.networks() else None
+            if mine is not None and other is not None and _shapes(mine.model) == _shapes(other.model):
+                pairs.append((mine.model, other.model))
+    found: dict[str, float | None] = {}
+    for end, threshold in DENSITIES.items():
+        densities = [filter_density(mine, other, threshold) for mine, other in pairs]
+        for name, values in {
+            "valid_l1": [one.valid for one in densities],
+            "invalid_l1": [one.invalid for one in densities],
+            "valid_filters": [float(one.num_valid) for one in densities],
+            "invalid_filters": [float(one.num_invalid) for one in densities],
+        }.items():
+            known = [value for value in values if value is not None]
+            found[f"{name}{end}"] = statistics.mean(known) if known else None
     return found
 
 
@@ -238,6 +242,23 @@ def _filters(storage: Storage) -> list[dict[str, Any]]:
             **{name: row[f"{name}_sum"] / row["filters_sum"] for name in THRESHOLDS},
         }
         for row in sums.sort_by([("network", "ascending"), ("interval", "ascending")]).to_pylist()
+    ]
+
+
+def _layers(storage: Storage) -> list[dict[str, Any]]:
+    """By evaluated interval and layer, over networks: the part of the filters that is invalid."""
+    sums = (
+        read_table(storage, "filters")
+        .group_by(["interval", "layer"], use_threads=False)
+        .aggregate([("filters", "sum"), *((name, "sum") for name in THRESHOLDS)])
+    )
+    return [
+        {
+            "interval": row["interval"],
+            "layer": row["layer"],
+            **{name: row[f"{name}_sum"] / row["filters_sum"] for name in THRESHOLDS},
+        }
+        for row in sums.sort_by("interval").to_pylist()
     ]
 
 

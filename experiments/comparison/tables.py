@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from experiments.comparison.arms import Comparison
-from experiments.comparison.record import Record
+from experiments.comparison.record import DENSITIES, Record
 from experiments.comparison.statistics import Estimate, interval, paired
 from population.config import DataConfig
+from population.filters import THRESHOLDS
 
 SHOWN = {
     "mean": "mean network",
@@ -24,7 +25,16 @@ SHOWN = {
 }
 """Columns: the result's kinds, and what they are called."""
 
-PICTURES = ("accuracy", "time", "filters", "alpha", "similarity", "fusion")
+PICTURES = ("accuracy", "time", "filters", "layers", "alpha", "similarity", "fusion")
+
+WHEN: dict[str, Callable[[int], int]] = {
+    "first interval": lambda count: 0,
+    "half way": lambda count: count // 2,
+    "at the end": lambda count: count - 1,
+}
+"""Of so many evaluated intervals, which one."""
+
+DENSE = ("valid_filters", "invalid_filters", "valid_l1", "invalid_l1")
 
 Row = dict[str, Any]
 
@@ -47,6 +57,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         ),
         "## Beside accuracy",
         _others(names, rows),
+        _invalid(names, record.rows("filters"), rows),
         _fused(names, record.rows("fusion")),
         _timed(names, record.rows("curves")) if comparison.is_timed else "",
         "## Arms",
@@ -141,8 +152,6 @@ def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
         "cosine": ("cosine at the end", 1.0),
         "exchanges": ("exchanges", 1.0),
         "refusals": ("refused", 1.0),
-        "valid_l1": ("l1 of valid filters", 1.0),
-        "invalid_l1": ("l1 of invalid filters", 1.0),
         "train_seconds": ("seconds of training (shared machine)", 1.0),
     }
     table = [["arm", *(told for told, _ in columns.values())]]
@@ -153,6 +162,41 @@ def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
             line.append(_told(interval(found)) if found else "")
         table.append(line)
     return _markdown(table)
+
+
+def _invalid(names: Sequence[str], rows: Sequence[Row], scores: Sequence[Row]) -> str:
+    """Filters below the papers' thresholds over training, and how dense those are that the baseline has below them."""
+    if not rows:
+        return ""
+    shown = list(itertools.product(("invalid_1", "invalid_0_1"), WHEN))
+    table = [["arm", *(f"below {THRESHOLDS[name]:g}, {when}, %" for name, when in shown)]]
+    for arm in names:
+        of_arm = [row for row in rows if row["arm"] == arm]
+        intervals = sorted({row["interval"] for row in of_arm})
+        line = [arm]
+        for name, when in shown:
+            of: dict[int, list[float]] = defaultdict(list)
+            for row in of_arm:
+                if row["interval"] == intervals[WHEN[when](len(intervals))]:
+                    of[row["seed"]].append(100 * row[name])
+            line.append(_told(interval([sum(found) / len(found) for found in of.values()])) if of else "")
+        table.append(line)
+    told = f"## Invalid filters\n\nPart of all filters, by l1 norm; means over networks.\n\n{_markdown(table)}"
+    columns = {
+        f"{name}{end}": f"{name.replace('_', ' ')} ({below:g})" for end, below in DENSITIES.items() for name in DENSE
+    }
+    dense = [["arm", *columns.values()]]
+    for arm in names:
+        of_arm = [row for row in scores if row["arm"] == arm]
+        values = [[row[column] for row in of_arm if row.get(column) is not None] for column in columns]
+        if any(values):
+            dense.append([arm, *(_told(interval(found)) if found else "" for found in values)])
+    if len(dense) == 1:
+        return told
+    return (
+        f"{told}\n\nFilters that are valid and invalid in the baseline's network at its end (l1 norm below 0.1, and "
+        f"below 1): how many, and their mean l1 norm in each arm's.\n\n{_markdown(dense)}"
+    )
 
 
 def _fused(names: Sequence[str], rows: Sequence[Row]) -> str:
