@@ -47,7 +47,7 @@ class StreamBatches:
 
     def epoch(self, wanted: Pass) -> Iterator[Batch]:
         order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size :]
-        steps = [v2.RandomResizedCrop(self._size, antialias=True)] if wanted.resized else self._whole()
+        steps: list[nn.Module] = [v2.RandomResizedCrop(self._size, antialias=True)] if wanted.resized else self._whole()
         if wanted.padding:
             steps.append(v2.RandomCrop(height_and_width(self._size), padding=wanted.padding))
         if wanted.mirror:
