@@ -191,7 +191,7 @@ def _invalid(names: Sequence[str], rows: Sequence[Row], scores: Sequence[Row]) -
         values = [[row[column] for row in of_arm if row.get(column) is not None] for column in columns]
         if any(values):
             dense.append([arm, *(_told(interval(found)) if found else "" for found in values)])
-    if len(dense) == 1:
+    if not any(row.get(f"invalid_filters{end}") for row in scores for end in DENSITIES):
         return told
     return (
         f"{told}\n\nFilters that are valid and invalid in the baseline's network at its end (l1 norm below 0.1, and "
