@@ -94,6 +94,7 @@ def export_network(path: str, *, what: str, out: str | None) -> tuple[str, str]:
 
     Raises:
         CheckpointError: no network left a checkpoint.
+        ConfigError: the run was of compact networks that a callable made.
     """
     storage = find_run(path)
     recorded = json.loads(storage.read("config.json"))
@@ -155,7 +156,15 @@ def _soup(states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any]) 
 
 
 def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionConfig) -> dict[str, Tensor]:
-    """The weights of the compact form of a network that was trained with all its filters."""
+    """The weights of the compact form of a network that was trained with all its filters.
+
+    Raises:
+        ConfigError: the network was a callable.
+    """
+    if recorded["network"] == "callable":
+        raise ConfigError(
+            "this run was begun with a callable; population.fusion.compact_state(module) gives its compact form"
+        )
     facts = recorded["facts"]
     network: NetworkConfig = from_dict(NetworkConfig, recorded["config"]["network"] | {"weights": None})
     module = build(

@@ -5,7 +5,7 @@
       training.safetensors   optimizer, random states
       training.json          counters, hyperparameters, score
       best.safetensors       where this interval's weights, as evaluated before the graft, are the best so far
-      metrics.parquet, grafts.parquet   rows since the checkpoint before
+      metrics.parquet, grafts.parquet, filters.parquet, fusion.parquet   rows since the checkpoint before
       manifest.json          size and SHA-256 of each file
 
 A checkpoint exists when its manifest does and matches. `<step>` names one made within an interval, by a stop.

@@ -14,6 +14,13 @@ MOMENTUM_SLOTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq"
 
 
 def make_optimizer(module: nn.Module, config: RunConfig, learning_rate: float) -> torch.optim.Optimizer:
+    """A fresh optimizer of a network's trainable parameters.
+
+    Args:
+        module: The network.
+        config: The run's; `optimizer` tells which and how.
+        learning_rate: Initial, of this network.
+    """
     wanted = config.optimizer
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if wanted.name == "adamw":
@@ -38,6 +45,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
+    """Take over what `optimizer_tensors` gave; entries of parameters that are not there are passed over.
+
+    Args:
+        optimizer: Whose state is dropped first.
+        names: Of its parameters, by id.
+        tensors: Copied to the parameters' devices.
+    """
     parameters = {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
     optimizer.state.clear()
     for key, value in tensors.items():

@@ -87,7 +87,7 @@ def effective_filters(log_p: Tensor) -> Tensor:
 
 def published_proxies(weight: Tensor, temperature: float) -> Tensor:
     """The public code's proxies: float32 softmax of unnormalized distances; off the diagonal it underflows to 0 from a
-    temperature of some 50 on. Shape (filters, filters)."""
+    temperature of some 50 on. Shape (filters, filters); NaN where a weight is."""
     flat = weight.detach().flatten(1).float()
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.softmax(-temperature * distances, dim=1)

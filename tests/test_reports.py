@@ -1,0 +1,76 @@
+"""What is made of a run's folder afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.reports import export_network
+from population import DataConfig, ExchangeConfig, FusionConfig, PopulationConfig, ScheduleConfig, Trainer
+from population.checkpoint import CheckpointStore
+from population.config import to_dict
+from population.errors import ConfigError
+from population.evaluation import soup
+from population.fusion import FusedConv2d
+from population.layers import entries, load_entries
+from population.storage import Storage
+from population.task import ImageClassification, run_splits
+from tests.conftest import small_config
+from tests.test_training import Hand, live
+
+
+@pytest.fixture
+def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
+    """The folder of a run of two compact networks, as a run leaves it, and the network in its trained form."""
+    config = small_config(
+        name="compact",
+        data=DataConfig(train="digits", train_limit=200, test_limit=50, augmentation="none"),
+        population=PopulationConfig(size=2, same_initial_weights=True),
+        schedule=ScheduleConfig(epochs=2, batch_size=64, shape="cosine"),
+        exchange=ExchangeConfig(rule="none"),
+        fusion=FusionConfig(mode="stable", rates=(0.5,)),
+    )
+    folder = tmp_path / "compact"
+    store = CheckpointStore(Storage(str(folder)))
+    task = ImageClassification(config, run_splits(config))
+    for network in (0, 1):
+        host = Hand()
+        live(Trainer(task, config, network=network), host)
+        for checkpoint in host.checkpoints:
+            assert store.commit(checkpoint)
+    facts = {"num_classes": 10, "image_shape": [1, 8, 8]}
+    (folder / "config.json").write_text(json.dumps({"config": to_dict(config), "network": "resnet8", "facts": facts}))
+    return str(folder), task.build(0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", ["best", "soup"])
+def test_a_compact_network_is_exported_alone_and_says_the_same(compact_run: Any, what: str) -> None:
+    folder, trained = compact_run
+    found = [best for network in (0, 1) if (best := CheckpointStore(Storage(folder)).best(network)) is not None]
+    scores = [score or 0.0 for _, score, _ in found]
+    state = found[scores.index(max(scores))][0] if what == "best" else soup([one[0] for one in found])
+    load_entries(trained, state)
+    file, snippet = export_network(folder, what=what, out=None)
+    assert Path(file).stat().st_size < 0.6 * sum(value.nbytes for value in state.values())
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    alone = names["network"]
+    assert not any(isinstance(module, FusedConv2d) for module in alone.modules())
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    if what == "soup":  # its batch norm is measured anew
+        load_entries(trained, state | {k: v for k, v in entries(alone).items() if "running" in k or "tracked" in k})
+    torch.testing.assert_close(alone(images), trained.eval()(images), rtol=1e-4, atol=1e-5)
+    assert float(alone(images).std()) > 0
+
+
+def test_a_compact_network_of_ones_own_is_not_exported_as_another(compact_run: Any) -> None:
+    folder, _ = compact_run
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"network": "callable"}))
+    with pytest.raises(ConfigError, match=r"begun with a callable; population\.fusion\.compact_state"):
+        export_network(folder, what="best", out=None)
