@@ -46,7 +46,8 @@ METRICS = pa.schema(
     ]
 )
 """validation_*: as `population.evaluation.Scores`, null where an interval was not judged or its task has no such score;
-outcome: 'grafted', 'kept' (the rule took nothing), 'off', or the refusal's name; grafts: taken so far; time: seconds of the host's clock."""
+outcome: 'grafted', 'kept' (the rule took nothing), 'off', or the refusal's name; grafts: taken so far; time: seconds of
+the host's clock."""
 
 GRAFTS = pa.schema(
     [
@@ -68,7 +69,8 @@ GRAFTS = pa.schema(
     ]
 )
 """interval: the rootstock's, equal to rootstock_version; versions count intervals; compensated_intervals: of the
-rootstock's training that the scion was brought forward by."""
+rootstock's training that the scion was brought forward by; alpha: the part of its own that the layer kept, at level
+filter a mean over its weights; informations: null where no layer's information was asked for."""
 
 FILTERS = pa.schema(
     [

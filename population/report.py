@@ -35,7 +35,7 @@ class Report:
     grafts: int
     """Taken so far."""
     outcome: str = ""
-    """grafted, off, or a refusal's name; empty before the exchange."""
+    """grafted, kept, off, or a refusal's name; empty before the exchange."""
     scion: int | None = None
     """The network that was last grafted from."""
     age: Age | None = None
