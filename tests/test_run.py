@@ -393,7 +393,7 @@ def test_what_cannot_be_used_is_said_before_anything_starts(begin, tmp_path: Pat
         ),
         (
             ConfigError,
-            "the channels that 0 makes have no batch norm",
+            "the channels that 0.weight makes have no batch norm",
             {"network": without_batch_norm, "graft": GraftConfig(level="filter", criterion="batch_norm")},
         ),
         (ResourceError, "the cluster has 8 CPUs and 0 GPUs", {"population": PopulationConfig(size=2, cpus=100.0)}),
