@@ -28,6 +28,8 @@ class WeightAverage:
         self._model = AveragedModel(
             module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
         )
+        own, mean = entries(module), entries(self.module)
+        self._private = [(own[name], mean[name]) for name in own if is_private(name)]
 
     @property
     def module(self) -> nn.Module:
@@ -43,21 +45,14 @@ class WeightAverage:
         """Called after each step.
 
         Args:
-            module: The network that trains.
+            module: The network that it was made of.
             progress: Part of the schedule that is over, in (0, 1].
             ends_epoch: Whether the step was an epoch's last.
         """
         if self._config.kind == "ema" or (ends_epoch and progress > self._config.start):
             self._model.update_parameters(module)
-            self._keep_private(module)
-
-    @torch.no_grad()
-    def _keep_private(self, module: nn.Module) -> None:
-        """What a compact network mixes its filters by is not averaged: it is the network's that trains."""
-        own = entries(module)
-        for name, mean in entries(self.module).items():
-            if is_private(name):
-                mean.copy_(own[name])
+            for own, mean in self._private:  # what a compact network mixes its filters by is not averaged
+                mean.copy_(own)
 
     def settle(self, images: Iterable[Tensor]) -> None:
         """Before it is judged: batch norm's statistics from images, where the mean has none of its own."""

@@ -18,6 +18,7 @@ from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 from population.channels import FREE, Axis, Channels, by_class, declared_channels
 from population.errors import ConfigError
+from population.fusion import FusedConv2d
 
 
 def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
@@ -31,6 +32,9 @@ def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
         ConfigError: the graph cannot be traced, or holds something whose channels cannot be followed, and none are
             declared; names it.
     """
+    for name, found in module.named_modules():
+        if isinstance(found, FusedConv2d):
+            raise ConfigError(f"graft.level filter is not defined for fused convolutions, as {name}; use level layer")
     try:
         return _followed(module, image_shape)
     except ConfigError as error:
@@ -98,8 +102,6 @@ class _Follower:
             if name in self._called:
                 raise ConfigError(f"graft.level filter: channels cannot be followed through {name}, called twice")
             self._called.add(name)
-        if type(layer).__name__ == "FusedConv2d":
-            raise ConfigError(f"graft.level filter is not defined for fused convolutions, as {name}; use level layer")
         if isinstance(layer, nn.Conv2d):
             self._channels[node] = self._convolution(name, layer, inputs)
         elif isinstance(layer, nn.BatchNorm2d):

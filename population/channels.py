@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from population.errors import ConfigError
+from population.layers import entries
 
 FREE = -1
 """In place of a class: a channel that nothing may move, as an image's or a logit."""
@@ -54,22 +55,30 @@ def declared_channels(module: nn.Module, groups: Sequence[Sequence[tuple[str, in
         module: The network.
         groups: Each a list of (key of the state dict, dimension) along which the same channels lie in the same order:
             0 where the entry makes them or has one value for each, 1 where it reads them. An entry that reads each
-            channel's pixels side by side may be so many times as long. What is in no group stays as it is.
+            channel's pixels side by side may be so many times as long. What is in no group stays as it is. Convolutions
+            of several groups cannot be declared.
 
     Raises:
         ConfigError: an entry is unknown, is declared twice, or has another number of channels than its group.
     """
-    state, axes, seen, count = module.state_dict(), [], set(), 0
+    state, axes, seen, count = entries(module), [], set(), 0
+    grouped = {
+        f"{name}.weight" for name, found in module.named_modules() if isinstance(found, nn.Conv2d) and found.groups > 1
+    }
     makers: list[tuple[str, np.ndarray]] = []
     scales: list[tuple[str, np.ndarray]] = []
     kinds = []
     for group in groups:
-        made = [key for key, dim in group if dim == 0 and key in state and state[key].dim() >= 2]
+        made = [key for key, dim in group if dim == 0 and key in state and state[key][0].numel() > 1]
         if not made:
             raise ConfigError(f"channel_groups: no weight makes the channels of {list(group)}")
         size = len(state[made[0]])
         classes = np.arange(count, count + size)
         for key, dim in group:
+            if key in grouped:
+                raise ConfigError(f"channel_groups: {key} is of a convolution of several groups")
+            if dim not in (0, 1):
+                raise ConfigError(f"channel_groups: the dimension of {key} must be 0 or 1, got {dim!r}")
             length = state[key].shape[dim] if key in state and dim < state[key].dim() else 0
             if length == 0 or length % size or (dim == 0 and length != size):
                 raise ConfigError(
@@ -79,7 +88,7 @@ def declared_channels(module: nn.Module, groups: Sequence[Sequence[tuple[str, in
                 raise ConfigError(f"channel_groups: dimension {dim} of {key} is declared twice")
             seen.add((key, dim))
             axes.append(Axis(key=key, dim=dim, classes=np.repeat(classes, length // size)))
-            if dim == 0 and state[key].dim() >= 2:
+            if key in made and dim == 0:
                 makers.append((key, classes))
             elif dim == 0 and f"{key.removesuffix('.weight')}.running_mean" in state and key.endswith(".weight"):
                 scales.append((key, classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -128,7 +129,8 @@ _MEASURES = {
 
 
 def published_filter_graft(own: State, scion: State) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The public code's graft of a plain chain of convolutions with batch norms, its faults included.
+    """The public code's graft of convolutions with batch norms, each taken to read what the one before it in the state
+    dict makes, its faults included.
 
     A convolution's weight keeps the product of its filter's and its input's parts; its bias, the head and counts stay;
     and batch norm's entries are blended as whole vectors once for each channel, so that next to nothing of the own is
@@ -142,7 +144,7 @@ def published_filter_graft(own: State, scion: State) -> tuple[dict[str, Tensor],
         A new state dict; the part of its own that each convolution's weight kept, a mean over its weights, by key.
 
     Raises:
-        ConfigError: a convolution is without batch norm, or reads something else than the one before it makes.
+        ConfigError: a convolution is without batch norm, or reads more or fewer channels than the one before it makes.
 
     Source: the public code of Meng et al. 2020; `graft_filter` of the reference vectors.
     """
@@ -153,12 +155,13 @@ def published_filter_graft(own: State, scion: State) -> tuple[dict[str, Tensor],
     for place, key in enumerate(keys):
         if not is_convolution(own[key]):
             continue
-        norm = next((k.removesuffix(".running_mean") for k in keys[place:] if k.endswith(".running_mean")), None)
-        if norm is None or len(own[f"{norm}.weight"]) != len(own[key]):
+        after = itertools.takewhile(lambda other: not is_convolution(own[other]), keys[place + 1 :])
+        norm = next((k.removesuffix(".running_mean") for k in after if k.endswith(".running_mean")), None)
+        if norm is None or f"{norm}.weight" not in own or len(own[f"{norm}.weight"]) != len(own[key]):
             raise ConfigError(f"graft.reference at level filter: {key} has no batch norm after it")
         if read is not None and len(read) != own[key].shape[1]:
             raise ConfigError(
-                f"graft.reference at level filter needs a plain chain of convolutions; {key} reads "
+                f"graft.reference at level filter needs convolutions one after the other; {key} reads "
                 f"{own[key].shape[1]} channels, the convolution before it makes {len(read)}"
             )
         mine, theirs = (side[f"{norm}.weight"].double().abs().cpu() for side in (own, scion))

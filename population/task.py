@@ -142,7 +142,6 @@ class ImageClassification:
             first=first,
             padding=data.padding if data.augmentation in ("crop", "crop_flip") else 0,
             mirror=data.augmentation in ("crop_flip", "imagenet"),
-            resized=data.augmentation == "imagenet",
         )
         return self._train.epoch(wanted)
 

@@ -26,6 +26,7 @@ from population.errors import CheckpointError, NotFiniteError, StructureError
 from population.evaluation import Scores
 from population.exchange import Exchanger, exchange_rule, graft_rows, training_behind
 from population.filters import filter_rows
+from population.grafting import STATISTICS
 from population.history import TABLES
 from population.layers import GraftUnit, check_finite, convolution_units, entries, graft_units, load_entries
 from population.optimization import load_optimizer, make_optimizer, optimizer_tensors, running_averages
@@ -360,9 +361,13 @@ class Trainer:
         )
 
     def _unpublished(self) -> None:
-        """Weights that nobody takes are looked at all the same."""
+        """Weights that nobody takes are looked at all the same; other buffers may hold what they like."""
+        trained = {*self._names.values()}
+        state = {
+            key: value for key, value in entries(self.module).items() if key in trained or key.endswith(STATISTICS)
+        }
         with self._named(self.interval):
-            check_finite(self._frozen_entries())
+            check_finite(state)
 
     @contextlib.contextmanager
     def _named(self, interval: int) -> Iterator[None]:

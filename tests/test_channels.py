@@ -180,6 +180,7 @@ class Scaled(nn.Module):
         super().__init__()
         self.first, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
         self.scale = nn.Parameter(torch.linspace(0.5, 2.0, 6).reshape(1, 6, 1, 1))
+        self.gain, self.grouped = nn.Parameter(torch.ones(6, 1, 1)), nn.Conv2d(6, 6, 1, groups=2)
         self.head = nn.Linear(6 * 4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -223,6 +224,9 @@ def test_channels_that_cannot_be_followed_may_be_declared() -> None:
         (((*GROUP, ("nothing.weight", 0)),), "nothing.weight has 0 places"),
         (((*GROUP, ("head.bias", 0)),), "head.bias has 5 places, first.weight makes 6"),
         (((*GROUP, GROUP[0]),), "declared twice"),
+        (((*GROUP, ("scale", 2)),), "dimension of scale must be 0 or 1"),
+        (((*GROUP, ("grouped.weight", 0)),), "grouped.weight is of a convolution of several groups"),
+        (((("norm.weight", 0), ("gain", 0)),), "no weight makes"),
     ],
 )
 def test_groups_that_cannot_be_are_refused(groups: Any, message: str) -> None:
@@ -247,7 +251,7 @@ def test_a_layer_that_is_called_twice_is_named() -> None:
 def test_fused_networks_have_no_filter_level() -> None:
     fusion = FusionConfig(mode="stable", rates=(0.5,))
     network = build(NetworkConfig(architecture="resnet8"), num_classes=10, fusion=fusion)
-    with pytest.raises(ConfigError, match="fused convolutions"):
+    with pytest.raises(ConfigError, match=r"fused convolutions.*use level layer$"):
         find_channels(network, (3, 32, 32))
 
 
@@ -272,7 +276,7 @@ def test_published_filter_graft(vectors) -> None:
         assert layer.alpha == pytest.approx(float(kept.mean()), abs=1e-3)
 
 
-def test_published_filter_graft_is_of_plain_chains_and_divides_by_no_zero() -> None:
+def test_published_filter_graft_is_of_chains_and_divides_by_no_zero() -> None:
     chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     own = {key: value.clone() for key, value in chain.state_dict().items()}
     own["1.weight"].zero_()
@@ -284,13 +288,12 @@ def test_published_filter_graft_is_of_plain_chains_and_divides_by_no_zero() -> N
     )
     with pytest.raises(ConfigError, match=r"layers\.0\.conv2\.weight has no batch norm after it"):
         Trainer(tiny_task(config), config, network=0).rehearse()
-    with pytest.raises(
-        ConfigError, match=r"plain chain.*3\.weight reads 8 channels, the convolution before it makes 4"
-    ):
-        branched = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(8, 2, 3), nn.BatchNorm2d(2)
-        )
-        published_filter_graft(branched.state_dict(), branched.state_dict())
+    double = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).state_dict()
+    with pytest.raises(ConfigError, match=r"0\.weight has no batch norm after it"):
+        published_filter_graft(double, double)
+    joined = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(8, 2, 3), nn.BatchNorm2d(2)).state_dict()
+    with pytest.raises(ConfigError, match=r"2\.weight reads 8 channels, the convolution before it makes 4"):
+        published_filter_graft(joined, joined)
 
 
 def grafted(config: GraftConfig, *, left: float = 1.0) -> tuple[dict[str, Tensor], ...]:
@@ -445,6 +448,7 @@ def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: A
         {"several": "best"},
         {"reference": True},
         {"reference": True, "criterion": "batch_norm", "crossing": "mean"},
+        {"reference": True, "criterion": "batch_norm", "batch_norm": "keep"},
     ],
 )
 def test_settings_that_do_not_go_with_filters_are_refused(fields: dict[str, Any]) -> None:

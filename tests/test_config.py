@@ -51,6 +51,7 @@ from population.seeds import leaf
         (GraftConfig, {"scion": "noise", "level": "filter"}, r"graft\.level must be layer with graft\.scion noise"),
         (GraftConfig, {"scion": "internal", "alignment": "weights"}, r"graft\.alignment must be none"),
         (GraftConfig, {"scion": "internal", "momentum": "blend"}, r"graft\.momentum must be keep or reset"),
+        (GraftConfig, {"scion": "noise", "batch_norm": "reset"}, r"graft\.batch_norm must be blend"),
         (GraftConfig, {"scion": "internal", "criterion": "random"}, r"graft\.criterion must be entropy or l1"),
         (
             RunConfig,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -272,7 +273,9 @@ def test_streams_decode_as_they_go_and_repeat_for_a_seed(tmp_path: Path, picture
     assert all(torch.equal(x[0], y[0]) for x, y in zip(one, again, strict=True))
     rest = list(batches.epoch(Pass(first=2, **options)))
     assert torch.equal(rest[0][0], one[2][0])
-    assert not torch.equal(one[0][0], next(batches.epoch(Pass(resized=True, **options)))[0])
+    other = dataclasses.replace(config, augmentation="crop_flip")
+    uncropped = load_splits(other, seed=0).batches("train", "cpu")
+    assert uncropped is not None and not torch.equal(one[0][0], next(uncropped.epoch(Pass(first=0, **options)))[0])
     validation = splits.batches("validation", "cpu")
     assert validation is not None
     assert sum(len(labels) for _, labels in validation.in_order(batch_size=2)) == 3

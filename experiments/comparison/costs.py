@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.table import Table
 
 from experiments.comparison.arms import Arm, Comparison
@@ -65,7 +67,8 @@ def _size(arm: Arm, known: dict[str, tuple[int, Cost]]) -> tuple[int, Cost]:
 
 
 def _images(data: DataConfig) -> tuple[int, tuple[int, int, int], int]:
-    count, shape, classes = KNOWN[data.train] if data.train in KNOWN else _read(data)
+    is_there = "/" in data.train and Path(data.train).exists()
+    count, shape, classes = _read(data) if is_there or data.train not in KNOWN else KNOWN[data.train]
     if data.image_size is not None:
         shape = (shape[0], *height_and_width(data.image_size))
     return min(count, data.train_limit or count), shape, classes

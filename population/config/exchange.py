@@ -100,7 +100,7 @@ class GraftConfig:
     """noise: the scion's standard deviation is this to the power of the epoch, in (0, 1)."""
     reference: bool = False
     """As published: half-open cells, alpha rounded to two decimals, num_batches_tracked blended and truncated; at level
-    filter, for plain chains of convolutions with batch norms, batch norm blended once for each channel."""
+    filter, for convolutions that each read what the one before makes, batch norm blended once for each channel."""
 
     def __post_init__(self) -> None:
         one_of(self.scion, Literal["external", "internal", "noise"], "graft.scion")
@@ -122,6 +122,8 @@ class GraftConfig:
             published = self.criterion == "batch_norm" and self.crossing == "product"
             told = "be given with criterion batch_norm and crossing product at level filter, as published"
             require(published or not self.reference, "graft.reference", told, self.reference)
+            is_blended = self.batch_norm == "blend" or not self.reference
+            require(is_blended, "graft.batch_norm", "be blend with graft.reference at level filter", self.batch_norm)
         if self.scion != "external":
             self._check_own()
         is_plain = self.level == "layer" and self.alignment == "none"
@@ -137,6 +139,7 @@ class GraftConfig:
         require(self.level == "layer", "graft.level", told.format("layer"), self.level)
         require(self.alignment == "none", "graft.alignment", told.format("none"), self.alignment)
         require(self.momentum != "blend", "graft.momentum", told.format("keep or reset"), self.momentum)
+        require(self.batch_norm == "blend", "graft.batch_norm", told.format("blend"), self.batch_norm)
         is_ranked = self.scion == "noise" or self.criterion in ("entropy", "l1")
         require(is_ranked, "graft.criterion", told.format("entropy or l1"), self.criterion)
 

@@ -51,7 +51,7 @@ class DataConfig:
     """Part of the training images held out, in [0, 0.5]; they choose checkpoints and soups. 0: the last one is kept."""
     image_size: ImageSize | None = None
     """Pixels a side: images are scaled to it and their center cut out; or height and width: they are scaled to that as
-    a whole. None: as found (they must then be of one size)."""
+    a whole. None: as found (they must then be of one size); of streamed images 224."""
     train_limit: int | None = None
     """Training images used at most, evenly from the classes, before validation images are held out; None: all."""
     test_limit: int | None = None

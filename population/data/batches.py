@@ -33,8 +33,6 @@ class Pass:
     """Pixels that a crop may shift an image by; 0: no crop."""
     mirror: bool = False
     """Mirror half of the images."""
-    resized: bool = False
-    """Crops of random size and shape, scaled to the wanted size: of images that are decoded as they are needed."""
 
 
 class Batches(Protocol):

@@ -107,7 +107,14 @@ class StreamSplits:
         if images is None or len(indices) == 0:
             return None
         size = self.config.image_size or STREAMED_SIZE
-        return StreamBatches(images, indices, image_size=size, workers=self.config.workers, device=device)
+        return StreamBatches(
+            images,
+            indices,
+            image_size=size,
+            resizes=self.config.augmentation == "imagenet",
+            workers=self.config.workers,
+            device=device,
+        )
 
     def labels(self, part: str) -> Array:
         """Of a part's images, shape (images,); empty where it has none."""

@@ -34,12 +34,14 @@ class StreamBatches:
         indices: np.ndarray,
         *,
         image_size: ImageSize,
+        resizes: bool,
         workers: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Args: images; indices of those that belong to this split; pixels; loader processes; device."""
+        """Args: images; indices of those that belong to this split; pixels; whether training crops have random sizes
+        and shapes, and the others a margin, as for ImageNet; loader processes; device."""
         self._images, self._indices = images, indices
-        self._size, self._workers = image_size, workers
+        self._size, self._resizes, self._workers = image_size, resizes, workers
         self._device = torch.device(device)
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class StreamBatches:
 
     def epoch(self, wanted: Pass) -> Iterator[Batch]:
         order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size :]
-        steps: list[nn.Module] = [v2.RandomResizedCrop(self._size, antialias=True)] if wanted.resized else self._whole()
+        steps: list[nn.Module] = [v2.RandomResizedCrop(self._size, antialias=True)] if self._resizes else self._whole()
         if wanted.padding:
             steps.append(v2.RandomCrop(height_and_width(self._size), padding=wanted.padding))
         if wanted.mirror:
@@ -56,13 +58,15 @@ class StreamBatches:
         yield from self._load(order, wanted.batch_size, transform=train, seed=wanted.augment_seed + wanted.epoch)
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
-        """Resized to 8/7 of the size, the center cut out; to height and width as a whole where both are given."""
+        """Each image scaled without chance."""
         yield from self._load(self._indices, batch_size, transform=v2.Compose(self._whole()), seed=0)
 
     def _whole(self) -> list[nn.Module]:
-        """Scaling without chance."""
+        """To the size and the center cut out, with a margin of a seventh as for ImageNet; to height and width as a
+        whole where both are given."""
         if isinstance(self._size, int):
-            return [v2.Resize(self._size * 8 // 7, antialias=True), v2.CenterCrop(self._size)]
+            scaled = self._size * 8 // 7 if self._resizes else self._size
+            return [v2.Resize(scaled, antialias=True), v2.CenterCrop(self._size)]
         return [v2.Resize(self._size, antialias=True)]
 
     def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
