@@ -174,6 +174,13 @@ def four_networks(data: DataConfig, epochs: int) -> Comparison:
                 told="the same; old scions brought forward, and counting for less",
                 config=dataclasses.replace(grafting, age=BOTH),
             ),
+            Arm(
+                name="grafting-async, compensated, aged, all to all",
+                told="the same from all three others at once: the mean of the blends",
+                config=dataclasses.replace(
+                    grafting, age=BOTH, topology=TopologyConfig(name="complete"), exchange=ExchangeConfig(donors=3)
+                ),
+            ),
             Arm(name="papa-async", told="PAPA, all to all", config=papa(grafting)),
         ),
         baseline="independent",
