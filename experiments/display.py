@@ -68,7 +68,8 @@ def status_table(status: RunStatus) -> Table:
 
 def _cells(network: NetworkStatus, epochs: int) -> tuple[str, ...]:
     age = "" if network.age_intervals is None else f"{network.age_intervals:.1f} / {network.age_seconds or 0:.1f} s"
-    state = network.state if network.outcome in ("", "grafted", "off") else f"{network.state} ({network.outcome})"
+    is_plain = network.outcome in ("", "grafted", "off") or network.state == "done"
+    state = network.state if is_plain else f"{network.state} ({network.outcome})"
     return (
         str(network.network),
         f"{network.epoch:.1f}/{epochs}",

@@ -46,8 +46,8 @@ METRICS = pa.schema(
     ]
 )
 """validation_*: as `population.evaluation.Scores`, null where an interval was not judged or its task has no such score;
-outcome: 'grafted', 'kept' (the rule took nothing), 'off', or the refusal's name; grafts: taken so far; time: seconds of
-the host's clock."""
+outcome: 'grafted', 'kept' (the rule took nothing; in async also the last interval), 'off', or the refusal's name;
+grafts: taken so far; time: seconds of the host's clock."""
 
 GRAFTS = pa.schema(
     [

@@ -1,7 +1,8 @@
 """One network's life, written once: without Ray, processes or a clock of its own.
 
 A `Trainer` trains interval after interval. Whoever runs it, an actor, the simulator or a test, is its `Host`. The order
-within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit.
+within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit; where nobody
+waits, the last interval has no pull and no graft, since nobody would train what they bring.
 
 Longer than other files: host, report and trainer are one conversation, and the order is best read in one piece.
 """
@@ -31,7 +32,7 @@ from population.history import TABLES
 from population.layers import GraftUnit, check_finite, convolution_units, entries, graft_units, load_entries
 from population.optimization import load_optimizer, make_optimizer, optimizer_tensors, running_averages
 from population.random_state import RandomState
-from population.report import OFF, Report
+from population.report import KEPT, OFF, Report
 from population.schedule import Schedule, base_learning_rate
 from population.seeds import generator, leaf
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
@@ -183,7 +184,8 @@ class Trainer:
             clock = _Stopwatch(host)
             as_before = dataclasses.replace(progress), self._random.tensors()
             self._complete_interval()
-            host.prepare(self.origin(host.now()))
+            if not self._ends_alone:
+                host.prepare(self.origin(host.now()))
             is_judged = self.schedule.is_evaluated(progress.interval)
             with self._random:
                 scores = self._evaluate() if is_judged else None
@@ -195,7 +197,7 @@ class Trainer:
             report = self._report(seconds, scores)
             yield report, snapshot
             seconds["publish"] = clock.lap()
-            found = host.pull(origin) if snapshot is not None else ()
+            found = host.pull(origin) if snapshot is not None and not self._ends_alone else ()
             seconds["pull"] = clock.lap()
             if found is Refusal.STOPPING:
                 # The interval stays open: a network that goes on evaluates, publishes and exchanges first.
@@ -206,7 +208,7 @@ class Trainer:
             if is_judged:
                 self._note_best()
                 self._note_filters(origin, snapshot)
-            outcome = self._exchange(found, origin, snapshot, host.now())
+            outcome = KEPT if self._ends_alone else self._exchange(found, origin, snapshot, host.now())
             found = ()
             seconds["graft"] = clock.lap()
             report = dataclasses.replace(
@@ -427,6 +429,12 @@ class Trainer:
         if progress.score is not None and (progress.best_score is None or progress.score >= progress.best_score):
             progress.best_score, progress.best_interval = progress.score, progress.interval
             self._best = _copies(entries(self._judged))
+
+    @property
+    def _ends_alone(self) -> bool:
+        """Whether this interval's exchange is left out: after the last nobody would train what it brings. The papers'
+        protocol has it all the same."""
+        return self._exchanger is not None and self.is_finished and self.config.mode == "async"
 
     @property
     def publishes(self) -> bool:

@@ -105,7 +105,7 @@ def test_straggler_costs_the_others_nothing_and_halts_them_in_lockstep() -> None
 def test_a_straggler_is_refused_when_it_trails_too_far_and_the_next_one_is_asked() -> None:
     config = config_of(3, schedule=ScheduleConfig(epochs=8, batch_size=32), age=AgeConfig(limit_intervals=1.0))
     result = simulate(config, step_seconds={0: 8.0})
-    late = [line for line in result.ledger if line.network == 1 and line.interval >= 4]
+    late = [line for line in result.ledger if line.network == 1 and 4 <= line.interval < 8]
     assert {line.scion for line in late} == {2}
     assert all(line.outcome == "grafted" for line in late)
 
@@ -113,7 +113,7 @@ def test_a_straggler_is_refused_when_it_trails_too_far_and_the_next_one_is_asked
 def test_snapshots_under_way_arrive_late() -> None:
     result = simulate(config_of(2), post_seconds=STEPS - 0.5)
     versions = {line.interval: line.version for line in result.ledger if line.network == 1}
-    assert versions == {1: None, 2: 1, 3: 2, 4: 3}
+    assert versions == {1: None, 2: 1, 3: 2, 4: None}
 
 
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
@@ -160,7 +160,7 @@ def test_an_untrained_newcomer_donates_nothing() -> None:
 def test_a_leaver_finishes_its_interval_and_the_ring_closes() -> None:
     result = simulate(config_of(3), events=[Leave(seconds=4.0, network=1)])
     assert [report.origin.interval for report in result.reports[1]] == [1, 2]
-    late = [line for line in result.ledger if line.network == 2 and line.interval == 4]
+    late = [line for line in result.ledger if line.network == 2 and line.interval == 3]
     assert late[0].scion == 0
 
 
@@ -179,7 +179,7 @@ def test_lockstep_waits_no_longer_than_its_deadline() -> None:
 
 def test_population_of_one_trains_and_says_why_it_takes_nothing() -> None:
     result = simulate(config_of(1))
-    assert [line.outcome for line in result.ledger] == ["no_neighbor"] * 4
+    assert [line.outcome for line in result.ledger] == ["no_neighbor"] * 3 + ["kept"]
 
 
 def test_simulator_drives_the_same_classes_as_the_actors() -> None:

@@ -30,6 +30,7 @@ from population import (
     Trainer,
 )
 from population.checkpoint import Checkpoint
+from population.config import Mode
 from population.errors import CheckpointError, ConfigError, NotFiniteError, StructureError
 from population.layers import entries, is_private
 from population.seeds import leaf
@@ -108,7 +109,7 @@ def test_a_network_learns_and_reports_every_interval() -> None:
     assert host.reports[-1].train_loss < host.reports[0].train_loss
     assert host.reports[-1].validation_accuracy is not None and host.reports[-1].validation_accuracy > 0.8
     assert all(report.images == 88 for report in host.reports)
-    assert {report.outcome for report in host.reports} == {"nothing_yet"}
+    assert [report.outcome for report in host.reports] == ["nothing_yet"] * 3 + ["kept"]
     assert [c.id.interval for c in host.checkpoints] == [1, 2, 3, 4]
     assert [row["interval"] for c in host.checkpoints for row in c.rows["metrics"]] == [1, 2, 3, 4]
 
@@ -163,7 +164,7 @@ def test_run_that_stops_before_the_exchange_exchanges_first_when_it_goes_on() ->
     resumed = Hand(lambda own: scion)
     live(second, resumed)
     assert_equal(weights(whole), weights(second))
-    assert [r.outcome for r in resumed.reports] == ["grafted"] * 3
+    assert [r.outcome for r in resumed.reports] == ["grafted", "grafted", "kept"]
     assert second.origin().trained_intervals == whole.origin().trained_intervals
 
 
@@ -261,7 +262,7 @@ def test_a_graft_is_recorded_layer_by_layer() -> None:
     scion = live(new_trainer(config, network=1), Hand())[0]
     trainer, host = new_trainer(config), Hand(lambda own: scion if own.interval == 2 else Refusal.TOO_OLD)
     live(trainer, host)
-    assert [report.outcome for report in host.reports] == ["too_old", "grafted", "too_old", "too_old"]
+    assert [report.outcome for report in host.reports] == ["too_old", "grafted", "too_old", "kept"]
     rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
     assert [row["layer"] for row in rows] == [unit.name for unit in trainer.units]
     row = rows[0]
@@ -276,7 +277,7 @@ def snapshot_of(trainer: Trainer, host: Hand) -> Snapshot:
 
 
 def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
-    config = small_config(schedule=ScheduleConfig(epochs=1, batch_size=32))
+    config = small_config(schedule=ScheduleConfig(epochs=2, batch_size=32))
     good = snapshot_of(new_trainer(config, network=1), Hand())
     poisoned = good.buffer.copy()
     thaw(poisoned, good.layout)["layer1.0.bn1.running_var"][0] = torch.nan
@@ -289,15 +290,39 @@ def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
         "late": Refusal.LATE,
     }
     for name, scion in cases.items():
-        trainer, host = new_trainer(config), Hand(lambda own, scion=scion: scion)
-        published = live(trainer, host)
+        host = Hand(lambda own, scion=scion: scion)
+        published = live(new_trainer(config), host)
         assert host.reports[0].outcome == name
         assert host.reports[0].grafts == 0
-        assert torch.equal(published[0].state()["conv1.weight"], weights(trainer)["conv1.weight"])
+        kept = host.checkpoints[0].model
+        assert torch.equal(published[0].state()["conv1.weight"], kept["conv1.weight"])
     information = dataclasses.replace(good, information=(float("nan"), *good.information[1:]))
     host = Hand(lambda own: information)
     live(new_trainer(config), host)
     assert host.reports[0].outcome == "not_finite"
+
+
+@pytest.mark.parametrize("mode", ["async", "lockstep"])
+def test_after_the_last_interval_nothing_is_taken_in_but_behind_the_barrier(mode: Mode) -> None:
+    config = small_config(mode=mode, age=AgeConfig(limit_intervals=9))
+    scion = snapshot_of(new_trainer(config, network=1), Hand())
+    asked: list[int] = []
+
+    def pull(own: Origin) -> Snapshot:
+        asked.append(own.interval)
+        return scion
+
+    host, trainer = Hand(pull), new_trainer(config)
+    published = live(trainer, host)
+    assert len(published) == 4, "others take the last weights all the same"
+    evaluated, last = published[-1].state(), weights(trainer)
+    if mode == "async":
+        assert asked == [1, 2, 3] and host.prepared.interval == 3
+        assert [report.outcome for report in host.reports] == ["grafted"] * 3 + ["kept"]
+        assert all(torch.equal(last[name], tensor) for name, tensor in evaluated.items())
+    else:
+        assert asked == [1, 2, 3, 4] and host.reports[-1].outcome == "grafted"
+        assert not torch.equal(last["conv1.weight"], evaluated["conv1.weight"])
 
 
 def test_the_scions_buffer_is_only_read() -> None:
@@ -307,7 +332,7 @@ def test_the_scions_buffer_is_only_read() -> None:
     before = scion.buffer.copy()
     host = Hand(lambda own: scion)
     live(new_trainer(config), host)
-    assert host.reports[-1].grafts == 4
+    assert host.reports[-1].grafts == 3
     assert np.array_equal(before, scion.buffer)
 
 
@@ -334,17 +359,18 @@ def test_age_lowers_the_scions_part_and_raises_what_is_kept_of_training() -> Non
 def test_momentum_after_a_graft(momentum, optimizer) -> None:
     config = small_config(
         graft=GraftConfig(momentum=momentum),
-        schedule=ScheduleConfig(epochs=1, batch_size=32),
+        schedule=ScheduleConfig(epochs=2, batch_size=32),
         optimizer=OptimizerConfig(name=optimizer, learning_rate=0.01),
     )
     slot = "momentum_buffer" if optimizer == "sgd" else "exp_avg_sq"
     donor, alone = new_trainer(config, network=1), new_trainer(config)
     scion, host = snapshot_of(donor, Hand()), Hand()
     live(alone, host)
-    own = host.checkpoints[-1].tensors[f"optimizer.{slot}.conv1.weight"]
+    own = host.checkpoints[0].tensors[f"optimizer.{slot}.conv1.weight"]
     grafting = Hand(lambda _: scion)
     live(new_trainer(config), grafting)
-    tensors, alpha = grafting.checkpoints[-1].tensors, grafting.checkpoints[-1].rows["grafts"][0]["alpha"]
+    first = grafting.checkpoints[0]
+    tensors, alpha = first.tensors, first.rows["grafts"][0]["alpha"]
     if momentum == "reset":
         assert not any(name.startswith("optimizer.") for name in tensors)
     elif momentum == "keep":

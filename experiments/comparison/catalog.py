@@ -33,7 +33,7 @@ def usual_data(name: str, *, train: str | None, test: str | None, query: str | N
 
 
 def trial(asked: Comparison) -> Comparison:
-    """The same arms for two steps of a few images and one exchange, from random weights: whether all of it runs.
+    """The same arms for two steps of a few images and an exchange, from random weights: whether all of it runs.
 
     Raises:
         ConfigError: there are no test images, and none are held out of so few.
@@ -48,6 +48,8 @@ def trial(asked: Comparison) -> Comparison:
             config.data, train_limit=2 * TRIAL_BATCH, test_limit=TRIAL_TEST_IMAGES, validation=0.0
         )
         schedule = dataclasses.replace(config.schedule, epochs=1, batch_size=TRIAL_BATCH, warmup_epochs=0)
+        if config.mode == "async":  # the last interval has no exchange
+            schedule = dataclasses.replace(schedule, interval_steps=1)
         network = dataclasses.replace(config.network, weights=None)
         return dataclasses.replace(
             arm, config=dataclasses.replace(config, data=data, schedule=schedule, network=network)
