@@ -26,6 +26,7 @@ from population.config import (
 from population.criteria import layer_information
 from population.exchange import Arrival, ExchangeRule, Rootstock, Taken, exchange_rule
 from population.grafting import GraftResult, LayerGraft, adaptive_weight, graft
+from population.host import Host
 from population.information import (
     differential_entropy,
     filter_entropy,
@@ -44,7 +45,7 @@ from population.snapshot import Origin, Snapshot
 from population.staleness import Age, aged, freshness
 from population.task import ImageClassification, Task
 from population.topology import donors, neighbors
-from population.training import Host, Trainer
+from population.training import Trainer
 
 __all__ = [
     "Age",

@@ -4,7 +4,8 @@ A `Trainer` trains interval after interval. Whoever runs it, an actor, the simul
 within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit; where nobody
 waits, the last interval has no pull and no graft, since nobody would train what they bring.
 
-Longer than other files: host, report and trainer are one conversation, and the order is best read in one piece.
+Longer than other files: steps, judging, exchange, saving and resuming share the network, its optimizer, its counters
+and its random states, and apart they would hand these to and fro; the order is best read in one piece.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from population.exchange import Exchanger, exchange_rule, graft_rows, training_b
 from population.filters import filter_rows
 from population.grafting import STATISTICS
 from population.history import TABLES
+from population.host import Host, Stopwatch
 from population.layers import GraftUnit, check_finite, convolution_units, entries, graft_units, load_entries
 from population.optimization import load_optimizer, make_optimizer, optimizer_tensors, running_averages
 from population.random_state import RandomState
@@ -38,34 +40,6 @@ from population.seeds import generator, leaf
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
 from population.staleness import Age
 from population.task import Task
-
-
-class Host(Protocol):
-    """Whoever runs a trainer."""
-
-    def now(self) -> float:
-        """Seconds of the host's clock; virtual in the simulator."""
-        ...
-
-    def stepped(self) -> bool:
-        """Called after every step: whether to go on. False ends the life with a checkpoint within the interval."""
-        ...
-
-    def continues(self) -> bool:
-        """Called after every interval's graft: whether to begin another. False ends the life with a checkpoint."""
-        ...
-
-    def prepare(self, own: Origin) -> None:
-        """The interval's steps are done: a scion may be asked for, so that it is there when it is pulled."""
-        ...
-
-    def pull(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
-        """The newest admissible scions, nearest donor first, at most exchange.num_donors; or why there is none."""
-        ...
-
-    def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
-        """The interval is over. The checkpoint's tensors are copies, the host's to keep; None where none is due."""
-        ...
 
 
 @dataclass
@@ -181,7 +155,7 @@ class Trainer:
             if not is_whole:
                 host.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
                 return
-            clock = _Stopwatch(host)
+            clock = Stopwatch(host)
             as_before = dataclasses.replace(progress), self._random.tensors()
             self._complete_interval()
             if not self._ends_alone:
@@ -192,7 +166,9 @@ class Trainer:
             progress.score = scores.score if scores else progress.score
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(host.now())
-            snapshot = self.snapshot(origin.made_seconds) if self.publishes else self._unpublished()
+            snapshot = self.snapshot(origin.made_seconds) if self.publishes else None
+            if snapshot is None:
+                self._check_finite()
             seconds["freeze"] = clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot
@@ -332,15 +308,15 @@ class Trainer:
         return loss.detach(), correct
 
     @property
-    def _judged(self) -> nn.Module:
-        """The network that is judged and saved as the best: the mean of its weights where one is kept and has begun."""
-        return self._average.module if self._average is not None and self._average.has_begun else self.module
+    def _mean(self) -> WeightAverage | None:
+        """The mean of its weights where one is kept and has begun: judged, and saved as the best, in their place."""
+        return self._average if self._average is not None and self._average.has_begun else None
 
     def _evaluate(self) -> Scores | None:
-        if self._average is None or not self._average.has_begun:
+        if self._mean is None:
             return self.task.validate(self._forward)
-        self._average.settle(self.task.statistics_images())
-        return self.task.validate(self._average.module)
+        self._mean.settle(self.task.statistics_images())
+        return self.task.validate(self._mean.module)
 
     def _complete_interval(self) -> None:
         progress = self._progress
@@ -362,14 +338,12 @@ class Trainer:
             origin=self.origin(now), information=information, buffer=self._freezer.buffer(), layout=self.layout
         )
 
-    def _unpublished(self) -> None:
+    def _check_finite(self) -> None:
         """Weights that nobody takes are looked at all the same; other buffers may hold what they like."""
         trained = {*self._names.values()}
-        state = {
-            key: value for key, value in entries(self.module).items() if key in trained or key.endswith(STATISTICS)
-        }
+        state = entries(self.module)
         with self._named(self.interval):
-            check_finite(state)
+            check_finite(state, but={key for key in state if key not in trained and not key.endswith(STATISTICS)})
 
     @contextlib.contextmanager
     def _named(self, interval: int) -> Iterator[None]:
@@ -428,7 +402,7 @@ class Trainer:
         progress = self._progress
         if progress.score is not None and (progress.best_score is None or progress.score >= progress.best_score):
             progress.best_score, progress.best_interval = progress.score, progress.interval
-            self._best = _copies(entries(self._judged))
+            self._best = _copies(entries(self._mean.module if self._mean else self.module))
 
     @property
     def _ends_alone(self) -> bool:
@@ -520,17 +494,6 @@ class Trainer:
         if self._blends_momentum:
             state |= {f"{slot}.{name}": tensor for slot, name, tensor in self._averages()}
         return state
-
-
-class _Stopwatch:
-    """Laps on the host's clock."""
-
-    def __init__(self, host: Host) -> None:
-        self._host, self._last = host, host.now()
-
-    def lap(self) -> float:
-        before, self._last = self._last, self._host.now()
-        return self._last - before
 
 
 def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ def vectors() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def photos() -> Path:
     if not (SHARED_DATA / "cifar10-train-10k.parquet").exists():
-        pytest.skip("real photographs lie beside the checkout, since they are not ours to commit; here are none")
+        pytest.skip("no photographs beside the checkout")  # they are not ours to commit; two tests ask for them
     return SHARED_DATA
 
 

@@ -176,8 +176,9 @@ def test_what_cannot_be_followed_is_a_named_error(network: nn.Module, message: s
 class Scaled(nn.Module):
     """Channels that torch.fx cannot follow: scaled by a parameter of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel_groups: Any = None) -> None:
         super().__init__()
+        self.channel_groups = channel_groups
         self.first, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
         self.scale = nn.Parameter(torch.linspace(0.5, 2.0, 6).reshape(1, 6, 1, 1))
         self.gain, self.grouped = nn.Parameter(torch.ones(6, 1, 1)), nn.Conv2d(6, 6, 1, groups=2)
@@ -198,11 +199,10 @@ GROUP = (
 
 @torch.no_grad()
 def test_channels_that_cannot_be_followed_may_be_declared() -> None:
-    network = Scaled().eval()
-    network.norm.weight.copy_(torch.linspace(-1.0, 1.0, 6))
     with pytest.raises(ConfigError, match=r"mul: it uses scale; the network may declare its channel_groups"):
-        find_channels(network, (3, 8, 8))
-    network.channel_groups = (GROUP,)  # type: ignore[assignment]
+        find_channels(Scaled(), (3, 8, 8))
+    network = Scaled(channel_groups=(GROUP,)).eval()
+    network.norm.weight.copy_(torch.linspace(-1.0, 1.0, 6))
     channels = find_channels(network, (3, 8, 8))
     assert channels.num_classes == 6 and channels.kinds == (tuple(range(6)),)
     assert all(channels.scales[c] == (("norm.weight", c),) for c in range(6))

@@ -288,6 +288,10 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
     assert (tmp_path / "layers.png").stat().st_size > 5_000 and "![layers](layers.png)" in told
     assert "| arm | at 1 s, % | at 2 s, % | at 3 s, % | at 4 s, % | first" in told
     assert "| averaging | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 8.000 ± 0.000 |" in told
+    assert (
+        "| arm | at 1 s | at 2 s | at 3 s | at 4 s |" in told and "Differences to *independent* at these times" in told
+    )
+    assert "| averaging | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 |" in told
     assert (tmp_path / "time.png").stat().st_size > 5_000
     assert (tmp_path / "fusion.png").stat().st_size > 5_000 and "![fusion](fusion.png)" in told
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()

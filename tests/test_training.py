@@ -32,10 +32,10 @@ from population import (
 from population.checkpoint import Checkpoint
 from population.config import Mode
 from population.errors import CheckpointError, ConfigError, NotFiniteError, StructureError
+from population.host import Host
 from population.layers import entries, is_private
 from population.seeds import leaf
 from population.snapshot import Freezer, Origin, layout_of, thaw
-from population.training import Host
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from population.config import (
     AgeConfig,
@@ -112,9 +113,14 @@ def papa(config: RunConfig) -> RunConfig:
     )
 
 
+def _varied(base: RunConfig, name: str, told: str, **changes) -> Arm:
+    """An arm that differs from a configuration."""
+    return Arm(name=name, told=told, config=dataclasses.replace(base, **changes))
+
+
 def _grafting(base: RunConfig, name: str, told: str, **graft) -> Arm:
     """An arm that differs in how it grafts."""
-    return Arm(name=name, told=told, config=dataclasses.replace(base, graft=GraftConfig(**graft)))
+    return _varied(base, name, told, graft=GraftConfig(**graft))
 
 
 def two_networks(data: DataConfig, epochs: int) -> Comparison:
@@ -123,22 +129,12 @@ def two_networks(data: DataConfig, epochs: int) -> Comparison:
     grafting = small(data, size=2, epochs=epochs)
     arms = (
         Arm(name="independent", told="two networks side by side, no exchange", config=alone),
-        Arm(
-            name="grafting-lockstep",
-            told="entropy (eq. 6), A = 0.4, c = 500, the papers' barrier",
-            config=dataclasses.replace(grafting, mode="lockstep"),
+        _varied(
+            grafting, "grafting-lockstep", "entropy (eq. 6), A = 0.4, c = 500, the papers' barrier", mode="lockstep"
         ),
         Arm(name="grafting-async", told="the same, nobody waits", config=grafting),
-        Arm(
-            name="averaging-async",
-            told="alpha = 0.5 (A = 0): no information is asked",
-            config=dataclasses.replace(grafting, graft=GraftConfig(a=0.0)),
-        ),
-        Arm(
-            name="random-alpha-async",
-            told="alpha as spread as with entropy, by chance",
-            config=dataclasses.replace(grafting, graft=GraftConfig(criterion="random")),
-        ),
+        _grafting(grafting, "averaging-async", "alpha = 0.5 (A = 0): no information is asked", a=0.0),
+        _grafting(grafting, "random-alpha-async", "alpha as spread as with entropy, by chance", criterion="random"),
         Arm(
             name="papa-async",
             told="a pull of 1 % toward the mean every 10 steps, falling with the learning rate",
@@ -163,23 +159,26 @@ def four_networks(data: DataConfig, epochs: int) -> Comparison:
         question="The same with four networks on the paper's ring.",
         arms=(
             Arm(name="independent", told="four networks side by side, no exchange", config=alone),
-            Arm(
-                name="grafting-lockstep",
-                told="entropy (eq. 6), A = 0.4, c = 500, ring, the papers' barrier",
-                config=dataclasses.replace(grafting, mode="lockstep"),
+            _varied(
+                grafting,
+                "grafting-lockstep",
+                "entropy (eq. 6), A = 0.4, c = 500, ring, the papers' barrier",
+                mode="lockstep",
             ),
             Arm(name="grafting-async", told="the same, nobody waits; old scions as they come", config=grafting),
-            Arm(
-                name="grafting-async, compensated, aged",
-                told="the same; old scions brought forward, and counting for less",
-                config=dataclasses.replace(grafting, age=BOTH),
+            _varied(
+                grafting,
+                "grafting-async, compensated, aged",
+                "the same; old scions brought forward, and counting for less",
+                age=BOTH,
             ),
-            Arm(
-                name="grafting-async, compensated, aged, all to all",
-                told="the same from all three others at once: the mean of the blends",
-                config=dataclasses.replace(
-                    grafting, age=BOTH, topology=TopologyConfig(name="complete"), exchange=ExchangeConfig(donors=3)
-                ),
+            _varied(
+                grafting,
+                "grafting-async, compensated, aged, all to all",
+                "the same from all three others at once: the mean of the blends",
+                age=BOTH,
+                topology=TopologyConfig(name="complete"),
+                exchange=ExchangeConfig(donors=3),
             ),
             Arm(name="papa-async", told="PAPA, all to all", config=papa(grafting)),
         ),
@@ -227,19 +226,19 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
         name="staleness",
         question="What does a network that is four times slower cost the others, and does age weighting help?",
         arms=(
-            Arm(name="lockstep", told="the barrier", config=dataclasses.replace(async_, mode="lockstep")),
+            _varied(async_, "lockstep", "the barrier", mode="lockstep"),
             Arm(name="async", told="nobody waits; age policy none", config=async_),
-            Arm(
-                name="async, compensated, aged",
-                told="scions brought forward by own training since, age policy polynomial with rate 1.5",
-                config=dataclasses.replace(async_, age=BOTH),
+            _varied(
+                async_,
+                "async, compensated, aged",
+                "scions brought forward by own training since, age policy polynomial with rate 1.5",
+                age=BOTH,
             ),
-            Arm(
-                name="async, aged",
-                told="age policy polynomial, no age limit",
-                config=dataclasses.replace(
-                    async_, age=dataclasses.replace(FADED, rate=0.5, limit_intervals=float(epochs))
-                ),
+            _varied(
+                async_,
+                "async, aged",
+                "age policy polynomial, no age limit",
+                age=dataclasses.replace(FADED, rate=0.5, limit_intervals=float(epochs)),
             ),
         ),
         baseline="lockstep",
@@ -252,10 +251,7 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
     """What an old scion does, and what helps. Three of its arms are table 1's."""
     arms = {arm.name: arm for arm in two_networks(data, epochs).arms}
     async_ = arms["grafting-async"].config
-
-    def arm(name: str, told: str, **changes) -> Arm:
-        return Arm(name=name, told=told, config=dataclasses.replace(async_, **changes))
-
+    arm = partial(_varied, async_)
     same = PopulationConfig(size=2, same_initial_weights=True)
     return Comparison(
         name="delay",

@@ -59,7 +59,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         _others(names, rows),
         _invalid(names, record.rows("filters"), rows),
         _fused(names, record.rows("fusion")),
-        _timed(names, record.rows("curves")) if comparison.is_timed else "",
+        _timed(comparison, names, record.rows("curves")) if comparison.is_timed else "",
         "## Arms",
         "\n".join(f"- **{arm.name}**: {arm.told}" for arm in comparison.arms if arm.name in names),
         _taken(rows),
@@ -128,12 +128,7 @@ def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Ro
         line = [name if len(against_all) == 1 else f"{name} - {against}"]
         for kind in SHOWN:
             mine, theirs = (_values(arm, rows, f"{kind}_{score}") for arm in (name, against))
-            if mine.keys() & theirs.keys():
-                found = paired(mine, theirs, num_comparisons=len(pairs))
-                told = _told(found, sign="+")
-                line.append(f"**{told}**" if found.excludes_zero else told)
-            else:
-                line.append("")
+            line.append(_difference(mine, theirs, num_comparisons=len(pairs)))
         table.append(line)
     to = f" to *{against_all.pop()}*" if len(against_all) == 1 else ""
     told = (
@@ -141,6 +136,15 @@ def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Ro
         "**Bold** where it excludes zero."
     )
     return f"{told}\n\n{_markdown(table)}"
+
+
+def _difference(mine: dict[int, float], theirs: dict[int, float], *, num_comparisons: int) -> str:
+    """Of values by seed, bold where its interval excludes zero; empty where no seed is in both."""
+    if not mine.keys() & theirs.keys():
+        return ""
+    found = paired(mine, theirs, num_comparisons=num_comparisons)
+    told = _told(found, sign="+")
+    return f"**{told}**" if found.excludes_zero else told
 
 
 def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
@@ -225,8 +229,9 @@ def _fused(names: Sequence[str], rows: Sequence[Row]) -> str:
     return f"## How filters are fused\n\nMeans over layers, networks and seeds.\n\n{_markdown(table)}"
 
 
-def _timed(names: Sequence[str], rows: Sequence[Row]) -> str:
-    """Validation accuracy of all networks at quarters of the fastest arm's time, and when networks ended."""
+def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:
+    """Validation accuracy of all networks at quarters of the fastest arm's time, and when networks ended; differences
+    to the baseline."""
     runs: dict[tuple[str, int], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in sorted(rows, key=lambda row: row["time"]):
         runs[row["arm"], row["seed"]][row["network"]].append(row)
@@ -236,21 +241,35 @@ def _timed(names: Sequence[str], rows: Sequence[Row]) -> str:
     whole = min(end[-1] for end in ends.values())
     marks = [whole * quarter / 4 for quarter in (1, 2, 3, 4)]
     table = [["arm", *(f"at {mark:.0f} s, %" for mark in marks), "first network ended, s", "last network ended, s"]]
+    gained = [["arm", *(f"at {mark:.0f} s" for mark in marks)]]
+    reached = {key: [_reached(networks.values(), mark) for mark in marks] for key, networks in runs.items()}
+
+    def at(name: str, place: int) -> dict[int, float]:
+        """By seed, in percent; empty where a network of a run had no evaluation yet."""
+        found = {seed: values[place] for (arm, seed), values in reached.items() if arm == name}
+        known = {seed: 100 * value for seed, value in found.items() if value is not None}
+        return known if len(known) == len(found) else {}
+
+    others = [name for name in names if name != comparison.baseline]
     for name in names:
-        mine = [key for key in runs if key[0] == name]
-        line = [name]
-        for mark in marks:
-            reached = [_reached(runs[key].values(), mark) for key in mine]
-            known = [100 * one for one in reached if one is not None]
-            line.append(_told(interval(known)) if len(known) == len(mine) else "")
+        scores = [at(name, place) for place in range(len(marks))]
+        line = [name, *(_told(interval(list(found.values()))) if found else "" for found in scores)]
         for place in (0, -1):
-            line.append(_told(interval([ends[key][place] for key in mine])))
+            line.append(_told(interval([end[place] for (arm, _), end in ends.items() if arm == name])))
         table.append(line)
+        if name in others:
+            theirs = [at(comparison.baseline, place) for place in range(len(marks))]
+            pairs = zip(scores, theirs, strict=True)
+            gained.append([name, *(_difference(mine, other, num_comparisons=len(others)) for mine, other in pairs)])
     told = (
         "Mean validation accuracy of all networks, each at its newest evaluation by that time (seconds since the first "
         "interval of the run ended); blank where a network had none yet."
     )
-    return f"## By wall time\n\n{told}\n\n{_markdown(table)}"
+    differences = (
+        f"Differences to *{comparison.baseline}* at these times, paired by seed, in points; the interval holds for all "
+        f"{len(others)} arms together (Bonferroni)."
+    )
+    return f"## By wall time\n\n{told}\n\n{_markdown(table)}\n\n{differences}\n\n{_markdown(gained)}"
 
 
 def _reached(networks: Iterable[Sequence[Row]], mark: float) -> float | None:
