@@ -4,8 +4,9 @@ It holds references and small reports, never weights. Its event loop never waits
 networks train on, and its next incarnation, which Ray starts, finds them by name and takes them over.
 
 This file is longer than others: placing, supervising and ending networks share the members, the board and the event
-loop, and apart they would only hand these to and fro. The processes are in crew.py, tasks and waits in background.py,
-what is told of a run in chronicle.py, what is written in records.py.
+loop, and apart they would only hand these to and fro. The processes are in crew.py, newcomers and barriers in gate.py,
+tasks and waits in background.py, what is told of a run in chronicle.py, what is written in records.py, what a run that
+goes on begins with in resuming.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import dataclasses
 import json
 import os
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -26,11 +28,13 @@ from actors.background import Background
 from actors.chronicle import Chronicle
 from actors.cluster import Placement, place
 from actors.crew import Crew, reason_of, result_of
+from actors.gate import Gate
+from actors.resuming import resumable_members, resumed_births
 from actors.spec import Birth, Directive, Event, Facts, Outcome, RunSpec, RunStatus
 from actors.tasks import judge_task, prepare_task
-from population.board import Barrier, Board, Opening, Posting, Refusal
+from population.board import Board, Opening, Posting, Refusal
 from population.checkpoint import CheckpointStore
-from population.errors import InarchError, RunError, StorageError, StructureError
+from population.errors import DataError, InarchError, RunError, StorageError, StructureError
 from population.members import ACTIVE, DONORS, Member, Members, MemberState
 from population.report import Report
 from population.snapshot import Origin
@@ -38,9 +42,13 @@ from population.staleness import age_limit
 from population.storage import Storage
 
 References = list[ray.ObjectRef]
+T = TypeVar("T")
 
 ROOM_SECONDS = 30.0
 """Networks that start while nobody trains have so long until finished networks make room for them."""
+
+RETRY_SECONDS = 2.0
+"""Before what failed is tried again: a storage that is read, a network that is built."""
 
 ENDED = ("finished", "failed")
 """States of a run that is over."""
@@ -57,11 +65,11 @@ class Coordinator:
         self._storage = Storage(spec.folder, deadline_seconds=config.patience.storage_seconds)
         self._members = Members()
         self._board: Board[References] = Board(config.topology, seed=config.seed, kept=2 if self._is_lockstep else 1)
-        self._barrier = Barrier(deadline_seconds=config.patience.barrier_seconds)
+        self._gate: Gate[int | Posting[References]] = Gate(
+            self._members, is_lockstep=self._is_lockstep, deadline_seconds=config.patience.barrier_seconds
+        )
         self._chronicle = Chronicle(spec.name)
         self._crew = Crew(spec)
-        self._outside: set[int] = set()
-        self._joining: dict[int, asyncio.Future[int | Posting[References]]] = {}
         self._background = Background(lambda error: self._fail(f"the coordinator failed: {error!r}"))
         self._knows_members = asyncio.Event()
         self._knows_members.set()
@@ -92,7 +100,7 @@ class Coordinator:
         run = self._spec.name
         if self._spec.is_resumed:
             await asyncio.to_thread(records.check_facts, self._storage, facts, run=run)
-            for member in await asyncio.to_thread(records.resumable_members, self._storage, run=run):
+            for member in await asyncio.to_thread(resumable_members, self._storage, run=run):
                 self._members.restore(member)
         else:
             await asyncio.to_thread(records.write_config, self._storage, self._spec, facts)
@@ -131,7 +139,7 @@ class Coordinator:
         self._state = "stopping"
         self._chronicle.tell("stop", None)
         for network in self._members.active():
-            if self._members[network].state is MemberState.STARTING or network in self._outside:
+            if self._members[network].state is MemberState.STARTING or self._gate.is_outside(network):
                 self._members.move(network, MemberState.STOPPED)
                 self._dismiss(network)
             else:
@@ -178,16 +186,16 @@ class Coordinator:
         if network not in self._members or incarnation != self._members[network].incarnation:
             return Directive.FENCED
         self._chronicle.heard(network)
+        if reports or posting is not None:
+            self._gate.let_in(network)
         if self._members[network].state is MemberState.STALLED:
             self._members.move(network, MemberState.TRAINING)
         if posting is not None:
             self._board.post(posting)
-            if self._is_lockstep:
-                self._barrier.arrive(network, posting.origin.interval, now=time.monotonic())
-                await self._open_barriers()
+            self._gate.arrive(network, posting.origin.interval)
+            await self._open_barriers()
         for report in reports:
             self._chronicle.note(report)
-            self._members.progressed(network)
         await self._background.wake()
         if self._state not in ("starting", "training"):
             return Directive.STOP
@@ -216,11 +224,7 @@ class Coordinator:
         await self._knows_members.wait()
         if incarnation != self._members[network].incarnation:
             raise RunError(f"incarnation {incarnation} of network {network} was replaced")
-        if self._is_lockstep and self._expected():
-            future = self._joining.setdefault(network, asyncio.get_running_loop().create_future())
-            return await asyncio.shield(future)
-        self._outside.discard(network)
-        return self._birth_of(network)
+        return await self._gate.join(network, self._birth_of)
 
     # How a population comes up.
 
@@ -242,18 +246,26 @@ class Coordinator:
     async def _raise_population(self) -> None:
         """Start every member; when population.min_size are placed, those train, and the rest join as they come."""
         starting = [member.id for member in self._members if member.state is MemberState.STARTING]
-        births, at_most = await self._births(starting)
-        founders = [network for network in starting if births[network] != "newcomer"]
+        births = await self._births(starting)
+        founders = [network for network in starting if births[network][0] != "newcomer"]
         needed = min(self._config.population.min_size or self._config.population.size, len(founders))
         if self._is_lockstep:
             needed = len(founders)
-        placing = {n: asyncio.ensure_future(self._place_surely(n, births[n], at_most)) for n in founders}
+        placing = {
+            network: asyncio.ensure_future(self._place_surely(network, *births[network])) for network in founders
+        }
         deadline = time.monotonic() + self._config.patience.start_seconds
         while self._state == "starting":
             done = [network for network in founders if placing[network].done()]
             failed = [network for network in done if placing[network].exception() is not None]
-            if failed:
-                self._fail(f"network {failed[0]} could not start: {reason_of(placing[failed[0]].exception())}")
+            for network in failed:
+                reason = reason_of(placing[network].exception())
+                if self._spec.is_resumed and len(founders) > 1:
+                    founders.remove(network)
+                    needed = min(needed, len(founders))
+                    await self._give_up(network, reason)
+                else:
+                    self._fail(f"network {network} could not start: {reason}")
             if len(done) >= needed or self._state != "starting":
                 break
             if time.monotonic() > deadline:
@@ -277,29 +289,25 @@ class Coordinator:
                 self._members.revive(network)
                 self._background.spawn(self._begin(network, "newcomer"))
         for network in starting:
-            if births[network] == "newcomer":
+            if births[network][0] == "newcomer":
                 self._background.spawn(self._begin(network, "newcomer"))
         self._save()
         await self._finish_if_over()
         await self._background.wake()
 
-    async def _births(self, starting: list[int]) -> tuple[dict[int, Birth], int | None]:
-        """How each member begins; in lockstep also the interval that all who resume have completed."""
+    async def _births(self, starting: list[int]) -> dict[int, tuple[Birth, int | None]]:
+        """How each member begins, and at which interval at most."""
         if not self._spec.is_resumed:
-            return dict.fromkeys(starting, "founder"), None
-        store = CheckpointStore(self._storage)
-        kept = {network: await asyncio.to_thread(store.list, network) for network in starting}
-        births: dict[int, Birth] = {
-            network: "resumed" if kept[network] or self._members[network].is_founder else "newcomer"
-            for network in starting
-        }
-        resumed = [{found.interval for found in kept[n]} | {0} for n in starting if births[n] == "resumed"]
-        return births, max(set.intersection(*resumed)) if self._is_lockstep and resumed else None
+            return dict.fromkeys(starting, ("founder", None))
+        members = [self._members[network] for network in starting]
+        return await asyncio.to_thread(resumed_births, self._storage, members, is_lockstep=self._is_lockstep)
 
     async def _begin(self, network: int, birth: Birth) -> None:
-        """Place a network and let it train."""
+        """Place a network and let it train, unless the run or its membership ended before it could."""
+        if not self._is_wanted(network):
+            return
         if birth == "newcomer":
-            self._outside.add(network)
+            self._gate.keep_out(network)
         try:
             await self._place_surely(network, birth, None)
         except (RayError, InarchError, ValueError) as error:
@@ -307,20 +315,31 @@ class Coordinator:
                 await self._give_up(network, reason_of(error))
             return
         self._save()
-        if self._members[network].state in ACTIVE:
+        if self._is_wanted(network):
             await self._supervise(network)
+        else:
+            self._dismiss(network)
+
+    def _is_wanted(self, network: int) -> bool:
+        """Whether a member is still to train: while it was placed the run may have stopped, or it been sent away."""
+        return self._state in ("starting", "training") and self._members[network].state in ACTIVE
 
     async def _place_surely(self, network: int, birth: Birth, at_most: int | None) -> None:
-        """Place a network; where its process dies before it is built, again, as often as restarts allow."""
+        """Place a network; where its process dies before it is built, again, as often as restarts allow. What its own
+        code raises then is not tried again but for one that has lived: what it lacks, a device or a storage, may come
+        back."""
         while True:
             try:
                 return await self._place(network, birth, at_most)
             except RayActorError as error:
                 member = self._members[network]
                 is_own_fault = getattr(error, "actor_init_failed", False)
-                if is_own_fault or member.state not in ACTIVE or member.restarts >= self._config.population.restarts:
+                if is_own_fault and not (birth == "resumed" and member.restarts):
+                    raise
+                if member.restarts >= self._config.population.restarts or not self._is_wanted(network):
                     raise
                 self._members.revive(network)
+                await asyncio.sleep(RETRY_SECONDS if is_own_fault else 0.0)
 
     async def _place(self, network: int, birth: Birth, at_most: int | None) -> None:
         """Create the actor and wait until its network is built.
@@ -342,7 +361,8 @@ class Coordinator:
                 f"{self._facts.structure}); the network's function must build the same architecture each time"
             )
         self._members.came_up(network)
-        self._chronicle.placed(network, interval=interval, process=process, node=node)
+        if self._chronicle.placed(network, interval=interval, process=process, node=node):
+            self._members.progressed(network)
 
     def _check_room(self, size: int) -> None:
         """Raises ResourceError where the cluster can never place `size` networks."""
@@ -377,12 +397,21 @@ class Coordinator:
             outcome = error
         if self._members[network].incarnation != incarnation or self._state in ENDED:
             return
-        if isinstance(outcome, RayError):
-            await self._lost(network, reason_of(outcome))
-        elif isinstance(outcome, BaseException):
-            await self._give_up(network, reason_of(outcome))
-        else:
+        if isinstance(outcome, Outcome):
             await self._ended(network, outcome)
+        elif self._may_pass(network, outcome):
+            await self._lost(network, reason_of(outcome))
+        else:
+            await self._give_up(network, reason_of(outcome))
+
+    def _may_pass(self, network: int, error: BaseException) -> bool:
+        """Whether a network that ended so may go on from its newest checkpoint: its process died, storage or data could
+        not be read, or its own code failed where it had worked before, as when a device is lost. What inarch found
+        wrong stays wrong, and so does code that never came to an end of an interval."""
+        if isinstance(error, InarchError):
+            return isinstance(error, (StorageError, DataError))
+        has_worked = self._chronicle.interval(network) > 0 or self._members[network].restarts > 0
+        return isinstance(error, RayError) or has_worked
 
     async def _ended(self, network: int, outcome: Outcome) -> None:
         is_leaving = self._members[network].state is MemberState.LEAVING
@@ -404,14 +433,14 @@ class Coordinator:
         """A network's process died: bring it back from its newest checkpoint. The others train on meanwhile."""
         self._chronicle.tell("loss", network, reason=reason)
         self._dismiss(network)
-        self._barrier.forget(network)
         is_leaving = self._members[network].state is MemberState.LEAVING
         self._members.move(network, MemberState.LOST)
         if is_leaving or self._state not in ("starting", "training"):
             self._members.move(network, MemberState.RETIRED if is_leaving else MemberState.STOPPED)
             await self._after_an_end()
         elif self._members[network].restarts >= self._config.population.restarts:
-            await self._give_up(network, f"its process died {self._members[network].restarts + 1} times")
+            times = self._members[network].restarts
+            await self._give_up(network, f"brought back {times} times, it came no further than before: {reason}")
         else:
             member = self._members.revive(network)
             self._chronicle.tell("restart", network, incarnation=member.incarnation)
@@ -434,7 +463,7 @@ class Coordinator:
     def _let_go(self, network: int) -> None:
         """A member is to leave: one that never trained at once, others after their interval."""
         member = self._members[network]
-        if network in self._outside or (member.state is MemberState.STARTING and self._has_begun):
+        if self._gate.is_outside(network) or (member.state is MemberState.STARTING and self._has_begun):
             self._members.move(network, MemberState.RETIRED)
             self._dismiss(network)
             return
@@ -443,10 +472,7 @@ class Coordinator:
 
     def _dismiss(self, network: int, *, is_gentle: bool = False) -> None:
         """End a network's process. Gently, its snapshots stay until the next barrier: others may still take them."""
-        self._outside.discard(network)
-        future = self._joining.pop(network, None)
-        if future is not None:
-            future.cancel()
+        self._gate.forget(network)
         if is_gentle:
             self._crew.end_later(network)
             return
@@ -512,17 +538,19 @@ class Coordinator:
         self._crew.end_leavers()
         self._background.spawn(self._background.wake())
         self._save()
+        if self._spec.is_detached:
+            self._background.spawn(self._end_later())
 
     # How a coordinator that died comes back.
 
     async def recover(self) -> None:
         """Called by the actor itself when Ray brought it back: take the living networks over."""
         try:
-            record = await asyncio.to_thread(records.read_members, self._storage)
+            record = await self._from_storage(records.read_members)
             if record is None:
                 self._fail("the coordinator died before the run had begun")
                 return
-            self._facts = await asyncio.to_thread(records.read_facts, self._storage)
+            self._facts = await self._from_storage(records.read_facts)
             self._placement = records.placement_of(record)
             self._message = record["message"]
             self._read_data()
@@ -532,6 +560,8 @@ class Coordinator:
             if record["state"] in ENDED:
                 self._state = record["state"]
                 await self._read_result()
+                if self._spec.is_detached:
+                    self._background.spawn(self._end_later())
                 return
             self._state = "stopping" if record["state"] == "stopping" else "training"
             known = [member for member in self._members if member.state in ACTIVE | DONORS]
@@ -543,6 +573,18 @@ class Coordinator:
         await asyncio.gather(*(self._take_over(member) for member in known))
         self._background.spawn(self._watch())
         await self._finish_if_over()
+
+    async def _from_storage(self, read: Callable[[Storage], T]) -> T:
+        """What a storage says, asked again while it fails: networks train on meanwhile, and end with a checkpoint when
+        their lease is over."""
+        deadline = time.monotonic() + self._config.patience.start_seconds
+        while True:
+            try:
+                return await asyncio.to_thread(read, self._storage)
+            except StorageError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _read_result(self) -> None:
         with contextlib.suppress(StorageError):
@@ -571,47 +613,30 @@ class Coordinator:
         self._chronicle.placed(member.id, interval=interval, process=process, node=node)
         for posting in postings:
             self._board.post(posting)
-            if self._is_lockstep:
-                self._barrier.arrive(member.id, posting.origin.interval, now=time.monotonic())
+            self._gate.arrive(member.id, posting.origin.interval)
         if report is not None:
             self._chronicle.note(report, is_news=False)
         self._background.spawn(self._supervise(member.id))
 
     # Barriers, heartbeats, the record.
 
-    def _expected(self) -> list[int]:
-        """lockstep: members that will reach the next barrier; newcomers that have not joined are not among them."""
-        return [network for network in self._members.active() if network not in self._outside]
-
     async def _open_barriers(self) -> None:
         """lockstep: open what can be opened, let newcomers in, and wake those who wait."""
         if not self._is_lockstep or self._state != "training":
             return
-        now = time.monotonic()
-        for interval in self._barrier.waiting():
-            if self._barrier.try_open(interval, expected=self._expected(), members=self._members, now=now) is not None:
-                self._board.prune(interval)
-                self._crew.end_leavers()
-                self._let_join()
-        if not self._expected():
-            self._let_join()
+        for interval in self._gate.open(self._birth_of):
+            self._board.prune(interval)
+            self._crew.end_leavers()
         await self._background.wake()
-
-    def _let_join(self) -> None:
-        for network, future in self._joining.items():
-            if not future.done():
-                future.set_result(self._birth_of(network))
-            self._outside.discard(network)
-        self._joining.clear()
 
     async def _pass_barrier(self, asker: Origin) -> Opening | None:
         """Wait for the barrier of an asker's interval; None where the run stops first."""
-        self._barrier.arrive(asker.network, asker.interval, now=time.monotonic())
+        self._gate.arrive(asker.network, asker.interval)
         await self._open_barriers()
         await self._background.until(
-            lambda: bool(self._barrier.opening(asker.interval)) or self._state != "training", seconds=None
+            lambda: bool(self._gate.opening(asker.interval)) or self._state != "training", seconds=None
         )
-        return self._barrier.opening(asker.interval)
+        return self._gate.opening(asker.interval)
 
     async def _watch(self) -> None:
         """Once a second: who is silent, whose barrier has waited too long, what the dashboard shows."""
@@ -619,6 +644,8 @@ class Coordinator:
         while self._state not in ENDED:
             await asyncio.sleep(1.0)
             for member in list(self._members):
+                if member.state is MemberState.DONE and self._chronicle.silent_seconds(member.id) > 3 * lease:
+                    self._dismiss(member.id)
                 if member.state not in (MemberState.TRAINING, MemberState.STALLED, MemberState.LEAVING):
                     continue
                 silent = self._chronicle.silent_seconds(member.id)
@@ -653,6 +680,8 @@ class Coordinator:
         self._background.soon(self._write_members)
 
     async def _write_members(self) -> None:
+        if not len(self._members):  # one that came back and knows nobody yet must not put that on record
+            return
         try:
             await asyncio.to_thread(
                 records.write_members,

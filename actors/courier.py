@@ -90,7 +90,11 @@ class Courier:
         if not (is_free or self._is_lockstep):
             return
         self._forget_old()
-        reference = ray.put(snapshot.buffer)
+        try:
+            reference = ray.put(snapshot.buffer)
+        except RayError as error:  # a full store costs an exchange, not the network
+            self._logger.warning("interval %d was not published: %s", snapshot.origin.interval, error)
+            return
         posting = Posting(origin=snapshot.origin, information=snapshot.information, item=[reference])
         with self._changed:
             self._held.append(posting)
@@ -158,7 +162,8 @@ class Courier:
             self._fetched = None
         self._ask(own)
         with self._changed:
-            while self._fetched is None or self._fetched[1] is Refusal.LATE:
+            # An answer to an earlier interval's question, given up by then, says nothing of this one.
+            while self._fetched is None or self._fetched[0] is not own or self._fetched[1] is Refusal.LATE:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return Refusal.BARRIER_TIMEOUT

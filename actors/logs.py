@@ -17,13 +17,9 @@ class LogFile:
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage, self._relative = storage, f"logs/{name}.log"
-        self._is_local = "://" not in storage.uri
-        if self._is_local:
-            path = Path(storage.path(self._relative))
-            path.parent.mkdir(parents=True, exist_ok=True)
-        else:
-            path = Path(tempfile.mkstemp(prefix="inarch-", suffix=".log")[1])
-        self._path = path
+        path = None if "://" in storage.uri else _made(Path(storage.path(self._relative)))
+        self._is_local = path is not None
+        self._path = path = path or Path(tempfile.mkstemp(prefix="inarch-", suffix=".log")[1])
         self.logger = logging.getLogger(f"inarch.{storage.uri}.{name}")
         self.logger.setLevel(logging.INFO)
         self.logger.propagate = False
@@ -36,3 +32,13 @@ class LogFile:
         if not self._is_local:
             with contextlib.suppress(StorageError):
                 self._storage.write(self._relative, self._path.read_bytes())
+
+
+def _made(path: Path) -> Path | None:
+    """A file that can be written; None where it cannot be: a storage that fails must not end a network over its log."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError:
+        return None
+    return path

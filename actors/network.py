@@ -6,33 +6,37 @@ flags or read what is there, so that they are answered at once while the network
 
 from __future__ import annotations
 
-import concurrent.futures
-import dataclasses
 import os
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayError
 
+from actors.committer import RETRY_SECONDS, Committer
 from actors.courier import Courier, fetch
 from actors.logs import LogFile
 from actors.spec import NAMESPACE, Directive, NetworkSpec, Outcome, coordinator_name, network_name
 from population.board import Posting, Refusal
 from population.checkpoint import Checkpoint, CheckpointStore
 from population.data import Splits
-from population.errors import CheckpointError, StorageError
-from population.history import TABLES
+from population.errors import CheckpointError, RunError, StorageError
 from population.report import Report
 from population.snapshot import Origin, Snapshot
 from population.storage import Storage
 from population.task import ImageClassification
 from population.training import Trainer
 
-RETRY_SECONDS = 2.0
-"""Between attempts to write the last checkpoint to a storage that fails."""
+STORAGE_DEADLINES = 8
+"""Of the storage, one after another: then a network gives up what it wanted of it."""
+
+WATCHES = 20
+"""How often in patience.progress_seconds it is looked at whether training goes on."""
+
+T = TypeVar("T")
 
 
 KEEP_MEMORY = {
@@ -63,12 +67,12 @@ class Network:
         self._storage = Storage(spec.run.folder, deadline_seconds=config.patience.storage_seconds)
         self._log = LogFile(self._storage, f"network-{spec.network}")
         self._checkpoints = CheckpointStore(self._storage, keep=config.checkpoint.keep)
-        self._checkpoints.claim(spec.network, spec.incarnation)
+        self._patiently(lambda: self._checkpoints.claim(spec.network, spec.incarnation))
         task = ImageClassification(config, splits, factory=spec.run.factory, device=device)
         self.trainer = Trainer(task, config, network=spec.network, incarnation=spec.incarnation)
-        self._resumed = self._resume()
+        self._resumed = self._patiently(self._resume)
         self._coordinator = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
-        self._committer = _Committer(self._checkpoints, self._log, deadline_seconds=config.patience.storage_seconds * 8)
+        self._committer = Committer(self._checkpoints, self._log, deadline_seconds=self._storage_patience)
         self._latest: Report | None = None
         self._outcome: Outcome | None = None
         self._failure: Exception | None = None
@@ -87,6 +91,8 @@ class Network:
         self._is_stopping = False
         self._is_leaving = False
         self._is_training = False
+        self._moved_seconds = time.monotonic()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._log.logger.info(
             "network %d, incarnation %d, process %d, device %s, %d threads, interval %d, step %d",
             *(
@@ -117,6 +123,7 @@ class Network:
         if self._failure is not None:
             raise self._failure
         if self._outcome is None:
+            self._moved_seconds = time.monotonic()
             self._is_training = True
             try:
                 self._outcome = self._live()
@@ -153,6 +160,7 @@ class Network:
         return time.time()
 
     def stepped(self) -> bool:
+        self._moved_seconds = time.monotonic()
         if self._step_seconds:
             self._pad_step()
         return not (self._is_stopping or self._courier.is_orphaned or self._courier.directive in _ENDING)
@@ -167,6 +175,7 @@ class Network:
         return self._courier.pull(own)
 
     def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
+        self._moved_seconds = time.monotonic()
         self._latest = report
         if report.outcome:
             self._courier.report(report)
@@ -220,37 +229,77 @@ class Network:
         return Outcome.LEFT if self._is_leaving and not self._is_stopping else Outcome.STOPPED
 
     def _join(self) -> bool:
-        """Ask what to begin with: a network's weights, or a place in the schedule. False: the run is stopping."""
-        config = self._spec.run.config
-        deadline = time.monotonic() + config.patience.barrier_seconds + config.patience.lease_seconds
-        while time.monotonic() < deadline and self.stepped():
+        """Ask what to begin with: a network's weights, or a place in the schedule. In lockstep a barrier has to open
+        first, as long as that takes. False: the run is stopping.
+
+        Raises:
+            RunError: no parent's weights came.
+        """
+        patience = self._spec.run.config.patience
+        deadline: float | None = None
+        while self.stepped():
             call = self._coordinator.join.remote(self._spec.network, self._spec.incarnation)
             try:
-                parent: Any = ray.get(call, timeout=config.patience.barrier_seconds)
+                parent: Any = ray.get(call, timeout=patience.barrier_seconds)
             except (RayError, GetTimeoutError):
-                time.sleep(1.0)
+                time.sleep(RETRY_SECONDS)
                 continue
             self._courier.heard()
             if isinstance(parent, int):
                 self.trainer.start_at(parent)
                 return True
-            found = fetch(parent, self.trainer.layout, seconds=config.patience.pull_seconds)
+            found = fetch(parent, self.trainer.layout, seconds=patience.pull_seconds)
             if not isinstance(found, Refusal):
                 self.trainer.adopt(found)
                 return True
+            deadline = deadline or time.monotonic() + patience.barrier_seconds
+            if time.monotonic() > deadline:
+                raise RunError(f"network {self._spec.network} could not join: its parent's weights were {found.value}")
+            time.sleep(RETRY_SECONDS)
         return False
 
     def _resume(self) -> bool:
         if self._spec.birth == "founder":
             return False
-        newest = self._checkpoints.newest(self._spec.network, at_most_interval=self._spec.at_most_interval)
+        network, at_most = self._spec.network, self._spec.at_most_interval
+        newest = self._checkpoints.newest(network, at_most_interval=at_most)
         if newest is not None:
             self.trainer.resume(newest)
-        elif self._spec.at_most_interval:
-            raise CheckpointError(
-                f"network {self._spec.network} has no readable checkpoint of interval {self._spec.at_most_interval}"
-            )
+        elif at_most or (at_most is None and self._checkpoints.list(network)):
+            where = "" if at_most is None else f" of interval {at_most} or earlier"
+            raise CheckpointError(f"network {network} has checkpoints, but none{where} that can be read")
         return newest is not None
+
+    @property
+    def _storage_patience(self) -> float:
+        return STORAGE_DEADLINES * self._spec.run.config.patience.storage_seconds
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """What storage says, asked again while it fails; what it says for certain, a damaged checkpoint, is told."""
+        deadline = time.monotonic() + self._storage_patience
+        while True:
+            try:
+                return call()
+            except CheckpointError:
+                raise
+            except StorageError as error:
+                self._log.logger.warning("storage failed: %s", error)
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_SECONDS)
+
+    def _watch(self) -> None:
+        """A thread of its own: where training stands still, in a kernel or a read that never ends, nothing but the
+        process's end brings the network back."""
+        patience = self._spec.run.config.patience
+        waits = patience.barrier_seconds + patience.lease_seconds, 2 * self._storage_patience
+        longest = max(patience.progress_seconds, *waits)
+        while True:
+            time.sleep(longest / WATCHES)
+            if self._is_training and time.monotonic() - self._moved_seconds > longest:
+                self._log.logger.critical("network %d stood still for %.0f s", self._spec.network, longest)
+                self._log.sync()
+                os._exit(1)
 
     def _end_if_idle(self) -> None:
         """The lease ran out while nothing trains: end at once. A training network ends after its checkpoint."""
@@ -289,74 +338,6 @@ _ON_RAY: dict[str, Any] = {"concurrency_groups": {"train": 1, "control": 2}}
 
 NetworkActor: Any = ray.remote(**_ON_RAY)(Network)
 """`Network` on Ray."""
-
-
-class _Committer:
-    """Writes checkpoints on a thread of its own, one at a time: training waits only for the one before.
-
-    While storage fails, training goes on, and what could not be written is handed to the next checkpoint: rows and
-    the best weights are not lost. A network gives up when storage has failed for longer than the deadline.
-    """
-
-    def __init__(self, checkpoints: CheckpointStore, log: LogFile, *, deadline_seconds: float) -> None:
-        self._checkpoints, self._log, self._deadline = checkpoints, log, deadline_seconds
-        self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
-        self._under_way: concurrent.futures.Future[bool] | None = None
-        self._unwritten: Checkpoint | None = None
-        self._failing_since: float | None = None
-
-    def commit(self, checkpoint: Checkpoint) -> None:
-        """Begin to write a checkpoint, when the one before is written or has failed.
-
-        Raises:
-            StorageError: storage has failed for too long.
-        """
-        self._wait()
-        self._under_way = self._writer.submit(self._write, checkpoint)
-
-    def settle(self) -> None:
-        """Wait until the last checkpoint is written, and write it again where it failed.
-
-        Raises:
-            StorageError: storage has failed for too long.
-        """
-        self._wait()
-        while self._unwritten is not None:
-            time.sleep(RETRY_SECONDS)
-            self._under_way = self._writer.submit(self._write, self._unwritten)
-            self._wait()
-
-    def finish(self) -> bool:
-        """`settle`; False where a later incarnation had claimed the network."""
-        is_committed = self._wait()
-        self.settle()
-        return is_committed
-
-    def _wait(self) -> bool:
-        under_way, self._under_way = self._under_way, None
-        if under_way is None:
-            return True
-        try:
-            return under_way.result(timeout=self._deadline)
-        except concurrent.futures.TimeoutError:
-            raise StorageError(f"a checkpoint was not written within {self._deadline:g} s") from None
-
-    def _write(self, checkpoint: Checkpoint) -> bool:
-        before = self._unwritten
-        if before is not None and before is not checkpoint:
-            rows = {table: [*before.rows.get(table, ()), *checkpoint.rows.get(table, ())] for table in TABLES}
-            checkpoint = dataclasses.replace(checkpoint, rows=rows, best=checkpoint.best or before.best)
-        try:
-            is_committed = self._checkpoints.commit(checkpoint)
-        except StorageError as error:
-            now = time.monotonic()
-            self._unwritten, self._failing_since = checkpoint, self._failing_since or now
-            self._log.logger.warning("checkpoint %s was not written: %s", checkpoint.id.name, error)
-            if now - self._failing_since > self._deadline:
-                raise
-            return True
-        self._unwritten, self._failing_since = None, None
-        return is_committed
 
 
 def _device(spec: NetworkSpec) -> torch.device:

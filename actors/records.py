@@ -15,7 +15,7 @@ import torchvision
 from actors.cluster import Placement
 from actors.spec import Facts, RunSpec
 from population.config import to_dict
-from population.errors import DataError, RunError, StorageError, StructureError
+from population.errors import DataError, MissingError, StorageError, StructureError
 from population.members import Member, Members, MemberState
 from population.storage import Storage
 
@@ -75,12 +75,20 @@ def write_members(
 
 
 def read_members(storage: Storage) -> dict[str, Any] | None:
-    """The newest record that is whole: state, message, seconds, placement, members (as plain dicts)."""
-    for name in reversed(storage.names("members")):
+    """The newest record that is whole: state, message, seconds, placement, members (as plain dicts); None where none
+    was ever written.
+
+    Raises:
+        StorageError: storage fails, or every record is damaged.
+    """
+    names = storage.names("members")
+    for name in reversed(names):
         try:
             return json.loads(storage.read(f"members/{name}"))
-        except (StorageError, ValueError):
+        except (MissingError, ValueError):  # replaced meanwhile, or half written
             continue
+    if names:
+        raise StorageError(f"none of the members' records in {storage.uri}/members can be read")
     return None
 
 
@@ -92,25 +100,3 @@ def members_of(record: dict[str, Any]) -> list[Member]:
 def placement_of(record: dict[str, Any]) -> Placement | None:
     """What a record says that each network reserves."""
     return None if record["placement"] is None else Placement(**record["placement"])
-
-
-def resumable_members(storage: Storage, *, run: str) -> list[Member]:
-    """The members of a run that goes on: in a new incarnation, about to start. Finished ones start again too while any
-    is unfinished, as donors, and in lockstep with the versions that the others need.
-
-    Raises:
-        RunError: there is no record of them.
-    """
-    record = read_members(storage)
-    if record is None:
-        raise RunError(f"run {run} has no record of its members; it cannot be resumed")
-    members = members_of(record)
-    ended = {MemberState.RETIRED}
-    if all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members):
-        ended.add(MemberState.DONE)
-    return [
-        member
-        if member.state in ended
-        else dataclasses.replace(member, state=MemberState.STARTING, incarnation=member.incarnation + 1, restarts=0)
-        for member in members
-    ]

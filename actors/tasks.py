@@ -7,17 +7,19 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 import torch
 
 from actors.spec import Facts, RunSpec
+from population.averages import WeightAverage
 from population.checkpoint import CheckpointStore
 from population.config import FusionConfig, RunConfig
 from population.cost import cost_of
 from population.data import MemorySplits, Splits
-from population.errors import RunError
+from population.errors import RunError, StorageError
 from population.history import read_table
 from population.judging import Candidate, Parts, judge_together
 from population.networks import NetworkFactory
@@ -94,7 +96,8 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
             continue
         state, score, interval = found
         best.append(Candidate(network=network, state=state, validation_score=score))
-        last.append(Candidate(network=network, state=newest.model, validation_score=newest.training.get("score")))
+        state = WeightAverage.of(newest)
+        last.append(Candidate(network=network, state=state, validation_score=newest.training.get("score")))
         rows.append(
             {
                 "network": network,
@@ -111,12 +114,17 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
     result: dict[str, Any] = {"run": spec.name, "judged_on": part, "networks": rows}
     if parts is not None:
         module = task.build(0)
-        of_best = judge_together(module, best, parts)
-        of_last = judge_together(module, last, parts, with_soups=False)
+        of_best = judge_together(module, _comparable(task, best), parts)
+        of_last = judge_together(module, _comparable(task, last), parts, with_soups=False)
         for row, one, other in zip(rows, of_best.pop("each"), of_last.pop("each"), strict=True):
             row["best"], row["last"] = one, other
         result |= of_best | {"last": of_last}
     return result | {"seconds": seconds, "seconds_by_phase": _phases(storage), "finished": time.time()}
+
+
+def _comparable(task: ImageClassification, candidates: Sequence[Candidate]) -> list[Candidate]:
+    states = task.comparable([one.state for one in candidates])
+    return [dataclasses.replace(one, state=state) for one, state in zip(candidates, states, strict=True)]
 
 
 def _parts(task: ImageClassification) -> tuple[Parts | None, str | None]:
@@ -139,7 +147,10 @@ def prepare_task(spec: RunSpec):
     return prepare(spec)
 
 
-@ray.remote(num_cpus=0, max_retries=3)
+_ON_RAY: dict[str, Any] = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": [StorageError]}
+
+
+@ray.remote(**_ON_RAY)
 def judge_task(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float):
     """`judge` on the cluster, and result.json written. Ray gives a task one thread; training is over by now."""
     torch.set_num_threads(min(JUDGING_THREADS, os.cpu_count() or 1))

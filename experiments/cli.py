@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("inarch: interrupted", markup=False, highlight=False)
         raise SystemExit(130) from None
-    except InarchError as error:
+    except (InarchError, TimeoutError) as error:
         console.print(f"inarch: {error}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
 

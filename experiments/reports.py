@@ -75,7 +75,7 @@ def similarity_over_time(storage: Storage, task: ImageClassification, *, every: 
         return []
     module, rows = task.build(0), []
     for interval in shared[::-every][::-1]:
-        states = [checkpoints.load(network, found[interval]).model for network, found in saved.items()]
+        states = task.comparable([checkpoints.load(network, found[interval]).model for network, found in saved.items()])
         choices = []
         for state in states:
             load_entries(module, state)
@@ -94,7 +94,8 @@ def export_network(path: str, *, what: str, out: str | None) -> tuple[str, str]:
 
     Raises:
         CheckpointError: no network left a checkpoint.
-        ConfigError: the run was of compact networks that a callable made.
+        ConfigError: the run was of compact networks that a callable made, or the soup is of a callable's networks whose
+            channels were matched.
     """
     storage = find_run(path)
     recorded = json.loads(storage.read("config.json"))
@@ -144,13 +145,17 @@ def _open(path: str, network: NetworkFactory | None) -> tuple[Storage, RunSpec, 
 
 def _soup(states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any]) -> dict[str, Tensor]:
     """The mean of weights, with batch norm statistics of its own."""
-    mean = soup(states)
     if recorded["network"] == "callable":
-        return mean
+        if recorded["config"]["graft"]["alignment"] != "none":
+            raise ConfigError(
+                "this run was begun with a callable, without which channels cannot be brought into one order; "
+                "population.alignment.in_one_order and population.evaluation.soup do it with the module at hand"
+            )
+        return soup(states)
     _, spec, _ = _open(path, None)
     task = ImageClassification(spec.config, run_splits(spec.config), begins_trained=False)
     module = task.build(0)
-    load_entries(module, mean)
+    load_entries(module, soup(task.comparable(states)))
     measured = with_statistics(module, task.statistics_images())
     return {name: tensor.clone() for name, tensor in entries(measured).items()}
 

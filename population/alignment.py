@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
-from population.channels import Axis, Channels, moved_along
+from population.channels import Axis, Channels, moved, moved_along
 
 SWEEPS = 6
 """Passes over all kinds of channels, at most; it ends when a pass changes nothing."""
@@ -53,6 +53,13 @@ def align(own: Mapping[str, Tensor], scion: Mapping[str, Tensor], channels: Chan
         if not is_changed:
             break
     return places
+
+
+def in_one_order(states: Sequence[Mapping[str, Tensor]], channels: Channels) -> list[Mapping[str, Tensor]]:
+    """Several networks, each with its channels in the first one's order: what their mean and cosine are of. None
+    computes anything else for it."""
+    first, *others = states
+    return [first, *(moved(dict(other), channels, align(first, other, channels)) for other in others)]
 
 
 def _axes_of(kind: np.ndarray, channels: Channels) -> list[tuple[Axis, np.ndarray]]:

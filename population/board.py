@@ -146,7 +146,7 @@ class Board(Generic[T]):
                 continue
             if posting.origin.structure != asker.structure:
                 reason = Refusal.STRUCTURE
-            elif trail(asker, posting.origin)[0] > limit:
+            elif is_too_old(asker, posting.origin, limit=limit):
                 reason = Refusal.TOO_OLD
             else:
                 return posting
@@ -158,6 +158,14 @@ class Board(Generic[T]):
         others = [donor for donor in donors if donor not in order and donor != network]
         lying = [posting for donor in (*order, *others) if donor in donors and (posting := self.newest(donor))]
         return max(lying, key=lambda posting: posting.origin.interval, default=None)
+
+
+def is_too_old(rootstock: Origin, scion: Origin, *, limit: float) -> bool:
+    """Whether a scion trails by more than `limit` intervals. It is measured against no more training than the
+    rootstock's place in the schedule: a straggler that has taken in what others trained, and trains on top of it, would
+    otherwise outgrow those who have finished, and graft no more."""
+    by_place = round(rootstock.interval - scion.trained_intervals, 6)
+    return min(trail(rootstock, scion)[0], by_place) > limit
 
 
 def trail(rootstock: Origin, scion: Origin) -> tuple[float, float]:
@@ -189,7 +197,8 @@ class Opening:
 class Barrier:
     """lockstep: an interval's exchange opens when every member that is expected has arrived, or at a deadline.
 
-    Membership changes only when a barrier opens: who starts meanwhile is expected from the next one on.
+    Membership changes only when a barrier opens: who starts meanwhile is expected from the next one on. Who was missing
+    at a deadline is late, and no barrier waits for it before it has reached the newest that is open.
     """
 
     def __init__(self, *, deadline_seconds: float) -> None:
@@ -197,10 +206,13 @@ class Barrier:
         self._reached: dict[int, int] = {}
         self._first_seconds: dict[int, float] = {}
         self._open: dict[int, Opening] = {}
+        self._late: set[int] = set()
 
     def arrive(self, network: int, interval: int, *, now: float) -> None:
         """A member completed an interval and posted its version of it."""
         self._reached[network] = max(interval, self._reached.get(network, 0))
+        if interval >= max(self._open, default=0):
+            self._late.discard(network)
         self._first_seconds.setdefault(interval, now)
 
     def forget(self, network: int) -> None:
@@ -210,11 +222,12 @@ class Barrier:
     def try_open(self, interval: int, *, expected: Collection[int], members: Members, now: float) -> Opening | None:
         """Open the barrier if all who are expected have arrived or its deadline has passed; None while it is closed."""
         if interval not in self._open:
-            are_there = all(self._reached.get(network, 0) >= interval for network in expected)
+            missing = {network for network in expected if self._reached.get(network, 0) < interval} - self._late
             is_timed_out = now - self._first_seconds.get(interval, now) >= self._deadline
-            if are_there or is_timed_out:
+            if not missing or is_timed_out:
+                self._late |= missing
                 self._open[interval] = Opening(
-                    is_timed_out=not are_there, members=members.in_topology(), donors=members.donors()
+                    is_timed_out=bool(missing), members=members.in_topology(), donors=members.donors()
                 )
         return self._open.get(interval)
 

@@ -25,7 +25,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from population.errors import CheckpointError, StorageError
+from population.errors import CheckpointError, MissingError, StorageError
 from population.history import TABLES, Rows, to_parquet
 from population.storage import Storage
 
@@ -131,11 +131,14 @@ class CheckpointStore:
         return sorted(int(name) for name in self._storage.names("networks") if name.isdigit())
 
     def newest(self, network: int, *, at_most_interval: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint that can be read; one that is damaged is passed over, None where there is none.
+        """The newest checkpoint that is whole; one that is damaged is passed over, None where there is none.
 
         Args:
             network: Whose.
             at_most_interval: Pass over those with more completed intervals.
+
+        Raises:
+            StorageError: storage fails, which says nothing about what lies there.
         """
         for found in reversed(self.list(network)):
             if at_most_interval is None or found.interval <= at_most_interval:
@@ -150,6 +153,7 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: a file is missing or altered.
+            StorageError: storage fails.
         """
         files = self._files(network, checkpoint)
         best = files.get("best.safetensors")
@@ -178,7 +182,7 @@ class CheckpointStore:
         """Hand in rows of committed checkpoints whose writer died before it could."""
         for network in self.networks():
             for found in self.list(network):
-                with contextlib.suppress(CheckpointError):
+                with contextlib.suppress(StorageError):
                     self._hand_in(network, found, self._files(network, found))
 
     def _hand_in(self, network: int, checkpoint: CheckpointId, files: Mapping[str, bytes]) -> None:
@@ -209,7 +213,7 @@ class CheckpointStore:
         try:
             manifest = json.loads(self._storage.read(f"{folder}/manifest.json"))
             files = {name: self._storage.read(f"{folder}/{name}") for name in manifest}
-        except (StorageError, ValueError) as error:
+        except (MissingError, ValueError) as error:
             raise CheckpointError(f"checkpoint {folder} is incomplete: {error}") from error
         for name, content in files.items():
             if (

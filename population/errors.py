@@ -6,6 +6,7 @@
     ├── StructureError       two networks that must share a structure do not
     ├── NotFiniteError       a weight is NaN or infinite                     (also a ValueError)
     ├── StorageError         a folder or bucket cannot be read or written
+    │   ├── MissingError     a file is not there
     │   └── CheckpointError  a checkpoint is missing, incomplete or altered
     └── RunError             a run cannot be started, found or carried on
         ├── RunExistsError   the name is taken
@@ -41,6 +42,10 @@ class NotFiniteError(InarchError, ValueError):
 
 class StorageError(InarchError):
     """A folder or bucket cannot be read or written."""
+
+
+class MissingError(StorageError):
+    """A file is not there."""
 
 
 class CheckpointError(StorageError):

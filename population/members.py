@@ -52,7 +52,7 @@ class Member:
     state: MemberState = MemberState.STARTING
     is_founder: bool = True
     restarts: int = 0
-    """How often it was brought back since it last completed an interval."""
+    """How often it was brought back since it last began further than before."""
     has_lived: bool = False
     """Whether it ever had a process: what it trained is worth waiting for."""
 
@@ -113,7 +113,7 @@ class Members:
         self._members[network] = replace(self._members[network], has_lived=True)
 
     def progressed(self, network: int) -> None:
-        """A member completed an interval: earlier deaths are forgiven."""
+        """A member came back further than before: earlier deaths are forgiven."""
         if self._members[network].restarts:
             self._members[network] = replace(self._members[network], restarts=0)
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from population.errors import StorageError
+from population.errors import MissingError, StorageError
 
 T = TypeVar("T")
 
@@ -69,7 +69,8 @@ class Storage:
         """The content of a file.
 
         Raises:
-            StorageError: it is not there, or the deadline passed.
+            MissingError: it is not there.
+            StorageError: it cannot be read, or not within the deadline.
         """
 
         def call() -> bytes:
@@ -124,4 +125,5 @@ class Storage:
         except concurrent.futures.TimeoutError:
             raise StorageError(f"storage {self.uri!r} did not {what} within {self._deadline:g} s") from None
         except (OSError, pa.ArrowException) as error:
-            raise StorageError(f"storage {self.uri!r} could not {what}: {error}") from error
+            kind = MissingError if isinstance(error, FileNotFoundError) else StorageError
+            raise kind(f"storage {self.uri!r} could not {what}: {error}") from error

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from population import networks
+from population.alignment import in_one_order
+from population.channel_graph import find_channels
 from population.config import NetworkConfig, RunConfig
 from population.data import Batch, Pass, Splits, load_splits
 from population.distillation import distillation_loss, load_teacher, mutual_loss
@@ -204,6 +206,14 @@ class ImageClassification:
             return None
         self._measure_statistics(network)
         return self._validation.measure.judge(network, self._validation.batches())
+
+    def comparable(self, states: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+        """Networks of a run whose weights may be averaged and compared: as they are, and where grafts matched channels
+        first, which leaves each network its own order, in the first one's."""
+        is_matched = self.config.exchange.rule == "graft" and self.config.graft.alignment != "none"
+        if not is_matched or len(states) < 2:
+            return list(states)
+        return in_one_order(states, find_channels(self.build(0), self.image_shape))
 
     def part(self, name: str) -> Part | None:
         """The images of validation or test and how they judge; None where there are none."""

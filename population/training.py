@@ -31,7 +31,15 @@ from population.filters import filter_rows
 from population.grafting import STATISTICS
 from population.history import TABLES
 from population.host import Host, Stopwatch
-from population.layers import GraftUnit, check_finite, convolution_units, entries, graft_units, load_entries
+from population.layers import (
+    GraftUnit,
+    check_finite,
+    convolution_units,
+    entries,
+    graft_units,
+    load_entries,
+    reference_units,
+)
 from population.optimization import load_optimizer, make_optimizer, optimizer_tensors, running_averages
 from population.random_state import RandomState
 from population.report import KEPT, OFF, Report
@@ -472,7 +480,13 @@ class Trainer:
 
     def _units(self) -> tuple[GraftUnit, ...]:
         """What shares an alpha; with graft.momentum=blend a weight's running averages share the weight's."""
-        units = graft_units(self.module, self.config.graft.units) if self.config.exchange.rule != "none" else ()
+        if self.config.exchange.rule == "none":
+            return ()
+        settings = self.config.graft
+        if settings.reference and settings.level == "layer":
+            units = reference_units(entries(self.module))
+        else:
+            units = graft_units(self.module, settings.units)
         if not self._blends_momentum:
             return units
         averages = [(f"{slot}.{name}", name) for slot, name, _ in self._averages()]

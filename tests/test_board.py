@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from population import Barrier, Board, Members, MemberState, Origin, Posting, PostOutcome, Refusal, TopologyConfig
-from population.board import age_of
+from population.board import age_of, is_too_old
 from population.errors import ConfigError
 
 
@@ -164,6 +164,34 @@ def test_barrier_opens_at_its_deadline_with_a_named_outcome() -> None:
     assert found is not None and found.is_timed_out
 
 
+def test_who_was_missing_at_a_deadline_is_waited_for_again_only_when_it_keeps_pace() -> None:
+    barrier = Barrier(deadline_seconds=10.0)
+    barrier.arrive(0, 1, now=0.0)
+    assert opening(barrier, 1, (0, 1), 10.0) is not None
+    barrier.arrive(0, 2, now=11.0)
+    at_once = opening(barrier, 2, (0, 1), 11.0)
+    assert at_once is not None and not at_once.is_timed_out
+    barrier.arrive(1, 1, now=12.0)
+    barrier.arrive(0, 3, now=13.0)
+    assert opening(barrier, 3, (0, 1), 13.0) is not None, "two intervals behind it still trails"
+    barrier.arrive(1, 3, now=14.0)
+    barrier.arrive(0, 4, now=15.0)
+    assert opening(barrier, 4, (0, 1), 16.0) is None, "it has caught up"
+
+
+def test_who_was_left_behind_before_a_resume_is_waited_for_once() -> None:
+    barrier = Barrier(deadline_seconds=10.0)
+    barrier.arrive(1, 11, now=0.0)
+    barrier.arrive(0, 51, now=0.0)
+    assert opening(barrier, 51, (0, 1), 5.0) is None
+    found = opening(barrier, 51, (0, 1), 10.0)
+    assert found is not None and found.is_timed_out
+    barrier.arrive(1, 30, now=11.0)
+    barrier.arrive(0, 52, now=12.0)
+    at_once = opening(barrier, 52, (0, 1), 12.0)
+    assert at_once is not None and not at_once.is_timed_out
+
+
 def test_ids_are_never_reused_and_ended_members_stay_ended() -> None:
     members = Members()
     first = members.add(is_founder=True)
@@ -195,6 +223,15 @@ def test_revived_member_is_the_next_incarnation() -> None:
     members.move(0, MemberState.LOST)
     member = members.revive(0)
     assert (member.incarnation, member.restarts, member.state) == (2, 1, MemberState.STARTING)
+
+
+def test_a_straggler_that_took_in_more_than_its_place_still_grafts_from_those_who_have_finished() -> None:
+    board: Board[str] = Board(TopologyConfig())
+    board.post(posting(0, 12))
+    found = offer(board, origin(1, 8, trained=18.0), ids=(0, 1), donors=(0, 1), limit=2.0)
+    assert not isinstance(found, Refusal) and found.item == "0@12"
+    assert not is_too_old(origin(1, 14, trained=18.0), found.origin, limit=2.0)
+    assert is_too_old(origin(1, 15, trained=18.0), found.origin, limit=2.0)
 
 
 def test_the_last_bit_of_a_sum_makes_nothing_too_old() -> None:

@@ -25,6 +25,7 @@ from population.alignment import align
 from population.channel_graph import find_channels
 from population.channels import FREE, Channels, declared_channels, moved
 from population.errors import ConfigError
+from population.evaluation import soup
 from population.exchange import Grafting
 from population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
 from population.information import filter_entropy
@@ -372,6 +373,20 @@ def test_alignment_never_makes_networks_less_alike() -> None:
         return sum(float((own[key] * other[key]).sum()) for key in own if key.endswith((".weight", ".bias")))
 
     assert likeness(moved(scion, channels, align(own, scion, channels))) > likeness(scion)
+
+
+def test_networks_that_matched_their_channels_are_averaged_in_one_order() -> None:
+    config = small_config(graft=GraftConfig(alignment="weights"))
+    task = tiny_task(config)
+    network = task.build(0)
+    channels = find_channels(network, task.image_shape)
+    own = {key: value.clone() for key, value in network.state_dict().items()}
+    copies = [own, *(moved(own, channels, shuffled(channels, seed=seed)) for seed in (1, 2))]
+    assert not torch.equal(soup(copies)["conv1.weight"], own["conv1.weight"])
+    for key, value in soup(task.comparable(copies)).items():
+        torch.testing.assert_close(value, own[key], msg=key)
+    unmatched = tiny_task(small_config())
+    assert all(one is other for one, other in zip(unmatched.comparable(copies), copies, strict=True))
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -135,6 +136,16 @@ def test_checkpoint_without_its_manifest_does_not_exist(storage: Storage) -> Non
     storage.delete("networks/0/000002-001/manifest.json")
     newest = store.newest(0)
     assert newest is not None and newest.id.interval == 1
+
+
+def test_storage_that_fails_while_it_is_read_is_no_damage(tmp_path: Path) -> None:
+    store = CheckpointStore(Storage(str(tmp_path / "run")))
+    store.commit(checkpoint(1))
+    (tmp_path / "run/networks/0/000001-001/model.safetensors").unlink()
+    (tmp_path / "run/networks/0/000001-001/model.safetensors").mkdir()
+    with pytest.raises(StorageError) as failure:
+        store.newest(0)
+    assert not isinstance(failure.value, CheckpointError), "it must not be passed over as damaged"
 
 
 @pytest.mark.parametrize("damage", [b"", b"something else"])

@@ -29,7 +29,7 @@ from experiments.comparison import (
     usual_data,
 )
 from experiments.comparison.arms import NONE, papa, small
-from experiments.comparison.record import fingerprint
+from experiments.comparison.record import EDITION, fingerprint
 from experiments.comparison.tables import SHOWN
 from population import (
     AverageConfig,
@@ -228,7 +228,10 @@ def test_a_comparison_runs_goes_on_where_it_was_and_tells_what_it_found(cluster:
     assert {row["arm"] for row in record.rows("filters")} == {"independent", "averaging"}
     layers = record.rows("layers")
     assert len(layers) == 3 * 2 * 7 and all(0 <= row["invalid_0_1"] <= row["invalid_1"] <= 1 for row in layers)
+    firsts = [row["time"] for row in record.rows("curves") if row["epoch"] == 1.0]
+    assert all(0 < seconds < 60 for seconds in firsts), "counted from the beginning of the first interval"
     report = (record.folder / "README.md").read_text()
+    assert "earlier editions" not in report
     assert "| independent | 2 |" in report and "Not run: averaging seed 1." in report
     assert all((record.folder / f"{name}.png").stat().st_size > 5_000 for name in ("accuracy", "filters", "similarity"))
 
@@ -243,6 +246,7 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
             counted = {"images": 1000, "exchanges": 4 * index, "refusals": 0, "train_seconds": 1.5}
             row = {
                 "fingerprint": fingerprint(arm.config),
+                "edition": EDITION if seed else None,
                 "taken_from": "",
                 **scores,
                 **dict.fromkeys(beside, 0.25),
@@ -292,6 +296,7 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
         "| arm | at 1 s | at 2 s | at 3 s | at 4 s |" in told and "Differences to *independent* at these times" in told
     )
     assert "| averaging | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 |" in told
+    assert f"edition 0: independent seed 0; averaging seed 0; edition {EDITION}: independent seeds 1, 2; avera" in told
     assert (tmp_path / "time.png").stat().st_size > 5_000
     assert (tmp_path / "fusion.png").stat().st_size > 5_000 and "![fusion](fusion.png)" in told
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
@@ -300,9 +305,12 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
 def test_a_run_of_the_same_configuration_and_data_is_taken_from_the_record_beside(tmp_path: Path) -> None:
     asked = tiny()
     arm = asked.arms[0]
-    scores = {"fingerprint": fingerprint(arm.config), "taken_from": "", "mean_accuracy": 0.5}
+    scores = {"fingerprint": fingerprint(arm.config), "edition": EDITION, "taken_from": "", "mean_accuracy": 0.5}
     found = {"scores": [scores], "curves": [{"epoch": 1.0}, {"epoch": 2.0}]}
     Record(tmp_path / "one", asked).add("another name", 1, found)
+    earlier = {"scores": [scores | {"edition": EDITION - 1}], "curves": []}
+    Record(tmp_path / "one", asked).add("another name", 2, earlier)
+    assert not Record(tmp_path / "other", asked).borrow("independent", 2), "the same words, of other code"
     other = Record(tmp_path / "other", asked)
     assert not other.borrow("independent", 0) and not other.borrow("averaging", 1) and other.rows("scores") == []
     elsewhere = dataclasses.replace(arm.config, data=dataclasses.replace(DIGITS, train="x/digits.parquet", test="y"))

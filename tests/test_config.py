@@ -9,6 +9,7 @@ import pytest
 from experiments.recipes import RECIPES, recipe
 from population import (
     AgeConfig,
+    AveragingConfig,
     CheckpointConfig,
     DataConfig,
     ExchangeConfig,
@@ -57,6 +58,23 @@ from population.seeds import leaf
             RunConfig,
             {"graft": GraftConfig(scion="noise"), "exchange": ExchangeConfig(donors=2)},
             r"exchange\.donors must not be given with graft\.scion noise",
+        ),
+        (GraftConfig, {"crossing": "mean"}, r"graft\.crossing must be given with graft\.level filter only"),
+        (
+            GraftConfig,
+            {"level": "filter", "criterion": "l1", "units": "matrices"},
+            r"graft\.units must be convolutions",
+        ),
+        (GraftConfig, {"reference": True, "units": "matrices"}, r"graft\.units must be convolutions"),
+        (
+            RunConfig,
+            {"graft": GraftConfig(reference=True), "exchange": ExchangeConfig(donors=2)},
+            r"exchange\.donors must be 1 with graft\.reference",
+        ),
+        (
+            RunConfig,
+            {"exchange": ExchangeConfig(rule="exploit"), "averaging": AveragingConfig(kind="ema")},
+            r"averaging\.kind must be none with exchange\.rule exploit",
         ),
         (ScheduleConfig, {"epochs": 3, "warmup_epochs": 3}, r"schedule\.warmup_epochs must be .* fewer than epochs"),
         (RunConfig, {"mode": "sync"}, "mode must be one of async, lockstep"),

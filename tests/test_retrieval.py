@@ -212,6 +212,7 @@ def test_parquet_has_cameras_and_classes_of_its_own_in_retrieval(tmp_path: Path)
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_population_learns_to_find_digits(cluster: str, tmp_path: Path) -> None:
     config = RunConfig(
         name="finds",

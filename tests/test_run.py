@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -429,6 +430,67 @@ def test_a_run_whose_networks_all_diverge_says_so(begin) -> None:
     run = begin("diverging", optimizer=OptimizerConfig(learning_rate=1e30))
     with pytest.raises(RunError, match="diverged in interval 1"):
         run.wait(seconds=60)
+
+
+class FailsOnce:
+    """A network that fails, or stands still, at a step of its second interval: one of all that are built, once."""
+
+    def __init__(self, mark: Path, *, stands_still: bool) -> None:
+        self.mark, self.stands_still = mark, stands_still
+
+    def __call__(self, num_classes: int) -> torch.nn.Module:
+        network, steps = own_network(num_classes), itertools.count(1)
+
+        def before(module: torch.nn.Module, _: Any) -> None:
+            if module.training and next(steps) == STEPS + 2 and not self.mark.exists():
+                self.mark.touch()
+                if self.stands_still:
+                    time.sleep(3600)
+                raise RuntimeError("the device was lost")
+
+        network.register_forward_pre_hook(before)
+        return network
+
+
+@pytest.mark.slow
+def test_a_network_whose_code_fails_where_it_had_worked_comes_back(begin, tmp_path: Path) -> None:
+    run = begin("fails-once", network=FailsOnce(tmp_path / "mark", stands_still=False), **paced(4, 0.1))
+    told = [(event.kind, event.detail.get("reason", "")) for event in run.events()]
+    assert ("loss", "the device was lost") in told
+    assert sum(kind == "done" for kind, _ in told) == 2
+    assert run.wait(seconds=30).is_complete
+
+
+@pytest.mark.slow
+def test_a_network_that_stands_still_is_ended_and_comes_back(begin, tmp_path: Path) -> None:
+    patience = PatienceConfig(progress_seconds=1.0, barrier_seconds=1.0, storage_seconds=1.0)
+    network = FailsOnce(tmp_path / "mark", stands_still=True)
+    run = begin("stands-still", network=network, **paced(4, 0.1, patience=patience))
+    told = [event.kind for event in run.events()]
+    assert "restart" in told and told.count("done") == 2
+    assert (
+        "stood still"
+        in (Path(run.path) / "logs/network-0.log").read_text() + (Path(run.path) / "logs/network-1.log").read_text()
+    )
+
+
+@pytest.mark.slow
+def test_a_coordinator_that_comes_back_to_a_storage_that_fails_waits_for_it(begin) -> None:
+    run = begin("blind", **paced(80, 0.1))
+    until(lambda: min(intervals(run.status()).values()) >= 2)
+    members, hidden = Path(run.path) / "members", Path(run.path) / "hidden"
+    process = run.status().coordinator_process
+    members.rename(hidden)
+    members.write_text("no folder")
+
+    os.kill(process, signal.SIGKILL)
+    before = until(lambda: (s := run.status()).coordinator_process != process and s)
+    assert before.state == "starting" and not before.networks
+    members.unlink()
+    hidden.rename(members)
+    found = until(lambda: (s := run.status()).state == "training" and len(s.networks) == 2 and s)
+    assert [network.incarnation for network in found.networks] == [1, 1]
+    assert run.wait(seconds=120).is_complete
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import actors.coordinator
+import actors.gate
 import actors.network
 import population.simulator
 from population import (
@@ -110,6 +111,13 @@ def test_a_straggler_is_refused_when_it_trails_too_far_and_the_next_one_is_asked
     assert all(line.outcome == "grafted" for line in late)
 
 
+def test_a_straggler_grafts_from_networks_that_have_finished_until_its_own_end() -> None:
+    result = simulate(config_of(4, schedule=ScheduleConfig(epochs=12, batch_size=32)), step_seconds={0: 4.0})
+    outcomes = [line.outcome for line in result.ledger if line.network == 0]
+    assert outcomes == ["grafted"] * 11 + ["kept"]
+    assert result.reports[0][-1].origin.trained_intervals > 12 + 2, "more than anybody else's, by more than the limit"
+
+
 def test_snapshots_under_way_arrive_late() -> None:
     result = simulate(config_of(2), post_seconds=STEPS - 0.5)
     versions = {line.interval: line.version for line in result.ledger if line.network == 1}
@@ -183,16 +191,18 @@ def test_population_of_one_trains_and_says_why_it_takes_nothing() -> None:
 
 
 def test_simulator_drives_the_same_classes_as_the_actors() -> None:
-    for name in ("Board", "Barrier", "Members", "Posting"):
+    for name in ("Board", "Members", "Posting"):
         assert getattr(population.simulator, name) is getattr(actors.coordinator, name)
+    assert population.simulator.Barrier is actors.gate.Barrier
     for name in ("Trainer", "Report", "Snapshot", "Checkpoint"):
         assert getattr(population.simulator, name) is getattr(actors.network, name)
     config = config_of(2)
     simulator = Simulator(config, lambda: tiny_task(config))
     spec = actors.RunSpec(name="same", folder="/nowhere", config=config)
     coordinator = actors.Coordinator(spec)
-    for part in ("_board", "_barrier", "_members"):
+    for part in ("_board", "_members"):
         assert type(getattr(coordinator, part)) is type(getattr(simulator, part.removeprefix("_")))
+    assert type(coordinator._gate._barrier) is type(simulator.barrier)
 
 
 def founders_accuracy(seed: int, *, joins: bool) -> float:

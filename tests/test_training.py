@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import io
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from population import (
     Snapshot,
     Trainer,
 )
+from population.averages import WeightAverage
 from population.checkpoint import Checkpoint
 from population.config import Mode
 from population.errors import CheckpointError, ConfigError, NotFiniteError, StructureError
@@ -36,6 +38,7 @@ from population.host import Host
 from population.layers import entries, is_private
 from population.seeds import leaf
 from population.snapshot import Freezer, Origin, layout_of, thaw
+from population.task import ImageClassification
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 
@@ -559,6 +562,27 @@ def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None
     again.resume(host.checkpoints[-1])
     assert again._average is not None
     assert_equal(dict(entries(again._average.module)), dict(entries(average.module)))
+    assert_equal(dict(WeightAverage.of(host.checkpoints[-1])), dict(entries(average.module)))
+    assert WeightAverage.of(host.checkpoints[0]) is host.checkpoints[0].model, "the mean had not begun"
+
+
+def test_units_as_published_are_told_by_their_names() -> None:
+    def network(num_classes: int) -> torch.nn.Module:
+        layers = {
+            "conv": torch.nn.Conv2d(1, 4, 3),
+            "conv_norm": torch.nn.BatchNorm2d(4),
+            "pool": torch.nn.AdaptiveAvgPool2d(1),
+            "flat": torch.nn.Flatten(),
+            "linear": torch.nn.Linear(4, num_classes),
+        }
+        return torch.nn.Sequential(collections.OrderedDict(layers))
+
+    for reference, expected in ((False, ["conv.weight"]), (True, ["conv.weight", "conv.bias", "conv_norm.weight"])):
+        config = small_config(graft=GraftConfig(reference=reference), age=AgeConfig(compensation=0))
+        task = ImageClassification(config, tiny_splits(config), factory=network)
+        units = Trainer(task, config, network=0).units
+        assert [unit.name for unit in units][: len(expected)] == expected
+        assert (len(units) > 1) == reference
 
 
 def test_until_the_mean_begins_the_network_itself_is_judged_and_kept() -> None:

@@ -237,8 +237,8 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
             _varied(
                 async_,
                 "async, aged",
-                "age policy polynomial, no age limit",
-                age=dataclasses.replace(FADED, rate=0.5, limit_intervals=float(epochs)),
+                "age policy polynomial with rate 1.5, and as they come",
+                age=FADED,
             ),
         ),
         baseline="lockstep",
@@ -263,6 +263,7 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
             arm("async, compensated", "old scions brought forward by own training since", age=FORWARD),
             arm("async, aged", "a scion's part is (1 - alpha) (1 + age)^-1.5", age=FADED),
             arm("async, compensated, aged", "both", age=BOTH),
+            arm("async, the default", "both, reaching back by one interval", age=AgeConfig()),
             arm("averaging, compensated, aged", "both, and alpha = 0.5 (A = 0)", age=BOTH, graft=GraftConfig(a=0.0)),
             arm(
                 "random alpha, compensated, aged",
@@ -318,7 +319,8 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
         fields = {"exchange": NONE, "fusion": FusionConfig(mode=mode, rates=(0.5,))} | changes
         return Arm(name=name, told=told, config=small(data, size=2, epochs=epochs, **fields))
 
-    grafting, same = ExchangeConfig(), PopulationConfig(size=2, same_initial_weights=True)
+    same = PopulationConfig(size=2, same_initial_weights=True)
+    grafting = {"exchange": ExchangeConfig(), "age": BOTH}
     return Comparison(
         name="compact",
         question="What does fusing filters add to a network that is narrow from the start?",
@@ -327,14 +329,15 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
             arm("faithful", "as published: frozen after the first epoch", "faithful"),
             arm("stable", "mixtures that narrow over the whole schedule", "stable"),
             arm("mean distance", "the same, ranked by mean distance", "mean_distance"),
-            arm("stable, grafting", "stable, and the networks graft each other", "stable", exchange=grafting),
+            arm("stable, grafting", "stable, and the networks graft each other", "stable", **grafting),
             arm(
                 "stable, grafting, same beginning",
                 "the same from equal initial weights, so that they keep the same filters",
                 "stable",
-                exchange=grafting,
                 population=same,
+                **grafting,
             ),
+            arm("stable, same beginning", "equal initial weights, and no graft", "stable", population=same),
         ),
         baseline="random",
         seeds=(0, 1, 2),

@@ -32,6 +32,11 @@ DENSITIES = {"": 0.1, "_1": 1.0}
 """Ends of the columns of densities, and the l1 norm below which a filter of the baseline is invalid there, as in
 Grafting+."""
 
+EDITION = 2
+"""Of what a configuration means: it rises when the same configuration and seed would train or be judged otherwise. 0:
+not noted; 1: of equal scores the latest is the best, and no exchange after the last interval where nobody waits; 2: a
+straggler's age has an end, and of an averaged network the mean is judged at the end too."""
+
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -89,14 +94,16 @@ class Record:
         }
 
     def borrow(self, arm: str, seed: int) -> bool:
-        """Take a run of the same configuration, data and seed from a record beside this one: it would be the same run.
+        """Take a run of the same configuration, data, seed and edition from a record beside this one: it would be the
+        same run.
 
         Returns whether there is one; `taken_from` in its scores then names the comparison that made it.
         """
         wanted = self._fingerprints[arm], seed
         beside = sorted({path.parent for path in self.folder.parent.glob("*/scores.parquet")} - {self.folder})
         for folder in beside:
-            owners = [row for row in read_rows(folder, "scores") if (row["fingerprint"], row["seed"]) == wanted]
+            rows = [row for row in read_rows(folder, "scores") if edition_of(row) == EDITION]
+            owners = [row for row in rows if (row["fingerprint"], row["seed"]) == wanted]
             if owners:
                 found = {table: _rows_of(folder, table, owners[0]["arm"], seed) for table in TABLES}
                 found["scores"][0]["taken_from"] = owners[0]["taken_from"] or folder.name
@@ -117,6 +124,11 @@ class Record:
                 pq.write_table(whole, self.folder / f"{table}.parquet", compression="zstd")
             elif before:
                 (self.folder / f"{table}.parquet").unlink()
+
+
+def edition_of(row: Mapping[str, Any]) -> int:
+    """Of the code that made a row of scores."""
+    return row.get("edition") or 0
 
 
 def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:
@@ -157,6 +169,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
     outcomes = metrics["outcome"].to_pylist()
     row: dict[str, Any] = {
         "fingerprint": fingerprint(arm.config),
+        "edition": EDITION,
         "taken_from": "",
         "networks": len(result["networks"]),
         "judged_on": result["judged_on"],
@@ -222,9 +235,13 @@ def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
 
 
 def _curves(storage: Storage) -> list[dict[str, Any]]:
+    """By evaluated interval; time in seconds since the first network began its first."""
     names = ["network", "epoch", "images", "train_loss", "validation_accuracy", "time"]
-    rows = read_table(storage, "metrics").select(names).to_pylist()
-    began = min(row["time"] for row in rows)
+    table = read_table(storage, "metrics")
+    phases = [name for name in table.schema.names if name.startswith("seconds_")]
+    spent = [sum(row[phase] or 0.0 for phase in phases) for row in table.select(phases).to_pylist()]
+    rows = table.select(names).to_pylist()
+    began = min(row["time"] - seconds for row, seconds in zip(rows, spent, strict=True))
     return [row | {"time": row["time"] - began} for row in rows if row["validation_accuracy"] is not None]
 
 

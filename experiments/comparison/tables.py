@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from experiments.comparison.arms import Comparison
-from experiments.comparison.record import DENSITIES, Record
+from experiments.comparison.record import DENSITIES, EDITION, Record, edition_of
 from experiments.comparison.statistics import Estimate, interval, paired
 from population.config import DataConfig
 from population.filters import THRESHOLDS
@@ -63,6 +63,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         "## Arms",
         "\n".join(f"- **{arm.name}**: {arm.told}" for arm in comparison.arms if arm.name in names),
         _taken(rows),
+        _editions(rows),
         _missing(comparison, rows),
         "\n".join(f"![{name}]({name}.png)" for name in PICTURES if (record.folder / f"{name}.png").exists()),
     ]
@@ -230,15 +231,15 @@ def _fused(names: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:
-    """Validation accuracy of all networks at quarters of the fastest arm's time, and when networks ended; differences
-    to the baseline."""
+    """Validation accuracy of all networks at quarters of the time in which all runs of the fastest arm ended, and when
+    networks ended; differences to the baseline."""
     runs: dict[tuple[str, int], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in sorted(rows, key=lambda row: row["time"]):
         runs[row["arm"], row["seed"]][row["network"]].append(row)
     ends = {key: sorted(network[-1]["time"] for network in networks.values()) for key, networks in runs.items()}
     if not ends:
         return ""
-    whole = min(end[-1] for end in ends.values())
+    whole = min(max(end[-1] for (arm, _), end in ends.items() if arm == name) for name in {arm for arm, _ in ends})
     marks = [whole * quarter / 4 for quarter in (1, 2, 3, 4)]
     table = [["arm", *(f"at {mark:.0f} s, %" for mark in marks), "first network ended, s", "last network ended, s"]]
     gained = [["arm", *(f"at {mark:.0f} s" for mark in marks)]]
@@ -263,7 +264,7 @@ def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) ->
             gained.append([name, *(_difference(mine, other, num_comparisons=len(others)) for mine, other in pairs)])
     told = (
         "Mean validation accuracy of all networks, each at its newest evaluation by that time (seconds since the first "
-        "interval of the run ended); blank where a network had none yet."
+        "began to train); blank where a network had none yet."
     )
     differences = (
         f"Differences to *{comparison.baseline}* at these times, paired by seed, in points; the interval holds for all "
@@ -281,6 +282,17 @@ def _reached(networks: Iterable[Sequence[Row]], mark: float) -> float | None:
 def _taken(rows: Sequence[Row]) -> str:
     taken = _seeds((f"{row['arm']} (from {row['taken_from']})", row["seed"]) for row in rows if row["taken_from"])
     return f"Runs of another table, with the same configuration, data and seed: {taken}." if taken else ""
+
+
+def _editions(rows: Sequence[Row]) -> str:
+    """Runs by the edition of the code that made them, where there are several."""
+    by_edition: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for row in rows:
+        by_edition[edition_of(row)].append((row["arm"], row["seed"]))
+    if set(by_edition) == {EDITION}:
+        return ""
+    told = "; ".join(f"edition {edition}: {_seeds(by_edition[edition])}" for edition in sorted(by_edition))
+    return f"Made by earlier editions of the code (`EDITION` of `experiments/comparison/record.py`): {told}."
 
 
 def _missing(comparison: Comparison, rows: Sequence[Row]) -> str:

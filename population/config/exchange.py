@@ -124,6 +124,13 @@ class GraftConfig:
             require(published or not self.reference, "graft.reference", told, self.reference)
             is_blended = self.batch_norm == "blend" or not self.reference
             require(is_blended, "graft.batch_norm", "be blend with graft.reference at level filter", self.batch_norm)
+            is_usual = self.units == "convolutions"
+            require(is_usual, "graft.units", "be convolutions at level filter", self.units)
+        else:
+            is_usual = self.crossing == "product"
+            require(is_usual, "graft.crossing", "be given with graft.level filter only", self.crossing)
+            is_known = self.units == "convolutions" or not self.reference
+            require(is_known, "graft.units", "be convolutions with graft.reference", self.units)
         if self.scion != "external":
             self._check_own()
         is_plain = self.level == "layer" and self.alignment == "none"

@@ -111,6 +111,9 @@ class PatienceConfig:
     trains beside are given up after so long."""
     storage_seconds: float = 120.0
     """A storage call that takes longer fails."""
+    progress_seconds: float = 7200.0
+    """A network that trains and for so long has come to no next step and no end of an interval (longer than any
+    evaluation takes) is ended, and comes back from its newest checkpoint."""
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -190,8 +193,11 @@ class RunConfig:
         has_donors = self.exchange.rule != "graft" or self.graft.scion == "external" or self.exchange.donors is None
         told = f"not be given with graft.scion {self.graft.scion}"
         require(has_donors, "exchange.donors", told, self.exchange.donors)
-        is_one = not self._grafts_published_filters or self.exchange.num_donors == 1
-        require(is_one, "exchange.donors", "be 1 with graft.reference at level filter", self.exchange.donors)
+        is_one = not (self._grafts_others and self.graft.reference) or self.exchange.num_donors == 1
+        require(is_one, "exchange.donors", "be 1 with graft.reference", self.exchange.donors)
+        is_plain = self.exchange.rule != "exploit" or self.averaging.kind == "none"
+        told = "be none with exchange.rule exploit, whose copies have no mean of their own"
+        require(is_plain, "averaging.kind", told, self.averaging.kind)
         is_plain = self.graft.momentum != "blend" or not self.age.compensation
         require(is_plain, "graft.momentum", "be keep or reset with age.compensation", self.graft.momentum)
         require(bool(self.storage), "storage", "name a folder or a URI", self.storage)
@@ -212,10 +218,6 @@ class RunConfig:
         if self.age.compensation is not None:
             return self.age.compensation
         return 1 if self._grafts_others and self.mode == "async" and self.graft.momentum != "blend" else 0
-
-    @property
-    def _grafts_published_filters(self) -> bool:
-        return self.exchange.rule == "graft" and self.graft.level == "filter" and self.graft.reference
 
     @property
     def _grafts_others(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from population.board import Refusal, age_of
+from population.board import Refusal, age_of, is_too_old
 from population.config import RunConfig
 from population.exchange.compensation import OwnPast
 from population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
@@ -139,12 +139,12 @@ class Exchanger:
         """A snapshot that may be taken in, with its age; or why not."""
         if scion.origin.structure != self._layout.fingerprint or scion.buffer.nbytes != self._layout.nbytes:
             return Refusal.STRUCTURE
-        age = age_of(own, scion.origin, now=now)
-        if age.intervals > self._limit:
+        if is_too_old(own, scion.origin, limit=self._limit):
             return Refusal.TOO_OLD
         is_told_finite = all(math.isfinite(value) for value in scion.information)
         if not (is_told_finite and scion.is_finite(but=self._vouched_for)):
             return Refusal.NOT_FINITE
+        age = age_of(own, scion.origin, now=now)
         behind = round(age.intervals)
         past = self._past.at(own.interval - behind) if self._past is not None and behind else None
         return Arrival(snapshot=scion, age=age, past=past)

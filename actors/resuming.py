@@ -1,0 +1,69 @@
+"""What a run that goes on begins with: which of its members, and each from which checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+
+from actors.records import members_of, read_members
+from actors.spec import Birth
+from population.checkpoint import CheckpointStore
+from population.errors import RunError
+from population.members import Member, MemberState
+from population.storage import Storage
+
+
+def resumable_members(storage: Storage, *, run: str) -> list[Member]:
+    """The members of a run that goes on: in a new incarnation, about to start. Finished ones start again too while any
+    is unfinished, as donors, and in lockstep with the versions that the others need.
+
+    Raises:
+        RunError: there is no record of them.
+    """
+    record = read_members(storage)
+    if record is None or not record["members"]:
+        raise RunError(f"run {run} has no record of its members; it cannot be resumed")
+    members = members_of(record)
+    ended = {MemberState.RETIRED}
+    if all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members):
+        ended.add(MemberState.DONE)
+    return [
+        member
+        if member.state in ended
+        else dataclasses.replace(member, state=MemberState.STARTING, incarnation=member.incarnation + 1, restarts=0)
+        for member in members
+    ]
+
+
+def resumed_births(
+    storage: Storage, members: Sequence[Member], *, is_lockstep: bool
+) -> dict[int, tuple[Birth, int | None]]:
+    """How each member that starts again begins, by id: a founder, and whoever has a checkpoint, where it was; in
+    lockstep at most at the interval that they go on from together, None where it has no part in that."""
+    store = CheckpointStore(storage)
+    kept = {member.id: {found.interval for found in store.list(member.id)} for member in members}
+    resumed = {member.id for member in members if kept[member.id] or member.is_founder}
+    shared = together({network: kept[network] for network in resumed}) if is_lockstep and resumed else None
+    return {
+        member.id: ("resumed", shared if shared in _beginnings(kept[member.id]) else None)
+        if member.id in resumed
+        else ("newcomer", None)
+        for member in members
+    }
+
+
+def together(kept: Mapping[int, Collection[int]]) -> int:
+    """The interval that networks in lockstep go on from: of the furthest network's newest two, one at least of which
+    any that kept pace has, that which most have. Who was left behind must not take the others back to where it is.
+
+    Args:
+        kept: Intervals of each network's checkpoints, by id; at least one network. One that has at most one checkpoint
+            may begin anew, at 0: the interval before its first.
+    """
+    beginnings = [_beginnings(intervals) for intervals in kept.values()]
+    newest = sorted(max(beginnings, key=max))[-2:]
+    return max(newest, key=lambda interval: (sum(interval in one for one in beginnings), interval))
+
+
+def _beginnings(kept: Collection[int]) -> set[int]:
+    return {*kept, 0} if len(kept) < 2 else set(kept)
