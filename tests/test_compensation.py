@@ -131,7 +131,7 @@ def test_several_old_scions_are_brought_forward_each_by_its_own_age() -> None:
 
 
 def test_old_scions_are_brought_forward_by_default_where_they_can_be() -> None:
-    assert RunConfig().compensation == 1
+    assert RunConfig().compensation == 2
     for config in (
         RunConfig(mode="lockstep"),
         RunConfig(exchange=ExchangeConfig(rule="average")),

@@ -78,7 +78,7 @@ AS_THEY_COME = AgeConfig(policy="none", rate=0.5, compensation=0)
 FADED = dataclasses.replace(AS_THEY_COME, policy="polynomial", rate=1.5)
 FORWARD = dataclasses.replace(AS_THEY_COME, compensation=2)
 BOTH = dataclasses.replace(FADED, compensation=2)
-"""What is now the default, in words that stay; the default reaches back by 1 (docs/decisions.md)."""
+"""What is now the default, in words that stay."""
 
 
 def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
@@ -263,7 +263,7 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
             arm("async, compensated", "old scions brought forward by own training since", age=FORWARD),
             arm("async, aged", "a scion's part is (1 - alpha) (1 + age)^-1.5", age=FADED),
             arm("async, compensated, aged", "both", age=BOTH),
-            arm("async, the default", "both, reaching back by one interval", age=AgeConfig()),
+            arm("async, reaching back by one", "both, by one interval at most", age=AgeConfig(compensation=1)),
             arm("averaging, compensated, aged", "both, and alpha = 0.5 (A = 0)", age=BOTH, graft=GraftConfig(a=0.0)),
             arm(
                 "random alpha, compensated, aged",

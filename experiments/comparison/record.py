@@ -32,10 +32,11 @@ DENSITIES = {"": 0.1, "_1": 1.0}
 """Ends of the columns of densities, and the l1 norm below which a filter of the baseline is invalid there, as in
 Grafting+."""
 
-EDITION = 2
+EDITION = 3
 """Of what a configuration means: it rises when the same configuration and seed would train or be judged otherwise. 0:
 not noted; 1: of equal scores the latest is the best, and no exchange after the last interval where nobody waits; 2: a
-straggler's age has an end, and of an averaged network the mean is judged at the end too."""
+straggler's age has an end, and of an averaged network the mean is judged at the end too; 3: age.compensation None is 2
+instead of 1."""
 
 Rows = dict[str, list[dict[str, Any]]]
 

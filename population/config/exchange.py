@@ -202,7 +202,7 @@ class AgeConfig:
     compensation: int | None = None
     """Intervals by which a scion may trail to be brought forward by what its rootstock has trained since, as in delayed
     averaging: the exchange then costs no training. One that trails by more is brought forward by so many. It takes
-    as many copies of the weights. 0: scions are taken as they are. For rule graft with external scions; None: 1 for
+    as many copies of the weights. 0: scions are taken as they are. For rule graft with external scions; None: 2 for
     these in mode async, if momentum is not blended."""
 
     def __post_init__(self) -> None:

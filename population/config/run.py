@@ -217,7 +217,7 @@ class RunConfig:
         """Intervals of own training by which an old scion may be brought forward."""
         if self.age.compensation is not None:
             return self.age.compensation
-        return 1 if self._grafts_others and self.mode == "async" and self.graft.momentum != "blend" else 0
+        return 2 if self._grafts_others and self.mode == "async" and self.graft.momentum != "blend" else 0
 
     @property
     def _grafts_others(self) -> bool:
