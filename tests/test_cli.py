@@ -75,4 +75,4 @@ def test_recipes_are_named_after_data_and_architecture() -> None:
 def test_the_papers_setting_is_a_recipe() -> None:
     config, default = recipe("cifar10-resnet20-lockstep"), recipe("cifar10-resnet20")
     assert (config.mode, config.compensation, config.graft) == ("lockstep", 0, GraftConfig(a=0.4, c=500.0))
-    assert dataclasses.replace(config, mode="async") == default and default.compensation == 1
+    assert dataclasses.replace(config, mode="async") == default and default.compensation == 2
