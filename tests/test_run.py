@@ -612,7 +612,7 @@ before = {n.network: n.node for n in run.status().networks}
 cluster.remove_node(second, allow_graceful=False)
 if sys.argv[2] == "coordinator":
     ray.kill(ray.get_actor(coordinator_name("nodes"), namespace="inarch"), no_restart=False)
-result = run.wait(seconds=150)
+result = run.wait(seconds=220)
 print(json.dumps({"nodes": len(set(before.values())), "incarnations": [n.incarnation for n in run.status().networks]}))
 ray.shutdown()
 cluster.shutdown()
