@@ -44,6 +44,11 @@ class Schedule:
         """Whether an evaluation is due at the end of an interval (counted from 1)."""
         return interval == self.num_intervals or self.evaluations(interval) > self.evaluations(interval - 1)
 
+    def is_saved(self, interval: int, *, every: int) -> bool:
+        """Whether a checkpoint is due at the end of an interval: every so many evaluations, and at the last."""
+        done, before = (self.evaluations(count) // every for count in (interval, interval - 1))
+        return interval == self.num_intervals or done > before
+
     def factor(self, step: int) -> float:
         """What the initial learning rate is multiplied by at a step (counted from 0)."""
         warmup = self.config.warmup_epochs * self.steps_per_epoch

@@ -3,71 +3,40 @@
 A `Trainer` trains interval after interval. Whoever runs it, an actor, the simulator or a test, is its `Host`. The order
 within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit; where nobody
 waits, the last interval has no pull and no graft, since nobody would train what they bring.
-
-Longer than other files: steps, judging, exchange, saving and resuming share the network, its optimizer, its counters
-and its random states, and apart they would hand these to and fro; the order is best read in one piece.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from population import divergence
 from population.averages import WeightAverage
 from population.board import Refusal
 from population.channel_graph import find_channels
 from population.checkpoint import Checkpoint, CheckpointId
 from population.config import RunConfig
-from population.errors import CheckpointError, NotFiniteError, StructureError
+from population.errors import CheckpointError, StructureError
 from population.evaluation import Scores
 from population.exchange import Exchanger, exchange_rule, graft_rows, training_behind
 from population.filters import filter_rows
-from population.grafting import STATISTICS
 from population.history import TABLES
 from population.host import Host, Stopwatch
-from population.layers import (
-    GraftUnit,
-    check_finite,
-    convolution_units,
-    entries,
-    graft_units,
-    load_entries,
-    reference_units,
-)
-from population.optimization import load_optimizer, make_optimizer, optimizer_tensors, running_averages
+from population.layers import convolution_units, entries, load_entries
+from population.optimization import load_optimizer, make_optimizer, optimizer_tensors
+from population.progress import Progress
 from population.random_state import RandomState
 from population.report import KEPT, OFF, Report
 from population.schedule import Schedule, base_learning_rate
 from population.seeds import generator, leaf
+from population.shared_state import SharedState
 from population.snapshot import Freezer, Origin, Snapshot, layout_of
 from population.staleness import Age
 from population.task import Task
-
-
-@dataclass
-class _Progress:
-    """Counters of a life, saved with it."""
-
-    interval: int = 0
-    step: int = 0
-    trained_intervals: float = 0.0
-    trained_steps: float = 0.0
-    grafts: int = 0
-    best_score: float | None = None
-    best_interval: int = 0
-    score: float | None = None
-    learning_rate: float | None = None
-    """Initial, where a rule has changed it."""
-    loss_sum: float = 0.0
-    correct: int = 0
-    images: int = 0
-    seconds_steps: float = 0.0
 
 
 class Trainer:
@@ -87,14 +56,16 @@ class Trainer:
         owner = 0 if config.population.same_initial_weights else network
         self.module: nn.Module = task.build(leaf(config.seed, owner, "weights"))
         self.schedule = Schedule(config=config.schedule, steps_per_epoch=task.steps_per_epoch)
-        self.learning_rate = base_learning_rate(config.optimizer, network=network, size=config.population.size)
+        learning_rate = base_learning_rate(config.optimizer, network=network, size=config.population.size)
+        self._progress = Progress(learning_rate=learning_rate)
         self._device = next(self.module.parameters()).device
         self._forward = cast(nn.Module, torch.compile(self.module)) if config.device.compile else self.module
-        self._optimizer = make_optimizer(self.module, config, self.learning_rate)
+        self._optimizer = make_optimizer(self.module, config, learning_rate)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        self.units = self._units()
+        self._shared = SharedState(self.module, self._optimizer, self._names, config)
+        self.units = self._shared.units()
         self._convolutions = convolution_units(self.module)
-        self.layout = layout_of(self._frozen_entries())
+        self.layout = layout_of(self._shared.entries())
         self._freezer = Freezer(self.layout, self._device)
         self._freezer.move_in(self.module)
         self._average = WeightAverage(self.module, config.averaging) if config.averaging.kind != "none" else None
@@ -109,7 +80,6 @@ class Trainer:
         self._order_seed = leaf(config.seed, network, "order")
         self._augment_seed = leaf(config.seed, network, "augmentation")
         self._random = RandomState(leaf(config.seed, network, "training"), self._device)
-        self._progress = _Progress()
         self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
         self._best: dict[str, Tensor] | None = None
         self._last_scion: int | None = None
@@ -133,18 +103,11 @@ class Trainer:
 
     def origin(self, now: float = 0.0) -> Origin:
         """Whose weights these are and how far they were trained, as they stand."""
-        progress = self._progress
-        return Origin(
+        return self._progress.origin(
             network=self.network_id,
             incarnation=self.incarnation,
-            interval=progress.interval,
-            step=progress.step,
-            trained_intervals=progress.trained_intervals,
-            trained_steps=progress.trained_steps,
-            made_seconds=now,
             structure=self.layout.fingerprint,
-            score=progress.score,
-            learning_rate=progress.learning_rate or self.learning_rate,
+            made_seconds=now,
         )
 
     def intervals(self, host: Host) -> Iterator[tuple[Report, Snapshot | None]]:
@@ -158,25 +121,26 @@ class Trainer:
         """
         progress = self._progress
         while not self.is_finished:
-            with self._random, self._named(progress.interval + 1):
+            with self._random, divergence.named(self.network_id, interval=progress.interval + 1):
                 is_whole = self._train(host)
             if not is_whole:
                 host.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
                 return
             clock = Stopwatch(host)
             as_before = dataclasses.replace(progress), self._random.tensors()
-            self._complete_interval()
+            progress.complete_interval(self.schedule)
             if not self._ends_alone:
                 host.prepare(self.origin(host.now()))
             is_judged = self.schedule.is_evaluated(progress.interval)
             with self._random:
                 scores = self._evaluate() if is_judged else None
-            progress.score = scores.score if scores else progress.score
+            progress.judged(scores)
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(host.now())
             snapshot = self.snapshot(origin.made_seconds) if self.publishes else None
             if snapshot is None:
-                self._check_finite()
+                with divergence.named(self.network_id, interval=self.interval):
+                    divergence.check_trained(self.module, self._names.values())
             seconds["freeze"] = clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot
@@ -204,9 +168,10 @@ class Trainer:
                 age=self._last_age,
             )
             self._rows["metrics"].append(report.row(time=host.now()))
-            self._reset_interval()
+            progress.begin_interval()
             goes_on = host.continues()
-            host.commit(report, self._checkpoint() if self._is_due() or not goes_on else None)
+            is_due = self.schedule.is_saved(progress.interval, every=self.config.checkpoint.every)
+            host.commit(report, self._checkpoint() if is_due or not goes_on else None)
             if not goes_on:
                 return
 
@@ -231,7 +196,7 @@ class Trainer:
     def adopt(self, snapshot: Snapshot) -> None:
         """Take over a living network's weights and its position in the schedule: a cloned newcomer."""
         with torch.no_grad():
-            own, state = self._frozen_entries(), snapshot.state()
+            own, state = self._shared.entries(), snapshot.state()
             for name, tensor in own.items():
                 tensor.copy_(state[name])
         self.start_at(snapshot.origin.interval)
@@ -254,12 +219,12 @@ class Trainer:
         self._random.load(checkpoint.tensors)
         if self._average is not None:
             self._average.load(checkpoint.tensors)
-        known = {field.name for field in dataclasses.fields(_Progress)}
-        saved = {name: value for name, value in checkpoint.training.items() if name in known}
-        self._progress = _Progress(**saved)
+        known = {field.name for field in dataclasses.fields(Progress)}
+        saved = {name: value for name, value in checkpoint.training.items() if name in known and value is not None}
+        self._progress = dataclasses.replace(self._progress, **saved)
         if self._exchanger is not None:
             within = checkpoint.id.step > 0
-            self._exchanger.load(checkpoint.tensors, self.origin(), self._frozen_entries(), within=within)
+            self._exchanger.load(checkpoint.tensors, self.origin(), self._shared.entries(), within=within)
         if checkpoint.training.get("scaler"):
             self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))
 
@@ -301,7 +266,7 @@ class Trainer:
             self._rows["fusion"].append(key | {"epoch": epoch} | dataclasses.asdict(record))
 
     def _step(self, batch: Any) -> tuple[Tensor, Tensor]:
-        rate = (self._progress.learning_rate or self.learning_rate) * self.schedule.factor(self._progress.step)
+        rate = self._progress.learning_rate * self.schedule.factor(self._progress.step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
@@ -326,43 +291,19 @@ class Trainer:
         self._mean.settle(self.task.statistics_images())
         return self.task.validate(self._mean.module)
 
-    def _complete_interval(self) -> None:
-        progress = self._progress
-        begun = self.schedule.end(progress.interval)
-        progress.interval += 1
-        progress.trained_intervals += (self.schedule.end(progress.interval) - begun) / self.schedule.interval_steps
-
     def snapshot(self, now: float = 0.0) -> Snapshot:
         """Own information and the weights as they stand; the buffer is the trainer's own and holds until it goes on.
 
         Raises:
             NotFiniteError: the network diverged.
         """
-        state = self._frozen_entries()
-        with self._named(self.interval):
+        state = self._shared.entries()
+        with divergence.named(self.network_id, interval=self.interval):
             information = self._exchanger.tell(state, self.interval) if self._exchanger else ()
         self._freezer.freeze(state)
         return Snapshot(
             origin=self.origin(now), information=information, buffer=self._freezer.buffer(), layout=self.layout
         )
-
-    def _check_finite(self) -> None:
-        """Weights that nobody takes are looked at all the same; other buffers may hold what they like."""
-        trained = {*self._names.values()}
-        state = entries(self.module)
-        with self._named(self.interval):
-            check_finite(state, but={key for key in state if key not in trained and not key.endswith(STATISTICS)})
-
-    @contextlib.contextmanager
-    def _named(self, interval: int) -> Iterator[None]:
-        """Whose weights are not finite, and since when."""
-        try:
-            yield
-        except NotFiniteError as error:
-            raise NotFiniteError(
-                f"network {self.network_id} diverged in interval {interval}: {error}; "
-                "a lower optimizer.learning_rate or schedule.warmup_epochs may help"
-            ) from None
 
     def _exchange(
         self, found: tuple[Snapshot, ...] | Refusal, own: Origin, snapshot: Snapshot | None, now: float
@@ -373,7 +314,7 @@ class Trainer:
         exchanged = self._exchanger.exchange(
             found,
             own,
-            self._frozen_entries(),
+            self._shared.entries(),
             snapshot.information if snapshot else (),
             epoch=own.step / self.schedule.steps_per_epoch,
             rate_factor=self.schedule.factor(max(0, own.step - 1)),
@@ -386,8 +327,7 @@ class Trainer:
             if rootstock.peers is not None:
                 self.task.learn_from(rootstock.peers)
             self._progress.score = rootstock.score
-            if rootstock.learning_rate != own.learning_rate:
-                self._progress.learning_rate = rootstock.learning_rate
+            self._progress.learning_rate = rootstock.learning_rate
         if exchanged.taken:
             progress, first = self._progress, exchanged.taken[0].arrival
             progress.trained_intervals, progress.trained_steps = training_behind(own, exchanged.taken)
@@ -407,9 +347,7 @@ class Trainer:
     def _note_best(self) -> None:
         """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far;
         of equals those that trained longer."""
-        progress = self._progress
-        if progress.score is not None and (progress.best_score is None or progress.score >= progress.best_score):
-            progress.best_score, progress.best_interval = progress.score, progress.interval
+        if self._progress.take_best():
             self._best = _copies(entries(self._mean.module if self._mean else self.module))
 
     @property
@@ -422,12 +360,6 @@ class Trainer:
     def publishes(self) -> bool:
         """Whether others take what this network trains."""
         return self._exchanger is not None and self._exchanger.takes_scions
-
-    def _is_due(self) -> bool:
-        """Whether a checkpoint is due."""
-        interval, every = self._progress.interval, self.config.checkpoint.every
-        done, before = (self.schedule.evaluations(count) // every for count in (interval, interval - 1))
-        return self.is_finished or done > before
 
     def _checkpoint(self, *, within: bool = False) -> Checkpoint:
         """All there is to save, as copies; the rows and the best weights are handed over."""
@@ -452,62 +384,15 @@ class Trainer:
             rows=rows,
         )
 
-    def _reset_interval(self) -> None:
-        progress = self._progress
-        progress.loss_sum, progress.correct, progress.images, progress.seconds_steps = 0.0, 0, 0, 0.0
-
-    def _report(self, seconds: Mapping[str, float], scores: Any) -> Report:
-        progress = self._progress
-        images = max(1, progress.images)
-        return Report(
-            origin=self.origin(),
-            num_intervals=self.schedule.num_intervals,
-            epoch=progress.step / self.schedule.steps_per_epoch,
-            learning_rate=(progress.learning_rate or self.learning_rate)
-            * self.schedule.factor(max(0, progress.step - 1)),
-            train_loss=progress.loss_sum / images,
-            train_accuracy=progress.correct / images,
-            validation_loss=scores.loss if scores else None,
-            validation_accuracy=scores.accuracy if scores else None,
-            validation_mean_average_precision=scores.mean_average_precision if scores else None,
-            images=progress.images,
-            images_per_second=progress.images / max(progress.seconds_steps, 1e-9),
+    def _report(self, seconds: Mapping[str, float], scores: Scores | None) -> Report:
+        return self._progress.report(
+            self.origin(),
+            self.schedule,
             seconds=seconds,
-            grafts=progress.grafts,
+            scores=scores,
             scion=self._last_scion,
             age=self._last_age,
         )
-
-    def _units(self) -> tuple[GraftUnit, ...]:
-        """What shares an alpha; with graft.momentum=blend a weight's running averages share the weight's."""
-        if self.config.exchange.rule == "none":
-            return ()
-        settings = self.config.graft
-        if settings.reference and settings.level == "layer":
-            units = reference_units(entries(self.module))
-        else:
-            units = graft_units(self.module, settings.units)
-        if not self._blends_momentum:
-            return units
-        averages = [(f"{slot}.{name}", name) for slot, name, _ in self._averages()]
-        return tuple(
-            dataclasses.replace(unit, keys=(*unit.keys, *(key for key, name in averages if name in unit.keys)))
-            for unit in units
-        )
-
-    def _averages(self) -> Iterator[tuple[str, str, Tensor]]:
-        return running_averages(self._optimizer, self._names, self.config.optimizer)
-
-    @property
-    def _blends_momentum(self) -> bool:
-        return self.config.exchange.rule == "graft" and self.config.graft.momentum == "blend"
-
-    def _frozen_entries(self) -> dict[str, Tensor]:
-        """What a snapshot holds: the state dict, and with graft.momentum=blend the optimizer's averages."""
-        state = entries(self.module)
-        if self._blends_momentum:
-            state |= {f"{slot}.{name}": tensor for slot, name, tensor in self._averages()}
-        return state
 
 
 def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -423,7 +423,7 @@ def test_a_clone_has_its_parents_weights_and_place_and_its_own_data_order() -> N
     parent = live(new_trainer(config), Hand())[1]
     clone = new_trainer(config, network=1)
     clone.adopt(parent)
-    assert (clone.interval, clone.step, clone.learning_rate) == (2, 6, 0.01)
+    assert (clone.interval, clone.step, clone.origin().learning_rate) == (2, 6, 0.01)
     assert torch.equal(weights(clone)["linear.weight"], parent.state()["linear.weight"])
     assert clone.origin().trained_intervals == 2.0
     fresh = new_trainer(config, network=1)
