@@ -26,7 +26,6 @@ class Chronicle:
         self._events: collections.deque[Event] = collections.deque(maxlen=KEPT_EVENTS)
         self._known: dict[int, NetworkStatus] = {}
         self._heard: dict[int, float] = {}
-        self._began: dict[int, int] = {}
 
     def tell(self, kind: Any, network: int | None, **detail: Any) -> None:
         """An event."""
@@ -40,13 +39,10 @@ class Chronicle:
         number = 0 if number > self.num_events else number
         return [event for event in self._events if event.number > number]
 
-    def placed(self, network: int, *, interval: int, process: int, node: str) -> bool:
-        """A network's process is there, at an interval; whether that is further than its process before began."""
-        is_further = interval > self._began.get(network, interval)
+    def placed(self, network: int, *, interval: int, process: int, node: str) -> None:
+        """A network's process is there."""
         self._known[network] = dataclasses.replace(self._of(network), interval=interval, process=process, node=node)
-        self._began[network] = interval
         self.heard(network)
-        return is_further
 
     def heard(self, network: int) -> None:
         """A sign of life."""

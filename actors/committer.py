@@ -7,12 +7,10 @@ import dataclasses
 import time
 
 from actors.logs import LogFile
+from actors.patience import RETRY_SECONDS
 from population.checkpoint import Checkpoint, CheckpointStore
 from population.errors import StorageError
 from population.history import TABLES
-
-RETRY_SECONDS = 2.0
-"""Between attempts to reach what does not answer."""
 
 
 class Committer:

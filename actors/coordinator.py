@@ -17,8 +17,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -29,6 +28,7 @@ from actors.chronicle import Chronicle
 from actors.cluster import Placement, place
 from actors.crew import Crew, reason_of, result_of
 from actors.gate import Gate
+from actors.patience import RETRY_SECONDS, patiently
 from actors.resuming import resumable_members, resumed_births
 from actors.spec import Birth, Directive, Event, Facts, Outcome, RunSpec, RunStatus
 from actors.tasks import judge_task, prepare_task
@@ -42,13 +42,9 @@ from population.staleness import age_limit
 from population.storage import Storage
 
 References = list[ray.ObjectRef]
-T = TypeVar("T")
 
 ROOM_SECONDS = 30.0
 """Networks that start while nobody trains have so long until finished networks make room for them."""
-
-RETRY_SECONDS = 2.0
-"""Before what failed is tried again: a storage that is read, a network that is built."""
 
 ENDED = ("finished", "failed")
 """States of a run that is over."""
@@ -360,9 +356,8 @@ class Coordinator:
                 f"network {network} has another structure than its neighbors ({structure}, theirs "
                 f"{self._facts.structure}); the network's function must build the same architecture each time"
             )
-        self._members.came_up(network)
-        if self._chronicle.placed(network, interval=interval, process=process, node=node):
-            self._members.progressed(network)
+        self._members.came_up(network, interval=interval)
+        self._chronicle.placed(network, interval=interval, process=process, node=node)
 
     def _check_room(self, size: int) -> None:
         """Raises ResourceError where the cluster can never place `size` networks."""
@@ -546,11 +541,12 @@ class Coordinator:
     async def recover(self) -> None:
         """Called by the actor itself when Ray brought it back: take the living networks over."""
         try:
-            record = await self._from_storage(records.read_members)
+            seconds = self._config.patience.start_seconds
+            record = await asyncio.to_thread(patiently, lambda: records.read_members(self._storage), seconds=seconds)
             if record is None:
                 self._fail("the coordinator died before the run had begun")
                 return
-            self._facts = await self._from_storage(records.read_facts)
+            self._facts = await asyncio.to_thread(patiently, lambda: records.read_facts(self._storage), seconds=seconds)
             self._placement = records.placement_of(record)
             self._message = record["message"]
             self._read_data()
@@ -573,18 +569,6 @@ class Coordinator:
         await asyncio.gather(*(self._take_over(member) for member in known))
         self._background.spawn(self._watch())
         await self._finish_if_over()
-
-    async def _from_storage(self, read: Callable[[Storage], T]) -> T:
-        """What a storage says, asked again while it fails: networks train on meanwhile, and end with a checkpoint when
-        their lease is over."""
-        deadline = time.monotonic() + self._config.patience.start_seconds
-        while True:
-            try:
-                return await asyncio.to_thread(read, self._storage)
-            except StorageError:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
 
     async def _read_result(self) -> None:
         with contextlib.suppress(StorageError):
@@ -609,7 +593,7 @@ class Coordinator:
                 self._background.spawn(self._lost(member.id, reason_of(error)))
             return
         _, interval, process, node = facts
-        self._members.came_up(member.id)
+        self._members.came_up(member.id, interval=interval)
         self._chronicle.placed(member.id, interval=interval, process=process, node=node)
         for posting in postings:
             self._board.post(posting)

@@ -17,7 +17,7 @@ class LogFile:
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage, self._relative = storage, f"logs/{name}.log"
-        path = None if "://" in storage.uri else _made(Path(storage.path(self._relative)))
+        path = None if "://" in storage.uri else _writable(Path(storage.path(self._relative)))
         self._is_local = path is not None
         self._path = path = path or Path(tempfile.mkstemp(prefix="inarch-", suffix=".log")[1])
         self.logger = logging.getLogger(f"inarch.{storage.uri}.{name}")
@@ -34,8 +34,8 @@ class LogFile:
                 self._storage.write(self._relative, self._path.read_bytes())
 
 
-def _made(path: Path) -> Path | None:
-    """A file that can be written; None where it cannot be: a storage that fails must not end a network over its log."""
+def _writable(path: Path) -> Path | None:
+    """The file, made; None where it cannot be written: a storage that fails must not end a network over its log."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -6,24 +6,25 @@ flags or read what is there, so that they are answered at once while the network
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayError
 
-from actors.committer import RETRY_SECONDS, Committer
+from actors.committer import Committer
 from actors.courier import Courier, fetch
 from actors.logs import LogFile
+from actors.patience import RETRY_SECONDS, patiently
 from actors.spec import NAMESPACE, Directive, NetworkSpec, Outcome, coordinator_name, network_name
 from population.board import Posting, Refusal
 from population.checkpoint import Checkpoint, CheckpointStore
 from population.data import Splits
-from population.errors import CheckpointError, RunError, StorageError
+from population.errors import CheckpointError, RunError
 from population.report import Report
 from population.snapshot import Origin, Snapshot
 from population.storage import Storage
@@ -35,9 +36,6 @@ STORAGE_DEADLINES = 8
 
 WATCHES = 20
 """How often in patience.progress_seconds it is looked at whether training goes on."""
-
-T = TypeVar("T")
-
 
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -67,12 +65,14 @@ class Network:
         self._storage = Storage(spec.run.folder, deadline_seconds=config.patience.storage_seconds)
         self._log = LogFile(self._storage, f"network-{spec.network}")
         self._checkpoints = CheckpointStore(self._storage, keep=config.checkpoint.keep)
-        self._patiently(lambda: self._checkpoints.claim(spec.network, spec.incarnation))
+        seconds, logger = self._storage_patience, self._log.logger
+        claim = functools.partial(self._checkpoints.claim, spec.network, spec.incarnation)
+        patiently(claim, seconds=seconds, logger=logger)
         task = ImageClassification(config, splits, factory=spec.run.factory, device=device)
         self.trainer = Trainer(task, config, network=spec.network, incarnation=spec.incarnation)
-        self._resumed = self._patiently(self._resume)
+        self._resumed = patiently(self._resume, seconds=seconds, logger=logger)
         self._coordinator = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
-        self._committer = Committer(self._checkpoints, self._log, deadline_seconds=self._storage_patience)
+        self._committer = Committer(self._checkpoints, self._log, deadline_seconds=seconds)
         self._latest: Report | None = None
         self._outcome: Outcome | None = None
         self._failure: Exception | None = None
@@ -273,20 +273,6 @@ class Network:
     @property
     def _storage_patience(self) -> float:
         return STORAGE_DEADLINES * self._spec.run.config.patience.storage_seconds
-
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """What storage says, asked again while it fails; what it says for certain, a damaged checkpoint, is told."""
-        deadline = time.monotonic() + self._storage_patience
-        while True:
-            try:
-                return call()
-            except CheckpointError:
-                raise
-            except StorageError as error:
-                self._log.logger.warning("storage failed: %s", error)
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(RETRY_SECONDS)
 
     def _watch(self) -> None:
         """A thread of its own: where training stands still, in a kernel or a read that never ends, nothing but the

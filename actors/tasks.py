@@ -96,7 +96,7 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
             continue
         state, score, interval = found
         best.append(Candidate(network=network, state=state, validation_score=score))
-        state = WeightAverage.of(newest)
+        state = WeightAverage.judged(newest)
         last.append(Candidate(network=network, state=state, validation_score=newest.training.get("score")))
         rows.append(
             {

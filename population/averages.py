@@ -66,7 +66,7 @@ class WeightAverage:
         return found | {"average_count": self._model.n_averaged.detach().cpu().clone()}
 
     @staticmethod
-    def of(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    def judged(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
         """What of a checkpoint is judged as the network: the mean, with the statistics that it had when it was last
         judged, where one is kept and has begun, else the weights."""
         if int(checkpoint.tensors.get("average_count", 0)) == 0:

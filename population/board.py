@@ -164,8 +164,8 @@ def is_too_old(rootstock: Origin, scion: Origin, *, limit: float) -> bool:
     """Whether a scion trails by more than `limit` intervals. It is measured against no more training than the
     rootstock's place in the schedule: a straggler that has taken in what others trained, and trains on top of it, would
     otherwise outgrow those who have finished, and graft no more."""
-    by_place = round(rootstock.interval - scion.trained_intervals, 6)
-    return min(trail(rootstock, scion)[0], by_place) > limit
+    reached = min(rootstock.trained_intervals, rootstock.interval)
+    return round(reached - scion.trained_intervals, 6) > limit
 
 
 def trail(rootstock: Origin, scion: Origin) -> tuple[float, float]:

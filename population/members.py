@@ -55,6 +55,8 @@ class Member:
     """How often it was brought back since it last began further than before."""
     has_lived: bool = False
     """Whether it ever had a process: what it trained is worth waiting for."""
+    began_interval: int = 0
+    """At which its newest process began, or was found by a coordinator that came back."""
 
 
 class Members:
@@ -108,14 +110,12 @@ class Members:
         self._members[network] = member
         return member
 
-    def came_up(self, network: int) -> None:
-        """A member's process is there."""
-        self._members[network] = replace(self._members[network], has_lived=True)
-
-    def progressed(self, network: int) -> None:
-        """A member came back further than before: earlier deaths are forgiven."""
-        if self._members[network].restarts:
-            self._members[network] = replace(self._members[network], restarts=0)
+    def came_up(self, network: int, *, interval: int) -> None:
+        """A member's process is there, at an interval. Earlier deaths are forgiven if that is further than the process
+        before began: intervals that are trained again and lost again are no progress."""
+        member = self._members[network]
+        restarts = 0 if interval > member.began_interval else member.restarts
+        self._members[network] = replace(member, has_lived=True, restarts=restarts, began_interval=interval)
 
     def in_topology(self) -> tuple[int, ...]:
         """Ids of members that take part; starting and lost ones too, so that the others keep their neighbors."""

@@ -225,6 +225,18 @@ def test_revived_member_is_the_next_incarnation() -> None:
     assert (member.incarnation, member.restarts, member.state) == (2, 1, MemberState.STARTING)
 
 
+def test_deaths_are_forgiven_only_to_a_member_that_begins_further_than_before() -> None:
+    members = Members()
+    members.add(is_founder=True)
+    members.came_up(0, interval=0)
+    members.revive(0)
+    members.came_up(0, interval=0)
+    assert members[0].restarts == 1, "what it had trained is lost again"
+    members.revive(0)
+    members.came_up(0, interval=3)
+    assert members[0].restarts == 0
+
+
 def test_a_straggler_that_took_in_more_than_its_place_still_grafts_from_those_who_have_finished() -> None:
     board: Board[str] = Board(TopologyConfig())
     board.post(posting(0, 12))

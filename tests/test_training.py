@@ -562,8 +562,8 @@ def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None
     again.resume(host.checkpoints[-1])
     assert again._average is not None
     assert_equal(dict(entries(again._average.module)), dict(entries(average.module)))
-    assert_equal(dict(WeightAverage.of(host.checkpoints[-1])), dict(entries(average.module)))
-    assert WeightAverage.of(host.checkpoints[0]) is host.checkpoints[0].model, "the mean had not begun"
+    assert_equal(dict(WeightAverage.judged(host.checkpoints[-1])), dict(entries(average.module)))
+    assert WeightAverage.judged(host.checkpoints[0]) is host.checkpoints[0].model, "the mean had not begun"
 
 
 def test_units_as_published_are_told_by_their_names() -> None:
