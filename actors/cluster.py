@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import socket
@@ -137,3 +138,12 @@ def _fitting(resources: dict[str, float], placement: Placement) -> int:
         if each > 0
     ]
     return min(counts, default=1_000_000)
+
+
+def check_room(config: RunConfig, placement: Placement | None, *, size: int) -> None:
+    """Raises ResourceError where the cluster can never place `size` networks of a run, each as its first were."""
+    wanted = dataclasses.replace(config.population, size=size, min_size=None, max_size=None)
+    if placement is not None:
+        wanted = dataclasses.replace(wanted, cpus=placement.cpus, gpus=placement.gpus)
+    optimizer = dataclasses.replace(config.optimizer, learning_rates="same")
+    place(dataclasses.replace(config, population=wanted, optimizer=optimizer))

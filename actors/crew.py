@@ -10,7 +10,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.cluster import Placement
 from actors.network import create_network
-from actors.spec import NAMESPACE, Birth, Directive, NetworkSpec, Outcome, RunSpec, network_name
+from actors.spec import NAMESPACE, Beginning, Directive, NetworkSpec, Outcome, RunSpec, network_name
 from population.members import Member
 
 
@@ -31,7 +31,7 @@ class Crew:
         return list(self._handles)
 
     async def create(
-        self, member: Member, birth: Birth, data: Any, *, placement: Placement, at_most_interval: int | None
+        self, member: Member, beginning: Beginning, data: Any, *, placement: Placement
     ) -> tuple[str, int, int, str]:
         """Ask Ray for a network's process and wait until its network is built.
 
@@ -46,10 +46,10 @@ class Crew:
             run=self._run,
             network=member.id,
             incarnation=member.incarnation,
-            birth=birth,
+            birth=beginning.birth,
             threads=placement.threads,
             gpus=placement.gpus,
-            at_most_interval=at_most_interval,
+            at_most_interval=beginning.at_most_interval,
         )
         handle = self._handles[member.id] = create_network(spec, data, cpus=placement.cpus)
         return await result_of(handle.ready.remote())

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
 from actors.records import members_of, read_members
-from actors.spec import Birth
+from actors.spec import Beginning
 from population.checkpoint import CheckpointStore
 from population.errors import RunError
 from population.members import Member, MemberState
@@ -35,21 +35,17 @@ def resumable_members(storage: Storage, *, run: str) -> list[Member]:
     ]
 
 
-def resumed_births(
-    storage: Storage, members: Sequence[Member], *, is_lockstep: bool
-) -> dict[int, tuple[Birth, int | None]]:
+def resumed_beginnings(storage: Storage, members: Sequence[Member], *, is_lockstep: bool) -> dict[int, Beginning]:
     """How each member that starts again begins, by id: a founder, and whoever has a checkpoint, where it was; in
-    lockstep at most at the interval that they go on from together, None where it has no part in that."""
+    lockstep at most at the interval that they go on from together, unless it has no part in that."""
     store = CheckpointStore(storage)
     kept = {member.id: {found.interval for found in store.list(member.id)} for member in members}
-    resumed = {member.id for member in members if kept[member.id] or member.is_founder}
-    shared = together({network: kept[network] for network in resumed}) if is_lockstep and resumed else None
-    return {
-        member.id: ("resumed", shared if shared in _beginnings(kept[member.id]) else None)
-        if member.id in resumed
-        else ("newcomer", None)
-        for member in members
-    }
+    resumed = {member.id: kept[member.id] for member in members if kept[member.id] or member.is_founder}
+    shared = together(resumed) if is_lockstep and resumed else None
+    found = dict.fromkeys(kept, Beginning("newcomer"))
+    for network, intervals in resumed.items():
+        found[network] = Beginning("resumed", shared if shared in _beginnings(intervals) else None)
+    return found
 
 
 def together(kept: Mapping[int, Collection[int]]) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import ray
 
 from population.config import RunConfig
 from population.networks import NetworkFactory
@@ -47,7 +49,18 @@ class Outcome(StrEnum):
     FENCED = "fenced"
 
 
+References = list[ray.ObjectRef]
+"""What lies on the board: one reference in a list, which Ray does not resolve when it is passed on."""
+
 Birth = Literal["founder", "newcomer", "resumed"]
+
+
+class Beginning(NamedTuple):
+    """How a member begins."""
+
+    birth: Birth
+    at_most_interval: int | None = None
+    """lockstep: a checkpoint of no later interval counts."""
 
 
 @dataclass(frozen=True, kw_only=True)

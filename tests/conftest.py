@@ -25,9 +25,6 @@ from population import (  # the mode must be set before ray is imported
 )
 from population.data import MemorySplits, image_set, memory_splits
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Real photographs beside the checkout; tests that use them skip where they are missing."""
-
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
@@ -39,13 +36,6 @@ def vectors() -> dict[str, np.ndarray]:
     """What the public reference code computes."""
     with np.load(Path(__file__).parent / "vectors" / "reference_vectors.npz") as found:
         return {name: found[name] for name in found.files}
-
-
-@pytest.fixture(scope="session")
-def photos() -> Path:
-    if not (SHARED_DATA / "cifar10-train-10k.parquet").exists():
-        pytest.skip("no photographs beside the checkout")  # they are not ours to commit; two tests ask for them
-    return SHARED_DATA
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.records import read_members, write_members
-from actors.resuming import resumable_members, resumed_births, together
+from actors.resuming import resumable_members, resumed_beginnings, together
 from population import Members, MemberState
 from population.checkpoint import Checkpoint, CheckpointStore
 from population.errors import MissingError, RunError, StorageError
@@ -48,16 +48,16 @@ def test_who_was_left_behind_goes_on_where_it_was(storage: Storage) -> None:
         member = members.add(is_founder=True)
         for interval in kept:
             store.commit(_of(member.id, interval))
-    found = resumed_births(storage, list(members), is_lockstep=True)
+    found = resumed_beginnings(storage, list(members), is_lockstep=True)
     assert found == {0: ("resumed", 10), 1: ("resumed", 10), 2: ("resumed", None)}
-    assert set(resumed_births(storage, list(members), is_lockstep=False).values()) == {("resumed", None)}
+    assert set(resumed_beginnings(storage, list(members), is_lockstep=False).values()) == {("resumed", None)}
 
 
 def test_a_newcomer_without_a_checkpoint_joins_again(storage: Storage) -> None:
     members = Members()
     members.add(is_founder=True)
     members.add(is_founder=False)
-    found = resumed_births(storage, list(members), is_lockstep=False)
+    found = resumed_beginnings(storage, list(members), is_lockstep=False)
     assert found == {0: ("resumed", None), 1: ("newcomer", None)}
 
 
