@@ -195,7 +195,16 @@ def equal_work(data: DataConfig, epochs: int) -> Comparison:
         question="Is a population better than one network that is trained as long as all of it together?",
         arms=(
             Arm(name="two independent", told="two networks side by side", config=pair),
-            Arm(name="two grafting-async", told="two networks that graft", config=small(data, size=2, epochs=epochs)),
+            Arm(
+                name="two grafting-async",
+                told="two networks that graft; old scions as they come",
+                config=small(data, size=2, epochs=epochs),
+            ),
+            Arm(
+                name="two grafting-async, compensated, aged",
+                told="the same; old scions brought forward, and counting for less",
+                config=small(data, size=2, epochs=epochs, age=BOTH),
+            ),
             Arm(
                 name="one, twice as long",
                 told="one network, twice the epochs",
