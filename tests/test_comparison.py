@@ -29,12 +29,16 @@ from experiments.comparison import (
     usual_data,
 )
 from experiments.comparison.arms import NONE, papa, small
-from experiments.comparison.record import EDITION, fingerprint
+from experiments.comparison.editions import EDITION, means_the_same
+from experiments.comparison.record import fingerprint
 from experiments.comparison.tables import SHOWN
 from population import (
+    AgeConfig,
     AverageConfig,
+    AveragingConfig,
     DataConfig,
     DistillationConfig,
+    ExchangeConfig,
     GraftConfig,
     ImageClassification,
     PopulationConfig,
@@ -296,7 +300,7 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
         "| arm | at 1 s | at 2 s | at 3 s | at 4 s |" in told and "Differences to *independent* at these times" in told
     )
     assert "| averaging | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 |" in told
-    assert f"edition 0: independent seed 0; averaging seed 0; edition {EDITION}: independent seeds 1, 2; avera" in told
+    assert "tells what differs): edition 0: independent seed 0; averaging seed 0." in told
     assert (tmp_path / "time.png").stat().st_size > 5_000
     assert (tmp_path / "fusion.png").stat().st_size > 5_000 and "![fusion](fusion.png)" in told
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
@@ -308,7 +312,7 @@ def test_a_run_of_the_same_configuration_and_data_is_taken_from_the_record_besid
     scores = {"fingerprint": fingerprint(arm.config), "edition": EDITION, "taken_from": "", "mean_accuracy": 0.5}
     found = {"scores": [scores], "curves": [{"epoch": 1.0}, {"epoch": 2.0}]}
     Record(tmp_path / "one", asked).add("another name", 1, found)
-    earlier = {"scores": [scores | {"edition": EDITION - 1}], "curves": []}
+    earlier = {"scores": [scores | {"edition": 0}], "curves": []}
     Record(tmp_path / "one", asked).add("another name", 2, earlier)
     assert not Record(tmp_path / "other", asked).borrow("independent", 2), "the same words, of other code"
     other = Record(tmp_path / "other", asked)
@@ -322,6 +326,18 @@ def test_a_run_of_the_same_configuration_and_data_is_taken_from_the_record_besid
     assert [line["epoch"] for line in other.rows("curves")] == [1.0, 2.0]
     third = Record(tmp_path / "third", asked)
     assert third.borrow("independent", 1) and third.rows("scores")[0]["taken_from"] == "one"
+
+
+def test_an_edition_changes_what_it_concerns_and_nothing_else() -> None:
+    alone, waits = (small(DIGITS, size=2, epochs=1, exchange=one, mode="lockstep") for one in (NONE, ExchangeConfig()))
+    nobody_waits = dataclasses.replace(waits, mode="async")
+    averaged = dataclasses.replace(alone, averaging=AveragingConfig(kind="swa"))
+    unset = dataclasses.replace(nobody_waits, age=AgeConfig())
+    since = {1: (alone, waits), 2: (nobody_waits, averaged), 3: (unset,)}
+    for edition, configs in since.items():
+        for config in configs:
+            assert not means_the_same(config, edition=edition - 1)
+            assert all(means_the_same(config, edition=later) for later in range(edition, EDITION + 1))
 
 
 def test_rows_of_other_configurations_are_kept_and_not_shown(tmp_path: Path) -> None:

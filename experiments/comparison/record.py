@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from experiments.comparison.arms import AS_THEY_COME, Arm, Comparison
+from experiments.comparison.editions import EDITION, means_the_same
 from experiments.reports import similarity_over_time
 from population.checkpoint import CheckpointStore
 from population.config import RunConfig, from_dict, to_dict
@@ -31,12 +32,6 @@ TABLES = ("scores", "curves", "filters", "layers", "alphas", "similarity", "fusi
 DENSITIES = {"": 0.1, "_1": 1.0}
 """Ends of the columns of densities, and the l1 norm below which a filter of the baseline is invalid there, as in
 Grafting+."""
-
-EDITION = 3
-"""Of what a configuration means: it rises when the same configuration and seed would train or be judged otherwise. 0:
-not noted; 1: of equal scores the latest is the best, and no exchange after the last interval where nobody waits; 2: a
-straggler's age has an end, and of an averaged network the mean is judged at the end too; 3: age.compensation None is 2
-instead of 1."""
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -76,7 +71,8 @@ class Record:
     def __init__(self, folder: Path, comparison: Comparison) -> None:
         """Args: where it lies; whose arms count, as they are configured now."""
         self.folder = folder
-        self._fingerprints = {arm.name: fingerprint(arm.config) for arm in comparison.arms}
+        self._configs = {arm.name: arm.config for arm in comparison.arms}
+        self._fingerprints = {name: fingerprint(config) for name, config in self._configs.items()}
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """The rows of one of TABLES, of the arms as they are configured now."""
@@ -94,17 +90,21 @@ class Record:
             if self._fingerprints.get(row["arm"]) == row["fingerprint"]
         }
 
+    def is_of_today(self, row: Mapping[str, Any]) -> bool:
+        """Whether the run of a row of scores would be trained and judged the same way now."""
+        return means_the_same(self._configs[row["arm"]], edition=edition_of(row))
+
     def borrow(self, arm: str, seed: int) -> bool:
-        """Take a run of the same configuration, data, seed and edition from a record beside this one: it would be the
-        same run.
+        """Take a run of the same configuration, data and seed from a record beside this one: it would be the same run,
+        unless an edition of the code since has changed what that configuration means.
 
         Returns whether there is one; `taken_from` in its scores then names the comparison that made it.
         """
         wanted = self._fingerprints[arm], seed
         beside = sorted({path.parent for path in self.folder.parent.glob("*/scores.parquet")} - {self.folder})
         for folder in beside:
-            rows = [row for row in read_rows(folder, "scores") if edition_of(row) == EDITION]
-            owners = [row for row in rows if (row["fingerprint"], row["seed"]) == wanted]
+            rows = [row for row in read_rows(folder, "scores") if (row["fingerprint"], row["seed"]) == wanted]
+            owners = [row for row in rows if means_the_same(self._configs[arm], edition=edition_of(row))]
             if owners:
                 found = {table: _rows_of(folder, table, owners[0]["arm"], seed) for table in TABLES}
                 found["scores"][0]["taken_from"] = owners[0]["taken_from"] or folder.name

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from experiments.comparison.arms import Comparison
-from experiments.comparison.record import DENSITIES, EDITION, Record, edition_of
+from experiments.comparison.record import DENSITIES, Record, edition_of
 from experiments.comparison.statistics import Estimate, interval, paired
 from population.config import DataConfig
 from population.filters import THRESHOLDS
@@ -63,7 +63,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         "## Arms",
         "\n".join(f"- **{arm.name}**: {arm.told}" for arm in comparison.arms if arm.name in names),
         _taken(rows),
-        _editions(rows),
+        _editions(record, rows),
         _missing(comparison, rows),
         "\n".join(f"![{name}]({name}.png)" for name in PICTURES if (record.folder / f"{name}.png").exists()),
     ]
@@ -284,15 +284,15 @@ def _taken(rows: Sequence[Row]) -> str:
     return f"Runs of another table, with the same configuration, data and seed: {taken}." if taken else ""
 
 
-def _editions(rows: Sequence[Row]) -> str:
-    """Runs by the edition of the code that made them, where there are several."""
+def _editions(record: Record, rows: Sequence[Row]) -> str:
+    """Runs that would be made otherwise now, by the edition of the code that made them."""
     by_edition: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for row in rows:
-        by_edition[edition_of(row)].append((row["arm"], row["seed"]))
-    if set(by_edition) == {EDITION}:
-        return ""
+        if not record.is_of_today(row):
+            by_edition[edition_of(row)].append((row["arm"], row["seed"]))
     told = "; ".join(f"edition {edition}: {_seeds(by_edition[edition])}" for edition in sorted(by_edition))
-    return f"Made by earlier editions of the code (`EDITION` of `experiments/comparison/record.py`): {told}."
+    where = "`experiments/comparison/editions.py` tells what differs"
+    return f"Made by earlier editions of the code, and not made again since ({where}): {told}." if told else ""
 
 
 def _missing(comparison: Comparison, rows: Sequence[Row]) -> str:

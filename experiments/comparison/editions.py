@@ -1,0 +1,30 @@
+"""What the same configuration has meant: each edition of the code trains or judges some configurations otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from population.config import RunConfig
+
+
+def _nobody_waits(config: RunConfig) -> bool:
+    return config.mode == "async" and config.exchange.rule != "none"
+
+
+CHANGES: tuple[Callable[[RunConfig], bool], ...] = (
+    # Of equal scores the latest is the best, not the first; no exchange after the last interval where nobody waits.
+    lambda config: True,
+    # A straggler's age has an end; of an averaged network the mean is judged at the end too.
+    lambda config: _nobody_waits(config) or config.averaging.kind != "none",
+    # age.compensation None is 2 instead of 1.
+    lambda config: _nobody_waits(config) and config.age.compensation is None,
+)
+"""Which configurations editions 1, 2, ... concern. Rows that note no edition are of edition 0."""
+
+EDITION = len(CHANGES)
+"""The code's own."""
+
+
+def means_the_same(config: RunConfig, *, edition: int) -> bool:
+    """Whether a configuration would now be trained and judged as by the code of an edition."""
+    return not any(concerns(config) for concerns in CHANGES[edition:])
