@@ -121,7 +121,7 @@ class Coordinator:
             self._background.spawn(self._supervisor.begin(self._members.add(is_founder=False).id, "newcomer"))
         for network in self._members.to_leave(-growth) if growth < 0 else ():
             self._supervisor.let_go(network)
-        self._save()
+        self._background.spawn(self._changed())  # where the last that trained has gone, the run ends
 
     async def stop(self) -> None:
         """Let every network commit a checkpoint at its next step and end; the run can be resumed."""
@@ -131,7 +131,7 @@ class Coordinator:
         self._course.state = "stopping"
         self._chronicle.tell("stop", None)
         for network in self._members.active():
-            if self._members[network].state is MemberState.STARTING or self._gate.is_outside(network):
+            if not self._supervisor.has_trained(network):
                 self._members.move(network, MemberState.STOPPED)
                 self._supervisor.dismiss(network)
             else:
@@ -148,7 +148,7 @@ class Coordinator:
             num_intervals=self._course.facts.num_intervals if self._course.facts else 0,
             epochs=self._config.schedule.epochs,
             networks=tuple(self._chronicle.status(member) for member in self._members),
-            seconds=time.monotonic() - self._course.began_seconds,
+            seconds=self._course.seconds,
             message=self._course.message,
             coordinator_process=os.getpid(),
             refusals=dict(self._chronicle.refusals),
@@ -247,7 +247,7 @@ class Coordinator:
         is_stopped = self._course.state == "stopping" or any(m.state is MemberState.STOPPED for m in self._members)
         self._course.state = "finishing"
         await self._background.wake()
-        seconds = time.monotonic() - self._course.began_seconds
+        seconds = self._course.seconds
         ended = {member.id: member.state.value for member in self._members}
         for network in self._crew.networks():
             self._supervisor.dismiss(network)
@@ -298,6 +298,7 @@ class Coordinator:
             self._course.facts = facts
             self._course.placement = records.placement_of(record)
             self._course.message = record["message"]
+            self._course.began_seconds = time.monotonic() - (time.time() - record["began"])
             self._read_data()
             for member in records.members_of(record):
                 self._members.restore(member)
@@ -311,6 +312,7 @@ class Coordinator:
             known = [member for member in self._members if member.state in ACTIVE | DONORS]
             for member in known:
                 self._supervisor.find(member)
+            self._supervisor.dismiss_the_gone()
         finally:
             # Before anybody is asked how it stands: one on a dead node answers late, and the living need their lease.
             self._knows_members.set()
@@ -374,7 +376,7 @@ class Coordinator:
                 message=self._course.message,
                 members=self._members,
                 placement=self._course.placement,
-                now=time.time(),
+                began=time.time() - self._course.seconds,
             )
         except StorageError as error:
             self._course.message = str(error)

@@ -46,6 +46,11 @@ class Course:
         """Whether nothing more happens."""
         return self.state in ("finished", "failed")
 
+    @property
+    def seconds(self) -> float:
+        """Since the first networks began to train."""
+        return time.monotonic() - self.began_seconds
+
     def begin(self) -> None:
         """The first networks are placed."""
         self.state, self.has_begun, self.began_seconds = "training", True, time.monotonic()

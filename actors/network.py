@@ -163,7 +163,8 @@ class Network:
         self._moved_seconds = time.monotonic()
         if self._step_seconds:
             self._pad_step()
-        return not (self._is_stopping or self._courier.is_orphaned or self._courier.directive in _ENDING)
+        is_ending = self._is_stopping or self._courier.is_orphaned or self._committer.is_fenced
+        return not (is_ending or self._courier.directive in _ENDING)
 
     def continues(self) -> bool:
         return self.stepped() and not (self._is_leaving or self._courier.directive is Directive.LEAVE)
@@ -215,12 +216,12 @@ class Network:
             if self._spec.run.config.mode == "lockstep":
                 self._committer.settle()
             self._courier.publish(report, snapshot)
-        is_committed = self._committer.finish()
+        self._committer.settle()
         self._courier.flush(seconds=self._spec.run.config.patience.lease_seconds)
-        return self._how_it_ended(is_committed)
+        return self._how_it_ended()
 
-    def _how_it_ended(self, is_committed: bool) -> Outcome:
-        if not is_committed or self._courier.directive is Directive.FENCED:
+    def _how_it_ended(self) -> Outcome:
+        if self._committer.is_fenced or self._courier.directive is Directive.FENCED:
             return Outcome.FENCED
         if self.trainer.is_finished:
             return Outcome.DONE

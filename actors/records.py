@@ -56,14 +56,14 @@ def check_facts(storage: Storage, facts: Facts, *, run: str) -> None:
 
 
 def write_members(
-    storage: Storage, *, state: str, message: str, members: Members, placement: Placement | None, now: float
+    storage: Storage, *, state: str, message: str, members: Members, placement: Placement | None, began: float
 ) -> None:
     """The members' record under the next number, then all but the last two dropped: a file that is written over can be
-    lost half-way."""
+    lost half-way. `began`: when training began, in seconds of the wall clock."""
     record = {
         "state": state,
         "message": message,
-        "seconds": now,
+        "began": began,
         "placement": None if placement is None else dataclasses.asdict(placement),
         "members": [dataclasses.asdict(member) for member in members],
     }
@@ -75,8 +75,8 @@ def write_members(
 
 
 def read_members(storage: Storage) -> dict[str, Any] | None:
-    """The newest record that is whole: state, message, seconds, placement, members (as plain dicts); None where none
-    was ever written.
+    """The newest record that is whole: state, message, began, placement, members (as plain dicts); None where none was
+    ever written.
 
     Raises:
         StorageError: storage fails, or every record is damaged.

@@ -21,7 +21,7 @@ from actors.spec import Beginning, Birth, Directive, Outcome, References, RunSpe
 from population.board import Board, Posting
 from population.checkpoint import CheckpointStore
 from population.errors import DataError, InarchError, RunError, StorageError, StructureError
-from population.members import ACTIVE, Member, Members, MemberState
+from population.members import ACTIVE, GONE, Member, Members, MemberState
 from population.storage import Storage
 
 ROOM_SECONDS = 30.0
@@ -58,10 +58,11 @@ class Supervisor:
         self._crew, self._chronicle, self._background = crew, chronicle, background
         self._save, self._changed, self._fail = save, changed, fail
         self._idle_since: float | None = None
+        self._beginnings: dict[int, Beginning] = {}
 
     async def raise_population(self) -> None:
         """Start every member; when population.min_size are placed, those train, and the rest join as they come."""
-        beginnings = await self._beginnings()
+        self._beginnings = beginnings = await self._read_beginnings()
         placing = {
             network: asyncio.create_task(self._place_surely(network, beginning))
             for network, beginning in beginnings.items()
@@ -86,7 +87,7 @@ class Supervisor:
             self._background.spawn(self.begin(network, "newcomer"))
         await self._changed()
 
-    async def _beginnings(self) -> dict[int, Beginning]:
+    async def _read_beginnings(self) -> dict[int, Beginning]:
         """How each member that starts begins, by id."""
         starting = [member for member in self._members if member.state is MemberState.STARTING]
         if not self._spec.is_resumed:
@@ -95,10 +96,13 @@ class Supervisor:
 
     async def _wait_for_enough(self, placing: dict[int, asyncio.Task[None]]) -> None:
         """Until population.min_size are placed, in lockstep all. A run that goes on gives up those that cannot be, and
-        they are taken out of `placing`; a new one fails, as does one that has none left or waits too long."""
+        they are taken out of `placing`, like those that were sent away meanwhile; a new one fails, as does one that has
+        none left or waits too long."""
         population, patience = self._config.population, self._config.patience
         deadline = time.monotonic() + patience.start_seconds
         while self._course.state == "starting":
+            for network in [network for network in placing if self._members[network].state not in ACTIVE]:
+                placing.pop(network).cancel()
             for network in [n for n, future in placing.items() if future.done() and future.exception() is not None]:
                 reason = reason_of(placing[network].exception())
                 if not self._spec.is_resumed or len(placing) == 1:
@@ -126,7 +130,7 @@ class Supervisor:
         if birth == "newcomer":
             self._gate.keep_out(network)
         try:
-            await self._place_surely(network, Beginning(birth))
+            await self._place_surely(network, self._beginning(network, birth))
         except (RayError, InarchError, ValueError) as error:
             if self._members[network].state in ACTIVE:
                 await self._give_up(network, reason_of(error))
@@ -136,6 +140,13 @@ class Supervisor:
             await self._supervise(network)
         else:
             self.dismiss(network)
+
+    def _beginning(self, network: int, birth: Birth) -> Beginning:
+        """How a network begins that starts after the others. What a run that goes on begins with in lockstep holds
+        until the network is past it."""
+        shared = self._beginnings[network].at_most_interval if network in self._beginnings else None
+        is_past = shared is None or self._chronicle.interval(network) > shared
+        return Beginning(birth, None if is_past or birth != "resumed" else shared)
 
     def _is_wanted(self, network: int) -> bool:
         """Whether a member is still to train: while it was placed the run may have stopped, or it been sent away."""
@@ -156,6 +167,7 @@ class Supervisor:
                 if member.restarts >= self._config.population.restarts or not self._is_wanted(network):
                     raise
                 self._members.revive(network)
+                self._save()
                 await asyncio.sleep(RETRY_SECONDS if is_own_fault else 0.0)
 
     async def _place(self, network: int, beginning: Beginning) -> None:
@@ -203,6 +215,8 @@ class Supervisor:
             outcome = error
         if self._members[network].incarnation != incarnation or self._course.is_over:
             return
+        if self._members[network].state in GONE:
+            return  # it was sent away, and its process ended, before it had joined
         if isinstance(outcome, Outcome):
             await self._ended(network, outcome)
         elif self._may_pass(network, outcome):
@@ -263,13 +277,17 @@ class Supervisor:
 
     def let_go(self, network: int) -> None:
         """A member is to leave: one that never trained at once, others after their interval."""
-        member = self._members[network]
-        if self._gate.is_outside(network) or (member.state is MemberState.STARTING and self._course.has_begun):
+        if not self.has_trained(network):
             self._members.move(network, MemberState.RETIRED)
             self.dismiss(network)
             return
         self._members.move(network, MemberState.LEAVING)
         self._crew.direct(network, Directive.LEAVE)
+
+    def has_trained(self, network: int) -> bool:
+        """Whether a member's process is past its beginning: it has joined, and something may be lost with it."""
+        is_starting = self._members[network].state is MemberState.STARTING
+        return not (is_starting or self._gate.is_outside(network))
 
     def dismiss(self, network: int, *, is_gentle: bool = False) -> None:
         """End a network's process. Gently, its snapshots stay until the next barrier: others may still take them."""
@@ -287,10 +305,11 @@ class Supervisor:
             return True
 
     def drop_the_unplaced(self) -> None:
-        """Members that never found a place are no reason to wait when nobody else trains any more. Whether one did is
-        in the record: a coordinator that came back has not seen it."""
-        left = self._members.active()
-        if self._course.has_begun and left and not any(self._members[network].has_lived for network in left):
+        """Members that never found a place are no reason to wait when nobody else trains any more, and somebody has.
+        Who found one is in the record: a coordinator that came back has not seen it."""
+        left, has_anybody = self._members.active(), any(member.has_lived for member in self._members)
+        is_idle = not any(self._members[network].has_lived for network in left)
+        if self._course.has_begun and has_anybody and is_idle:
             for network in left:
                 self._members.move(network, MemberState.RETIRED)
                 self.dismiss(network)
@@ -300,6 +319,12 @@ class Supervisor:
         incarnation = self._crew.find(member)
         if incarnation is not None:
             self._members.restore(dataclasses.replace(member, incarnation=incarnation))
+
+    def dismiss_the_gone(self) -> None:
+        """Processes of members that had left when the coordinator died."""
+        for member in self._members:
+            if member.state in GONE and self._crew.find(member) is not None:
+                self.dismiss(member.id, is_gentle=self._is_lockstep)
 
     async def take_over(self, member: Member) -> None:
         """Ask a network that was found by its name how it stands; one that was not, or does not answer, is lost."""

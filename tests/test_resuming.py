@@ -23,7 +23,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def record(storage: Storage, members: Members) -> None:
-    write_members(storage, state="training", message="", members=members, placement=None, now=0.0)
+    write_members(storage, state="training", message="", members=members, placement=None, began=0.0)
 
 
 @pytest.mark.parametrize(

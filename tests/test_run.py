@@ -209,6 +209,21 @@ def test_the_population_grows_and_shrinks_while_it_runs(begin, tmp_path: Path) -
     assert newest is not None and newest.id.interval == rows[2][-1]
 
 
+@pytest.mark.slow
+def test_a_newcomer_that_is_sent_away_while_it_waits_for_a_barrier_does_not_come_back(begin) -> None:
+    run = begin("visitor", **paced(3, 5.0, mode="lockstep"))  # an interval is long enough for a newcomer to come up
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 1)
+    run.scale(3)
+    until(lambda: (s := run.status()) and len(s.networks) == 3 and s.networks[2].state == "training")
+    assert max(intervals(run.status()).values()) == 1, "the barrier opened before the newcomer waited"
+    run.scale(2)
+    run.wait(seconds=120)
+    visitor = run.status().networks[2]
+    assert (visitor.state, visitor.incarnation) == ("retired", 1)
+    assert not [event for event in run.events() if event.network == 2 and event.kind in ("loss", "restart")]
+    assert rows_of(run).keys() == {0, 1}
+
+
 def final_weights(path: str) -> dict[int, dict[str, torch.Tensor]]:
     store = CheckpointStore(Storage(path))
     found = {network: store.newest(network) for network in store.networks()}

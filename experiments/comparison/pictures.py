@@ -164,7 +164,7 @@ def _fusion(order: list[str], record: Record) -> None:
         _band(changed, later, "epoch", lambda row: 100 * row["changed"] / row["kept"], label=arm, color=color)
     effective.set_yscale("log")
     _name(effective, "epoch", "filters mixed into one: mean, range")
-    _name(gradient, "epoch", "gradient to filters not kept, %")
+    _name(gradient, "epoch", "gradient to filters not kept, step before, %")
     _name(changed, "epoch", "kept, not kept before, %")
     effective.legend(fontsize=7)
     _save(figure, record, "fusion")

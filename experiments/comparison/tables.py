@@ -227,7 +227,8 @@ def _fused(names: Sequence[str], rows: Sequence[Row]) -> str:
                 cells.append(f"{sum(known) / len(known):.2f}" if known else "")
             if any(cells):
                 table.append([name, told, *cells])
-    return f"## How filters are fused\n\nMeans over layers, networks and seeds.\n\n{_markdown(table)}"
+    when = "when an epoch begins; the gradient is that of the last step before it"
+    return f"## How filters are fused\n\nMeans over layers, networks and seeds {when}.\n\n{_markdown(table)}"
 
 
 def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:

@@ -1,0 +1,113 @@
+"""The lives of networks where no process is needed to see them: who is waited for, who comes back, how one begins."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from actors.committer import Committer
+from actors.coordinator import Coordinator
+from actors.logs import LogFile
+from actors.spec import Beginning, RunSpec
+from population import MemberState
+from population.checkpoint import CheckpointStore
+from population.storage import Storage
+from tests.conftest import small_config
+from tests.test_checkpoint import checkpoint
+
+
+def coordinator(tmp_path: Path, *states: MemberState, mode: str = "async", lived: bool = True) -> Coordinator:
+    """That of a run whose members stand so, without processes."""
+    found = Coordinator(RunSpec(name="run", folder=str(tmp_path / "run"), config=small_config(mode=mode)))
+    for state in states:
+        member = found._members.add(is_founder=True)
+        if lived:
+            found._members.came_up(member.id, interval=0)
+        found._members.move(member.id, state)
+    return found
+
+
+def states(found: Coordinator) -> list[str]:
+    return [member.state.value for member in found._members]
+
+
+async def settled(found: Coordinator) -> None:
+    await found._background.until(lambda: found._course.is_over, seconds=5.0)
+
+
+def test_a_run_ends_when_the_last_that_was_waited_for_is_sent_away(tmp_path: Path) -> None:
+    async def live() -> Coordinator:
+        found = coordinator(tmp_path, MemberState.DONE, MemberState.STARTING, MemberState.STOPPED)
+        found._course.begin()
+        await found.scale(1)
+        await settled(found)
+        return found
+
+    found = asyncio.run(live())
+    assert found._course.state == "finished"
+    assert states(found) == ["done", "retired", "stopped"]
+
+
+def test_members_of_a_run_that_never_had_a_network_are_waited_for(tmp_path: Path) -> None:
+    """As when the coordinator dies while the founders are built, and those die with it."""
+    found = coordinator(tmp_path, MemberState.STARTING, MemberState.STARTING, lived=False)
+    found._course.begin()
+    found._supervisor.drop_the_unplaced()
+    assert states(found) == ["starting", "starting"]
+
+
+def test_members_that_never_found_a_place_are_dropped_once_the_others_are_done(tmp_path: Path) -> None:
+    found = coordinator(tmp_path, MemberState.DONE)
+    found._members.add(is_founder=False)
+    found._course.begin()
+    found._supervisor.drop_the_unplaced()
+    assert states(found) == ["done", "retired"]
+
+
+def test_before_the_run_has_begun_members_leave_and_stop_at_once(tmp_path: Path) -> None:
+    async def live() -> list[list[str]]:
+        found = coordinator(tmp_path, *[MemberState.STARTING] * 3, lived=False)
+        await found.scale(2)
+        told = [states(found)]
+        await found.stop()
+        await settled(found)
+        return [*told, states(found), [found._course.state]]
+
+    assert asyncio.run(live()) == [["starting", "starting", "retired"], ["stopped", "stopped", "retired"], ["finished"]]
+
+
+def test_founders_that_are_sent_away_while_they_are_placed_are_not_waited_for(tmp_path: Path) -> None:
+    async def live() -> tuple[Coordinator, set[int]]:
+        found = coordinator(tmp_path, *[MemberState.STARTING] * 2)
+        placing = {0: asyncio.create_task(asyncio.sleep(0.2)), 1: asyncio.create_task(asyncio.sleep(60.0))}
+        found._supervisor.let_go(1)
+        await asyncio.wait_for(found._supervisor._wait_for_enough(placing), 5.0)
+        return found, set(placing)
+
+    found, placed = asyncio.run(live())
+    assert placed == {0} and found._course.state == "starting"
+
+
+def test_where_a_resumed_run_begins_together_holds_until_a_network_is_past_it(tmp_path: Path) -> None:
+    found = coordinator(tmp_path, MemberState.STARTING, mode="lockstep")
+    found._supervisor._beginnings = {0: Beginning("resumed", 10)}
+    assert found._supervisor._beginning(0, "resumed") == ("resumed", 10)
+    assert found._supervisor._beginning(0, "newcomer") == ("newcomer", None)
+    assert found._supervisor._beginning(1, "resumed") == ("resumed", None)
+    found._chronicle.placed(0, interval=11, process=1, node="a")
+    assert found._supervisor._beginning(0, "resumed") == ("resumed", None)
+
+
+def test_a_network_that_was_replaced_knows_it_as_soon_as_it_commits(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    store = CheckpointStore(storage)
+    committer = Committer(store, LogFile(storage, "network-0"), deadline_seconds=20.0)
+    committer.commit(checkpoint(1))
+    committer.settle()
+    assert not committer.is_fenced and len(store.list(0)) == 1
+    store.claim(0, 3)
+    committer.commit(checkpoint(2))
+    committer.settle()
+    assert committer.is_fenced and len(store.list(0)) == 1
+    committer.commit(checkpoint(3))
+    assert committer._under_way is None
