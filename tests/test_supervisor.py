@@ -1,14 +1,18 @@
-"""The lives of networks where no process is needed to see them: who is waited for, who comes back, how one begins."""
+"""The lives of networks, as far as they can be seen without training one: who is waited for, who comes back."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
+
+import pytest
+import ray
 
 from actors.committer import Committer
 from actors.coordinator import Coordinator
 from actors.logs import LogFile
-from actors.spec import Beginning, RunSpec
+from actors.spec import NAMESPACE, Beginning, RunSpec, network_name
 from population import MemberState
 from population.checkpoint import CheckpointStore
 from population.storage import Storage
@@ -86,6 +90,26 @@ def test_founders_that_are_sent_away_while_they_are_placed_are_not_waited_for(tm
 
     found, placed = asyncio.run(live())
     assert placed == {0} and found._course.state == "starting"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("mode", ["async", "lockstep"])
+def test_processes_of_those_who_had_left_do_not_outlive_a_coordinator(cluster: str, tmp_path: Path, mode: str) -> None:
+    """In lockstep one that leaves is kept until the next barrier, and who keeps it may die before."""
+    name = network_name("run", 0, 1)
+    ray.remote(num_cpus=0)(Left).options(name=name, namespace=NAMESPACE, lifetime="detached").remote()
+    found = coordinator(tmp_path, MemberState.RETIRED, MemberState.TRAINING, mode=mode)
+    found._supervisor.dismiss_the_gone()
+    found._crew.end_leavers()
+    deadline = time.monotonic() + 20.0
+    with pytest.raises(ValueError, match=name):
+        while time.monotonic() < deadline:
+            ray.get_actor(name, namespace=NAMESPACE)
+            time.sleep(0.1)
+
+
+class Left:
+    """Stands for a network's process."""
 
 
 def test_where_a_resumed_run_begins_together_holds_until_a_network_is_past_it(tmp_path: Path) -> None:
