@@ -56,7 +56,7 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
             for part in (_means(names, rows, score), _differences(comparison, names, rows, score))
         ),
         "## Beside accuracy",
-        _others(names, rows),
+        _others(comparison, names, rows),
         _invalid(names, record.rows("filters"), rows),
         _fused(names, record.rows("fusion")),
         _timed(comparison, names, record.rows("curves")) if comparison.is_timed else "",
@@ -148,7 +148,8 @@ def _difference(mine: dict[int, float], theirs: dict[int, float], *, num_compari
     return f"**{told}**" if found.excludes_zero else told
 
 
-def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
+def _others(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:
+    seconds = "seconds of training" if comparison.is_timed else "seconds of training (shared machine)"
     columns = {
         "mean_loss": ("mean loss, nats", 1.0),
         "mean_calibration_error": ("mean calibration error, %", 100.0),
@@ -157,7 +158,7 @@ def _others(names: Sequence[str], rows: Sequence[Row]) -> str:
         "cosine": ("cosine at the end", 1.0),
         "exchanges": ("exchanges", 1.0),
         "refusals": ("refused", 1.0),
-        "train_seconds": ("seconds of training (shared machine)", 1.0),
+        "train_seconds": (seconds, 1.0),
     }
     table = [["arm", *(told for told, _ in columns.values())]]
     for name in names:
