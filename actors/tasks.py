@@ -14,7 +14,6 @@ import ray
 import torch
 
 from actors.spec import Facts, RunSpec
-from population.averages import WeightAverage
 from population.checkpoint import CheckpointStore
 from population.config import FusionConfig, RunConfig
 from population.cost import cost_of
@@ -96,8 +95,7 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
             continue
         state, score, interval = found
         best.append(Candidate(network=network, state=state, validation_score=score))
-        state = WeightAverage.judged(newest)
-        last.append(Candidate(network=network, state=state, validation_score=newest.training.get("score")))
+        last.append(Candidate(network=network, state=newest.judged, validation_score=newest.training.get("score")))
         rows.append(
             {
                 "network": network,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from population.checkpoint import Checkpoint
+from population.checkpoint import average_of
 from population.config import AveragingConfig
 from population.layers import entries, is_private, load_entries
 
@@ -65,22 +65,10 @@ class WeightAverage:
         found = {f"average.{name}": tensor.detach().cpu().clone() for name, tensor in entries(self.module).items()}
         return found | {"average_count": self._model.n_averaged.detach().cpu().clone()}
 
-    @staticmethod
-    def judged(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-        """What of a checkpoint is judged as the network: the mean, with the statistics that it had when it was last
-        judged, where one is kept and has begun, else the weights."""
-        if int(checkpoint.tensors.get("average_count", 0)) == 0:
-            return checkpoint.model
-        return _means(checkpoint.tensors)
-
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint; one without a mean leaves it as it is."""
-        state = _means(tensors)
+        state = average_of(tensors)
         if state:
             load_entries(self.module, state)
             with torch.no_grad():
                 self._model.n_averaged.copy_(tensors["average_count"])
-
-
-def _means(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}

@@ -162,15 +162,18 @@ class _Follower:
         if target in _JOINING:
             tensors: Any = node.args[0]
             self._channels[node] = np.concatenate([self._of(found) for found in tensors])
+        elif not inputs:
+            raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
         elif target in _FLATTENING:
             self._channels[node] = self._flattened(node, self._of(inputs[0]))
         elif target is F.pad:
             self._channels[node] = self._padded(node, self._of(inputs[0]))
         elif target in _ELEMENTWISE:
             whole = [self._of(found) for found in inputs if len(_shape(found)) > 1]
-            for other in whole[1:]:
-                self._join(node, whole[0], other)
-            self._channels[node] = whole[0]
+            widest = max(whole, key=len, default=self._of(inputs[0]))  # one channel for all is of none of them
+            for other in whole:
+                self._join(node, widest, other)
+            self._channels[node] = widest
         elif target in _PASSING_OPERATIONS and _shape(node)[1] == len(self._of(inputs[0])):
             self._channels[node] = self._of(inputs[0])
         else:

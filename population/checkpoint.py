@@ -64,6 +64,18 @@ class Checkpoint:
     """Weights as evaluated, where they are the best so far."""
     rows: Rows = field(default_factory=dict)
 
+    @property
+    def judged(self) -> Mapping[str, Tensor]:
+        """What is judged as the network: the mean of its weights, with the statistics that it had when it was last
+        judged, where one is kept and has begun, else the weights."""
+        has_mean = int(self.tensors.get("average_count", 0)) > 0
+        return average_of(self.tensors) if has_mean else self.model
+
+
+def average_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged weights among a checkpoint's tensors; empty where none are kept."""
+    return {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
+
 
 class CheckpointStore:
     """The checkpoints of a run."""
@@ -176,7 +188,7 @@ class CheckpointStore:
             if loaded.best is not None:
                 return dict(loaded.best), loaded.training["best_score"], loaded.training["best_interval"]
         newest = self.newest(network)
-        return None if newest is None else (dict(newest.model), newest.training.get("score"), newest.id.interval)
+        return None if newest is None else (dict(newest.judged), newest.training.get("score"), newest.id.interval)
 
     def hand_in_all(self) -> None:
         """Hand in rows of committed checkpoints whose writer died before it could."""

@@ -107,4 +107,4 @@ def _taught_by(store: CheckpointStore, path: str) -> Mapping[str, Tensor]:
             f"distillation.teachers: {path!r} names no checkpoint; network {wanted} of {folder!r} has those of "
             f"intervals {sorted(kept)} (checkpoint.keep)"
         )
-    return store.load(wanted, kept[int(interval)]).model
+    return store.load(wanted, kept[int(interval)]).judged

@@ -12,7 +12,7 @@ from torch import Tensor
 from population.channels import FREE, Axis, Channels
 from population.config import GraftConfig
 from population.errors import ConfigError
-from population.grafting import STATISTICS, adaptive_weight
+from population.grafting import STATISTICS, adaptive_weight, reset_
 from population.information import filter_entropy, is_convolution, l1_norm
 
 State = Mapping[str, Tensor]
@@ -45,7 +45,8 @@ def filter_alphas(
     if config.criterion == "random":
         if random is None:
             raise ValueError("criterion random needs a generator")
-        return 0.5 + config.a * (random.random(channels.num_classes) - 0.5)
+        drawn = random.random((2, channels.num_classes))
+        return np.asarray(adaptive_weight(drawn[0], drawn[1], config.a, config.c))
     mine, theirs = (_information(state, channels, config) for state in (own, scion))
     if config.criterion == "batch_norm":
         total = mine + theirs
@@ -76,11 +77,11 @@ def blend_filters(
         axes.setdefault(axis.key, []).append(axis)
     for key, found in axes.items():
         own = state[key]
+        part = 1.0 - (1.0 - _own_part(found, alphas, config)) * left
         if key.endswith(STATISTICS) and config.batch_norm != "blend":
             if config.batch_norm == "reset":
-                own.fill_(float(key.endswith("running_var")))
+                reset_(own, key, alpha=float(part.min()))
             continue
-        part = 1.0 - (1.0 - _own_part(found, alphas, config)) * left
         kept_parts[key] = float(part.mean())
         kept = torch.from_numpy(part).to(own)
         kept = kept.reshape(*kept.shape, *[1] * (own.dim() - kept.dim()))

@@ -198,11 +198,17 @@ def blend_units(
                 if config.reference:
                     own.copy_((own * record.alpha + scion[key].to(own.device) * (1.0 - record.alpha)).to(own.dtype))
             elif key.endswith(STATISTICS) and config.batch_norm == "reset":
-                own.fill_(float(key.endswith("running_var")))
+                reset_(own, key, alpha=record.alpha)
             elif past is not None and key in past:
                 blend_forward_(own, scion[key], past[key], record.alpha)
             elif config.batch_norm == "blend" or not key.endswith(STATISTICS):
                 blend_(own, scion[key], record.alpha)
+
+
+def reset_(statistics: Tensor, key: str, *, alpha: float) -> None:
+    """A batch norm's running mean 0 or variance 1, in place, where anything was taken in: alpha below 1."""
+    if alpha < 1.0:
+        statistics.fill_(float(key.endswith("running_var")))
 
 
 def blend_(own: Tensor, scion: Tensor, alpha: float) -> None:
@@ -259,7 +265,7 @@ def blend_several(
             if not own.is_floating_point() or is_private(key) or (is_statistic and config.batch_norm == "keep"):
                 continue
             if is_statistic and config.batch_norm == "reset":
-                own.fill_(float(key.endswith("running_var")))
+                reset_(own, key, alpha=1.0 - sum(parts))
             else:
                 blend_weighted(own, [scion[key] for scion in scions], parts)
 

@@ -63,6 +63,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], t
             optimizer.state[parameter][slot] = value.to(device).clone()
 
 
+def count_steps(optimizer: torch.optim.Optimizer, steps: float) -> None:
+    """Tell an optimizer that corrects its running averages for their beginning how many steps are behind them."""
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"].fill_(round(steps))
+
+
 def running_averages(
     optimizer: torch.optim.Optimizer, names: Mapping[int, str], config: OptimizerConfig
 ) -> Iterator[tuple[str, str, Tensor]]:

@@ -36,7 +36,7 @@ class SharedState:
         settings = self._config.graft
         if self._config.exchange.rule == "none":
             return ()
-        if settings.reference and settings.level == "layer":
+        if settings.reference and settings.level == "layer" and settings.scion == "external":
             units = reference_units(entries(self._module))
         else:
             units = graft_units(self._module, settings.units)

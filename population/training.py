@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from population import divergence
 from population.averages import WeightAverage
@@ -27,7 +28,7 @@ from population.filters import filter_rows
 from population.history import TABLES
 from population.host import Host, Stopwatch
 from population.layers import convolution_units, entries, load_entries
-from population.optimization import load_optimizer, make_optimizer, optimizer_tensors
+from population.optimization import count_steps, load_optimizer, make_optimizer, optimizer_tensors
 from population.progress import Progress
 from population.random_state import RandomState
 from population.report import KEPT, OFF, Report
@@ -202,6 +203,7 @@ class Trainer:
         self.start_at(snapshot.origin.interval)
         self._progress.trained_intervals = snapshot.origin.trained_intervals
         self._progress.trained_steps = snapshot.origin.trained_steps
+        count_steps(self._optimizer, snapshot.origin.trained_steps)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of this network.
@@ -335,6 +337,9 @@ class Trainer:
             self._rows["grafts"] += graft_rows(own, exchanged.taken)
             self._last_scion = first.snapshot.origin.network if first else own.network
             self._last_age = first.age if first else None
+            if self.is_finished and self.config.graft.batch_norm == "reset":  # nobody trains them up again
+                with self._random:
+                    update_bn(self.task.statistics_images(), self.module)
         return exchanged.outcome
 
     def _note_filters(self, own: Origin, snapshot: Snapshot | None) -> None:

@@ -165,13 +165,51 @@ class Normed(nn.Module):
         return F.relu(self.norm(self.conv(images))).mean((2, 3))
 
 
+class Halves(nn.Module):
+    """Hands on what torch.fx tells no shape of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        one, other = self.conv(images).chunk(2, 1)
+        return (one * other).mean((2, 3))
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
-    [(Shuffle(), "through view"), (Branching(), "cannot trace"), (Normed(), r"through norm \(GroupNorm\)")],
+    [
+        (Shuffle(), "through view"),
+        (Branching(), "cannot trace"),
+        (Normed(), r"through norm \(GroupNorm\)"),
+        (Halves(), "through getitem"),
+    ],
 )
 def test_what_cannot_be_followed_is_a_named_error(network: nn.Module, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_channels(network, (3, 16, 16))
+
+
+class Attending(nn.Module):
+    """Weighs all channels by one map, on either side of the product."""
+
+    def __init__(self, *, map_first: bool) -> None:
+        super().__init__()
+        self.map_first = map_first
+        self.first, self.map, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 1, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.first(images)
+        weights = torch.sigmoid(self.map(hidden))
+        return self.second(weights * hidden if self.map_first else hidden * weights).mean((2, 3))
+
+
+@pytest.mark.parametrize("map_first", [False, True])
+def test_a_map_for_all_channels_is_of_none_of_them(map_first: bool) -> None:
+    channels = find_channels(Attending(map_first=map_first), (3, 8, 8))
+    of = {(axis.key, axis.dim): axis.classes.tolist() for axis in channels.axes}
+    assert of["second.weight", 1] == of["first.weight", 0] == list(range(8))
 
 
 class Scaled(nn.Module):

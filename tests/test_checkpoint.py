@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -97,6 +98,18 @@ def checkpoint(interval: int, *, incarnation: int = 1, step: int = 0, score: flo
         best={"weight": torch.full((3,), 100.0 + interval), "count": torch.tensor(0)} if score is not None else None,
         rows={"metrics": [row]},
     )
+
+
+def test_without_validation_the_mean_stands_for_a_network_of_averaged_weights(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    made = checkpoint(1)
+    mean = {"average.weight": torch.full((3,), 7.0), "average.count": torch.tensor(1)}
+    for count in (0, 4):
+        tensors = {**made.tensors, **mean, "average_count": torch.tensor(count)}
+        store.commit(dataclasses.replace(made, id=dataclasses.replace(made.id, interval=count + 1), tensors=tensors))
+        found = store.best(0)
+        assert found is not None
+        assert found[0]["weight"].tolist() == [7.0 if count else 1.0] * 3
 
 
 def test_what_is_committed_comes_back(storage: Storage) -> None:

@@ -98,6 +98,28 @@ def test_folder_of_classes_is_read(tmp_path: Path, pictures) -> None:
     assert splits.train.class_names == ("class0", "class1", "class2")
 
 
+def test_test_images_are_numbered_as_the_training_images_by_their_classes_names(tmp_path: Path, pictures) -> None:
+    for part, classes in {"train": ("cat", "dog", "owl"), "test": ("cat", "owl"), "other": ("cat", "emu")}.items():
+        for index, image in enumerate(pictures[0][:12]):
+            folder = tmp_path / part / classes[index % len(classes)]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{index}.png").write_bytes(image)
+    train = str(tmp_path / "train")
+    found = load_splits(DataConfig(train=train, test=str(tmp_path / "test"), validation=0), seed=0)
+    assert isinstance(found, MemorySplits) and found.test is not None
+    assert found.test.labels.tolist() == [0] * 6 + [2] * 6 and found.test.class_names == ("cat", "dog", "owl")
+    with pytest.raises(DataError, match=r"data.test .*other has images of emu: no class of the training images"):
+        load_splits(DataConfig(train=train, test=str(tmp_path / "other"), validation=0), seed=0)
+    named = write_parquet(tmp_path / "named.parquet", pictures[0], pictures[1], names=["owl", "cat", "dog"])
+    found = load_splits(DataConfig(train=train, test=named, validation=0), seed=0)
+    assert isinstance(found, MemorySplits) and found.test is not None
+    assert found.test.labels.tolist() == [(2, 0, 1)[label] for label in pictures[1]]
+    unnamed = write_parquet(tmp_path / "unnamed.parquet", *pictures)
+    found = load_splits(DataConfig(train=train, test=unnamed, validation=0), seed=0)
+    assert isinstance(found, MemorySplits) and found.test is not None
+    assert found.test.labels.tolist() == pictures[1]
+
+
 def test_cifar_folder_is_recognized_and_its_checksums_are_checked(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()

@@ -185,6 +185,35 @@ def test_batch_norms_statistics_can_be_reset(num_donors: int) -> None:
     assert not own["bn1.running_mean"].any() and torch.equal(own["bn1.running_var"], torch.ones(16))
 
 
+def test_what_is_too_old_to_have_a_part_resets_nothing() -> None:
+    age = AgeConfig(policy="exponential", cutoff_intervals=2.0)
+    rule = Grafting(GraftConfig(batch_norm="reset", momentum="reset"), age)
+    own, other = state(1), state(2)
+    own["bn1.running_mean"] += 3.0
+    before = copies(own)
+    for intervals, is_taken in ((3.0, False), (1.0, True)):
+        came = dataclasses.replace(arrival(1, other, rule), age=dataclasses.replace(NOW, intervals=intervals))
+        root = rootstock(0, own, rule)
+        rule.take_in(root, [came])
+        assert root.forgets_momentum == is_taken
+        assert all(torch.equal(own[key], before[key]) for key in own) != is_taken
+
+
+def test_noise_that_found_no_invalid_filter_keeps_the_momentum() -> None:
+    for threshold, is_reset in ((0.0, False), (1e9, True)):
+        rule = Grafting(GraftConfig(scion="noise", momentum="reset", threshold=threshold), AgeConfig())
+        root = rootstock(0, state(1), rule)
+        rule.take_in(root, [])
+        assert root.forgets_momentum == is_reset
+
+
+def test_in_lockstep_reset_statistics_are_measured_after_the_last_graft() -> None:
+    config = small_config(mode="lockstep", graft=GraftConfig(batch_norm="reset"))
+    for trainer in simulate(config).trainers.values():
+        statistics = {key: value for key, value in entries(trainer.module).items() if "running_mean" in key}
+        assert statistics and all(value.any() for value in statistics.values())
+
+
 def test_random_information_gives_two_networks_alphas_that_add_up_to_one() -> None:
     rule = Grafting(GraftConfig(criterion="random"), AgeConfig())
     one, two = state(1), state(2)

@@ -30,7 +30,6 @@ from population import (
     Snapshot,
     Trainer,
 )
-from population.averages import WeightAverage
 from population.checkpoint import Checkpoint
 from population.config import Mode
 from population.errors import CheckpointError, ConfigError, NotFiniteError, StructureError
@@ -431,6 +430,18 @@ def test_a_clone_has_its_parents_weights_and_place_and_its_own_data_order() -> N
     assert (fresh.interval, fresh.origin().trained_intervals) == (2, 0.0)
 
 
+def test_a_clone_goes_on_with_its_parents_moments_and_their_age() -> None:
+    """What AdamW keeps of past gradients is corrected for how few they are: a clone's are as many as its parent's."""
+    config = small_config(optimizer=OptimizerConfig(name="adamw"), graft=GraftConfig(momentum="blend"))
+    parent, clone = new_trainer(config), new_trainer(config, network=1)
+    snapshot = live(parent, Hand())[-1]
+    clone.adopt(snapshot)
+    steps = {int(state["step"]) for state in clone._optimizer.state.values()}
+    assert steps == {int(state["step"]) for state in parent._optimizer.state.values()} == {parent.step}
+    moments = [state["exp_avg"] for state in clone._optimizer.state.values()]
+    assert all(moment.any() for moment in moments) and len(moments) == len(list(clone.module.parameters()))
+
+
 def test_checkpoint_of_another_structure_is_an_error() -> None:
     config = small_config()
     host = Hand()
@@ -562,8 +573,8 @@ def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None
     again.resume(host.checkpoints[-1])
     assert again._average is not None
     assert_equal(dict(entries(again._average.module)), dict(entries(average.module)))
-    assert_equal(dict(WeightAverage.judged(host.checkpoints[-1])), dict(entries(average.module)))
-    assert WeightAverage.judged(host.checkpoints[0]) is host.checkpoints[0].model, "the mean had not begun"
+    assert_equal(dict(host.checkpoints[-1].judged), dict(entries(average.module)))
+    assert host.checkpoints[0].judged is host.checkpoints[0].model, "the mean had not begun"
 
 
 def test_units_as_published_are_told_by_their_names() -> None:
@@ -583,6 +594,9 @@ def test_units_as_published_are_told_by_their_names() -> None:
         units = Trainer(task, config, network=0).units
         assert [unit.name for unit in units][: len(expected)] == expected
         assert (len(units) > 1) == reference
+    config = small_config(graft=GraftConfig(reference=True, scion="noise"))
+    units = Trainer(ImageClassification(config, tiny_splits(config), factory=network), config, network=0).units
+    assert [unit.name for unit in units][:1] == ["conv.weight"] and len(units) == 1, "noise is for filters"
 
 
 def test_until_the_mean_begins_the_network_itself_is_judged_and_kept() -> None:

@@ -18,6 +18,14 @@ CHANGES: tuple[Callable[[RunConfig], bool], ...] = (
     lambda config: _nobody_waits(config) or config.averaging.kind != "none",
     # age.compensation None is 2 instead of 1.
     lambda config: _nobody_waits(config) and config.age.compensation is None,
+    # Resets happen where something was taken in; random filters' alphas are spread as random layers' are; what stands
+    # for a network of averaged weights without validation images, and as a teacher, is the mean.
+    lambda config: (
+        "reset" in (config.graft.momentum, config.graft.batch_norm)
+        or (config.graft.level, config.graft.criterion) == ("filter", "random")
+        or (config.averaging.kind != "none" and config.data.validation == 0)
+        or bool(config.distillation.teachers)
+    ),
 )
 """Which configurations editions 1, 2, ... concern. Rows that note no edition are of edition 0."""
 

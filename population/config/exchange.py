@@ -88,7 +88,8 @@ class GraftConfig:
     momentum: Literal["keep", "blend", "reset"] = "keep"
     """What a graft does to the optimizer's running averages."""
     batch_norm: Literal["blend", "keep", "reset"] = "blend"
-    """What a graft does to batch norm's running mean and variance; reset: to 0 and 1."""
+    """What a graft does to batch norm's running mean and variance; reset: to 0 and 1, and measured on training images
+    after the last one."""
     crossing: Literal["product", "mean", "output"] = "product"
     """filter: what a weight between two filters keeps: the product of both alphas, as the public code; their mean; or
     that of the filter it belongs to."""
@@ -189,7 +190,8 @@ class ExploitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AgeConfig:
-    """What the age of a scion does to its part, and when it is too old."""
+    """What the age of a scion does to its part, and when it is too old. Policy, rate and cut-off are for rule graft;
+    the limit is for every rule."""
 
     policy: Literal["none", "polynomial", "exponential"] = "polynomial"
     """How the scion's part 1 - alpha falls with its age in intervals: not, as (1 + age)^-rate, or as exp(-rate age)."""

@@ -20,7 +20,8 @@ class NetworkConfig:
     weights: str | None = None
     """Trained weights that every network begins with: a safetensors file, as `inarch export` writes it, or
     torchvision's name of them (DEFAULT, IMAGENET1K_V1), which it fetches. A classifier of another width begins anew.
-    A file must stay where it is while the run may be resumed. None: random ones."""
+    A file must stay where it is while the run may be resumed. Weights that were trained on these images with another
+    seed have learned images that are held out here. None: random ones."""
 
     def __post_init__(self) -> None:
         require(bool(self.architecture), "network.architecture", "name an architecture", self.architecture)
@@ -177,7 +178,8 @@ class DistillationConfig:
 
     teachers: tuple[str, ...] = ()
     """Folders of runs (each its best network), folder#id, or folder#id@interval (as it was then, where the run kept
-    that checkpoint); every node must reach them."""
+    that checkpoint); every node must reach them. Which images are held out follows from the seed: teachers of another
+    seed have learned validation images of these networks, whose validation scores then are too good."""
     temperature: float = 2.0
     """Softens teachers' and student's probabilities, above 0."""
     weight: float = 1.0

@@ -154,7 +154,7 @@ def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> 
         raise DataError(f"data.query {config.query!r} names training and test images; name a file or a folder")
     query = limited(open_images(config.query, split="query"), config.test_limit) if config.query else None
     if test is not None and same_classes:
-        check_labels(test.labels, len(train.class_names), name=f"data.test {source}")
+        test = _named_alike(test, train, name=f"data.test {source}")
     if test is not None and query is not None:
         query = _numbered_as(query, test)
     parts = train, test, query
@@ -209,6 +209,27 @@ def limited(images: Images, limit: int | None) -> Images:
         places = np.flatnonzero(groups == group)
         turn[places] = np.arange(len(places))
     return images.select(np.sort(np.argsort(turn, kind="stable")[:limit]))
+
+
+def _named_alike(test: Images, train: Images, *, name: str) -> Images:
+    """The test images with the training images' numbers for their classes, by name where both have names.
+
+    Raises:
+        DataError: a class is none of the training images'.
+    """
+    if _is_unnamed(test) or _is_unnamed(train) or test.class_names == train.class_names:
+        check_labels(test.labels, len(train.class_names), name=name)
+        return test
+    unknown = {test.class_names[label] for label in np.unique(test.labels)} - set(train.class_names)
+    if unknown:
+        raise DataError(f"{name} has images of {', '.join(sorted(unknown)[:5])}: no class of the training images")
+    numbers = {class_: number for number, class_ in enumerate(train.class_names)}
+    labels = np.asarray([numbers.get(class_, -1) for class_ in test.class_names], dtype=np.int64)[test.labels]
+    return dataclasses.replace(test, labels=labels, class_names=train.class_names)
+
+
+def _is_unnamed(images: Images) -> bool:
+    return images.class_names == tuple(str(number) for number in range(len(images.class_names)))
 
 
 def _numbered_as(query: Images, gallery: Images) -> Images:

@@ -38,8 +38,12 @@ class Grafting:
         return LayerInformation(self._config) if self.takes_scions and self._config.level == "layer" else None
 
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
-        if self._config.momentum == "reset":
-            rootstock.forgets_momentum = True
+        taken = self._take_in(rootstock, arrivals)
+        has_changed = any(record.alpha < 1.0 for one in taken for record in one.layers)
+        rootstock.forgets_momentum = self._config.momentum == "reset" and has_changed
+        return taken
+
+    def _take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         if self._config.scion == "internal":
             found = internal_scion(rootstock.state, rootstock.units, self._config)
             return (Taken(arrival=None, part=0.0, layers=found),)
