@@ -24,7 +24,7 @@ from experiments.benchmarks.runs import own_ray
 from experiments.benchmarks.store import store_rows
 from population import networks
 from population.board import Posting, Refusal
-from population.config import GraftConfig, NetworkConfig
+from population.config import GraftConfig, NetworkConfig, RunConfig
 from population.criteria import LayerInformation, measure
 from population.exchange.compensation import OwnPast
 from population.grafting import blend_units, decide
@@ -60,7 +60,7 @@ class Laps:
 
     def end(self, phase: str) -> None:
         now = time.perf_counter()
-        self.seconds[phase] = now - self._last
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
 
 
@@ -82,8 +82,9 @@ class Peer:
         self._held: deque[ray.ObjectRef] = deque(maxlen=2)
         self._version = 0
         self._information = measure(self._state, self._units, self._config)
-        self._past = OwnPast(intervals=1)
-        self._past.note(self._origin(), self._state)
+        self._past = OwnPast(RunConfig().compensation)
+        for _ in range(RunConfig().compensation):
+            self._past.note(self._origin(), self._state)
         self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
 
     def nbytes(self) -> int:
@@ -128,13 +129,14 @@ class Peer:
         laps, own = Laps(), self._origin()
         past = self._past.at(0)
         assert past is not None
-        if not scion.is_finite(but=self._vouched_for):
-            raise RuntimeError("the scion is not finite")
-        records = decide(self._units, self._information, scion.information, self._config)
-        with torch.no_grad():
-            blend_units(self._state, scion.state(), self._units, records, self._config, past=past.state)
-        laps.end("blend")
-        self._past.note(own, self._state)
+        with self._past.exchange(own, self._state):
+            laps.end("remember")
+            if not scion.is_finite(but=self._vouched_for):
+                raise RuntimeError("the scion is not finite")
+            records = decide(self._units, self._information, scion.information, self._config)
+            with torch.no_grad():
+                blend_units(self._state, scion.state(), self._units, records, self._config, past=past.state)
+            laps.end("blend")
         laps.end("remember")
         return laps.seconds
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -49,9 +48,13 @@ class OwnPast:
         """
         before = _copies(state) if self._intervals > 1 else {}
         yield
+        is_full = len(self._kept) >= self._intervals
+        moved = list(self._kept)[1:] if is_full else list(self._kept)  # the oldest then goes
         with torch.no_grad():
-            for past, (key, then) in itertools.product(self._kept, before.items()):
-                past.state[key].add_(state[key] - then)
+            for key, then in before.items():
+                taken = torch.sub(state[key], then, out=then)
+                for past in moved:
+                    past.state[key].add_(taken)
         self.note(own, state)
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
