@@ -1,7 +1,8 @@
 """`inarch compare`: arms that do equal work, over seeds, with their differences and how sure they are."""
 
-from experiments.comparison.arms import COMPARISONS, Arm, Comparison
+from experiments.comparison.arms import Arm, Comparison
 from experiments.comparison.catalog import comparison, trial, usual_data
+from experiments.comparison.comparisons import COMPARISONS
 from experiments.comparison.costs import costs
 from experiments.comparison.papers import PAPER_TABLES
 from experiments.comparison.record import Record

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from experiments import recipes
-from experiments.comparison.arms import COMPARISONS, Arm, Comparison
+from experiments.comparison.arms import Arm, Comparison
+from experiments.comparison.comparisons import COMPARISONS
 from experiments.comparison.papers import PAPER_TABLES
 from population.config import DataConfig
 from population.data.splits import BOTH_IN_ONE
