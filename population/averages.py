@@ -16,8 +16,8 @@ from population.layers import entries, is_private, load_entries
 class WeightAverage:
     """The mean, and when it takes in what.
 
-    ema: after every step, with batch norm's statistics. swa: after every epoch of the schedule's last part, an equal
-    mean; batch norm's statistics are measured anew before it is judged.
+    none: there is no mean, and it never begins. ema: after every step, with batch norm's statistics. swa: after every
+    epoch of the schedule's last part, an equal mean; batch norm's statistics are measured anew before it is judged.
 
     Source: swa, Izmailov et al. 2018 (arXiv:1803.05407), without its change of the learning rate.
     """
@@ -25,22 +25,20 @@ class WeightAverage:
     def __init__(self, module: nn.Module, config: AveragingConfig) -> None:
         """Args: the network, whose weights the mean begins with; which mean."""
         self._config = config
-        is_ema = config.kind == "ema"
-        self._model = AveragedModel(
-            module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
-        )
-        own, mean = entries(module), entries(self.module)
-        self._private = [(own[name], mean[name]) for name in own if is_private(name)]
+        self._model: AveragedModel | None = None
+        if config.kind != "none":
+            is_ema = config.kind == "ema"
+            self._model = AveragedModel(
+                module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
+            )
+            own, mean = entries(module), entries(self._model.module)
+            self._private = [(own[name], mean[name]) for name in own if is_private(name)]
 
     @property
-    def module(self) -> nn.Module:
-        """The network of averaged weights."""
-        return self._model.module
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it has taken in any weights but the initial ones."""
-        return bool(self._model.n_averaged > 0)
+    def begun(self) -> nn.Module | None:
+        """The network of averaged weights, which is judged and saved in place of the one that trains; None before it
+        has taken in any weights but the initial ones."""
+        return self._model.module if self._model is not None and bool(self._model.n_averaged > 0) else None
 
     def stepped(self, module: nn.Module, *, progress: float, ends_epoch: bool) -> None:
         """Called after each step.
@@ -50,6 +48,8 @@ class WeightAverage:
             progress: Part of the schedule that is over, in (0, 1].
             ends_epoch: Whether the step was an epoch's last.
         """
+        if self._model is None:
+            return
         if self._config.kind == "ema" or (ends_epoch and progress > self._config.start):
             self._model.update_parameters(module)
             for own, mean in self._private:  # what a compact network mixes its filters by is not averaged
@@ -57,18 +57,21 @@ class WeightAverage:
 
     def settle(self, images: Iterable[Tensor]) -> None:
         """Before it is judged: batch norm's statistics from images, where the mean has none of its own."""
-        if self._config.kind == "swa":
-            update_bn(images, self.module)
+        if self._config.kind == "swa" and self._model is not None:
+            update_bn(images, self._model.module)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of it, as copies on the CPU."""
-        found = {f"average.{name}": tensor.detach().cpu().clone() for name, tensor in entries(self.module).items()}
+        if self._model is None:
+            return {}
+        mean = entries(self._model.module)
+        found = {f"average.{name}": tensor.detach().cpu().clone() for name, tensor in mean.items()}
         return found | {"average_count": self._model.n_averaged.detach().cpu().clone()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint; one without a mean leaves it as it is."""
         state = average_of(tensors)
-        if state:
-            load_entries(self.module, state)
+        if state and self._model is not None:
+            load_entries(self._model.module, state)
             with torch.no_grad():
                 self._model.n_averaged.copy_(tensors["average_count"])

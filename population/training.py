@@ -21,11 +21,11 @@ from population.board import Refusal
 from population.channel_graph import find_channels
 from population.checkpoint import Checkpoint, CheckpointId
 from population.config import RunConfig
+from population.diary import Diary
 from population.errors import CheckpointError, StructureError
 from population.evaluation import Scores
-from population.exchange import Exchanger, exchange_rule, graft_rows, training_behind
+from population.exchange import Exchanger, exchange_rule, training_behind
 from population.filters import filter_rows
-from population.history import TABLES
 from population.host import Host, Stopwatch
 from population.layers import convolution_units, entries, load_entries
 from population.optimization import count_steps, load_optimizer, make_optimizer, optimizer_tensors
@@ -69,7 +69,7 @@ class Trainer:
         self.layout = layout_of(self._shared.entries())
         self._freezer = Freezer(self.layout, self._device)
         self._freezer.move_in(self.module)
-        self._average = WeightAverage(self.module, config.averaging) if config.averaging.kind != "none" else None
+        self._average = WeightAverage(self.module, config.averaging)
         rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
         self._exchanger = (
             None
@@ -81,7 +81,7 @@ class Trainer:
         self._order_seed = leaf(config.seed, network, "order")
         self._augment_seed = leaf(config.seed, network, "augmentation")
         self._random = RandomState(leaf(config.seed, network, "training"), self._device)
-        self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
+        self._diary = Diary(network, incarnation)
         self._best: dict[str, Tensor] | None = None
         self._last_scion: int | None = None
         self._last_age: Age | None = None
@@ -168,7 +168,7 @@ class Trainer:
                 scion=self._last_scion,
                 age=self._last_age,
             )
-            self._rows["metrics"].append(report.row(time=host.now()))
+            self._diary.note_interval(report, time=host.now())
             progress.begin_interval()
             goes_on = host.continues()
             is_due = self.schedule.is_saved(progress.interval, every=self.config.checkpoint.every)
@@ -219,8 +219,7 @@ class Trainer:
             ) from None
         load_optimizer(self._optimizer, self._names, checkpoint.tensors)
         self._random.load(checkpoint.tensors)
-        if self._average is not None:
-            self._average.load(checkpoint.tensors)
+        self._average.load(checkpoint.tensors)
         known = {field.name for field in dataclasses.fields(Progress)}
         saved = {name: value for name, value in checkpoint.training.items() if name in known and value is not None}
         self._progress = dataclasses.replace(self._progress, **saved)
@@ -263,9 +262,8 @@ class Trainer:
 
     def _begin_epoch(self, epoch: int) -> None:
         random = generator(self.config.seed, self.network_id, "training", counter=epoch)
-        key = {"network": self.network_id, "interval": self._progress.interval + 1, "incarnation": self.incarnation}
-        for record in self.task.begin_epoch(self.module, epoch=epoch, random=random):
-            self._rows["fusion"].append(key | {"epoch": epoch} | dataclasses.asdict(record))
+        fused = self.task.begin_epoch(self.module, epoch=epoch, random=random)
+        self._diary.note_fusion(self._progress.interval + 1, epoch, fused)
 
     def _step(self, batch: Any) -> tuple[Tensor, Tensor]:
         rate = self._progress.learning_rate * self.schedule.factor(self._progress.step)
@@ -276,22 +274,17 @@ class Trainer:
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self._average is not None:
-            done, schedule = self._progress.step + 1, self.schedule
-            ends_epoch = done % schedule.steps_per_epoch == 0
-            self._average.stepped(self.module, progress=done / schedule.num_steps, ends_epoch=ends_epoch)
+        done, schedule = self._progress.step + 1, self.schedule
+        ends_epoch = done % schedule.steps_per_epoch == 0
+        self._average.stepped(self.module, progress=done / schedule.num_steps, ends_epoch=ends_epoch)
         return loss.detach(), correct
 
-    @property
-    def _mean(self) -> WeightAverage | None:
-        """The mean of its weights where one is kept and has begun: judged, and saved as the best, in their place."""
-        return self._average if self._average is not None and self._average.has_begun else None
-
     def _evaluate(self) -> Scores | None:
-        if self._mean is None:
+        mean = self._average.begun
+        if mean is None:
             return self.task.validate(self._forward)
-        self._mean.settle(self.task.statistics_images())
-        return self.task.validate(self._mean.module)
+        self._average.settle(self.task.statistics_images())
+        return self.task.validate(mean)
 
     def snapshot(self, now: float = 0.0) -> Snapshot:
         """Own information and the weights as they stand; the buffer is the trainer's own and holds until it goes on.
@@ -326,6 +319,9 @@ class Trainer:
         if rootstock is not None:
             if rootstock.forgets_momentum:
                 self._optimizer.state.clear()
+            if rootstock.forgets_statistics and self.is_finished:  # nobody trains them up again
+                with self._random:
+                    update_bn(self.task.statistics_images(), self.module)
             if rootstock.peers is not None:
                 self.task.learn_from(rootstock.peers)
             self._progress.score = rootstock.score
@@ -334,26 +330,22 @@ class Trainer:
             progress, first = self._progress, exchanged.taken[0].arrival
             progress.trained_intervals, progress.trained_steps = training_behind(own, exchanged.taken)
             progress.grafts += 1
-            self._rows["grafts"] += graft_rows(own, exchanged.taken)
+            self._diary.note_grafts(own, exchanged.taken)
             self._last_scion = first.snapshot.origin.network if first else own.network
             self._last_age = first.age if first else None
-            if self.is_finished and self.config.graft.batch_norm == "reset":  # nobody trains them up again
-                with self._random:
-                    update_bn(self.task.statistics_images(), self.module)
         return exchanged.outcome
 
     def _note_filters(self, own: Origin, snapshot: Snapshot | None) -> None:
         """How the filters of the convolutions stand, before the exchange; entropies that were told are not counted
         again."""
         told = self._exchanger.entropies(snapshot.information) if self._exchanger and snapshot else {}
-        key = {"network": own.network, "interval": own.interval, "incarnation": own.incarnation}
-        self._rows["filters"] += [key | row for row in filter_rows(entries(self.module), self._convolutions, told)]
+        self._diary.note_filters(own.interval, filter_rows(entries(self.module), self._convolutions, told))
 
     def _note_best(self) -> None:
         """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far;
         of equals those that trained longer."""
         if self._progress.take_best():
-            self._best = _copies(entries(self._mean.module if self._mean else self.module))
+            self._best = _copies(entries(self._average.begun or self.module))
 
     @property
     def _ends_alone(self) -> bool:
@@ -368,7 +360,6 @@ class Trainer:
 
     def _checkpoint(self, *, within: bool = False) -> Checkpoint:
         """All there is to save, as copies; the rows and the best weights are handed over."""
-        rows, self._rows = self._rows, {table: [] for table in TABLES}
         best, self._best = self._best, None
         progress = self._progress
         identity = CheckpointId(
@@ -381,12 +372,12 @@ class Trainer:
             tensors={
                 **optimizer_tensors(self._optimizer, self._names),
                 **self._random.tensors(),
-                **(self._average.tensors() if self._average else {}),
+                **self._average.tensors(),
                 **(_copies(self._exchanger.tensors(within=within)) if self._exchanger else {}),
             },
             training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
             best=best,
-            rows=rows,
+            rows=self._diary.hand_in(),
         )
 
     def _report(self, seconds: Mapping[str, float], scores: Scores | None) -> Report:

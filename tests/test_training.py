@@ -563,17 +563,17 @@ def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None
     trainer, seen, host = new_trainer(config), [], Hand()
     for _ in trainer.intervals(host):
         seen.append({name: tensor.clone() for name, tensor in entries(trainer.module).items()})
-    average = trainer._average
-    assert average is not None
-    for name, value in average.module.named_parameters():
+    mean = trainer._average.begun
+    assert mean is not None
+    for name, value in mean.named_parameters():
         torch.testing.assert_close(value.data, (seen[2][name] + seen[3][name]) / 2)
     best = host.checkpoints[-1].best or next(one.best for one in reversed(host.checkpoints) if one.best)
     assert best.keys() == entries(trainer.module).keys()
     again = new_trainer(config)
     again.resume(host.checkpoints[-1])
-    assert again._average is not None
-    assert_equal(dict(entries(again._average.module)), dict(entries(average.module)))
-    assert_equal(dict(host.checkpoints[-1].judged), dict(entries(average.module)))
+    assert again._average.begun is not None
+    assert_equal(dict(entries(again._average.begun)), dict(entries(mean)))
+    assert_equal(dict(host.checkpoints[-1].judged), dict(entries(mean)))
     assert host.checkpoints[0].judged is host.checkpoints[0].model, "the mean had not begun"
 
 
@@ -621,8 +621,8 @@ def test_the_mean_of_a_compact_network_mixes_its_filters_as_the_network_does() -
     )
     trainer = new_trainer(config)
     live(trainer, Hand())
-    assert trainer._average is not None
-    own, mean = entries(trainer.module), entries(trainer._average.module)
+    assert trainer._average.begun is not None
+    own, mean = entries(trainer.module), entries(trainer._average.begun)
     private = [name for name in own if is_private(name)]
     assert private
     for name in private:
@@ -635,8 +635,8 @@ def test_an_exponential_mean_moves_a_part_each_step() -> None:
     trainer = new_trainer(config)
     before = {name: value.detach().clone() for name, value in trainer.module.named_parameters()}
     live(trainer, Hand(stop_after=2))
-    assert trainer._average is not None
-    mean = dict(trainer._average.module.named_parameters())
+    assert trainer._average.begun is not None
+    mean = dict(trainer._average.begun.named_parameters())
     assert all(not torch.equal(mean[name], value) for name, value in trainer.module.named_parameters())
     assert all(not torch.equal(mean[name], value) for name, value in before.items())
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from population.grafting import STATISTICS
+from population.grafting import STATISTICS, blend_forward_
 from population.layers import is_private
 from population.snapshot import Origin
 
@@ -36,25 +36,25 @@ class OwnPast:
         """Args: how far back it reaches, at least 1."""
         self._intervals = intervals
         self._kept: deque[Past] = deque()
+        self._before: dict[str, Tensor] = {}  # memory that is used again
 
     @contextlib.contextmanager
     def exchange(self, own: Origin, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """Around the exchange of an interval, also where nothing is taken in. What comes from others moves the past
-        too, so that the difference to the present stays what was trained.
+        """Around an exchange that takes something in; where nothing is, `note` is enough. What comes from others moves
+        the past too, so that the difference to the present stays what was trained.
 
         Args:
             own: The network as it stands.
             state: All that a snapshot holds; copied when the exchange is over.
         """
-        before = _copies(state) if self._intervals > 1 else {}
+        stays = list(self._kept)[1:] if len(self._kept) >= self._intervals else list(self._kept)
+        if stays:
+            self._before = _copies(state, into=self._before)
         yield
-        is_full = len(self._kept) >= self._intervals
-        moved = list(self._kept)[1:] if is_full else list(self._kept)  # the oldest then goes
         with torch.no_grad():
-            for key, then in before.items():
-                taken = torch.sub(state[key], then, out=then)
-                for past in moved:
-                    past.state[key].add_(taken)
+            for past in stays:
+                for key, then in self._before.items():
+                    blend_forward_(past.state[key], state[key], then, 0.0)  # past + (state - then)
         self.note(own, state)
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
@@ -83,13 +83,8 @@ class OwnPast:
 
     def note(self, own: Origin, state: Mapping[str, Tensor]) -> None:
         """Keep the network as it stands when an exchange is over, in place of the oldest where there are enough."""
-        if len(self._kept) >= self._intervals:
-            copies = self._kept.popleft().state
-            for key, copy in copies.items():
-                copy.copy_(state[key].detach())
-        else:
-            copies = _copies(state)
-        self._kept.append(Past(interval=own.interval, step=own.step, state=copies))
+        oldest = self._kept.popleft().state if len(self._kept) >= self._intervals else {}
+        self._kept.append(Past(interval=own.interval, step=own.step, state=_copies(state, into=oldest)))
 
     def at(self, interval: int) -> Past | None:
         """The network in an interval, or in the first after it that is kept; None where there is none."""
@@ -114,10 +109,11 @@ def brought_forward(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], pa
     return moved
 
 
-def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of what is trained."""
-    return {
-        key: tensor.detach().clone()
-        for key, tensor in state.items()
-        if tensor.is_floating_point() and not is_private(key) and not key.endswith(STATISTICS)
-    }
+def _copies(state: Mapping[str, Tensor], *, into: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of what is trained, written into earlier copies where there are any."""
+    with torch.no_grad():
+        return {
+            key: into[key].copy_(tensor) if key in into else tensor.detach().clone()
+            for key, tensor in state.items()
+            if tensor.is_floating_point() and not is_private(key) and not key.endswith(STATISTICS)
+        }

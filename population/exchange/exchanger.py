@@ -112,28 +112,28 @@ class Exchanger:
             epoch, rate_factor: Of the schedule.
             now: Seconds of the host's clock.
         """
-        with self._past.exchange(own, state) if self._past is not None else contextlib.nullcontext():
-            if isinstance(found, Refusal):
-                return Exchanged(outcome=found.value)
-            looked_at = [self._admit(scion, own, now) for scion in found]
-            arrivals = [arrival for arrival in looked_at if isinstance(arrival, Arrival)]
-            if looked_at and not arrivals:
-                return Exchanged(outcome=str(looked_at[0]))
-            rootstock = Rootstock(
-                origin=own,
-                state=state,
-                units=self._units,
-                information=information,
-                epoch=epoch,
-                rate_factor=rate_factor,
-                learning_rate=own.learning_rate,
-                score=own.score,
-                random=self._draws(self._network, own.interval),
-                common_random=self._draws(None, own.interval),
-            )
-            with torch.no_grad():
-                taken = self._rule.take_in(rootstock, arrivals)
-            return Exchanged(outcome=GRAFTED if taken else KEPT, taken=taken, rootstock=rootstock)
+        looked_at = [found] if isinstance(found, Refusal) else [self._admit(scion, own, now) for scion in found]
+        arrivals = [arrival for arrival in looked_at if isinstance(arrival, Arrival)]
+        refused = next((one for one in looked_at if isinstance(one, Refusal)), None)
+        if refused is not None and not arrivals:
+            if self._past is not None:
+                self._past.note(own, state)
+            return Exchanged(outcome=refused.value)
+        rootstock = Rootstock(
+            origin=own,
+            state=state,
+            units=self._units,
+            information=information,
+            epoch=epoch,
+            rate_factor=rate_factor,
+            learning_rate=own.learning_rate,
+            score=own.score,
+            random=self._draws(self._network, own.interval),
+            common_random=self._draws(None, own.interval),
+        )
+        with torch.no_grad(), self._past.exchange(own, state) if self._past is not None else contextlib.nullcontext():
+            taken = self._rule.take_in(rootstock, arrivals)
+        return Exchanged(outcome=GRAFTED if taken else KEPT, taken=taken, rootstock=rootstock)
 
     def _admit(self, scion: Snapshot, own: Origin, now: float) -> Arrival | Refusal:
         """A snapshot that may be taken in, with its age; or why not."""

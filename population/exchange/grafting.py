@@ -40,7 +40,8 @@ class Grafting:
     def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
         taken = self._take_in(rootstock, arrivals)
         has_changed = any(record.alpha < 1.0 for one in taken for record in one.layers)
-        rootstock.forgets_momentum = self._config.momentum == "reset" and has_changed
+        rootstock.forgets_momentum = has_changed and self._config.momentum == "reset"
+        rootstock.forgets_statistics = has_changed and self._config.batch_norm == "reset" and self.takes_scions
         return taken
 
     def _take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:

@@ -52,6 +52,8 @@ class Rootstock:
     """Draws the same in every network of the run at this interval."""
     forgets_momentum: bool = False
     """A rule may set it: the optimizer's running averages are dropped."""
+    forgets_statistics: bool = False
+    """A rule may set it: batch norm's running statistics were reset, and are to be trained or measured anew."""
     peers: Sequence[Mapping[str, Tensor]] | None = None
     """A rule may set it: weights of networks whose predictions are learned from until the next exchange; copied."""
 
