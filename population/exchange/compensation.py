@@ -36,7 +36,6 @@ class OwnPast:
         """Args: how far back it reaches, at least 1."""
         self._intervals = intervals
         self._kept: deque[Past] = deque()
-        self._before: dict[str, Tensor] = {}  # memory that is used again
 
     @contextlib.contextmanager
     def exchange(self, own: Origin, state: Mapping[str, Tensor]) -> Iterator[None]:
@@ -48,12 +47,11 @@ class OwnPast:
             state: All that a snapshot holds; copied when the exchange is over.
         """
         stays = list(self._kept)[1:] if len(self._kept) >= self._intervals else list(self._kept)
-        if stays:
-            self._before = _copies(state, into=self._before)
+        before = _copies(state, into={}) if stays else {}
         yield
         with torch.no_grad():
             for past in stays:
-                for key, then in self._before.items():
+                for key, then in before.items():
                     blend_forward_(past.state[key], state[key], then, 0.0)  # past + (state - then)
         self.note(own, state)
 
