@@ -19,24 +19,20 @@ import ray
 from ray.exceptions import RayError
 
 from actors import records
-from actors.background import Background
-from actors.chronicle import Chronicle
 from actors.cluster import check_room, place
-from actors.course import Course
-from actors.crew import Crew, reason_of, result_of
-from actors.gate import Gate
+from actors.crew import reason_of, result_of
 from actors.patience import patiently
 from actors.resuming import resumable_members
+from actors.run_context import RunContext
 from actors.spec import Directive, Event, Facts, References, RunSpec, RunStatus
 from actors.supervisor import Supervisor
 from actors.tasks import judge_task, prepare_task
-from population.board import Board, Opening, Posting, Refusal
+from population.board import Opening, Posting, Refusal
 from population.errors import InarchError, RunError, StorageError
-from population.members import ACTIVE, DONORS, Members, MemberState
+from population.members import ACTIVE, DONORS, MemberState
 from population.report import Report
 from population.snapshot import Origin
 from population.staleness import age_limit
-from population.storage import Storage
 
 
 class Coordinator:
@@ -44,33 +40,12 @@ class Coordinator:
 
     def __init__(self, spec: RunSpec) -> None:
         """Args: the run. Nothing happens before `start`, but for an incarnation that Ray brought back."""
-        config = spec.config
-        self._spec, self._config = spec, config
-        self._is_lockstep = config.mode == "lockstep"
-        self._storage = Storage(spec.folder, deadline_seconds=config.patience.storage_seconds)
-        self._members = Members()
-        self._board: Board[References] = Board(config.topology, seed=config.seed, kept=2 if self._is_lockstep else 1)
-        self._gate: Gate[int | Posting[References]] = Gate(
-            self._members, is_lockstep=self._is_lockstep, deadline_seconds=config.patience.barrier_seconds
-        )
-        self._course = Course()
-        self._chronicle = Chronicle(spec.name)
-        self._crew = Crew(spec)
-        self._background = Background(lambda error: self._fail(f"the coordinator failed: {error!r}"))
-        self._supervisor = Supervisor(
-            spec,
-            self._course,
-            self._storage,
-            members=self._members,
-            board=self._board,
-            gate=self._gate,
-            crew=self._crew,
-            chronicle=self._chronicle,
-            background=self._background,
-            save=self._save,
-            changed=self._changed,
-            fail=self._fail,
-        )
+        context = RunContext(spec, on_failure=lambda error: self._fail(f"the coordinator failed: {error!r}"))
+        self._spec, self._config, self._is_lockstep = spec, spec.config, context.is_lockstep
+        self._storage, self._course, self._background = context.storage, context.course, context.background
+        self._members, self._board, self._gate = context.members, context.board, context.gate
+        self._crew, self._chronicle = context.crew, context.chronicle
+        self._supervisor = Supervisor(context, save=self._save, changed=self._changed, fail=self._fail)
         self._knows_members = asyncio.Event()
         self._knows_members.set()
         self._result: dict[str, Any] | None = None
@@ -131,7 +106,7 @@ class Coordinator:
         self._course.state = "stopping"
         self._chronicle.tell("stop", None)
         for network in self._members.active():
-            if not self._supervisor.has_trained(network):
+            if not self._supervisor.takes_part(network):
                 self._members.move(network, MemberState.STOPPED)
                 self._supervisor.dismiss(network)
             else:

@@ -10,19 +10,15 @@ from collections.abc import Awaitable, Callable
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from actors.background import Background
-from actors.chronicle import Chronicle
-from actors.course import Course
-from actors.crew import Crew, reason_of
-from actors.gate import Gate
+from actors.crew import reason_of
 from actors.patience import RETRY_SECONDS
 from actors.resuming import resumed_beginnings
-from actors.spec import Beginning, Birth, Directive, Outcome, References, RunSpec
-from population.board import Board, Posting
+from actors.run_context import RunContext
+from actors.spec import Beginning, Birth, Directive, Outcome, References
+from population.board import Posting
 from population.checkpoint import CheckpointStore
 from population.errors import DataError, InarchError, RunError, StorageError, StructureError
-from population.members import ACTIVE, GONE, Member, Members, MemberState
-from population.storage import Storage
+from population.members import ACTIVE, GONE, Member, MemberState
 
 ROOM_SECONDS = 30.0
 """Networks that start while nobody trains have so long until finished networks make room for them."""
@@ -32,30 +28,22 @@ HEARD = frozenset({MemberState.TRAINING, MemberState.STALLED, MemberState.LEAVIN
 
 
 class Supervisor:
-    """Of one run. On the coordinator's event loop only; it shares members, board and gate with the coordinator."""
+    """Of one run. On the coordinator's event loop only."""
 
     def __init__(
         self,
-        spec: RunSpec,
-        course: Course,
-        storage: Storage,
+        context: RunContext,
         *,
-        members: Members,
-        board: Board[References],
-        gate: Gate[int | Posting[References]],
-        crew: Crew,
-        chronicle: Chronicle,
-        background: Background,
         save: Callable[[], None],
         changed: Callable[[], Awaitable[None]],
         fail: Callable[[str], None],
     ) -> None:
-        """Args: the run, its course and storage; who is in it, what lies where, who waits, the processes, what is told;
-        save: see that the members are on record; changed: called when a life began or ended; fail: end the run."""
-        self._spec, self._config, self._course, self._storage = spec, spec.config, course, storage
-        self._is_lockstep = spec.config.mode == "lockstep"
-        self._members, self._board, self._gate = members, board, gate
-        self._crew, self._chronicle, self._background = crew, chronicle, background
+        """Args: what it shares with the coordinator. save: see that the members are on record; changed: called when a
+        life began or ended; fail: end the run."""
+        self._spec, self._config, self._is_lockstep = context.spec, context.config, context.is_lockstep
+        self._storage, self._course, self._background = context.storage, context.course, context.background
+        self._members, self._board, self._gate = context.members, context.board, context.gate
+        self._crew, self._chronicle = context.crew, context.chronicle
         self._save, self._changed, self._fail = save, changed, fail
         self._idle_since: float | None = None
         self._beginnings: dict[int, Beginning] = {}
@@ -277,15 +265,15 @@ class Supervisor:
 
     def let_go(self, network: int) -> None:
         """A member is to leave: one that never trained at once, others after their interval."""
-        if not self.has_trained(network):
+        if not self.takes_part(network):
             self._members.move(network, MemberState.RETIRED)
             self.dismiss(network)
             return
         self._members.move(network, MemberState.LEAVING)
         self._crew.direct(network, Directive.LEAVE)
 
-    def has_trained(self, network: int) -> bool:
-        """Whether a member's process is past its beginning: it has joined, and something may be lost with it."""
+    def takes_part(self, network: int) -> bool:
+        """Whether a member has joined those who train, so that something may be lost with its process."""
         is_starting = self._members[network].state is MemberState.STARTING
         return not (is_starting or self._gate.is_outside(network))
 

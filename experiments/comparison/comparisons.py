@@ -32,28 +32,35 @@ from population.config import (
 )
 
 
-def two_networks(data: DataConfig, epochs: int) -> Comparison:
-    """Table 1: what grafting gains over training side by side, and how much of it is plain averaging."""
-    alone = small(data, size=2, epochs=epochs, exchange=NONE)
-    grafting = small(data, size=2, epochs=epochs)
-    arms = (
-        Arm(name="independent", told="two networks side by side, no exchange", config=alone),
+def _side_by_side_to_papa(grafting: RunConfig) -> tuple[Arm, Arm, Arm, Arm]:
+    """Table 1's arms for any number of networks: no exchange, the papers' barrier, nobody waits, PAPA."""
+    return (
+        varied(grafting, "independent", "the networks side by side, no exchange", exchange=NONE),
         varied(
             grafting, "grafting-lockstep", "entropy (eq. 6), A = 0.4, c = 500, the papers' barrier", mode="lockstep"
         ),
-        Arm(name="grafting-async", told="the same, nobody waits", config=grafting),
-        grafted(grafting, "averaging-async", "alpha = 0.5 (A = 0): no information is asked", a=0.0),
-        grafted(grafting, "random-alpha-async", "alpha as spread as with entropy, by chance", criterion="random"),
+        Arm(name="grafting-async", told="the same, nobody waits; old scions as they come", config=grafting),
         Arm(
             name="papa-async",
-            told="a pull of 1 % toward the mean every 10 steps, falling with the learning rate",
+            told="a pull of 1 % toward the mean of all every 10 steps, falling with the learning rate",
             config=papa(grafting),
         ),
     )
+
+
+def two_networks(data: DataConfig, epochs: int) -> Comparison:
+    """Table 1: what grafting gains over training side by side, and how much of it is plain averaging."""
+    grafting = small(data, size=2, epochs=epochs)
+    *first, last = _side_by_side_to_papa(grafting)
     return Comparison(
         name="two-networks",
         question="What does grafting gain over independent networks, and what over plain averaging?",
-        arms=arms,
+        arms=(
+            *first,
+            grafted(grafting, "averaging-async", "alpha = 0.5 (A = 0): no information is asked", a=0.0),
+            grafted(grafting, "random-alpha-async", "alpha as spread as with entropy, by chance", criterion="random"),
+            last,
+        ),
         baseline="independent",
         seeds=(0, 1, 2, 3, 4),
     )
@@ -61,20 +68,13 @@ def two_networks(data: DataConfig, epochs: int) -> Comparison:
 
 def four_networks(data: DataConfig, epochs: int) -> Comparison:
     """Table 1, four networks."""
-    alone = small(data, size=4, epochs=epochs, exchange=NONE)
     grafting = small(data, size=4, epochs=epochs)
+    *first, last = _side_by_side_to_papa(grafting)
     return Comparison(
         name="four-networks",
         question="The same with four networks on the paper's ring.",
         arms=(
-            Arm(name="independent", told="four networks side by side, no exchange", config=alone),
-            varied(
-                grafting,
-                "grafting-lockstep",
-                "entropy (eq. 6), A = 0.4, c = 500, ring, the papers' barrier",
-                mode="lockstep",
-            ),
-            Arm(name="grafting-async", told="the same, nobody waits; old scions as they come", config=grafting),
+            *first,
             varied(
                 grafting,
                 "grafting-async, compensated, aged",
@@ -89,7 +89,7 @@ def four_networks(data: DataConfig, epochs: int) -> Comparison:
                 topology=TopologyConfig(name="complete"),
                 exchange=ExchangeConfig(donors=3),
             ),
-            Arm(name="papa-async", told="PAPA, all to all", config=papa(grafting)),
+            last,
         ),
         baseline="independent",
         seeds=(0, 1, 2),

@@ -13,7 +13,7 @@ import torch
 
 from population.config import DataConfig, height_and_width
 from population.data.batches import Batches, MemoryBatches
-from population.data.images import Array, ImageSet, check_classes, check_labels, held_out
+from population.data.images import Array, ImageSet, check_classes, held_out
 from population.data.sources import CIFAR, EncodedImages, decode_all, open_images, resized
 from population.data.streams import StreamBatches
 from population.errors import DataError
@@ -154,7 +154,8 @@ def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> 
         raise DataError(f"data.query {config.query!r} names training and test images; name a file or a folder")
     query = limited(open_images(config.query, split="query"), config.test_limit) if config.query else None
     if test is not None and same_classes:
-        test = _named_alike(test, train, name=f"data.test {source}")
+        test = _numbered_as(test, train)
+        _check_known(test, train, name=f"data.test {source}")
     if test is not None and query is not None:
         query = _numbered_as(query, test)
     parts = train, test, query
@@ -211,34 +212,28 @@ def limited(images: Images, limit: int | None) -> Images:
     return images.select(np.sort(np.argsort(turn, kind="stable")[:limit]))
 
 
-def _named_alike(test: Images, train: Images, *, name: str) -> Images:
-    """The test images with the training images' numbers for their classes, by name where both have names.
-
-    Raises:
-        DataError: a class is none of the training images'.
-    """
-    if _is_unnamed(test) or _is_unnamed(train) or test.class_names == train.class_names:
-        check_labels(test.labels, len(train.class_names), name=name)
-        return test
-    unknown = {test.class_names[label] for label in np.unique(test.labels)} - set(train.class_names)
-    if unknown:
-        raise DataError(f"{name} has images of {', '.join(sorted(unknown)[:5])}: no class of the training images")
-    numbers = {class_: number for number, class_ in enumerate(train.class_names)}
-    labels = np.asarray([numbers.get(class_, -1) for class_ in test.class_names], dtype=np.int64)[test.labels]
-    return dataclasses.replace(test, labels=labels, class_names=train.class_names)
+def _numbered_as(images: Images, known: Images) -> Images:
+    """Images with other images' numbers for their classes, by name where both have names; classes that those have not
+    get numbers above."""
+    names = known.class_names
+    if _is_unnamed(images) or _is_unnamed(known) or images.class_names == names:
+        return images
+    names += tuple(name for name in images.class_names if name not in names)
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.asarray([numbers[name] for name in images.class_names], dtype=np.int64)[images.labels]
+    return dataclasses.replace(images, labels=labels, class_names=names)
 
 
 def _is_unnamed(images: Images) -> bool:
     return images.class_names == tuple(str(number) for number in range(len(images.class_names)))
 
 
-def _numbered_as(query: Images, gallery: Images) -> Images:
-    """The queries with the gallery's numbers for its classes, by name; classes that it has not get numbers above."""
-    numbers = {name: number for number, name in enumerate(gallery.class_names)}
-    missing = [name for name in query.class_names if name not in numbers]
-    numbers |= {name: len(numbers) + number for number, name in enumerate(missing)}
-    labels = np.asarray([numbers[name] for name in query.class_names], dtype=np.int64)[query.labels]
-    return dataclasses.replace(query, labels=labels, class_names=tuple(numbers))
+def _check_known(test: Images, train: Images, *, name: str) -> None:
+    """Raises DataError where test images are of a class that the training images have not."""
+    unknown = np.unique(test.labels[test.labels >= len(train.class_names)])
+    if len(unknown):
+        told = ", ".join(test.class_names[label] for label in unknown[:5])
+        raise DataError(f"{name} has images of classes that the training images have not: {told}")
 
 
 def _is_cifar(train: Images, config: DataConfig) -> bool:
