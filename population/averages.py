@@ -65,7 +65,7 @@ class WeightAverage:
         if self._model is None:
             return {}
         mean = entries(self._model.module)
-        found = {f"average.{name}": tensor.detach().cpu().clone() for name, tensor in mean.items()}
+        found = {f"average.{name}": tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in mean.items()}
         return found | {"average_count": self._model.n_averaged.detach().cpu().clone()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

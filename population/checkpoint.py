@@ -104,12 +104,12 @@ class CheckpointStore:
         """
         folder = f"networks/{checkpoint.network}/{checkpoint.id.name}"
         files = {
-            "model.safetensors": safetensors.torch.save(dict(checkpoint.model)),
-            "training.safetensors": safetensors.torch.save(dict(checkpoint.tensors)),
+            "model.safetensors": _to_bytes(checkpoint.model),
+            "training.safetensors": _to_bytes(checkpoint.tensors),
             "training.json": json.dumps(dict(checkpoint.training), sort_keys=True).encode(),
         }
         if checkpoint.best is not None:
-            files["best.safetensors"] = safetensors.torch.save(dict(checkpoint.best))
+            files["best.safetensors"] = _to_bytes(checkpoint.best)
         for table in TABLES:
             if checkpoint.rows.get(table):
                 files[f"{table}.parquet"] = to_parquet(checkpoint.rows[table], table)
@@ -240,3 +240,8 @@ class CheckpointStore:
             return safetensors.torch.load(content)
         except SafetensorError as error:
             raise CheckpointError(f"a checkpoint of network {network} cannot be read: {error}") from error
+
+
+def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file. The format knows no memory order: channels_last tensors are written row by row."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})

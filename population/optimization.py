@@ -37,7 +37,7 @@ def make_optimizer(module: nn.Module, config: RunConfig, learning_rate: float) -
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
     """The optimizer's state by slot and parameter name, as copies on the CPU."""
     return {
-        f"optimizer.{slot}.{names[id(parameter)]}": value.detach().cpu().clone()
+        f"optimizer.{slot}.{names[id(parameter)]}": value.detach().to("cpu", copy=True).contiguous()
         for parameter, state in optimizer.state.items()
         for slot, value in state.items()
         if isinstance(value, Tensor)
@@ -59,8 +59,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], t
         slot, _, name = rest.partition(".")
         if kind == "optimizer" and name in parameters:
             parameter = parameters[name]
-            device = parameter.device if value.shape == parameter.shape else value.device
-            optimizer.state[parameter][slot] = value.to(device).clone()
+            is_alike = value.shape == parameter.shape
+            # In the parameter's own memory order: the optimizer's arithmetic then gives the bits that it gave before.
+            own = torch.empty_like(parameter, dtype=value.dtype) if is_alike else torch.empty_like(value)
+            optimizer.state[parameter][slot] = own.detach().copy_(value)
 
 
 def count_steps(optimizer: torch.optim.Optimizer, steps: float) -> None:

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,14 @@ from population import (
     Snapshot,
     Trainer,
 )
-from population.checkpoint import Checkpoint
+from population.checkpoint import Checkpoint, CheckpointStore
 from population.config import Mode
 from population.errors import CheckpointError, ConfigError, NotFiniteError, StructureError
 from population.host import Host
 from population.layers import entries, is_private
 from population.seeds import leaf
 from population.snapshot import Freezer, Origin, layout_of, thaw
+from population.storage import Storage
 from population.task import ImageClassification
 from tests.conftest import small_config, tiny_splits, tiny_task
 
@@ -652,3 +654,43 @@ def test_statistics_measured_anew_are_those_of_training_images() -> None:
     images = torch.cat(list(other.statistics_images()))
     expected = modules[1].get_submodule("conv1")(images).mean((0, 2, 3))
     torch.testing.assert_close(modules[1].get_buffer("bn1.running_mean"), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": OptimizerConfig(learning_rate=0.05)},
+        {"optimizer": OptimizerConfig(name="adamw", learning_rate=0.005)},
+        {"averaging": AveragingConfig(kind="ema")},
+        {"averaging": AveragingConfig(kind="swa", start=0.3)},
+        {"age": AgeConfig(compensation=2)},
+    ],
+    ids=["sgd", "adamw", "ema", "swa", "compensation"],
+)
+@pytest.mark.parametrize("stop_after", [6, 7], ids=["between-intervals", "within-an-interval"])
+def test_channels_last_networks_commit_and_resume_with_the_same_bits(
+    tmp_path: Path, changes: dict[str, Any], stop_after: int
+) -> None:
+    config = small_config(device=DeviceConfig(channels_last="on"), **changes)
+    donor, scions = new_trainer(config, network=1), {}
+    for snapshot in live(donor, Hand()):
+        scions[snapshot.origin.interval] = snapshot
+    assert any(not tensor.is_contiguous() for tensor in entries(donor.module).values())
+
+    def pull(own: Origin) -> Snapshot | Refusal:
+        return scions[max(1, own.interval - 1)]
+
+    whole, stopped, resumed = Hand(pull), Hand(pull, stop_after=stop_after), Hand(pull)
+    first, second = new_trainer(config), new_trainer(config)
+    live(first, whole)
+    live(new_trainer(config), stopped)
+    store = CheckpointStore(Storage(str(tmp_path)))
+    assert store.commit(stopped.checkpoints[-1])
+    saved = store.newest(0)
+    assert saved is not None
+    second.resume(saved)
+    live(second, resumed)
+    assert_equal(weights(first), weights(second))
+    for name, tensor in whole.checkpoints[-1].tensors.items():
+        assert torch.equal(tensor, resumed.checkpoints[-1].tensors[name]), name
+    assert store.commit(resumed.checkpoints[-1])

@@ -28,6 +28,7 @@ from population.config import (
     GraftConfig,
     PaceConfig,
     PopulationConfig,
+    RunConfig,
     TopologyConfig,
 )
 

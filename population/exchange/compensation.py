@@ -72,7 +72,7 @@ class OwnPast:
                 interval, step, key = name.removeprefix(PREFIX).split(".", 2)
                 if key in state:
                     place = found.setdefault((int(interval), int(step)), {})
-                    place[key] = tensor.detach().to(state[key].device, copy=True)
+                    place[key] = torch.empty_like(state[key]).copy_(tensor)  # in the same memory order
         self._kept.clear()
         for (interval, step), weights in sorted(found.items(), key=lambda one: one[0]):
             self._kept.append(Past(interval=interval, step=step, state=weights))
