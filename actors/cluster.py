@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 
 from actors.spec import NAMESPACE
+from actors.termination import own_sigterm
 from population.config import RunConfig
 from population.errors import ClusterError, ResourceError
 
@@ -54,6 +55,8 @@ def connect(address: str | None = None) -> Connection:
         ClusterError: no cluster answers there.
     """
     if ray.is_initialized():
+        with own_sigterm():
+            pass
         return Connection(address=_address(), dashboard=None, is_own=False)
     wanted = address or os.environ.get("RAY_ADDRESS") or None
     if wanted not in (None, "local", "auto"):
@@ -62,13 +65,14 @@ def connect(address: str | None = None) -> Connection:
     if not is_own:
         _use_token()
     try:
-        context = ray.init(
-            address=wanted or "local",
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=True if is_own else None,
-        )
+        with own_sigterm():
+            context = ray.init(
+                address=wanted or "local",
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=True if is_own else None,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster answers at {wanted or 'this machine'}: {error}") from error
     url = getattr(context, "dashboard_url", None)

@@ -28,7 +28,8 @@ from actors.spec import Directive, Event, Facts, References, RunSpec, RunStatus
 from actors.supervisor import Supervisor
 from actors.tasks import judge_task, prepare_task
 from population.board import Opening, Posting, Refusal
-from population.errors import InarchError, RunError, StorageError
+from population.claim import withdraw
+from population.errors import InarchError, RunError, RunExistsError, StorageError
 from population.members import ACTIVE, DONORS, MemberState
 from population.report import Report
 from population.snapshot import Origin
@@ -243,7 +244,11 @@ class Coordinator:
         self._background.spawn(self._end_later())
 
     async def _end_later(self) -> None:
-        """A detached coordinator stays long enough to tell how the run ended, then goes for good."""
+        """The run is over: give the folder free. A detached coordinator stays long enough to tell how the run ended,
+        then goes for good."""
+        await self._write_members()
+        with contextlib.suppress(StorageError):
+            await asyncio.to_thread(withdraw, self._storage, self._spec.token)
         if self._spec.is_detached:
             await asyncio.sleep(self._config.patience.lease_seconds)
             ray.kill(ray.get_runtime_context().current_actor)
@@ -347,6 +352,7 @@ class Coordinator:
             await asyncio.to_thread(
                 records.write_members,
                 self._storage,
+                token=self._spec.token,
                 state=self._course.state,
                 message=self._course.message,
                 members=self._members,
@@ -355,6 +361,8 @@ class Coordinator:
             )
         except StorageError as error:
             self._course.message = str(error)
+        except RunExistsError as error:
+            self._fail(str(error))
 
 
 class _RemoteCoordinator(Coordinator):

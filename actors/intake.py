@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import time
 from typing import Any
 
@@ -11,17 +12,22 @@ from population.config import RunConfig
 from population.data import ImageSet, from_dataset, image_set, write_arrow
 from population.errors import ConfigError
 from population.networks import NetworkFactory, resolve
-from population.storage import Storage, absolute
+from population.storage import Storage, absolute, joined
 
 
 def with_name(config: RunConfig) -> RunConfig:
-    """The configuration with a name: the time, where it has none."""
-    return config if config.name else dataclasses.replace(config, name=time.strftime("run-%Y%m%d-%H%M%S"))
+    """The configuration with a name: the time and random digits, where it has none."""
+    return config if config.name else dataclasses.replace(config, name=new_name("run"))
+
+
+def new_name(stem: str) -> str:
+    """A name for a run: the time, and digits by which two starts in one second differ."""
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def run_storage(config: RunConfig) -> Storage:
     """The folder of a run."""
-    return Storage(f"{config.storage.rstrip('/')}/{config.name}", deadline_seconds=config.patience.storage_seconds)
+    return Storage(joined(config.storage, str(config.name)), deadline_seconds=config.patience.storage_seconds)
 
 
 def with_network(config: RunConfig, network: NetworkFactory | str | None) -> tuple[RunConfig, NetworkFactory | None]:
@@ -71,7 +77,7 @@ def _as_path(data: Any, part: str, storage: Storage) -> str:
     images = data if isinstance(data, ImageSet) else _as_images(data, part)
     storage.make("data")
     write_arrow(images, storage.filesystem, storage.path(f"data/{part}.arrow"))
-    return f"{storage.uri}/data/{part}.arrow"
+    return joined(storage.uri, f"data/{part}.arrow")
 
 
 def _as_images(data: Any, part: str) -> ImageSet:

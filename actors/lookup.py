@@ -9,14 +9,18 @@ import time
 from typing import Any
 
 import ray
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from actors.cluster import check_reachable, connect
 from actors.spec import NAMESPACE, RunSpec, coordinator_name
 from population.errors import ClusterError, RunError, RunExistsError, RunNotFoundError
-from population.storage import Storage, absolute
+from population.storage import Storage, absolute, joined
 
 EDITION = 1
 """Of cluster.json."""
+
+ANSWER_SECONDS = 15.0
+"""A coordinator that does not answer in this time is taken to be busy with a live run."""
 
 
 def find_run(name: str, *, storage: str = "runs") -> Storage:
@@ -25,11 +29,11 @@ def find_run(name: str, *, storage: str = "runs") -> Storage:
     Raises:
         RunNotFoundError: there is none.
     """
-    for candidate in (name, f"{storage.rstrip('/')}/{name}"):
+    for candidate in (name, joined(storage, name)):
         found = Storage(candidate)
         if found.exists("config.json"):
             return found
-    raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {absolute(storage)}/{name}")
+    raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {joined(absolute(storage), name)}")
 
 
 def write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:
@@ -49,12 +53,10 @@ def write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:
 
 
 def check_not_live(name: str) -> None:
-    """Raises RunExistsError where a run of this name is live on the connected cluster."""
-    try:
-        ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
-    except ValueError:
-        return
-    raise RunExistsError(f"a run named {name!r} is live on this cluster; choose another name")
+    """Raises RunExistsError where a run of this name is live on the connected cluster. The coordinator of a run that is
+    over is ended, so that the name is free."""
+    if _is_live(name):
+        raise RunExistsError(f"a run named {name!r} is live on this cluster; choose another name")
 
 
 def check_folder_not_live(storage: Storage) -> None:
@@ -74,13 +76,37 @@ def check_folder_not_live(storage: Storage) -> None:
     was_connected = ray.is_initialized()
     try:
         connect_to(found["address"])
-        ray.get_actor(coordinator_name(found["run"]), namespace=NAMESPACE)
-    except (ClusterError, ValueError):
+        is_live = _is_live(found["run"])
+    except ClusterError:
         return
     finally:
         if not was_connected and ray.is_initialized():
             ray.shutdown()
-    raise RunError(f"run {found['run']} is live on {found['address']}; stop it first")
+    if is_live:
+        raise RunError(f"run {found['run']} is live on {found['address']}; stop it first: inarch stop {storage.uri}")
+
+
+def _is_live(name: str) -> bool:
+    """Whether the connected cluster runs a run of this name. A coordinator that is over is ended here; one that does
+    not answer counts as live."""
+    try:
+        coordinator = ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
+        state = ray.get(coordinator.status.remote(), timeout=ANSWER_SECONDS).state
+    except (ValueError, ActorDiedError):
+        return False
+    except (RayError, GetTimeoutError):
+        return True
+    if state not in ("finished", "failed"):
+        return True
+    ray.kill(coordinator)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
+        except ValueError:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _is_alive(*, host: str, process: int) -> bool:

@@ -64,7 +64,7 @@ class Network:
             torch.use_deterministic_algorithms(True)
         self._storage = Storage(spec.run.folder, deadline_seconds=config.patience.storage_seconds)
         self._log = LogFile(self._storage, f"network-{spec.network}")
-        self._checkpoints = CheckpointStore(self._storage, keep=config.checkpoint.keep)
+        self._checkpoints = CheckpointStore(self._storage, keep=config.checkpoint.keep, token=spec.run.token)
         seconds, logger = self._storage_patience, self._log.logger
         claim = functools.partial(self._checkpoints.claim, spec.network, spec.incarnation)
         patiently(claim, seconds=seconds, logger=logger)

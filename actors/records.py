@@ -14,6 +14,7 @@ import torchvision
 
 from actors.cluster import Placement
 from actors.spec import Facts, RunSpec
+from population.claim import check_holds
 from population.config import to_dict
 from population.errors import DataError, MissingError, StorageError, StructureError
 from population.members import Member, Members, MemberState
@@ -56,10 +57,30 @@ def check_facts(storage: Storage, facts: Facts, *, run: str) -> None:
 
 
 def write_members(
-    storage: Storage, *, state: str, message: str, members: Members, placement: Placement | None, began: float
+    storage: Storage,
+    *,
+    token: str | None = None,
+    state: str,
+    message: str,
+    members: Members,
+    placement: Placement | None,
+    began: float,
 ) -> None:
     """The members' record under the next number, then all but the last two dropped: a file that is written over can be
-    lost half-way. `began`: when training began, in seconds of the wall clock."""
+    lost half-way.
+
+    Args:
+        storage: The run's folder.
+        token: Of the run's claim on it; None: nothing was claimed.
+        state, message: How the run stands.
+        members: All of them.
+        placement: What each network reserves.
+        began: When training began, in seconds of the wall clock.
+
+    Raises:
+        RunExistsError: another start has claimed the folder, or it was deleted.
+    """
+    check_holds(storage, token)
     record = {
         "state": state,
         "message": message,

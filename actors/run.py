@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
+from ray.exceptions import ActorAlreadyExistsError, ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
+from actors.claiming import claim_existing_folder, claim_new_folder
 from actors.cluster import check_reachable, connect, place
 from actors.coordinator import CoordinatorActor
 from actors.intake import run_storage, with_data, with_name, with_network, with_teachers
 from actors.lookup import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
+from actors.termination import as_terminated, stop_at_exit
+from population.claim import Claim, claims, holds, withdraw
 from population.config import RunConfig, from_dict
 from population.errors import (
     ClusterError,
@@ -27,7 +30,7 @@ from population.errors import (
     RunNotFoundError,
 )
 from population.networks import NetworkFactory
-from population.storage import Storage
+from population.storage import Storage, joined
 
 CALL_SECONDS = 60.0
 """A coordinator that does not answer in this time, restarts included, cannot be reached."""
@@ -89,24 +92,20 @@ class PopulationRun:
         config = with_teachers(with_name(config))
         config, factory = with_network(config, network)
         storage = run_storage(config)
-        if storage.exists("config.json") or storage.exists("cluster.json"):
-            raise RunExistsError(
-                f"there is a run at {storage.uri}; choose another name, or go on with it: inarch resume {storage.uri}"
-            )
-        connection = connect(config.address)
-        if config.detach and connection.is_own:
-            raise ConfigError("detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS")
-        check_not_live(str(config.name))
         existed = storage.exists("")
+        claim = claim_new_folder(storage)
         try:
+            connection = connect(config.address)
+            if config.detach and connection.is_own:
+                raise ConfigError(
+                    "detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS"
+                )
+            check_not_live(str(config.name))
             storage.check_writable()
             config = with_data(config, data, storage)
-            return cls._begin(config, factory, storage, connection, is_resumed=False)
+            return cls._begin(config, factory, storage, connection, claim, is_resumed=False)
         except BaseException:
-            for left in ("cluster.json", "data", "config.json", "members", "logs"):
-                storage.delete(left)
-            if not existed:
-                storage.delete("")
+            _clean_up(storage, claim, existed=existed)
             raise
 
     @classmethod
@@ -160,14 +159,11 @@ class PopulationRun:
         config: RunConfig = from_dict(RunConfig, recorded["config"])
         config = dataclasses.replace(config, address=address or config.address)
         if storage.exists("result.json"):
-            raise RunError(f"run {config.name} is complete; its result is in {storage.uri}/result.json")
+            raise RunError(f"run {config.name} is complete; its result is in {joined(storage.uri, 'result.json')}")
         if recorded["network"] == "callable" and network is None:
             raise ConfigError(
                 "this run was begun with a callable; PopulationRun.resume(path, network=...) needs it again"
             )
-        check_folder_not_live(storage)
-        connection = connect(config.address)
-        check_not_live(str(config.name))
         config, factory = with_network(config, network)
         if data is not None:
             if not isinstance(data, str):
@@ -175,7 +171,15 @@ class PopulationRun:
                     "the run's own copy of arrays is used; data may only be another path to the same images"
                 )
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=data))
-        return cls._begin(config, factory, storage, connection, is_resumed=True)
+        check_folder_not_live(storage)
+        claim = claim_existing_folder(storage)
+        try:
+            connection = connect(config.address)
+            check_not_live(str(config.name))
+            return cls._begin(config, factory, storage, connection, claim, is_resumed=True)
+        except BaseException:
+            withdraw(storage, claim.token)
+            raise
 
     @classmethod
     def _begin(
@@ -184,6 +188,7 @@ class PopulationRun:
         factory: NetworkFactory | None,
         storage: Storage,
         connection: Any,
+        claim: Claim,
         *,
         is_resumed: bool,
     ) -> PopulationRun:
@@ -192,6 +197,7 @@ class PopulationRun:
             folder=storage.uri,
             config=config,
             factory=factory,
+            token=claim.token,
             is_resumed=is_resumed,
             is_detached=config.detach,
         )
@@ -199,14 +205,20 @@ class PopulationRun:
         options: dict[str, Any] = {"name": coordinator_name(spec.name), "namespace": NAMESPACE}
         if config.detach:
             options["lifetime"] = "detached"
-        coordinator = CoordinatorActor.options(**options).remote(spec)
+        try:
+            coordinator = CoordinatorActor.options(**options).remote(spec)
+        except ActorAlreadyExistsError:
+            raise RunExistsError(f"a run named {spec.name!r} is live on this cluster; choose another name") from None
         try:
             facts = _get(coordinator.start.remote(), seconds=config.patience.start_seconds + CALL_SECONDS)
             write_cluster(storage, spec, connection)
         except BaseException:
             ray.kill(coordinator)
             raise
-        return cls(coordinator, storage, spec.name, dashboard=connection.dashboard, facts=facts)
+        run = cls(coordinator, storage, spec.name, dashboard=connection.dashboard, facts=facts)
+        if not spec.is_detached:
+            stop_at_exit(run)
+        return run
 
     def status(self) -> RunStatus:
         """The run as it stands. Raises ClusterError when its coordinator does not answer."""
@@ -260,6 +272,10 @@ class PopulationRun:
                 raise TimeoutError(f"run {self.name} had not stopped after {seconds:g} s")
             time.sleep(0.1)
 
+    def is_live(self) -> bool:
+        """Whether the run is under way."""
+        return not self._is_over()
+
     def close(self) -> None:
         """End the coordinator of a run that is over."""
         ray.kill(self._coordinator)
@@ -288,9 +304,23 @@ class PopulationRun:
 def _get(reference: Any, *, seconds: float) -> Any:
     """A call's value; what inarch raised over there is raised as itself."""
     try:
-        return ray.get(reference, timeout=seconds)
+        with as_terminated():
+            return ray.get(reference, timeout=seconds)
     except RayTaskError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, (InarchError, TimeoutError)):
             raise cause from None
         raise
+
+
+def _clean_up(storage: Storage, claim: Claim, *, existed: bool) -> None:
+    """Delete what a start that failed had written, and nothing that another start may have written."""
+    if not holds(storage, claim.token):
+        return
+    for left in ("cluster.json", "data", "config.json", "members", "logs"):
+        storage.delete(left)
+    withdraw(storage, claim.token)
+    if not claims(storage):
+        storage.delete("claims")
+        if not existed and not storage.names(""):
+            storage.delete("")

@@ -73,6 +73,8 @@ class RunSpec:
     config: RunConfig
     factory: NetworkFactory | None = None
     """A callable in place of config.network."""
+    token: str | None = None
+    """Of this start's claim on the folder (population/claim.py); None: nothing is claimed."""
     is_resumed: bool = False
     is_detached: bool = False
 

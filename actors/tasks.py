@@ -15,6 +15,7 @@ import torch
 
 from actors.spec import Facts, RunSpec
 from population.checkpoint import CheckpointStore
+from population.claim import check_holds
 from population.config import FusionConfig, RunConfig
 from population.cost import cost_of
 from population.data import MemorySplits, Splits
@@ -154,6 +155,7 @@ def judge_task(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: fl
     torch.set_num_threads(min(JUDGING_THREADS, os.cpu_count() or 1))
     result = judge(spec, splits, ended, seconds)
     storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
+    check_holds(storage, spec.token)
     storage.write("result.json", json.dumps(result, indent=2).encode())
     return result
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -31,6 +29,9 @@ USAGE = """inarch: populations of networks that train asynchronously and graft e
   inarch bench [NAME ...]                     measure exchange, fusion, input, overhead, straggler
 
 inarch COMMAND --help tells more. NAME is a run's name under --storage (default runs), or its folder."""
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses after Ctrl-C and after SIGTERM: 128 and the signal's number."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(commands[words[0]](words[1:]))
     except KeyboardInterrupt:
         console.print("inarch: interrupted", markup=False, highlight=False)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
     except (InarchError, TimeoutError) as error:
         console.print(f"inarch: {error}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
@@ -78,9 +79,11 @@ def train(words: list[str]) -> int:
         description=f"Train a population. Recipe {name}: {recipes.RECIPES[name][0]}. The fields below override it. "
         f"Recipes: {recipes.summary()} (-dlr: spread learning rates and cosine decay).",
     )
-    if config.name is None:
-        config = dataclasses.replace(config, name=time.strftime(f"{name}-%Y%m%d-%H%M%S"))
     from actors import PopulationRun
+    from actors.intake import new_name
+
+    if config.name is None:
+        config = dataclasses.replace(config, name=new_name(name))
 
     console = _console()
     console.print(f"run {config.name}: starting Ray and reading the data", highlight=False)
@@ -256,7 +259,6 @@ def compare(
     chosen = comparisons.comparison(name, data, epochs=epochs)
     asked = comparisons.narrowed(chosen, arms=arms, seeds=seeds)
     console = _console()
-    signal.signal(signal.SIGTERM, _interrupt)
     if trial:
         with tempfile.TemporaryDirectory() as folder:
             comparisons.run_comparison(
@@ -276,16 +278,23 @@ def compare(
         for arm in asked.arms:
             console.print(f"{arm.name}: {arm.told}", highlight=False, markup=False)
         return 0
-    comparisons.run_comparison(
-        chosen,
-        command=shlex.join(["inarch", *sys.argv[1:]]),
-        seeds=seeds,
-        arms=arms,
-        storage=storage,
-        out=out or f"experiments/results/{name}",
-        address=address,
-        console=console,
-    )
+    from actors.termination import Interruptions, Terminated
+
+    with Interruptions():
+        try:
+            comparisons.run_comparison(
+                chosen,
+                command=shlex.join(["inarch", *sys.argv[1:]]),
+                seeds=seeds,
+                arms=arms,
+                storage=storage,
+                out=out or f"experiments/results/{name}",
+                address=address,
+                console=console,
+            )
+        except (KeyboardInterrupt, Terminated) as error:
+            console.print("stopped; the same command continues the comparison", highlight=False)
+            return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     return 0
 
 
@@ -308,37 +317,38 @@ def bench(
 
 
 def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
-    """Start or resume a run and show it to its end; Ctrl-C and SIGTERM stop it and leave a folder to resume."""
+    """Start or resume a run and show it to its end. Ctrl-C and SIGTERM stop it in order and leave a folder to resume;
+    the exit status is then 130 or 143."""
+    from actors.termination import Interruptions, Terminated
     from experiments.display import facts_told, follow, result_table
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    run = begin()
-    facts = run.facts
-    if facts is not None:
-        console.print(facts_told(facts), highlight=False, soft_wrap=True)
-    if run.dashboard:
-        console.print(f"dashboard: {run.dashboard}", highlight=False)
-    if detach:
-        console.print(f"detached; inarch status {run.name} tells how it stands", highlight=False)
-        return 0
-    try:
-        result = follow(run, console)
-    except KeyboardInterrupt:
-        console.print("stopping: every network commits a checkpoint (again to leave at once)", highlight=False)
-        run.stop()
-        console.print(f"stopped; go on with it by: inarch resume {run.path}", highlight=False, soft_wrap=True)
-        return 130
+    run = None
+    with Interruptions() as interruptions:
+        try:
+            run = begin()
+            interruptions.check()
+            if run.facts is not None:
+                console.print(facts_told(run.facts), highlight=False, soft_wrap=True)
+            if run.dashboard:
+                console.print(f"dashboard: {run.dashboard}", highlight=False)
+            if detach:
+                console.print(f"detached; inarch status {run.name} shows its state", highlight=False)
+                return 0
+            result = follow(run, console)
+        except (KeyboardInterrupt, Terminated) as error:
+            if run is None:
+                raise
+            console.print("stopping: every network commits a checkpoint (again to leave at once)", highlight=False)
+            run.stop()
+            console.print(f"stopped; resume it by: inarch resume {run.path}", highlight=False, soft_wrap=True)
+            return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     if result.table is not None:
         console.print(result_table(result.table))
         seconds = result.table["seconds"]
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
     else:
-        console.print(f"stopped; go on with it by: inarch resume {result.path}", highlight=False, soft_wrap=True)
+        console.print(f"stopped; resume it by: inarch resume {result.path}", highlight=False, soft_wrap=True)
     return 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _console() -> Console:

@@ -21,7 +21,7 @@ from population.fusion import compact_state
 from population.judging import agreement, mean_cosine
 from population.layers import entries, load_entries
 from population.networks import NetworkFactory, build
-from population.storage import Storage, absolute
+from population.storage import Storage, absolute, joined
 from population.task import ImageClassification, run_splits
 
 
@@ -120,7 +120,7 @@ def export_network(path: str, *, what: str, out: str | None) -> tuple[str, str]:
     content = safetensors.torch.save(state, metadata=metadata)
     if out is None:
         storage.write(f"export/{what}.safetensors", content)
-        file = f"{storage.uri}/export/{what}.safetensors"
+        file = joined(storage.uri, f"export/{what}.safetensors")
     else:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_bytes(content)

@@ -25,6 +25,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from population.claim import check_holds, holds
 from population.errors import CheckpointError, MissingError, StorageError
 from population.history import TABLES, Rows, to_parquet
 from population.storage import Storage
@@ -80,12 +81,23 @@ def average_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class CheckpointStore:
     """The checkpoints of a run."""
 
-    def __init__(self, storage: Storage, *, keep: int = 2) -> None:
-        self._storage = storage
-        self._keep = keep
+    def __init__(self, storage: Storage, *, keep: int = 2, token: str | None = None) -> None:
+        """The store of a run.
+
+        Args:
+            storage: The run's folder.
+            keep: Newest checkpoints kept of each network.
+            token: Of the claim on the folder, without which nothing is committed; None: the folder is not shared.
+        """
+        self._storage, self._keep, self._token = storage, keep, token
 
     def claim(self, network: int, incarnation: int) -> None:
-        """Mark an incarnation as the one that may commit: earlier ones that wake up again are fenced off."""
+        """Mark an incarnation as the one that may commit: earlier ones that wake up again are fenced off.
+
+        Raises:
+            RunExistsError: another start has claimed the folder.
+        """
+        check_holds(self._storage, self._token)
         self._storage.write(f"networks/{network}/incarnation-{incarnation:03d}", b"")
 
     def is_fenced(self, network: int, incarnation: int) -> bool:
@@ -97,11 +109,13 @@ class CheckpointStore:
         """Write a checkpoint, hand in its rows, and drop those that are no longer kept.
 
         Returns:
-            False where a later incarnation has claimed the network: nothing was committed.
+            False where a later incarnation has claimed the network, or another start the folder: nothing was committed.
 
         Raises:
             StorageError: it could not be written; earlier checkpoints stand.
         """
+        if not self._holds_folder():
+            return False
         folder = f"networks/{checkpoint.network}/{checkpoint.id.name}"
         files = {
             "model.safetensors": _to_bytes(checkpoint.model),
@@ -115,6 +129,8 @@ class CheckpointStore:
                 files[f"{table}.parquet"] = to_parquet(checkpoint.rows[table], table)
         for name, content in files.items():
             self._storage.write(f"{folder}/{name}", content)
+        if not self._holds_folder():
+            return False
         if self.is_fenced(checkpoint.network, checkpoint.id.incarnation):
             self._storage.delete(folder)
             return False
@@ -127,6 +143,10 @@ class CheckpointStore:
             self._hand_in(checkpoint.network, checkpoint.id, files)
             self._drop_old(checkpoint.network)
         return True
+
+    def _holds_folder(self) -> bool:
+        """Whether the folder is still this start's; what another start wrote is neither replaced nor deleted."""
+        return self._token is None or holds(self._storage, self._token)
 
     def list(self, network: int) -> list[CheckpointId]:
         """Committed checkpoints of a network, oldest first."""

@@ -23,6 +23,13 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
+def joined(uri: str, relative: str) -> str:
+    """A path below a folder or URI; what follows a `?` stays at the end: `s3://b/runs?region=r` and `x` give
+    `s3://b/runs/x?region=r`."""
+    folder, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{folder.rstrip('/')}/{relative}{mark}{query}"
+
+
 class Storage:
     """One folder. Paths are relative to it."""
 

@@ -37,6 +37,7 @@ from population import (
     ScheduleConfig,
 )
 from population.checkpoint import CheckpointStore
+from population.claim import claims
 from population.data import write_arrow
 from population.errors import (
     ConfigError,
@@ -103,7 +104,12 @@ def intervals(status: RunStatus) -> dict[int, int]:
 
 
 def rows_of(run: PopulationRun) -> dict[int, list[int]]:
-    table = read_table(Storage(run.path), "metrics")
+    return rows_in(run.path)
+
+
+def rows_in(path: str | Path) -> dict[int, list[int]]:
+    """Intervals of each network in a run's folder, in order."""
+    table = read_table(Storage(str(path)), "metrics")
     found: dict[int, list[int]] = {}
     for network, interval in zip(table["network"].to_pylist(), table["interval"].to_pylist(), strict=True):
         found.setdefault(network, []).append(interval)
@@ -687,3 +693,78 @@ def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None
     assert "ensemble" in resumed.stdout
     table = read_table(Storage(str(tmp_path / "interrupted")), "metrics")
     assert table["interval"].to_pylist() == [*range(1, 61)] * 2
+
+
+def train_command(tmp_path: Path, name: str, *words: str) -> tuple[list[str], dict[str, str]]:
+    """The command `inarch train` on a Ray of its own, and its environment."""
+    command = [sys.executable, "-m", "experiments.cli", "train", "--name", name, "--storage", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment.pop("RAY_ADDRESS", None)
+    return [*command, *words], environment
+
+
+SHORT = ("--population.size", "2", "--schedule.epochs", "200", "--pace.step-seconds", "0.01")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["command", "script"])
+def test_sigterm_stops_a_run_in_order_within_the_step(tmp_path: Path, kind: str) -> None:
+    words, environment = train_command(tmp_path, "terminated", *SHORT)
+    if kind == "script":
+        script = tmp_path / "driver.py"
+        script.write_text(
+            "from actors import PopulationRun\n"
+            "from population import NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig\n"
+            "if __name__ == '__main__':\n"
+            f"    config = RunConfig(name='terminated', storage={str(tmp_path)!r},\n"
+            "        network=NetworkConfig(architecture='resnet8'), population=PopulationConfig(size=2),\n"
+            "        schedule=ScheduleConfig(epochs=200, batch_size=64))\n"
+            "    for event in PopulationRun.start(config).events():\n"
+            "        if event.kind == 'interval':\n"
+            "            print('interval', str(event.detail['interval']) + ',', flush=True)\n"
+        )
+        words = [sys.executable, str(script)]
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert driver.stdout is not None and driver.stderr is not None
+    for line in driver.stdout:
+        if "interval 3," in line:
+            driver.send_signal(signal.SIGTERM)
+            break
+    said = driver.stdout.read() + driver.stderr.read()
+    assert driver.wait(timeout=60) == 143, said
+    assert f"inarch resume {tmp_path}/terminated" in said and "Traceback" not in said
+    store = CheckpointStore(Storage(str(tmp_path / "terminated")))
+    newest = {network: store.newest(network) for network in (0, 1)}
+    last = {network: rows[-1] for network, rows in rows_in(tmp_path / "terminated").items()}
+    for network, found in newest.items():
+        assert found is not None and found.id.interval >= last[network] >= 2
+    assert claims(Storage(str(tmp_path / "terminated"))) == []
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_comparison_in_order(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "experiments.cli", "compare", "two-networks", "--train", "digits"]
+    words += ["--epochs", "100", "--storage", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    _, environment = train_command(tmp_path, "unused")
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    until(lambda: list((tmp_path / "runs").glob("*/metrics/*.parquet")), seconds=120)
+    driver.send_signal(signal.SIGTERM)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 143 and "the same command continues the comparison" in said, said
+    assert "Traceback" not in said and "SIGTERM received" not in said
+
+
+@pytest.mark.slow
+def test_of_two_commands_of_one_name_one_trains_and_the_other_touches_nothing(tmp_path: Path) -> None:
+    words, environment = train_command(tmp_path, "same", "--population.size", "2", "--schedule.epochs", "30")
+    drivers = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        for _ in range(2)
+    ]
+    said = [driver.communicate(timeout=200)[0] for driver in drivers]
+    statuses = [driver.returncode for driver in drivers]
+    assert sorted(statuses) == [0, 2], said
+    refused = said[statuses.index(2)]
+    assert "choose another name" in refused and "Traceback" not in refused
+    assert rows_in(tmp_path / "same") == {0: list(range(1, 31)), 1: list(range(1, 31))}
+    assert Storage(str(tmp_path / "same")).exists("result.json")

@@ -204,9 +204,12 @@ class RunConfig:
         require(0 <= self.seed < 2**63, "seed", "lie in [0, 2**63)", self.seed)
         if self.name is not None:
             plain = (
-                bool(self.name) and all(char.isalnum() or char in "-_." for char in self.name) and self.name[0] != "."
+                bool(self.name)
+                and self.name.isascii()
+                and all(char.isalnum() or char in "-_." for char in self.name)
+                and self.name[0] != "."
             )
-            require(plain, "name", "consist of letters, digits, '-', '_' and '.'", self.name)
+            require(plain, "name", "consist of the letters a to z and A to Z, digits, '-', '_' and '.'", self.name)
         rates = self.optimizer.learning_rates
         if not isinstance(rates, str):
             fits = len(rates) == self.population.size

@@ -1,0 +1,105 @@
+"""How a start claims a run's folder, so that of two starts of one name only one goes on.
+
+Neither object stores nor pyarrow have an exclusive create, so a claim is written, then all claims are listed. A start
+that sees no claim beside its own holds the folder: any start that writes later must see it. Of several that see each
+other, the one with the least token waits for the others to withdraw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import time
+from typing import Any
+
+import psutil
+
+from population.claim import Claim, claims, withdraw
+from population.errors import MissingError, RunExistsError
+from population.storage import Storage
+
+WITHDRAW_SECONDS = 5.0
+"""A rival that has not withdrawn its claim in this time holds the folder."""
+
+POLL_SECONDS = 0.2
+
+
+def claim_new_folder(storage: Storage) -> Claim:
+    """Claim a folder for a new run, before anything else is written into it.
+
+    Raises:
+        RunExistsError: a run lies there, or another start holds the folder.
+    """
+    if storage.exists("config.json") or storage.exists("cluster.json"):
+        raise RunExistsError(
+            f"there is a run at {storage.uri}; choose another name, or resume it: inarch resume {storage.uri}"
+        )
+    before = claims(storage)
+    content = _read(storage, before[-1]) if before else None
+    if before and (content is None or content["host"] != socket.gethostname() or _is_alive(content)):
+        raise _taken(storage, content)
+    return _claim(storage, generation=before[-1].generation + 1 if before else 1)
+
+
+def claim_existing_folder(storage: Storage) -> Claim:
+    """Claim the folder of a run that is to be resumed. The start that held it before may not commit any more.
+
+    Raises:
+        RunExistsError: a process on this machine holds the folder and is alive.
+    """
+    before = claims(storage)
+    content = _read(storage, before[-1]) if before else None
+    if content is not None and content["host"] == socket.gethostname() and _is_alive(content):
+        raise _taken(storage, content)
+    return _claim(storage, generation=before[-1].generation + 1 if before else 1)
+
+
+def _claim(storage: Storage, *, generation: int) -> Claim:
+    claim = Claim(generation=generation, token=secrets.token_hex(8))
+    content = {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "process_started": psutil.Process().create_time(),
+        "seconds": time.time(),
+    }
+    storage.write(claim.path, json.dumps(content).encode())
+    deadline = time.monotonic() + WITHDRAW_SECONDS
+    while True:
+        rivals = [other for other in claims(storage) if other.generation >= generation and other.token != claim.token]
+        if not rivals:
+            return claim
+        is_least = all(other.generation == generation and claim.token < other.token for other in rivals)
+        if not is_least or time.monotonic() > deadline:
+            withdraw(storage, claim.token)
+            raise _taken(storage, _read(storage, rivals[-1]))
+        time.sleep(POLL_SECONDS)
+
+
+def _taken(storage: Storage, content: dict[str, Any] | None) -> RunExistsError:
+    holder = "another start"
+    if content is not None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(content["seconds"]))
+        holder = f"process {content['process']} on {content['host']} since {when}"
+    return RunExistsError(
+        f"{storage.uri} is in use by {holder}; choose another name, or delete the folder if that process is gone"
+    )
+
+
+def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
+    """What a claim says of its process; None where it is withdrawn or half written."""
+    with contextlib.suppress(MissingError, ValueError):
+        return json.loads(storage.read(claim.path))
+    return None
+
+
+def _is_alive(content: dict[str, Any]) -> bool:
+    """Whether the process of a claim of this machine still runs; another process may have its number by now."""
+    try:
+        return abs(psutil.Process(content["process"]).create_time() - content["process_started"]) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

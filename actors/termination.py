@@ -1,0 +1,126 @@
+"""What ends a driver: SIGTERM as well as Ctrl-C stops its runs in order, with a checkpoint of every network.
+
+`ray.init` replaces the handler of SIGTERM, and its C++ core then aborts the process (status 134). `connect` therefore
+puts the caller's handler back, or, where there was none, one that raises `Terminated`. Runs that are still live when
+the process exits are stopped at exit.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Protocol
+
+import ray
+
+TERMINATED_STATUS = 143
+"""Exit status after SIGTERM: 128 + 15, as the shell reports a process that the signal ended."""
+
+EXIT_SECONDS = 25.0
+"""Runs that are live at exit have so long to write their checkpoints: Kubernetes kills 30 s after SIGTERM."""
+
+
+class Terminated(SystemExit):
+    """The process was asked to end by SIGTERM."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED_STATUS)
+
+
+class _Stoppable(Protocol):
+    """A run, as far as its stop at exit is concerned."""
+
+    name: str
+
+    @property
+    def path(self) -> str: ...
+
+    def is_live(self) -> bool: ...
+
+    def stop(self, *, seconds: float = ...) -> None: ...
+
+
+_runs: list[_Stoppable] = []
+
+_signals: list[int] = []
+"""SIGTERMs that have come."""
+
+
+def stop_at_exit(run: _Stoppable) -> None:
+    """See that a run is stopped in order where this process exits before the run's end."""
+    if not _runs:
+        atexit.unregister(_stop_runs)
+        atexit.register(_stop_runs)  # after Ray registered its own shutdown, so that it runs before
+    _runs.append(run)
+
+
+def _stop_runs() -> None:
+    for run in _runs:
+        with contextlib.suppress(Exception):
+            if ray.is_initialized() and run.is_live():
+                run.stop(seconds=EXIT_SECONDS)
+                print(f"run {run.name} stopped; resume it by: inarch resume {run.path}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def as_terminated() -> Iterator[None]:
+    """Around a call of Ray, which turns a `Terminated` that is raised while it waits into a SystemExit of its own."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error, Terminated) or not _signals:
+            raise
+        raise Terminated from None
+
+
+@contextlib.contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Around `ray.init`: the caller's handler of SIGTERM counts again afterwards, `Terminated` where there was none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        raise Terminated from error  # Ray's own handler, while it starts
+    finally:
+        is_default = before in (signal.SIG_DFL, None) or getattr(before, "__module__", "").startswith("ray")
+        signal.signal(signal.SIGTERM, _raise_terminated if is_default else before)
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    _signals.append(number)
+    raise Terminated
+
+
+class Interruptions:
+    """SIGINT and SIGTERM while a run begins: each raises its exception, and is noted as well, since an exception that
+    is raised inside a hook of `os.fork` is lost."""
+
+    def __init__(self) -> None:
+        self._noted: BaseException | None = None
+
+    def __enter__(self) -> Interruptions:
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raises what a signal that came since should have raised."""
+        if self._noted is not None:
+            raise self._noted
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            _signals.append(number)
+        self._noted = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+        raise self._noted

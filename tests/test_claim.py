@@ -1,0 +1,136 @@
+"""A run's folder belongs to one start at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from actors import claiming
+from actors.claiming import claim_existing_folder, claim_new_folder
+from actors.intake import new_name, run_storage
+from actors.termination import TERMINATED_STATUS, Interruptions, Terminated, own_sigterm
+from population import RunConfig
+from population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from population.claim import Claim, check_holds, claims, holds, withdraw
+from population.errors import ConfigError, RunExistsError
+from population.storage import Storage, joined
+
+
+def checkpoint() -> Checkpoint:
+    return Checkpoint(network=0, id=CheckpointId(incarnation=1, interval=1), model={}, tensors={}, training={})
+
+
+def test_a_second_start_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "run"))
+    claim = claim_new_folder(storage)
+    assert holds(storage, claim.token)
+    with pytest.raises(RunExistsError, match=f"in use by process {os.getpid()} on {socket.gethostname()} since"):
+        claim_new_folder(storage)
+    with pytest.raises(RunExistsError, match="in use by"):
+        claim_existing_folder(storage)
+    assert claims(storage) == [claim]
+
+
+def test_a_claim_of_a_process_that_is_gone_does_not_hold_a_folder(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "run"))
+    code = "import sys; from actors.claiming import *; from population.storage import Storage; "
+    code += "claim_new_folder(Storage(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True, timeout=60)
+    assert [claim.generation for claim in claims(storage)] == [1]
+    assert claim_new_folder(storage).generation == 2
+
+
+def test_a_claim_of_another_machine_holds_a_new_folder_but_not_one_to_be_resumed(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "run"))
+    content = {"host": "elsewhere", "process": 1, "process_started": 0.0, "seconds": 0.0}
+    storage.write(Claim(generation=1, token="ab").path, json.dumps(content).encode())
+    with pytest.raises(RunExistsError, match="process 1 on elsewhere"):
+        claim_new_folder(storage)
+    assert claim_existing_folder(storage).generation == 2
+
+
+def test_of_starts_at_the_same_moment_one_at_most_holds_the_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(claiming, "WITHDRAW_SECONDS", 1.0)
+    for attempt in range(5):
+        storage, barrier, held = Storage(str(tmp_path / str(attempt))), threading.Barrier(4), []
+
+        def start(storage=storage, barrier=barrier, held=held) -> None:
+            barrier.wait()
+            with contextlib.suppress(RunExistsError):
+                held.append(claim_new_folder(storage))
+
+        threads = [threading.Thread(target=start) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(held) <= 1 and claims(storage) == held
+
+
+def test_the_start_that_lost_its_claim_neither_commits_nor_deletes(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "run"))
+    first = CheckpointStore(storage, token=claim_new_folder(storage).token)
+    assert first.commit(checkpoint())
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    withdraw(storage, claims(storage)[-1].token)
+    assert not first.commit(checkpoint())
+    with pytest.raises(RunExistsError, match="not this run's folder any more"):
+        first.claim(0, 2)
+    assert CheckpointStore(storage, token=claim_existing_folder(storage).token).commit(checkpoint())
+    assert not first.commit(checkpoint())
+    assert {path for path in before if path.exists() and "claims" not in path.parts} == {
+        path for path in before if "claims" not in path.parts
+    }
+    check_holds(storage, None)
+
+
+def test_a_query_string_stays_at_the_end_of_a_uri() -> None:
+    assert joined("s3://b/runs?region=r&x=1", "first") == "s3://b/runs/first?region=r&x=1"
+    assert joined("/a/b/", "c") == "/a/b/c" and joined("/a/what?", "c") == "/a/what?/c"
+    config = RunConfig(name="x", storage="s3://b/runs?region=eu-west-1&endpoint_override=http%3A%2F%2F127.0.0.1%3A1")
+    storage = run_storage(config)
+    assert storage.uri == "s3://b/runs/x?region=eu-west-1&endpoint_override=http%3A%2F%2F127.0.0.1%3A1"
+    assert storage.path("config.json") == "b/runs/x/config.json"
+
+
+def test_names_are_plain_and_new_ones_differ_within_a_second() -> None:
+    assert len({new_name("run") for _ in range(50)}) == 50
+    assert RunConfig(name=new_name("digits")).name
+    for name in ("läuft", "名前", "a b", "a/b", ".a", ""):
+        with pytest.raises(ConfigError, match="letters a to z"):
+            RunConfig(name=name)
+
+
+def test_the_callers_handler_of_sigterm_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, print)
+        with own_sigterm():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is print
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with own_sigterm():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with pytest.raises(Terminated) as raised:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert raised.value.code == TERMINATED_STATUS == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_an_interruption_that_is_lost_in_a_hook_is_noted() -> None:
+    with Interruptions() as interruptions:
+        interruptions.check()
+        with contextlib.suppress(KeyboardInterrupt):  # as a hook of os.fork does
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interruptions.check()
