@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from population.config import RunConfig
-from population.data import ImageSet, from_dataset, image_set, write_arrow
+from population.data import UnreadableImages, is_path, parts_of, to_images, write_arrow
+from population.data.sources import CIFAR
 from population.errors import ConfigError
 from population.networks import NetworkFactory, resolve
 from population.storage import Storage, absolute, joined
@@ -54,33 +55,47 @@ def with_teachers(config: RunConfig) -> RunConfig:
 
 
 def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
-    """Paths as they are; arrays and Datasets written into the run's folder first."""
+    """The configuration with its data as every node sees them.
+
+    Paths are made absolute. What was handed in from Python is written into the run's folder first.
+
+    Args:
+        config: The run's.
+        data: As `PopulationRun.start`; None: the configuration's own paths.
+        storage: The run's folder, which is claimed.
+
+    Raises:
+        DataError: what was handed in cannot be used.
+        UserCodeError: a Dataset raised.
+    """
     if data is None:
-        return config
-    is_pair = isinstance(data, tuple) and len(data) == 2 and not _is_arrays(data)
-    train, test = data if is_pair else (data, None)
+        return with_absolute_data(config)
+    parts = parts_of(data)
+    unreadable = UnreadableImages(config.data.skip_unreadable)
+    fields = {"train": "train", "validation": "validation_set", "test": "test"}
+    paths = {}
+    for part, given in parts.items():
+        paths[fields[part]] = str(given) if is_path(given) else _written(given, part, config, storage, unreadable)
+    if unreadable.found:
+        storage.write("data/unreadable.txt", "\n".join(unreadable.found).encode())
+    changed = {"test": None, "validation_set": None} | paths
+    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changed)))
+
+
+def with_absolute_data(config: RunConfig) -> RunConfig:
+    """The configuration with absolute paths of its data: a cluster that was started elsewhere reads the same files."""
+    data, names = config.data, ("digits", *CIFAR)
     paths = {
-        "train": _as_path(train, "train", storage),
-        "test": None if test is None else _as_path(test, "test", storage),
+        field: absolute(path)
+        for field in ("train", "test", "validation_set", "query", "image_folder")
+        if (path := getattr(data, field)) is not None and path not in names
     }
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))
+    return dataclasses.replace(config, data=dataclasses.replace(data, **paths))
 
 
-def _is_arrays(data: Any) -> bool:
-    """Whether a pair is (images, labels) and not (training, test)."""
-    return hasattr(data[0], "shape") and getattr(data[1], "ndim", 0) == 1 and getattr(data[0], "ndim", 0) >= 3
-
-
-def _as_path(data: Any, part: str, storage: Storage) -> str:
-    if isinstance(data, (str, os.PathLike)):
-        return absolute(str(data))
-    images = data if isinstance(data, ImageSet) else _as_images(data, part)
+def _written(data: Any, part: str, config: RunConfig, storage: Storage, unreadable: UnreadableImages) -> str:
+    """The path of a part that was handed in, written as one Arrow file."""
+    images = to_images(data, config.data, name=f"data {part}", unreadable=unreadable)
     storage.make("data")
     write_arrow(images, storage.filesystem, storage.path(f"data/{part}.arrow"))
     return joined(storage.uri, f"data/{part}.arrow")
-
-
-def _as_images(data: Any, part: str) -> ImageSet:
-    if isinstance(data, tuple) and len(data) == 2:
-        return image_set(data[0], data[1], name=f"data {part}")
-    return from_dataset(data, name=f"data {part}")

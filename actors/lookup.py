@@ -91,12 +91,12 @@ def _is_live(name: str) -> bool:
     not answer counts as live."""
     try:
         coordinator = ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
-        state = ray.get(coordinator.status.remote(), timeout=ANSWER_SECONDS).state
+        status: Any = ray.get(coordinator.status.remote(), timeout=ANSWER_SECONDS)
     except (ValueError, ActorDiedError):
         return False
     except (RayError, GetTimeoutError):
         return True
-    if state not in ("finished", "failed"):
+    if status.state not in ("finished", "failed"):
         return True
     ray.kill(coordinator)
     deadline = time.monotonic() + ANSWER_SECONDS

@@ -16,6 +16,7 @@ from actors.cluster import Placement
 from actors.spec import Facts, RunSpec
 from population.claim import check_holds
 from population.config import to_dict
+from population.data import report_from
 from population.errors import DataError, MissingError, StorageError, StructureError
 from population.members import Member, Members, MemberState
 from population.storage import Storage
@@ -36,12 +37,16 @@ def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
         },
     }
     storage.write("config.json", json.dumps(content, indent=2).encode())
+    if facts.data is not None and facts.data.unreadable:
+        storage.write("data/unreadable.txt", "\n".join(facts.data.unreadable).encode(errors="backslashreplace"))
 
 
 def read_facts(storage: Storage) -> Facts:
     """What config.json says of data and network."""
     saved = json.loads(storage.read("config.json"))["facts"]
-    return Facts(**{**saved, "image_shape": tuple(saved["image_shape"])})
+    data = saved.get("data")
+    changed = {"image_shape": tuple(saved["image_shape"]), "data": None if data is None else report_from(data)}
+    return Facts(**{**saved, **changed})
 
 
 def check_facts(storage: Storage, facts: Facts, *, run: str) -> None:

@@ -82,9 +82,10 @@ class PopulationRun:
             config: The whole configuration.
             network: In place of config.network: `module:function`, or a callable that takes num_classes (and
                 in_channels, if it names it) and gives a network.
-            data: In place of config.data's paths: training data, or a pair (training, test). Each is a path, a pair of
-                arrays (images, labels), or a torch Dataset of (image, label). Arrays and Datasets are written into the
-                run's folder.
+            data: In place of config.data's paths: training data, (training, test), (training, validation, test), or a
+                mapping with the keys train, validation and test. Each is a path, a pair (images, labels) of arrays or
+                lists, a torch Dataset, a Hugging Face Dataset, or a DataLoader, whose Dataset is used. All but paths
+                are read once and written into the run's folder.
 
         Raises:
             InarchError: something cannot be used; nothing was started, and the folder is as it was.

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import ray
 
 from population.config import RunConfig
+from population.data import DataReport
 from population.networks import NetworkFactory
 
 NAMESPACE = "inarch"
@@ -111,6 +112,8 @@ class Facts:
     steps_per_epoch: int
     multiply_adds: int = 0
     """Of one image, as `population.cost.Cost`."""
+    data: DataReport | None = None
+    """What was read; None in runs of earlier versions."""
     compact_parameters: int | None = None
     """Of what a network that fuses its filters becomes; None where it does not."""
     compact_multiply_adds: int | None = None

@@ -59,6 +59,7 @@ def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) 
         train_images=0 if train is None else len(train),
         data_bytes=splits.nbytes if isinstance(splits, MemorySplits) else 0,
         data_fingerprint=splits.fingerprint,
+        data=splits.report,
         structure=trainer.layout.fingerprint,
         snapshot_bytes=trainer.layout.nbytes,
         parameters=cost.parameters,

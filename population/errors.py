@@ -3,6 +3,8 @@
     InarchError
     ├── ConfigError          a field, a recipe or a name is wrong            (also a ValueError)
     ├── DataError            images or labels cannot be used
+    │   └── UnreadableImageError  one image cannot be read; names its file or row
+    ├── UserCodeError        the caller's own function, module or data set raised
     ├── StructureError       two networks that must share a structure do not
     ├── NotFiniteError       a weight is NaN or infinite                     (also a ValueError)
     ├── StorageError         a folder or bucket cannot be read or written
@@ -30,6 +32,14 @@ class ConfigError(InarchError, ValueError):
 
 class DataError(InarchError):
     """Images or labels cannot be used."""
+
+
+class UnreadableImageError(DataError):
+    """One image cannot be read; the message names its file or row."""
+
+
+class UserCodeError(InarchError):
+    """The caller's own function, module or data set raised; the message holds the last frames of that code."""
 
 
 class StructureError(InarchError):

@@ -32,7 +32,7 @@ from population.data import (
     write_arrow,
 )
 from population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
-from population.data.images import held_out
+from population.data.holdout import held_out
 from population.data.streams import DEVIATION, MEAN
 from population.errors import ConfigError, DataError
 
@@ -109,7 +109,7 @@ def test_test_images_are_numbered_as_the_training_images_by_their_classes_names(
     assert isinstance(found, MemorySplits) and found.test is not None
     assert found.test.labels.tolist() == [0] * 6 + [2] * 6 and found.test.class_names == ("cat", "dog", "owl")
     with pytest.raises(
-        DataError, match=r"data.test .*other has images of classes that the training images have not: emu"
+        DataError, match=r"data.test .*other has images of classes that the training images have not: 'emu'"
     ):
         load_splits(DataConfig(train=train, test=str(tmp_path / "other"), validation=0), seed=0)
     named = write_parquet(tmp_path / "named.parquet", pictures[0], pictures[1], names=["owl", "cat", "dog"])
@@ -117,9 +117,12 @@ def test_test_images_are_numbered_as_the_training_images_by_their_classes_names(
     assert isinstance(found, MemorySplits) and found.test is not None
     assert found.test.labels.tolist() == [(2, 0, 1)[label] for label in pictures[1]]
     unnamed = write_parquet(tmp_path / "unnamed.parquet", *pictures)
-    found = load_splits(DataConfig(train=train, test=unnamed, validation=0), seed=0)
+    with pytest.raises(DataError, match=r"'0', '1', '2'; these have 'cat', 'dog', 'owl'; name .* data.class_names"):
+        load_splits(DataConfig(train=train, test=unnamed, validation=0), seed=0)
+    config = DataConfig(train=train, test=unnamed, validation=0, class_names=("owl", "cat", "dog"))
+    found = load_splits(config, seed=0)
     assert isinstance(found, MemorySplits) and found.test is not None
-    assert found.test.labels.tolist() == pictures[1]
+    assert found.test.labels.tolist() == [(2, 0, 1)[label] for label in pictures[1]]
 
 
 def test_cifar_folder_is_recognized_and_its_checksums_are_checked(tmp_path: Path) -> None:
@@ -165,8 +168,8 @@ def test_torch_dataset_becomes_arrays() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (np.zeros((2, 4, 4), np.uint8), [0, -1], "labels must lie in 0 and above, got -1 to 0"),
-        (np.zeros((2, 4, 4), np.uint8), [0.5, 1.0], "whole numbers"),
+        (np.zeros((2, 4, 4), np.uint8), [0, -1], "item 1 has label -1; labels must be 0 or above"),
+        (np.zeros((2, 4, 4), np.uint8), [0.5, 1.0], "item 0 has label 0.5, which is no whole number"),
         (np.zeros((2, 4, 4), np.uint8), [0], "as many labels"),
         (np.zeros((2, 4), np.uint8), [0, 1], "must have shape"),
         (np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), "has no images"),
@@ -183,19 +186,22 @@ def test_data_that_cannot_be_used_say_why(tmp_path: Path, pictures) -> None:
     images, labels = pictures
     cases = {
         "does not exist": str(tmp_path / "nowhere"),
-        "must be a Parquet file or a folder": str(tmp_path / "text.txt"),
-        "cannot be read as Parquet": str(tmp_path / "broken.parquet"),
-        "must have columns image and label": str(tmp_path / "columns.parquet"),
-        r"labels must lie in \[0, 2\), got 0 to 2": write_parquet(
+        "must be a Parquet, Arrow or CSV file, or a folder": str(tmp_path / "text.txt"),
+        "cannot be read as parquet": str(tmp_path / "broken.parquet"),
+        "no column that is known to hold images; it has x; name it by data.image_column": str(
+            tmp_path / "columns.parquet"
+        ),
+        "row 2 has label 2, but there are names for 2 classes": write_parquet(
             tmp_path / "range.parquet", images, labels, ["a", "b"]
         ),
         "all of class '1'": write_parquet(tmp_path / "one.parquet", images, [1] * 30),
-        "cannot be decoded": write_parquet(tmp_path / "bytes.parquet", [b"no image"] * 30, labels),
+        "row 0 is no image that Pillow can read": write_parquet(tmp_path / "bytes.parquet", [b"no image"] * 30, labels),
         "images of 2 sizes": write_parquet(
             tmp_path / "sizes.parquet", [*images[:-1], png(np.zeros((5, 5, 3), np.uint8))], labels
         ),
-        "subfolder of images for each class": str(tmp_path),
+        "subfolder of images for each class": str(tmp_path / "empty"),
     }
+    (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").write_text("x")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "columns.parquet")
@@ -210,7 +216,7 @@ def test_test_images_must_fit_the_training_images(tmp_path: Path, pictures) -> N
     with pytest.raises(DataError, match="test images are"):
         load_splits(DataConfig(train=train, test=other), seed=0)
     high = write_parquet(tmp_path / "high.parquet", pictures[0][:4], [0, 1, 2, 3])
-    with pytest.raises(DataError, match=r"classes that the training images have not: 3"):
+    with pytest.raises(DataError, match=r"classes that the training images have not: '3'"):
         load_splits(DataConfig(train=train, test=high), seed=0)
 
 

@@ -9,7 +9,7 @@ from experiments.comparison.arms import Arm, Comparison
 from experiments.comparison.comparisons import COMPARISONS
 from experiments.comparison.papers import PAPER_TABLES
 from population.config import DataConfig
-from population.data.splits import BOTH_IN_ONE
+from population.data import holds_parts
 from population.errors import ConfigError
 
 LARGE = {
@@ -40,7 +40,7 @@ def trial(asked: Comparison) -> Comparison:
         ConfigError: there are no test images, and none are held out of so few.
     """
     data = asked.arms[0].config.data
-    if data.test is None and data.train not in BOTH_IN_ONE:
+    if data.test is None and not holds_parts(data.train):
         raise ConfigError("a trial needs test images: give --test")
 
     def short(arm: Arm) -> Arm:

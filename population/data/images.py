@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from population.data.labels import encode_label_array
 from population.errors import DataError
 
 Array = np.ndarray
@@ -27,6 +29,8 @@ class ImageSet:
     """Names by label."""
     cameras: Array | None = None
     """Shape (images,), int64: what took each image, for retrieval across cameras; None: not known."""
+    notes: tuple[str, ...] = ()
+    """What was left out, to be shown before training."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,10 +48,10 @@ class ImageSet:
 
     def select(self, indices: Array) -> ImageSet:
         """A copy of some of the images."""
-        return ImageSet(
+        return dataclasses.replace(
+            self,
             images=self.images[indices],
             labels=self.labels[indices],
-            class_names=self.class_names,
             cameras=None if self.cameras is None else self.cameras[indices],
         )
 
@@ -81,15 +85,15 @@ def image_set(
     Args:
         images: Shape (images, height, width), (images, height, width, channels) or (images, channels, height, width)
             with 1 or 3 channels; uint8, or floats, which become float32.
-        labels: Shape (images,), whole numbers from 0.
-        class_names: Names by label; None: the labels' own numbers, up to the greatest.
+        labels: Shape (images,): whole numbers from 0, names of classes, or one-hot rows, as `encode_label_array`.
+        class_names: Names by label; None: the labels' own names or numbers.
         name: What the errors call it.
 
     Raises:
         DataError: shapes, types or labels cannot be used, or there is only one class.
     """
-    given, targets = np.asarray(images), np.asarray(labels)
-    pixels = given
+    pixels = np.asarray(images)
+    given = pixels.shape
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif pixels.ndim == 4 and pixels.shape[-1] in (1, 3) and pixels.shape[1] not in (1, 3):
@@ -97,10 +101,8 @@ def image_set(
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise DataError(
             f"{name}: images must have shape (images, height, width), (..., channels) or (images, channels, ...) "
-            f"with 1 or 3 channels, got {given.shape}"
+            f"with 1 or 3 channels, got {given}"
         )
-    if targets.ndim != 1 or len(targets) != len(pixels):
-        raise DataError(f"{name}: {len(pixels)} images need as many labels, got shape {targets.shape}")
     if len(pixels) == 0:
         raise DataError(f"{name} has no images")
     if pixels.dtype != np.uint8:
@@ -109,42 +111,23 @@ def image_set(
         pixels = pixels.astype(np.float32)
         if not np.isfinite(pixels).all():
             raise DataError(f"{name}: a pixel is NaN or infinite")
-    check_labels(targets, None if class_names is None else len(class_names), name=name)
-    names = tuple(class_names) if class_names is not None else tuple(str(n) for n in range(int(targets.max()) + 1))
-    return ImageSet(images=np.ascontiguousarray(pixels), labels=targets.astype(np.int64), class_names=names)
+    targets, names = encode_label_array(labels, name=name, class_names=class_names)
+    if len(targets) != len(pixels):
+        raise DataError(f"{name}: {len(pixels)} images need as many labels, got {len(targets)}")
+    return ImageSet(images=np.ascontiguousarray(pixels), labels=targets, class_names=names)
 
 
-def check_labels(labels: Array, num_classes: int | None, *, name: str) -> None:
-    """Raises DataError where labels are not whole numbers in range, or all the same."""
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{name}: labels must be whole numbers, got {labels.dtype}")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (num_classes is not None and high >= num_classes):
-        bound = f"[0, {num_classes})" if num_classes is not None else "0 and above"
-        raise DataError(f"{name}: labels must lie in {bound}, got {low} to {high}")
-
-
-def check_classes(labels: Array, class_names: Sequence[str]) -> None:
-    """Raises DataError where there is nothing to tell apart."""
-    present = np.unique(labels)
-    if len(present) < 2:
-        raise DataError(f"the training images are all of class {class_names[present[0]]!r}; two classes are needed")
-
-
-def held_out(labels: Array, fraction: float, *, seed: int) -> Array:
-    """Which images are held out: the same fraction of each class, chosen by the seed; booleans, shape (images,).
-
-    Raises:
-        DataError: a fraction above 0 leaves training or validation empty.
-    """
-    random = np.random.default_rng([seed, 0x5EED])
-    held = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        held[random.permutation(places)[: round(fraction * len(places))]] = True
-    if fraction and (not held.any() or held.all()):
-        raise DataError(f"data.validation {fraction} of {len(labels)} training images leaves one side empty")
-    return held
+def with_set_channels(images: ImageSet, channels: int) -> ImageSet:
+    """Decoded images with 1 or 3 channels: gray is repeated, color is weighed as Pillow does."""
+    pixels = images.images
+    if pixels.shape[1] == channels:
+        return images
+    if channels == 3:
+        changed = np.repeat(pixels, 3, axis=1)
+    else:
+        weighed = np.tensordot(pixels, np.asarray([0.299, 0.587, 0.114]), axes=(1, 0))[:, None]
+        changed = (np.rint(weighed) if pixels.dtype == np.uint8 else weighed).astype(pixels.dtype)
+    return dataclasses.replace(images, images=np.ascontiguousarray(changed))
 
 
 def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> None:
@@ -162,10 +145,20 @@ def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> Non
             "shape": ",".join(map(str, images.shape)),
             "dtype": str(images.images.dtype),
             "class_names": "\x1f".join(images.class_names),
+            "notes": "\x1f".join(images.notes),
         },
     )
     with filesystem.open_output_stream(path) as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_table(pa.Table.from_arrays(list(columns.values()), schema=schema))
+
+
+def is_own_arrow(filesystem: pafs.FileSystem, path: str) -> bool:
+    """Whether an Arrow file is one that `write_arrow` wrote."""
+    try:
+        with filesystem.open_input_file(path) as source:
+            return b"dtype" in (pa.ipc.open_file(source).schema.metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def read_arrow(filesystem: pafs.FileSystem, path: str) -> ImageSet:
@@ -178,4 +171,6 @@ def read_arrow(filesystem: pafs.FileSystem, path: str) -> ImageSet:
     images = np.frombuffer(values, dtype=metadata["dtype"])[: len(table) * int(np.prod(shape))].reshape(-1, *shape)
     names = tuple(metadata["class_names"].split("\x1f"))
     cameras = table.column("camera").to_numpy() if "camera" in table.column_names else None
-    return ImageSet(images=images, labels=table.column("label").to_numpy(), class_names=names, cameras=cameras)
+    notes = tuple(note for note in metadata.get("notes", "").split("\x1f") if note)
+    labels = table.column("label").to_numpy()
+    return ImageSet(images=images, labels=labels, class_names=names, cameras=cameras, notes=notes)

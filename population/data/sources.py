@@ -1,89 +1,101 @@
-"""Data sets by name or path: digits, CIFAR in torchvision's format, Hugging Face image Parquet, folders of classes."""
+"""Data sets by name or path: digits, CIFAR in torchvision's format, folders of images, tables."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
-import io
-import json
 import os
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from population.config import ImageSize
-from population.data.images import ImageSet, check_labels, image_set, read_arrow
-from population.errors import DataError
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"})
+from population.config import DataConfig, ImageSize
+from population.data.encoded import EncodedImages, UnreadableImages
+from population.data.folders import Listing, is_hidden, list_folder, open_folder
+from population.data.images import ImageSet, image_set, is_own_arrow, read_arrow
+from population.data.pictures import resized, with_channels
+from population.data.tables import (
+    METADATA,
+    TableFile,
+    matching,
+    open_table,
+    saved_dataset,
+    shards,
+    table_kind,
+)
+from population.errors import DataError, UnreadableImageError
 
 CIFAR = ("cifar10", "cifar100")
 
-PERSON = re.compile(r"(-1|\d+)_c(\d+)")
-"""How names of Market-1501's and DukeMTMC-reID's files begin: identity (-1: junk) and camera."""
+CIFAR_FOLDERS = (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python"))
+"""Data sets in torchvision's format, and the folder that marks each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodedImages:
-    """Images not decoded yet: how many, their labels, and how to get one."""
-
-    name: str
-    """Where they come from."""
-    labels: np.ndarray
-    """Shape (images,), int64."""
-    class_names: tuple[str, ...]
-    """Names by label."""
-    read: Callable[[int], Image.Image]
-    """Decodes one image."""
-    groups: np.ndarray
-    """Shape (images,): the Parquet row group of each; images of one group are cheap to read together."""
-    cameras: np.ndarray | None = None
-    """Shape (images,), int64; None: not known."""
-
-    def select(self, indices: np.ndarray) -> EncodedImages:
-        """Some of the images."""
-        return dataclasses.replace(
-            self,
-            labels=self.labels[indices],
-            read=lambda index: self.read(int(indices[index])),
-            groups=self.groups[indices],
-            cameras=None if self.cameras is None else self.cameras[indices],
-        )
-
-
-def open_images(description: str, *, split: str) -> ImageSet | EncodedImages:
+def open_images(description: str, *, split: str, config: DataConfig | None = None) -> ImageSet | EncodedImages:
     """The images behind a name or a path, decoded where they come decoded.
 
     Args:
-        description: digits, cifar10, cifar100, a Parquet or Arrow file, a folder in torchvision's CIFAR format, a
-            folder with a subfolder for each class, or one of files named as Market-1501's.
-        split: train, test or query; which part of a data set that has several.
+        description: As data.train.
+        split: train, validation, test or query; which part of a data set that has several.
+        config: Names of columns and classes; None: the usual ones.
 
     Raises:
         DataError: nothing readable lies there; the message names it and what was expected.
     """
+    config = config or DataConfig()
     if description == "digits":
         return digits(split)
     if description in CIFAR:
         return cifar(description, Path("data"), split, download=True)
-    filesystem, path = _locate(description)
-    info = filesystem.get_file_info(path)
+    filesystem, path = locate(description)
+    info = _info(filesystem, path, description)
     if info.type == pafs.FileType.NotFound:
-        raise DataError(f"data.{split}: {description!r} does not exist, and is none of digits, {', '.join(CIFAR)}")
+        return _open_pattern(filesystem, path, config, name=description, split=split)
     if info.type == pafs.FileType.File:
-        return _open_file(description, filesystem, path, split)
-    folder = Path(path)
-    for name, marker in (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")):
+        return _open_files(filesystem, [path], config, name=description, split=split)
+    for name, marker in CIFAR_FOLDERS if isinstance(filesystem, pafs.LocalFileSystem) else ():
+        folder = Path(path)
         if folder.name == marker or (folder / marker).is_dir():
             return cifar(name, folder.parent if folder.name == marker else folder, split, download=False)
-    return open_folder(folder)
+    return _open_folder(filesystem, path.rstrip("/"), config, name=description, split=split)
+
+
+def holds_parts(description: str) -> bool:
+    """Whether a name or folder stands for training and test images alike."""
+    if description in ("digits", *CIFAR):
+        return True
+    filesystem, path = locate(description)
+    if _info(filesystem, path, description).type != pafs.FileType.Directory:
+        return False
+    folder = Path(path)
+    is_local = isinstance(filesystem, pafs.LocalFileSystem)
+    if is_local and any(folder.name == marker or (folder / marker).is_dir() for _, marker in CIFAR_FOLDERS):
+        return True
+    names = (
+        sorted(os.listdir(path))  # names that are no UTF-8 too
+        if is_local
+        else [info.base_name for info in filesystem.get_file_info(pafs.FileSelector(path))]
+    )
+    if "dataset_dict.json" in names:
+        return "test" in names
+    return bool(shards(filesystem, path, names, split="test")) and any(
+        table.path not in {other.path for other in shards(filesystem, path, names, split="test")}
+        for table in shards(filesystem, path, names, split="train")
+    )
+
+
+def locate(description: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URI, and the path in it. Raises DataError where it cannot be opened."""
+    if "://" not in description:
+        return pafs.LocalFileSystem(), str(Path(description).expanduser().absolute())
+    try:
+        return pafs.FileSystem.from_uri(description)
+    except Exception as error:  # each file system has errors of its own, of its network library too
+        raise DataError(f"{description!r} cannot be opened: {error}") from error
 
 
 def digits(split: str) -> ImageSet:
@@ -115,212 +127,134 @@ def cifar(name: str, root: Path, split: str, *, download: bool) -> ImageSet:
     return image_set(found.data, np.asarray(found.targets), class_names=found.classes, name=name)
 
 
-def open_parquet(filesystem: pafs.FileSystem, path: str, *, name: str) -> EncodedImages:
-    """Parquet in the layout of Hugging Face's image data sets: image: struct<bytes, path>, label: integer."""
-    try:
-        source = pq.ParquetFile(path, filesystem=filesystem)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{name} cannot be read as Parquet: {error}") from error
-    columns = set(source.schema_arrow.names)
-    image_column = next((column for column in ("image", "img") if column in columns), None)
-    label_column = next((column for column in ("label", "fine_label", "labels") if column in columns), None)
-    if image_column is None or label_column is None:
-        raise DataError(f"{name} must have columns image and label, it has {', '.join(sorted(columns))}")
-    labels = source.read(columns=[label_column]).column(0).to_numpy().astype(np.int64)
-    camera_column = next((column for column in ("camera", "camera_id") if column in columns), None)
-    cameras = None
-    if camera_column is not None:
-        cameras = source.read(columns=[camera_column]).column(0).to_numpy().astype(np.int64)
-    if len(labels) == 0:
-        raise DataError(f"{name} has no images")
-    names = _class_names(source.schema_arrow.metadata or {}, label_column)
-    check_labels(labels, len(names) if names else None, name=name)
-    sizes = [source.metadata.row_group(index).num_rows for index in range(source.metadata.num_row_groups)]
-    rows = _RowGroups(filesystem, path, image_column, np.concatenate([[0], np.cumsum(sizes)]), name)
-    return EncodedImages(
-        name=name,
-        labels=labels,
-        class_names=tuple(names or (str(n) for n in range(int(labels.max()) + 1))),
-        read=rows.image,
-        groups=np.repeat(np.arange(len(sizes)), sizes),
-        cameras=cameras,
-    )
+def decode_all(
+    encoded: EncodedImages,
+    *,
+    image_size: ImageSize | None,
+    channels: str = "auto",
+    unreadable: UnreadableImages | None = None,
+) -> ImageSet:
+    """Decode every image; with channels=auto gray where all are gray, else RGB.
 
-
-def open_folder(folder: Path) -> EncodedImages:
-    """A folder with a subfolder for each class, or of files that are named as Market-1501's; classes are numbered by
-    their sorted names."""
-    persons = _persons(folder)
-    found = persons or [
-        (path, entry.name, None)
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-        if entry.is_dir()
-        for path in sorted(Path(entry.path).rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not found:
-        raise DataError(
-            f"{folder} must hold a subfolder of images for each class, or images named IDENTITY_cCAMERA...; it has none"
-        )
-    files = [path for path, _, _ in found]
-    classes = sorted({name for _, name, _ in found})
-    if not persons:
-        classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    numbers = {name: label for label, name in enumerate(classes)}
-
-    def read(index: int) -> Image.Image:
-        return _decode(files[index].read_bytes(), str(files[index]))
-
-    return EncodedImages(
-        name=str(folder),
-        labels=np.asarray([numbers[name] for _, name, _ in found], dtype=np.int64),
-        class_names=tuple(classes),
-        read=read,
-        groups=np.arange(len(files)),
-        cameras=np.asarray([camera for _, _, camera in found], dtype=np.int64) if persons else None,
-    )
-
-
-def _persons(folder: Path) -> list[tuple[Path, str, int | None]]:
-    """Files, identities and cameras of a folder in Market-1501's format, without its junk; empty for another."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        named = PERSON.match(path.name) if path.suffix.lower() in IMAGE_SUFFIXES else None
-        if named is not None and named[1] != "-1":
-            found.append((path, named[1], int(named[2])))
-    return found
-
-
-def decode_all(encoded: EncodedImages, *, image_size: ImageSize | None) -> ImageSet:
-    """Decode every image; gray where all are gray, else RGB.
+    Args:
+        encoded: The images.
+        image_size: As data.image_size.
+        channels: As data.channels.
+        unreadable: Takes note of images that cannot be read, which are left out; None: the first is an error.
 
     Raises:
-        DataError: an image cannot be read, or sizes differ and no image_size is given.
+        UnreadableImageError: an image cannot be read.
+        DataError: more images cannot be read than may be left out, or sizes differ and no image_size is given.
     """
-    pictures = [resized(encoded.read(index), image_size) for index in range(len(encoded.labels))]
+    unreadable = unreadable or UnreadableImages(0)
+    pictures: list[Image.Image] = []
+    kept: list[int] = []
+    for index in range(len(encoded)):
+        try:
+            pictures.append(resized(with_channels(encoded.read(index), channels), image_size))
+            kept.append(index)
+        except UnreadableImageError as error:
+            unreadable.add(error)
+    if not pictures:
+        raise DataError(f"{encoded.name} has no image that can be read")
     sizes = {picture.size for picture in pictures}
     if len(sizes) > 1:
         raise DataError(
             f"{encoded.name} has images of {len(sizes)} sizes, {_sizes(sizes)} among them; give data.image_size, "
             "or data.stream=always"
         )
-    mode = "L" if all(picture.mode in ("L", "1") for picture in pictures) else "RGB"
+    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
     pixels = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
+    if len(kept) < len(encoded):
+        encoded = encoded.select(np.asarray(kept))
     found = image_set(pixels, encoded.labels, class_names=encoded.class_names, name=encoded.name)
-    return dataclasses.replace(found, cameras=encoded.cameras)
+    return dataclasses.replace(found, cameras=encoded.cameras, notes=encoded.notes)
 
 
-def resized(picture: Image.Image, image_size: ImageSize | None) -> Image.Image:
-    """The picture with its shorter side scaled to image_size and its center cut out, or scaled to (height, width) as a
-    whole; as it is where None."""
-    if image_size is None:
-        return picture
-    if not isinstance(image_size, int):
-        height, width = image_size
-        return picture.resize((width, height), Image.Resampling.BILINEAR)
-    if picture.size == (image_size, image_size):
-        return picture
-    width, height = picture.size
-    scale = image_size / min(width, height)
-    scaled = picture.convert("RGB").resize(
-        (max(image_size, round(width * scale)), max(image_size, round(height * scale))),
-        Image.Resampling.BILINEAR,
-    )
-    left, top = (scaled.width - image_size) // 2, (scaled.height - image_size) // 2
-    return scaled.crop((left, top, left + image_size, top + image_size))
-
-
-def from_dataset(items: Any, *, class_names: Sequence[str] | None = None, name: str) -> ImageSet:
-    """An ImageSet from a torch Dataset of (image, label); images are PIL pictures, arrays or tensors of one shape.
+def only_readable(encoded: EncodedImages, unreadable: UnreadableImages) -> EncodedImages:
+    """The images that can be read; each is decoded once, on all cores.
 
     Raises:
-        DataError: shapes differ, or an item is no such pair.
+        DataError: more cannot be read than may be left out.
     """
-    pixels, labels = [], []
-    count = len(items) if hasattr(items, "__len__") else None
-    if count is None:
-        raise DataError(f"{name} must be a map-style Dataset with a length, got {type(items).__name__}")
-    for index in range(count):
-        item = items[index]
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise DataError(f"{name}[{index}] must be (image, label), got {type(item).__name__}")
-        pixels.append(np.asarray(item[0]))
-        labels.append(int(item[1]))
-    shapes = {picture.shape for picture in pixels}
-    if len(shapes) != 1:
-        raise DataError(f"{name} must have images of one shape, got {len(shapes)} shapes")
-    names = class_names or getattr(items, "classes", None)
-    return image_set(np.stack(pixels), np.asarray(labels), class_names=names, name=name)
+
+    def error_of(index: int) -> UnreadableImageError | None:
+        try:
+            encoded.read(index)
+        except UnreadableImageError as error:
+            return error
+        return None
+
+    # One image at a time where rows share a reader, whose kept groups are not made for several threads.
+    workers = 1 if len(np.unique(encoded.groups)) < len(encoded) else os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
+        errors = list(pool.map(error_of, range(len(encoded))))
+    for error in errors:
+        if error is not None:
+            unreadable.add(error)
+    kept = np.asarray([index for index, error in enumerate(errors) if error is None], dtype=np.int64)
+    if not len(kept):
+        raise DataError(f"{encoded.name} has no image that can be read")
+    return encoded if len(kept) == len(encoded) else encoded.select(kept)
 
 
-class _RowGroups:
-    """Reads images out of a Parquet file, keeping the newest row groups."""
-
-    KEPT = 8
-
-    def __init__(self, filesystem: pafs.FileSystem, path: str, column: str, starts: np.ndarray, name: str) -> None:
-        self._filesystem, self._path, self._column = filesystem, path, column
-        self._starts, self._name = starts, name
-        self._kept: dict[int, pa.ChunkedArray] = {}
-        self._source: tuple[int, pq.ParquetFile] | None = None
-
-    def image(self, index: int) -> Image.Image:
-        group = int(np.searchsorted(self._starts, index, side="right")) - 1
-        value = self._group(group)[index - int(self._starts[group])].as_py()
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(content, bytes):
-            raise DataError(f"{self._name}: row {index} has no image bytes")
-        return _decode(content, f"{self._name}, row {index}")
-
-    def _group(self, group: int) -> pa.ChunkedArray:
-        if group not in self._kept:
-            while len(self._kept) >= self.KEPT:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[group] = self._file().read_row_group(group, columns=[self._column]).column(0)
-        return self._kept[group]
-
-    def _file(self) -> pq.ParquetFile:
-        """Each process opens the file for itself."""
-        if self._source is None or self._source[0] != os.getpid():
-            self._source = (os.getpid(), pq.ParquetFile(self._path, filesystem=self._filesystem))
-        return self._source[1]
-
-
-def _locate(description: str) -> tuple[pafs.FileSystem, str]:
-    if "://" not in description:
-        return pafs.LocalFileSystem(), str(Path(description).expanduser().absolute())
+def _info(filesystem: pafs.FileSystem, path: str, description: str) -> pafs.FileInfo:
     try:
-        return pafs.FileSystem.from_uri(description)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{description!r} cannot be opened: {error}") from error
+        return filesystem.get_file_info(path)
+    except Exception as error:  # as in locate
+        raise DataError(f"{description!r} cannot be looked up: {error}") from error
 
 
-def _open_file(description: str, filesystem: pafs.FileSystem, path: str, split: str) -> ImageSet | EncodedImages:
-    if path.endswith(".arrow"):
-        return read_arrow(filesystem, path)
-    if path.endswith((".parquet", ".pq")):
-        return open_parquet(filesystem, path, name=description)
-    raise DataError(f"data.{split}: {description!r} must be a Parquet file or a folder")
+def _open_pattern(
+    filesystem: pafs.FileSystem, path: str, config: DataConfig, *, name: str, split: str
+) -> ImageSet | EncodedImages:
+    """The tables that a pattern matches; nothing lies at the path itself."""
+    if not any(mark in path for mark in "*?["):
+        raise DataError(
+            f"data.{split}: {name!r} does not exist (looked for {path}), and is none of digits, {', '.join(CIFAR)}"
+        )
+    found = matching(filesystem, path)
+    if not found:
+        raise DataError(f"data.{split}: no file matches {name!r}")
+    return _open_files(filesystem, found, config, name=name, split=split)
 
 
-def _class_names(metadata: dict[bytes, bytes], label_column: str) -> list[str] | None:
-    """From plain metadata `class_names`, or from Hugging Face's own `huggingface` entry."""
-    if b"class_names" in metadata:
-        return [str(name) for name in json.loads(metadata[b"class_names"])]
-    if b"huggingface" in metadata:
-        features = json.loads(metadata[b"huggingface"]).get("info", {}).get("features", {})
-        names = features.get(label_column, {}).get("names")
-        return [str(name) for name in names] if names else None
-    return None
+def _open_files(
+    filesystem: pafs.FileSystem, paths: Sequence[str], config: DataConfig, *, name: str, split: str
+) -> ImageSet | EncodedImages:
+    if len(paths) == 1 and table_kind(paths[0]) == "arrow" and is_own_arrow(filesystem, paths[0]):
+        return read_arrow(filesystem, paths[0])
+    tables = []
+    for path in paths:
+        kind = table_kind(path)
+        if kind is None:
+            raise DataError(f"data.{split}: {name!r} must be a Parquet, Arrow or CSV file, or a folder")
+        tables.append(TableFile(filesystem=filesystem, path=path, kind=kind))
+    folder = config.image_folder or paths[0].rpartition("/")[0]
+    return open_table(tables, config, name=name, folder=folder)
 
 
-def _decode(content: bytes, name: str) -> Image.Image:
+def _open_folder(
+    filesystem: pafs.FileSystem, path: str, config: DataConfig, *, name: str, split: str
+) -> ImageSet | EncodedImages:
     try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise DataError(f"{name} cannot be decoded as an image: {error}") from error
-    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+        listing = list_folder(filesystem, path)
+    except OSError as error:
+        raise DataError(f"data.{split}: {name!r} cannot be listed: {error}") from error
+    tables = saved_dataset(filesystem, path, listing.files, split=split)
+    tables = tables or shards(filesystem, path, listing.files, split=split)
+    if tables:
+        return open_table(tables, config, name=name, folder=config.image_folder or path)
+    if _is_flat(listing):
+        table = next((file for file in METADATA if file in listing.files), None)
+        if table is not None:
+            return _open_files(filesystem, [f"{path}/{table}"], config, name=f"{name}/{table}", split=split)
+    return open_folder(filesystem, path, listing, name=name, split=split)
+
+
+def _is_flat(listing: Listing) -> bool:
+    """Whether a folder's images are described by a table: it has one, at its top."""
+    return any(file in METADATA for file in listing.files if not is_hidden(file))
 
 
 def _sizes(sizes: set[tuple[int, int]]) -> str:

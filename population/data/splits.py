@@ -6,23 +6,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
 
 from population.config import DataConfig, height_and_width
 from population.data.batches import Batches, MemoryBatches
-from population.data.images import Array, ImageSet, check_classes, held_out
-from population.data.sources import CIFAR, EncodedImages, decode_all, open_images, resized
-from population.data.streams import StreamBatches
-from population.errors import DataError
+from population.data.encoded import EncodedImages, UnreadableImages
+from population.data.holdout import held_out, holdout_notes
+from population.data.images import Array, ImageSet, with_set_channels
+from population.data.labels import check_classes, numbered_as
+from population.data.pictures import resized
+from population.data.report import DataReport, Resize, augmentation_told, counts_of
+from population.data.sources import decode_all, holds_parts, only_readable, open_images
+from population.data.streams import StreamBatches, stream_statistics
+from population.errors import DataError, UnreadableImageError
 
 STREAMED_SIZE = 224
 """Pixels a side of streamed images, where data.image_size does not say."""
 
-BOTH_IN_ONE = frozenset({"digits", *CIFAR})
-"""Names that stand for training and test images alike."""
+Images = ImageSet | EncodedImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class MemorySplits:
     """Of the training images' channels."""
     fingerprint: str
     """Tells one data set and split from another."""
+    report: DataReport
+    """What was read."""
 
     @property
     def nbytes(self) -> int:
@@ -86,8 +92,12 @@ class StreamSplits:
     validation_indices: Array
     test: EncodedImages | None
     query: EncodedImages | None = None
+    validation: EncodedImages | None = None
+    """Validation images of their own; None: `validation_indices` of the training images."""
     fingerprint: str
     """Tells one list of labels and split from another; pixels are not read for it."""
+    report: DataReport
+    """What was read."""
 
     @property
     def num_classes(self) -> int:
@@ -95,11 +105,11 @@ class StreamSplits:
 
     @property
     def in_channels(self) -> int:
-        return 3
+        return _streamed_channels(self.config)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return (3, *height_and_width(self.config.image_size or STREAMED_SIZE))
+        return (self.in_channels, *height_and_width(self.config.image_size or STREAMED_SIZE))
 
     def batches(self, part: str, device: torch.device | str) -> Batches | None:
         """The batches of train, validation, test or query on a device; None where that part is empty."""
@@ -111,6 +121,7 @@ class StreamSplits:
             images,
             indices,
             image_size=size,
+            channels=self.in_channels,
             resizes=self.config.augmentation == "imagenet",
             workers=self.config.workers,
             device=device,
@@ -127,9 +138,9 @@ class StreamSplits:
         return None if images is None or images.cameras is None else images.cameras[indices]
 
     def _part(self, part: str) -> tuple[EncodedImages | None, Array]:
-        if part in ("test", "query"):
-            images = self.test if part == "test" else self.query
-            return images, np.arange(0 if images is None else len(images.labels))
+        if part in ("test", "query") or (part == "validation" and self.validation is not None):
+            images = {"test": self.test, "query": self.query, "validation": self.validation}[part]
+            return images, np.arange(0 if images is None else len(images))
         return self.train, self.train_indices if part == "train" else self.validation_indices
 
 
@@ -139,51 +150,91 @@ Splits = MemorySplits | StreamSplits
 def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> Splits:
     """Read a data set and hold out its validation images.
 
+    Classes are matched between the parts by name; numbers without names are their own names.
+
     Args:
         config: Where it lies, what is held out, whether it is decoded at once.
         seed: Decides which images are held out.
-        same_classes: Whether the test images' classes must be the training images', as in classification.
+        same_classes: Whether the classes of test and validation images must be the training images', as in
+            classification.
 
     Raises:
-        DataError: it cannot be read, labels are out of range, or there is one class only.
+        DataError: it cannot be read, labels cannot be matched, or there is one class only.
     """
-    train = limited(open_images(config.train, split="train"), config.train_limit)
-    source = config.test or (config.train if config.train in BOTH_IN_ONE or _is_cifar(train, config) else None)
-    test = limited(open_images(source, split="test"), config.test_limit) if source else None
-    if config.query in BOTH_IN_ONE:
+    if config.query is not None and holds_parts(config.query):
         raise DataError(f"data.query {config.query!r} names training and test images; name a file or a folder")
-    query = limited(open_images(config.query, split="query"), config.test_limit) if config.query else None
-    if test is not None and same_classes:
-        test = _numbered_as(test, train)
-        _check_known(test, train, name=f"data.test {source}")
-    if test is not None and query is not None:
-        query = _numbered_as(query, test)
-    parts = train, test, query
-    if isinstance(train, EncodedImages) and _are_encoded(parts) and _streams(train, config):
-        return _stream_splits(*parts, config, seed=seed)
-    decoded, gallery, asking = (None if part is None else _decoded(part, config) for part in parts)
-    assert decoded is not None
-    return memory_splits(decoded, gallery, config, seed=seed, query=asking)
+    train = limited(open_images(config.train, split="train", config=config), config.train_limit)
+    test_source = config.test or (config.train if holds_parts(config.train) else None)
+    sources = {"validation": config.validation_set, "test": test_source, "query": config.query}
+    parts: dict[str, Images] = {"train": train}
+    for part, source in sources.items():
+        if source is not None:
+            found = open_images(source, split=part, config=config)
+            parts[part] = limited(found, config.test_limit if part != "validation" else None)
+    for part in ("validation", "test") if same_classes else ():
+        if part in parts:
+            parts[part] = _with_classes_of(parts[part], train, source=f"data.{part} {sources[part]}")
+    if "query" in parts:
+        parts["query"] = _matched(parts["query"], parts["test"])
+    unreadable = UnreadableImages(config.skip_unreadable)
+    encoded = {name: part for name, part in parts.items() if isinstance(part, EncodedImages)}
+    if len(encoded) == len(parts) and _streams(encoded["train"], config):
+        return _stream_splits(encoded, config, seed=seed, unreadable=unreadable)
+    decoded = {name: _decoded(part, config, unreadable) for name, part in parts.items()}
+    return memory_splits(
+        decoded.pop("train"),
+        decoded.get("test"),
+        config,
+        seed=seed,
+        unreadable=tuple(unreadable.found),
+        **{name: part for name, part in decoded.items() if name != "test"},
+    )
 
 
 def memory_splits(
-    train: ImageSet, test: ImageSet | None, config: DataConfig, *, seed: int, query: ImageSet | None = None
+    train: ImageSet,
+    test: ImageSet | None,
+    config: DataConfig,
+    *,
+    seed: int,
+    query: ImageSet | None = None,
+    validation: ImageSet | None = None,
+    unreadable: tuple[str, ...] = (),
 ) -> MemorySplits:
-    """Splits of images that are decoded already; checks as `load_splits`."""
+    """Splits of images that are decoded already; checks as `load_splits`.
+
+    Args:
+        train, test, query: The parts.
+        config: What is held out, channels.
+        seed: Decides which images are held out.
+        validation: Validation images of their own; None: they are held out of the training images.
+        unreadable: Messages about images that were left out.
+    """
     if config.augmentation == "imagenet":
         raise DataError(
             "data.augmentation imagenet (crops of random size) needs images that are decoded as they are needed: "
             "data.stream always, of a folder or a Parquet file; crop_flip does without"
         )
+    parts = [part for part in (train, validation, test, query) if part is not None]
+    channels = {"gray": 1, "rgb": 3}.get(config.channels, max(part.shape[0] for part in parts))
+    train = with_set_channels(train, channels)
+    validation, test, query = (
+        None if part is None else with_set_channels(part, channels) for part in (validation, test, query)
+    )
     check_classes(train.labels, train.class_names)
-    for name, part in (("test", test), ("query", query)):
+    for name, part in (("validation", validation), ("test", test), ("query", query)):
         if part is not None and part.shape != train.shape:
             raise DataError(f"{name} images are {part.shape}, training images {train.shape} (channels, height, width)")
-    held_mask = held_out(train.labels, config.validation, seed=seed)
-    kept = train.select(np.flatnonzero(~held_mask)) if held_mask.any() else train
-    held = train.select(np.flatnonzero(held_mask)) if held_mask.any() else None
+    notes = [note for part in parts for note in part.notes]
+    kept, held = train, validation
+    if validation is None:
+        held_mask = held_out(train.labels, config.validation, seed=seed)
+        kept = train.select(np.flatnonzero(~held_mask)) if held_mask.any() else train
+        held = train.select(np.flatnonzero(held_mask)) if held_mask.any() else None
+        notes += holdout_notes(train.labels, held_mask, train.class_names)
     mean, deviation = kept.statistics()
-    parts = [part.fingerprint() for part in (kept, held, test, query) if part is not None]
+    named = {"train": kept, "validation": held, "test": test, "query": query}
+    digest = "".join(part.fingerprint() for part in named.values() if part is not None)
     return MemorySplits(
         train=kept,
         validation=held,
@@ -191,11 +242,40 @@ def memory_splits(
         query=query,
         mean=mean,
         deviation=deviation,
-        fingerprint=hashlib.sha256("".join(parts).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(digest.encode()).hexdigest(),
+        report=DataReport(
+            class_names=train.class_names,
+            class_counts=counts_of(train.labels, train.num_classes),
+            sizes={name: len(part) for name, part in named.items() if part is not None},
+            image_shape=train.shape,
+            **_scale(kept.images, mean, deviation),
+            resize=_resize(config),
+            augmentation=augmentation_told(config),
+            notes=tuple(dict.fromkeys(notes)),
+            unreadable=unreadable,
+        ),
     )
 
 
-Images = ImageSet | EncodedImages
+def _scale(images: Array, mean: Array, deviation: Array) -> dict[str, Any]:
+    """What a report says of pixel values."""
+    white, is_pixels = 255.0, True
+    if images.dtype != np.uint8:
+        low, high = float(images.min()), float(images.max())
+        white, is_pixels = (1.0 if high <= 1.0 else 255.0), low >= 0.0 and high <= 255.0
+        white = white if is_pixels else 1.0
+    return {
+        "mean": tuple(float(value) / white for value in mean),
+        "deviation": tuple(float(value) / white for value in deviation),
+        "white": white,
+        "is_pixels": is_pixels,
+    }
+
+
+def _resize(config: DataConfig) -> Resize:
+    if config.image_size is None:
+        return "none"
+    return "shorter side" if isinstance(config.image_size, int) else "whole"
 
 
 def limited(images: Images, limit: int | None) -> Images:
@@ -212,33 +292,30 @@ def limited(images: Images, limit: int | None) -> Images:
     return images.select(np.sort(np.argsort(turn, kind="stable")[:limit]))
 
 
-def _numbered_as(images: Images, known: Images) -> Images:
-    """Images with other images' numbers for their classes, by name where both have names; classes that those have not
-    get numbers above."""
-    names = known.class_names
-    if _is_unnamed(images) or _is_unnamed(known) or images.class_names == names:
-        return images
-    names += tuple(name for name in images.class_names if name not in names)
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = np.asarray([numbers[name] for name in images.class_names], dtype=np.int64)[images.labels]
+def _matched(images: Images, known: Images) -> Images:
+    """Images with other images' numbers for their classes; classes that those lack get numbers above."""
+    labels, names = numbered_as(images.labels, images.class_names, known.class_names)
     return dataclasses.replace(images, labels=labels, class_names=names)
 
 
-def _is_unnamed(images: Images) -> bool:
-    return images.class_names == tuple(str(number) for number in range(len(images.class_names)))
+def _with_classes_of(images: Images, train: Images, *, source: str) -> Images:
+    """Images with the training images' numbers for their classes.
 
-
-def _check_known(test: Images, train: Images, *, name: str) -> None:
-    """Raises DataError where test images are of a class that the training images have not."""
-    unknown = np.unique(test.labels[test.labels >= len(train.class_names)])
+    Raises:
+        DataError: an image is of a class that the training images lack.
+    """
+    found, num_known = _matched(images, train), len(train.class_names)
+    unknown = np.unique(found.labels[found.labels >= num_known])
     if len(unknown):
-        told = ", ".join(test.class_names[label] for label in unknown[:5])
-        raise DataError(f"{name} has images of classes that the training images have not: {told}")
-
-
-def _is_cifar(train: Images, config: DataConfig) -> bool:
-    """A folder in torchvision's CIFAR format holds the test images too."""
-    return isinstance(train, ImageSet) and not config.train.endswith(".arrow")
+        told = ", ".join(repr(found.class_names[label]) for label in unknown[:5])
+        known = ", ".join(repr(name) for name in train.class_names[:5]) + (", ..." if num_known > 5 else "")
+        are_numbers = all(found.class_names[label].isdigit() for label in unknown)
+        are_numbers = are_numbers and not all(name.isdigit() for name in train.class_names)
+        remedy = "; name the classes of numbered labels by data.class_names" if are_numbers else ""
+        raise DataError(
+            f"{source} has images of classes that the training images have not: {told}; these have {known}{remedy}"
+        )
+    return dataclasses.replace(found, class_names=train.class_names)
 
 
 def _streams(train: EncodedImages, config: DataConfig) -> bool:
@@ -246,45 +323,72 @@ def _streams(train: EncodedImages, config: DataConfig) -> bool:
         return config.stream == "always"
     if config.augmentation == "imagenet":
         return True
-    width, height = resized(train.read(0), config.image_size).size
-    return 3 * width * height * len(train.labels) > config.memory_gib * 2**30
+    for index in range(min(len(train), config.skip_unreadable + 1)):
+        try:
+            width, height = resized(train.read(index), config.image_size).size
+        except UnreadableImageError:
+            continue
+        return 3 * width * height * len(train) > config.memory_gib * 2**30
+    return False
 
 
-def _are_encoded(
-    parts: tuple[Images | None, Images | None, Images | None],
-) -> TypeGuard[tuple[EncodedImages, EncodedImages | None, EncodedImages | None]]:
-    return all(part is None or isinstance(part, EncodedImages) for part in parts)
-
-
-def _decoded(images: Images, config: DataConfig) -> ImageSet:
+def _decoded(images: Images, config: DataConfig, unreadable: UnreadableImages) -> ImageSet:
     if isinstance(images, EncodedImages):
-        return decode_all(images, image_size=config.image_size)
+        return decode_all(images, image_size=config.image_size, channels=config.channels, unreadable=unreadable)
     size = config.image_size
     if size is not None and images.shape[1:] != height_and_width(size):
         told = "x".join(map(str, images.shape[1:]))
-        raise DataError(f"data.image_size {size} cannot be had of images that come decoded, as {told}")
+        raise DataError(f"data.image_size {size}: these images are decoded already ({told}) and cannot be resized")
     return images
 
 
+def _streamed_channels(config: DataConfig) -> int:
+    return 1 if config.channels == "gray" else 3
+
+
 def _stream_splits(
-    train: EncodedImages,
-    test: EncodedImages | None,
-    query: EncodedImages | None,
-    config: DataConfig,
-    *,
-    seed: int,
+    parts: dict[str, EncodedImages], config: DataConfig, *, seed: int, unreadable: UnreadableImages
 ) -> StreamSplits:
+    if unreadable.limit:
+        parts = {name: only_readable(part, unreadable) for name, part in parts.items()}
+    train, validation = parts["train"], parts.get("validation")
     check_classes(train.labels, train.class_names)
-    held = held_out(train.labels, config.validation, seed=seed)
-    indices = np.arange(len(train.labels))
+    held = np.zeros(len(train), dtype=bool) if validation else held_out(train.labels, config.validation, seed=seed)
+    indices = np.arange(len(train))
     digest = hashlib.sha256(repr((train.class_names, config.validation, seed)).encode())
     digest.update(np.ascontiguousarray(train.labels).data)
+    if validation is not None:
+        digest.update(np.ascontiguousarray(validation.labels).data)
+    channels = _streamed_channels(config)
+    mean, deviation = stream_statistics(channels)
+    sizes = {"train": int((~held).sum()), "validation": int(held.sum()) if validation is None else len(validation)}
+    sizes |= {name: len(part) for name, part in parts.items() if name in ("test", "query")}
+    resize = _resize(dataclasses.replace(config, image_size=config.image_size or STREAMED_SIZE))
+    if config.augmentation == "imagenet" and resize == "shorter side":
+        resize = "margin"
+    notes = [note for part in parts.values() for note in part.notes]
     return StreamSplits(
         config=config,
         train=train,
         train_indices=indices[~held],
         validation_indices=indices[held],
-        test=test,
-        query=query,
+        validation=validation,
+        test=parts.get("test"),
+        query=parts.get("query"),
         fingerprint=digest.hexdigest(),
+        report=DataReport(
+            class_names=train.class_names,
+            class_counts=counts_of(train.labels, len(train.class_names)),
+            sizes={name: size for name, size in sizes.items() if size},
+            image_shape=(channels, *height_and_width(config.image_size or STREAMED_SIZE)),
+            mean=mean,
+            deviation=deviation,
+            white=255.0,
+            is_pixels=True,
+            resize=resize,
+            augmentation=augmentation_told(config),
+            is_streamed=True,
+            notes=tuple(dict.fromkeys([*notes, *holdout_notes(train.labels, held, train.class_names)])),
+            unreadable=tuple(unreadable.found),
+        ),
     )

@@ -6,23 +6,34 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from population.config import ImageSize, height_and_width
 from population.data.batches import Batch, Pass
-from population.data.sources import EncodedImages
+from population.data.encoded import EncodedImages
+from population.data.pictures import center, margin, resized, with_channels
+from population.errors import UnreadableImageError
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 """Of ImageNet's channels, in [0, 1]."""
+
+GRAY_MEAN, GRAY_DEVIATION = (0.449,), (0.226,)
+"""The means of ImageNet's, for gray images."""
 
 WINDOW_GROUPS = 8
 """Parquet row groups shuffled together: reading stays sequential, order does not repeat."""
 
 LOADER_SECONDS = 120.0
 """A batch that the loader's workers do not deliver in this time is an error."""
+
+
+def stream_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation by which streamed images are normalized, where white is 1."""
+    return (MEAN, DEVIATION) if channels == 3 else (GRAY_MEAN, GRAY_DEVIATION)
 
 
 class StreamBatches:
@@ -34,14 +45,24 @@ class StreamBatches:
         indices: np.ndarray,
         *,
         image_size: ImageSize,
+        channels: int = 3,
         resizes: bool,
         workers: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Args: images; indices of those that belong to this split; pixels; whether training crops have random sizes
-        and shapes, and the others a margin, as for ImageNet; loader processes; device."""
+        """Batches of one part.
+
+        Args:
+            images: All images of a data set.
+            indices: Of those that belong to this part.
+            image_size: As data.image_size.
+            channels: 1 (gray) or 3 (RGB).
+            resizes: Whether training crops have random sizes and shapes, and the others a margin, as for ImageNet.
+            workers: Loader processes.
+            device: Where batches go.
+        """
         self._images, self._indices = images, indices
-        self._size, self._resizes, self._workers = image_size, resizes, workers
+        self._size, self._channels, self._resizes, self._workers = image_size, channels, resizes, workers
         self._device = torch.device(device)
 
     def __len__(self) -> int:
@@ -49,7 +70,9 @@ class StreamBatches:
 
     def epoch(self, wanted: Pass) -> Iterator[Batch]:
         order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size :]
-        steps: list[nn.Module] = [v2.RandomResizedCrop(self._size, antialias=True)] if self._resizes else self._whole()
+        steps: list[nn.Module] = (
+            [v2.RandomResizedCrop(self._size, antialias=True)] if self._resizes else [self._whole()]
+        )
         if wanted.padding:
             steps.append(v2.RandomCrop(height_and_width(self._size), padding=wanted.padding))
         if wanted.mirror:
@@ -59,15 +82,11 @@ class StreamBatches:
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
         """Each image scaled without chance."""
-        yield from self._load(self._indices, batch_size, transform=v2.Compose(self._whole()), seed=0)
+        yield from self._load(self._indices, batch_size, transform=v2.Compose([self._whole()]), seed=0)
 
-    def _whole(self) -> list[nn.Module]:
-        """To the size and the center cut out, with a margin of a seventh as for ImageNet; to height and width as a
-        whole where both are given."""
-        if isinstance(self._size, int):
-            scaled = self._size * 8 // 7 if self._resizes else self._size
-            return [v2.Resize(scaled, antialias=True), v2.CenterCrop(self._size)]
-        return [v2.Resize(self._size, antialias=True)]
+    def _whole(self) -> nn.Module:
+        """To the size without chance."""
+        return _Whole(self._size, has_margin=self._resizes)
 
     def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
         random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, epoch]))
@@ -81,31 +100,64 @@ class StreamBatches:
         if len(order) == 0:
             return
         loader = DataLoader(
-            _Decoded(self._images, order, transform, seed),
+            _Decoded(self._images, order, transform, seed, channels=self._channels),
             batch_size=batch_size,
             num_workers=self._workers,
             timeout=LOADER_SECONDS if self._workers else 0,
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator().manual_seed(0),
+            collate_fn=_collated,
         )
-        for pixels, labels in loader:
+        for batch in loader:
+            if isinstance(batch, str):
+                raise UnreadableImageError(batch)
+            pixels, labels = batch
             yield pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
 
-class _Decoded(Dataset):
-    """Decodes and transforms; an image's random choices follow from the seed and its number alone, whoever loads it."""
+class _Whole(nn.Module):
+    """Scales a picture as images that are judged are scaled, in memory and streamed alike."""
 
-    def __init__(self, images: EncodedImages, order: np.ndarray, transform: v2.Compose, seed: int) -> None:
+    def __init__(self, size: ImageSize, *, has_margin: bool) -> None:
+        super().__init__()
+        self._size, self._has_margin = size, has_margin
+
+    def forward(self, picture: Image.Image) -> Image.Image:
+        if self._has_margin and isinstance(self._size, int):
+            return center(resized(picture, margin(self._size)), self._size)
+        return resized(picture, self._size)
+
+
+class _Decoded(Dataset):
+    """Decodes and transforms; an image's random choices follow from the seed and its number alone, whoever loads it. An
+    image that cannot be read is given as the message about it: a loader's worker would bury it in a traceback."""
+
+    def __init__(
+        self, images: EncodedImages, order: np.ndarray, transform: v2.Compose, seed: int, *, channels: int
+    ) -> None:
         self._images, self._order, self._transform, self._seed = images, order, transform, seed
-        self._finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)])
+        self._mode = "gray" if channels == 1 else "rgb"
+        mean, deviation = stream_statistics(channels)
+        self._finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, deviation)])
 
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int] | str:
         index = int(self._order[place])
-        picture = self._images.read(index).convert("RGB")
+        try:
+            picture = with_channels(self._images.read(index), self._mode)
+        except UnreadableImageError as error:
+            return str(error)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self._seed * 1_000_003 + index) % 2**63)
             picture = self._transform(picture)
         return self._finish(picture), int(self._images.labels[index])
+
+
+def _collated(items: list[tuple[torch.Tensor, int] | str]) -> tuple[torch.Tensor, torch.Tensor] | str:
+    """A batch, or the message about its first image that cannot be read."""
+    good = [item for item in items if not isinstance(item, str)]
+    if len(good) < len(items):
+        return next(item for item in items if isinstance(item, str))
+    return torch.stack([pixels for pixels, _ in good]), torch.tensor([label for _, label in good])

@@ -1,0 +1,76 @@
+"""Images that are not decoded yet: what every reader of folders and tables gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from population.errors import DataError, UnreadableImageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedImages:
+    """Images with their labels, and how to get one."""
+
+    name: str
+    """Where they come from."""
+    labels: np.ndarray
+    """Shape (images,), int64."""
+    class_names: tuple[str, ...]
+    """Names by label."""
+    read: Callable[[int], Image.Image]
+    """Decodes one image as a viewer shows it, of mode L or RGB; raises UnreadableImageError."""
+    groups: np.ndarray
+    """Shape (images,): the Parquet row group of each; images of one group are cheap to read together."""
+    cameras: np.ndarray | None = None
+    """Shape (images,), int64: what took each image, for retrieval across cameras; None: not known."""
+    notes: tuple[str, ...] = ()
+    """What was left out, to be shown before training."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: np.ndarray) -> EncodedImages:
+        """Some of the images."""
+        return dataclasses.replace(
+            self,
+            labels=self.labels[indices],
+            read=lambda index: self.read(int(indices[index])),
+            groups=self.groups[indices],
+            cameras=None if self.cameras is None else self.cameras[indices],
+        )
+
+
+class UnreadableImages:
+    """Images that cannot be read, counted up to a limit (data.skip_unreadable)."""
+
+    def __init__(self, limit: int) -> None:
+        """Args: how many may be left out."""
+        self._limit = limit
+        self.found: list[str] = []
+        """A message for each."""
+
+    @property
+    def limit(self) -> int:
+        """How many may be left out."""
+        return self._limit
+
+    def add(self, error: UnreadableImageError) -> None:
+        """Leave one image out.
+
+        Raises:
+            UnreadableImageError: none may be left out.
+            DataError: this is one more than may be left out.
+        """
+        if not self._limit:
+            raise error
+        self.found.append(str(error))
+        if len(self.found) > self._limit:
+            shown = "; ".join(self.found[:3])
+            raise DataError(
+                f"more than {self._limit} images cannot be read (data.skip_unreadable), among them: {shown}"
+            )

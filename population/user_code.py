@@ -1,0 +1,56 @@
+"""What the caller's own functions and data sets raise, on one screen: what, where, the last frames of that code."""
+
+from __future__ import annotations
+
+import contextlib
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from population.errors import InarchError, UserCodeError
+
+FRAMES = 4
+"""Frames of the caller's code that a message shows at most."""
+
+_OWN = Path(__file__).resolve().parents[1]
+_OWN_PACKAGES = tuple(str(_OWN / name) for name in ("population", "actors", "experiments"))
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+@contextlib.contextmanager
+def user_code(what: str, *, remedy: str = "") -> Iterator[None]:
+    """Around a call of the caller's code.
+
+    Args:
+        what: What is called, as the message's subject: "network function make_network".
+        remedy: What may help, at the message's end.
+
+    Raises:
+        UserCodeError: the code raised anything but an InarchError, which passes as it is.
+    """
+    try:
+        yield
+    except InarchError:
+        raise
+    except Exception as error:
+        raise UserCodeError(described(error, what, remedy=remedy)) from error
+
+
+def described(error: BaseException, what: str, *, remedy: str = "") -> str:
+    """A message about what the caller's code raised, with the last frames of that code."""
+    frames = frames_of(error)
+    said = f"{what} raised {type(error).__name__}: {error}"
+    said += f"; {remedy}" if remedy else ""
+    return f"{said}\n{frames}" if frames else said
+
+
+def frames_of(error: BaseException) -> str:
+    """The last frames of the caller's own code in an error's traceback; of libraries where there is none."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_OWN_PACKAGES) and not frame.filename.startswith("<")
+    ]
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    return "".join(traceback.format_list((own or frames)[-FRAMES:])).rstrip()

@@ -1,0 +1,169 @@
+"""Folders of images: only classes are classes, matched between parts by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from population import DataConfig
+from population.data import MemorySplits, load_splits
+from population.errors import DataError
+from tests.images import encoded, picture, write_classes
+
+
+def load(train: str | Path, **fields: Any) -> MemorySplits:
+    fields = {"validation": 0.0} | fields
+    config = DataConfig(train=str(train), **fields)
+    found = load_splits(config, seed=0)
+    assert isinstance(found, MemorySplits)
+    return found
+
+
+def notes(splits: MemorySplits) -> str:
+    return "\n".join(splits.report.notes)
+
+
+def values(images: np.ndarray) -> list[int]:
+    return images[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("names", ["0123", ("cat", "dog", "emu", "owl"), ("0", "90", "180", "270"), "abcd"])
+@pytest.mark.parametrize("lacking", [0, 1, 2, 3])
+def test_a_test_folder_that_lacks_a_class_keeps_the_others_labels(tmp_path: Path, names, lacking: int) -> None:
+    train = write_classes(tmp_path / "train", {name: 20 * place for place, name in enumerate(names)})
+    kept = {name: 20 * place for place, name in enumerate(names) if place != lacking}
+    found = load(train, test=write_classes(tmp_path / "test", kept))
+    assert found.test is not None
+    by_value = dict(zip(values(found.train.images), found.train.labels.tolist(), strict=True))
+    assert found.test.labels.tolist() == [by_value[value] for value in values(found.test.images)]
+    assert len(set(found.test.labels.tolist())) == 3
+
+
+def test_a_validation_folder_is_matched_by_name_too(tmp_path: Path) -> None:
+    train = write_classes(tmp_path / "train", "012")
+    found = load(train, validation_set=write_classes(tmp_path / "val", {"0": 0, "2": 40}), validation=0.3)
+    assert found.validation is not None and len(found.train) == 9
+    assert found.validation.labels.tolist() == [0, 0, 0, 2, 2, 2]
+    assert found.report.sizes == {"train": 9, "validation": 6}
+    with pytest.raises(DataError, match=r"data.validation .*other has images of classes .* have not: '7'"):
+        load(train, validation_set=write_classes(tmp_path / "other", "07"))
+
+
+def test_hidden_folders_and_copies_are_no_classes_and_are_counted(tmp_path: Path) -> None:
+    train = Path(write_classes(tmp_path / "train", ("cat", "dog")))
+    write_classes(train, {".ipynb_checkpoints": 1, "__MACOSX": 2, ".cache": 3})
+    write_classes(train / "cat", {".ipynb_checkpoints": 0})
+    picture(9).save(train / "cat" / "._0.png", "PNG")
+    (train / "dog" / ".DS_Store").write_bytes(b"x")
+    found = load(train)
+    assert found.train.class_names == ("cat", "dog") and found.train.labels.tolist() == [0] * 3 + [1] * 3
+    assert "left out 14 hidden files (.cache, .ipynb_checkpoints, __MACOSX, ...)" in notes(found)
+
+
+def test_classes_without_images_are_refused_or_counted(tmp_path: Path) -> None:
+    train = Path(write_classes(tmp_path / "train", ("cat", "dog")))
+    (train / "empty").mkdir()
+    with pytest.raises(DataError, match="class folder 'empty' holds no files"):
+        load(train)
+    (train / "empty" / "photo.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"class folder 'empty' holds only files that are not read \(.heic 1\)"):
+        load(train)
+    (train / "empty" / "photo.heic").unlink()
+    (train / "empty").rmdir()
+    test = Path(write_classes(tmp_path / "test", ("cat",)))
+    (test / "dog").mkdir()
+    found = load(train, test=str(test))
+    assert found.test is not None and found.test.labels.tolist() == [0] * 3
+    assert "left out 1 folder without images (dog)" in notes(found)
+
+
+def test_jfif_and_pictures_of_other_formats(tmp_path: Path) -> None:
+    train = Path(write_classes(tmp_path / "train", ("cat", "dog")))
+    (train / "owl").mkdir()
+    for index, suffix in enumerate((".jfif", ".JPE", ".avif", ".pgm")):
+        kind = {".avif": "AVIF", ".pgm": "PPM"}.get(suffix, "JPEG")
+        image = picture(200, mode="L") if kind == "PPM" else picture(200)
+        (train / "owl" / f"{index}{suffix}").write_bytes(encoded(image, kind))
+    for name in ("a.heic", "b.heic", "notes.txt", "Thumbs.db"):
+        (train / "owl" / name).write_bytes(b"x")
+    found = load(train)
+    assert found.train.class_names == ("cat", "dog", "owl") and found.train.labels.tolist().count(2) == 4
+    assert "left out 4 files of other kinds (.heic 2, .db 1, .txt 1)" in notes(found)
+
+
+@pytest.mark.parametrize("parts", [("train", "val"), ("Train", "Test"), ("training", "validation", "test")])
+def test_the_folder_above_the_parts_is_refused(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        write_classes(tmp_path / part, ("cat", "dog"))
+    with pytest.raises(DataError, match=rf"holds the parts of a data set .* data.train={tmp_path}/{parts[0]}"):
+        load(tmp_path)
+    write_classes(tmp_path, {"extra": 1})
+    with pytest.raises(DataError, match="holds the parts of a data set"):
+        load(tmp_path)
+
+
+def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
+    assert load(write_classes(tmp_path, ("bus", "car", "train"))).train.class_names == ("bus", "car", "train")
+
+
+def test_symlinks_are_followed_but_not_around_a_loop(tmp_path: Path) -> None:
+    train = Path(write_classes(tmp_path / "train", ("cat", "dog"), each=1))
+    write_classes(tmp_path / "elsewhere", ("more",), each=4)
+    os.symlink(tmp_path / "elsewhere" / "more", train / "cat" / "more")
+    os.symlink(tmp_path / "elsewhere" / "more", train / "dog" / "more")
+    os.symlink(train, train / "cat" / "loop")
+    os.symlink(tmp_path / "elsewhere" / "more", train / "owl")
+    assert load(train).train.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 4
+
+
+def test_a_stray_image_does_not_make_persons_of_classes(tmp_path: Path) -> None:
+    train = Path(write_classes(tmp_path / "train", ("cat", "dog")))
+    picture(5).save(train / "12_c3.png")
+    found = load(train)
+    assert found.train.class_names == ("cat", "dog") and found.train.cameras is None
+    assert "left out 1 image beside the class folders (12_c3.png)" in notes(found)
+
+
+def test_images_described_by_a_table_beside_them(tmp_path: Path) -> None:
+    for index in range(4):
+        picture(20 * index).save(tmp_path / f"{index}.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\n0.png,dog\n1.png,cat\n2.png,dog\n3,cat\n")
+    found = load(tmp_path)
+    assert found.train.class_names == ("cat", "dog") and found.train.labels.tolist() == [1, 0, 1, 0]
+    assert values(found.train.images) == [0, 20, 40, 60]
+
+
+def test_unusual_names_are_read_and_shown(tmp_path: Path) -> None:
+    train = Path(write_classes(tmp_path / "train", ("猫", 'a "b"', "new\nline")))
+    os.mkdir(os.fsencode(train) + b"/\xff")
+    Image.new("RGB", (12, 12)).save(train / "猫" / "bild 0 ü#%.png")
+    with open(os.fsencode(train) + b"/\xff/0.png", "wb") as sink:
+        sink.write(encoded(picture(1)))
+    found = load(train)
+    assert found.num_classes == 4 and len(found.train) == 11
+    shown = "\n".join(found.report.lines())
+    assert "猫" in shown and "new\\nline" in shown
+    shown.encode()
+
+
+def test_what_was_read_is_said(tmp_path: Path) -> None:
+    train = Path(write_classes(tmp_path / "train", {"cat": 0, "dog": 255}, each=4))
+    picture(128).save(train / "dog" / "more.png")
+    found = load(
+        train, test=write_classes(tmp_path / "test", ("cat",)), validation=0.25, augmentation="crop", padding=2
+    )
+    assert found.report.lines() == [
+        "data: 7 train, 2 validation, 3 test; 12x12 pixels, RGB",
+        "classes: 2 (cat, dog); 4 to 5 training images each",
+        f"pixels: mean {', '.join([f'{found.mean[0] / 255:.3f}'] * 3)} and deviation "
+        f"{', '.join([f'{found.deviation[0] / 255:.3f}'] * 3)} of white (255)",
+        "augmentation: random crops of images padded by 2 pixels",
+    ]
+    without = load(train).report.lines()
+    assert "9 train (no validation and no test images)" in without[0]
+    assert without[3] == ("augmentation: random crops of images padded by 4 pixels and random mirror images")

@@ -1,0 +1,240 @@
+"""Pixels are what a person sees: every mode, in memory and streamed, in folders, tables and Datasets."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image, ImageOps
+
+from population import DataConfig
+from population.data import MemorySplits, as_shown, decode, from_dataset, load_splits
+from population.data.pictures import resized, with_channels
+from population.errors import DataError, UnreadableImageError
+from tests.images import encoded, picture, pixels, write_classes, write_table
+
+RANDOM = np.random.default_rng(0)
+COLORS = RANDOM.integers(0, 256, (10, 14, 3), dtype=np.uint8)
+GRAYS = RANDOM.integers(0, 256, (10, 14), dtype=np.uint8)
+RGB, GRAY = Image.fromarray(COLORS), Image.fromarray(GRAYS)
+
+
+def with_alpha(image: Image.Image, alpha: int) -> Image.Image:
+    found = image.convert("LA" if image.mode == "L" else "RGBA")
+    found.putalpha(Image.new("L", image.size, alpha))
+    return found
+
+
+def oriented(image: Image.Image, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, "PNG", exif=exif)
+
+
+PALETTE = RGB.convert("P", palette=Image.Palette.ADAPTIVE)
+
+SIXTEEN = GRAYS.astype(np.uint16) * 257 - RANDOM.integers(0, 100, GRAYS.shape).astype(np.uint16) * (GRAYS > 0)
+
+SHOWN = {
+    "L": (encoded(GRAY), GRAYS),
+    "RGB": (encoded(RGB), COLORS),
+    "1": (encoded(GRAY.convert("1")), pixels(GRAY.convert("1").convert("L"))),
+    "P": (encoded(PALETTE), pixels(PALETTE.convert("RGB"))),
+    "P gray": (encoded(GRAY.convert("P")), np.repeat(GRAYS[..., None], 3, 2)),
+    "RGBA opaque": (encoded(with_alpha(RGB, 255)), COLORS),
+    "RGBA transparent": (encoded(with_alpha(RGB, 0)), np.full_like(COLORS, 255)),
+    "LA opaque": (encoded(with_alpha(GRAY, 255)), GRAYS),
+    "LA transparent": (encoded(with_alpha(GRAY, 0)), np.full_like(GRAYS, 255)),
+    "16 bits": (encoded(Image.fromarray(SIXTEEN)), np.rint(SIXTEEN / 257).astype(np.uint8)),
+    "float TIFF": (encoded(Image.fromarray(GRAYS.astype(np.float32) / 255), "TIFF"), GRAYS),
+    "CMYK TIFF": (encoded(RGB.convert("CMYK"), "TIFF"), pixels(RGB.convert("CMYK").convert("RGB"))),
+    "WebP": (encoded(with_alpha(RGB, 255), "WEBP", lossless=True), COLORS),
+    "GIF": (encoded(GRAY, "GIF", save_all=True, append_images=[GRAY.transpose(Image.Transpose.ROTATE_180)]), None),
+    **{f"EXIF {value}": (oriented(RGB, value), None) for value in range(1, 9)},
+}
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_an_image_is_decoded_to_what_a_viewer_shows(kind: str) -> None:
+    content, expected = SHOWN[kind]
+    found = decode(content, "x.png")
+    if expected is None:
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        expected = pixels(upright.convert("L" if kind == "GIF" else "RGB"))
+        found = found.convert("L") if kind == "GIF" else found
+    assert found.mode == ("L" if expected.ndim == 2 else "RGB")
+    assert np.array_equal(pixels(found), expected)
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+@pytest.mark.parametrize(
+    "kind", ["L", "RGB", "P", "RGBA opaque", "LA opaque", "1", *(f"EXIF {n}" for n in range(1, 9))]
+)
+def test_torchvision_decodes_to_the_same_pixels(kind: str) -> None:
+    content, _ = SHOWN[kind]
+    buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    mode = torchvision.io.ImageReadMode.RGB
+    expected = torchvision.io.decode_image(buffer, mode=mode, apply_exif_orientation=True)
+    found = torch.from_numpy(pixels(with_channels(decode(content, "x"), "rgb")).copy()).permute(2, 0, 1)
+    assert torch.equal(found, expected)
+
+
+def test_half_transparent_pixels_are_mixed_with_white() -> None:
+    found = pixels(decode(encoded(with_alpha(Image.new("RGB", (4, 4)), 127)), "x"))
+    assert np.all(np.abs(found.astype(int) - 128) <= 1)
+    transparent = Image.new("P", (4, 4), 1)
+    transparent.putpalette([0, 0, 0, 10, 20, 30])
+    assert np.all(pixels(decode(encoded(transparent, transparency=1), "x")) == 255)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.fromarray(np.full((4, 4), 3.5, np.float32)), r"floats outside \[0, 1\]"),
+        (Image.fromarray(np.full((4, 4), np.nan, np.float32)), r"floats outside \[0, 1\]"),
+        (Image.fromarray(np.full((4, 4), 70_000, np.int32)), "32-bit integers"),
+    ],
+)
+def test_modes_without_an_agreed_appearance_are_refused_by_name(image: Image.Image, message: str) -> None:
+    with pytest.raises(UnreadableImageError, match=rf"photo.tif has {message}"):
+        decode(encoded(image, "TIFF"), "photo.tif")
+
+
+def test_unreadable_images_are_refused_by_name(monkeypatch) -> None:
+    whole = encoded(RGB.resize((64, 64)), "JPEG")
+    for content, message in (
+        (b"", "x is empty"),
+        (b"no image at all", "x is no image"),
+        (whole[: len(whole) // 2], "x cannot be decoded as an image"),
+        (encoded(RGB)[:-30], "x cannot be decoded as an image"),
+    ):
+        with pytest.raises(UnreadableImageError, match=message):
+            decode(content, "x")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(UnreadableImageError, match=r"x has more than .* pixels, which Pillow refuses"):
+        decode(encoded(RGB), "x")
+
+
+@pytest.mark.parametrize("size", [6, 12, (6, 9), 20])
+@pytest.mark.parametrize("shape", [(12, 12), (20, 12), (12, 30)])
+def test_scaling_keeps_the_channels(size, shape: tuple[int, int]) -> None:
+    for mode in ("L", "RGB"):
+        found = resized(picture(100, size=shape, mode=mode), size)
+        assert found.mode == mode
+        assert found.size == ((size, size) if isinstance(size, int) else size[::-1])
+
+
+def parquet_of(path: Path, contents: list[bytes]) -> str:
+    return write_table(path, [index % 2 for index in range(len(contents))], images=contents)
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_folders_tables_datasets_memory_and_streams_give_the_same_pixels(tmp_path: Path, kind: str) -> None:
+    content, _ = SHOWN[kind]
+    contents = [content] * 4
+    for index in range(4):
+        (tmp_path / "folder" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / "ab"[index % 2] / f"{index}.png").write_bytes(content)
+    parquet = parquet_of(tmp_path / "x.parquet", contents)
+    expected = pixels(with_channels(decode(content, "x"), "rgb")).transpose(2, 0, 1)
+    fields: dict[str, Any] = {"validation": 0.0, "channels": "rgb"}
+    for train in (str(tmp_path / "folder"), parquet):
+        found = load_splits(DataConfig(train=train, **fields), seed=0)
+        assert isinstance(found, MemorySplits)
+        assert all(np.array_equal(image, expected) for image in found.train.images)
+        height, width = expected.shape[1:]
+        config = DataConfig(train=train, stream="always", workers=0, image_size=(height, width), **fields)
+        streamed = load_splits(config, seed=0)
+        batches = streamed.batches("train", "cpu")
+        assert batches is not None
+        images, _ = next(iter(batches.in_order(batch_size=4)))
+        mean, deviation = (torch.tensor(of)[:, None, None] for of in (streamed.report.mean, streamed.report.deviation))
+        assert torch.allclose(
+            (images[0] * deviation + mean) * 255, torch.tensor(expected, dtype=torch.float32), atol=1e-3
+        )
+    items = [(Image.open(io.BytesIO(content)), index % 2) for index in range(4)]
+    dataset = from_dataset(items, DataConfig(channels="rgb"), name="data")
+    assert all(np.array_equal(image, expected) for image in dataset.images)
+
+
+def test_a_dataset_of_palette_pictures_gives_colors_not_indices() -> None:
+    found = from_dataset([(PALETTE, 0), (RGB, 1)], name="data")
+    assert np.array_equal(found.images[0].transpose(1, 2, 0), pixels(PALETTE.convert("RGB")))
+
+
+def test_channels_auto_is_gray_only_where_every_part_is(tmp_path: Path) -> None:
+    gray = parquet_of(tmp_path / "gray.parquet", [encoded(picture(9, mode="L"))] * 6)
+    color = parquet_of(tmp_path / "color.parquet", [encoded(picture(9))] * 6)
+    fields: dict[str, Any] = {"validation": 0.0}
+    assert load_splits(DataConfig(train=gray, test=gray, **fields), seed=0).image_shape == (1, 12, 12)
+    for train, test in ((gray, color), (color, gray)):
+        found = load_splits(DataConfig(train=train, test=test, **fields), seed=0)
+        assert isinstance(found, MemorySplits) and found.test is not None
+        assert found.image_shape == found.test.shape == (3, 12, 12)
+    options: list[tuple[Any, int]] = [("gray", 1), ("rgb", 3)]
+    for channels, number in options:
+        streams: list[Any] = ["never", "always"]
+        for stream in streams:
+            config = DataConfig(train=color, test=gray, channels=channels, stream=stream, workers=0, **fields)
+            found = load_splits(config, seed=0)
+            assert found.in_channels == number
+            batches = found.batches("train", "cpu")
+            assert batches is not None and next(iter(batches.in_order(batch_size=2)))[0].shape[1] == number
+
+
+def test_gray_images_that_are_scaled_stay_gray(tmp_path: Path) -> None:
+    train = parquet_of(tmp_path / "a.parquet", [encoded(picture(9, mode="L"))] * 4)
+    test = parquet_of(tmp_path / "b.parquet", [encoded(picture(9, mode="L", size=(12, 20)))] * 4)
+    found = load_splits(DataConfig(train=train, test=test, image_size=12, validation=0.0), seed=0)
+    assert found.image_shape == (1, 12, 12)
+
+
+def broken_parquet(path: Path, *, rows: int = 20, broken: tuple[int, ...] = (7, 13)) -> str:
+    whole = encoded(RGB.resize((40, 40)), "JPEG")
+    return parquet_of(path, [whole[:200] if index in broken else whole for index in range(rows)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_names_its_row_in_memory_and_streamed(tmp_path: Path, workers: int) -> None:
+    train = broken_parquet(tmp_path / "x.parquet")
+    with pytest.raises(UnreadableImageError, match=r"x.parquet, row 7 cannot be decoded"):
+        load_splits(DataConfig(train=train, validation=0.0), seed=0)
+    config = DataConfig(train=train, stream="always", image_size=32, workers=workers, validation=0.0)
+    batches = load_splits(config, seed=0).batches("train", "cpu")
+    assert batches is not None
+    with pytest.raises(UnreadableImageError) as raised:
+        list(batches.in_order(batch_size=5))
+    assert str(raised.value).startswith(f"{train}, row 7 cannot be decoded") and "Traceback" not in str(raised.value)
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+@pytest.mark.parametrize("carrier", ["table", "folder"])
+def test_so_many_unreadable_images_are_left_out_counted_and_listed(tmp_path: Path, stream: str, carrier: str) -> None:
+    if carrier == "table":
+        train = broken_parquet(tmp_path / "x.parquet")
+    else:
+        train = write_classes(tmp_path / "train", ("cat", "dog"), each=10)
+        (tmp_path / "train" / "cat" / "3.png").write_bytes(b"")
+        (tmp_path / "train" / "dog" / "3.png").write_bytes(encoded(picture(1))[:40])
+    fields: dict[str, Any] = {"stream": stream, "image_size": 12, "workers": 0, "validation": 0.0}
+    found = load_splits(DataConfig(train=train, skip_unreadable=2, **fields), seed=0)
+    assert found.report.sizes["train"] == 18 == len(found.labels("train")) and len(found.report.unreadable) == 2
+    assert "left out 2 images that cannot be read" in found.report.lines()
+    batches = found.batches("train", "cpu")
+    assert batches is not None and sum(len(labels) for _, labels in batches.in_order(batch_size=4)) == 18
+    with pytest.raises(
+        DataError,
+        match=r"more than 1 images cannot be read \(data.skip_unreadable\), among them: .*x"
+        if carrier == "table"
+        else "more than 1 images cannot be read",
+    ):
+        load_splits(DataConfig(train=train, skip_unreadable=1, **fields), seed=0)
+
+
+def test_as_shown_leaves_plain_pictures_as_they_are() -> None:
+    assert as_shown(RGB, "x") is RGB or np.array_equal(pixels(as_shown(RGB, "x")), COLORS)

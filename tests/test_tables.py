@@ -1,0 +1,207 @@
+"""Images in tables: shards, columns, paths, CSV, save_to_disk, object stores."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from population import DataConfig
+from population.data import MemorySplits, load_splits, open_images
+from population.data.encoded import EncodedImages
+from population.errors import DataError, UnreadableImageError
+from population.storage import Storage, joined
+from tests.images import encoded, picture, write_classes, write_table
+
+
+def load(train: str | Path, **fields: Any) -> MemorySplits:
+    fields = {"validation": 0.0} | fields
+    found = load_splits(DataConfig(train=str(train), **fields), seed=0)
+    assert isinstance(found, MemorySplits)
+    return found
+
+
+def test_shards_by_folder_and_by_pattern(tmp_path: Path) -> None:
+    for index in range(3):
+        write_table(tmp_path / f"part-{index:05d}.parquet", [index, 0, 1, 2])
+    (tmp_path / "notes.txt").write_text("x")
+    for train in (tmp_path, tmp_path / "part-*.parquet", tmp_path / "part-0000[0-2].parquet"):
+        assert load(train).train.labels.tolist() == [0, 0, 1, 2, 1, 0, 1, 2, 2, 0, 1, 2]
+    assert load(tmp_path / "part-0000[01].parquet").train.labels.tolist() == [0, 0, 1, 2, 1, 0, 1, 2]
+    with pytest.raises(DataError, match="no file matches"):
+        load(tmp_path / "none-*.parquet")
+    write_table(tmp_path / "part-9.parquet", [0, 1], columns=("image", "other"))
+    with pytest.raises(DataError, match=r"part-9.parquet has no column 'label', which .*part-00000.parquet has"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["", "data"])
+def test_shards_named_by_their_parts_hold_training_and_test_images(tmp_path: Path, below: str) -> None:
+    write_table(tmp_path / below / "train-00000-of-00001.parquet", [0, 1, 2])
+    write_table(tmp_path / below / "test-00000-of-00001.parquet", [2, 2])
+    write_table(tmp_path / below / "validation-00000-of-00001.parquet", [1])
+    found = load(tmp_path, validation_set=str(tmp_path))
+    assert found.validation is not None
+    assert found.train.labels.tolist() == [0, 1, 2] and found.validation.labels.tolist() == [1]
+    if not below:  # a folder of the parts of one data set
+        assert found.test is not None and found.test.labels.tolist() == [2, 2]
+    found = load(tmp_path, test=str(tmp_path))
+    assert found.test is not None and found.test.labels.tolist() == [2, 2]
+
+
+def test_columns_are_chosen(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "x.parquet", [0, 1, 0], columns=("pixel_values", "label_id"))
+    with pytest.raises(DataError, match=r"it has pixel_values, label_id; name it by data.image_column"):
+        load(path)
+    assert load(path, image_column="pixel_values", label_column="label_id").train.labels.tolist() == [0, 1, 0]
+    with pytest.raises(DataError, match=r"has no column 'y' \(data.label_column\); it has"):
+        load(path, image_column="pixel_values", label_column="y")
+    both = pa.table({"img": [encoded(picture(0))] * 3, "fine_label": [0, 1, 2], "coarse_label": [1, 0, 1]})
+    pq.write_table(both, tmp_path / "both.parquet")
+    assert load(tmp_path / "both.parquet").train.labels.tolist() == [0, 1, 2]
+    assert load(tmp_path / "both.parquet", label_column="coarse_label").train.labels.tolist() == [1, 0, 1]
+
+
+def test_paths_in_rows_are_read(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(3):
+        picture(30 * index).save(images / f"{index}.png")
+    struct = pa.array([{"bytes": None, "path": f"images/{index}.png"} for index in range(3)])
+    pq.write_table(pa.table({"image": struct, "label": [0, 1, 2]}), tmp_path / "a.parquet")
+    plain = pa.table({"path": [f"{index}.png" for index in range(3)], "label": ["a", "b", "c"]})
+    pq.write_table(plain, tmp_path / "b.parquet")
+    (tmp_path / "c.csv").write_text("".join(["id,class\n", *(f"{index},{'xyz'[index]}\n" for index in range(3))]))
+    (tmp_path / "d.tsv").write_text(
+        "".join(["file\ttarget\n", *(f"{images}/{index}.png\t{index}\n" for index in range(3))])
+    )
+    for found in (
+        load(tmp_path / "a.parquet"),
+        load(tmp_path / "b.parquet", image_folder=str(images)),
+        load(tmp_path / "c.csv", image_folder=str(images)),
+        load(tmp_path / "d.tsv"),
+    ):
+        assert found.train.images[:, 0, 0, 0].tolist() == [0, 30, 60] and found.train.labels.tolist() == [0, 1, 2]
+    os.remove(images / "1.png")
+    with pytest.raises(UnreadableImageError, match=rf"a.parquet, row 1|{images}/1.png does not exist"):
+        load(tmp_path / "a.parquet")
+    assert len(load(tmp_path / "a.parquet", skip_unreadable=1).train) == 2
+    empty = pa.array([{"bytes": None, "path": None}] * 2)
+    pq.write_table(pa.table({"image": empty, "label": [0, 1]}), tmp_path / "e.parquet")
+    with pytest.raises(UnreadableImageError, match=r"e.parquet, row 0 has no image"):
+        load(tmp_path / "e.parquet")
+
+
+def save_to_disk(folder: Path, labels: list[int], *, files: int = 2) -> None:
+    """As datasets.save_to_disk writes a Dataset: Arrow streams, state.json, dataset_info.json."""
+    folder.mkdir(parents=True)
+    features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    names = [f"data-{index:05d}-of-{files:05d}.arrow" for index in range(files)]
+    for name, part in zip(names, np.array_split(np.asarray(labels), files), strict=True):
+        cells = pa.array([{"bytes": encoded(picture(20 * int(label))), "path": None} for label in part])
+        table = pa.table({"image": cells, "label": part}).replace_schema_metadata(
+            {"huggingface": json.dumps({"info": {"features": features}})}
+        )
+        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+
+
+def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
+    save_to_disk(tmp_path / "one", [0, 1, 1, 0, 1])
+    for train in (tmp_path / "one",):
+        found = load(train)
+        assert found.train.class_names == ("cat", "dog") and found.train.labels.tolist() == [0, 1, 1, 0, 1]
+        assert found.train.images[:, 0, 0, 0].tolist() == [0, 20, 20, 0, 20]
+    single = load(tmp_path / "one" / "data-00000-of-00002.arrow").train
+    assert single.labels.tolist() == [0, 1, 1] and single.class_names == ("cat", "dog")
+    for part in ("train", "test"):
+        save_to_disk(tmp_path / "dict" / part, [0, 1] if part == "train" else [1, 1], files=1)
+    (tmp_path / "dict" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    found = load(tmp_path / "dict")
+    assert found.test is not None and found.test.labels.tolist() == [1, 1] and found.train.labels.tolist() == [0, 1]
+    with pytest.raises(DataError, match="holds the parts train, test, none of them for validation"):
+        load(tmp_path / "dict", validation_set=str(tmp_path / "dict"))
+    (tmp_path / "one" / "state.json").write_text("{")
+    with pytest.raises(DataError, match=r"state.json cannot be read as JSON"):
+        load(tmp_path / "one")
+
+
+def test_arrow_files_of_others_and_broken_metadata(tmp_path: Path) -> None:
+    table = pa.table({"image": [encoded(picture(0)), encoded(picture(9))], "label": [0, 1]})
+    with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert load(tmp_path / "x.arrow").train.labels.tolist() == [0, 1]
+    (tmp_path / "bad.arrow").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"bad.arrow cannot be read as arrow"):
+        load(tmp_path / "bad.arrow")
+    for told in ("x", "[]", json.dumps({"info": None}), json.dumps({"info": {"features": {"label": None}}})):
+        path = write_table(tmp_path / "meta.parquet", [0, 1], metadata={"huggingface": told})
+        assert load(path).train.class_names == ("0", "1")
+    for told in ("x", "{}"):
+        with pytest.raises(DataError, match="class_names"):
+            load(write_table(tmp_path / "names.parquet", [0, 1], metadata={"class_names": told}))
+    (tmp_path / "UPPER.PARQUET").write_bytes((tmp_path / "meta.parquet").read_bytes())
+    assert load(tmp_path / "UPPER.PARQUET").train.labels.tolist() == [0, 1]
+
+
+def test_a_table_is_read_by_processes_that_are_handed_it(tmp_path: Path) -> None:
+    table = open_images(write_table(tmp_path / "x.parquet", list(range(10))), split="train")
+    assert isinstance(table, EncodedImages)
+    table.read(0)
+    other = pickle.loads(pickle.dumps(table.read))
+    assert np.asarray(other(9))[0, 0].tolist() == np.asarray(table.read(9))[0, 0].tolist()
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3 service on this machine, and the query string that leads to it."""
+    from moto.server import ThreadedMotoServer
+
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    before = {name: os.environ.get(name) for name in keys}
+    os.environ.update(keys)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    query = f"?endpoint_override=http%3A%2F%2F{host}%3A{port}&region=us-east-1&allow_bucket_creation=true"
+    yield query
+    server.stop()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    assert threading.active_count() < 50
+
+
+def test_folders_shards_and_storage_in_an_object_store(bucket: str, tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", ("cat", "dog"))
+    (tmp_path / "train" / ".hidden").mkdir()
+    picture(0).save(tmp_path / "train" / ".hidden" / "0.png")
+    write_table(tmp_path / "shards" / "a.parquet", ["dog", "cat"])
+    write_table(tmp_path / "shards" / "b.parquet", ["dog"])
+    storage = Storage(f"s3://data{bucket}")
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            storage.write(str(path.relative_to(tmp_path)), path.read_bytes())
+    found = load(f"s3://data/train{bucket}", test=f"s3://data/shards{bucket}")
+    assert found.train.class_names == ("cat", "dog") and found.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.test is not None and found.test.labels.tolist() == [1, 0, 1]
+    assert "1 hidden file (.hidden)" in "".join(found.report.notes)
+    assert load(f"s3://data/shards/*.parquet{bucket}").train.labels.tolist() == [1, 0, 1]
+    with pytest.raises(DataError, match="does not exist"):
+        load(f"s3://data/nowhere{bucket}")
+    run = Storage(joined(f"s3://runs/deep{bucket}", "first"))
+    run.write("config.json", b"{}")
+    assert Storage(f"s3://runs/deep/first{bucket}").read("config.json") == b"{}"
