@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -268,7 +268,7 @@ def _plain_label(label: Any, name: str) -> Any:
 
 def _configured(labels: Any, config: DataConfig) -> Sequence[str] | None:
     """data.class_names, for labels that are numbers."""
-    first = next(iter(labels), None) if len(labels) else None
+    first = next(iter(labels), None) if isinstance(labels, Iterable) else None
     return config.class_names if config.class_names and not isinstance(first, str) else None
 
 

@@ -1,0 +1,245 @@
+"""Data handed in from Python, in the forms that people have them in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
+
+from actors.intake import with_data
+from population import DataConfig, RunConfig
+from population.data import MemorySplits, from_dataset, load_splits, parts_of, to_images
+from population.errors import DataError, UserCodeError
+from population.storage import Storage
+from tests.images import encoded, picture, write_classes, write_table
+
+X = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 12, 12, 3), np.uint8)
+Y = np.arange(40) % 4
+
+
+class Pictures(Dataset):
+    """Gives what it is made of."""
+
+    classes = ("ant", "bee", "cat", "dog")
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+ITEMS = [(Image.fromarray(image), int(label)) for image, label in zip(X, Y, strict=True)]
+
+
+def splits(tmp_path: Path, data: Any, **fields: Any) -> MemorySplits:
+    """What a run would train on: handed in, written into its folder, read again."""
+    fields = {"validation": 0.0} | fields
+    config = RunConfig(name="x", data=DataConfig(**fields))
+    config = with_data(config, data, Storage(str(tmp_path / "run")))
+    found = load_splits(config.data, seed=0)
+    assert isinstance(found, MemorySplits)
+    return found
+
+
+ONE_PART = {
+    "arrays": (X, Y),
+    "array and list, as torchvision's CIFAR": (X, Y.tolist()),
+    "array and column": (X, Y[:, None]),
+    "array and one-hot": (X, np.eye(4)[Y]),
+    "array and names": (X, [("ant", "bee", "cat", "dog")[label] for label in Y]),
+    "list of arrays": [X, Y],
+    "lists": (list(X), Y.tolist()),
+    "pictures and list": ([item[0] for item in ITEMS], Y.tolist()),
+    "tensors": (torch.from_numpy(X), torch.from_numpy(Y)),
+    "bfloat16": (torch.from_numpy(X).to(torch.bfloat16), torch.from_numpy(Y)),
+    "tensors with gradient": (torch.from_numpy(X).float().requires_grad_(), torch.from_numpy(Y)),
+    "list of pairs": ITEMS,
+    "Dataset": Pictures(ITEMS),
+    "Dataset of mappings": Pictures([{"image": image, "label": label} for image, label in ITEMS]),
+    "list of mappings": [{"img": image, "target": label} for image, label in ITEMS],
+    "Dataset of names": Pictures([(image, Pictures.classes[label]) for image, label in ITEMS]),
+    "Dataset of one-hot": Pictures([(image, np.eye(4)[label]) for image, label in ITEMS]),
+    "Dataset of tensors": Pictures(
+        [(torch.from_numpy(np.array(image)), torch.tensor(label)) for image, label in ITEMS]
+    ),
+    "TensorDataset": TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)),
+    "ConcatDataset": ConcatDataset([Pictures(ITEMS[:10]), Pictures(ITEMS[10:])]),
+    "Subset": Subset(Pictures(ITEMS), range(40)),
+    "DataLoader": DataLoader(Pictures(ITEMS), batch_size=7, shuffle=True),
+    "Hugging Face Dataset": datasets.Dataset.from_dict(
+        {"image": [item[0] for item in ITEMS], "label": Y.tolist()},
+        features=datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat", "dog"])}
+        ),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("form", ONE_PART)
+def test_training_data_in_every_form(tmp_path: Path, form: str) -> None:
+    found = splits(tmp_path, ONE_PART[form])
+    assert found.test is None and found.image_shape == (3, 12, 12)
+    assert found.train.images[:, 0, 0, 0].tolist() == list(range(40))
+    assert found.train.labels.tolist() == Y.tolist()
+    has_names = form.startswith(("Dataset", "Concat", "Subset", "Hugging", "DataLoader")) or form == "array and names"
+    assert found.train.class_names == (Pictures.classes if has_names else ("0", "1", "2", "3"))
+    assert bool(found.report.notes) == (form == "DataLoader")
+
+
+def test_parts_in_every_form(tmp_path: Path) -> None:
+    train, test, validation = (X[:20], Y[:20]), (X[20:30], Y[20:30].tolist()), Pictures(ITEMS[30:])
+    folder = write_classes(tmp_path / "folder", "0123")
+    for number, data in enumerate(
+        (
+            (train, test),
+            [train, test],
+            {"train": train, "test": test},
+            (train, validation, test),
+            [train, validation, test],
+            {"train": train, "validation": validation, "test": test},
+            {"training": train, "val": validation, "testing": test},
+            datasets.DatasetDict({"train": ONE_PART["Hugging Face Dataset"], "test": ONE_PART["Hugging Face Dataset"]}),
+            (train, folder),
+            (Path(folder), None, Path(folder)),
+        )
+    ):
+        fields: dict[str, Any] = {}
+        if number in (3, 4, 5, 6):
+            fields["class_names"] = ("ant", "bee", "cat", "dog")
+        found = splits(tmp_path / str(number), data, **fields)
+        assert found.test is not None and len(found.test)
+        assert (found.validation is not None) == (number in (3, 4, 5, 6))
+        if found.validation is not None:
+            assert found.validation.labels.tolist() == Y[30:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"training set": (X, Y)}, "got a mapping with the keys training set"),
+        ({"test": (X, Y)}, "data must have a part train"),
+        ((X, Y, X, Y), "got a tuple of 4"),
+        ((X.reshape(40, -1), Y), r"images must have shape .*, got \(40, 432\)"),
+        ((X, Y[:-1]), "40 images need as many labels, got 39"),
+        ((X, np.ones((40, 4))), "multi-label"),
+        ((X, None), r"labels must have shape \(images,\)"),
+        (Pictures([(ITEMS[0][0], None)]), r"data train: item 0 has no label"),
+        (Pictures([(ITEMS[0][0], [1, 1, 0])]), r"data train\[0\] has several labels"),
+        (
+            Pictures([(ITEMS[0][0], 1, 2)]),
+            r"data train\[0\] must be \(image, label\) or a mapping.*, got tuple of 3",
+        ),
+        (Pictures([{"a": 1, "label": 1}]), r"data train\[0\] has no image under the keys .*; it has a, label"),
+        (Pictures([(ITEMS[0][0], 0), (picture(1, size=(5, 6)), 1)]), "images of 2 sizes.*give data.image_size"),
+        (Pictures([(None, 0)]), r"data train\[0\] has no image"),
+        (5, "must be a map-style Dataset with a length, got int"),
+    ],
+)
+def test_what_cannot_be_used_says_why(data: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        to_images(parts_of(data)["train"], DataConfig(), name="data train")
+
+
+def test_an_iterable_dataset_is_refused_by_name() -> None:
+    class Stream(IterableDataset):
+        def __iter__(self) -> Any:
+            yield ITEMS[0]
+
+    with pytest.raises(DataError, match="must be a map-style Dataset with a length, got Stream"):
+        from_dataset(Stream(), name="data")
+
+
+def test_pictures_of_a_dataset_are_scaled_and_get_their_channels() -> None:
+    items = [(picture(9, size=(20, 12)), 0), (picture(9, size=(12, 30), mode="L"), 1)]
+    assert from_dataset(items, DataConfig(image_size=10), name="x").shape == (3, 10, 10)
+    assert from_dataset(items, DataConfig(image_size=10, channels="gray"), name="x").shape == (1, 10, 10)
+
+
+def test_a_subset_that_lacks_a_class_keeps_the_names(tmp_path: Path) -> None:
+    few = Subset(Pictures(ITEMS), [index for index in range(40) if Y[index] < 3])
+    found = splits(tmp_path, (few, Pictures(ITEMS)))
+    assert found.num_classes == 4 and found.test is not None and found.test.labels.tolist() == Y.tolist()
+    first, second = random_split(Pictures(ITEMS), [30, 10])
+    assert splits(tmp_path / "b", (first, second)).train.class_names == Pictures.classes
+    with pytest.raises(DataError, match=r"data.test .*have not: '3'; these have '0', '1', '2'"):
+        splits(tmp_path / "c", ((X[Y < 3], Y[Y < 3]), (X, Y)))
+
+
+class Noisy(Pictures):
+    def __init__(self, items: list[Any], *, probability: float) -> None:
+        super().__init__(items)
+        self.probability = probability
+        self.reads = 0
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        image, label = self.items[index]
+        if torch.rand(()) < self.probability:
+            image = image.rotate(90).point(lambda value: 255 - value)
+        return image, label
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_transforms_are_refused_and_not_frozen(probability: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    noisy = Noisy(ITEMS, probability=probability)
+    if probability == 1.0:  # no chance in it: the same image each time
+        assert len(from_dataset(noisy, name="data")) == 40
+        return
+    with pytest.raises(DataError, match=r"is another image each time it is read.*data.augmentation"):
+        from_dataset(noisy, name="data train")
+
+
+def test_a_dataset_that_raises_is_told_with_its_own_frames() -> None:
+    class Broken(Pictures):
+        def __getitem__(self, index: int) -> Any:
+            if index == 3:
+                raise KeyError("no such file in my index")
+            return super().__getitem__(index)
+
+    with pytest.raises(UserCodeError) as raised:
+        from_dataset(Broken(ITEMS), name="data train")
+    said = str(raised.value)
+    assert said.startswith("data train[3]: the Dataset raised KeyError: 'no such file in my index'")
+    assert "test_handed_in.py" in said and "population/data" not in said and said.count("\n") <= 8
+
+
+def test_unreadable_items_are_left_out_up_to_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "bad.png"
+    path.write_bytes(encoded(picture(1))[:50])
+
+    class Files(Pictures):
+        def __getitem__(self, index: int) -> Any:
+            image, label = self.items[index]
+            return (Image.open(path).convert("RGB"), label) if index == 2 else (image, label)
+
+    found = splits(tmp_path, Files(ITEMS), skip_unreadable=1)
+    assert len(found.train) == 39
+    listed = (tmp_path / "run" / "data" / "unreadable.txt").read_text()
+    assert "data train[2] cannot be read" in listed
+    with pytest.raises(UserCodeError, match=r"data train\[2\]: the Dataset raised"):
+        splits(tmp_path / "other", Files(ITEMS))
+
+
+def test_paths_are_made_absolute_when_they_are_recorded(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(name="x", data=DataConfig(train="here/train", test="here/test", validation_set="v", query=None))
+    found = with_data(config, None, Storage("runs")).data
+    assert found.train == f"{tmp_path}/here/train" and found.test == f"{tmp_path}/here/test"
+    assert found.validation_set == f"{tmp_path}/v"
+    for name in ("digits", "cifar10", "s3://bucket/x?region=r"):
+        assert with_data(RunConfig(data=DataConfig(train=name)), None, Storage("runs")).data.train == name
+    table = write_table(tmp_path / "t.parquet", [0, 1])
+    assert with_data(config, "t.parquet", Storage("runs")).data.train == table
