@@ -8,11 +8,14 @@ import secrets
 import time
 from typing import Any
 
+import ray
+
 from population.config import RunConfig
 from population.data import UnreadableImages, is_path, parts_of, to_images, write_arrow
 from population.data.sources import CIFAR
-from population.errors import ConfigError
-from population.networks import NetworkFactory, resolve
+from population.errors import DataError
+from population.network_check import data_shape, try_network
+from population.networks import NetworkFactory, check_factory, resolve
 from population.storage import Storage, absolute, joined
 
 
@@ -35,8 +38,7 @@ def with_network(config: RunConfig, network: NetworkFactory | str | None) -> tup
     """The configuration with the network's name in it, or its callable, and its weights' file as every node sees it; an
     unknown name is an error at once."""
     if network is not None and not isinstance(network, str):
-        if not callable(network):
-            raise ConfigError(f"network must be module:function or a callable, got {type(network).__name__}")
+        check_factory(network)
         return config, network
     if isinstance(network, str):
         config = dataclasses.replace(config, network=dataclasses.replace(config.network, architecture=network))
@@ -80,6 +82,24 @@ def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         storage.write("data/unreadable.txt", "\n".join(unreadable.found).encode())
     changed = {"test": None, "validation_set": None} | paths
     return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changed)))
+
+
+def check_here(config: RunConfig, factory: NetworkFactory | None) -> None:
+    """Try the network in this process, where it is defined, before Ray starts. Data that only the cluster can read are
+    checked there.
+
+    Raises:
+        ConfigError, UserCodeError: the network cannot be trained on images of this shape.
+        DataError: the data cannot be used, and the cluster is this machine.
+    """
+    is_local = config.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
+    try:
+        shape = data_shape(config)
+    except DataError:
+        if is_local:
+            raise
+        return
+    try_network(config, factory, shape)
 
 
 def with_absolute_data(config: RunConfig) -> RunConfig:

@@ -15,7 +15,7 @@ from ray.exceptions import ActorAlreadyExistsError, ActorDiedError, ActorUnavail
 from actors.claiming import claim_existing_folder, claim_new_folder
 from actors.cluster import check_reachable, connect, place
 from actors.coordinator import CoordinatorActor
-from actors.intake import run_storage, with_data, with_name, with_network, with_teachers
+from actors.intake import check_here, run_storage, with_data, with_name, with_network, with_teachers
 from actors.lookup import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
 from actors.termination import as_terminated, stop_at_exit
@@ -96,14 +96,15 @@ class PopulationRun:
         existed = storage.exists("")
         claim = claim_new_folder(storage)
         try:
+            storage.check_writable()
+            config = with_data(config, data, storage)
+            check_here(config, factory)
             connection = connect(config.address)
             if config.detach and connection.is_own:
                 raise ConfigError(
                     "detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS"
                 )
             check_not_live(str(config.name))
-            storage.check_writable()
-            config = with_data(config, data, storage)
             return cls._begin(config, factory, storage, connection, claim, is_resumed=False)
         except BaseException:
             _clean_up(storage, claim, existed=existed)

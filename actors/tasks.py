@@ -22,6 +22,7 @@ from population.data import MemorySplits, Splits
 from population.errors import RunError, StorageError
 from population.history import read_table
 from population.judging import Candidate, Parts, judge_together
+from population.network_check import check_network
 from population.networks import NetworkFactory
 from population.storage import Storage
 from population.task import ImageClassification, run_splits
@@ -43,12 +44,13 @@ def prepare(spec: RunSpec) -> tuple[Splits, Facts]:
 def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) -> Facts:
     """Build a network and tell what is known of the run; raises ConfigError where network and data do not fit."""
     task = ImageClassification(config, splits, factory=factory)
+    train = splits.batches("train", "cpu")
+    check_network(task, num_images=0 if train is None else len(train))
     trainer = Trainer(
         task, dataclasses.replace(config, device=dataclasses.replace(config.device, compile=False)), network=0
     )
-    task.check(trainer.module)
+    task.check()
     trainer.rehearse()
-    train = splits.batches("train", "cpu")
     network = factory or config.network
     size = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}
     cost = cost_of(network, FusionConfig(), **size)

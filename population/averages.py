@@ -10,7 +10,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from population.checkpoint import average_of
 from population.config import AveragingConfig
-from population.layers import entries, is_private, load_entries
+from population.errors import ConfigError
+from population.layers import constant_buffers, entries, is_private, load_entries
+from population.user_code import shortened
 
 
 class WeightAverage:
@@ -28,11 +30,21 @@ class WeightAverage:
         self._model: AveragedModel | None = None
         if config.kind != "none":
             is_ema = config.kind == "ema"
-            self._model = AveragedModel(
-                module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
-            )
-            own, mean = entries(module), entries(self._model.module)
-            self._private = [(own[name], mean[name]) for name in own if is_private(name)]
+            odd = [name for name, buffer in module.named_buffers() if buffer.layout != torch.strided]
+            if is_ema and odd:
+                raise ConfigError(f"averaging.kind ema averages buffers too, and {odd[0]!r} is sparse; use swa")
+            try:
+                self._model = AveragedModel(
+                    module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
+                )
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                raise ConfigError(
+                    f"averaging.kind {config.kind} needs a copy of the network, and copy.deepcopy failed; in place of "
+                    "torch.nn.utils.weight_norm use torch.nn.utils.parametrizations.weight_norm: "
+                    f"{shortened(str(error))}"
+                ) from error
+            own, mean, constants = entries(module), entries(self._model.module), constant_buffers(module)
+            self._private = [(own[name], mean[name]) for name in own if is_private(name) or name in constants]
 
     @property
     def begun(self) -> nn.Module | None:
@@ -52,7 +64,7 @@ class WeightAverage:
             return
         if self._config.kind == "ema" or (ends_epoch and progress > self._config.start):
             self._model.update_parameters(module)
-            for own, mean in self._private:  # what a compact network mixes its filters by is not averaged
+            for own, mean in self._private:  # what a compact network mixes its filters by, and masks, are not averaged
                 mean.copy_(own)
 
     def settle(self, images: Iterable[Tensor]) -> None:

@@ -55,5 +55,13 @@ def cost_of(
     """
     if isinstance(network, NetworkConfig):
         network = dataclasses.replace(network, weights=None)
-    options = {"num_classes": num_classes, "in_channels": image_shape[0], "seed": 0}
-    return network_cost(build(network, fusion=fusion, form="compact", **options), image_shape)
+    built = build(
+        network,
+        num_classes=num_classes,
+        in_channels=image_shape[0],
+        image_shape=image_shape,
+        seed=0,
+        fusion=fusion,
+        form="compact",
+    )
+    return network_cost(built, image_shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -24,15 +24,13 @@ def named(network: int, *, interval: int) -> Iterator[None]:
         ) from None
 
 
-def check_trained(module: nn.Module, trained: Collection[str]) -> None:
-    """Look at weights that nobody takes; buffers other than batch norm's may hold what they like.
+def unwatched(module: nn.Module) -> frozenset[str]:
+    """Entries that training does not change: frozen parameters, and buffers other than batch norm's statistics. They
+    may hold values that are not finite."""
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return frozenset(key for key in entries(module) if key not in trained and not key.endswith(STATISTICS))
 
-    Args:
-        module: The network.
-        trained: Names of its trained parameters.
 
-    Raises:
-        NotFiniteError: names the first entry that is not finite.
-    """
-    state = entries(module)
-    check_finite(state, but={key for key in state if key not in trained and not key.endswith(STATISTICS)})
+def check_trained(module: nn.Module) -> None:
+    """Raises NotFiniteError at the first entry that training changes and that is not finite."""
+    check_finite(entries(module), but=unwatched(module))

@@ -7,7 +7,7 @@ Unlike the reference, convolutions are found from the modules (or the shapes) an
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,10 @@ from torch.nn.modules.conv import _ConvNd
 from population.errors import ConfigError, NotFiniteError, StructureError
 from population.information import is_convolution
 
-Units = Literal["convolutions", "matrices"]
+Units = Literal["auto", "convolutions", "matrices"]
+
+MATRICES_A_CONVOLUTION = 3
+"""A network with more other weight matrices than this for each convolution is grafted by all its matrices."""
 
 SHORTCUT_NAMES = frozenset({"shortcut", "downsample"})
 """Names of submodules that hold a projection shortcut, in this package, torchvision and the reference."""
@@ -39,13 +42,15 @@ class GraftUnit:
 
 
 def entries(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state dict without the second names of tied tensors; the tensors are the module's own.
+    """A module's state dict without the second names of tied tensors and without what is no tensor.
 
-    Keys keep the state dict's order. Writing into a tensor writes into the module.
+    The tensors are the module's own: writing into one writes into the module. Keys keep the state dict's order.
     """
     found: dict[str, Tensor] = {}
     seen: set[tuple[int, int]] = set()
     for key, tensor in module.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            continue
         place = (tensor.data_ptr(), tensor.numel())
         if tensor.numel() and place in seen:
             continue
@@ -58,6 +63,17 @@ def is_private(key: str) -> bool:
     """Whether an entry tells how a network is built at the moment, and is no weight: no graft changes it, no average
     holds it."""
     return key.rpartition(".")[2] in PRIVATE
+
+
+def constant_buffers(module: nn.Module) -> frozenset[str]:
+    """Names of buffers that hold values which are not finite, as masks do. They stay as they are: no exchange and no
+    average touches them."""
+    parameters = {name for name, _ in module.named_parameters()}
+    return frozenset(
+        name
+        for name, tensor in entries(module).items()
+        if name not in parameters and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    )
 
 
 def check_finite(state: Mapping[str, Tensor], *, but: Collection[str] = ()) -> None:
@@ -87,48 +103,76 @@ def load_entries(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             tensor.copy_(state[name])
 
 
-def graft_units(module: nn.Module, units: Units = "convolutions") -> tuple[GraftUnit, ...]:
+def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ...]:
     """The graft units of a network, found from its modules.
 
     Args:
         module: The network.
-        units: convolutions: each convolution (projection shortcuts aside) opens a unit; matrices: each parameter of
-            two dimensions and more does, so that a transformer can be grafted.
+        units: convolutions: each convolution (projection shortcuts aside) opens a unit, parametrized ones too;
+            matrices: each parameter of two dimensions and more does, so that a transformer can be grafted; auto:
+            convolutions, unless the network has more than three times as many other matrices, as transformers have.
 
     Raises:
         ConfigError: no entry opens a unit.
     """
     parameters = dict(module.named_parameters())
-    modules = dict(module.named_modules())
+    weights = _convolution_weights(module)
+    if units == "auto":
+        units = chosen_units(module)
+    if units == "convolutions":
+        stems = {stem: name for stem, name in weights.items() if not _is_shortcut(name)}
+        return _group(entries(module), lambda key: next((n for s, n in stems.items() if _is_of(key, s)), None), units)
+    return _group(entries(module), lambda key: key if key in parameters and parameters[key].dim() >= 2 else None, units)
 
-    def opens(key: str) -> bool:
-        parent, _, entry = key.rpartition(".")
-        if units == "matrices":
-            return key in parameters and parameters[key].dim() >= 2
-        return entry == "weight" and isinstance(modules.get(parent), _ConvNd) and not _is_shortcut(key)
 
-    return _group(entries(module), opens, units)
+def chosen_units(module: nn.Module) -> Literal["convolutions", "matrices"]:
+    """What auto stands for in a network."""
+    weights = set(_convolution_weights(module).values())
+    matrices = [name for name, parameter in module.named_parameters() if parameter.dim() >= 2 and name not in weights]
+    return "convolutions" if weights and len(matrices) <= MATRICES_A_CONVOLUTION * len(weights) else "matrices"
+
+
+def _convolution_weights(module: nn.Module) -> dict[str, str]:
+    """The convolutions of a network: a module's name, and the key of its weight; of a parametrized weight the largest
+    part (weight norm's direction, spectral norm's original)."""
+    found = {}
+    for stem, owner in module.named_modules():
+        if isinstance(owner, _ConvNd):
+            parts = [
+                (key, parameter)
+                for key, parameter in owner.named_parameters()
+                if key == "weight" or key.startswith(("weight_", "parametrizations.weight."))
+            ]
+            if parts:
+                key = max(parts, key=lambda part: part[1].numel())[0]
+                found[stem] = f"{stem}.{key}" if stem else key
+    return found
+
+
+def _is_of(key: str, stem: str) -> bool:
+    """Whether an entry belongs to a module."""
+    return key.startswith(f"{stem}.") if stem else True
 
 
 def convolution_units(module: nn.Module) -> tuple[GraftUnit, ...]:
     """The units of `graft_units(module)`; none where the network has no convolution."""
     try:
-        return graft_units(module)
+        return graft_units(module, "convolutions")
     except ConfigError:
         return ()
 
 
-def graft_units_of_state(state: Mapping[str, Tensor], units: Units = "convolutions") -> tuple[GraftUnit, ...]:
+def graft_units_of_state(state: Mapping[str, Tensor], units: Units = "auto") -> tuple[GraftUnit, ...]:
     """The graft units of a bare state dict, found from its shapes: where there is no module to ask.
 
     Raises:
         ConfigError: no entry opens a unit.
     """
 
-    def opens(key: str) -> bool:
+    def opens(key: str) -> str | None:
         if units == "matrices":
-            return state[key].is_floating_point() and state[key].dim() >= 2
-        return is_convolution(state[key]) and not _is_shortcut(key)
+            return key if state[key].is_floating_point() and state[key].dim() >= 2 else None
+        return key if is_convolution(state[key]) and not _is_shortcut(key) else None
 
     return _group(state, opens, units)
 
@@ -139,7 +183,7 @@ def reference_units(state: Mapping[str, Tensor]) -> tuple[GraftUnit, ...]:
     Raises:
         ConfigError: no key has the word.
     """
-    return _group(state, lambda key: "conv" in key, "convolutions")
+    return _group(state, lambda key: key if "conv" in key else None, "convolutions")
 
 
 def check_same_structure(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
@@ -159,18 +203,23 @@ def _is_shortcut(key: str) -> bool:
     return not SHORTCUT_NAMES.isdisjoint(key.split("."))
 
 
-def _group(keys: Iterable[str], opens, units: Units) -> tuple[GraftUnit, ...]:
+def _group(keys: Iterable[str], opener: Callable[[str], str | None], units: Units) -> tuple[GraftUnit, ...]:
+    """Entries in units: one opens where the opener's name is none of the units' before."""
     groups: list[tuple[str, list[str]]] = []
     early: list[str] = []
+    names: set[str] = set()
     for key in keys:
-        if opens(key):
-            groups.append((key, [*early, key]))
+        name = opener(key)
+        if name is not None and name not in names:
+            names.add(name)
+            groups.append((name, [*early, key]))
             early = []
         elif groups:
             groups[-1][1].append(key)
         else:
             early.append(key)
     if not groups:
-        advice = "; graft.units=matrices takes every weight matrix" if units == "convolutions" else ""
-        raise ConfigError(f"the network has no {units.rstrip('s')} to graft by{advice}")
+        kind = "weight matrix" if units == "matrices" else "convolution"
+        advice = "; graft.units=matrices takes every weight matrix" if units != "matrices" else ""
+        raise ConfigError(f"the network has no {kind} to graft by{advice}")
     return tuple(GraftUnit(name=name, keys=tuple(members)) for name, members in groups)

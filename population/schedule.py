@@ -67,6 +67,25 @@ class Schedule:
         return 1.0
 
 
+def epoch_batches(num_images: int, config: ScheduleConfig) -> tuple[int, ...]:
+    """Sizes of the batches of an epoch: the first and the last of them, or all where there are at most two.
+
+    Args:
+        num_images: Training images, at least 1.
+        config: Batch size, and whether a smaller last batch is left out.
+    """
+    steps = epoch_steps(num_images, config)
+    last = min(config.batch_size, num_images - (steps - 1) * config.batch_size)
+    return (last,) if steps == 1 else (config.batch_size, last)
+
+
+def epoch_steps(num_images: int, config: ScheduleConfig) -> int:
+    """Batches of an epoch."""
+    full, rest = divmod(num_images, config.batch_size)
+    is_dropped = config.drop_last == "on" or (config.drop_last == "auto" and rest == 1 and config.batch_size > 1)
+    return full if full and (rest == 0 or is_dropped) else full + 1
+
+
 def base_learning_rate(config: OptimizerConfig, *, network: int, size: int) -> float:
     """Initial learning rate of a network: newcomers take the founders' rates in turn.
 

@@ -22,9 +22,10 @@ from population.distillation import distillation_loss, load_teacher, mutual_loss
 from population.errors import ConfigError
 from population.evaluation import Part, Scores
 from population.fusion import LayerFusion, fuse
-from population.layers import load_entries
+from population.layers import entries, load_entries
 from population.parts import check_answers, judging_part
 from population.retrieval import embeddings
+from population.schedule import epoch_steps
 
 STATISTICS_BATCHES = 8
 """Training batches, augmented as in training, by which averaged weights' batch norm is measured, where
@@ -115,7 +116,7 @@ class ImageClassification:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self._train) // self.config.schedule.batch_size)
+        return epoch_steps(len(self._train), self.config.schedule)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -126,9 +127,11 @@ class ImageClassification:
             self._network,
             num_classes=self.splits.num_classes,
             in_channels=self.splits.in_channels,
+            image_shape=self.splits.image_shape,
             seed=seed,
             fusion=self.config.fusion,
         ).to(self.device)
+        networks.give_logits(network)
         wanted = self.config.device.channels_last
         if wanted == "on" or (wanted == "auto" and self.device.type == "cuda"):
             network = network.to(memory_format=torch.channels_last)
@@ -141,6 +144,7 @@ class ImageClassification:
             order_seed=order_seed,
             augment_seed=augment_seed,
             batch_size=self.config.schedule.batch_size,
+            steps=self.steps_per_epoch,
             first=first,
             padding=data.padding if data.augmentation in ("crop", "crop_flip") else 0,
             mirror=data.augmentation in ("crop_flip", "imagenet"),
@@ -156,7 +160,7 @@ class ImageClassification:
         images, labels = batch
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             logits = network(images)
-        if logits.dim() != 2 or logits.shape[0] != len(labels):
+        if tuple(logits.shape) != (len(labels), self.splits.num_classes):
             raise ConfigError(
                 f"the network must map images {tuple(images.shape)} to logits ({len(labels)}, "
                 f"{self.splits.num_classes}), it gave {tuple(logits.shape)}"
@@ -189,7 +193,7 @@ class ImageClassification:
             self._peers.append(self.build(0).requires_grad_(False))
         del self._peers[len(peers) :]
         for module, state in zip(self._peers, peers, strict=True):
-            load_entries(module.eval(), state)
+            load_entries(module.eval(), entries(module) | dict(state))  # a snapshot holds no masks
 
     @torch.no_grad()
     def _predictions(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -224,33 +228,22 @@ class ImageClassification:
         if self.config.schedule.statistics_batches:
             torch.optim.swa_utils.update_bn(self.statistics_images(), network)
 
-    def check(self, network: nn.Module) -> None:
-        """Raises ConfigError unless the network maps two training images to logits and its loss has a gradient."""
-        batch = next(iter(self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
-        pair = (batch[0][:2], batch[1][:2])
-        try:
-            logits = network.eval()(pair[0])
-        except (RuntimeError, ValueError, TypeError) as error:
-            shape = tuple(pair[0].shape)
-            raise ConfigError(f"network.architecture cannot take images of shape {shape}: {error}") from error
-        finally:
-            network.train()
-        expected = (2, self.splits.num_classes)
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ConfigError(f"the network must map 2 images to logits {expected}, it gave {got}")
+    def check(self) -> None:
+        """What else must fit the data: teachers, and in retrieval embeddings and queries.
+
+        Raises:
+            ConfigError: names what does not fit.
+        """
+        images, labels = next(iter(self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
         for path, teacher in zip(self.config.distillation.teachers, self.teachers, strict=True):
             try:
-                self._predictions(teacher, pair[0])
+                self._predictions(teacher, images[:2])
             except (RuntimeError, ValueError) as error:
-                shape = tuple(pair[0].shape)
+                shape = tuple(images[:2].shape)
                 raise ConfigError(f"distillation.teachers: {path} cannot take images {shape}: {error}") from error
         if self.config.task == "retrieval":
-            embeddings(network, [pair])
-            network.train()
+            embeddings(self.build(0), [(images[:2], labels[:2])])
             check_answers(self.splits)
-        if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise ConfigError("the network has no parameter to train")
 
 
 def _autocast_type(precision: str, device: torch.device) -> torch.dtype | None:

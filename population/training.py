@@ -75,7 +75,13 @@ class Trainer:
             None
             if rule is None
             else Exchanger(
-                rule, config, self.units, self.layout, network=network, num_intervals=self.schedule.num_intervals
+                rule,
+                config,
+                self.units,
+                self.layout,
+                network=network,
+                num_intervals=self.schedule.num_intervals,
+                unwatched=divergence.unwatched(self.module),
             )
         )
         self._order_seed = leaf(config.seed, network, "order")
@@ -141,7 +147,7 @@ class Trainer:
             snapshot = self.snapshot(origin.made_seconds) if self.publishes else None
             if snapshot is None:
                 with divergence.named(self.network_id, interval=self.interval):
-                    divergence.check_trained(self.module, self._names.values())
+                    divergence.check_trained(self.module)
             seconds["freeze"] = clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot

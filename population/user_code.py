@@ -13,6 +13,9 @@ from population.errors import InarchError, UserCodeError
 FRAMES = 4
 """Frames of the caller's code that a message shows at most."""
 
+LINES, LINE_LENGTH = 4, 400
+"""Of an error's own message that are shown."""
+
 _OWN = Path(__file__).resolve().parents[1]
 _OWN_PACKAGES = tuple(str(_OWN / name) for name in ("population", "actors", "experiments"))
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -40,9 +43,16 @@ def user_code(what: str, *, remedy: str = "") -> Iterator[None]:
 def described(error: BaseException, what: str, *, remedy: str = "") -> str:
     """A message about what the caller's code raised, with the last frames of that code."""
     frames = frames_of(error)
-    said = f"{what} raised {type(error).__name__}: {error}"
-    said += f"; {remedy}" if remedy else ""
-    return f"{said}\n{frames}" if frames else said
+    told = f"{what} raised {type(error).__name__}: {shortened(str(error))}"
+    told += f"; {remedy}" if remedy else ""
+    return f"{told}\n{frames}" if frames else told
+
+
+def shortened(message: str) -> str:
+    """The beginning of an error's message, where it is long."""
+    lines = message.strip().splitlines()[:LINES]
+    short = "\n".join(line[:LINE_LENGTH] for line in lines)
+    return short if short == message.strip() else f"{short} ..."
 
 
 def frames_of(error: BaseException) -> str:
@@ -53,4 +63,7 @@ def frames_of(error: BaseException) -> str:
         if not frame.filename.startswith(_OWN_PACKAGES) and not frame.filename.startswith("<")
     ]
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    return "".join(traceback.format_list((own or frames)[-FRAMES:])).rstrip()
+    return "\n".join(
+        f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n    {frame.line}'
+        for frame in (own or frames)[-FRAMES:]
+    )

@@ -92,7 +92,7 @@ def test_a_student_learns_from_its_teachers_and_its_loss_tells(teacher_run: str)
     plain = small_config()
     taught = dataclasses.replace(plain, distillation=DistillationConfig(teachers=(teacher_run, f"{teacher_run}#1")))
     tasks = [tiny_task(config) for config in (plain, taught)]
-    tasks[1].check(tasks[1].build(0))
+    tasks[1].check()
     module = tasks[0].build(0)
     batch = next(iter(tasks[0].epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
     module.eval()
@@ -108,7 +108,7 @@ def test_missing_teachers_are_an_error_before_training() -> None:
     config = small_config(distillation=DistillationConfig(teachers=("/nowhere",)))
     task = tiny_task(config)
     with pytest.raises(ConfigError, match="no run at '/nowhere'"):
-        task.check(task.build(0))
+        task.check()
 
 
 def simulate(config: RunConfig):

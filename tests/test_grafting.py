@@ -214,8 +214,9 @@ def test_every_entry_belongs_to_exactly_one_unit() -> None:
 def test_network_without_convolutions_says_what_to_do() -> None:
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     with pytest.raises(ConfigError, match=r"graft\.units=matrices"):
-        graft_units(linear)
-    assert [unit.name for unit in graft_units(linear, "matrices")] == ["1.weight"]
+        graft_units(linear, "convolutions")
+    for units in ("matrices", "auto"):
+        assert [unit.name for unit in graft_units(linear, units)] == ["1.weight"]
 
 
 def test_tied_weights_are_one_entry() -> None:

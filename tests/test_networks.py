@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -72,6 +73,9 @@ def test_the_seed_decides_the_weights_and_leaves_the_callers_random_state() -> N
     assert not torch.equal(one.state_dict()["conv1.weight"], other.state_dict()["conv1.weight"])
 
 
+SHAPE: dict[str, Any] = {"in_channels": 1, "image_shape": (1, 8, 8)}
+
+
 def own_network(num_classes: int) -> nn.Module:
     """A reader's own, by module:function."""
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.LazyLinear(num_classes))
@@ -82,7 +86,7 @@ def not_a_network(num_classes: int) -> int:
 
 
 def test_networks_of_the_readers_own() -> None:
-    by_name = build(NetworkConfig(architecture="tests.test_networks:own_network"), num_classes=3, seed=0)
+    by_name = build(NetworkConfig(architecture="tests.test_networks:own_network"), num_classes=3, seed=0, **SHAPE)
     assert by_name(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
     assert isinstance(build(lambda: CifarResNet(8, num_classes=2), num_classes=2), CifarResNet)
     with pytest.raises(ConfigError, match=r"must give a torch\.nn\.Module, got int"):

@@ -11,6 +11,7 @@ import torch
 import actors.coordinator
 import actors.gate
 import actors.network
+import actors.run_context
 import population.simulator
 from population import (
     AgeConfig,
@@ -192,7 +193,7 @@ def test_population_of_one_trains_and_says_why_it_takes_nothing() -> None:
 
 def test_simulator_drives_the_same_classes_as_the_actors() -> None:
     for name in ("Board", "Members", "Posting"):
-        assert getattr(population.simulator, name) is getattr(actors.coordinator, name)
+        assert getattr(population.simulator, name) is getattr(actors.run_context, name)
     assert population.simulator.Barrier is actors.gate.Barrier
     for name in ("Trainer", "Report", "Snapshot", "Checkpoint"):
         assert getattr(population.simulator, name) is getattr(actors.network, name)

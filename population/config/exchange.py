@@ -81,8 +81,9 @@ class GraftConfig:
     """How sharply alpha answers a difference of information, at least 0."""
     bins: int = 10
     """Cells of the histogram, at least 2."""
-    units: Literal["convolutions", "matrices"] = "convolutions"
-    """What shares one alpha: a convolution with what follows it, or every weight matrix with what follows it."""
+    units: Literal["auto", "convolutions", "matrices"] = "auto"
+    """What shares one alpha: a convolution with what follows it, or every weight matrix with what follows it; auto:
+    convolutions, unless the network has more than three times as many other weight matrices, as transformers have."""
     several: Literal["mean", "best"] = "mean"
     """With several donors: the mean of the blends with each, or layer by layer the blend with the most informative."""
     momentum: Literal["keep", "blend", "reset"] = "keep"
@@ -109,7 +110,7 @@ class GraftConfig:
         require(0 <= self.a <= 1, "graft.a", "lie in [0, 1]", self.a)
         require(self.c >= 0 and math.isfinite(self.c), "graft.c", "be finite and at least 0", self.c)
         require(self.bins >= 2, "graft.bins", "be at least 2", self.bins)
-        one_of(self.units, Literal["convolutions", "matrices"], "graft.units")
+        one_of(self.units, Literal["auto", "convolutions", "matrices"], "graft.units")
         one_of(self.several, Literal["mean", "best"], "graft.several")
         one_of(self.level, Literal["layer", "filter"], "graft.level")
         one_of(self.crossing, Literal["product", "mean", "output"], "graft.crossing")
@@ -125,12 +126,12 @@ class GraftConfig:
             require(published or not self.reference, "graft.reference", told, self.reference)
             is_blended = self.batch_norm == "blend" or not self.reference
             require(is_blended, "graft.batch_norm", "be blend with graft.reference at level filter", self.batch_norm)
-            is_usual = self.units == "convolutions"
+            is_usual = self.units != "matrices"
             require(is_usual, "graft.units", "be convolutions at level filter", self.units)
         else:
             is_usual = self.crossing == "product"
             require(is_usual, "graft.crossing", "be given with graft.level filter only", self.crossing)
-            is_known = self.units == "convolutions" or not self.reference
+            is_known = self.units != "matrices" or not self.reference
             require(is_known, "graft.units", "be convolutions with graft.reference", self.units)
         if self.scion != "external":
             self._check_own()

@@ -113,7 +113,10 @@ class ScheduleConfig:
     epochs: int = 200
     """Passes over the training images, at least 1."""
     batch_size: int = 256
-    """Images a step; the last, smaller batch of an epoch is trained on too."""
+    """Images a step."""
+    drop_last: Literal["auto", "on", "off"] = "auto"
+    """Whether the last, smaller batch of an epoch is left out; auto: only where it has a single image, by which batch
+    norm cannot be measured."""
     interval_epochs: int = 1
     """Epochs between exchanges, at least 1."""
     interval_steps: int | None = None
@@ -141,6 +144,7 @@ class ScheduleConfig:
         require(self.interval_epochs >= 1, "schedule.interval_epochs", "be at least 1", self.interval_epochs)
         if self.interval_steps is not None:
             require(self.interval_steps >= 1, "schedule.interval_steps", "be at least 1", self.interval_steps)
+        one_of(self.drop_last, Literal["auto", "on", "off"], "schedule.drop_last")
         one_of(self.evaluate, Literal["interval", "epoch"], "schedule.evaluate")
         require(self.statistics_batches >= 0, "schedule.statistics_batches", "be at least 0", self.statistics_batches)
         one_of(self.shape, Literal["constant", "step", "cosine"], "schedule.shape")

@@ -27,6 +27,8 @@ class Pass:
     augment_seed: int
     batch_size: int
     """Images a batch; the last may have fewer."""
+    steps: int | None = None
+    """Batches; None: as many as use all images."""
     first: int = 0
     """Batch to begin at."""
     padding: int = 0
@@ -69,7 +71,7 @@ class MemoryBatches:
         """Crops within `padding` and mirrors, normalized."""
         random = np.random.Generator(np.random.Philox(key=wanted.order_seed, counter=[0, 0, 0, wanted.epoch]))
         order, size, padding = random.permutation(len(self)), wanted.batch_size, wanted.padding
-        steps = -(-len(self) // size)
+        steps = wanted.steps or -(-len(self) // size)
         for index in range(wanted.first, steps):
             chosen = order[index * size : (index + 1) * size]
             step = wanted.epoch * steps + index

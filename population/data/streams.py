@@ -69,7 +69,8 @@ class StreamBatches:
         return len(self._indices)
 
     def epoch(self, wanted: Pass) -> Iterator[Batch]:
-        order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size :]
+        end = len(self) if wanted.steps is None else wanted.steps * wanted.batch_size
+        order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size : end]
         steps: list[nn.Module] = (
             [v2.RandomResizedCrop(self._size, antialias=True)] if self._resizes else [self._whole()]
         )

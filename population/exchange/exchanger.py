@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,23 @@ class Exchanger:
         *,
         network: int,
         num_intervals: int,
+        unwatched: Collection[str] = (),
     ) -> None:
-        """Args: what to do; the run's configuration; what shares an alpha; what a snapshot must be; whose; intervals of
-        the schedule."""
+        """One network's side of its exchanges.
+
+        Args:
+            rule: What to do.
+            config: The run's.
+            units: What shares an alpha.
+            layout: What a snapshot must be.
+            network: Whose side it is.
+            num_intervals: Of the schedule.
+            unwatched: Entries that nothing trains, which may hold values that are not finite.
+        """
         self._rule, self._config, self._units, self._layout, self._network = rule, config, units, layout, network
         self._limit = age_limit(config.age, num_intervals=num_intervals)
         self._past = OwnPast(config.compensation) if config.compensation else None
-        self._vouched_for = rule.tells.vouches_for(units) if rule.tells else frozenset()
+        self._vouched_for = (rule.tells.vouches_for(units) if rule.tells else frozenset()) | frozenset(unwatched)
 
     @property
     def takes_scions(self) -> bool:

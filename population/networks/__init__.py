@@ -1,10 +1,11 @@
 """Architectures by name."""
 
-from population.networks.catalog import NetworkFactory, architectures, build, import_object, resolve
+from population.networks.catalog import NetworkFactory, architectures, build, check_factory, import_object, resolve
 from population.networks.cifar_resnet import CifarResNet
 from population.networks.densenet import CifarDenseNet
 from population.networks.googlenet import CifarGoogLeNet
 from population.networks.mobilenetv2 import CifarMobileNetV2
+from population.networks.outputs import give_logits, logits_of
 from population.networks.plan import Form, Plan
 from population.networks.resnet50 import ResNet50
 from population.networks.resnext import CifarResNeXt
@@ -25,6 +26,9 @@ __all__ = [
     "WideResNet",
     "architectures",
     "build",
+    "check_factory",
+    "give_logits",
     "import_object",
+    "logits_of",
     "resolve",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -15,7 +16,7 @@ import torchvision
 from torch import nn
 
 from population.config import FusionConfig, NetworkConfig
-from population.errors import ConfigError
+from population.errors import ConfigError, UserCodeError
 from population.fusion.presets import preset_rates
 from population.networks.cifar_resnet import CifarResNet
 from population.networks.densenet import CifarDenseNet
@@ -25,8 +26,10 @@ from population.networks.plan import Form, Plan
 from population.networks.pretrained import load_pretrained
 from population.networks.resnet50 import ResNet50
 from population.networks.resnext import CifarResNeXt
+from population.networks.usable import make_usable
 from population.networks.vgg import CifarVgg16
 from population.networks.wide_resnet import WideResNet
+from population.user_code import user_code
 
 NetworkFactory = Callable[..., nn.Module]
 """Takes num_classes (and in_channels, if it names it) and gives a network that maps images to logits."""
@@ -58,6 +61,7 @@ def build(
     *,
     num_classes: int,
     in_channels: int = 3,
+    image_shape: tuple[int, int, int] | None = None,
     seed: int | None = None,
     fusion: FusionConfig | None = None,
     form: Form = "fused",
@@ -68,13 +72,18 @@ def build(
         config: An architecture by name, or a callable of the user's own.
         num_classes: Width of the head.
         in_channels: Of the images.
+        image_shape: (channels, height, width) of the images, for lazy layers; None: not known.
         seed: Decides the weights; None: torch's present random state does.
         fusion: Makes it a compact network, where its mode is not off.
         form: Of a compact network: fused, as it is trained, or compact, as it is used.
 
     Raises:
-        ConfigError: no such architecture, the user's function does not give a network, or fusion does not fit.
+        ConfigError: no such architecture, the user's function takes other arguments or does not give a network, the
+            network cannot be trained or saved, or fusion does not fit.
+        UserCodeError: the user's function raised.
     """
+    if isinstance(config, nn.Module):
+        raise ConfigError(_instance_told(config))
     factory, name = (resolve(config), config.architecture) if isinstance(config, NetworkConfig) else (config, "network")
     options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     if isinstance(config, NetworkConfig) and config.leaky:
@@ -84,15 +93,54 @@ def build(
     accepted = _accepted(factory, options)
     if "plan" in options and "plan" not in accepted:
         raise ConfigError(f"fusion is defined for vgg16, googlenet, resnet50 and the CIFAR ResNets, got {name!r}")
+    is_ours = isinstance(config, NetworkConfig) and (name in _BUILT_IN or name.startswith("torchvision:"))
+    told = name if isinstance(config, NetworkConfig) else f"the network function {_name_of(factory)}"
+    if not is_ours:
+        _check_arguments(factory, accepted, told)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        network = factory(**accepted)
-    if not isinstance(network, nn.Module):
-        raise ConfigError(f"{name} must give a torch.nn.Module, got {type(network).__name__}")
+        with contextlib.nullcontext() if is_ours else user_code(told):
+            network = factory(**accepted)
+        if not isinstance(network, nn.Module):
+            raise ConfigError(f"{told} must give a torch.nn.Module, got {type(network).__name__}")
+        make_usable(network, image_shape)
     if isinstance(config, NetworkConfig) and config.weights is not None:
         load_pretrained(network, name, config.weights)
     return network
+
+
+def check_factory(factory: Any) -> None:
+    """Raises ConfigError where a caller's network is no function that gives one, before anything else is done."""
+    if isinstance(factory, nn.Module):
+        raise ConfigError(_instance_told(factory))
+    if not callable(factory):
+        raise ConfigError(f"network must be module:function or a callable, got {type(factory).__name__}")
+
+
+def _instance_told(network: nn.Module) -> str:
+    kind = type(network).__name__
+    return (
+        f"network must be a function that makes a new network for each member, got an instance of {kind}; give "
+        f"the class, or a function: lambda num_classes: {kind}(...)"
+    )
+
+
+def _name_of(factory: Any) -> str:
+    return getattr(factory, "__qualname__", None) or type(factory).__name__
+
+
+def _check_arguments(factory: NetworkFactory, accepted: dict[str, Any], told: str) -> None:
+    """Raises ConfigError where a function needs arguments that it is not given."""
+    try:
+        inspect.signature(factory).bind(**accepted)
+    except TypeError as error:
+        raise ConfigError(
+            f"{told} cannot be called with {', '.join(accepted) or 'no arguments'}: {error}; it is given num_classes "
+            "and in_channels where it names them: wrap it, as in lambda num_classes: make(classes=num_classes)"
+        ) from None
+    except ValueError:  # no signature is known
+        return
 
 
 def resolve(config: NetworkConfig) -> NetworkFactory:
@@ -126,9 +174,14 @@ def import_object(path: str, field: str) -> Callable:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{field} {path!r} cannot be imported: {error}") from error
+        with user_code(f"{field}: the module {module_name}"):
+            found = getattr(importlib.import_module(module_name), attribute)
+    except UserCodeError as error:
+        if isinstance(error.__cause__, (ImportError, AttributeError, ValueError)):
+            raise ConfigError(f"{field} {path!r} cannot be imported: {error.__cause__}") from error
+        raise
+    if isinstance(found, nn.Module):
+        raise ConfigError(_instance_told(found))
     if not callable(found):
         raise ConfigError(f"{field} {path!r} must be callable, got {type(found).__name__}")
     return found

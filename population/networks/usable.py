@@ -1,0 +1,129 @@
+"""Networks that users hand in, made usable where that changes nothing that they compute, else refused by name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from population.errors import ConfigError
+from population.user_code import user_code
+
+TYPES = frozenset(
+    {
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+        *(torch.complex64,),
+    }
+)
+"""Types of the tensors that snapshots and checkpoints hold."""
+
+
+def make_usable(network: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+    """Materialize lazy layers, give expanded tensors memory of their own, and refuse what cannot be trained or saved.
+
+    Args:
+        network: Changed in place; what it computes stays.
+        image_shape: (channels, height, width) of the images, by which lazy layers get their sizes; None: not known.
+
+    Raises:
+        ConfigError: names the tensor or module, and the remedy.
+        UserCodeError: the forward pass that materializes lazy layers raised.
+    """
+    _materialize(network, image_shape)
+    for name, owner, entry, tensor in _tensors(network):
+        _check(name, owner, entry, tensor)
+    _check_extra_state(network)
+    for _, owner, entry, tensor in _tensors(network):
+        if _overlaps_itself(tensor):
+            with torch.no_grad():
+                own = tensor.detach().clone(memory_format=torch.contiguous_format)
+            if isinstance(tensor, nn.Parameter):
+                tensor.data = own
+            else:
+                setattr(owner, entry, own)
+    _check_sharing(network)
+
+
+def _materialize(network: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+    if not any(is_lazy(tensor) for _, _, _, tensor in _tensors(network)):
+        return
+    if image_shape is None:
+        raise ConfigError("the network has lazy layers, whose sizes only a pass over an image gives; give their sizes")
+    was_training = network.training
+    with torch.no_grad(), user_code("a first pass through the network, which gives its lazy layers their sizes,"):
+        network.eval()(torch.zeros(2, *image_shape))
+    network.train(was_training)
+    left = [name for name, _, _, tensor in _tensors(network) if is_lazy(tensor)]
+    if left:
+        raise ConfigError(f"lazy layer {left[0]!r} got no size, since no image passes through it; remove it")
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Name, owner, entry and tensor of each parameter and buffer; a tensor that several modules own comes once."""
+    seen: set[int] = set()
+    for stem, owner in network.named_modules():
+        entries = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
+        for entry, tensor in entries:
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield f"{stem}.{entry}" if stem else entry, owner, entry, tensor
+
+
+def _check(name: str, owner: nn.Module, entry: str, tensor: Tensor) -> None:
+    kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+    is_saved = kind == "parameter" or entry not in owner._non_persistent_buffers_set
+    if tensor.is_complex() and kind == "parameter":
+        raise ConfigError(
+            f"parameter {name!r} is complex; keep it as a real parameter with a last dimension of 2, and use "
+            "torch.view_as_complex where it is read"
+        )
+    if tensor.device.type == "meta":
+        raise ConfigError(f"{kind} {name!r} is on device meta and has no values; build the network on the CPU")
+    if is_saved and (tensor.layout != torch.strided or tensor.is_quantized):
+        told = "quantized" if tensor.is_quantized else f"sparse ({tensor.layout})".replace("torch.", "")
+        remedy = "keep it dense" if kind == "parameter" else "keep it dense, or register it with persistent=False"
+        raise ConfigError(f"{kind} {name!r} is {told} and cannot be shared or saved; {remedy}")
+    if is_saved and tensor.dtype not in TYPES:
+        raise ConfigError(f"{kind} {name!r} has type {tensor.dtype}, which cannot be shared or saved; use float16")
+
+
+def _check_extra_state(network: nn.Module) -> None:
+    with user_code("the network's state_dict"):
+        state = network.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ConfigError(
+                f"{name!r} of the network's state_dict is a {type(value).__name__}, not a tensor, and would be lost in "
+                "checkpoints; get_extra_state must give a tensor, or keep what it holds in a buffer"
+            )
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    """Whether elements share memory, as in an expanded tensor."""
+    is_strided = tensor.layout == torch.strided and not tensor.is_quantized
+    return is_strided and any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _check_sharing(network: nn.Module) -> None:
+    """Raises ConfigError where two different tensors share memory: exchange and checkpoints would separate them."""
+    places = sorted(
+        (tensor.data_ptr(), tensor.data_ptr() + _span(tensor), name)
+        for name, _, _, tensor in _tensors(network)
+        if tensor.layout == torch.strided and not tensor.is_quantized and tensor.numel()
+    )
+    for (_, end, first), (start, _, second) in itertools.pairwise(places):
+        if start < end:
+            raise ConfigError(
+                f"{first!r} and {second!r} are different tensors of the same memory; let both names be one Parameter "
+                "(second.weight = first.weight, transposed where it is used), or copy one with clone()"
+            )
+
+
+def _span(tensor: Tensor) -> int:
+    """Bytes from a tensor's first element to behind its last."""
+    steps = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return (steps + 1) * tensor.element_size()

@@ -1,0 +1,441 @@
+"""Networks as people have them: each trains, or is refused before anything starts, with a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from population import (
+    AveragingConfig,
+    DataConfig,
+    ExchangeConfig,
+    GraftConfig,
+    ImageClassification,
+    NetworkConfig,
+    RunConfig,
+    ScheduleConfig,
+    Simulator,
+)
+from population.checkpoint import Checkpoint, CheckpointStore
+from population.data import image_set, memory_splits
+from population.errors import ConfigError, InarchError, UserCodeError
+from population.judging import Candidate, Parts, judge_together
+from population.layers import chosen_units, entries, graft_units
+from population.network_check import DataShape, check_network, data_shape, try_network
+from population.networks import build, check_factory, logits_of
+from population.schedule import epoch_batches, epoch_steps
+from population.storage import Storage
+from tests.conftest import small_config, tiny_splits
+from tests.test_training import Hand, live
+
+SHAPE = DataShape(num_images=86, image_shape=(1, 8, 8), num_classes=4)
+
+
+def body(*more: nn.Module, num_classes: int = 4) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        *more,
+        nn.Linear(8, num_classes),
+    )
+
+
+class Wrapped(nn.Module):
+    """A network whose output is what a function makes of its logits."""
+
+    def __init__(self, make: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.make = body(), make
+        self.auxiliary = nn.Linear(4, 4)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.make(self, self.body(images))
+
+
+class With(nn.Module):
+    """A network with a buffer or parameter more."""
+
+    def __init__(self, change: Callable[[nn.Module], Any]) -> None:
+        super().__init__()
+        self.body = body()
+        change(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images)
+
+
+class Output(dict):
+    """As the model outputs of Transformers: a mapping with attributes."""
+
+    @property
+    def logits(self) -> Tensor:
+        return self["logits"]
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(
+        nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.LazyConv2d(8, 3), nn.Flatten(), nn.LazyLinear(4)
+    )
+
+
+def tied() -> nn.Module:
+    found = body(nn.Linear(8, 8), nn.Linear(8, 8))
+    found[6].weight = found[5].weight
+    return found
+
+
+def weight_norm(*, several: bool = True) -> nn.Module:
+    found = body()
+    for place in (0, 2) if several else (0,):
+        nn.utils.parametrizations.weight_norm(found[place])
+    return found
+
+
+def old_weight_norm() -> nn.Module:
+    found = body()
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(found[0])
+    return found
+
+
+def mlp(num_classes: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, num_classes))
+
+
+def mask(module: nn.Module) -> None:
+    module.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(16))
+
+
+def frozen_but_head() -> nn.Module:
+    found = body()
+    found[0].requires_grad_(False)
+    return found
+
+
+WORKS: dict[str, Callable[[], nn.Module]] = {
+    "tuple": lambda: Wrapped(lambda module, logits: (logits, module.auxiliary(logits))),
+    "auxiliary head in training": lambda: Wrapped(
+        lambda module, logits: (logits, module.auxiliary(logits)) if module.training else logits
+    ),
+    "mapping": lambda: Wrapped(lambda module, logits: {"loss": None, "logits": logits}),
+    "mapping named out": lambda: Wrapped(lambda module, logits: {"out": logits, "aux": module.auxiliary(logits)}),
+    "model output": lambda: Wrapped(lambda module, logits: Output(logits=logits)),
+    "infinite mask": lambda: With(mask),
+    "NaN buffer": lambda: With(lambda module: module.register_buffer("unset", torch.full((3,), torch.nan))),
+    "lazy": lazy,
+    "tied": tied,
+    "expanded buffer": lambda: With(lambda module: module.register_buffer("ones", torch.ones(1, 1).expand(3, 5))),
+    "expanded parameter": lambda: With(
+        lambda module: module.register_parameter("scale", nn.Parameter(torch.ones(1).expand(4)))
+    ),
+    "integer and empty buffers": lambda: With(
+        lambda module: [
+            module.register_buffer(str(n), t)
+            for n, t in enumerate((torch.arange(3), torch.zeros(0), torch.tensor(True)))
+        ]
+    ),
+    "sparse buffer that is not saved": lambda: With(
+        lambda module: module.register_buffer("graph", torch.eye(3).to_sparse(), persistent=False)
+    ),
+    "complex buffer": lambda: With(
+        lambda module: module.register_buffer("phase", torch.ones(3, dtype=torch.complex64))
+    ),
+    "weight norm": weight_norm,
+    "one of two with weight norm": lambda: weight_norm(several=False),
+    "spectral norm": lambda: nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 8, 3)), nn.Flatten(), nn.Linear(288, 4)
+    ),
+    "old weight norm": old_weight_norm,
+    "MLP": mlp,
+    "partly frozen": frozen_but_head,
+    "batch norm on features": lambda: body(nn.BatchNorm1d(8)),
+}
+
+
+def changed(**fields: Any) -> RunConfig:
+    return small_config(schedule=ScheduleConfig(epochs=3, batch_size=32), **fields)
+
+
+@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("averaging", ["none", "ema"])
+def test_these_networks_train_graft_commit_and_are_judged(tmp_path, name: str, averaging: Any) -> None:
+    config = changed(averaging=AveragingConfig(kind=averaging, decay=0.5))
+    splits = tiny_splits(config)
+
+    def factory() -> nn.Module:
+        return WORKS[name]()
+
+    refused = {
+        "old weight norm": r"averaging.kind ema needs a copy .* use torch.nn.utils.parametrizations.weight_norm",
+        "sparse buffer that is not saved": "averaging.kind ema averages buffers too, and 'graph' is sparse",
+    }
+    if averaging == "ema" and name in refused:
+        with pytest.raises(ConfigError, match=refused[name]):
+            try_network(config, factory, SHAPE)
+        return
+    try_network(config, factory, SHAPE)
+    simulator = Simulator(config, lambda: ImageClassification(config, splits, factory=factory))
+    result = simulator.run()
+    assert "grafted" in {line.outcome for line in result.ledger}
+    trainers = result.trainers
+    for trainer in trainers.values():
+        state = entries(trainer.module)
+        finite = [key for key in state if not key.endswith(("mask", "unset"))]
+        assert all(torch.isfinite(state[key]).all() for key in finite if state[key].is_floating_point())
+    host = Hand()
+    task = ImageClassification(config, splits, factory=factory)
+    fresh = type(trainers[0])(task, config, network=0)
+    live(fresh, host)
+    store = CheckpointStore(Storage(str(tmp_path)))
+    assert store.commit(host.checkpoints[-1])
+    saved = store.newest(0)
+    assert isinstance(saved, Checkpoint)
+    again = type(trainers[0])(ImageClassification(config, splits, factory=factory), config, network=0)
+    again.resume(saved)
+    for key, tensor in entries(fresh.module).items():
+        assert torch.equal(tensor.nan_to_num(), entries(again.module)[key].nan_to_num()), key
+    test = task.part("test")
+    assert test is not None
+    candidates = [Candidate(network=n, state=saved.judged, validation_score=0.5) for n in (0, 1)]
+    parts = Parts(judged=test, validation=task.part("validation"), statistics=task.statistics_images)
+    judged = judge_together(task.build(0), candidates, parts)
+    assert judged["mean"]["accuracy"] == judged["each"][0]["accuracy"] > 0.2
+
+
+@pytest.mark.parametrize("rule", ["average", "shuffle", "exploit", "mutual", "none"])
+@pytest.mark.parametrize("name", ["MLP", "infinite mask", "no matrix"])
+def test_rules_that_graft_nothing_take_any_network(rule: Any, name: str) -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.float().unfold(2, 4, 4).unfold(3, 4, 4).mean((-1, -2)).flatten(1) * self.scale
+
+    config = changed(exchange=ExchangeConfig(rule=rule))
+    splits = tiny_splits(config)
+    factory = Scale if name == "no matrix" else WORKS[name]
+    try_network(config, factory, SHAPE)
+    result = Simulator(config, lambda: ImageClassification(config, splits, factory=factory)).run()
+    outcomes = {line.outcome for line in result.ledger}
+    assert outcomes == {"off"} if rule == "none" else outcomes & {"grafted", "kept"}
+    if name == "infinite mask":
+        for trainer in result.trainers.values():
+            assert torch.equal(trainer.module.get_buffer("mask"), nn.Transformer.generate_square_subsequent_mask(16))
+
+
+def sharing(module: nn.Module) -> None:
+    weight = nn.Parameter(torch.ones(4, 6))
+    module.register_parameter("first", weight)
+    module.register_parameter("second", nn.Parameter(weight.data.t()))
+
+
+def extra(module: nn.Module) -> None:
+    module.add_module("extra", type("Extra", (nn.Module,), {"get_extra_state": lambda self: {"step": 1}})())
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "features only": (
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3)),
+        r"must map 2 images \(2, 1, 8, 8\) to logits \(2, 4\), it gave \(2, 4, 6, 6\)",
+    ),
+    "wrong number of outputs": (lambda: body(num_classes=3), r"to logits \(2, 4\), it gave \(2, 3\)"),
+    "3 channels": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), r"the network, evaluating images \(2, 1, 8, 8\), raised"),
+    "no logits": (
+        lambda: Wrapped(lambda module, logits: {"features": logits}),
+        "the network must give logits, .*; it gave dict with features",
+    ),
+    "frozen": (lambda: body().requires_grad_(False), "no parameter to train: all are frozen"),
+    "no parameters": (nn.Flatten, "no parameter to train"),
+    "detached": (lambda: Wrapped(lambda module, logits: logits.detach()), "the loss does not depend on any parameter"),
+    "complex": (
+        lambda: With(lambda module: module.register_parameter("f", nn.Parameter(torch.ones(2, dtype=torch.complex64)))),
+        "parameter 'f' is complex; keep it as a real parameter .*view_as_complex",
+    ),
+    "sparse": (
+        lambda: With(lambda module: module.register_buffer("graph", torch.eye(3).to_sparse())),
+        r"buffer 'graph' is sparse \(sparse_coo\) and cannot be shared or saved; .*persistent=False",
+    ),
+    "quantized": (
+        lambda: With(
+            lambda module: module.register_buffer("q", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))
+        ),
+        "buffer 'q' is quantized",
+    ),
+    "float8": (
+        lambda: With(lambda module: module.register_buffer("small", torch.ones(3).to(torch.float8_e4m3fn))),
+        r"buffer 'small' has type torch.float8_e4m3fn",
+    ),
+    "meta": (
+        lambda: With(lambda module: module.register_buffer("m", torch.ones(3, device="meta"))),
+        "buffer 'm' is on device meta",
+    ),
+    "sharing": (lambda: With(sharing), "'first' and 'second' are different tensors of the same memory"),
+    "extra state": (lambda: With(extra), r"'extra._extra_state' of the network's state_dict is a dict"),
+    "unused lazy layer": (
+        lambda: With(lambda module: module.add_module("unused", nn.LazyLinear(3))),
+        r"lazy layer 'unused.weight' got no size",
+    ),
+    "None": (lambda: None, r"must give a torch\.nn\.Module, got NoneType"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:.*quantize.*:UserWarning", "ignore:Sparse")
+@pytest.mark.parametrize("name", REFUSED)
+def test_these_networks_are_refused_with_a_remedy(name: str) -> None:
+    factory, message = REFUSED[name]
+    with pytest.raises(InarchError, match=message) as raised:
+        try_network(changed(), factory, SHAPE)
+    assert str(raised.value).count("\n") <= 9
+
+
+def test_factories_with_other_arguments_are_refused_with_a_remedy() -> None:
+    for factory, message in (
+        (lambda classes: body(), r"cannot be called with no arguments: missing a required argument: 'classes'"),
+        (lambda num_classes, width: body(), r"cannot be called with num_classes: missing a required argument: 'width'"),
+        (body(), "an instance of Sequential; give the class, or a function"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            try_network(changed(), factory, SHAPE)  # type: ignore[arg-type]
+    for wrong, message in ((body(), "instance of Sequential"), (3, "got int")):
+        with pytest.raises(ConfigError, match=message):
+            check_factory(wrong)
+    with pytest.raises(
+        ConfigError, match="cannot be called with no arguments: missing a required argument: 'in_features'"
+    ):
+        build(NetworkConfig(architecture="torch.nn:Linear"), num_classes=3)
+
+
+def test_what_a_factory_raises_is_told_with_its_own_frames() -> None:
+    def factory(num_classes: int) -> nn.Module:
+        raise RuntimeError("weights are on the other disk")
+
+    with pytest.raises(UserCodeError) as raised:
+        try_network(changed(), factory, SHAPE)
+    said = str(raised.value)
+    assert "the network function" in said and "raised RuntimeError: weights are on the other disk" in said
+    assert "test_own_networks.py" in said and "population/" not in said
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(58, 19), (65, 32), (33, 32), (64, 32), (3, 2)])
+@pytest.mark.parametrize("drop_last", ["auto", "on", "off"])
+def test_a_last_batch_of_one_image_is_left_out_where_batch_norm_cannot_take_it(
+    images: int, batch_size: int, drop_last: Any
+) -> None:
+    schedule = ScheduleConfig(epochs=1, batch_size=batch_size, drop_last=drop_last)
+    config = small_config(schedule=schedule, data=DataConfig(augmentation="none", validation=0.0))
+    splits = tiny_splits(config, images=images, classes=2)
+    task = ImageClassification(config, splits, factory=lambda: body(nn.BatchNorm1d(8), num_classes=2))
+    sizes = [len(labels) for _, labels in task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)]
+    full, rest = divmod(images, batch_size)
+    drops = rest and (drop_last == "on" or (drop_last == "auto" and rest == 1))
+    assert sizes == [batch_size] * full + ([rest] if rest and not drops else [])
+    assert len(sizes) == epoch_steps(images, schedule) == task.steps_per_epoch
+    assert {sizes[0], sizes[-1]} == set(epoch_batches(images, schedule))
+    if sizes[-1] == 1:
+        with pytest.raises(UserCodeError, match=r"batch of images \(1, 1, 8, 8\).*schedule.drop_last=on"):
+            check_network(task, num_images=images)
+    else:
+        check_network(task, num_images=images)
+
+
+def test_batches_of_one_image_are_allowed_where_the_network_allows_them() -> None:
+    config = small_config(schedule=ScheduleConfig(epochs=1, batch_size=1))
+    try_network(config, body, SHAPE)
+    with pytest.raises(UserCodeError, match="batch norm needs two images"):
+        try_network(config, lambda: body(nn.BatchNorm1d(8)), SHAPE)
+
+
+def test_auxiliary_heads_of_torchvision_are_taken_for_what_they_are() -> None:
+    shape = DataShape(num_images=40, image_shape=(3, 64, 64), num_classes=4)
+    config = small_config(schedule=ScheduleConfig(epochs=1, batch_size=4), exchange=ExchangeConfig(rule="none"))
+
+    def googlenet(num_classes: int) -> nn.Module:
+        return torchvision.models.googlenet(weights=None, num_classes=num_classes, aux_logits=True, init_weights=False)
+
+    try_network(config, googlenet, shape)
+
+
+def test_logits_are_found_in_outputs_of_every_kind() -> None:
+    logits = torch.ones(2, 3)
+    for output in (logits, (logits, None), [logits], {"logits": logits}, Output(logits=logits), {"out": logits}):
+        assert logits_of(output) is logits
+    for output in ((), {"x": logits}, None, (None, logits)):
+        with pytest.raises(ConfigError, match="must give logits"):
+            logits_of(output)
+
+
+def test_parametrized_convolutions_are_convolutions() -> None:
+    assert [unit.name for unit in graft_units(weight_norm())] == [
+        "0.parametrizations.weight.original1",
+        "2.parametrizations.weight.original1",
+    ]
+    mixed = graft_units(weight_norm(several=False))
+    assert [unit.name for unit in mixed] == ["0.parametrizations.weight.original1", "2.weight"]
+    assert {key.split(".")[0] for key in mixed[0].keys} == {"0"}
+    assert [unit.name for unit in graft_units(old_weight_norm())] == ["0.weight_v", "2.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vit_b_16", "matrices"),
+        ("swin_t", "matrices"),
+        ("resnet18", "convolutions"),
+        ("vgg11", "convolutions"),
+        ("alexnet", "convolutions"),
+        ("mobilenet_v2", "convolutions"),
+        ("densenet121", "convolutions"),
+        ("convnext_tiny", "convolutions"),
+    ],
+)
+def test_transformers_are_grafted_by_all_their_matrices(name: str, expected: str) -> None:
+    with torch.device("meta"):
+        module = torchvision.models.get_model(name, weights=None)
+    assert chosen_units(module) == expected
+    if expected == "matrices":
+        num_matrices = sum(parameter.dim() >= 2 for parameter in module.parameters())
+        assert num_matrices > 40
+        real = torchvision.models.get_model(name, weights=None, num_classes=4)
+        assert len(graft_units(real)) == num_matrices and len(graft_units(real, "convolutions")) == 1
+    assert GraftConfig().units == "auto"
+
+
+def test_what_the_driver_knows_of_the_data_is_what_the_run_will_find(tmp_path) -> None:
+    from tests.images import write_classes
+
+    for data in (
+        DataConfig(),
+        DataConfig(train=write_classes(tmp_path / "a", ("cat", "dog", "owl"), each=7), validation=0.2, image_size=9),
+        DataConfig(train=str(tmp_path / "a"), channels="gray", train_limit=12),
+        DataConfig(train=str(tmp_path / "a"), stream="always", image_size=(20, 10), validation=0.0),
+    ):
+        from population.task import run_splits
+
+        config = RunConfig(data=data)
+        splits, shape = run_splits(config), data_shape(config)
+        train = splits.batches("train", "cpu")
+        assert train is not None
+        assert (len(train), splits.image_shape, splits.num_classes) == (
+            shape.num_images,
+            shape.image_shape,
+            shape.num_classes,
+        )
+    assert data_shape(RunConfig(data=DataConfig(train="cifar100"))).num_images == 45_000
+
+
+def test_images_of_floats_train_too() -> None:
+    config = changed()
+    images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
+    splits = memory_splits(image_set(images, np.arange(40) % 4), None, config.data, seed=0)
+    check_network(ImageClassification(config, splits), num_images=36)
