@@ -68,8 +68,12 @@ class Coordinator:
         run = self._spec.name
         if self._spec.is_resumed:
             await asyncio.to_thread(records.check_facts, self._storage, facts, run=run)
-            for member in await asyncio.to_thread(resumable_members, self._storage, run=run):
+            before = await asyncio.to_thread(records.read_facts, self._storage)
+            trains_on = facts.num_intervals > before.num_intervals
+            members = await asyncio.to_thread(resumable_members, self._storage, run=run, trains_on=trains_on)
+            for member in members:
                 self._members.restore(member)
+            await asyncio.to_thread(records.update_config, self._storage, self._spec, facts)
         else:
             await asyncio.to_thread(records.write_config, self._storage, self._spec, facts)
             for _ in range(self._config.population.size):
@@ -233,7 +237,9 @@ class Coordinator:
             return
         if not is_stopped:
             try:
-                self._result = await result_of(judge_task.remote(self._spec, self._course.data, ended, seconds))
+                self._result = await result_of(
+                    judge_task.remote(self._spec, self._course.data, ended, self._course.reasons, seconds)
+                )
             except (InarchError, RayError) as error:
                 self._fail(reason_of(error))
                 return

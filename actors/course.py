@@ -19,6 +19,8 @@ class Course:
     state: State = "starting"
     message: str = ""
     """What went wrong last."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """Why networks were given up, by id."""
     has_begun: bool = False
     """Whether its first networks were placed."""
     began_seconds: float = field(default_factory=time.monotonic)

@@ -11,7 +11,11 @@ from ray.exceptions import RayError, RayTaskError
 from actors.cluster import Placement
 from actors.network import create_network
 from actors.spec import NAMESPACE, Beginning, Directive, NetworkSpec, Outcome, RunSpec, network_name
+from population.errors import InarchError
 from population.members import Member
+
+LONGEST = 500
+"""Characters of a reason."""
 
 
 class Crew:
@@ -106,7 +110,13 @@ async def result_of(reference: Any) -> Any:
 
 
 def reason_of(error: BaseException | None) -> str:
-    """What went wrong, in one line: the last of a traceback."""
+    """What went wrong, in one line: of an error of Ray the last line of its traceback; of a network's own code its kind
+    too, and where it was raised."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    text = lines[-1] if isinstance(error, RayError) and lines else " ".join(lines)
-    return text[:500] or type(error).__name__
+    if isinstance(error, RayError):
+        return (lines[-1] if lines else "")[:LONGEST] or type(error).__name__
+    text = " ".join(lines)[:LONGEST] or type(error).__name__
+    if error is None or isinstance(error, InarchError):
+        return text
+    where = "".join(f" ({note})" for note in getattr(error, "__notes__", [])[:1])
+    return f"{type(error).__name__}: {text}{where}" if lines else text

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -13,7 +14,7 @@ import ray
 from population.config import RunConfig
 from population.data import UnreadableImages, is_path, parts_of, to_images, write_arrow
 from population.data.sources import CIFAR
-from population.errors import DataError
+from population.errors import ConfigError, DataError
 from population.network_check import data_shape, try_network
 from population.networks import NetworkFactory, check_factory, resolve
 from population.storage import Storage, absolute, joined
@@ -82,6 +83,47 @@ def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         storage.write("data/unreadable.txt", "\n".join(unreadable.found).encode())
     changed = {"test": None, "validation_set": None} | paths
     return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changed)))
+
+
+def with_own_data(config: RunConfig, storage: Storage) -> RunConfig:
+    """The configuration of a run whose folder may have been moved: data that were handed in lie in the folder."""
+    parts = {"train": "train", "validation_set": "validation", "test": "test"}
+    own = {
+        field: joined(storage.uri, f"data/{part}.arrow")
+        for field, part in parts.items()
+        if (getattr(config.data, field) or "").partition("?")[0].endswith(f"/data/{part}.arrow")
+        and storage.exists(f"data/{part}.arrow")
+    }
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **own))
+
+
+def with_moved_data(config: RunConfig, data: str | Mapping[str, str] | None) -> RunConfig:
+    """The configuration with other paths of its data: the training images', or paths by part.
+
+    Raises:
+        ConfigError: no path, or an unknown part.
+    """
+    if data is None:
+        return config
+    fields = {"train": "train", "validation": "validation_set", "test": "test", "query": "query"}
+    paths = data if isinstance(data, Mapping) else {"train": data}
+    for part, path in paths.items():
+        if part not in fields or not isinstance(path, (str, os.PathLike)):
+            raise ConfigError(
+                f"data of a resumed run must be a path, or paths by part ({', '.join(fields)}), to the same images as "
+                f"before; got {part}: {type(path).__name__}"
+            )
+    moved = {fields[part]: str(path) for part, path in paths.items()}
+    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **moved)))
+
+
+def with_more_epochs(config: RunConfig, epochs: int) -> RunConfig:
+    """The configuration with a longer schedule. Raises ConfigError where it is not longer."""
+    if epochs <= config.schedule.epochs:
+        raise ConfigError(
+            f"schedule.epochs must be more than the run's {config.schedule.epochs} to train on, got {epochs}"
+        )
+    return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=epochs))
 
 
 def check_here(config: RunConfig, factory: NetworkFactory | None) -> None:

@@ -30,6 +30,7 @@ from population.snapshot import Origin, Snapshot
 from population.storage import Storage
 from population.task import ImageClassification
 from population.training import Trainer
+from population.user_code import place_of
 
 STORAGE_DEADLINES = 8
 """Of the storage, one after another: then a network gives up what it wanted of it."""
@@ -128,6 +129,9 @@ class Network:
             try:
                 self._outcome = self._live()
             except Exception as error:
+                place = place_of(error)
+                if place:
+                    error.add_note(place)  # a traceback does not pass between processes, a note does
                 self._failure = error
                 self._log.logger.exception("network %d failed", self._spec.network)
                 raise

@@ -41,6 +41,19 @@ def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
         storage.write("data/unreadable.txt", "\n".join(facts.data.unreadable).encode(errors="backslashreplace"))
 
 
+def update_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
+    """Record a resumed run's configuration where it is another: more epochs, data that were moved. The result of the
+    shorter schedule is kept as results/EPOCHS-epochs.json."""
+    recorded = json.loads(storage.read("config.json"))["config"]
+    now = json.loads(json.dumps(to_dict(spec.config)))
+    if now | {"address": None} == recorded | {"address": None}:
+        return
+    if storage.exists("result.json"):
+        storage.write(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read("result.json"))
+    write_config(storage, spec, facts)
+    storage.delete("result.json")
+
+
 def read_facts(storage: Storage) -> Facts:
     """What config.json says of data and network."""
     saved = json.loads(storage.read("config.json"))["facts"]

@@ -13,9 +13,14 @@ from population.members import Member, MemberState
 from population.storage import Storage
 
 
-def resumable_members(storage: Storage, *, run: str) -> list[Member]:
+def resumable_members(storage: Storage, *, run: str, trains_on: bool = False) -> list[Member]:
     """The members of a run that goes on: in a new incarnation, about to start. Finished ones start again too while any
     is unfinished, as donors, and in lockstep with the versions that the others need.
+
+    Args:
+        storage: The run's folder.
+        run: Its name, for the error.
+        trains_on: Whether the schedule is longer than before, so that finished networks have more to train.
 
     Raises:
         RunError: there is no record of them.
@@ -25,7 +30,7 @@ def resumable_members(storage: Storage, *, run: str) -> list[Member]:
         raise RunError(f"run {run} has no record of its members; it cannot be resumed")
     members = members_of(record)
     ended = {MemberState.RETIRED}
-    if all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members):
+    if not trains_on and all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members):
         ended.add(MemberState.DONE)
     return [
         member

@@ -15,7 +15,17 @@ from ray.exceptions import ActorAlreadyExistsError, ActorDiedError, ActorUnavail
 from actors.claiming import claim_existing_folder, claim_new_folder
 from actors.cluster import check_reachable, connect, place
 from actors.coordinator import CoordinatorActor
-from actors.intake import check_here, run_storage, with_data, with_name, with_network, with_teachers
+from actors.intake import (
+    check_here,
+    run_storage,
+    with_data,
+    with_more_epochs,
+    with_moved_data,
+    with_name,
+    with_network,
+    with_own_data,
+    with_teachers,
+)
 from actors.lookup import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
 from actors.termination import as_terminated, stop_at_exit
@@ -50,8 +60,8 @@ class RunResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every network came to an end of its own."""
-        return self.table is not None
+        """Whether every network ended its schedule, or left as asked; not where one failed or the run was stopped."""
+        return self.table is not None and all(row["ended"] in ("done", "retired") for row in self.table["networks"])
 
 
 class PopulationRun:
@@ -140,39 +150,45 @@ class PopulationRun:
         path: str,
         *,
         network: NetworkFactory | str | None = None,
-        data: Any = None,
+        data: str | Mapping[str, str] | None = None,
+        epochs: int | None = None,
         address: str | None = None,
     ) -> PopulationRun:
-        """Go on with a run that was stopped or died, every network from its newest checkpoint.
+        """Go on with a run that was stopped or died, every network from its newest checkpoint; or train a finished one
+        for more epochs.
 
         Args:
             path: The run's folder.
             network: The callable that the run was begun with, where it was one; its structure is checked.
-            data: A path in place of the recorded one; the images are checked against the recorded fingerprint.
+            data: Where its data are now, if they were moved: the training images' path, or paths by part (train,
+                validation, test, query). The images are checked against the recorded fingerprint.
+            epochs: Of the whole schedule, more than before. The learning rate is that of the longer schedule from then
+                on; the result so far is kept in results/.
             address: Of the cluster to go on with.
 
         Raises:
             RunNotFoundError: no run lies there.
             RunError: it is running, or has nothing left to do.
+            ConfigError: fewer epochs, an unknown part, or the callable is missing.
             StructureError, DataError: network or images are not those that it was begun with.
         """
         storage = find_run(path)
         recorded = json.loads(storage.read("config.json"))
         config: RunConfig = from_dict(RunConfig, recorded["config"])
         config = dataclasses.replace(config, address=address or config.address)
-        if storage.exists("result.json"):
-            raise RunError(f"run {config.name} is complete; its result is in {joined(storage.uri, 'result.json')}")
+        config = with_moved_data(with_own_data(config, storage), data)
+        if epochs is not None:
+            config = with_more_epochs(config, epochs)
+        elif storage.exists("result.json"):
+            raise RunError(
+                f"run {config.name} is complete; its result is in {joined(storage.uri, 'result.json')}; it can be "
+                f"trained on for more epochs: inarch resume {storage.uri} --schedule.epochs N"
+            )
         if recorded["network"] == "callable" and network is None:
             raise ConfigError(
                 "this run was begun with a callable; PopulationRun.resume(path, network=...) needs it again"
             )
         config, factory = with_network(config, network)
-        if data is not None:
-            if not isinstance(data, str):
-                raise ConfigError(
-                    "the run's own copy of arrays is used; data may only be another path to the same images"
-                )
-            config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=data))
         check_folder_not_live(storage)
         claim = claim_existing_folder(storage)
         try:

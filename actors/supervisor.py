@@ -17,7 +17,14 @@ from actors.run_context import RunContext
 from actors.spec import Beginning, Birth, Directive, Outcome, References
 from population.board import Posting
 from population.checkpoint import CheckpointStore
-from population.errors import DataError, InarchError, RunError, StorageError, StructureError
+from population.errors import (
+    DataError,
+    InarchError,
+    RunError,
+    StorageError,
+    StructureError,
+    UnreadableImageError,
+)
 from population.members import ACTIVE, GONE, Member, MemberState
 
 ROOM_SECONDS = 30.0
@@ -215,9 +222,10 @@ class Supervisor:
     def _may_pass(self, network: int, error: BaseException) -> bool:
         """Whether a network that ended so may go on from its newest checkpoint: its process died, storage or data could
         not be read, or its own code failed where it had worked before, as when a device is lost. What inarch found
-        wrong stays wrong, and so does code that never came to an end of an interval."""
+        wrong stays wrong, and so do an image that cannot be decoded and code that never came to an end of an
+        interval."""
         if isinstance(error, InarchError):
-            return isinstance(error, (StorageError, DataError))
+            return isinstance(error, (StorageError, DataError)) and not isinstance(error, UnreadableImageError)
         has_worked = self._chronicle.interval(network) > 0 or self._members[network].restarts > 0
         return isinstance(error, RayError) or has_worked
 
@@ -259,6 +267,7 @@ class Supervisor:
     async def _give_up(self, network: int, reason: str) -> None:
         self._members.move(network, MemberState.FAILED)
         self._course.message = f"network {network}: {reason}"
+        self._course.reasons[network] = reason
         self._chronicle.tell("failure", network, reason=reason)
         self.dismiss(network)
         await self._changed()

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -73,7 +73,9 @@ def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) 
     )
 
 
-def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) -> dict[str, Any]:
+def judge(
+    spec: RunSpec, splits: Splits, ended: Mapping[int, str], reasons: Mapping[int, str], seconds: float
+) -> dict[str, Any]:
     """Judge every network on the test images, or on the validation images where there are none.
 
     Each network is judged twice: with the weights that were best by validation and with its last; ensemble, soups and
@@ -83,6 +85,7 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
         spec: The run.
         splits: Its data.
         ended: How each member ended, by id.
+        reasons: Why networks were given up, by id.
         seconds: Of training.
 
     Raises:
@@ -108,12 +111,16 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
                 "best_interval": interval,
                 "validation_score": score,
                 "grafts": newest.training["grafts"],
+                "reason": reasons.get(network, ""),
             }
         )
     if not rows:
         raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
     parts, part = _parts(task)
-    result: dict[str, Any] = {"run": spec.name, "judged_on": part, "networks": rows}
+    lost = [_lost_row(network, how, reasons) for network, how in ended.items() if how in LOST]
+    lost = [row for row in lost if row["network"] not in {kept["network"] for kept in rows}]
+    every = sorted([*rows, *lost], key=lambda row: row["network"])
+    result: dict[str, Any] = {"run": spec.name, "judged_on": part, "networks": every}
     if parts is not None:
         module = task.build(0)
         of_best = judge_together(module, _comparable(task, best), parts)
@@ -122,6 +129,16 @@ def judge(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float) 
             row["best"], row["last"] = one, other
         result |= of_best | {"last": of_last}
     return result | {"seconds": seconds, "seconds_by_phase": _phases(storage), "finished": time.time()}
+
+
+LOST = frozenset({"failed", "lost"})
+"""How members ended that have a row in the result even if they left no checkpoint."""
+
+
+def _lost_row(network: int, how: str, reasons: Mapping[int, str]) -> dict[str, Any]:
+    """The row of a network that left no checkpoint: it has no scores, and no part in the mean."""
+    empty = {"interval": 0, "best_interval": None, "validation_score": None, "grafts": 0, "best": None, "last": None}
+    return {"network": network, "ended": how, **empty, "reason": reasons.get(network, "")}
 
 
 def _comparable(task: ImageClassification, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -153,10 +170,10 @@ _ON_RAY: dict[str, Any] = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": 
 
 
 @ray.remote(**_ON_RAY)
-def judge_task(spec: RunSpec, splits: Splits, ended: dict[int, str], seconds: float):
+def judge_task(spec: RunSpec, splits: Splits, ended: dict[int, str], reasons: dict[int, str], seconds: float):
     """`judge` on the cluster, and result.json written. Ray gives a task one thread; training is over by now."""
     torch.set_num_threads(min(JUDGING_THREADS, os.cpu_count() or 1))
-    result = judge(spec, splits, ended, seconds)
+    result = judge(spec, splits, ended, reasons, seconds)
     storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
     check_holds(storage, spec.token)
     storage.write("result.json", json.dumps(result, indent=2).encode())

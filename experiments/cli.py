@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shlex
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from rich.console import Console
 from experiments import recipes
 from population.config import RunConfig
 from population.errors import ClusterError, InarchError, RunNotFoundError
+from population.user_code import described
 
 USAGE = """inarch: populations of networks that train asynchronously and graft each other, on Ray
 
@@ -22,13 +24,15 @@ USAGE = """inarch: populations of networks that train asynchronously and graft e
   inarch status NAME                          how a run stands
   inarch scale NAME N                         grow or shrink it while it runs
   inarch stop NAME                            checkpoint every network and end it
-  inarch resume PATH                          go on with it
+  inarch resume PATH                          resume it, or train it on: --schedule.epochs N
   inarch evaluate PATH                        judge its networks again, from their checkpoints
   inarch export PATH                          its best network, or the soup, as safetensors
+  inarch predict PATH IMAGE ...               classes of images, with probabilities
   inarch compare NAME                         arms of equal work over seeds, with intervals
   inarch bench [NAME ...]                     measure exchange, fusion, input, overhead, straggler
 
-inarch COMMAND --help tells more. NAME is a run's name under --storage (default runs), or its folder."""
+Ctrl-C and SIGTERM stop a run with a checkpoint (exit status 130 and 143). Errors have status 2; --debug shows their
+whole traceback. inarch COMMAND --help says more. NAME is a run's name below --storage (default runs), or its folder."""
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses after Ctrl-C and after SIGTERM: 128 and the signal's number."""
@@ -48,10 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "resume": lambda rest: tyro.cli(resume, args=rest, prog="inarch resume"),
         "evaluate": lambda rest: tyro.cli(evaluate, args=rest, prog="inarch evaluate"),
         "export": lambda rest: tyro.cli(export, args=rest, prog="inarch export"),
+        "predict": lambda rest: tyro.cli(predict, args=rest, prog="inarch predict"),
         "compare": lambda rest: tyro.cli(compare, args=rest, prog="inarch compare"),
         "bench": lambda rest: tyro.cli(bench, args=rest, prog="inarch bench"),
     }
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    is_debugging = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not sys.stdout.isatty() and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     if words[0] not in commands:
         console.print(f"inarch: there is no command {words[0]!r}\n", markup=False, highlight=False)
         print(USAGE)
@@ -61,9 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("inarch: interrupted", markup=False, highlight=False)
         raise SystemExit(INTERRUPTED) from None
-    except (InarchError, TimeoutError) as error:
-        console.print(f"inarch: {error}", markup=False, highlight=False, soft_wrap=True)
+    except Exception as error:
+        if is_debugging:
+            raise
+        console.print(f"inarch: {_told(error, words[0])}")
         raise SystemExit(2) from None
+
+
+def _told(error: Exception, command: str) -> str:
+    """An error on one screen: what inarch found, as it is; of anything else its cause and its last frames."""
+    cause = getattr(error, "cause", None)
+    found = cause if isinstance(cause, Exception) else error
+    if isinstance(found, (InarchError, TimeoutError)):
+        return str(found)
+    return f"{described(found, f'inarch {command}')}\n(--debug shows the whole traceback)"
 
 
 def train(words: list[str]) -> int:
@@ -162,16 +182,62 @@ def stop(name: tyro.conf.Positional[str], /, storage: str = "runs") -> int:
     return 0
 
 
-def resume(path: tyro.conf.Positional[str], /, address: str | None = None) -> int:
-    """Go on with a run that was stopped or died, every network from its newest checkpoint.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MovedData:
+    """Where a resumed run's data are now, if they were moved; they must be the same images."""
+
+    train: str | None = None
+    """Training images."""
+    validation_set: str | None = None
+    """Validation images of their own."""
+    test: str | None = None
+    """Test images."""
+    query: str | None = None
+    """Queries, in retrieval."""
+
+    @property
+    def paths(self) -> dict[str, str] | None:
+        """Those that are given, by part."""
+        fields = {"train": self.train, "validation": self.validation_set, "test": self.test, "query": self.query}
+        return {part: path for part, path in fields.items() if path is not None} or None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LongerSchedule:
+    """A longer schedule for a resumed run."""
+
+    epochs: int | None = None
+    """Of the whole schedule, more than before; a finished run then trains on."""
+
+
+def resume(
+    path: tyro.conf.Positional[str],
+    /,
+    data: MovedData | None = None,
+    schedule: LongerSchedule | None = None,
+    network: str | None = None,
+    address: str | None = None,
+) -> int:
+    """Resume a run that was stopped or died, every network from its newest checkpoint; or train a finished one for more
+    epochs.
 
     Args:
         path: The run's folder.
-        address: Of the Ray cluster to go on with; the recorded one, else a Ray of this machine.
+        data: Where its data are now.
+        schedule: Its longer schedule.
+        network: module:function that makes its network, where it was begun with a callable.
+        address: Of the Ray cluster to resume on; the recorded one, else a Ray of this machine.
     """
     from actors import PopulationRun
 
-    return _follow(lambda: PopulationRun.resume(path, address=address), _console(), detach=False)
+    console = _console()
+    console.print(f"run {path}: starting Ray and reading the data, to resume", highlight=False, soft_wrap=True)
+    moved, longer = data or MovedData(), schedule or LongerSchedule()
+
+    def begin() -> Any:
+        return PopulationRun.resume(path, network=network, data=moved.paths, epochs=longer.epochs, address=address)
+
+    return _follow(begin, console, detach=False)
 
 
 def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
@@ -211,13 +277,47 @@ def export(
         what: The network that was best by validation, or the soup.
         out: File to write; None: export/WHAT.safetensors in the run's folder.
     """
-    from experiments.reports import export_network
+    from experiments.export import export_network
 
     file, snippet = export_network(path, what=what, out=out)
     console = _console()
     console.print(f"{what}: {file}\n", highlight=False, soft_wrap=True)
     console.print(snippet, highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def predict(
+    path: tyro.conf.Positional[str],
+    images: tyro.conf.Positional[tuple[str, ...]],
+    /,
+    what: Literal["best", "soup"] = "best",
+    top: int = 3,
+    network: str | None = None,
+    json: bool = False,
+) -> int:
+    """Print the classes of images with their probabilities, by a run's best network or the mean of all.
+
+    Args:
+        path: The run's folder.
+        images: Files, or folders of files.
+        what: The network that was best by validation, or the soup.
+        top: Classes to print for each image.
+        network: module:function that makes the run's network, where it was begun with a callable.
+        json: Print JSON.
+    """
+    import json as codec
+
+    from experiments.export import predict_images
+
+    console, status = _console(), 0
+    for found in predict_images(path, images, what=what, top=top, network=network):
+        if json:
+            print(codec.dumps(dataclasses.asdict(found)))
+        else:
+            classes = ", ".join(f"{name} {probability:.1%}" for name, probability in found.classes)
+            console.print(f"{found.file}: {found.error or classes}", highlight=False, markup=False, soft_wrap=True)
+        status = 2 if found.error else status
+    return status
 
 
 def compare(
@@ -320,7 +420,7 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
     """Start or resume a run and show it to its end. Ctrl-C and SIGTERM stop it in order and leave a folder to resume;
     the exit status is then 130 or 143."""
     from actors.termination import Interruptions, Terminated
-    from experiments.display import facts_told, follow, result_table
+    from experiments.display import facts_told, follow, lost_told, result_table
 
     run = None
     with Interruptions() as interruptions:
@@ -328,7 +428,7 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
             run = begin()
             interruptions.check()
             if run.facts is not None:
-                console.print(facts_told(run.facts), highlight=False, soft_wrap=True)
+                console.print(facts_told(run.facts), highlight=False, markup=False, soft_wrap=True)
             if run.dashboard:
                 console.print(f"dashboard: {run.dashboard}", highlight=False)
             if detach:
@@ -344,6 +444,8 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
             return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     if result.table is not None:
         console.print(result_table(result.table))
+        for line in lost_told(result.table):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         seconds = result.table["seconds"]
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
     else:

@@ -20,12 +20,12 @@ RETRIEVAL = {"mean_average_precision": "mAP", "accuracy": "rank-1", "top5": "ran
 
 
 def facts_told(facts: Facts) -> str:
-    """The data and the network, in a line; what a compact network saves, in another."""
-    told = (
-        f"{facts.train_images} training images of shape {'x'.join(map(str, facts.image_shape))}, "
-        f"{facts.num_classes} classes; {facts.parameters:,} parameters, {facts.multiply_adds:,} multiply-adds an "
-        f"image; {facts.num_intervals} intervals, {facts.steps_per_epoch} steps an epoch"
+    """What was read, a line for each thing; the network, in a line; what a compact network saves, in another."""
+    network = (
+        f"network: {facts.parameters:,} parameters, {facts.multiply_adds:,} multiply-adds an image; "
+        f"{facts.num_intervals} intervals, {facts.steps_per_epoch} steps an epoch"
     )
+    told = "\n".join([*(facts.data.lines() if facts.data is not None else ()), network])
     parameters, multiply_adds = facts.compact_parameters, facts.compact_multiply_adds
     if parameters is None or multiply_adds is None:
         return told
@@ -112,8 +112,9 @@ def describe(event: Event) -> str:
 
 def result_table(table: Mapping[str, Any]) -> Table:
     """Every network, mean, best, ensemble, soups, as they were best by validation and as they ended."""
-    judged = table.get("judged_on") or "nothing"
-    shown = Table(title=f"{table['run']}: judged on the {judged} images", title_justify="left")
+    judged = table.get("judged_on")
+    title = f"judged on the {judged} images" if judged else "not judged, since there are no test and validation images"
+    shown = Table(title=f"{table['run']}: {title}", title_justify="left")
     scores = RETRIEVAL if _is_retrieval(table) else CLASSIFICATION
     first = next(iter(scores.values()))
     for name in ("", *scores.values(), f"last {first}", "validation", "best at", "grafts", "ended"):
@@ -123,7 +124,7 @@ def result_table(table: Mapping[str, Any]) -> Table:
             f"network {row['network']}",
             *_scores(scores, row.get("best"), row.get("last")),
             _number(row["validation_score"], "{:.2%}"),
-            f"{row['best_interval']}/{row['interval']}",
+            "" if row["best_interval"] is None else f"{row['best_interval']}/{row['interval']}",
             str(row["grafts"]),
             row["ended"],
         )
@@ -145,6 +146,20 @@ def result_table(table: Mapping[str, Any]) -> Table:
                 f"cosine of the weights {last['cosine']:.3f}"
             )
     return shown
+
+
+def lost_told(table: Mapping[str, Any]) -> list[str]:
+    """A line for each network that failed, with its reason."""
+    rows = [row for row in table["networks"] if row["ended"] in ("failed", "lost")]
+    part = "is not in the mean" if len(rows) == 1 else "are not in the mean"
+    lines = [
+        f"network {row['network']} {row['ended']}: {row.get('reason') or 'its log has the reason'}" for row in rows
+    ]
+    absent = [str(row["network"]) for row in rows if row["validation_score"] is None and row["best_interval"] is None]
+    if absent:
+        names = f"network{'s' if len(absent) > 1 else ''} {', '.join(absent)}"
+        lines.append(f"{names} left no checkpoint and {part}")
+    return lines
 
 
 def similarity_table(rows: Sequence[Mapping[str, Any]]) -> Table:

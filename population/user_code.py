@@ -55,15 +55,27 @@ def shortened(message: str) -> str:
     return short if short == message.strip() else f"{short} ..."
 
 
+def place_of(error: BaseException) -> str:
+    """Where the caller's own code was when an error passed through it, in one line; empty where it was not."""
+    own = _frames(error)[0]
+    return f"at {own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
+
+
 def frames_of(error: BaseException) -> str:
     """The last frames of the caller's own code in an error's traceback; of libraries where there is none."""
+    own, libraries = _frames(error)
+    return "\n".join(
+        f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n    {frame.line}'
+        for frame in (own or libraries)[-FRAMES:]
+    )
+
+
+def _frames(error: BaseException) -> tuple[list[traceback.FrameSummary], list[traceback.FrameSummary]]:
+    """An error's frames in the caller's code, and in libraries."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith(_OWN_PACKAGES) and not frame.filename.startswith("<")
     ]
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    return "\n".join(
-        f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n    {frame.line}'
-        for frame in (own or frames)[-FRAMES:]
-    )
+    return own, [frame for frame in frames if frame.filename.startswith(_LIBRARIES)]

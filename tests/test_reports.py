@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.reports import export_network
+from experiments.export import export_network
 from population import DataConfig, ExchangeConfig, FusionConfig, PopulationConfig, ScheduleConfig, Trainer
 from population.checkpoint import CheckpointStore
 from population.config import to_dict
@@ -49,7 +49,7 @@ def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("what", ["best", "soup"])
-def test_a_compact_network_is_exported_alone_and_says_the_same(compact_run: Any, what: str) -> None:
+def test_a_compact_network_is_exported_alone_and_says_the_same(compact_run: Any, what: Any) -> None:
     folder, trained = compact_run
     found = [best for network in (0, 1) if (best := CheckpointStore(Storage(folder)).best(network)) is not None]
     scores = [score or 0.0 for _, score, _ in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -25,10 +26,12 @@ import torch
 from actors import PopulationRun, RunStatus
 from actors.lookup import check_folder_not_live
 from actors.spec import NAMESPACE, network_name
-from experiments.reports import export_network, judge_again
+from experiments.export import export_network
+from experiments.reports import judge_again
 from population import (
     AgeConfig,
     DataConfig,
+    ExchangeConfig,
     GraftConfig,
     OptimizerConfig,
     PaceConfig,
@@ -53,6 +56,7 @@ from population.history import GRAFTS, METRICS, read_table
 from population.networks import CifarResNet
 from population.storage import Storage
 from tests.conftest import small_config, tiny_splits
+from tests.images import encoded, picture, write_table
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -73,7 +77,10 @@ def begin(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationRun]
     """Starts runs in a folder of the test's own, and ends what is left of them."""
     runs: list[PopulationRun] = []
 
-    def start(name: str, *, data: Any = ARRAYS, network: Any = None, **changes: Any) -> PopulationRun:
+    def start(
+        name: str, *, data: Any = ARRAYS, data_config: DataConfig | None = None, network: Any = None, **changes: Any
+    ) -> PopulationRun:
+        changes |= {} if data_config is None else {"data": data_config}
         config = small_config(name=name, storage=str(tmp_path), **changes)
         run = PopulationRun.start(config, data=data, network=network)
         runs.append(run)
@@ -397,18 +404,27 @@ def without_batch_norm(num_classes: int) -> torch.nn.Module:
     )
 
 
+def linear_network(num_classes: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
+
+
 def test_what_cannot_be_used_is_said_before_anything_starts(begin, tmp_path: Path) -> None:
     images, labels = ARRAYS
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (DataError, "all of class", {"data": (images, np.zeros_like(labels))}),
-        (DataError, "labels must lie in", {"data": (images, labels - 1)}),
+        (DataError, "item 0 has label -1; labels must be 0 or above", {"data": (images, labels - 1)}),
         (DataError, "does not exist", {"data": str(tmp_path / "nowhere")}),
         (ConfigError, "'resnet7' is unknown", {"network": "resnet7"}),
         (ConfigError, "logits", {"network": lambda num_classes: own_network(num_classes + 1)}),
         (
             ConfigError,
             "graft.units=matrices",
-            {"network": lambda num_classes: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))},
+            {
+                "network": lambda num_classes: torch.nn.Sequential(
+                    torch.nn.Flatten(), torch.nn.Linear(64, num_classes)
+                ),
+                "graft": GraftConfig(units="convolutions"),
+            },
         ),
         (
             ConfigError,
@@ -768,3 +784,51 @@ def test_of_two_commands_of_one_name_one_trains_and_the_other_touches_nothing(tm
     assert "choose another name" in refused and "Traceback" not in refused
     assert rows_in(tmp_path / "same") == {0: list(range(1, 31)), 1: list(range(1, 31))}
     assert Storage(str(tmp_path / "same")).exists("result.json")
+
+
+@pytest.mark.slow
+def test_a_streamed_image_that_cannot_be_read_ends_the_run_with_its_row(begin, tmp_path: Path) -> None:
+    good = encoded(picture(90, size=(40, 40)), "JPEG")
+    rows = [good[:300] if index == 77 else good for index in range(120)]
+    train = write_table(tmp_path / "x.parquet", [index % 2 for index in range(120)], images=rows)
+    data = DataConfig(train=train, stream="always", image_size=32, workers=2, validation=0.0, augmentation="none")
+    began = time.monotonic()
+    with pytest.raises(RunError, match=r"x.parquet, row 77 cannot be decoded as an image"):
+        begin("bad-row", data=None, data_config=data).wait(seconds=120)
+    assert time.monotonic() - began < 60, "networks were brought back for what stays wrong"
+    run = begin("left-out", data=None, data_config=dataclasses.replace(data, skip_unreadable=1))
+    result = run.wait(seconds=120)
+    assert result.is_complete
+    assert "row 77" in Path(result.path, "data", "unreadable.txt").read_text()
+    facts = json.loads(Path(result.path, "config.json").read_text())["facts"]
+    assert facts["data"]["sizes"]["train"] == 119 and len(facts["data"]["unreadable"]) == 1
+
+
+@pytest.mark.slow
+def test_a_finished_run_trains_on_and_a_stopped_one_resumes_in_the_same_process(begin, tmp_path: Path) -> None:
+    run = begin("longer")
+    first = run.wait(seconds=90)
+    assert first.table is not None
+    with pytest.raises(RunError, match=r"inarch resume .*longer --schedule.epochs N"):
+        PopulationRun.resume(run.path)
+    resumed = PopulationRun.resume(run.path, epochs=9)
+    until(lambda: min(intervals(resumed.status()).values(), default=0) >= 5)
+    resumed.stop(seconds=60)
+    again = PopulationRun.resume(run.path)  # without closing the handle before
+    result = again.wait(seconds=90)
+    again.close()
+    assert result.is_complete and result.table is not None
+    assert {row["interval"] for row in result.table["networks"]} == {9}
+    assert rows_of(again) == {0: list(range(1, 10)), 1: list(range(1, 10))}
+    kept = json.loads(Path(run.path, "results", "4-epochs.json").read_text())
+    assert kept["networks"] == first.table["networks"]
+
+
+@pytest.mark.slow
+def test_a_failed_network_is_a_row_and_the_run_is_not_complete(begin, tmp_path: Path) -> None:
+    rates = OptimizerConfig(learning_rates=(0.05, 1e20))
+    result = begin("diverging", optimizer=rates, exchange=ExchangeConfig(rule="none")).wait(seconds=90)
+    assert result.table is not None and not result.is_complete
+    rows = {row["network"]: row for row in result.table["networks"]}
+    assert rows[0]["ended"] == "done" and rows[1]["ended"] == "failed"
+    assert "diverged" in rows[1]["reason"] and rows[1]["best"] is None

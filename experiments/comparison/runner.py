@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from actors import PopulationRun, connect, find_run
+from actors.intake import with_absolute_data
 from experiments.comparison.arms import ARM, Arm, Comparison
 from experiments.comparison.pictures import draw
 from experiments.comparison.record import Record, summarize
@@ -155,6 +156,7 @@ def _begin(config: RunConfig) -> PopulationRun | Storage:
         folder = find_run(f"{config.storage}/{config.name}")
     except RunNotFoundError:
         return PopulationRun.start(config)
+    config = with_absolute_data(config)
     recorded = json.loads(folder.read("config.json"))["config"]
     if json.loads(json.dumps(dataclasses.asdict(config))) != recorded:
         raise ConfigError(f"{folder.uri} holds a run of another configuration; remove it or give another --storage")

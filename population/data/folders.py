@@ -185,7 +185,7 @@ class _Files:
 
 
 def read_file(filesystem: pafs.FileSystem, path: str) -> bytes:
-    """A file's content. Raises UnreadableImageError where it is not there or cannot be read."""
+    """A file's content. Raises UnreadableImageError where it is not there, DataError where storage fails."""
     try:
         if isinstance(filesystem, pafs.LocalFileSystem):
             with open(path, "rb") as local:  # names that are no UTF-8 too
@@ -195,7 +195,7 @@ def read_file(filesystem: pafs.FileSystem, path: str) -> bytes:
     except FileNotFoundError:
         raise UnreadableImageError(f"{path} does not exist") from None
     except OSError as error:
-        raise UnreadableImageError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _count(number: int, noun: str) -> str:

@@ -131,11 +131,9 @@ def resized(picture: Image.Image, image_size: ImageSize | None) -> Image.Image:
     if picture.size == (image_size, image_size):
         return picture
     width, height = picture.size
-    scale = image_size / min(width, height)
-    scaled = picture.resize(
-        (max(image_size, round(width * scale)), max(image_size, round(height * scale))), Image.Resampling.BILINEAR
-    )
-    return center(scaled, image_size)
+    short = min(width, height)
+    size = int(image_size * width / short), int(image_size * height / short)  # as torchvision rounds
+    return center(picture.resize(size, Image.Resampling.BILINEAR), image_size)
 
 
 def margin(image_size: int) -> int:
@@ -145,5 +143,5 @@ def margin(image_size: int) -> int:
 
 def center(picture: Image.Image, image_size: int) -> Image.Image:
     """The square of so many pixels a side in a picture's middle."""
-    left, top = (picture.width - image_size) // 2, (picture.height - image_size) // 2
+    left, top = round((picture.width - image_size) / 2), round((picture.height - image_size) / 2)  # as torchvision
     return picture.crop((left, top, left + image_size, top + image_size))

@@ -1,0 +1,283 @@
+"""A run's networks in use: exported with what they need of their images, and asked about new images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from actors import find_run
+from experiments.reports import open_run
+from population.checkpoint import CheckpointStore
+from population.config import FusionConfig, NetworkConfig, from_dict
+from population.data import DataReport, preprocess, report_from
+from population.data.folders import is_hidden, is_image
+from population.errors import CheckpointError, ConfigError, DataError
+from population.evaluation import soup, with_statistics
+from population.fusion import compact_state
+from population.layers import entries, load_entries
+from population.networks import NetworkFactory, build, give_logits, import_object
+from population.storage import Storage, absolute, joined
+from population.task import ImageClassification, run_splits
+
+What = Literal["best", "soup"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a network says of one image."""
+
+    file: str
+    classes: tuple[tuple[str, float], ...] = ()
+    """Names and probabilities, the likeliest first."""
+    error: str = ""
+    """Why there are none."""
+
+
+def export_network(path: str, *, what: What, out: str | None = None) -> tuple[str, str]:
+    """Write the best network or the soup of a run as safetensors, with what it needs of its images in the metadata.
+
+    The soup's batch norm is measured anew on training images. Where the network is a callable that cannot be, and its
+    statistics are means too.
+
+    Args:
+        path: The run's folder.
+        what: best or soup.
+        out: File to write; None: export/WHAT.safetensors in the run's folder.
+
+    Returns:
+        The file, and Python lines that load and apply it with PyTorch, torchvision and safetensors.
+
+    Raises:
+        CheckpointError: no network left a checkpoint.
+        ConfigError: the run was of compact networks that a callable made, or the soup is of a callable's networks whose
+            channels were matched.
+    """
+    storage = find_run(path)
+    recorded = json.loads(storage.read("config.json"))
+    state, told = _weights(storage, path, recorded, what, None)
+    fusion: FusionConfig = from_dict(FusionConfig, recorded["config"].get("fusion", {}))
+    if fusion.mode != "off":
+        state = _compact(state, recorded, fusion)
+    facts = recorded["facts"]
+    metadata = {
+        "architecture": recorded["network"],
+        "num_classes": str(facts["num_classes"]),
+        "in_channels": str(facts["image_shape"][0]),
+        "run": str(recorded["config"]["name"]),
+        **told,
+        **_preprocessing(recorded),
+    }
+    content = safetensors.torch.save(state, metadata=metadata)
+    if out is None:
+        storage.write(f"export/{what}.safetensors", content)
+        file = joined(storage.uri, f"export/{what}.safetensors")
+    else:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_bytes(content)
+        file = absolute(out)
+    return file, _snippet(file, recorded)
+
+
+@torch.no_grad()
+def predict_images(
+    path: str, images: Sequence[str], *, what: What = "best", top: int = 3, network: NetworkFactory | str | None = None
+) -> Iterator[Prediction]:
+    """Classes of images by a run's best network or soup, one image after the other.
+
+    Args:
+        path: The run's folder.
+        images: Files, or folders, of which every image is taken.
+        what: best or soup.
+        top: Classes of each image.
+        network: The callable that the run was begun with, or module:function, where it was one.
+
+    Raises:
+        ConfigError: the callable is missing, no image is named, or the run was made by an earlier version.
+        CheckpointError: no network left a checkpoint.
+    """
+    factory = import_object(network, "--network") if isinstance(network, str) else network
+    storage, _, recorded = open_run(path, factory)
+    report = _report(recorded)
+    if report is None:
+        raise ConfigError(f"the run at {storage.uri} was made by an earlier version, which did not record its images")
+    files = [file for name in images for file in _files(name)]
+    if not files:
+        raise ConfigError("name the images to be classified, or a folder of them")
+    state, _ = _weights(storage, path, recorded, what, factory)
+    module = _build(recorded, factory)
+    load_entries(module, state)
+    module.eval()
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                pixels = preprocess(picture, report, name=file)
+        except (DataError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            told = str(error) if isinstance(error, DataError) else f"cannot be read as an image: {error}"
+            yield Prediction(file=file, error=told)
+            continue
+        probabilities = module(pixels[None]).float().softmax(1)[0]
+        ranked = probabilities.topk(min(top, len(report.class_names)))
+        names = [report.class_names[index] for index in ranked.indices.tolist()]
+        yield Prediction(file=file, classes=tuple(zip(names, ranked.values.tolist(), strict=True)))
+
+
+def _files(name: str) -> list[str]:
+    if not os.path.isdir(name):
+        return [name]
+    found = (os.path.join(folder, file) for folder, _, files in os.walk(name, followlinks=True) for file in files)
+    return sorted(file for file in found if is_image(file) and not is_hidden(os.path.relpath(file, name)))
+
+
+def _weights(
+    storage: Storage, path: str, recorded: dict[str, Any], what: What, factory: NetworkFactory | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights of the best network or of the soup, and what metadata say of them."""
+    store = CheckpointStore(storage)
+    found = {network: best for network in store.networks() if (best := store.best(network)) is not None}
+    if not found:
+        raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
+    if what == "soup":
+        states = [best[0] for best in found.values()]
+        return _soup(states, path, recorded, factory), {"what": "soup", "validation_accuracy": ""}
+    chosen = max(found, key=lambda network: (found[network][1] or 0.0, -network))
+    return found[chosen][0], {"what": f"network {chosen}", "validation_accuracy": str(found[chosen][1])}
+
+
+def _soup(
+    states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any], factory: NetworkFactory | None
+) -> dict[str, Tensor]:
+    """The mean of weights, with batch norm statistics of its own."""
+    if recorded["network"] == "callable" and factory is None:
+        if recorded["config"]["graft"]["alignment"] != "none":
+            raise ConfigError(
+                "this run was begun with a callable, without which channels cannot be brought into one order; "
+                "population.alignment.in_one_order and population.evaluation.soup do it with the module at hand"
+            )
+        return soup(states)
+    _, spec, _ = open_run(path, factory)
+    task = ImageClassification(spec.config, run_splits(spec.config), factory=factory, begins_trained=False)
+    module = task.build(0)
+    load_entries(module, soup(task.comparable(states)))
+    measured = with_statistics(module, task.statistics_images())
+    return {name: tensor.clone() for name, tensor in entries(measured).items()}
+
+
+def _build(recorded: dict[str, Any], factory: NetworkFactory | None) -> nn.Module:
+    """A network of a run, its weights not set."""
+    config, facts = recorded["config"], recorded["facts"]
+    named: NetworkConfig = from_dict(NetworkConfig, config["network"] | {"weights": None})
+    channels, height, width = facts["image_shape"]
+    module = build(
+        factory or named,
+        num_classes=facts["num_classes"],
+        in_channels=channels,
+        image_shape=(channels, height, width),
+        seed=0,
+        fusion=from_dict(FusionConfig, config.get("fusion", {})),
+    )
+    give_logits(module)
+    return module
+
+
+def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionConfig) -> dict[str, Tensor]:
+    """The weights of the compact form of a network that was trained with all its filters.
+
+    Raises:
+        ConfigError: the network was a callable.
+    """
+    if recorded["network"] == "callable":
+        raise ConfigError(
+            "this run was begun with a callable; population.fusion.compact_state(module) gives its compact form"
+        )
+    module = _build(recorded, None)
+    load_entries(module, state)
+    return compact_state(module)
+
+
+def _report(recorded: dict[str, Any]) -> DataReport | None:
+    data = recorded["facts"].get("data")
+    return None if data is None else report_from(data)
+
+
+def _preprocessing(recorded: dict[str, Any]) -> dict[str, str]:
+    """What the exported network needs of its images, as safetensors metadata: strings, lists as JSON."""
+    report = _report(recorded)
+    if report is None:
+        return {}
+    channels, height, width = report.image_shape
+    return {
+        "class_names": json.dumps(report.class_names),
+        "channels": str(channels),
+        "height": str(height),
+        "width": str(width),
+        "resize": report.resize,
+        "mean": json.dumps(report.mean),
+        "deviation": json.dumps(report.deviation),
+        "pixel_range": f"0 to {report.white:g}" if report.is_pixels else "not pixels",
+    }
+
+
+def _snippet(file: str, recorded: dict[str, Any]) -> str:
+    """Python lines that load the network, and apply it to one image."""
+    imports, network = _network_lines(recorded)
+    report = _report(recorded)
+    loads = "safetensors.torch.load_model(network, file)\nnetwork.eval()"
+    if report is None or not report.is_pixels:
+        return f'import safetensors.torch\n{imports}\nfile = "{file}"\n{network}\n{loads}'
+    _, height, width = report.image_shape
+    sizes = {
+        "none": [],
+        "shorter side": [f"v2.Resize({height}), v2.CenterCrop({height}),"],
+        "margin": [f"v2.Resize({height * 8 // 7}), v2.CenterCrop({height}),"],
+        "whole": [f"v2.Resize(({height}, {width})),"],
+    }[report.resize]
+    steps = [
+        "v2.Grayscale(1)," if report.image_shape[0] == 1 else "v2.RGB(),",
+        *sizes,
+        "v2.ToImage(), v2.ToDtype(torch.float32, scale=True),",
+        'v2.Normalize(json.loads(metadata["mean"]), json.loads(metadata["deviation"])),',
+    ]
+    indented = "\n".join(f"    {step}" for step in steps)
+    size = "" if report.resize != "none" else f"  # an image of {width}x{height} pixels"
+    return (
+        f"import json\nimport safetensors.torch\nimport torch\nfrom PIL import Image, ImageOps\n"
+        f"from torchvision.transforms import v2\n{imports}\n"
+        f'file = "{file}"\n'
+        f'metadata = safetensors.safe_open(file, "pt").metadata()\n'
+        f"{network}\n{loads}\n\n"
+        f"transform = v2.Compose([\n{indented}\n])\n"
+        f'class_names = json.loads(metadata["class_names"])\n\n\n'
+        f"def classify(image: Image.Image) -> dict[str, float]:{size}\n"
+        f"    with torch.no_grad():\n"
+        f"        logits = network(transform(ImageOps.exif_transpose(image))[None])\n"
+        f"    return dict(zip(class_names, logits.softmax(1)[0].tolist()))\n"
+    )
+
+
+def _network_lines(recorded: dict[str, Any]) -> tuple[str, str]:
+    """Imports, and the line that makes the network."""
+    facts, network = recorded["facts"], recorded["config"]["network"]
+    options = f"num_classes={facts['num_classes']}, in_channels={facts['image_shape'][0]}"
+    if recorded["network"] == "callable":
+        return "", f"network = your_function({options.split(',')[0]})  # the callable that the run was begun with"
+    leaky = ", leaky=True" if network["leaky"] else ""
+    fusion = recorded["config"].get("fusion", {"mode": "off"})
+    names, compact = "NetworkConfig", ""
+    if fusion["mode"] != "off":
+        preset = f'preset="{fusion["preset"]}"' if fusion["preset"] else f"rates={tuple(fusion['rates'])}"
+        names = "FusionConfig, NetworkConfig"
+        compact = f', fusion=FusionConfig(mode="{fusion["mode"]}", {preset}), form="compact"'
+    imports = f"from population import {names}\nfrom population.networks import build\n"
+    return (
+        imports,
+        f'network = build(NetworkConfig(architecture="{network["architecture"]}"{leaky}), {options}{compact})',
+    )

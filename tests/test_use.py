@@ -1,0 +1,269 @@
+"""The result in use: exported and loaded in plain PyTorch, asked about pictures; a run trained on, its folder moved."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from PIL import Image
+
+from actors import PopulationRun
+from actors.claiming import claim_new_folder
+from actors.intake import with_data, with_more_epochs, with_moved_data, with_own_data
+from actors.records import read_facts, update_config, write_config
+from actors.resuming import resumable_members
+from actors.spec import RunSpec
+from actors.tasks import facts_of, judge
+from experiments import cli
+from experiments.display import lost_told, result_table
+from experiments.export import export_network, predict_images
+from population import DataConfig, NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig, Trainer
+from population.checkpoint import CheckpointStore
+from population.config import from_dict
+from population.errors import ConfigError, RunError
+from population.members import Members, MemberState
+from population.storage import Storage
+from population.task import ImageClassification, run_splits
+from tests.conftest import small_config
+from tests.images import write_classes
+from tests.test_training import Hand, live
+
+Run = tuple[str, str, dict[str, Any]]
+"""A run's folder, its test folder and its result."""
+
+
+def write_shapes(folder: Path, *, each: int, mode: str, seed: int, size: tuple[int, int] = (20, 16)) -> str:
+    """Images of three classes that differ in where they are bright; all but gray ones have a color each."""
+    random = np.random.default_rng(seed)
+    for label, name in enumerate(("left", "middle", "right")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(each):
+            pixels = random.integers(0, 90, (size[1], size[0], 3), dtype=np.uint8)
+            third = size[0] // 3
+            pixels[:, label * third : (label + 1) * third, :] += 120
+            image = Image.fromarray(pixels).convert(mode)
+            image.save(folder / name / f"{index}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module", params=["L", "RGB", "streamed"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run's folder, its test folder and its result, made without Ray."""
+    root = tmp_path_factory.mktemp("run")
+    mode = "L" if request.param == "L" else "RGB"
+    train = write_shapes(root / "train", each=12, mode=mode, seed=0)
+    test = write_shapes(root / "test", each=7, mode=mode, seed=1, size=(26, 16))
+    data = DataConfig(
+        train=train,
+        test=test,
+        image_size=16,
+        augmentation="none",
+        stream="always" if request.param == "streamed" else "never",
+        workers=0,
+    )
+    config = RunConfig(
+        name="shapes",
+        storage=str(root),
+        network=NetworkConfig(architecture="resnet8"),
+        data=data,
+        population=PopulationConfig(size=2),
+        schedule=ScheduleConfig(epochs=4, batch_size=8, shape="cosine"),
+    )
+    storage = Storage(str(root / "shapes"))
+    splits = run_splits(config)
+    facts = facts_of(config, splits, None)
+    spec = RunSpec(name="shapes", folder=storage.uri, config=config)
+    write_config(storage, spec, facts)
+    store = CheckpointStore(storage)
+    for network in (0, 1):
+        host = Hand()
+        live(Trainer(ImageClassification(config, splits), config, network=network), host)
+        for checkpoint in host.checkpoints:
+            assert store.commit(checkpoint)
+    result = judge(spec, splits, {0: "done", 1: "done"}, {}, 1.0)
+    storage.write("result.json", json.dumps(result).encode())
+    return storage.uri, test, result
+
+
+def test_the_export_in_plain_pytorch_has_the_accuracy_of_the_result(run: Run) -> None:
+    path, test, result = run
+    file, snippet = export_network(path, what="best")
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    right, total = 0, 0
+    for label in ("left", "middle", "right"):
+        for picture in sorted(Path(test, label).iterdir()):
+            said = names["classify"](Image.open(picture))
+            assert sum(said.values()) == pytest.approx(1.0, abs=1e-5)
+            right += max(said, key=lambda name: said[name]) == label
+            total += 1
+    best = next(row for row in result["networks"] if row["network"] == result["best"])
+    assert best["best"]["accuracy"] > 0.6
+    assert right / total == pytest.approx(best["best"]["accuracy"])
+    with safetensors.safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    assert json.loads(metadata["class_names"]) == ["left", "middle", "right"]
+    assert (metadata["height"], metadata["width"], metadata["resize"]) == ("16", "16", "shorter side")
+    assert len(json.loads(metadata["mean"])) == int(metadata["channels"])
+
+
+@pytest.mark.parametrize("what", ["best", "soup"])
+def test_predictions_are_those_of_the_exported_network(run: Run, what: Any) -> None:
+    path, test, _ = run
+    _, snippet = export_network(path, what=what)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    found = list(predict_images(path, [test], what=what, top=2))
+    assert len(found) == 21 and all(not one.error and len(one.classes) == 2 for one in found)
+    for one in found[:5]:
+        said = names["classify"](Image.open(one.file))
+        for name, probability in one.classes:
+            assert probability == pytest.approx(said[name], abs=2e-3)
+
+
+def test_the_command_predicts_and_names_what_it_cannot_read(run: Run, tmp_path: Path) -> None:
+    path, test, _ = run
+    (tmp_path / "broken.png").write_bytes(b"x")
+    files = [str(next(Path(test, "left").iterdir())), str(tmp_path / "broken.png"), str(tmp_path / "none.png")]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
+        cli.main(["predict", path, *files])
+    said = out.getvalue().splitlines()
+    assert ended.value.code == 2 and len(said) == 3
+    assert "%" in said[0] and "cannot be read as an image" in said[1] and "No such file" in said[2]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
+        cli.main(["predict", path, files[0], "--json", "--top", "3"])
+    line = json.loads(out.getvalue())
+    assert ended.value.code == 0 and sum(probability for _, probability in line["classes"]) == pytest.approx(
+        1, abs=1e-5
+    )
+
+
+def test_what_was_read_is_in_config_json(run: Run) -> None:
+    path, _, _ = run
+    data = json.loads(Path(path, "config.json").read_text())["facts"]["data"]
+    assert data["class_names"] == ["left", "middle", "right"] and data["class_counts"] == [12, 12, 12]
+    assert data["sizes"] == {"train": 32, "validation": 4, "test": 21}
+    facts = read_facts(Storage(path))
+    assert facts.data is not None and facts.data.lines()[0].startswith("data: 32 train, 4 validation, 21 test")
+
+
+def test_failed_networks_are_rows_of_the_result(tmp_path: Path) -> None:
+    config = small_config(name="x", storage=str(tmp_path))
+    splits = run_splits(config)
+    storage = Storage(str(tmp_path / "x"))
+    host = Hand(stop_after=60)
+    live(Trainer(ImageClassification(config, splits), config, network=0), host)
+    assert CheckpointStore(storage).commit(host.checkpoints[-1])
+    spec = RunSpec(name="x", folder=storage.uri, config=config)
+    result = judge(spec, splits, {0: "done", 1: "failed", 2: "retired"}, {1: "it diverged"}, 1.0)
+    assert [(row["network"], row["ended"], row["reason"]) for row in result["networks"]] == [
+        (0, "done", ""),
+        (1, "failed", "it diverged"),
+    ]
+    assert result["mean"] == {
+        name: value for name, value in result["networks"][0]["best"].items() if name in result["mean"]
+    }
+    assert result_table(result).row_count >= 3
+    assert lost_told(result) == ["network 1 failed: it diverged", "network 1 left no checkpoint and is not in the mean"]
+
+
+def test_a_run_that_nothing_judges_says_so(tmp_path: Path) -> None:
+    config = small_config(
+        name="x", storage=str(tmp_path), data=DataConfig(train=write_classes(tmp_path / "t", "01"), validation=0.0)
+    )
+    splits = run_splits(config)
+    storage = Storage(str(tmp_path / "x"))
+    host = Hand(stop_after=1)
+    live(Trainer(ImageClassification(config, splits), config, network=0), host)
+    assert CheckpointStore(storage).commit(host.checkpoints[-1])
+    result = judge(RunSpec(name="x", folder=storage.uri, config=config), splits, {0: "done"}, {}, 1.0)
+    assert "not judged, since there are no test and validation images" in str(result_table(result).title)
+    assert "no validation and no test images" in splits.report.lines()[0]
+
+
+def test_more_epochs_and_moved_data_are_recorded_and_the_result_is_kept(run: Run, tmp_path: Path) -> None:
+    path, _, _ = run
+    shutil.copytree(path, tmp_path / "moved")
+    storage = Storage(str(tmp_path / "moved"))
+    config: RunConfig = from_dict(RunConfig, json.loads(storage.read("config.json"))["config"])
+    for epochs in (4, 3):
+        with pytest.raises(ConfigError, match=f"more than the run's 4 to train on, got {epochs}"):
+            with_more_epochs(config, epochs)
+    longer = with_more_epochs(config, 6)
+    shutil.copytree(config.data.train, tmp_path / "images")
+    moved = with_moved_data(longer, {"train": str(tmp_path / "images")})
+    assert moved.data.train == str(tmp_path / "images") and moved.data.test == config.data.test
+    facts = facts_of(moved, run_splits(moved), None)
+    assert facts.data_fingerprint == read_facts(storage).data_fingerprint
+    update_config(storage, RunSpec(name="x", folder=storage.uri, config=moved), facts)
+    assert storage.exists("results/4-epochs.json") and not storage.exists("result.json")
+    recorded = json.loads(storage.read("config.json"))["config"]
+    assert recorded["schedule"]["epochs"] == 6 and recorded["data"]["train"] == str(tmp_path / "images")
+    for wrong in ({"training": "x"}, {"train": 3}):
+        with pytest.raises(ConfigError, match="must be a path, or paths by part"):
+            with_moved_data(config, wrong)  # type: ignore[arg-type]
+
+
+def test_finished_networks_train_on_where_the_schedule_is_longer(tmp_path: Path) -> None:
+    from actors.records import write_members
+
+    storage, members = Storage(str(tmp_path)), Members()
+    for state in (MemberState.DONE, MemberState.DONE, MemberState.RETIRED):
+        members.move(members.add(is_founder=True).id, state)
+    write_members(storage, state="finished", message="", members=members, placement=None, began=0.0)
+    plain = [member.state for member in resumable_members(storage, run="x")]
+    longer = [member.state for member in resumable_members(storage, run="x", trains_on=True)]
+    assert plain == [MemberState.DONE, MemberState.DONE, MemberState.RETIRED]
+    assert longer == [MemberState.STARTING, MemberState.STARTING, MemberState.RETIRED]
+
+
+def test_handed_in_data_are_found_where_the_folder_was_moved(tmp_path: Path) -> None:
+    images = np.zeros((6, 8, 8), np.uint8)
+    storage = Storage(str(tmp_path / "a"))
+    claim_new_folder(storage)
+    config = with_data(RunConfig(name="a", storage=str(tmp_path)), (images, [0, 1] * 3), storage)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert with_own_data(config, Storage(str(tmp_path / "b"))).data.train == str(tmp_path / "b/data/train.arrow")
+    assert with_own_data(config, storage).data == config.data
+
+
+def test_errors_of_the_callers_code_are_one_screen_with_status_2(tmp_path: Path, capsys, monkeypatch) -> None:
+    module = tmp_path / "broken_module.py"
+    module.write_text("import torch\n\ndef make(num_classes):\n    raise KeyError('backbone')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["train", "--network.architecture", "broken_module:make", "--storage", str(tmp_path), "--name", "x"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "raised KeyError: 'backbone'" in said and "broken_module.py" in said
+    assert "ray" not in said and len(said.splitlines()) < 10
+    assert not (tmp_path / "x").exists()
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("inside")
+
+    monkeypatch.setattr(PopulationRun, "attach", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status", "x"])
+    assert ended.value.code == 2 and "--debug shows the whole traceback" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="inside"):
+        cli.main(["status", "x", "--debug"])
+
+
+def test_a_run_error_stays_one_line() -> None:
+    assert cli._told(RunError("x"), "train") == "x"
+
+
+@pytest.fixture(autouse=True)
+def _no_grad_leaks() -> None:
+    torch.manual_seed(0)
