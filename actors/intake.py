@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
+import inspect
 import os
 import secrets
 import time
@@ -40,6 +43,7 @@ def with_network(config: RunConfig, network: NetworkFactory | str | None) -> tup
     unknown name is an error at once."""
     if network is not None and not isinstance(network, str):
         check_factory(network)
+        check_sendable(network)
         return config, network
     if isinstance(network, str):
         config = dataclasses.replace(config, network=dataclasses.replace(config.network, architecture=network))
@@ -48,6 +52,33 @@ def with_network(config: RunConfig, network: NetworkFactory | str | None) -> tup
         config = dataclasses.replace(config, network=dataclasses.replace(config.network, weights=absolute(weights)))
     resolve(config.network)
     return config, None
+
+
+def check_sendable(factory: NetworkFactory) -> None:
+    """Raises ConfigError where a function cannot be sent to other processes; names the variables that prevent it."""
+    error = _pickle_error(factory)
+    if error is None:
+        return
+    wrong: list[str] = []
+    with contextlib.suppress(TypeError):
+        variables = inspect.getclosurevars(factory)
+        held = {**variables.nonlocals, **variables.globals}
+        wrong = [name for name, value in held.items() if _pickle_error(value) is not None]
+    told = f" because of {', '.join(map(repr, wrong))}" if wrong else ""
+    name = getattr(factory, "__qualname__", type(factory).__name__)
+    raise ConfigError(
+        f"the network function {name} cannot be sent to the cluster{told}: {error}; make what it needs in the "
+        "function itself"
+    )
+
+
+def _pickle_error(value: Any) -> Exception | None:
+    cloudpickle: Any = importlib.import_module("ray.cloudpickle")  # Ray's own, which its types do not export
+    try:
+        cloudpickle.dumps(value)
+    except Exception as error:  # each kind of object refuses in its own way
+        return error
+    return None
 
 
 def with_teachers(config: RunConfig) -> RunConfig:

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from experiments import recipes
+from experiments import recipes, result_commands
+from experiments.result_commands import plain_console
 from population.config import RunConfig
 from population.errors import ClusterError, InarchError, RunNotFoundError
 from population.user_code import described
@@ -50,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "scale": lambda rest: tyro.cli(scale, args=rest, prog="inarch scale"),
         "stop": lambda rest: tyro.cli(stop, args=rest, prog="inarch stop"),
         "resume": lambda rest: tyro.cli(resume, args=rest, prog="inarch resume"),
-        "evaluate": lambda rest: tyro.cli(evaluate, args=rest, prog="inarch evaluate"),
-        "export": lambda rest: tyro.cli(export, args=rest, prog="inarch export"),
-        "predict": lambda rest: tyro.cli(predict, args=rest, prog="inarch predict"),
+        "evaluate": lambda rest: tyro.cli(result_commands.evaluate, args=rest, prog="inarch evaluate"),
+        "export": lambda rest: tyro.cli(result_commands.export, args=rest, prog="inarch export"),
+        "predict": lambda rest: tyro.cli(result_commands.predict, args=rest, prog="inarch predict"),
         "compare": lambda rest: tyro.cli(compare, args=rest, prog="inarch compare"),
         "bench": lambda rest: tyro.cli(bench, args=rest, prog="inarch bench"),
     }
@@ -105,7 +106,7 @@ def train(words: list[str]) -> int:
     if config.name is None:
         config = dataclasses.replace(config, name=new_name(name))
 
-    console = _console()
+    console = plain_console()
     console.print(f"run {config.name}: starting Ray and reading the data", highlight=False)
     return _follow(lambda: PopulationRun.start(config), console, detach=config.detach)
 
@@ -124,7 +125,7 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
     from actors.records import read_members
     from experiments.display import result_table, status_table
 
-    console = _console()
+    console = plain_console()
     try:
         found = PopulationRun.attach(name, storage=storage).status()
     except (ClusterError, RunNotFoundError) as error:
@@ -163,7 +164,7 @@ def scale(name: tyro.conf.Positional[str], size: tyro.conf.Positional[int], /, s
     from actors import PopulationRun
 
     PopulationRun.attach(name, storage=storage).scale(size)
-    _console().print(f"run {name}: on its way to {size} networks", highlight=False)
+    plain_console().print(f"run {name}: on its way to {size} networks", highlight=False)
     return 0
 
 
@@ -178,7 +179,9 @@ def stop(name: tyro.conf.Positional[str], /, storage: str = "runs") -> int:
 
     run = PopulationRun.attach(name, storage=storage)
     run.stop()
-    _console().print(f"run {name}: stopped; go on with it by inarch resume {run.path}", highlight=False, soft_wrap=True)
+    plain_console().print(
+        f"run {name}: stopped; resume it by inarch resume {run.path}", highlight=False, soft_wrap=True
+    )
     return 0
 
 
@@ -230,7 +233,7 @@ def resume(
     """
     from actors import PopulationRun
 
-    console = _console()
+    console = plain_console()
     console.print(f"run {path}: starting Ray and reading the data, to resume", highlight=False, soft_wrap=True)
     moved, longer = data or MovedData(), schedule or LongerSchedule()
 
@@ -238,86 +241,6 @@ def resume(
         return PopulationRun.resume(path, network=network, data=moved.paths, epochs=longer.epochs, address=address)
 
     return _follow(begin, console, detach=False)
-
-
-def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
-    """Judge a run's networks again, from their checkpoints: every network, mean, best, ensemble, soups, similarity over
-    the intervals whose checkpoints are kept (--checkpoint.keep).
-
-    Args:
-        path: The run's folder.
-        json: Print JSON.
-    """
-    import json as codec
-
-    from experiments.display import result_table, similarity_table
-    from experiments.reports import judge_again
-
-    result = judge_again(path)
-    if json:
-        print(codec.dumps(result, indent=2))
-        return 0
-    console = _console()
-    console.print(result_table(result))
-    if result["similarity"]:
-        console.print(similarity_table(result["similarity"]))
-    return 0
-
-
-def export(
-    path: tyro.conf.Positional[str],
-    /,
-    what: Literal["best", "soup"] = "best",
-    out: str | None = None,
-) -> int:
-    """Write a run's best network, or the mean of all, as safetensors, and tell how to load it.
-
-    Args:
-        path: The run's folder.
-        what: The network that was best by validation, or the soup.
-        out: File to write; None: export/WHAT.safetensors in the run's folder.
-    """
-    from experiments.export import export_network
-
-    file, snippet = export_network(path, what=what, out=out)
-    console = _console()
-    console.print(f"{what}: {file}\n", highlight=False, soft_wrap=True)
-    console.print(snippet, highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def predict(
-    path: tyro.conf.Positional[str],
-    images: tyro.conf.Positional[tuple[str, ...]],
-    /,
-    what: Literal["best", "soup"] = "best",
-    top: int = 3,
-    network: str | None = None,
-    json: bool = False,
-) -> int:
-    """Print the classes of images with their probabilities, by a run's best network or the mean of all.
-
-    Args:
-        path: The run's folder.
-        images: Files, or folders of files.
-        what: The network that was best by validation, or the soup.
-        top: Classes to print for each image.
-        network: module:function that makes the run's network, where it was begun with a callable.
-        json: Print JSON.
-    """
-    import json as codec
-
-    from experiments.export import predict_images
-
-    console, status = _console(), 0
-    for found in predict_images(path, images, what=what, top=top, network=network):
-        if json:
-            print(codec.dumps(dataclasses.asdict(found)))
-        else:
-            classes = ", ".join(f"{name} {probability:.1%}" for name, probability in found.classes)
-            console.print(f"{found.file}: {found.error or classes}", highlight=False, markup=False, soft_wrap=True)
-        status = 2 if found.error else status
-    return status
 
 
 def compare(
@@ -358,7 +281,7 @@ def compare(
     data = comparisons.usual_data(name, train=train, test=test, query=query)
     chosen = comparisons.comparison(name, data, epochs=epochs)
     asked = comparisons.narrowed(chosen, arms=arms, seeds=seeds)
-    console = _console()
+    console = plain_console()
     if trial:
         with tempfile.TemporaryDirectory() as folder:
             comparisons.run_comparison(
@@ -413,7 +336,7 @@ def bench(
     """
     from experiments.benchmarks import run_benchmarks
 
-    return run_benchmarks(names, repeats=repeats, out=out, console=_console())
+    return run_benchmarks(names, repeats=repeats, out=out, console=plain_console())
 
 
 def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
@@ -451,11 +374,6 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
     else:
         console.print(f"stopped; resume it by: inarch resume {result.path}", highlight=False, soft_wrap=True)
     return 0
-
-
-def _console() -> Console:
-    """Plain lines of any length where there is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 if __name__ == "__main__":

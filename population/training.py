@@ -71,18 +71,11 @@ class Trainer:
         self._freezer.move_in(self.module)
         self._average = WeightAverage(self.module, config.averaging)
         rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
+        count = self.schedule.num_intervals
         self._exchanger = (
             None
             if rule is None
-            else Exchanger(
-                rule,
-                config,
-                self.units,
-                self.layout,
-                network=network,
-                num_intervals=self.schedule.num_intervals,
-                unwatched=divergence.unwatched(self.module),
-            )
+            else Exchanger(rule, config, self.units, self.layout, self.module, network=network, num_intervals=count)
         )
         self._order_seed = leaf(config.seed, network, "order")
         self._augment_seed = leaf(config.seed, network, "augmentation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from actors.intake import with_network
 from population import (
     AveragingConfig,
     DataConfig,
@@ -314,6 +316,18 @@ def test_factories_with_other_arguments_are_refused_with_a_remedy() -> None:
         ConfigError, match="cannot be called with no arguments: missing a required argument: 'in_features'"
     ):
         build(NetworkConfig(architecture="torch.nn:Linear"), num_classes=3)
+
+
+def test_a_factory_that_cannot_be_sent_names_what_prevents_it() -> None:
+    lock, width = threading.Lock(), 8
+
+    def locked(num_classes: int) -> nn.Module:
+        with lock:
+            return nn.Linear(width, num_classes)
+
+    with pytest.raises(ConfigError, match=r"locked cannot be sent to the cluster because of 'lock': cannot pickle"):
+        with_network(RunConfig(), locked)
+    assert with_network(RunConfig(), mlp)[1] is mlp
 
 
 def test_what_a_factory_raises_is_told_with_its_own_frames() -> None:

@@ -53,6 +53,7 @@ SHOWN = {
     "16 bits": (encoded(Image.fromarray(SIXTEEN)), np.rint(SIXTEEN / 257).astype(np.uint8)),
     "float TIFF": (encoded(Image.fromarray(GRAYS.astype(np.float32) / 255), "TIFF"), GRAYS),
     "CMYK TIFF": (encoded(RGB.convert("CMYK"), "TIFF"), pixels(RGB.convert("CMYK").convert("RGB"))),
+    "CMYK JPEG": (encoded(RGB.convert("CMYK"), "JPEG", quality=95), None),
     "WebP": (encoded(with_alpha(RGB, 255), "WEBP", lossless=True), COLORS),
     "GIF": (encoded(GRAY, "GIF", save_all=True, append_images=[GRAY.transpose(Image.Transpose.ROTATE_180)]), None),
     **{f"EXIF {value}": (oriented(RGB, value), None) for value in range(1, 9)},
@@ -112,6 +113,7 @@ def test_unreadable_images_are_refused_by_name(monkeypatch) -> None:
         (b"no image at all", "x is no image"),
         (whole[: len(whole) // 2], "x cannot be decoded as an image"),
         (encoded(RGB)[:-30], "x cannot be decoded as an image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "x is a Git LFS pointer"),
     ):
         with pytest.raises(UnreadableImageError, match=message):
             decode(content, "x")

@@ -142,6 +142,14 @@ def test_arrow_files_of_others_and_broken_metadata(tmp_path: Path) -> None:
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     assert load(tmp_path / "x.arrow").train.labels.tolist() == [0, 1]
+    (tmp_path / "lfs.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match=r"lfs.parquet cannot be read as parquet: it is a Git LFS pointer"):
+        load(tmp_path / "lfs.parquet")
+    plain = write_table(tmp_path / "with space.parquet", [0, 1])
+    assert load(Path(plain).as_uri()).train.labels.tolist() == [0, 1]
+    for uri in ("hf://datasets/none", "s3a://x/y", "https://example.org/x.parquet", "nothing://x"):
+        with pytest.raises(DataError, match=r"cannot be (opened|looked up)"):
+            load(uri)
     (tmp_path / "bad.arrow").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"bad.arrow cannot be read as arrow"):
         load(tmp_path / "bad.arrow")

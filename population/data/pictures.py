@@ -22,6 +22,9 @@ IMAGE_SUFFIXES = frozenset(
 GRAY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 """Pillow's modes without color."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS has not fetched."""
+
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels."""
 
@@ -41,6 +44,8 @@ def decode(content: bytes, name: str) -> Image.Image:
     """
     if not content:
         raise UnreadableImageError(f"{name} is empty, and no image")
+    if content.startswith(LFS_POINTER):
+        raise UnreadableImageError(f"{name} is a Git LFS pointer, not the image itself; fetch it by git lfs pull")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

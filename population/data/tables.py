@@ -22,7 +22,7 @@ from population.config import DataConfig
 from population.data.encoded import EncodedImages
 from population.data.folders import PARTS, is_hidden, read_file
 from population.data.labels import encode_labels
-from population.data.pictures import decode
+from population.data.pictures import LFS_POINTER, decode
 from population.errors import DataError, UnreadableImageError
 
 Kind = Literal["parquet", "arrow", "csv"]
@@ -245,7 +245,9 @@ class _Reader:
             else:
                 self._table = _read_table(file)
         except (pa.ArrowException, OSError) as error:
-            said = "not there" if isinstance(error, FileNotFoundError) else error
+            said = "it does not exist" if isinstance(error, FileNotFoundError) else error
+            if _is_pointer(file):
+                said = "it is a Git LFS pointer, not the table itself; fetch it by git lfs pull"
             raise DataError(f"{file.path} cannot be read as {file.kind}: {said}") from error
 
     def columns(self) -> list[str]:
@@ -274,6 +276,14 @@ class _Reader:
         if self._table is None:
             return self._parquet.read_row_group(index, columns=[column]).column(0)
         return self._table.column(column).slice(index * ROWS_A_GROUP, ROWS_A_GROUP)
+
+
+def _is_pointer(file: TableFile) -> bool:
+    try:
+        with file.filesystem.open_input_stream(file.path) as source:
+            return source.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False
 
 
 def _read_table(file: TableFile) -> pa.Table:

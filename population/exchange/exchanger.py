@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from population.board import Refusal, age_of, is_too_old
 from population.config import RunConfig
+from population.divergence import unwatched
 from population.exchange.compensation import OwnPast
 from population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
 from population.filters import ENTROPY_BINS
@@ -46,10 +47,10 @@ class Exchanger:
         config: RunConfig,
         units: Sequence[GraftUnit],
         layout: Layout,
+        module: nn.Module,
         *,
         network: int,
         num_intervals: int,
-        unwatched: Collection[str] = (),
     ) -> None:
         """One network's side of its exchanges.
 
@@ -58,14 +59,14 @@ class Exchanger:
             config: The run's.
             units: What shares an alpha.
             layout: What a snapshot must be.
-            network: Whose side it is.
+            module: The network; what it does not train may hold values that are not finite.
+            network: Its id.
             num_intervals: Of the schedule.
-            unwatched: Entries that nothing trains, which may hold values that are not finite.
         """
         self._rule, self._config, self._units, self._layout, self._network = rule, config, units, layout, network
         self._limit = age_limit(config.age, num_intervals=num_intervals)
         self._past = OwnPast(config.compensation) if config.compensation else None
-        self._vouched_for = (rule.tells.vouches_for(units) if rule.tells else frozenset()) | frozenset(unwatched)
+        self._vouched_for = (rule.tells.vouches_for(units) if rule.tells else frozenset()) | unwatched(module)
 
     @property
     def takes_scions(self) -> bool:
