@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from actors import claiming
@@ -42,11 +43,16 @@ def test_a_second_start_is_refused_and_names_the_first(tmp_path: Path) -> None:
 
 def test_a_claim_of_a_process_that_is_gone_does_not_hold_a_folder(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "run"))
-    code = "import sys; from actors.claiming import *; from population.storage import Storage; "
-    code += "claim_new_folder(Storage(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True, timeout=60)
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    started = psutil.Process(gone.pid).create_time()
+    gone.wait(timeout=60)
+    content = {"host": socket.gethostname(), "process": gone.pid, "process_started": started, "seconds": started}
+    storage.write(Claim(generation=1, token="ab").path, json.dumps(content).encode())
     assert [claim.generation for claim in claims(storage)] == [1]
     assert claim_new_folder(storage).generation == 2
+    reused = content | {"process": os.getpid()}  # another process has the number by now
+    storage.write(Claim(generation=3, token="cd").path, json.dumps(reused).encode())
+    assert claim_existing_folder(storage).generation == 4
 
 
 def test_a_claim_of_another_machine_holds_a_new_folder_but_not_one_to_be_resumed(tmp_path: Path) -> None:
