@@ -24,10 +24,13 @@ from population.storage import Storage
 WITHDRAW_SECONDS = 5.0
 """A rival that has not withdrawn its claim in this time holds the folder."""
 
+WRITE_SECONDS = 2.0
+"""A claim that is not whole after this time was left by a process that died."""
+
 POLL_SECONDS = 0.2
 
 
-def claim_new_folder(storage: Storage) -> Claim:
+def claim_new_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
     """Claim a folder for a new run, before anything else is written into it.
 
     Raises:
@@ -39,31 +42,38 @@ def claim_new_folder(storage: Storage) -> Claim:
         )
     before = claims(storage)
     content = _read(storage, before[-1]) if before else None
-    if before and (content is None or content["host"] != socket.gethostname() or _is_alive(content)):
+    if content is not None and (content["host"] != socket.gethostname() or _is_alive(content)):
         raise _taken(storage, content)
-    return _claim(storage, generation=before[-1].generation + 1 if before else 1)
+    return _claim(storage, generation=before[-1].generation + 1 if before else 1, is_detached=is_detached)
 
 
-def claim_existing_folder(storage: Storage) -> Claim:
-    """Claim the folder of a run that is to be resumed. The start that held it before may not commit any more.
+def claim_existing_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
+    """Claim the folder of a run that is to be resumed, and that is known not to be live. The start that held it before
+    may not commit any more.
 
     Raises:
-        RunExistsError: a process on this machine holds the folder and is alive.
+        RunExistsError: another process on this machine holds the folder and is alive.
     """
     before = claims(storage)
     content = _read(storage, before[-1]) if before else None
-    if content is not None and content["host"] == socket.gethostname() and _is_alive(content):
+    if content is not None and content["host"] == socket.gethostname() and _drives(content):
         raise _taken(storage, content)
-    return _claim(storage, generation=before[-1].generation + 1 if before else 1)
+    return _claim(storage, generation=before[-1].generation + 1 if before else 1, is_detached=is_detached)
 
 
-def _claim(storage: Storage, *, generation: int) -> Claim:
+def _drives(content: dict[str, Any]) -> bool:
+    """Whether another process may be driving the run: not this one, and not where the run needs no driver."""
+    return content["process"] != os.getpid() and not content.get("is_detached", False) and _is_alive(content)
+
+
+def _claim(storage: Storage, *, generation: int, is_detached: bool) -> Claim:
     claim = Claim(generation=generation, token=secrets.token_hex(8))
     content = {
         "host": socket.gethostname(),
         "process": os.getpid(),
         "process_started": psutil.Process().create_time(),
         "seconds": time.time(),
+        "is_detached": is_detached,
     }
     storage.write(claim.path, json.dumps(content).encode())
     deadline = time.monotonic() + WITHDRAW_SECONDS
@@ -89,9 +99,14 @@ def _taken(storage: Storage, content: dict[str, Any] | None) -> RunExistsError:
 
 
 def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
-    """What a claim says of its process; None where it is withdrawn or half written."""
-    with contextlib.suppress(MissingError, ValueError):
-        return json.loads(storage.read(claim.path))
+    """What a claim says of its process; None where it is withdrawn, or was half written by a process that died."""
+    deadline = time.monotonic() + WRITE_SECONDS
+    while claim in claims(storage):
+        with contextlib.suppress(MissingError, ValueError):
+            return json.loads(storage.read(claim.path))
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_SECONDS)
     return None
 
 

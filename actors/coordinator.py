@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from actors import records
 from actors.cluster import check_room, place
+from actors.course import State
 from actors.crew import reason_of, result_of
 from actors.patience import patiently
 from actors.resuming import resumable_members
@@ -68,11 +69,11 @@ class Coordinator:
         run = self._spec.name
         if self._spec.is_resumed:
             await asyncio.to_thread(records.check_facts, self._storage, facts, run=run)
-            before = await asyncio.to_thread(records.read_facts, self._storage)
-            trains_on = facts.num_intervals > before.num_intervals
-            members = await asyncio.to_thread(resumable_members, self._storage, run=run, trains_on=trains_on)
+            num_intervals = facts.num_intervals
+            members = await asyncio.to_thread(resumable_members, self._storage, run=run, num_intervals=num_intervals)
             for member in members:
                 self._members.restore(member)
+            await self._write_members()  # before the configuration changes: a start that dies here is resumed alike
             await asyncio.to_thread(records.update_config, self._storage, self._spec, facts)
         else:
             await asyncio.to_thread(records.write_config, self._storage, self._spec, facts)
@@ -243,18 +244,23 @@ class Coordinator:
             except (InarchError, RayError) as error:
                 self._fail(reason_of(error))
                 return
+        await self._write_members(state="finished")
+        await self._give_free()
         self._course.state = "finished"
         self._chronicle.tell("finish", None, is_complete=not is_stopped)
-        await self._write_members()
         await self._background.wake()
         self._background.spawn(self._end_later())
 
-    async def _end_later(self) -> None:
-        """The run is over: give the folder free. A detached coordinator stays long enough to tell how the run ended,
-        then goes for good."""
-        await self._write_members()
+    async def _give_free(self) -> None:
+        """The run is over, and its folder may be claimed again."""
         with contextlib.suppress(StorageError):
             await asyncio.to_thread(withdraw, self._storage, self._spec.token)
+
+    async def _end_later(self) -> None:
+        """A detached coordinator stays long enough to tell how the run ended, then goes for good."""
+        if self._course.state == "failed":
+            await self._write_members()
+            await self._give_free()
         if self._spec.is_detached:
             await asyncio.sleep(self._config.patience.lease_seconds)
             ray.kill(ray.get_runtime_context().current_actor)
@@ -351,7 +357,7 @@ class Coordinator:
         """See that the members' record is written soon; nobody waits for it."""
         self._background.soon(self._write_members)
 
-    async def _write_members(self) -> None:
+    async def _write_members(self, *, state: State | None = None) -> None:
         if not len(self._members):  # one that came back and knows nobody yet must not put that on record
             return
         try:
@@ -359,7 +365,7 @@ class Coordinator:
                 records.write_members,
                 self._storage,
                 token=self._spec.token,
-                state=self._course.state,
+                state=state or self._course.state,
                 message=self._course.message,
                 members=self._members,
                 placement=self._course.placement,

@@ -17,7 +17,7 @@ import ray
 from population.config import RunConfig
 from population.data import UnreadableImages, is_path, parts_of, to_images, write_arrow
 from population.data.sources import CIFAR
-from population.errors import ConfigError, DataError
+from population.errors import ConfigError, DataError, StorageError
 from population.network_check import data_shape, try_network
 from population.networks import NetworkFactory, check_factory, resolve
 from population.storage import Storage, absolute, joined
@@ -111,7 +111,7 @@ def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
     for part, given in parts.items():
         paths[fields[part]] = str(given) if is_path(given) else _written(given, part, config, storage, unreadable)
     if unreadable.found:
-        storage.write("data/unreadable.txt", "\n".join(unreadable.found).encode())
+        storage.write("data/unreadable.txt", "\n".join(unreadable.found).encode(errors="backslashreplace"))
     changed = {"test": None, "validation_set": None} | paths
     return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changed)))
 
@@ -168,11 +168,12 @@ def check_here(config: RunConfig, factory: NetworkFactory | None) -> None:
     is_local = config.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     try:
         shape = data_shape(config)
-    except DataError:
+    except (DataError, StorageError):
         if is_local:
             raise
         return
-    try_network(config, factory, shape)
+    if shape is not None:
+        try_network(config, factory, shape)
 
 
 def with_absolute_data(config: RunConfig) -> RunConfig:
@@ -188,6 +189,10 @@ def with_absolute_data(config: RunConfig) -> RunConfig:
 
 def _written(data: Any, part: str, config: RunConfig, storage: Storage, unreadable: UnreadableImages) -> str:
     """The path of a part that was handed in, written as one Arrow file."""
+    if storage.exists(f"data/{part}.arrow"):
+        raise ConfigError(
+            f"{joined(storage.uri, f'data/{part}.arrow')} exists already; choose another name for the run"
+        )
     images = to_images(data, config.data, name=f"data {part}", unreadable=unreadable)
     storage.make("data")
     write_arrow(images, storage.filesystem, storage.path(f"data/{part}.arrow"))

@@ -17,9 +17,9 @@ from actors.spec import Facts, RunSpec
 from population.claim import check_holds
 from population.config import to_dict
 from population.data import report_from
-from population.errors import DataError, MissingError, StorageError, StructureError
+from population.errors import DataError, MissingError, RunError, StorageError, StructureError
 from population.members import Member, Members, MemberState
-from population.storage import Storage
+from population.storage import Storage, joined
 
 
 def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
@@ -36,7 +36,7 @@ def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
             "ray": ray.__version__,
         },
     }
-    storage.write("config.json", json.dumps(content, indent=2).encode())
+    storage.replace("config.json", json.dumps(content, indent=2).encode())
     if facts.data is not None and facts.data.unreadable:
         storage.write("data/unreadable.txt", "\n".join(facts.data.unreadable).encode(errors="backslashreplace"))
 
@@ -44,19 +44,32 @@ def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
 def update_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
     """Record a resumed run's configuration where it is another: more epochs, data that were moved. The result of the
     shorter schedule is kept as results/EPOCHS-epochs.json."""
-    recorded = json.loads(storage.read("config.json"))["config"]
+    recorded = read_config(storage)["config"]
     now = json.loads(json.dumps(to_dict(spec.config)))
     if now | {"address": None} == recorded | {"address": None}:
         return
     if storage.exists("result.json"):
         storage.write(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read("result.json"))
+        storage.delete("result.json")
     write_config(storage, spec, facts)
-    storage.delete("result.json")
+
+
+def read_config(storage: Storage) -> dict[str, Any]:
+    """What config.json holds. Raises RunError where it is damaged."""
+    try:
+        found = json.loads(storage.read("config.json"))
+        if {"config", "facts", "network"} <= set(found):
+            return found
+    except (ValueError, TypeError):
+        pass
+    raise RunError(
+        f"{joined(storage.uri, 'config.json')} is damaged; without it the run can be neither resumed nor used"
+    )
 
 
 def read_facts(storage: Storage) -> Facts:
     """What config.json says of data and network."""
-    saved = json.loads(storage.read("config.json"))["facts"]
+    saved = read_config(storage)["facts"]
     data = saved.get("data")
     changed = {"image_shape": tuple(saved["image_shape"]), "data": None if data is None else report_from(data)}
     return Facts(**{**saved, **changed})

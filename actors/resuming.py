@@ -13,14 +13,14 @@ from population.members import Member, MemberState
 from population.storage import Storage
 
 
-def resumable_members(storage: Storage, *, run: str, trains_on: bool = False) -> list[Member]:
+def resumable_members(storage: Storage, *, run: str, num_intervals: int = 0) -> list[Member]:
     """The members of a run that goes on: in a new incarnation, about to start. Finished ones start again too while any
     is unfinished, as donors, and in lockstep with the versions that the others need.
 
     Args:
         storage: The run's folder.
         run: Its name, for the error.
-        trains_on: Whether the schedule is longer than before, so that finished networks have more to train.
+        num_intervals: Of the schedule as it is now: finished networks that have fewer behind them train on.
 
     Raises:
         RunError: there is no record of them.
@@ -30,7 +30,8 @@ def resumable_members(storage: Storage, *, run: str, trains_on: bool = False) ->
         raise RunError(f"run {run} has no record of its members; it cannot be resumed")
     members = members_of(record)
     ended = {MemberState.RETIRED}
-    if not trains_on and all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members):
+    is_over = all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members)
+    if is_over and not _trains_on(storage, members, num_intervals):
         ended.add(MemberState.DONE)
     return [
         member
@@ -38,6 +39,13 @@ def resumable_members(storage: Storage, *, run: str, trains_on: bool = False) ->
         else dataclasses.replace(member, state=MemberState.STARTING, incarnation=member.incarnation + 1, restarts=0)
         for member in members
     ]
+
+
+def _trains_on(storage: Storage, members: Sequence[Member], num_intervals: int) -> bool:
+    """Whether a finished network has fewer intervals behind it than the schedule has: it became longer."""
+    store = CheckpointStore(storage)
+    done = [store.list(member.id) for member in members if member.state is MemberState.DONE]
+    return any(kept and max(found.interval for found in kept) < num_intervals for kept in done)
 
 
 def resumed_beginnings(storage: Storage, members: Sequence[Member], *, is_lockstep: bool) -> dict[int, Beginning]:

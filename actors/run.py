@@ -27,6 +27,7 @@ from actors.intake import (
     with_teachers,
 )
 from actors.lookup import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
+from actors.records import read_config
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
 from actors.termination import as_terminated, stop_at_exit
 from population.claim import Claim, claims, holds, withdraw
@@ -103,8 +104,8 @@ class PopulationRun:
         config = with_teachers(with_name(config))
         config, factory = with_network(config, network)
         storage = run_storage(config)
-        existed = storage.exists("")
-        claim = claim_new_folder(storage)
+        before = _Contents.of(storage)
+        claim = claim_new_folder(storage, is_detached=config.detach)
         try:
             storage.check_writable()
             config = with_data(config, data, storage)
@@ -117,7 +118,7 @@ class PopulationRun:
             check_not_live(str(config.name))
             return cls._begin(config, factory, storage, connection, claim, is_resumed=False)
         except BaseException:
-            _clean_up(storage, claim, existed=existed)
+            before.restore(storage, claim)
             raise
 
     @classmethod
@@ -173,7 +174,7 @@ class PopulationRun:
             StructureError, DataError: network or images are not those that it was begun with.
         """
         storage = find_run(path)
-        recorded = json.loads(storage.read("config.json"))
+        recorded = read_config(storage)
         config: RunConfig = from_dict(RunConfig, recorded["config"])
         config = dataclasses.replace(config, address=address or config.address)
         config = with_moved_data(with_own_data(config, storage), data)
@@ -190,10 +191,12 @@ class PopulationRun:
             )
         config, factory = with_network(config, network)
         check_folder_not_live(storage)
-        claim = claim_existing_folder(storage)
+        claim = claim_existing_folder(storage, is_detached=config.detach)
         try:
             connection = connect(config.address)
             check_not_live(str(config.name))
+            if connection.is_own:  # a Ray that ends with this process
+                config = dataclasses.replace(config, detach=False)
             return cls._begin(config, factory, storage, connection, claim, is_resumed=True)
         except BaseException:
             withdraw(storage, claim.token)
@@ -284,11 +287,15 @@ class PopulationRun:
             TimeoutError: networks had not ended after `seconds`.
         """
         deadline = time.monotonic() + seconds
-        self._call("stop")
+        self.ask_to_stop()
         while not self._is_over():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"run {self.name} had not stopped after {seconds:g} s")
             time.sleep(0.1)
+
+    def ask_to_stop(self) -> None:
+        """Begin to stop; `stop` waits for the end."""
+        self._call("stop")
 
     def is_live(self) -> bool:
         """Whether the run is under way."""
@@ -331,14 +338,32 @@ def _get(reference: Any, *, seconds: float) -> Any:
         raise
 
 
-def _clean_up(storage: Storage, claim: Claim, *, existed: bool) -> None:
-    """Delete what a start that failed had written, and nothing that another start may have written."""
-    if not holds(storage, claim.token):
-        return
-    for left in ("cluster.json", "data", "config.json", "members", "logs"):
-        storage.delete(left)
-    withdraw(storage, claim.token)
-    if not claims(storage):
-        storage.delete("claims")
-        if not existed and not storage.names(""):
-            storage.delete("")
+@dataclass(frozen=True, kw_only=True)
+class _Contents:
+    """What lay in a folder before a start: a start that fails leaves it as it was."""
+
+    existed: bool
+    names: frozenset[str]
+    in_data: frozenset[str]
+
+    @classmethod
+    def of(cls, storage: Storage) -> _Contents:
+        """What lies there now."""
+        names = frozenset(storage.names(""))
+        in_data = frozenset(storage.names("data")) if "data" in names else frozenset()
+        return cls(existed=storage.exists(""), names=names, in_data=in_data)
+
+    def restore(self, storage: Storage, claim: Claim) -> None:
+        """Delete what the start that holds the claim has written, and nothing that was there or is another start's."""
+        if not holds(storage, claim.token):
+            return
+        for name in {"cluster.json", "data", "config.json", "members", "logs", "networks"} - self.names:
+            storage.delete(name)
+        if "data" in self.names:
+            for name in set(storage.names("data")) - self.in_data:
+                storage.delete(f"data/{name}")
+        withdraw(storage, claim.token)
+        if not claims(storage) and "claims" not in self.names:
+            storage.delete("claims")
+            if not self.existed and not storage.names(""):
+                storage.delete("")

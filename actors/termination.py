@@ -12,6 +12,7 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Protocol
@@ -42,6 +43,8 @@ class _Stoppable(Protocol):
 
     def is_live(self) -> bool: ...
 
+    def ask_to_stop(self) -> None: ...
+
     def stop(self, *, seconds: float = ...) -> None: ...
 
 
@@ -59,11 +62,25 @@ def stop_at_exit(run: _Stoppable) -> None:
     _runs.append(run)
 
 
+def forget(run: _Stoppable) -> None:
+    """Do not stop a run at exit: its user asked to leave at once."""
+    if run in _runs:
+        _runs.remove(run)
+
+
 def _stop_runs() -> None:
-    for run in _runs:
-        with contextlib.suppress(Exception):
-            if ray.is_initialized() and run.is_live():
-                run.stop(seconds=EXIT_SECONDS)
+    """Stop all live runs at once, within one deadline; an interruption leaves."""
+    deadline = time.monotonic() + EXIT_SECONDS
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        live = []
+        for run in _runs:
+            with contextlib.suppress(Exception):
+                if ray.is_initialized() and run.is_live():
+                    run.ask_to_stop()
+                    live.append(run)
+        for run in live:
+            with contextlib.suppress(Exception):
+                run.stop(seconds=max(0.1, deadline - time.monotonic()))
                 print(f"run {run.name} stopped; resume it by: inarch resume {run.path}", file=sys.stderr)
 
 

@@ -342,7 +342,7 @@ def bench(
 def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
     """Start or resume a run and show it to its end. Ctrl-C and SIGTERM stop it in order and leave a folder to resume;
     the exit status is then 130 or 143."""
-    from actors.termination import Interruptions, Terminated
+    from actors.termination import Interruptions, Terminated, forget
     from experiments.display import facts_told, follow, lost_told, result_table
 
     run = None
@@ -362,7 +362,11 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
             if run is None:
                 raise
             console.print("stopping: every network commits a checkpoint (again to leave at once)", highlight=False)
-            run.stop()
+            try:
+                run.stop()
+            except (KeyboardInterrupt, Terminated):
+                forget(run)
+                raise
             console.print(f"stopped; resume it by: inarch resume {run.path}", highlight=False, soft_wrap=True)
             return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     if result.table is not None:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from actors import find_run
+from actors.records import read_config
 from experiments.reports import open_run
 from population.checkpoint import CheckpointStore
 from population.config import FusionConfig, NetworkConfig, from_dict
@@ -62,7 +63,7 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
             channels were matched.
     """
     storage = find_run(path)
-    recorded = json.loads(storage.read("config.json"))
+    recorded = read_config(storage)
     state, told = _weights(storage, path, recorded, what, None)
     fusion: FusionConfig = from_dict(FusionConfig, recorded["config"].get("fusion", {}))
     if fusion.mode != "off":
@@ -257,8 +258,12 @@ def _snippet(file: str, recorded: dict[str, Any]) -> str:
         f"transform = v2.Compose([\n{indented}\n])\n"
         f'class_names = json.loads(metadata["class_names"])\n\n\n'
         f"def classify(image: Image.Image) -> dict[str, float]:{size}\n"
+        f"    image = ImageOps.exif_transpose(image)\n"
+        f"    if image.has_transparency_data:\n"
+        f"        white = Image.new('RGBA', image.size, 'white')\n"
+        f"        image = Image.alpha_composite(white, image.convert('RGBA')).convert('RGB')\n"
         f"    with torch.no_grad():\n"
-        f"        logits = network(transform(ImageOps.exif_transpose(image))[None])\n"
+        f"        logits = network(transform(image)[None])\n"
         f"    return dict(zip(class_names, logits.softmax(1)[0].tolist()))\n"
     )
 

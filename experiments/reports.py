@@ -9,7 +9,7 @@ import torch
 
 from actors import RunSpec, find_run
 from actors.intake import with_own_data
-from actors.records import read_members
+from actors.records import read_config, read_members
 from actors.tasks import judge
 from population.checkpoint import CheckpointStore
 from population.config import RunConfig, from_dict
@@ -95,7 +95,7 @@ def open_run(path: str, network: NetworkFactory | None) -> tuple[Storage, RunSpe
         ConfigError: the run was begun with a callable and none is given.
     """
     storage = find_run(path)
-    recorded = json.loads(storage.read("config.json"))
+    recorded = read_config(storage)
     config = with_own_data(from_dict(RunConfig, recorded["config"]), storage)
     if recorded["network"] == "callable" and network is None:
         raise ConfigError(

@@ -120,6 +120,8 @@ def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ..
     if units == "auto":
         units = chosen_units(module)
     if units == "convolutions":
+        own = entries(module)
+        weights = {stem: name for stem, name in weights.items() if name in own}  # the second of two tied ones has none
         stems = {stem: name for stem, name in weights.items() if not _is_shortcut(name)}
         return _group(entries(module), lambda key: next((n for s, n in stems.items() if _is_of(key, s)), None), units)
     return _group(entries(module), lambda key: key if key in parameters and parameters[key].dim() >= 2 else None, units)

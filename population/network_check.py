@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -9,15 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from population.config import RunConfig
+from population.config import DataConfig, RunConfig, height_and_width
 from population.cost import network_cost
 from population.data import image_set, memory_splits, open_images
 from population.data.encoded import EncodedImages
 from population.data.images import ImageSet
-from population.data.pictures import resized, with_channels
-from population.data.sources import CIFAR
-from population.data.splits import STREAMED_SIZE
-from population.errors import ConfigError, UnreadableImageError
+from population.data.pictures import resized
+from population.data.splits import STREAMED_SIZE, streams
+from population.errors import ConfigError, DataError, UnreadableImageError
 from population.networks import NetworkFactory
 from population.schedule import epoch_batches
 from population.task import ImageClassification
@@ -26,6 +26,9 @@ from population.user_code import user_code
 
 TRIAL_FLOPS = 40_000_000_000
 """Operations of the step that tries a full batch, some seconds of a laptop; more images than that are not tried."""
+
+LOOKED_AT = 64
+"""Images whose channels are looked at, where all of them being gray would make them one channel."""
 
 KNOWN = {"cifar10": (50_000, (3, 32, 32), 10), "cifar100": (50_000, (3, 32, 32), 100)}
 """Training images, their shape and classes of data sets that are fetched by name."""
@@ -41,39 +44,65 @@ class DataShape:
     num_classes: int
 
 
-def data_shape(config: RunConfig) -> DataShape:
-    """What a network needs to know of a run's data, from labels and one image.
+def data_shape(config: RunConfig) -> DataShape | None:
+    """What a network needs to know of a run's data, from labels and some images.
+
+    Returns:
+        None where only all images would tell whether they are gray or RGB.
 
     Raises:
-        DataError: the training images cannot be read.
+        DataError: the images cannot be read.
     """
     data = config.data
-    if data.train in CIFAR:
-        num_images, shape, num_classes = KNOWN[data.train]
+    if data.train in KNOWN:
+        num_images, (channels, height, width), num_classes = KNOWN[data.train]
+        seen: int | None = channels
     else:
         train = open_images(data.train, split="train", config=data)
-        num_images, shape, num_classes = len(train), _shape_of(train, config), len(train.class_names)
+        num_images, num_classes = len(train), len(train.class_names)
+        height, width = _size_of(train, data)
+        is_streamed = isinstance(train, EncodedImages) and streams(train, data)
+        seen = 3 if is_streamed else _channels_of(train)
+    if data.channels == "auto" and seen != 3 and data.train not in KNOWN:
+        others = {"validation": data.validation_set, "test": data.test, "query": data.query}
+        for split, source in others.items():
+            if source is not None and seen != 3:
+                other = _channels_of(open_images(source, split=split, config=data))
+                seen = other if other == 3 or seen is not None else None
+    channels = {"gray": 1, "rgb": 3}.get(data.channels, seen)
+    if channels is None:
+        return None
     num_images = min(num_images, data.train_limit or num_images)
     held = 0 if data.validation_set is not None else round(data.validation * num_images)
-    return DataShape(num_images=num_images - held, image_shape=shape, num_classes=num_classes)
+    return DataShape(num_images=num_images - held, image_shape=(channels, height, width), num_classes=num_classes)
 
 
-def _shape_of(train: ImageSet | EncodedImages, config: RunConfig) -> tuple[int, int, int]:
+def _size_of(train: ImageSet | EncodedImages, data: DataConfig) -> tuple[int, int]:
+    """Height and width of the images as networks get them."""
     if isinstance(train, ImageSet):
-        channels = {"gray": 1, "rgb": 3}.get(config.data.channels, train.shape[0])
-        return channels, *train.shape[1:]
-    is_streamed = config.data.stream == "always" or config.data.augmentation == "imagenet"
-    size = config.data.image_size or (STREAMED_SIZE if is_streamed else None)
-    channels = "rgb" if is_streamed and config.data.channels == "auto" else config.data.channels
-    for index in range(min(len(train), config.data.skip_unreadable + 1)):
+        return train.shape[1], train.shape[2]
+    if streams(train, data):
+        return height_and_width(data.image_size or STREAMED_SIZE)
+    for index in range(min(len(train), data.skip_unreadable + 1)):
         try:
-            picture = resized(with_channels(train.read(index), channels), size)
+            picture = resized(train.read(index), data.image_size)
         except UnreadableImageError:
-            if index == config.data.skip_unreadable:
+            if index == data.skip_unreadable:
                 raise
             continue
-        return 1 if picture.mode == "L" else 3, picture.height, picture.width
-    raise ConfigError(f"{train.name} has no image that can be read")
+        return picture.height, picture.width
+    raise DataError(f"{train.name} has no image that can be read")
+
+
+def _channels_of(images: ImageSet | EncodedImages) -> int | None:
+    """1 or 3; None where the images looked at are gray and there are more."""
+    if isinstance(images, ImageSet):
+        return images.shape[0]
+    for index in range(min(len(images), LOOKED_AT)):
+        with contextlib.suppress(UnreadableImageError):
+            if images.read(index).mode != "L":
+                return 3
+    return 1 if len(images) <= LOOKED_AT else None
 
 
 def try_network(config: RunConfig, factory: NetworkFactory | None, shape: DataShape) -> None:
@@ -111,6 +140,11 @@ def check_network(task: ImageClassification, *, num_images: int) -> None:
         UserCodeError: it raised; names the batch.
     """
     network = task.build(0)
+    places = {parameter.data_ptr() for parameter in network.parameters() if parameter.numel()}
+    if any(parameter.data_ptr() in places for parameter in task.build(1).parameters() if parameter.numel()):
+        raise ConfigError(
+            "the network function gives the same network, or the same weights, each time; it must make a new one"
+        )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError(
             "the network has no parameter to train: all are frozen (requires_grad=False), or there are none"

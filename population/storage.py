@@ -72,6 +72,17 @@ class Storage:
 
         self._within_deadline(call, f"write {relative}")
 
+    def replace(self, relative: str, content: bytes) -> None:
+        """Write a file whole in place of an earlier one. On a local disk a crash leaves the one or the other."""
+        if not isinstance(self._filesystem, pafs.LocalFileSystem):
+            self.write(relative, content)
+            return
+        part = f"{relative}.part"
+        self.write(part, content)
+        self._within_deadline(
+            lambda: self._filesystem.move(self.path(part), self.path(relative)), f"replace {relative}"
+        )
+
     def read(self, relative: str) -> bytes:
         """The content of a file.
 

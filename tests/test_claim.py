@@ -12,18 +12,20 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
-from actors import claiming
+from actors import PopulationRun, claiming
 from actors.claiming import claim_existing_folder, claim_new_folder
 from actors.intake import new_name, run_storage
 from actors.termination import TERMINATED_STATUS, Interruptions, Terminated, own_sigterm
 from population import RunConfig
 from population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from population.claim import Claim, check_holds, claims, holds, withdraw
-from population.errors import ConfigError, RunExistsError
+from population.errors import ConfigError, RunExistsError, UserCodeError
 from population.storage import Storage, joined
+from tests.images import write_classes
 
 
 def checkpoint() -> Checkpoint:
@@ -36,9 +38,39 @@ def test_a_second_start_is_refused_and_names_the_first(tmp_path: Path) -> None:
     assert holds(storage, claim.token)
     with pytest.raises(RunExistsError, match=f"in use by process {os.getpid()} on {socket.gethostname()} since"):
         claim_new_folder(storage)
-    with pytest.raises(RunExistsError, match="in use by"):
-        claim_existing_folder(storage)
     assert claims(storage) == [claim]
+    parent = {"host": socket.gethostname(), "process": os.getppid(), "seconds": 0.0}
+    parent["process_started"] = psutil.Process(os.getppid()).create_time()
+    storage.write(Claim(generation=2, token="ab").path, json.dumps(parent).encode())
+    with pytest.raises(RunExistsError, match=f"in use by process {os.getppid()}"):
+        claim_existing_folder(storage)
+    storage.write(Claim(generation=2, token="ab").path, json.dumps(parent | {"is_detached": True}).encode())
+    assert claim_existing_folder(storage).generation == 3
+    assert claim_existing_folder(storage).generation == 4, "a process may resume what it started itself"
+
+
+def test_a_half_written_claim_does_not_block_a_name(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(claiming, "WRITE_SECONDS", 0.1)
+    storage = Storage(str(tmp_path / "run"))
+    storage.write(Claim(generation=1, token="ab").path, b"")
+    assert claim_new_folder(storage).generation == 2
+
+
+def test_a_start_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    train = write_classes(tmp_path / "exp" / "data" / "train", ("cat", "dog"))
+    (tmp_path / "exp" / "logs").mkdir()
+    (tmp_path / "exp" / "logs" / "mine.txt").write_text("x")
+    before = {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()}
+
+    def broken(num_classes: int) -> None:
+        raise ValueError("no network here")
+
+    pixels = np.zeros((4, 8, 8), np.uint8)
+    for name, data in (("exp", train), ("exp", (pixels, [0, 1, 0, 1])), ("new", train)):
+        with pytest.raises(UserCodeError, match="no network here"):
+            PopulationRun.start(RunConfig(name=name, storage=str(tmp_path)), network=broken, data=data)  # type: ignore[arg-type]
+    assert {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists() and sorted(os.listdir(tmp_path / "exp")) == ["data", "logs"]
 
 
 def test_a_claim_of_a_process_that_is_gone_does_not_hold_a_folder(tmp_path: Path) -> None:

@@ -167,3 +167,20 @@ def test_what_was_read_is_said(tmp_path: Path) -> None:
     without = load(train).report.lines()
     assert "9 train (no validation and no test images)" in without[0]
     assert without[3] == ("augmentation: random crops of images padded by 4 pixels and random mirror images")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("bounding_box_train/0002_c1s1.jpg", "bounding_box_test/0003_c2s1.jpg", "query/0002_c3s1.jpg"),
+        ("train/cats/1.png", "train/dogs/1.png", "test1/1.png"),
+        ("train/cats/1.png", "train/dogs/1.png", "test/1.png", "sample/1.png"),
+        ("seg_train/a/1.png", "seg_train/b/1.png", "seg_test/a/1.png"),
+    ],
+)
+def test_parts_of_well_known_data_sets_are_no_classes(tmp_path: Path, files: tuple[str, ...]) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        picture(1).save(tmp_path / file)
+    with pytest.raises(DataError, match="holds the parts of a data set"):
+        load(tmp_path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from actors.intake import with_data
 from population import DataConfig, RunConfig
-from population.data import MemorySplits, from_dataset, load_splits, parts_of, to_images
+from population.data import MemorySplits, from_dataset, image_set, load_splits, memory_splits, parts_of, to_images
 from population.errors import DataError, UserCodeError
 from population.storage import Storage
 from tests.images import encoded, picture, write_classes, write_table
@@ -36,6 +37,14 @@ class Pictures(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         return self.items[index]
+
+
+class Named(Pictures):
+    """With names of its own."""
+
+    def __init__(self, items: list[Any], classes: Any) -> None:
+        super().__init__(items)
+        self.classes = classes
 
 
 ITEMS = [(Image.fromarray(image), int(label)) for image, label in zip(X, Y, strict=True)]
@@ -64,6 +73,9 @@ ONE_PART = {
     "bfloat16": (torch.from_numpy(X).to(torch.bfloat16), torch.from_numpy(Y)),
     "tensors with gradient": (torch.from_numpy(X).float().requires_grad_(), torch.from_numpy(Y)),
     "list of pairs": ITEMS,
+    "list of arrays and one-hot": [(image, np.eye(4)[label]) for image, label in zip(X, Y, strict=True)],
+    "categories": (X, pd.Series(Y).astype("category")),
+    "Subsets joined": ConcatDataset([Subset(Pictures(ITEMS), range(10)), Subset(Pictures(ITEMS), range(10, 40))]),
     "Dataset": Pictures(ITEMS),
     "Dataset of mappings": Pictures([{"image": image, "label": label} for image, label in ITEMS]),
     "list of mappings": [{"img": image, "target": label} for image, label in ITEMS],
@@ -111,6 +123,9 @@ def test_parts_in_every_form(tmp_path: Path) -> None:
             {"training": train, "val": validation, "testing": test},
             datasets.DatasetDict({"train": ONE_PART["Hugging Face Dataset"], "test": ONE_PART["Hugging Face Dataset"]}),
             (train, folder),
+            (ONE_PART["Hugging Face Dataset"], ONE_PART["Hugging Face Dataset"]),
+            ((X[:20, :, :, 0], Y[:20]), (X[20:30, :, :, 0], Y[20:30])),
+            (image_set(X[:20], Y[:20]), image_set(X[20:30], Y[20:30])),
             (Path(folder), None, Path(folder)),
         )
     ):
@@ -136,6 +151,16 @@ def test_parts_in_every_form(tmp_path: Path) -> None:
         ((np.zeros((8, 4, 9, 9), np.uint8), [0, 1] * 4), r"with 1 or 3 channels, got \(8, 4, 9, 9\)"),
         ((np.zeros((8, 9, 9, 13), np.uint8), [0, 1] * 4), r"with 1 or 3 channels, got \(8, 9, 9, 13\)"),
         (Pictures([(ITEMS[0][0], 0), (ITEMS[0][0], 1.7)]), "item 1 has label 1.7, which is no whole number"),
+        ((X[:6], ["a", float("nan"), "b"] * 2), "item 1 has no label"),
+        ((X[:6], ["a", 1] * 3), "labels must be all numbers or all names"),
+        ((X[:6], [[1], [1, 2], [1], [0], [0], [0]]), "multi-label"),
+        (([item[0] for item in ITEMS], None), "labels must be a list or an array"),
+        (
+            ConcatDataset([Named(ITEMS[:4], ["c", "d", "e", "f"]), Named(ITEMS[4:8], ["d", "c", "e", "f"])]),
+            "joined name other classes",
+        ),
+        (Named(ITEMS[:4], ["a", "b", "a", "b"]), "two classes are called 'a'"),
+        ([(Image.fromarray(np.full((9, 9), 200, np.int32)), 0)] * 4, "32-bit integers"),
         ((X, None), r"labels must have shape \(images,\)"),
         (Pictures([(ITEMS[0][0], None)]), r"data train: item 0 has no label"),
         (Pictures([(ITEMS[0][0], [1, 1, 0])]), r"data train\[0\] has several labels"),
@@ -152,6 +177,19 @@ def test_parts_in_every_form(tmp_path: Path) -> None:
 def test_what_cannot_be_used_says_why(data: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         to_images(parts_of(data)["train"], DataConfig(), name="data train")
+
+
+def test_classes_that_are_no_list_of_names_say_nothing() -> None:
+    for classes in (4, {"a", "b"}, None, [], {0: "cat"}):
+        assert from_dataset(Named(ITEMS, classes), name="x").class_names == ("0", "1", "2", "3")
+
+
+def test_parts_in_two_scales_are_refused() -> None:
+    bytes_, floats = image_set(X, Y), image_set((X / 255.0).astype(np.float32), Y)
+    for train, test in ((bytes_, floats), (floats, bytes_)):
+        with pytest.raises(DataError, match="give all parts in one scale"):
+            memory_splits(train, test, DataConfig(validation=0.0), seed=0)
+    memory_splits(floats, floats, DataConfig(validation=0.0), seed=0)
 
 
 def test_an_iterable_dataset_is_refused_by_name() -> None:
@@ -230,6 +268,7 @@ def test_unreadable_items_are_left_out_up_to_the_limit(tmp_path: Path) -> None:
 
     found = splits(tmp_path, Files(ITEMS), skip_unreadable=1)
     assert len(found.train) == 39
+    assert "left out 1 items that cannot be read" in found.report.notes[0]
     listed = (tmp_path / "run" / "data" / "unreadable.txt").read_text()
     assert "data train[2] cannot be read" in listed
     with pytest.raises(UserCodeError, match=r"data train\[2\]: the Dataset raised"):

@@ -54,13 +54,30 @@ def body(*more: nn.Module, num_classes: int = 4) -> nn.Sequential:
 class Wrapped(nn.Module):
     """A network whose output is what a function makes of its logits."""
 
-    def __init__(self, make: Callable[[Any, Tensor], Any]) -> None:
+    def __init__(self, make: Callable[[Any, Tensor], Any], *, lazy: bool = False) -> None:
         super().__init__()
         self.body, self.make = body(), make
+        if lazy:
+            self.lazy = nn.LazyLinear(4)
         self.auxiliary = nn.Linear(4, 4)
 
     def forward(self, images: Tensor) -> Any:
         return self.make(self, self.body(images))
+
+
+def tie_convolutions(module: nn.Module) -> None:
+    first, second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+    second.weight = first.weight
+    module.add_module("first", first)
+    module.add_module("second", second)
+
+
+def share_buffer(module: nn.Module) -> None:
+    table = torch.arange(6.0)
+    for name in ("first", "second"):
+        part = nn.Module()
+        part.register_buffer("table", table)
+        module.add_module(name, part)
 
 
 class With(nn.Module):
@@ -159,6 +176,11 @@ WORKS: dict[str, Callable[[], nn.Module]] = {
     "old weight norm": old_weight_norm,
     "MLP": mlp,
     "partly frozen": frozen_but_head,
+    "tied convolutions with biases": lambda: With(tie_convolutions),
+    "one buffer of two modules": lambda: With(share_buffer),
+    "lazy head in training alone": lambda: Wrapped(
+        lambda module, logits: (logits, module.lazy(logits)) if module.training else logits, lazy=True
+    ),
     "batch norm on features": lambda: body(nn.BatchNorm1d(8)),
 }
 
@@ -242,9 +264,27 @@ def sharing(module: nn.Module) -> None:
     module.register_parameter("second", nn.Parameter(weight.data.t()))
 
 
+class Copying(With):
+    def __init__(self) -> None:
+        super().__init__(lambda module: None)
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        return {name: tensor.clone() for name, tensor in super().state_dict(*args, **options).items()}
+
+
+class Omitting(With):
+    def __init__(self) -> None:
+        super().__init__(lambda module: None)
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        return {name: t for name, t in super().state_dict(*args, **options).items() if not name.startswith("body.5")}
+
+
 def extra(module: nn.Module) -> None:
     module.add_module("extra", type("Extra", (nn.Module,), {"get_extra_state": lambda self: {"step": 1}})())
 
+
+SAME = body()
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "features only": (
@@ -283,7 +323,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "buffer 'm' is on device meta",
     ),
     "sharing": (lambda: With(sharing), "'first' and 'second' are different tensors of the same memory"),
-    "extra state": (lambda: With(extra), r"'extra._extra_state' of the network's state_dict is a dict"),
+    "extra state": (lambda: With(extra), r"'extra._extra_state' of the network's state_dict is extra state"),
+    "the same instance": (lambda: SAME, "gives the same network, or the same weights, each time"),
+    "the same weights": (lambda: nn.Sequential(SAME, nn.Identity()), "the same weights, each time"),
+    "TorchScript": (lambda: torch.jit.script(body()), "the network is TorchScript"),
+    "copies in the state": (Copying, "state_dict gives a copy of 'body.0.weight'"),
+    "weights missing in the state": (Omitting, "state_dict lacks 'body.5.weight'"),
     "unused lazy layer": (
         lambda: With(lambda module: module.add_module("unused", nn.LazyLinear(3))),
         r"lazy layer 'unused.weight' got no size",
@@ -292,7 +337,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:.*quantize.*:UserWarning", "ignore:Sparse")
+@pytest.mark.filterwarnings(
+    "ignore:torch.quantize_per_tensor", "ignore:.*quantize.*:UserWarning", "ignore:Sparse", "ignore:.*jit"
+)
 @pytest.mark.parametrize("name", REFUSED)
 def test_these_networks_are_refused_with_a_remedy(name: str) -> None:
     factory, message = REFUSED[name]
@@ -439,13 +486,34 @@ def test_what_the_driver_knows_of_the_data_is_what_the_run_will_find(tmp_path) -
         config = RunConfig(data=data)
         splits, shape = run_splits(config), data_shape(config)
         train = splits.batches("train", "cpu")
-        assert train is not None
+        assert train is not None and shape is not None
         assert (len(train), splits.image_shape, splits.num_classes) == (
             shape.num_images,
             shape.image_shape,
             shape.num_classes,
         )
-    assert data_shape(RunConfig(data=DataConfig(train="cifar100"))).num_images == 45_000
+    fetched = data_shape(RunConfig(data=DataConfig(train="cifar100", channels="gray")))
+    assert fetched == DataShape(num_images=45_000, image_shape=(1, 32, 32), num_classes=100)
+
+
+@pytest.mark.parametrize("num_gray", [1, 70])
+def test_gray_images_before_others_do_not_decide_the_channels(tmp_path, num_gray: int) -> None:
+    from tests.images import picture, write_classes
+
+    train = write_classes(tmp_path / "train", ("ant", "bee"), each=num_gray)
+    for index in range(num_gray):
+        picture(9, mode="L").save(tmp_path / "train" / "ant" / f"{index}.png")
+    shape = data_shape(RunConfig(data=DataConfig(train=train)))
+    assert shape is None if num_gray > 64 else shape is not None and shape.image_shape == (3, 12, 12)
+    gray = write_classes(tmp_path / "gray", ("ant", "bee"), each=2)
+    for place in (tmp_path / "gray").rglob("*.png"):
+        picture(9, mode="L").save(place)
+    for test, channels in ((None, 1), (gray, 1), (train, None if num_gray > 64 else 3)):
+        found = data_shape(RunConfig(data=DataConfig(train=gray, test=test)))
+        assert (found and found.image_shape[0]) == channels
+    large = RunConfig(data=DataConfig(train=train, memory_gib=1e-9))
+    streamed = data_shape(large)
+    assert streamed is not None and streamed.image_shape == (3, 224, 224)
 
 
 def test_images_of_floats_train_too() -> None:

@@ -213,3 +213,107 @@ def test_folders_shards_and_storage_in_an_object_store(bucket: str, tmp_path: Pa
     run = Storage(joined(f"s3://runs/deep{bucket}", "first"))
     run.write("config.json", b"{}")
     assert Storage(f"s3://runs/deep/first{bucket}").read("config.json") == b"{}"
+
+
+def write_csv(folder: Path, rows: dict[str, tuple[str, int]], header: str = "file_name,label") -> Path:
+    """A CSV of names and labels, and its images of one value each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (_, value) in rows.items():
+        picture(value, mode="L").save(folder / (name if "." in name else f"{name}.png"))
+    lines = [header, *(f"{name},{label}" for name, (label, _) in rows.items())]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder / "labels.csv"
+
+
+def test_each_csv_of_a_pattern_names_images_beside_itself(tmp_path: Path) -> None:
+    write_csv(tmp_path / "s1", {"1.png": ("a", 10), "2.png": ("b", 20)})
+    write_csv(tmp_path / "s2", {"1.png": ("c", 200), "2.png": ("d", 220)})
+    found = load(tmp_path / "s*" / "labels.csv").train
+    assert found.images[:, 0, 0, 0].tolist() == [10, 20, 200, 220] and found.class_names == ("a", "b", "c", "d")
+
+
+def test_texts_of_a_csv_stay_texts(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a", {"001": ("x", 1), "002": ("y", 2)}, header="image_id,label")
+    for name, value in (("1.png", 101), ("2.png", 102)):
+        picture(value, mode="L").save(tmp_path / "a" / name)
+    assert load(path).train.images[:, 0, 0, 0].tolist() == [1, 2]
+    labels = write_csv(tmp_path / "b", {"1.png": ("007", 1), "2.png": ("010", 2), "3.png": ("7", 3)})
+    assert load(labels).train.class_names == ("007", "7", "010")
+    flags = write_csv(tmp_path / "c", {"1.png": ("True", 1), "2.png": (" False", 2)})
+    assert load(flags).train.class_names == ("False", "True")
+    whole = write_csv(tmp_path / "d", {"1.png": ("3", 1), "2.png": ("1", 2)})
+    assert load(whole).train.labels.tolist() == [3, 1]
+    with pytest.raises(DataError, match=r"row 0 has label 0.5"):
+        load(write_csv(tmp_path / "e", {"1.png": ("0.5", 1), "2.png": ("1", 2)}))
+    with pytest.raises(DataError, match="row 1 has no label"):
+        load(write_csv(tmp_path / "f", {"1.png": ("a", 1), "2.png": ("NA", 2)}))
+    (tmp_path / "g.csv").write_bytes("file_name,label\n1.png,h\u00e4\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"g.csv is not UTF-8"):
+        load(tmp_path / "g.csv")
+    (tmp_path / "a" / "labels.csv").write_text("image_id,label\n001,x\n,y\n002,z\n")
+    assert len(load(path, skip_unreadable=1).train) == 2
+    (tmp_path / "a" / "labels.csv").write_text("image,label\nhttp://example.com/a.png,x\n001,y\n")
+    with pytest.raises(DataError, match="download images that lie on the web"):
+        load(path)
+
+
+def test_shards_that_number_classes_differently_are_refused(tmp_path: Path) -> None:
+    for name, names in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
+        write_table(tmp_path / f"{name}.parquet", [0, 1], features={"label": {"names": names, "_type": "ClassLabel"}})
+    with pytest.raises(DataError, match=r"b.parquet names other classes than .*a.parquet"):
+        load(tmp_path)
+    doubled = write_table(tmp_path / "c" / "x.parquet", [0, 1, 2], metadata={"class_names": '["crane","dog","crane"]'})
+    with pytest.raises(DataError, match="two classes are called 'crane'"):
+        load(doubled)
+
+
+def test_shards_of_mixed_types_and_tables_of_odd_columns(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", pa.array([0, 1], pa.int32()))
+    write_table(tmp_path / "b.parquet", pa.array([1, 0], pa.int64()))
+    assert load(tmp_path).train.labels.tolist() == [0, 1, 1, 0]
+    large = write_table(tmp_path / "t" / "large.parquet", pa.array(["a", "b"], pa.large_string()))
+    assert load(large, class_names=("x", "y")).train.class_names == ("a", "b")
+    cells = [encoded(picture(0))] * 2
+    pq.write_table(
+        pa.table({"image": cells, "label": [0, 1], "camera": ["Canon", "Nikon"]}), tmp_path / "t" / "c.parquet"
+    )
+    found = load(tmp_path / "t" / "c.parquet")
+    assert found.train.cameras is None and "column 'camera' holds no whole numbers" in found.report.notes[0]
+    twice = pa.Table.from_arrays([pa.array(cells), pa.array([0, 1]), pa.array([0, 1])], ["image", "label", "label"])
+    pq.write_table(twice, tmp_path / "t" / "d.parquet")
+    with pytest.raises(DataError, match="two columns called 'label'"):
+        load(tmp_path / "t" / "d.parquet")
+    bracket = tmp_path / "y[1]"
+    write_table(bracket / "t-0.parquet", [0, 1])
+    assert load(bracket / "t-*.parquet").train.labels.tolist() == [0, 1]
+
+
+def test_shards_of_other_parts_are_named(tmp_path: Path) -> None:
+    for name in ("train-0", "extra", "validation-0"):
+        write_table(tmp_path / f"{name}.parquet", [0, 1])
+    notes = load(tmp_path).report.notes
+    assert "left out 2 Parquet files of other parts (extra.parquet, validation-0.parquet)" in notes[0]
+    with pytest.raises(DataError, match=r"data.test: the Parquet files in .* are named by other parts: extra"):
+        load(tmp_path, test=str(tmp_path))
+    write_table(tmp_path / "hub" / "data" / "train-0.parquet", [0, 1])
+    write_table(tmp_path / "hub" / "data" / "test-0.parquet", [1, 1])
+    test = load(tmp_path / "hub").test
+    assert test is not None and test.labels.tolist() == [1, 1]
+
+
+def test_class_folders_count_before_a_table_beside_them(tmp_path: Path) -> None:
+    train = write_classes(tmp_path, ("cat", "dog"))
+    pq.write_table(pa.table({"image_id": ["1"], "label": ["x"]}), tmp_path / "features.parquet")
+    assert load(train).train.class_names == ("cat", "dog")
+
+
+def test_a_part_of_a_stream_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+    train = write_classes(tmp_path, ("cat", "dog"))
+    splits = load_splits(DataConfig(train=train, stream="always", train_limit=2, validation=0.0), seed=0)
+    assert len(pickle.loads(pickle.dumps(splits)).labels("train")) == 2
+
+
+def test_data_sets_that_have_no_validation_part_do_not_lend_another(tmp_path: Path) -> None:
+    for name in ("digits", "cifar10"):
+        with pytest.raises(DataError, match=f"{name} has no validation images of its own"):
+            open_images(name, split="validation")

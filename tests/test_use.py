@@ -26,7 +26,7 @@ from experiments import cli
 from experiments.display import lost_told, result_table
 from experiments.export import export_network, predict_images
 from population import DataConfig, NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig, Trainer
-from population.checkpoint import CheckpointStore
+from population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from population.config import from_dict
 from population.errors import ConfigError, RunError
 from population.members import Members, MemberState
@@ -221,10 +221,43 @@ def test_finished_networks_train_on_where_the_schedule_is_longer(tmp_path: Path)
     for state in (MemberState.DONE, MemberState.DONE, MemberState.RETIRED):
         members.move(members.add(is_founder=True).id, state)
     write_members(storage, state="finished", message="", members=members, placement=None, began=0.0)
-    plain = [member.state for member in resumable_members(storage, run="x")]
-    longer = [member.state for member in resumable_members(storage, run="x", trains_on=True)]
+    for network in (0, 1):
+        identity = CheckpointId(incarnation=1, interval=4)
+        saved = Checkpoint(network=network, id=identity, model={}, tensors={}, training={})
+        assert CheckpointStore(storage).commit(saved)
+    plain = [member.state for member in resumable_members(storage, run="x", num_intervals=4)]
+    longer = [member.state for member in resumable_members(storage, run="x", num_intervals=6)]
     assert plain == [MemberState.DONE, MemberState.DONE, MemberState.RETIRED]
     assert longer == [MemberState.STARTING, MemberState.STARTING, MemberState.RETIRED]
+
+
+def test_a_resume_that_dies_while_it_lengthens_the_schedule_is_resumed_alike(run: Run, tmp_path: Path) -> None:
+    path, _, _ = run
+    for failing in ("write", "delete", "replace"):
+        folder = tmp_path / failing
+        shutil.copytree(path, folder)
+        storage = Storage(str(folder))
+        config: RunConfig = from_dict(RunConfig, json.loads(storage.read("config.json"))["config"])
+        longer = with_more_epochs(config, 6)
+        facts = facts_of(longer, run_splits(longer), None)
+        spec = RunSpec(name="x", folder=storage.uri, config=longer)
+        broken = Storage(str(folder))
+        setattr(broken, failing, fail)
+        with pytest.raises(RuntimeError, match="inside"):
+            update_config(broken, spec, facts)
+        update_config(storage, spec, facts)
+        assert json.loads(storage.read("config.json"))["config"]["schedule"]["epochs"] == 6
+        assert not storage.exists("result.json") and storage.exists("results/4-epochs.json")
+
+
+def test_a_damaged_configuration_is_a_named_error(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run[0], tmp_path / "run")
+    whole = (tmp_path / "run" / "config.json").read_text()
+    for content in (whole[: len(whole) // 2], "", "[]", "{}"):
+        (tmp_path / "run" / "config.json").write_text(content)
+        for use in (read_facts, lambda storage: list(predict_images(storage.uri, ["x.png"]))):
+            with pytest.raises(RunError, match=r"config.json is damaged"):
+                use(Storage(str(tmp_path / "run")))
 
 
 def test_handed_in_data_are_found_where_the_folder_was_moved(tmp_path: Path) -> None:
@@ -235,6 +268,10 @@ def test_handed_in_data_are_found_where_the_folder_was_moved(tmp_path: Path) -> 
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert with_own_data(config, Storage(str(tmp_path / "b"))).data.train == str(tmp_path / "b/data/train.arrow")
     assert with_own_data(config, storage).data == config.data
+
+
+def fail(*_: object, **__: object) -> None:
+    raise RuntimeError("inside")
 
 
 def test_errors_of_the_callers_code_are_one_screen_with_status_2(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -248,10 +285,6 @@ def test_errors_of_the_callers_code_are_one_screen_with_status_2(tmp_path: Path,
     assert ended.value.code == 2 and "raised KeyError: 'backbone'" in said and "broken_module.py" in said
     assert "ray" not in said and len(said.splitlines()) < 10
     assert not (tmp_path / "x").exists()
-
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("inside")
-
     monkeypatch.setattr(PopulationRun, "attach", fail)
     with pytest.raises(SystemExit) as ended:
         cli.main(["status", "x"])

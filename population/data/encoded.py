@@ -28,6 +28,8 @@ class EncodedImages:
     """Shape (images,): the Parquet row group of each; images of one group are cheap to read together."""
     cameras: np.ndarray | None = None
     """Shape (images,), int64: what took each image, for retrieval across cameras; None: not known."""
+    is_thread_safe: bool = False
+    """Whether several threads may read at once."""
     notes: tuple[str, ...] = ()
     """What was left out, to be shown before training."""
 
@@ -39,10 +41,20 @@ class EncodedImages:
         return dataclasses.replace(
             self,
             labels=self.labels[indices],
-            read=lambda index: self.read(int(indices[index])),
+            read=_Selected(self.read, indices),
             groups=self.groups[indices],
             cameras=None if self.cameras is None else self.cameras[indices],
         )
+
+
+class _Selected:
+    """Reads some of the images; picklable, so that loader workers can."""
+
+    def __init__(self, read: Callable[[int], Image.Image], indices: np.ndarray) -> None:
+        self._read, self._indices = read, indices
+
+    def __call__(self, index: int) -> Image.Image:
+        return self._read(int(self._indices[index]))
 
 
 class UnreadableImages:

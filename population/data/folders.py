@@ -19,7 +19,12 @@ from population.errors import DataError, UnreadableImageError
 PERSON = re.compile(r"(-1|\d+)_c(\d+)")
 """How names of Market-1501's and DukeMTMC-reID's files begin: identity (-1: junk) and camera."""
 
-PARTS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"})
+PARTS = frozenset(
+    {
+        *("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"),
+        *("query", "gallery"),
+    }
+)
 """Names of folders that hold a part of a data set, not a class."""
 
 PICTURE_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".cr2", ".nef", ".dng", ".arw", ".eps"})
@@ -50,7 +55,7 @@ def list_folder(filesystem: pafs.FileSystem, path: str) -> Listing:
         )
     files: list[str] = []
     above: dict[str, frozenset[str]] = {}  # of each folder, the real folders that it lies in
-    for folder, subfolders, names in os.walk(path, followlinks=True):
+    for folder, subfolders, names in os.walk(path, followlinks=True, onerror=_raise):
         real, outer = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
         if real in outer:  # a link to a folder that it lies in
             subfolders.clear()
@@ -60,6 +65,10 @@ def list_folder(filesystem: pafs.FileSystem, path: str) -> Listing:
         files += [name if relative == "." else f"{relative}/{name}" for name in names]
     top = [entry.name for entry in os.scandir(path) if entry.is_dir()]
     return Listing(files=tuple(sorted(files)), folders=tuple(sorted(top)))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def is_hidden(path: str) -> bool:
@@ -114,19 +123,34 @@ def open_folder(filesystem: pafs.FileSystem, path: str, listing: Listing, *, nam
         class_names=tuple(classes),
         read=_Files(filesystem, path, in_classes),
         groups=np.arange(len(in_classes)),
+        is_thread_safe=True,
         notes=tuple(f"{name}: left out {note}" for note in notes),
     )
 
 
 def _check_no_parts(images: Sequence[str], folders: Sequence[str], name: str) -> None:
-    parts = [folder for folder in folders if folder.lower() in PARTS]
-    nested = [part for part in parts if any(file.startswith(f"{part}/") and file.count("/") > 1 for file in images)]
-    if parts and (len(parts) == len(folders) or len(nested) > 1):
-        example = next((part for part in parts if part.lower().startswith("train")), parts[0])
+    """Raises DataError where the folders are parts of a data set: where all are called like parts, or one that is holds
+    class folders of its own, or they hold persons."""
+    parts = [folder for folder in folders if _is_part(folder)]
+    nested = [
+        part
+        for part in parts
+        if len({file.split("/")[1] for file in images if file.startswith(f"{part}/") and file.count("/") > 1}) > 1
+    ]
+    has_train = any("train" in part.lower() for part in parts)
+    are_persons = all(PERSON.match(file.rpartition("/")[2]) for file in images)
+    if parts and (len(parts) == len(folders) or (nested and has_train) or len(nested) > 1 or are_persons):
+        example = next((part for part in parts if "train" in part.lower()), parts[0])
         raise DataError(
             f"{name} holds the parts of a data set ({', '.join(parts)}), not classes; name each part: "
             f"data.train={name.rstrip('/')}/{example}, and data.validation_set or data.test for the others"
         )
+
+
+def _is_part(folder: str) -> bool:
+    """Whether a folder is called like a part of a data set: train, seg_test, test1, bounding_box_train, query."""
+    words = [word for word in re.split(r"[\W_\d]+", folder.lower()) if word]
+    return any(word in PARTS for word in words) and len(words) <= 3
 
 
 def _check_empty(empty: Sequence[str], others: Sequence[str], *, name: str, split: str) -> list[str]:
@@ -168,6 +192,7 @@ def _open_persons(
         class_names=tuple(classes),
         read=_Files(filesystem, path, [file for file, _, _ in found]),
         groups=np.arange(len(found)),
+        is_thread_safe=True,
         cameras=np.asarray([camera for _, _, camera in found], dtype=np.int64),
         notes=notes,
     )
@@ -194,6 +219,8 @@ def read_file(filesystem: pafs.FileSystem, path: str) -> bytes:
             return source.read()
     except FileNotFoundError:
         raise UnreadableImageError(f"{path} does not exist") from None
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise UnreadableImageError(f"{path} cannot be read: {error.strerror}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 

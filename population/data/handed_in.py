@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
 from population.config import DataConfig
 from population.data.encoded import UnreadableImages
@@ -87,6 +88,7 @@ def to_images(data: Any, config: DataConfig, *, name: str, unreadable: Unreadabl
         images, labels = data
         if hasattr(images, "shape"):
             return image_set(_array(images), labels, class_names=_configured(labels, config), name=name)
+        labels = _plain_labels(labels, name)
         if len(images) != len(labels):
             raise DataError(f"{name}: {len(images)} images need as many labels, got {len(labels)}")
         data = list(zip(images, labels, strict=True))
@@ -118,12 +120,10 @@ def from_dataset(
     """
     config = config or DataConfig()
     notes: tuple[str, ...] = ()
-    if isinstance(items, torch.utils.data.DataLoader):
+    if isinstance(items, DataLoader):
         items = items.dataset
         notes = (f"{name}: of the DataLoader only its Dataset is used; batches are made by schedule.batch_size",)
-    if isinstance(items, torch.utils.data.IterableDataset) or not (
-        hasattr(items, "__len__") and hasattr(items, "__getitem__")
-    ):
+    if isinstance(items, IterableDataset) or not (hasattr(items, "__len__") and hasattr(items, "__getitem__")):
         raise DataError(f"{name} must be a map-style Dataset with a length, got {type(items).__name__}; {FORMS}")
     reader = _Items(items, config, name)
     pictures: list[Any] = []
@@ -136,8 +136,13 @@ def from_dataset(
                 raise
             unreadable.add(error)
             continue
+        if label is None:
+            raise DataError(f"{name}: item {index} has no label")
         pictures.append(picture)
         labels.append(label)
+    left_out = len(items) - len(pictures)
+    if left_out:
+        notes += (f"{name}: left out {left_out} items that cannot be read (listed in data/unreadable.txt)",)
     if not pictures:
         raise DataError(f"{name} has no images")
     reader.check_repeats()
@@ -167,18 +172,32 @@ class _Items:
         return self._picture(image, name), _plain_label(label, name)
 
     def class_names(self) -> Sequence[str] | None:
-        """What the Dataset says of its classes; a Subset's are those of the Dataset that it is of."""
-        items = self._items
-        while not hasattr(items, "classes") and hasattr(items, "dataset"):
-            items = items.dataset
-        if not hasattr(items, "classes") and getattr(items, "datasets", None):
-            items = items.datasets[0]
+        """What the Dataset says of its classes; a Subset's are those of the Dataset that it is of.
+
+        Raises:
+            DataError: Datasets that are joined name other classes.
+        """
+        return self._names_of(self._items)
+
+    def _names_of(self, items: Any) -> list[str] | None:
         names = getattr(items, "classes", None)
+        if isinstance(names, (list, tuple, np.ndarray)) and len(names):
+            return [str(name) for name in names]
+        if isinstance(items, ConcatDataset):
+            found = [self._names_of(part) for part in items.datasets]
+            if any(names != found[0] for names in found):
+                raise DataError(
+                    f"{self._name}: the Datasets that are joined name other classes: {found[0]}, {found[1:]}"
+                )
+            return found[0]
+        if isinstance(items, Subset):
+            return self._names_of(items.dataset)
         features = getattr(items, "features", None)
-        if names is None and isinstance(features, Mapping):
+        if isinstance(features, Mapping):
             key = self._key(features, self._config.label_column, LABEL_KEYS, "label", self._name)
             names = getattr(features[key], "names", None)
-        return [str(name) for name in names] if names is not None and len(names) else None
+            return [str(name) for name in names] if names else None
+        return None
 
     def check_repeats(self) -> None:
         """Raises DataError where an item gives another image when it is read again."""
@@ -249,6 +268,16 @@ def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray:
     return np.stack(arrays)
 
 
+def _plain_labels(labels: Any, name: str) -> Sequence[Any]:
+    """Labels beside a list of images: a list of them, or rows of an array or a table."""
+    if isinstance(labels, (list, tuple)):
+        return labels
+    rows = np.asarray(labels)
+    if rows.ndim == 0:
+        raise DataError(f"{name}: labels must be a list or an array of shape (images,), got {type(labels).__name__}")
+    return list(rows)
+
+
 def _plain_label(label: Any, name: str) -> Any:
     """A label as a Python number or string; a one-hot row as the place of its 1."""
     if isinstance(label, torch.Tensor):
@@ -268,18 +297,29 @@ def _plain_label(label: Any, name: str) -> Any:
 
 def _configured(labels: Any, config: DataConfig) -> Sequence[str] | None:
     """data.class_names, for labels that are numbers."""
-    first = next(iter(labels), None) if isinstance(labels, Iterable) else None
+    is_several = isinstance(labels, Iterable) and getattr(labels, "ndim", 1) != 0
+    first = next(iter(labels), None) if is_several else None
     return config.class_names if config.class_names and not isinstance(first, str) else None
 
 
 def _is_arrays(data: Sequence[Any]) -> bool:
     """Whether a pair is (images, labels) and not two parts."""
-    if len(data) != 2:
+    if len(data) != 2 or _is_items(data) or _is_pair(data[0]):
         return False
     images = data[0]
-    if hasattr(images, "shape") or hasattr(images, "__array__"):
+    if isinstance(images, ImageSet) or hasattr(images, "features"):  # a part of its own
+        return False
+    if isinstance(images, (np.ndarray, torch.Tensor)) or hasattr(images, "__array__"):
         return True
-    return isinstance(images, (list, tuple)) and len(images) > 0 and _is_picture(images[0]) and not _is_items(data)
+    return isinstance(images, (list, tuple)) and len(images) > 0 and _is_picture(images[0])
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value is (images, labels): an array of images, and as many labels."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or np.ndim(value[1]) == 0:
+        return False
+    images = value[0]
+    return getattr(images, "ndim", 0) >= 3 and len(images) == len(value[1])
 
 
 def _is_items(data: Sequence[Any]) -> bool:
@@ -287,9 +327,13 @@ def _is_items(data: Sequence[Any]) -> bool:
     first = data[0] if len(data) else None
     if isinstance(first, Mapping):
         return not set(first) <= set(PART_NAMES) and not any(is_path(value) for value in first.values())
-    if not isinstance(first, (tuple, list)) or len(first) != 2:
+    if not isinstance(first, (tuple, list)) or len(first) != 2 or _is_pair(first):
         return False
-    return _is_picture(first[0]) and (isinstance(first[1], (str, int)) or np.ndim(first[1]) == 0)
+    image, label = first
+    is_label = (
+        isinstance(label, (str, int)) or np.ndim(label) == 0 or (np.ndim(label) == 1 and len(label) != len(image))
+    )
+    return _is_picture(image) and (is_label or isinstance(image, Image.Image))
 
 
 def _is_picture(value: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from population.errors import DataError
 
@@ -38,6 +39,9 @@ def encode_labels(
         DataError: a label is missing, negative, no whole number, of no known class, or far greater than the number of
             classes; names the entry.
     """
+    if class_names is not None and len(set(class_names)) < len(class_names):
+        twice = next(class_ for class_ in class_names if list(class_names).count(class_) > 1)
+        raise DataError(f"{name}: two classes are called {twice!r}; classes are told apart by their names")
     column = _column(values, name)
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -68,7 +72,14 @@ def encode_label_array(
 
     A column (images, 1) counts as (images,), and rows with a single 1 among zeros (one-hot) as the place of the 1.
     """
-    found = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if isinstance(values, (pa.Array, pa.ChunkedArray)) or hasattr(getattr(values, "dtype", None), "categories"):
+        return encode_labels(values, name=name, class_names=class_names, unit="item")
+    if isinstance(values, (list, tuple)) and any(isinstance(value, (str, bytes)) for value in values):
+        return encode_labels(list(values), name=name, class_names=class_names, unit="item")
+    try:
+        found = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    except ValueError:  # rows of several lengths
+        raise _multi_label(name) from None
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
     elif found.ndim == 2 and found.dtype != object:
@@ -106,11 +117,17 @@ def _column(values: Any, name: str) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):  # an extension type, or none
         values = values.chunk(0) if values.num_chunks else pa.array([], values.type)
     if isinstance(values, pa.Array):
-        return values
+        return _as_text(values)
     try:
-        return pa.array(values)
+        return _as_text(pa.array(values, from_pandas=True))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{name}: labels must be all numbers or all names of classes: {error}") from error
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Labels of bytes as strings."""
+    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    return column.cast(pa.string()) if is_bytes else column
 
 
 def _multi_label(name: str) -> DataError:

@@ -106,7 +106,7 @@ def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
             raise UnreadableImageError(f"{name} has floats outside [0, 1]; scale them, or save 8 or 16 bits a channel")
         scaled = values * 255.0
     elif picture.mode == "I":  # 16 bits too, as some of Pillow's readers give them
-        if values.min() < 0 or values.max() > 65535:
+        if values.min() < 0 or values.max() > 65535 or values.max() <= 255:  # of no scale that is known
             raise UnreadableImageError(f"{name} has 32-bit integers; save 8 or 16 bits a channel")
         scaled = values / 257.0
     else:

@@ -15,12 +15,13 @@ from PIL import Image
 
 from population.config import DataConfig, ImageSize
 from population.data.encoded import EncodedImages, UnreadableImages
-from population.data.folders import Listing, is_hidden, list_folder, open_folder
+from population.data.folders import Listing, is_hidden, is_image, list_folder, open_folder
 from population.data.images import ImageSet, image_set, is_own_arrow, read_arrow
 from population.data.pictures import resized, with_channels
 from population.data.tables import (
     METADATA,
     TableFile,
+    has_part,
     matching,
     open_table,
     saved_dataset,
@@ -47,6 +48,8 @@ def open_images(description: str, *, split: str, config: DataConfig | None = Non
         DataError: nothing readable lies there; the message names it and what was expected.
     """
     config = config or DataConfig()
+    if split == "validation" and description in ("digits", *CIFAR):
+        raise DataError(f"data.validation_set: {description} has no validation images of its own; use data.validation")
     if description == "digits":
         return digits(split)
     if description in CIFAR:
@@ -59,7 +62,7 @@ def open_images(description: str, *, split: str, config: DataConfig | None = Non
         return _open_files(filesystem, [path], config, name=description, split=split)
     for name, marker in CIFAR_FOLDERS if isinstance(filesystem, pafs.LocalFileSystem) else ():
         folder = Path(path)
-        if folder.name == marker or (folder / marker).is_dir():
+        if folder.name == marker or os.path.isdir(folder / marker):
             return cifar(name, folder.parent if folder.name == marker else folder, split, download=False)
     return _open_folder(filesystem, path.rstrip("/"), config, name=description, split=split)
 
@@ -73,19 +76,26 @@ def holds_parts(description: str) -> bool:
         return False
     folder = Path(path)
     is_local = isinstance(filesystem, pafs.LocalFileSystem)
-    if is_local and any(folder.name == marker or (folder / marker).is_dir() for _, marker in CIFAR_FOLDERS):
+    if is_local and any(folder.name == marker or os.path.isdir(folder / marker) for _, marker in CIFAR_FOLDERS):
         return True
-    names = (
-        sorted(os.listdir(path))  # names that are no UTF-8 too
-        if is_local
-        else [info.base_name for info in filesystem.get_file_info(pafs.FileSelector(path))]
-    )
+    names = _names_in(filesystem, path, is_local=is_local)
     if "dataset_dict.json" in names:
-        return "test" in names
-    return bool(shards(filesystem, path, names, split="test")) and any(
-        table.path not in {other.path for other in shards(filesystem, path, names, split="test")}
-        for table in shards(filesystem, path, names, split="train")
-    )
+        return has_part(filesystem, path, split="test")
+    if "data" in names:
+        names += [f"data/{name}" for name in _names_in(filesystem, f"{path}/data", is_local=is_local)]
+    train, _ = shards(filesystem, path, names, split="train")
+    test, _ = shards(filesystem, path, names, split="test")
+    return bool(train and test) and {table.path for table in train} != {table.path for table in test}
+
+
+def _names_in(filesystem: pafs.FileSystem, path: str, *, is_local: bool) -> list[str]:
+    """Names in a folder; none where it cannot be listed, which is said where it is read."""
+    try:
+        if is_local:
+            return sorted(os.listdir(path))  # names that are no UTF-8 too
+        return [info.base_name for info in filesystem.get_file_info(pafs.FileSelector(path))]
+    except OSError:
+        return []
 
 
 def locate(description: str) -> tuple[pafs.FileSystem, str]:
@@ -185,8 +195,7 @@ def only_readable(encoded: EncodedImages, unreadable: UnreadableImages) -> Encod
             return error
         return None
 
-    # One image at a time where rows share a reader, whose kept groups are not made for several threads.
-    workers = 1 if len(np.unique(encoded.groups)) < len(encoded) else os.cpu_count() or 1
+    workers = os.cpu_count() or 1 if encoded.is_thread_safe else 1
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
         errors = list(pool.map(error_of, range(len(encoded))))
     for error in errors:
@@ -230,8 +239,7 @@ def _open_files(
         if kind is None:
             raise DataError(f"data.{split}: {name!r} must be a Parquet, Arrow or CSV file, or a folder")
         tables.append(TableFile(filesystem=filesystem, path=path, kind=kind))
-    folder = config.image_folder or paths[0].rpartition("/")[0]
-    return open_table(tables, config, name=name, folder=folder)
+    return open_table(tables, config, name=name)
 
 
 def _open_folder(
@@ -242,9 +250,17 @@ def _open_folder(
     except OSError as error:
         raise DataError(f"data.{split}: {name!r} cannot be listed: {error}") from error
     tables = saved_dataset(filesystem, path, listing.files, split=split)
-    tables = tables or shards(filesystem, path, listing.files, split=split)
     if tables:
-        return open_table(tables, config, name=name, folder=config.image_folder or path)
+        return open_table(tables, config, name=name)
+    if any(is_image(file) and "/" in file and not is_hidden(file) for file in listing.files):
+        return open_folder(filesystem, path, listing, name=name, split=split)
+    tables, others = shards(filesystem, path, listing.files, split=split)
+    if tables:
+        found = open_table(tables, config, name=name)
+        left_out = f"{name}: left out {len(others)} Parquet files of other parts ({', '.join(others[:3])})"
+        return dataclasses.replace(found, notes=(*found.notes, *([left_out] if others else [])))
+    if others:
+        raise DataError(f"data.{split}: the Parquet files in {name} are named by other parts: {', '.join(others[:3])}")
     if _is_flat(listing):
         table = next((file for file in METADATA if file in listing.files), None)
         if table is not None:

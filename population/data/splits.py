@@ -28,6 +28,9 @@ STREAMED_SIZE = 224
 
 Images = ImageSet | EncodedImages
 
+PIXEL_LIMIT = 32.0
+"""Floats above this are taken for pixels up to 255; normalized ones are well below."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySplits:
@@ -178,8 +181,13 @@ def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> 
         parts["query"] = _matched(parts["query"], parts["test"])
     unreadable = UnreadableImages(config.skip_unreadable)
     encoded = {name: part for name, part in parts.items() if isinstance(part, EncodedImages)}
-    if len(encoded) == len(parts) and _streams(encoded["train"], config):
+    if len(encoded) == len(parts) and streams(encoded["train"], config):
         return _stream_splits(encoded, config, seed=seed, unreadable=unreadable)
+    if config.stream == "always":
+        told = ", ".join(name for name, part in parts.items() if name not in encoded)
+        raise DataError(
+            f"data.stream always: the {told or 'other'} images come decoded and cannot be streamed; use auto"
+        )
     decoded = {name: _decoded(part, config, unreadable) for name, part in parts.items()}
     return memory_splits(
         decoded.pop("train"),
@@ -225,6 +233,11 @@ def memory_splits(
     for name, part in (("validation", validation), ("test", test), ("query", query)):
         if part is not None and part.shape != train.shape:
             raise DataError(f"{name} images are {part.shape}, training images {train.shape} (channels, height, width)")
+        if part is not None and _white_of(part.images) != _white_of(train.images):
+            raise DataError(
+                f"{name} images are {part.images.dtype} of a white of {_white_of(part.images):g}, training images "
+                f"{train.images.dtype} of {_white_of(train.images):g}; give all parts in one scale"
+            )
     notes = [note for part in parts for note in part.notes]
     kept, held = train, validation
     if validation is None:
@@ -270,6 +283,11 @@ def _scale(images: Array, mean: Array, deviation: Array) -> dict[str, Any]:
         "white": white,
         "is_pixels": is_pixels,
     }
+
+
+def _white_of(images: Array) -> float:
+    """The value of white: 255 for 8-bit images and for floats above 1, else 1."""
+    return 255.0 if images.dtype == np.uint8 or float(images.max()) > PIXEL_LIMIT else 1.0
 
 
 def _resize(config: DataConfig) -> Resize:
@@ -318,7 +336,8 @@ def _with_classes_of(images: Images, train: Images, *, source: str) -> Images:
     return dataclasses.replace(found, class_names=train.class_names)
 
 
-def _streams(train: EncodedImages, config: DataConfig) -> bool:
+def streams(train: EncodedImages, config: DataConfig) -> bool:
+    """Whether images are decoded as they are needed, and not once."""
     if config.stream != "auto":
         return config.stream == "always"
     if config.augmentation == "imagenet":

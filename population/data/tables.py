@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
 import json
+import math
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -32,7 +34,7 @@ KINDS: dict[str, Kind] = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ar
 
 IMAGE_COLUMNS = (
     *("image", "img", "picture", "jpg", "png", "image_path", "file_name", "filename", "file_path", "filepath", "path"),
-    *("file", "image_id", "id"),
+    *("file", "photo", "image_name", "image_id", "id"),
 )
 """Names of the column of images, the likeliest first."""
 
@@ -62,14 +64,13 @@ def table_kind(path: str) -> Kind | None:
     return KINDS.get(posixpath.splitext(path)[1].lower())
 
 
-def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str, folder: str) -> EncodedImages:
+def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> EncodedImages:
     """Images and labels of a table in one or several files.
 
     Args:
         files: In the order of their rows.
         config: Names of columns and classes.
         name: What the caller named, for errors.
-        folder: That paths in rows are relative to.
 
     Raises:
         DataError: a file cannot be read, a column is missing, or labels cannot be used; names file and row.
@@ -85,31 +86,40 @@ def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str, fol
     labels = _column(readers, label_column)
     if len(labels) == 0:
         raise DataError(f"{name} has no images")
-    names = _class_names(readers[0].metadata(), label_column, name)
-    if names is None and config.class_names and not pa.types.is_string(labels.type):
-        names = config.class_names
+    every = [_class_names(reader.metadata(), label_column, name) for reader in readers]
+    for reader, others in zip(readers, every, strict=True):
+        if others != every[0]:
+            raise DataError(f"{reader.file.path} names other classes than {readers[0].file.path}: {others}, {every[0]}")
+    names = every[0]
+    if names is None and config.class_names and not _is_text(labels.type):
+        names = list(config.class_names)
     numbers, class_names = encode_labels(labels, name=f"{name}, column {label_column!r}", class_names=names)
+    notes: tuple[str, ...] = ()
     camera_column = next((column for column in CAMERA_COLUMNS if column in columns), None)
     cameras = None
     if camera_column is not None:
         found = _column(readers, camera_column)
-        if found.null_count or not pa.types.is_integer(found.type):
-            raise DataError(f"{name}: column {camera_column!r} must hold a whole number in each row")
-        cameras = found.to_numpy().astype(np.int64)
+        if not found.null_count and pa.types.is_integer(found.type):
+            cameras = found.to_numpy().astype(np.int64)
+        else:  # cameras count in retrieval only, and may be texts elsewhere
+            notes += (f"{name}: column {camera_column!r} holds no whole numbers, and is not used",)
     sizes = [size for reader in readers for size in reader.group_sizes()]
     return EncodedImages(
         name=name,
         labels=numbers,
         class_names=class_names,
-        read=_Rows(files, image_column, [reader.group_sizes() for reader in readers], folder, name),
+        read=_Rows(files, image_column, [reader.group_sizes() for reader in readers], config.image_folder, name),
         groups=np.repeat(np.arange(len(sizes)), sizes),
         cameras=cameras,
+        notes=notes,
     )
 
 
-def shards(filesystem: pafs.FileSystem, path: str, files: Sequence[str], *, split: str) -> list[TableFile]:
-    """The Parquet files directly in a folder that belong to a part: those named by it, where files are named by parts
-    (train-00000-of-00002.parquet), else all.
+def shards(
+    filesystem: pafs.FileSystem, path: str, files: Sequence[str], *, split: str
+) -> tuple[list[TableFile], list[str]]:
+    """The Parquet files directly in a folder, or in its folder data, that belong to a part: those named by it, where
+    files are named by parts (train-00000-of-00002.parquet), else all.
 
     Args:
         filesystem: Where the folder lies.
@@ -118,16 +128,23 @@ def shards(filesystem: pafs.FileSystem, path: str, files: Sequence[str], *, spli
         split: train, validation, test or query.
 
     Returns:
-        Sorted by name; empty where the folder has none.
+        The files, sorted by name, and the names of those that belong to other parts.
     """
     found = sorted(file for file in files if table_kind(file) == "parquet" and not is_hidden(file))
     in_top = [file for file in found if "/" not in file] or [file for file in found if file.startswith("data/")]
-    by_part = {file: _part_of(file) for file in in_top if file not in METADATA}
-    if any(by_part.values()):
-        by_part = {file: part for file, part in by_part.items() if part == split}
-    return [
-        TableFile(filesystem=filesystem, path=f"{path.rstrip('/')}/{file}", kind="parquet") for file in sorted(by_part)
-    ]
+    in_top = [file for file in in_top if file not in METADATA]
+    parts = {file: _part_of(file) for file in in_top}
+    chosen = [file for file in in_top if parts[file] == split] if any(parts.values()) else in_top
+    tables = [TableFile(filesystem=filesystem, path=f"{path.rstrip('/')}/{file}", kind="parquet") for file in chosen]
+    return tables, [file for file in in_top if file not in chosen]
+
+
+def has_part(filesystem: pafs.FileSystem, path: str, *, split: str) -> bool:
+    """Whether a folder that `datasets.save_to_disk` wrote holds a part."""
+    try:
+        return bool(saved_dataset(filesystem, path, ["dataset_dict.json"], split=split))
+    except DataError:
+        return False
 
 
 def _part_of(file: str) -> str | None:
@@ -144,7 +161,9 @@ def _part_of(file: str) -> str | None:
 def matching(filesystem: pafs.FileSystem, pattern: str) -> list[str]:
     """Paths that a pattern with *, ? or [ matches, sorted."""
     if isinstance(filesystem, pafs.LocalFileSystem):
-        return sorted(glob.glob(pattern, recursive=True))
+        folder, _, last = pattern.rpartition("/")
+        literal = f"{glob.escape(folder)}/{last}" if os.path.isdir(folder) else pattern
+        return sorted(glob.glob(literal, recursive=True))
     base = pattern[: min(pattern.find(mark) for mark in "*?[" if mark in pattern)].rpartition("/")[0]
     found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
     return sorted(info.path for info in found if fnmatch.fnmatchcase(info.path, pattern))
@@ -185,6 +204,9 @@ def _json(content: bytes, name: str) -> dict[str, Any]:
 
 
 def _chosen(columns: Sequence[str], given: str | None, usual: Sequence[str], kind: str, name: str) -> str:
+    twice = next((column for column in columns if list(columns).count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"{name} has two columns called {twice!r}; rename one of them")
     if given is not None:
         if given not in columns:
             raise DataError(f"{name} has no column {given!r} (data.{kind}_column); it has {', '.join(columns)}")
@@ -203,6 +225,10 @@ def _column(readers: Sequence[_Reader], column: str) -> pa.Array:
     kinds = {part.type for part in parts}
     if len(kinds) > 1:
         parts = [part.cast(part.type.value_type) if pa.types.is_dictionary(part.type) else part for part in parts]
+        if all(pa.types.is_integer(part.type) for part in parts):
+            parts = [part.cast(pa.int64()) for part in parts]
+        elif all(_is_text(part.type) for part in parts):
+            parts = [part.cast(pa.large_string()) for part in parts]
     try:
         found = pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=parts[0].type)
     except (pa.ArrowException, TypeError) as error:
@@ -211,6 +237,10 @@ def _column(readers: Sequence[_Reader], column: str) -> pa.Array:
         found = found.unify_dictionaries()
     whole = found.combine_chunks()
     return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _class_names(metadata: Mapping[bytes, bytes], label_column: str, name: str) -> list[str] | None:
@@ -289,8 +319,17 @@ def _is_pointer(file: TableFile) -> bool:
 def _read_table(file: TableFile) -> pa.Table:
     if file.kind == "csv":
         options = pyarrow.csv.ParseOptions(delimiter="\t" if file.path.lower().endswith(".tsv") else ",")
-        with file.filesystem.open_input_stream(file.path) as source:
-            return pyarrow.csv.read_csv(source, parse_options=options)
+        content = _text(file)
+        with pyarrow.csv.open_csv(pa.BufferReader(content), parse_options=options) as opened:
+            columns = opened.schema.names
+        # Texts stay texts: 001.png is not 1, and True is a name as good as any.
+        kinds = pyarrow.csv.ConvertOptions(
+            column_types={column: pa.string() for column in columns if column not in CAMERA_COLUMNS},
+            strings_can_be_null=True,
+            null_values=["", "NA", "N/A", "NaN", "nan", "null", "None"],
+        )
+        table = pyarrow.csv.read_csv(pa.BufferReader(content), parse_options=options, convert_options=kinds)
+        return _numbered(table)
     is_local = isinstance(file.filesystem, pafs.LocalFileSystem)
     source = pa.memory_map(file.path) if is_local else file.filesystem.open_input_file(file.path)
     if source.read(6) == b"ARROW1":
@@ -300,15 +339,59 @@ def _read_table(file: TableFile) -> pa.Table:
     return pa.ipc.open_stream(source).read_all()
 
 
+def _text(file: TableFile) -> bytes:
+    """The content of a CSV file. Raises DataError where it is no UTF-8."""
+    with file.filesystem.open_input_stream(file.path) as source:
+        content = source.read()
+    try:
+        content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{file.path} is not UTF-8; save it as UTF-8") from None
+    return content
+
+
+def _numbered(table: pa.Table) -> pa.Table:
+    """A CSV's columns, those of canonical whole numbers (7, not 007) as numbers; spaces around texts are dropped."""
+    columns = []
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            texts = [None if text is None else text.strip() for text in column.to_pylist()]
+            are_numbers = all(
+                text is not None and text.lstrip("-").isdigit() and str(int(text)) == text for text in texts
+            )
+            if texts and are_numbers:
+                column = pa.array([int(text) for text in texts if text])
+            elif texts and _are_fractions(texts):
+                column = pa.array([None if text is None else float(text) for text in texts])
+            else:
+                column = pa.array(texts, pa.string())
+        columns.append(column)
+    return pa.table(columns, names=table.column_names)
+
+
+def _is_canonical(text: str | None) -> bool:
+    """Whether a text is a whole number as it is printed: 7 and not 007."""
+    return text is not None and text.isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
+
+
+def _are_fractions(texts: Sequence[str | None]) -> bool:
+    """Whether texts are all numbers, some of them written with a point: measurements, not names."""
+    given = [text for text in texts if text is not None]
+    with contextlib.suppress(ValueError):
+        return any("." in text for text in given) and all(math.isfinite(float(text)) for text in given)
+    return False
+
+
 class _Rows:
     """Reads images of a table by number, keeping the newest groups; picklable, so that loader workers can."""
 
     KEPT = 8
 
     def __init__(
-        self, files: Sequence[TableFile], column: str, sizes: Sequence[Sequence[int]], folder: str, name: str
+        self, files: Sequence[TableFile], column: str, sizes: Sequence[Sequence[int]], folder: str | None, name: str
     ) -> None:
-        """Args: files; column of the images; rows of each group of each file; folder of paths; name for errors."""
+        """Args: files; column of the images; rows of each group of each file; folder of paths, the
+        file's own where None; name for errors."""
         self._files, self._column, self._folder, self._name = list(files), column, folder, name
         self._places = [(file, group) for file, of in enumerate(sizes) for group in range(len(of))]
         self._starts = np.concatenate([[0], np.cumsum([size for of in sizes for size in of])])
@@ -326,17 +409,25 @@ class _Rows:
         if isinstance(content, (bytes, bytearray)):
             return decode(bytes(content), name)
         path = value.get("path") if isinstance(value, dict) else value
-        if isinstance(path, (str, int)):
-            return self._at(str(path), name)
+        if isinstance(path, list):
+            raise DataError(f"{self._name}: column {self._column!r} holds lists, not encoded images or paths")
+        if isinstance(path, (str, int)) and str(path).strip():
+            return self._at(str(path).strip(), self._files[self._places[group][0]], name)
         raise UnreadableImageError(f"{name} has no image")
 
-    def _at(self, path: str, name: str) -> Image.Image:
-        """The image that a row names by its path."""
+    def _at(self, path: str, file: TableFile, name: str) -> Image.Image:
+        """The image that a row of a file names by its path."""
         if "://" in path:
-            filesystem, found = pafs.FileSystem.from_uri(path)
+            try:
+                filesystem, found = pafs.FileSystem.from_uri(path)
+            except Exception as error:  # each file system has errors of its own
+                raise DataError(
+                    f"{name}: {path} cannot be opened ({error}); download images that lie on the web"
+                ) from error
         else:
-            filesystem = self._files[0].filesystem
-            found = path if posixpath.isabs(path) else posixpath.join(self._folder, path)
+            filesystem = file.filesystem
+            folder = file.path.rpartition("/")[0] if self._folder is None else os.path.expanduser(self._folder)
+            found = path if posixpath.isabs(path) else posixpath.join(folder, path)
             if not posixpath.splitext(found)[1]:  # a name without its suffix
                 found = next(
                     (f"{found}{end}" for end in (".jpg", ".jpeg", ".png") if _is_there(filesystem, f"{found}{end}")),

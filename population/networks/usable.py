@@ -33,10 +33,12 @@ def make_usable(network: nn.Module, image_shape: tuple[int, int, int] | None) ->
         ConfigError: names the tensor or module, and the remedy.
         UserCodeError: the forward pass that materializes lazy layers raised.
     """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ConfigError("the network is TorchScript, which cannot be used here; give the module that was scripted")
     _materialize(network, image_shape)
     for name, owner, entry, tensor in _tensors(network):
         _check(name, owner, entry, tensor)
-    _check_extra_state(network)
+    _separate_buffers(network)
     for _, owner, entry, tensor in _tensors(network):
         if _overlaps_itself(tensor):
             with torch.no_grad():
@@ -46,6 +48,7 @@ def make_usable(network: nn.Module, image_shape: tuple[int, int, int] | None) ->
             else:
                 setattr(owner, entry, own)
     _check_sharing(network)
+    _check_state(network)
 
 
 def _materialize(network: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
@@ -56,6 +59,8 @@ def _materialize(network: nn.Module, image_shape: tuple[int, int, int] | None) -
     was_training = network.training
     with torch.no_grad(), user_code("a first pass through the network, which gives its lazy layers their sizes,"):
         network.eval()(torch.zeros(2, *image_shape))
+        if any(is_lazy(tensor) for _, _, _, tensor in _tensors(network)):  # used in training alone
+            network.train()(torch.zeros(2, *image_shape))
     network.train(was_training)
     left = [name for name, _, _, tensor in _tensors(network) if is_lazy(tensor)]
     if left:
@@ -91,15 +96,36 @@ def _check(name: str, owner: nn.Module, entry: str, tensor: Tensor) -> None:
         raise ConfigError(f"{kind} {name!r} has type {tensor.dtype}, which cannot be shared or saved; use float16")
 
 
-def _check_extra_state(network: nn.Module) -> None:
+def _separate_buffers(network: nn.Module) -> None:
+    """A buffer that several modules hold becomes a buffer of each: a move to a device would separate them too, and the
+    network would have another structure there."""
+    seen: set[int] = set()
+    for owner in network.modules():
+        for entry, buffer in list(owner.named_buffers(recurse=False)):
+            if id(buffer) in seen and buffer.numel():
+                setattr(owner, entry, buffer.clone())
+            seen.add(id(buffer))
+
+
+def _check_state(network: nn.Module) -> None:
+    """Raises ConfigError where the network's state_dict is not its parameters and buffers themselves: checkpoints and
+    exchanges go through it."""
     with user_code("the network's state_dict"):
         state = network.state_dict()
     for name, value in state.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or name.endswith("_extra_state"):
             raise ConfigError(
-                f"{name!r} of the network's state_dict is a {type(value).__name__}, not a tensor, and would be lost in "
-                "checkpoints; get_extra_state must give a tensor, or keep what it holds in a buffer"
+                f"{name!r} of the network's state_dict is extra state, which checkpoints lack; keep it in a buffer"
             )
+    for name, owner, entry, tensor in _tensors(network):
+        if isinstance(tensor, nn.Parameter) or entry not in owner._non_persistent_buffers_set:
+            if name not in state:
+                raise ConfigError(f"the network's state_dict lacks {name!r}, which would be lost in checkpoints")
+            if tensor.numel() and state[name].data_ptr() != tensor.data_ptr():
+                raise ConfigError(
+                    f"the network's state_dict gives a copy of {name!r}; weights are exchanged and resumed "
+                    "through it, so it must give the tensor itself"
+                )
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
