@@ -109,7 +109,7 @@ def test_test_images_are_numbered_as_the_training_images_by_their_classes_names(
     assert isinstance(found, MemorySplits) and found.test is not None
     assert found.test.labels.tolist() == [0] * 6 + [2] * 6 and found.test.class_names == ("cat", "dog", "owl")
     with pytest.raises(
-        DataError, match=r"data.test .*other has images of classes that the training images have not: 'emu'"
+        DataError, match=r"data.test .*other has images of classes that the training images lack: 'emu'"
     ):
         load_splits(DataConfig(train=train, test=str(tmp_path / "other"), validation=0), seed=0)
     named = write_parquet(tmp_path / "named.parquet", pictures[0], pictures[1], names=["owl", "cat", "dog"])
@@ -117,7 +117,9 @@ def test_test_images_are_numbered_as_the_training_images_by_their_classes_names(
     assert isinstance(found, MemorySplits) and found.test is not None
     assert found.test.labels.tolist() == [(2, 0, 1)[label] for label in pictures[1]]
     unnamed = write_parquet(tmp_path / "unnamed.parquet", *pictures)
-    with pytest.raises(DataError, match=r"'0', '1', '2'; these have 'cat', 'dog', 'owl'; name .* data.class_names"):
+    with pytest.raises(
+        DataError, match=r"'0', '1', '2'; the training images have 'cat', 'dog', 'owl'; name .* data.class_names"
+    ):
         load_splits(DataConfig(train=train, test=unnamed, validation=0), seed=0)
     config = DataConfig(train=train, test=unnamed, validation=0, class_names=("owl", "cat", "dog"))
     found = load_splits(config, seed=0)
@@ -216,7 +218,7 @@ def test_test_images_must_fit_the_training_images(tmp_path: Path, pictures) -> N
     with pytest.raises(DataError, match="test images are"):
         load_splits(DataConfig(train=train, test=other), seed=0)
     high = write_parquet(tmp_path / "high.parquet", pictures[0][:4], [0, 1, 2, 3])
-    with pytest.raises(DataError, match=r"classes that the training images have not: '3'"):
+    with pytest.raises(DataError, match=r"classes that the training images lack: '3'"):
         load_splits(DataConfig(train=train, test=high), seed=0)
 
 

@@ -50,7 +50,7 @@ def test_a_validation_folder_is_matched_by_name_too(tmp_path: Path) -> None:
     assert found.validation is not None and len(found.train) == 9
     assert found.validation.labels.tolist() == [0, 0, 0, 2, 2, 2]
     assert found.report.sizes == {"train": 9, "validation": 6}
-    with pytest.raises(DataError, match=r"data.validation .*other has images of classes .* have not: '7'"):
+    with pytest.raises(DataError, match=r"data.validation .*other has images of classes .* lack: '7'"):
         load(train, validation_set=write_classes(tmp_path / "other", "07"))
 
 

@@ -213,7 +213,7 @@ def test_a_subset_that_lacks_a_class_keeps_the_names(tmp_path: Path) -> None:
     assert found.num_classes == 4 and found.test is not None and found.test.labels.tolist() == Y.tolist()
     first, second = random_split(Pictures(ITEMS), [30, 10])
     assert splits(tmp_path / "b", (first, second)).train.class_names == Pictures.classes
-    with pytest.raises(DataError, match=r"data.test .*have not: '3'; these have '0', '1', '2'"):
+    with pytest.raises(DataError, match=r"data.test .*lack: '3'; the training images have '0', '1', '2'"):
         splits(tmp_path / "c", ((X[Y < 3], Y[Y < 3]), (X, Y)))
 
 

@@ -120,7 +120,9 @@ def test_numbers_without_names_are_matched_to_numbered_folders_and_refused_elsew
     numbers = write_table(tmp_path / "x.parquet", [0, 2, 2, 0])
     found = load(write_classes(tmp_path / "digits", "0123"), test=numbers)
     assert found.test is not None and found.test.labels.tolist() == [0, 2, 2, 0]
-    with pytest.raises(DataError, match=r"'0', '2'; these have 'cat', 'dog', 'owl'; name .*data.class_names"):
+    with pytest.raises(
+        DataError, match=r"'0', '2'; the training images have 'cat', 'dog', 'owl'; name .*data.class_names"
+    ):
         load(write_classes(tmp_path / "names", ("cat", "dog", "owl")), test=numbers)
     named = load(str(tmp_path / "names"), test=numbers, class_names=("owl", "dog", "cat")).test
     assert named is not None and named.labels.tolist() == [2, 0, 0, 2]

@@ -331,7 +331,8 @@ def _with_classes_of(images: Images, train: Images, *, source: str) -> Images:
         are_numbers = are_numbers and not all(name.isdigit() for name in train.class_names)
         remedy = "; name the classes of numbered labels by data.class_names" if are_numbers else ""
         raise DataError(
-            f"{source} has images of classes that the training images have not: {told}; these have {known}{remedy}"
+            f"{source} has images of classes that the training images lack: {told}; the training images have {known}"
+            f"{remedy}"
         )
     return dataclasses.replace(found, class_names=train.class_names)
 
