@@ -319,6 +319,7 @@ def watch_store(seconds: float) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
     step = 0.05
     run = begin("frozen", **paced(2000, step, population=PopulationConfig(size=3)))
