@@ -226,14 +226,14 @@ def test_so_many_unreadable_images_are_left_out_counted_and_listed(tmp_path: Pat
     fields: dict[str, Any] = {"stream": stream, "image_size": 12, "workers": 0, "validation": 0.0}
     found = load_splits(DataConfig(train=train, skip_unreadable=2, **fields), seed=0)
     assert found.report.sizes["train"] == 18 == len(found.labels("train")) and len(found.report.unreadable) == 2
-    assert "left out 2 images that cannot be read" in found.report.lines()
+    assert "left out images that cannot be read: 2" in found.report.lines()
     batches = found.batches("train", "cpu")
     assert batches is not None and sum(len(labels) for _, labels in batches.in_order(batch_size=4)) == 18
     with pytest.raises(
         DataError,
-        match=r"more than 1 images cannot be read \(data.skip_unreadable\), among them: .*x"
+        match=r"more images than 1 cannot be read \(data.skip_unreadable\), among them: .*x"
         if carrier == "table"
-        else "more than 1 images cannot be read",
+        else "more images than 1 cannot be read",
     ):
         load_splits(DataConfig(train=train, skip_unreadable=1, **fields), seed=0)
 

@@ -84,5 +84,5 @@ class UnreadableImages:
         if len(self.found) > self._limit:
             shown = "; ".join(self.found[:3])
             raise DataError(
-                f"more than {self._limit} images cannot be read (data.skip_unreadable), among them: {shown}"
+                f"more images than {self._limit} cannot be read (data.skip_unreadable), among them: {shown}"
             )

@@ -142,7 +142,7 @@ def from_dataset(
         labels.append(label)
     left_out = len(items) - len(pictures)
     if left_out:
-        notes += (f"{name}: left out {left_out} items that cannot be read (listed in data/unreadable.txt)",)
+        notes += (f"{name}: left out items that cannot be read: {left_out} (listed in data/unreadable.txt)",)
     if not pictures:
         raise DataError(f"{name} has no images")
     reader.check_repeats()

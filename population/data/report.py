@@ -62,7 +62,7 @@ class DataReport:
             f"pixels: mean {told[0]} and deviation {told[1]} of white ({self.white:g})",
             f"augmentation: {self.augmentation}",
             *self.notes,
-            *([f"left out {len(self.unreadable)} images that cannot be read"] if self.unreadable else []),
+            *([f"left out images that cannot be read: {len(self.unreadable)}"] if self.unreadable else []),
         ]
 
 
