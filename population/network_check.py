@@ -120,7 +120,7 @@ def try_network(config: RunConfig, factory: NetworkFactory | None, shape: DataSh
     names = [str(number) for number in range(shape.num_classes)]
     splits = memory_splits(image_set(pixels, labels, class_names=names), None, plain, seed=0)
     device = dataclasses.replace(config.device, compile=False)
-    data = dataclasses.replace(plain, validation=config.data.validation)
+    data = dataclasses.replace(plain, validation=config.data.validation, query=None)
     plain_config = dataclasses.replace(config, data=data, device=device, task="classification")
     task = ImageClassification(plain_config, splits, factory=factory, begins_trained=False)
     check_network(task, num_images=shape.num_images)

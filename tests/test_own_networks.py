@@ -410,6 +410,13 @@ def test_a_last_batch_of_one_image_is_left_out_where_batch_norm_cannot_take_it(
         check_network(task, num_images=images)
 
 
+def test_every_task_and_kind_of_data_is_tried() -> None:
+    data = DataConfig(train="x", test="y", query="z", augmentation="imagenet", stream="always", channels="gray")
+    try_network(changed(task="retrieval", data=data), body, SHAPE)
+    own = DataConfig(train="x", validation_set="v", class_names=("a", "b"), image_size=8, skip_unreadable=3)
+    try_network(changed(data=own), body, SHAPE)
+
+
 def test_batches_of_one_image_are_allowed_where_the_network_allows_them() -> None:
     config = small_config(schedule=ScheduleConfig(epochs=1, batch_size=1))
     try_network(config, body, SHAPE)
