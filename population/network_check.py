@@ -15,8 +15,9 @@ from population.cost import network_cost
 from population.data import image_set, memory_splits, open_images
 from population.data.encoded import EncodedImages
 from population.data.images import ImageSet
+from population.data.loading import streams
 from population.data.pictures import resized
-from population.data.splits import STREAMED_SIZE, streams
+from population.data.splits import STREAMED_SIZE
 from population.errors import ConfigError, DataError, UnreadableImageError
 from population.networks import NetworkFactory
 from population.schedule import epoch_batches

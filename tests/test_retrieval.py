@@ -26,7 +26,7 @@ from population import (
     ScheduleConfig,
 )
 from population.data import load_splits, open_images
-from population.data.splits import limited
+from population.data.loading import limited
 from population.errors import ConfigError, DataError
 from population.networks import build
 from population.retrieval import (

@@ -4,11 +4,12 @@ from population.data.batches import Batch, Batches, MemoryBatches, Pass
 from population.data.encoded import UnreadableImages
 from population.data.handed_in import from_dataset, is_path, parts_of, to_images
 from population.data.images import ImageSet, image_set, read_arrow, write_arrow
+from population.data.loading import load_splits, memory_splits
 from population.data.pictures import as_shown, decode
 from population.data.preprocessing import preprocess
 from population.data.report import DataReport, report_from
 from population.data.sources import holds_parts, open_images
-from population.data.splits import MemorySplits, Splits, StreamSplits, load_splits, memory_splits
+from population.data.splits import MemorySplits, Splits, StreamSplits
 from population.data.streams import StreamBatches
 
 __all__ = [

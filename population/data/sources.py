@@ -18,16 +18,9 @@ from population.data.encoded import EncodedImages, UnreadableImages
 from population.data.folders import Listing, is_hidden, is_image, list_folder, open_folder
 from population.data.images import ImageSet, image_set, is_own_arrow, read_arrow
 from population.data.pictures import resized, with_channels
-from population.data.tables import (
-    METADATA,
-    TableFile,
-    has_part,
-    matching,
-    open_table,
-    saved_dataset,
-    shards,
-    table_kind,
-)
+from population.data.table_files import TableFile, table_kind
+from population.data.table_layouts import METADATA, has_part, matching, saved_dataset, shards
+from population.data.tables import open_table
 from population.errors import DataError, UnreadableImageError
 
 CIFAR = ("cifar10", "cifar100")

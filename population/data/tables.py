@@ -1,36 +1,25 @@
-"""Images in the rows of tables: Parquet and its shards, Arrow as `datasets.save_to_disk` writes it, CSV with paths."""
+"""Images and labels in the rows of tables."""
 
 from __future__ import annotations
 
-import contextlib
-import fnmatch
-import glob
 import json
-import math
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from PIL import Image
 
 from population.config import DataConfig
 from population.data.encoded import EncodedImages
-from population.data.folders import PARTS, is_hidden, read_file
+from population.data.folders import read_file
 from population.data.labels import encode_labels
-from population.data.pictures import LFS_POINTER, decode
+from population.data.pictures import decode
+from population.data.table_files import TableFile, TableReader
 from population.errors import DataError, UnreadableImageError
-
-Kind = Literal["parquet", "arrow", "csv"]
-
-KINDS: dict[str, Kind] = {".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv"}
-"""What a table is, by the end of its name in lower case."""
 
 IMAGE_COLUMNS = (
     *("image", "img", "picture", "jpg", "png", "image_path", "file_name", "filename", "file_path", "filepath", "path"),
@@ -42,26 +31,6 @@ LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "target", "category",
 """Names of the column of labels, the likeliest first."""
 
 CAMERA_COLUMNS = ("camera", "camera_id")
-
-METADATA = ("metadata.csv", "metadata.parquet", "labels.csv")
-"""Tables beside the images of a folder, as the Hub's image folders have them."""
-
-ROWS_A_GROUP = 1024
-"""Rows of an Arrow or CSV table that are shuffled together, as a Parquet row group is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableFile:
-    """One file of a table."""
-
-    filesystem: pafs.FileSystem = field(repr=False)
-    path: str
-    kind: Kind
-
-
-def table_kind(path: str) -> Kind | None:
-    """What a file is by the end of its name; None where it is no table."""
-    return KINDS.get(posixpath.splitext(path)[1].lower())
 
 
 def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> EncodedImages:
@@ -75,7 +44,7 @@ def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> 
     Raises:
         DataError: a file cannot be read, a column is missing, or labels cannot be used; names file and row.
     """
-    readers = [_Reader(file) for file in files]
+    readers = [TableReader(file) for file in files]
     columns = readers[0].columns()
     image_column = _chosen(columns, config.image_column, IMAGE_COLUMNS, "image", name)
     label_column = _chosen(columns, config.label_column, LABEL_COLUMNS, "label", name)
@@ -115,94 +84,6 @@ def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> 
     )
 
 
-def shards(
-    filesystem: pafs.FileSystem, path: str, files: Sequence[str], *, split: str
-) -> tuple[list[TableFile], list[str]]:
-    """The Parquet files directly in a folder, or in its folder data, that belong to a part: those named by it, where
-    files are named by parts (train-00000-of-00002.parquet), else all.
-
-    Args:
-        filesystem: Where the folder lies.
-        path: The folder.
-        files: Paths in it, relative.
-        split: train, validation, test or query.
-
-    Returns:
-        The files, sorted by name, and the names of those that belong to other parts.
-    """
-    found = sorted(file for file in files if table_kind(file) == "parquet" and not is_hidden(file))
-    in_top = [file for file in found if "/" not in file] or [file for file in found if file.startswith("data/")]
-    in_top = [file for file in in_top if file not in METADATA]
-    parts = {file: _part_of(file) for file in in_top}
-    chosen = [file for file in in_top if parts[file] == split] if any(parts.values()) else in_top
-    tables = [TableFile(filesystem=filesystem, path=f"{path.rstrip('/')}/{file}", kind="parquet") for file in chosen]
-    return tables, [file for file in in_top if file not in chosen]
-
-
-def has_part(filesystem: pafs.FileSystem, path: str, *, split: str) -> bool:
-    """Whether a folder that `datasets.save_to_disk` wrote holds a part."""
-    try:
-        return bool(saved_dataset(filesystem, path, ["dataset_dict.json"], split=split))
-    except DataError:
-        return False
-
-
-def _part_of(file: str) -> str | None:
-    """The part that a shard is named by: train, validation or test."""
-    stem = posixpath.basename(file).lower().removesuffix(".parquet").removesuffix(".pq")
-    first = stem.split("-")[0].split("_")[0].split(".")[0]
-    if first not in PARTS:
-        return None
-    if first.startswith("train"):
-        return "train"
-    return "test" if first.startswith(("test", "eval")) else "validation"
-
-
-def matching(filesystem: pafs.FileSystem, pattern: str) -> list[str]:
-    """Paths that a pattern with *, ? or [ matches, sorted."""
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        folder, _, last = pattern.rpartition("/")
-        literal = f"{glob.escape(folder)}/{last}" if os.path.isdir(folder) else pattern
-        return sorted(glob.glob(literal, recursive=True))
-    base = pattern[: min(pattern.find(mark) for mark in "*?[" if mark in pattern)].rpartition("/")[0]
-    found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
-    return sorted(info.path for info in found if fnmatch.fnmatchcase(info.path, pattern))
-
-
-def saved_dataset(filesystem: pafs.FileSystem, path: str, files: Sequence[str], *, split: str) -> list[TableFile]:
-    """The Arrow files of a folder that `datasets.save_to_disk` wrote, of its part `split` where it holds several; empty
-    where it is no such folder.
-
-    Raises:
-        DataError: the folder's own files cannot be read, or it has no such part.
-    """
-    if "dataset_dict.json" in files:
-        parts = _json(read_file(filesystem, f"{path}/dataset_dict.json"), f"{path}/dataset_dict.json").get("splits", [])
-        chosen = next((part for part in parts if _part_of(f"{part}.parquet") == split), None)
-        if chosen is None:
-            raise DataError(f"data.{split}: {path} holds the parts {', '.join(parts)}, none of them for {split}")
-        return _saved(filesystem, f"{path}/{chosen}")
-    return _saved(filesystem, path) if {"state.json", "dataset_info.json"} <= set(files) else []
-
-
-def _saved(filesystem: pafs.FileSystem, path: str) -> list[TableFile]:
-    state = _json(read_file(filesystem, f"{path}/state.json"), f"{path}/state.json")
-    names = [entry.get("filename", "") for entry in state.get("_data_files", [])]
-    if not names:
-        raise DataError(f"{path}/state.json names no data files")
-    return [TableFile(filesystem=filesystem, path=f"{path}/{name}", kind="arrow") for name in names]
-
-
-def _json(content: bytes, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{name} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{name} must hold a JSON object")
-    return found
-
-
 def _chosen(columns: Sequence[str], given: str | None, usual: Sequence[str], kind: str, name: str) -> str:
     twice = next((column for column in columns if list(columns).count(column) > 1), None)
     if twice is not None:
@@ -220,7 +101,7 @@ def _chosen(columns: Sequence[str], given: str | None, usual: Sequence[str], kin
     return found
 
 
-def _column(readers: Sequence[_Reader], column: str) -> pa.Array:
+def _column(readers: Sequence[TableReader], column: str) -> pa.Array:
     parts = [reader.column(column) for reader in readers]
     kinds = {part.type for part in parts}
     if len(kinds) > 1:
@@ -263,125 +144,6 @@ def _class_names(metadata: Mapping[bytes, bytes], label_column: str, name: str) 
     return [str(entry) for entry in found] if isinstance(found, list) and found else None
 
 
-class _Reader:
-    """One file of a table, open in this process."""
-
-    def __init__(self, file: TableFile) -> None:
-        self.file = file
-        self._table: pa.Table | None = None
-        try:
-            if file.kind == "parquet":
-                self._parquet = pq.ParquetFile(file.path, filesystem=file.filesystem)
-            else:
-                self._table = _read_table(file)
-        except (pa.ArrowException, OSError) as error:
-            said = "it does not exist" if isinstance(error, FileNotFoundError) else error
-            if _is_pointer(file):
-                said = "it is a Git LFS pointer, not the table itself; fetch it by git lfs pull"
-            raise DataError(f"{file.path} cannot be read as {file.kind}: {said}") from error
-
-    def columns(self) -> list[str]:
-        return list(self._table.column_names if self._table is not None else self._parquet.schema_arrow.names)
-
-    def metadata(self) -> Mapping[bytes, bytes]:
-        schema = self._table.schema if self._table is not None else self._parquet.schema_arrow
-        return schema.metadata or {}
-
-    def group_sizes(self) -> list[int]:
-        """Rows of each group."""
-        if self._table is None:
-            found = self._parquet.metadata
-            return [found.row_group(index).num_rows for index in range(found.num_row_groups)]
-        starts = range(0, len(self._table), ROWS_A_GROUP)
-        return [min(ROWS_A_GROUP, len(self._table) - start) for start in starts]
-
-    def column(self, name: str) -> pa.ChunkedArray:
-        try:
-            return self._table.column(name) if self._table is not None else self._parquet.read(columns=[name]).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.file.path}: column {name!r} cannot be read: {error}") from error
-
-    def group(self, index: int, column: str) -> pa.ChunkedArray:
-        """A column of one group."""
-        if self._table is None:
-            return self._parquet.read_row_group(index, columns=[column]).column(0)
-        return self._table.column(column).slice(index * ROWS_A_GROUP, ROWS_A_GROUP)
-
-
-def _is_pointer(file: TableFile) -> bool:
-    try:
-        with file.filesystem.open_input_stream(file.path) as source:
-            return source.read(len(LFS_POINTER)) == LFS_POINTER
-    except OSError:
-        return False
-
-
-def _read_table(file: TableFile) -> pa.Table:
-    if file.kind == "csv":
-        options = pyarrow.csv.ParseOptions(delimiter="\t" if file.path.lower().endswith(".tsv") else ",")
-        content = _text(file)
-        with pyarrow.csv.open_csv(pa.BufferReader(content), parse_options=options) as opened:
-            columns = opened.schema.names
-        # Texts stay texts: 001.png is not 1, and True is a name as good as any.
-        kinds = pyarrow.csv.ConvertOptions(
-            column_types={column: pa.string() for column in columns if column not in CAMERA_COLUMNS},
-            strings_can_be_null=True,
-            null_values=["", "NA", "N/A", "NaN", "nan", "null", "None"],
-        )
-        table = pyarrow.csv.read_csv(pa.BufferReader(content), parse_options=options, convert_options=kinds)
-        return _numbered(table)
-    is_local = isinstance(file.filesystem, pafs.LocalFileSystem)
-    source = pa.memory_map(file.path) if is_local else file.filesystem.open_input_file(file.path)
-    if source.read(6) == b"ARROW1":
-        source.seek(0)
-        return pa.ipc.open_file(source).read_all()
-    source.seek(0)
-    return pa.ipc.open_stream(source).read_all()
-
-
-def _text(file: TableFile) -> bytes:
-    """The content of a CSV file. Raises DataError where it is no UTF-8."""
-    with file.filesystem.open_input_stream(file.path) as source:
-        content = source.read()
-    try:
-        content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{file.path} is not UTF-8; save it as UTF-8") from None
-    return content
-
-
-def _numbered(table: pa.Table) -> pa.Table:
-    """A CSV's columns, those of canonical whole numbers (7, not 007) as numbers; spaces around texts are dropped."""
-    columns = []
-    for column in table.columns:
-        if pa.types.is_string(column.type):
-            texts = [None if text is None else text.strip() for text in column.to_pylist()]
-            are_numbers = all(
-                text is not None and text.lstrip("-").isdigit() and str(int(text)) == text for text in texts
-            )
-            if texts and are_numbers:
-                column = pa.array([int(text) for text in texts if text])
-            elif texts and _are_fractions(texts):
-                column = pa.array([None if text is None else float(text) for text in texts])
-            else:
-                column = pa.array(texts, pa.string())
-        columns.append(column)
-    return pa.table(columns, names=table.column_names)
-
-
-def _is_canonical(text: str | None) -> bool:
-    """Whether a text is a whole number as it is printed: 7 and not 007."""
-    return text is not None and text.isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
-
-
-def _are_fractions(texts: Sequence[str | None]) -> bool:
-    """Whether texts are all numbers, some of them written with a point: measurements, not names."""
-    given = [text for text in texts if text is not None]
-    with contextlib.suppress(ValueError):
-        return any("." in text for text in given) and all(math.isfinite(float(text)) for text in given)
-    return False
-
-
 class _Rows:
     """Reads images of a table by number, keeping the newest groups; picklable, so that loader workers can."""
 
@@ -396,7 +158,7 @@ class _Rows:
         self._places = [(file, group) for file, of in enumerate(sizes) for group in range(len(of))]
         self._starts = np.concatenate([[0], np.cumsum([size for of in sizes for size in of])])
         self._kept: dict[int, pa.ChunkedArray] = {}
-        self._open: tuple[int, dict[int, _Reader]] = (os.getpid(), {})
+        self._open: tuple[int, dict[int, TableReader]] = (os.getpid(), {})
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": {}, "_open": (0, {})}
@@ -444,7 +206,7 @@ class _Rows:
                 self._kept.pop(next(iter(self._kept)))
             readers = self._open[1]
             if file not in readers:
-                readers[file] = _Reader(self._files[file])
+                readers[file] = TableReader(self._files[file])
             try:
                 self._kept[group] = readers[file].group(index, self._column)
             except (pa.ArrowException, OSError) as error:

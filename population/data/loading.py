@@ -1,0 +1,287 @@
+"""Read the parts of a data set: match their classes by name, hold validation images out, decode or stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from population.config import DataConfig, height_and_width
+from population.data.encoded import EncodedImages, UnreadableImages
+from population.data.holdout import held_out, holdout_notes
+from population.data.images import Array, ImageSet, with_set_channels
+from population.data.labels import check_classes, numbered_as
+from population.data.pictures import resized
+from population.data.report import DataReport, Resize, augmentation_told, counts_of
+from population.data.sources import decode_all, holds_parts, only_readable, open_images
+from population.data.splits import STREAMED_SIZE, MemorySplits, Splits, StreamSplits, streamed_channels
+from population.data.streams import stream_statistics
+from population.errors import DataError, UnreadableImageError
+
+Images = ImageSet | EncodedImages
+
+PIXEL_LIMIT = 32.0
+"""Floats above this are taken for pixels up to 255; normalized ones are well below."""
+
+
+def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> Splits:
+    """Read a data set and hold out its validation images.
+
+    Classes are matched between the parts by name; numbers without names are their own names.
+
+    Args:
+        config: Where it lies, what is held out, whether it is decoded at once.
+        seed: Decides which images are held out.
+        same_classes: Whether the classes of test and validation images must be the training images', as in
+            classification.
+
+    Raises:
+        DataError: it cannot be read, labels cannot be matched, or there is one class only.
+    """
+    if config.query is not None and holds_parts(config.query):
+        raise DataError(f"data.query {config.query!r} names training and test images; name a file or a folder")
+    train = limited(open_images(config.train, split="train", config=config), config.train_limit)
+    test_source = config.test or (config.train if holds_parts(config.train) else None)
+    sources = {"validation": config.validation_set, "test": test_source, "query": config.query}
+    parts: dict[str, Images] = {"train": train}
+    for part, source in sources.items():
+        if source is not None:
+            found = open_images(source, split=part, config=config)
+            parts[part] = limited(found, config.test_limit if part != "validation" else None)
+    for part in ("validation", "test") if same_classes else ():
+        if part in parts:
+            parts[part] = _with_classes_of(parts[part], train, source=f"data.{part} {sources[part]}")
+    if "query" in parts:
+        parts["query"] = _matched(parts["query"], parts["test"])
+    unreadable = UnreadableImages(config.skip_unreadable)
+    encoded = {name: part for name, part in parts.items() if isinstance(part, EncodedImages)}
+    if len(encoded) == len(parts) and streams(encoded["train"], config):
+        return _stream_splits(encoded, config, seed=seed, unreadable=unreadable)
+    if config.stream == "always":
+        told = ", ".join(name for name, part in parts.items() if name not in encoded)
+        raise DataError(
+            f"data.stream always: the {told or 'other'} images come decoded and cannot be streamed; use auto"
+        )
+    decoded = {name: _decoded(part, config, unreadable) for name, part in parts.items()}
+    return memory_splits(
+        decoded.pop("train"),
+        decoded.get("test"),
+        config,
+        seed=seed,
+        unreadable=tuple(unreadable.found),
+        **{name: part for name, part in decoded.items() if name != "test"},
+    )
+
+
+def memory_splits(
+    train: ImageSet,
+    test: ImageSet | None,
+    config: DataConfig,
+    *,
+    seed: int,
+    query: ImageSet | None = None,
+    validation: ImageSet | None = None,
+    unreadable: tuple[str, ...] = (),
+) -> MemorySplits:
+    """Splits of images that are decoded already; checks as `load_splits`.
+
+    Args:
+        train, test, query: The parts.
+        config: What is held out, channels.
+        seed: Decides which images are held out.
+        validation: Validation images of their own; None: they are held out of the training images.
+        unreadable: Messages about images that were left out.
+    """
+    if config.augmentation == "imagenet":
+        raise DataError(
+            "data.augmentation imagenet (crops of random size) needs images that are decoded as they are needed: "
+            "data.stream always, of a folder or a Parquet file; crop_flip does without"
+        )
+    parts = [part for part in (train, validation, test, query) if part is not None]
+    channels = {"gray": 1, "rgb": 3}.get(config.channels, max(part.shape[0] for part in parts))
+    train = with_set_channels(train, channels)
+    validation, test, query = (
+        None if part is None else with_set_channels(part, channels) for part in (validation, test, query)
+    )
+    check_classes(train.labels, train.class_names)
+    for name, part in (("validation", validation), ("test", test), ("query", query)):
+        if part is not None:
+            _check_alike(part, train, name=name)
+    notes = [note for part in parts for note in part.notes]
+    kept, held = train, validation
+    if validation is None:
+        held_mask = held_out(train.labels, config.validation, seed=seed)
+        kept = train.select(np.flatnonzero(~held_mask)) if held_mask.any() else train
+        held = train.select(np.flatnonzero(held_mask)) if held_mask.any() else None
+        notes += holdout_notes(train.labels, held_mask, train.class_names)
+    mean, deviation = kept.statistics()
+    white = _white_of(train.images)
+    named = {"train": kept, "validation": held, "test": test, "query": query}
+    digest = "".join(part.fingerprint() for part in named.values() if part is not None)
+    return MemorySplits(
+        train=kept,
+        validation=held,
+        test=test,
+        query=query,
+        mean=mean,
+        deviation=deviation,
+        fingerprint=hashlib.sha256(digest.encode()).hexdigest(),
+        report=DataReport(
+            class_names=train.class_names,
+            class_counts=counts_of(train.labels, train.num_classes),
+            sizes={name: len(part) for name, part in named.items() if part is not None},
+            image_shape=train.shape,
+            mean=tuple(float(value) / white for value in mean),
+            deviation=tuple(float(value) / white for value in deviation),
+            white=white,
+            is_pixels=_are_pixels(train.images),
+            resize=_resize(config),
+            augmentation=augmentation_told(config),
+            notes=tuple(dict.fromkeys(notes)),
+            unreadable=unreadable,
+        ),
+    )
+
+
+def _check_alike(part: ImageSet, train: ImageSet, *, name: str) -> None:
+    """Raises DataError where a part has another shape than the training images, or another scale of pixels."""
+    if part.shape != train.shape:
+        raise DataError(f"{name} images are {part.shape}, training images {train.shape} (channels, height, width)")
+    white, other = _white_of(train.images), _white_of(part.images)
+    if other != white:
+        raise DataError(
+            f"{name} images are {part.images.dtype} with white at {other:g}, training images {train.images.dtype} with "
+            f"white at {white:g}; give all parts in one scale"
+        )
+
+
+def _white_of(images: Array) -> float:
+    """The value of white: 255 for 8-bit images and for floats above PIXEL_LIMIT, else 1."""
+    return 255.0 if images.dtype == np.uint8 or float(images.max()) > PIXEL_LIMIT else 1.0
+
+
+def _are_pixels(images: Array) -> bool:
+    """Whether all values lie between 0 and white; normalized floats do not."""
+    is_8_bit = images.dtype == np.uint8
+    return is_8_bit or (float(images.min()) >= 0.0 and float(images.max()) <= _white_of(images))
+
+
+def _resize(config: DataConfig) -> Resize:
+    if config.image_size is None:
+        return "none"
+    return "shorter side" if isinstance(config.image_size, int) else "whole"
+
+
+def limited(images: Images, limit: int | None) -> Images:
+    """At most so many of the images: the first of each class (and camera), then the second of each, and so on; in their
+    order."""
+    if limit is None or limit >= len(images.labels):
+        return images
+    cameras = np.zeros_like(images.labels) if images.cameras is None else images.cameras
+    groups = np.unique(np.stack([images.labels, cameras]), axis=1, return_inverse=True)[1].reshape(-1)
+    turn = np.empty(len(groups), dtype=np.int64)
+    for group in np.unique(groups):
+        places = np.flatnonzero(groups == group)
+        turn[places] = np.arange(len(places))
+    return images.select(np.sort(np.argsort(turn, kind="stable")[:limit]))
+
+
+def _matched(images: Images, known: Images) -> Images:
+    """Images with other images' numbers for their classes; classes that those lack get numbers above."""
+    labels, names = numbered_as(images.labels, images.class_names, known.class_names)
+    return dataclasses.replace(images, labels=labels, class_names=names)
+
+
+def _with_classes_of(images: Images, train: Images, *, source: str) -> Images:
+    """Images with the training images' numbers for their classes.
+
+    Raises:
+        DataError: an image is of a class that the training images lack.
+    """
+    found, num_known = _matched(images, train), len(train.class_names)
+    unknown = np.unique(found.labels[found.labels >= num_known])
+    if len(unknown):
+        told = ", ".join(repr(found.class_names[label]) for label in unknown[:5])
+        known = ", ".join(repr(name) for name in train.class_names[:5]) + (", ..." if num_known > 5 else "")
+        are_numbers = all(found.class_names[label].isdigit() for label in unknown)
+        are_numbers = are_numbers and not all(name.isdigit() for name in train.class_names)
+        remedy = "; name the classes of numbered labels by data.class_names" if are_numbers else ""
+        raise DataError(
+            f"{source} has images of classes that the training images lack: {told}; the training images have {known}"
+            f"{remedy}"
+        )
+    return dataclasses.replace(found, class_names=train.class_names)
+
+
+def streams(train: EncodedImages, config: DataConfig) -> bool:
+    """Whether images are decoded as they are needed, and not once."""
+    if config.stream != "auto":
+        return config.stream == "always"
+    if config.augmentation == "imagenet":
+        return True
+    for index in range(min(len(train), config.skip_unreadable + 1)):
+        try:
+            width, height = resized(train.read(index), config.image_size).size
+        except UnreadableImageError:
+            continue
+        return 3 * width * height * len(train) > config.memory_gib * 2**30
+    return False
+
+
+def _decoded(images: Images, config: DataConfig, unreadable: UnreadableImages) -> ImageSet:
+    if isinstance(images, EncodedImages):
+        return decode_all(images, image_size=config.image_size, channels=config.channels, unreadable=unreadable)
+    size = config.image_size
+    if size is not None and images.shape[1:] != height_and_width(size):
+        told = "x".join(map(str, images.shape[1:]))
+        raise DataError(f"data.image_size {size}: these images are decoded already ({told}) and cannot be resized")
+    return images
+
+
+def _stream_splits(
+    parts: dict[str, EncodedImages], config: DataConfig, *, seed: int, unreadable: UnreadableImages
+) -> StreamSplits:
+    if unreadable.limit:
+        parts = {name: only_readable(part, unreadable) for name, part in parts.items()}
+    train, validation = parts["train"], parts.get("validation")
+    check_classes(train.labels, train.class_names)
+    held = np.zeros(len(train), dtype=bool) if validation else held_out(train.labels, config.validation, seed=seed)
+    indices = np.arange(len(train))
+    digest = hashlib.sha256(repr((train.class_names, config.validation, seed)).encode())
+    digest.update(np.ascontiguousarray(train.labels).data)
+    if validation is not None:
+        digest.update(np.ascontiguousarray(validation.labels).data)
+    channels = streamed_channels(config)
+    mean, deviation = stream_statistics(channels)
+    sizes = {"train": int((~held).sum()), "validation": int(held.sum()) if validation is None else len(validation)}
+    sizes |= {name: len(part) for name, part in parts.items() if name in ("test", "query")}
+    resize = _resize(dataclasses.replace(config, image_size=config.image_size or STREAMED_SIZE))
+    if config.augmentation == "imagenet" and resize == "shorter side":
+        resize = "margin"
+    notes = [note for part in parts.values() for note in part.notes]
+    return StreamSplits(
+        config=config,
+        train=train,
+        train_indices=indices[~held],
+        validation_indices=indices[held],
+        validation=validation,
+        test=parts.get("test"),
+        query=parts.get("query"),
+        fingerprint=digest.hexdigest(),
+        report=DataReport(
+            class_names=train.class_names,
+            class_counts=counts_of(train.labels, len(train.class_names)),
+            sizes={name: size for name, size in sizes.items() if size},
+            image_shape=(channels, *height_and_width(config.image_size or STREAMED_SIZE)),
+            mean=mean,
+            deviation=deviation,
+            white=255.0,
+            is_pixels=True,
+            resize=resize,
+            augmentation=augmentation_told(config),
+            is_streamed=True,
+            notes=tuple(dict.fromkeys([*notes, *holdout_notes(train.labels, held, train.class_names)])),
+            unreadable=tuple(unreadable.found),
+        ),
+    )
