@@ -1,8 +1,9 @@
 """Data sets by name or path, their splits, and batches on a network's device."""
 
 from population.data.batches import Batch, Batches, MemoryBatches, Pass
+from population.data.dataset_items import from_dataset
 from population.data.encoded import UnreadableImages
-from population.data.handed_in import from_dataset, is_path, parts_of, to_images
+from population.data.handed_in import is_path, parts_of, to_images
 from population.data.images import ImageSet, image_set, read_arrow, write_arrow
 from population.data.loading import load_splits, memory_splits
 from population.data.pictures import as_shown, decode
