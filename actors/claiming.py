@@ -13,11 +13,12 @@ import os
 import secrets
 import socket
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from population.claim import Claim, claims, withdraw
+from population.claim import Claim, claims, holds, withdraw
 from population.errors import MissingError, RunExistsError
 from population.storage import Storage
 
@@ -64,6 +65,37 @@ def claim_existing_folder(storage: Storage, *, is_detached: bool = False) -> Cla
 def _drives(content: dict[str, Any]) -> bool:
     """Whether another process may be driving the run: not this one, and not where the run needs no driver."""
     return content["process"] != os.getpid() and not content.get("is_detached", False) and _is_alive(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderContents:
+    """What lay in a folder before a start: a start that fails leaves it as it was."""
+
+    existed: bool
+    names: frozenset[str]
+    in_data: frozenset[str]
+
+    @classmethod
+    def of(cls, storage: Storage) -> FolderContents:
+        """What lies there now."""
+        names = frozenset(storage.names(""))
+        in_data = frozenset(storage.names("data")) if "data" in names else frozenset()
+        return cls(existed=storage.exists(""), names=names, in_data=in_data)
+
+    def restore(self, storage: Storage, claim: Claim) -> None:
+        """Delete what the start that holds the claim has written, and nothing that was there or is another start's."""
+        if not holds(storage, claim.token):
+            return
+        for name in {"cluster.json", "data", "config.json", "members", "logs", "networks"} - self.names:
+            storage.delete(name)
+        if "data" in self.names:
+            for name in set(storage.names("data")) - self.in_data:
+                storage.delete(f"data/{name}")
+        withdraw(storage, claim.token)
+        if not claims(storage) and "claims" not in self.names:
+            storage.delete("claims")
+            if not self.existed and not storage.names(""):
+                storage.delete("")
 
 
 def _claim(storage: Storage, *, generation: int, is_detached: bool) -> Claim:

@@ -4,6 +4,9 @@ It holds references and small reports, never weights. Its event loop never waits
 networks train on, and its next incarnation, which Ray starts, finds them by name and takes them over.
 
 It answers the driver and the networks, and sees a run through to its end; the networks' lives are the supervisor's.
+
+Longer than 300 lines: it is one state machine on one event loop. Start, end, recovery and barriers share its state, and
+another cut would only pass that state around until its decisions are pure functions.
 """
 
 from __future__ import annotations

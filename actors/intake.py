@@ -16,11 +16,14 @@ import ray
 
 from population.config import RunConfig
 from population.data import UnreadableImages, is_path, parts_of, to_images, write_arrow
-from population.data.sources import CIFAR
-from population.errors import ConfigError, DataError, StorageError
+from population.data.sources import NAMES
+from population.errors import ConfigError, DataError, RunError, StorageError
 from population.network_check import data_shape, try_network
 from population.networks import NetworkFactory, check_factory, resolve
 from population.storage import Storage, absolute, joined
+
+FIELDS = {"train": "train", "validation": "validation_set", "test": "test", "query": "query"}
+"""The parts of a data set, and the field of `DataConfig` that holds the path of each."""
 
 
 def with_name(config: RunConfig) -> RunConfig:
@@ -106,22 +109,18 @@ def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         return with_absolute_data(config)
     parts = parts_of(data)
     unreadable = UnreadableImages(config.data.skip_unreadable)
-    fields = {"train": "train", "validation": "validation_set", "test": "test"}
     paths = {}
     for part, given in parts.items():
-        paths[fields[part]] = str(given) if is_path(given) else _written(given, part, config, storage, unreadable)
-    if unreadable.found:
-        storage.write("data/unreadable.txt", "\n".join(unreadable.found).encode(errors="backslashreplace"))
+        paths[FIELDS[part]] = str(given) if is_path(given) else _written(given, part, config, storage, unreadable)
     changed = {"test": None, "validation_set": None} | paths
     return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changed)))
 
 
 def with_own_data(config: RunConfig, storage: Storage) -> RunConfig:
     """The configuration of a run whose folder may have been moved: data that were handed in lie in the folder."""
-    parts = {"train": "train", "validation_set": "validation", "test": "test"}
     own = {
         field: joined(storage.uri, f"data/{part}.arrow")
-        for field, part in parts.items()
+        for part, field in FIELDS.items()
         if (getattr(config.data, field) or "").partition("?")[0].endswith(f"/data/{part}.arrow")
         and storage.exists(f"data/{part}.arrow")
     }
@@ -136,16 +135,40 @@ def with_moved_data(config: RunConfig, data: str | Mapping[str, str] | None) -> 
     """
     if data is None:
         return config
-    fields = {"train": "train", "validation": "validation_set", "test": "test", "query": "query"}
     paths = data if isinstance(data, Mapping) else {"train": data}
     for part, path in paths.items():
-        if part not in fields or not isinstance(path, (str, os.PathLike)):
+        if part not in FIELDS or not isinstance(path, (str, os.PathLike)):
             raise ConfigError(
-                f"data of a resumed run must be a path, or paths by part ({', '.join(fields)}), to the same images as "
+                f"data of a resumed run must be a path, or paths by part ({', '.join(FIELDS)}), to the same images as "
                 f"before; got {part}: {type(path).__name__}"
             )
-    moved = {fields[part]: str(path) for part, path in paths.items()}
+    moved = {FIELDS[part]: str(path) for part, path in paths.items()}
     return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **moved)))
+
+
+def resumed_config(
+    storage: Storage, recorded: RunConfig, *, data: str | Mapping[str, str] | None, epochs: int | None
+) -> RunConfig:
+    """The configuration of a run that is resumed.
+
+    Args:
+        storage: The run's folder, which may have been moved.
+        recorded: What the run was begun with.
+        data, epochs: As `PopulationRun.resume`.
+
+    Raises:
+        RunError: the run is complete, and no longer schedule is given.
+        ConfigError: as `with_moved_data` and `with_more_epochs`.
+    """
+    config = with_moved_data(with_own_data(recorded, storage), data)
+    if epochs is not None:
+        return with_more_epochs(config, epochs)
+    if storage.exists("result.json"):
+        raise RunError(
+            f"run {config.name} is complete; its result is in {joined(storage.uri, 'result.json')}; train it for more "
+            f"epochs by inarch resume {storage.uri} --schedule.epochs N"
+        )
+    return config
 
 
 def with_more_epochs(config: RunConfig, epochs: int) -> RunConfig:
@@ -178,11 +201,11 @@ def check_here(config: RunConfig, factory: NetworkFactory | None) -> None:
 
 def with_absolute_data(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths of its data: a cluster that was started elsewhere reads the same files."""
-    data, names = config.data, ("digits", *CIFAR)
+    data = config.data
     paths = {
         field: absolute(path)
-        for field in ("train", "test", "validation_set", "query", "image_folder")
-        if (path := getattr(data, field)) is not None and path not in names
+        for field in (*FIELDS.values(), "image_folder")
+        if (path := getattr(data, field)) is not None and path not in NAMES
     }
     return dataclasses.replace(config, data=dataclasses.replace(data, **paths))
 

@@ -10,41 +10,35 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorAlreadyExistsError, ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
+from ray.exceptions import ActorAlreadyExistsError
 
-from actors.claiming import claim_existing_folder, claim_new_folder
+from actors.claiming import FolderContents, claim_existing_folder, claim_new_folder
 from actors.cluster import check_reachable, connect, place
 from actors.coordinator import CoordinatorActor
+from actors.coordinator_client import CALL_SECONDS, CoordinatorClient, value_of
 from actors.intake import (
     check_here,
+    resumed_config,
     run_storage,
     with_data,
-    with_more_epochs,
-    with_moved_data,
     with_name,
     with_network,
-    with_own_data,
     with_teachers,
 )
 from actors.lookup import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
 from actors.records import read_config
 from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
-from actors.termination import as_terminated, stop_at_exit
-from population.claim import Claim, claims, holds, withdraw
+from actors.termination import stop_at_exit
+from population.claim import Claim, withdraw
 from population.config import RunConfig, from_dict
 from population.errors import (
     ClusterError,
     ConfigError,
-    InarchError,
-    RunError,
     RunExistsError,
     RunNotFoundError,
 )
 from population.networks import NetworkFactory
-from population.storage import Storage, joined
-
-CALL_SECONDS = 60.0
-"""A coordinator that does not answer in this time, restarts included, cannot be reached."""
+from population.storage import Storage
 
 POLL_SECONDS = 2.0
 """How long one call waits at the coordinator for news."""
@@ -72,6 +66,7 @@ class PopulationRun:
         self, coordinator: Any, storage: Storage, name: str, *, dashboard: str | None, facts: Facts | None
     ) -> None:
         self._coordinator, self._storage = coordinator, storage
+        self._client = CoordinatorClient(coordinator, run=name, folder=storage.uri)
         self.name, self.dashboard, self.facts = name, dashboard, facts
 
     @property
@@ -104,7 +99,7 @@ class PopulationRun:
         config = with_teachers(with_name(config))
         config, factory = with_network(config, network)
         storage = run_storage(config)
-        before = _Contents.of(storage)
+        before = FolderContents.of(storage)
         claim = claim_new_folder(storage, is_detached=config.detach)
         try:
             storage.check_writable()
@@ -175,16 +170,8 @@ class PopulationRun:
         """
         storage = find_run(path)
         recorded = read_config(storage)
-        config: RunConfig = from_dict(RunConfig, recorded["config"])
+        config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
         config = dataclasses.replace(config, address=address or config.address)
-        config = with_moved_data(with_own_data(config, storage), data)
-        if epochs is not None:
-            config = with_more_epochs(config, epochs)
-        elif storage.exists("result.json"):
-            raise RunError(
-                f"run {config.name} is complete; its result is in {joined(storage.uri, 'result.json')}; it can be "
-                f"trained on for more epochs: inarch resume {storage.uri} --schedule.epochs N"
-            )
         if recorded["network"] == "callable" and network is None:
             raise ConfigError(
                 "this run was begun with a callable; PopulationRun.resume(path, network=...) needs it again"
@@ -231,7 +218,7 @@ class PopulationRun:
         except ActorAlreadyExistsError:
             raise RunExistsError(f"a run named {spec.name!r} is live on this cluster; choose another name") from None
         try:
-            facts = _get(coordinator.start.remote(), seconds=config.patience.start_seconds + CALL_SECONDS)
+            facts = value_of(coordinator.start.remote(), seconds=config.patience.start_seconds + CALL_SECONDS)
             write_cluster(storage, spec, connection)
         except BaseException:
             ray.kill(coordinator)
@@ -243,17 +230,17 @@ class PopulationRun:
 
     def status(self) -> RunStatus:
         """The run as it stands. Raises ClusterError when its coordinator does not answer."""
-        return self._call("status")
+        return self._client.call("status")
 
     def scale(self, size: int) -> None:
         """Grow or shrink the population to `size` networks; returns when the change is under way."""
-        self._call("scale", size)
+        self._client.call("scale", size)
 
     def events(self) -> Iterator[Event]:
         """What happens, as it happens, from the run's start (the newest 4,096 kept) to its end."""
         after = 0
         while True:
-            found = self._call("events", after, POLL_SECONDS)
+            found = self._client.call("events", after, POLL_SECONDS)
             yield from found
             after = found[-1].number if found else after
             if not found and self.status().state in ("finished", "failed"):
@@ -274,11 +261,11 @@ class PopulationRun:
             left = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
             if left <= 0:
                 raise TimeoutError(f"run {self.name} was not over after {seconds:g} s")
-            table = self._call("wait", max(left, 0.01))
+            table = self._client.call("wait", max(left, 0.01))
             if table is not None:
                 return RunResult(path=self.path, table=table)
             if self.status().state == "finished":
-                return RunResult(path=self.path, table=self._call("wait", 0.01))
+                return RunResult(path=self.path, table=self._client.call("wait", 0.01))
 
     def stop(self, *, seconds: float = 300.0) -> None:
         """Let every network commit a checkpoint at its next step, and end the run; it can be resumed.
@@ -295,7 +282,7 @@ class PopulationRun:
 
     def ask_to_stop(self) -> None:
         """Begin to stop; `stop` waits for the end."""
-        self._call("stop")
+        self._client.call("stop")
 
     def is_live(self) -> bool:
         """Whether the run is under way."""
@@ -311,59 +298,3 @@ class PopulationRun:
             return self.status().state in ("finished", "failed")
         except RunNotFoundError:
             return True
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        """A call to the coordinator, tried again while it is being brought back."""
-        deadline = time.monotonic() + CALL_SECONDS
-        while True:
-            try:
-                return _get(getattr(self._coordinator, method).remote(*arguments), seconds=CALL_SECONDS)
-            except (ActorUnavailableError, GetTimeoutError) as error:
-                if time.monotonic() > deadline:
-                    raise ClusterError(f"run {self.name}: its coordinator does not answer: {error}") from None
-                time.sleep(0.2)
-            except ActorDiedError:
-                raise RunNotFoundError(f"run {self.name} is not running any more; its folder is {self.path}") from None
-
-
-def _get(reference: Any, *, seconds: float) -> Any:
-    """A call's value; what inarch raised over there is raised as itself."""
-    try:
-        with as_terminated():
-            return ray.get(reference, timeout=seconds)
-    except RayTaskError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, (InarchError, TimeoutError)):
-            raise cause from None
-        raise
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Contents:
-    """What lay in a folder before a start: a start that fails leaves it as it was."""
-
-    existed: bool
-    names: frozenset[str]
-    in_data: frozenset[str]
-
-    @classmethod
-    def of(cls, storage: Storage) -> _Contents:
-        """What lies there now."""
-        names = frozenset(storage.names(""))
-        in_data = frozenset(storage.names("data")) if "data" in names else frozenset()
-        return cls(existed=storage.exists(""), names=names, in_data=in_data)
-
-    def restore(self, storage: Storage, claim: Claim) -> None:
-        """Delete what the start that holds the claim has written, and nothing that was there or is another start's."""
-        if not holds(storage, claim.token):
-            return
-        for name in {"cluster.json", "data", "config.json", "members", "logs", "networks"} - self.names:
-            storage.delete(name)
-        if "data" in self.names:
-            for name in set(storage.names("data")) - self.in_data:
-                storage.delete(f"data/{name}")
-        withdraw(storage, claim.token)
-        if not claims(storage) and "claims" not in self.names:
-            storage.delete("claims")
-            if not self.existed and not storage.names(""):
-                storage.delete("")

@@ -1,4 +1,8 @@
-"""The lives of a run's networks: placed, supervised, brought back, ended."""
+"""The lives of a run's networks: placed, supervised, brought back, ended.
+
+Longer than 300 lines: each life passes through all of these states, and they share members, board and processes. What
+can be decided without them is in failure_policy.py and resuming.py.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,14 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from actors.crew import reason_of
+from actors.failure_policy import is_worth_a_restart
 from actors.patience import RETRY_SECONDS
 from actors.resuming import resumed_beginnings
 from actors.run_context import RunContext
 from actors.spec import Beginning, Birth, Directive, Outcome, References
 from population.board import Posting
 from population.checkpoint import CheckpointStore
-from population.errors import (
-    DataError,
-    InarchError,
-    RunError,
-    StorageError,
-    StructureError,
-    UnreadableImageError,
-)
+from population.errors import InarchError, RunError, StorageError, StructureError
 from population.members import ACTIVE, GONE, Member, MemberState
 
 ROOM_SECONDS = 30.0
@@ -214,20 +212,14 @@ class Supervisor:
             return  # it was sent away, and its process ended, before it had joined
         if isinstance(outcome, Outcome):
             await self._ended(network, outcome)
-        elif self._may_pass(network, outcome):
+        elif is_worth_a_restart(outcome, has_worked=self._has_worked(network)):
             await self._lost(network, reason_of(outcome))
         else:
             await self._give_up(network, reason_of(outcome))
 
-    def _may_pass(self, network: int, error: BaseException) -> bool:
-        """Whether a network that ended so may go on from its newest checkpoint: its process died, storage or data could
-        not be read, or its own code failed where it had worked before, as when a device is lost. What inarch found
-        wrong stays wrong, and so do an image that cannot be decoded and code that never came to an end of an
-        interval."""
-        if isinstance(error, InarchError):
-            return isinstance(error, (StorageError, DataError)) and not isinstance(error, UnreadableImageError)
-        has_worked = self._chronicle.interval(network) > 0 or self._members[network].restarts > 0
-        return isinstance(error, RayError) or has_worked
+    def _has_worked(self, network: int) -> bool:
+        """Whether a network has completed an interval, or trained before a restart."""
+        return self._chronicle.interval(network) > 0 or self._members[network].restarts > 0
 
     async def _ended(self, network: int, outcome: Outcome) -> None:
         is_leaving = self._members[network].state is MemberState.LEAVING

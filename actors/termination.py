@@ -19,8 +19,8 @@ from typing import Protocol
 
 import ray
 
-TERMINATED_STATUS = 143
-"""Exit status after SIGTERM: 128 + 15, as the shell reports a process that the signal ended."""
+INTERRUPTED_STATUS, TERMINATED_STATUS = 130, 143
+"""Exit statuses after Ctrl-C and SIGTERM: 128 and the signal's number, as a shell reports them."""
 
 EXIT_SECONDS = 25.0
 """Runs that are live at exit have so long to write their checkpoints: Kubernetes kills 30 s after SIGTERM."""
@@ -31,6 +31,11 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(TERMINATED_STATUS)
+
+
+def exit_status(error: BaseException) -> int:
+    """The status of a command that an interruption ended."""
+    return TERMINATED_STATUS if isinstance(error, Terminated) else INTERRUPTED_STATUS
 
 
 class _Stoppable(Protocol):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 from rich.console import Console
 
-from experiments import recipes, result_commands
+from experiments import comparison_commands, recipes, result_commands
 from experiments.result_commands import plain_console
 from population.config import RunConfig
 from population.errors import ClusterError, InarchError, RunNotFoundError
@@ -35,9 +33,6 @@ USAGE = """inarch: populations of networks that train asynchronously and graft e
 Ctrl-C and SIGTERM stop a run with a checkpoint (exit status 130 and 143). Errors have status 2; --debug shows their
 whole traceback. inarch COMMAND --help says more. NAME is a run's name below --storage (default runs), or its folder."""
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit statuses after Ctrl-C and after SIGTERM: 128 and the signal's number."""
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with status 2 and a message of one screen where something cannot be used."""
@@ -54,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "evaluate": lambda rest: tyro.cli(result_commands.evaluate, args=rest, prog="inarch evaluate"),
         "export": lambda rest: tyro.cli(result_commands.export, args=rest, prog="inarch export"),
         "predict": lambda rest: tyro.cli(result_commands.predict, args=rest, prog="inarch predict"),
-        "compare": lambda rest: tyro.cli(compare, args=rest, prog="inarch compare"),
-        "bench": lambda rest: tyro.cli(bench, args=rest, prog="inarch bench"),
+        "compare": lambda rest: tyro.cli(comparison_commands.compare, args=rest, prog="inarch compare"),
+        "bench": lambda rest: tyro.cli(comparison_commands.bench, args=rest, prog="inarch bench"),
     }
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     is_debugging = "--debug" in words
@@ -70,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(commands[words[0]](words[1:]))
     except KeyboardInterrupt:
         console.print("inarch: interrupted", markup=False, highlight=False)
-        raise SystemExit(INTERRUPTED) from None
-    except Exception as error:
+        raise SystemExit(130) from None
+    except Exception as error:  # the last place where an error can become one screen
         if is_debugging:
             raise
         console.print(f"inarch: {_told(error, words[0])}")
@@ -243,106 +238,10 @@ def resume(
     return _follow(begin, console, detach=False)
 
 
-def compare(
-    name: tyro.conf.Positional[str],
-    /,
-    train: str | None = None,
-    test: str | None = None,
-    query: str | None = None,
-    seeds: tuple[int, ...] = (),
-    arms: tuple[str, ...] = (),
-    epochs: int | None = None,
-    storage: str = "runs/compare",
-    out: str | None = None,
-    address: str | None = None,
-    dry: bool = False,
-    trial: bool = False,
-) -> int:
-    """Run a comparison, or what is left of it, and write table and pictures; published tables tell their cost first.
-
-    Args:
-        name: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions; or a published table
-            at its own size: paper-table-scions, -criteria, -methods, -networks, -strengths, -levels, -imagenet,
-            -persons, -density, -cultivation, -teachers, -dcff-cifar10, -dcff-imagenet.
-        train: Training images, as --data.train; None: the published table's, else cifar10.
-        test: Test images, as --data.test.
-        query: Queries, as --data.query, for paper-table-persons.
-        seeds: In place of the comparison's own.
-        arms: Those to run; all where none is named.
-        epochs: Of each network where it trains in a population, in place of the comparison's own.
-        storage: Folder of the runs; what was interrupted is resumed.
-        out: Folder of the record; None: experiments/results/NAME.
-        address: Of the Ray cluster; None: a Ray of this machine.
-        dry: Tell the arms and their cost, and start nothing.
-        trial: Two steps of a few images for each arm, from random weights, to see that it runs; nothing is recorded.
-    """
-    from experiments import comparison as comparisons
-
-    data = comparisons.usual_data(name, train=train, test=test, query=query)
-    chosen = comparisons.comparison(name, data, epochs=epochs)
-    asked = comparisons.narrowed(chosen, arms=arms, seeds=seeds)
-    console = plain_console()
-    if trial:
-        with tempfile.TemporaryDirectory() as folder:
-            comparisons.run_comparison(
-                comparisons.trial(asked),
-                command="",
-                storage=f"{folder}/runs",
-                out=f"{folder}/out",
-                address=address,
-                console=console,
-            )
-        return 0
-    if dry or name in comparisons.PAPER_TABLES:
-        table, told = comparisons.costs(asked)
-        console.print(table)
-        console.print(told, highlight=False, soft_wrap=True)
-    if dry:
-        for arm in asked.arms:
-            console.print(f"{arm.name}: {arm.told}", highlight=False, markup=False)
-        return 0
-    from actors.termination import Interruptions, Terminated
-
-    with Interruptions():
-        try:
-            comparisons.run_comparison(
-                chosen,
-                command=shlex.join(["inarch", *sys.argv[1:]]),
-                seeds=seeds,
-                arms=arms,
-                storage=storage,
-                out=out or f"experiments/results/{name}",
-                address=address,
-                console=console,
-            )
-        except (KeyboardInterrupt, Terminated) as error:
-            console.print("stopped; the same command continues the comparison", highlight=False)
-            return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
-    return 0
-
-
-def bench(
-    names: tyro.conf.Positional[tuple[Literal["exchange", "fusion", "input", "overhead", "straggler"], ...]] = (),
-    /,
-    repeats: Annotated[int, tyro.conf.arg(help="Measurements of each thing, at least 5 to be quoted.")] = 5,
-    out: str | None = None,
-) -> int:
-    """Measure, each thing beside what it is to beat in the same run.
-
-    Args:
-        names: What to measure; all where none is named.
-        repeats: Measurements of each thing.
-        out: File for the JSON; it is printed after the tables where None.
-    """
-    from experiments.benchmarks import run_benchmarks
-
-    return run_benchmarks(names, repeats=repeats, out=out, console=plain_console())
-
-
 def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
     """Start or resume a run and show it to its end. Ctrl-C and SIGTERM stop it in order and leave a folder to resume;
     the exit status is then 130 or 143."""
-    from actors.termination import Interruptions, Terminated, forget
+    from actors.termination import Interruptions, Terminated, exit_status, forget
     from experiments.display import facts_told, follow, lost_told, result_table
 
     run = None
@@ -368,7 +267,7 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
                 forget(run)
                 raise
             console.print(f"stopped; resume it by: inarch resume {run.path}", highlight=False, soft_wrap=True)
-            return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+            return exit_status(error)
     if result.table is not None:
         console.print(result_table(result.table))
         for line in lost_told(result.table):

@@ -37,7 +37,7 @@ class WeightAverage:
                 self._model = AveragedModel(
                     module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
                 )
-            except (RuntimeError, TypeError, NotImplementedError) as error:
+            except (RuntimeError, TypeError, NotImplementedError) as error:  # what deepcopy of odd tensors raises
                 raise ConfigError(
                     f"averaging.kind {config.kind} needs a copy of the network, and copy.deepcopy failed; in place of "
                     "torch.nn.utils.weight_norm use torch.nn.utils.parametrizations.weight_norm: "

@@ -36,7 +36,7 @@ def user_code(what: str, *, remedy: str = "") -> Iterator[None]:
         yield
     except InarchError:
         raise
-    except Exception as error:
+    except Exception as error:  # the caller's code may raise anything
         raise UserCodeError(described(error, what, remedy=remedy)) from error
 
 

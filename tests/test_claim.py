@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -62,13 +63,13 @@ def test_a_start_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "exp" / "logs" / "mine.txt").write_text("x")
     before = {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()}
 
-    def broken(num_classes: int) -> None:
+    def broken(num_classes: int) -> Any:
         raise ValueError("no network here")
 
     pixels = np.zeros((4, 8, 8), np.uint8)
     for name, data in (("exp", train), ("exp", (pixels, [0, 1, 0, 1])), ("new", train)):
         with pytest.raises(UserCodeError, match="no network here"):
-            PopulationRun.start(RunConfig(name=name, storage=str(tmp_path)), network=broken, data=data)  # type: ignore[arg-type]
+            PopulationRun.start(RunConfig(name=name, storage=str(tmp_path)), network=broken, data=data)
     assert {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()} == before
     assert not (tmp_path / "new").exists() and sorted(os.listdir(tmp_path / "exp")) == ["data", "logs"]
 

@@ -268,9 +268,8 @@ def test_unreadable_items_are_left_out_up_to_the_limit(tmp_path: Path) -> None:
 
     found = splits(tmp_path, Files(ITEMS), skip_unreadable=1)
     assert len(found.train) == 39
-    assert "left out items that cannot be read: 1" in found.report.notes[0]
-    listed = (tmp_path / "run" / "data" / "unreadable.txt").read_text()
-    assert "data train[2] cannot be read" in listed
+    assert len(found.report.unreadable) == 1 and found.report.unreadable[0].startswith("data train[2] cannot be read")
+    assert "left out images that cannot be read: 1" in found.report.lines()
     with pytest.raises(UserCodeError, match=r"data train\[2\]: the Dataset raised"):
         splits(tmp_path / "other", Files(ITEMS))
 

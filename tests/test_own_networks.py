@@ -349,13 +349,14 @@ def test_these_networks_are_refused_with_a_remedy(name: str) -> None:
 
 
 def test_factories_with_other_arguments_are_refused_with_a_remedy() -> None:
-    for factory, message in (
+    cases: list[tuple[Any, str]] = [
         (lambda classes: body(), r"cannot be called with no arguments: missing a required argument: 'classes'"),
         (lambda num_classes, width: body(), r"cannot be called with num_classes: missing a required argument: 'width'"),
         (body(), "an instance of Sequential; give the class, or a function"),
-    ):
+    ]
+    for factory, message in cases:
         with pytest.raises(ConfigError, match=message):
-            try_network(changed(), factory, SHAPE)  # type: ignore[arg-type]
+            try_network(changed(), factory, SHAPE)
     for wrong, message in ((body(), "instance of Sequential"), (3, "got int")):
         with pytest.raises(ConfigError, match=message):
             check_factory(wrong)

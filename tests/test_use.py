@@ -209,9 +209,10 @@ def test_more_epochs_and_moved_data_are_recorded_and_the_result_is_kept(run: Run
     assert storage.exists("results/4-epochs.json") and not storage.exists("result.json")
     recorded = json.loads(storage.read("config.json"))["config"]
     assert recorded["schedule"]["epochs"] == 6 and recorded["data"]["train"] == str(tmp_path / "images")
-    for wrong in ({"training": "x"}, {"train": 3}):
+    wrong_data: list[Any] = [{"training": "x"}, {"train": 3}]
+    for wrong in wrong_data:
         with pytest.raises(ConfigError, match="must be a path, or paths by part"):
-            with_moved_data(config, wrong)  # type: ignore[arg-type]
+            with_moved_data(config, wrong)
 
 
 def test_finished_networks_train_on_where_the_schedule_is_longer(tmp_path: Path) -> None:

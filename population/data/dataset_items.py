@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -60,28 +61,26 @@ def from_dataset(
     reader = _Items(items, config, name)
     pictures: list[Any] = []
     labels: list[Any] = []
+    left_out: list[str] = []
     for index in range(len(items)):
         try:
             picture, label = reader.item(index)
         except UnreadableImageError as error:
             if unreadable is None:
                 raise
-            unreadable.add(error)
+            left_out.append(unreadable.add(error))
             continue
         if label is None:
             raise DataError(f"{name}: item {index} has no label")
         pictures.append(picture)
         labels.append(label)
-    left_out = len(items) - len(pictures)
-    if left_out:
-        notes += (f"{name}: left out items that cannot be read: {left_out} (listed in data/unreadable.txt)",)
     if not pictures:
         raise DataError(f"{name} has no images")
     reader.check_repeats()
     names = class_names or reader.class_names() or configured_names(labels, config)
     numbers, found_names = encode_labels(labels, name=name, class_names=names, unit="item")
     found = image_set(_stacked(pictures, name), numbers, class_names=found_names, name=name)
-    return ImageSet(images=found.images, labels=found.labels, class_names=found.class_names, notes=notes)
+    return dataclasses.replace(found, notes=notes, unreadable=tuple(left_out))
 
 
 class _Items:

@@ -32,6 +32,8 @@ class EncodedImages:
     """Whether several threads may read at once."""
     notes: tuple[str, ...] = ()
     """What was left out, to be shown before training."""
+    unreadable: tuple[str, ...] = ()
+    """A message for each image that was left out because it cannot be read."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,16 +65,15 @@ class UnreadableImages:
     def __init__(self, limit: int) -> None:
         """Args: how many may be left out."""
         self._limit = limit
-        self.found: list[str] = []
-        """A message for each."""
+        self._found: list[str] = []
 
     @property
     def limit(self) -> int:
         """How many may be left out."""
         return self._limit
 
-    def add(self, error: UnreadableImageError) -> None:
-        """Leave one image out.
+    def add(self, error: UnreadableImageError) -> str:
+        """Leave one image out; gives the message about it.
 
         Raises:
             UnreadableImageError: none may be left out.
@@ -80,9 +81,10 @@ class UnreadableImages:
         """
         if not self._limit:
             raise error
-        self.found.append(str(error))
-        if len(self.found) > self._limit:
-            shown = "; ".join(self.found[:3])
+        self._found.append(str(error))
+        if len(self._found) > self._limit:
+            shown = "; ".join(self._found[:3])
             raise DataError(
                 f"more images than {self._limit} cannot be read (data.skip_unreadable), among them: {shown}"
             )
+        return str(error)

@@ -31,6 +31,8 @@ class ImageSet:
     """Shape (images,), int64: what took each image, for retrieval across cameras; None: not known."""
     notes: tuple[str, ...] = ()
     """What was left out, to be shown before training."""
+    unreadable: tuple[str, ...] = ()
+    """A message for each image that was left out because it cannot be read."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -146,6 +148,7 @@ def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> Non
             "dtype": str(images.images.dtype),
             "class_names": "\x1f".join(images.class_names),
             "notes": "\x1f".join(images.notes),
+            "unreadable": "\x1f".join(images.unreadable),
         },
     )
     with filesystem.open_output_stream(path) as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -171,6 +174,12 @@ def read_arrow(filesystem: pafs.FileSystem, path: str) -> ImageSet:
     images = np.frombuffer(values, dtype=metadata["dtype"])[: len(table) * int(np.prod(shape))].reshape(-1, *shape)
     names = tuple(metadata["class_names"].split("\x1f"))
     cameras = table.column("camera").to_numpy() if "camera" in table.column_names else None
-    notes = tuple(note for note in metadata.get("notes", "").split("\x1f") if note)
-    labels = table.column("label").to_numpy()
-    return ImageSet(images=images, labels=labels, class_names=names, cameras=cameras, notes=notes)
+    notes, unreadable = (tuple(filter(None, metadata.get(key, "").split("\x1f"))) for key in ("notes", "unreadable"))
+    return ImageSet(
+        images=images,
+        labels=table.column("label").to_numpy(),
+        class_names=names,
+        cameras=cameras,
+        notes=notes,
+        unreadable=unreadable,
+    )

@@ -69,7 +69,6 @@ def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> 
         decoded.get("test"),
         config,
         seed=seed,
-        unreadable=tuple(unreadable.found),
         **{name: part for name, part in decoded.items() if name != "test"},
     )
 
@@ -82,7 +81,6 @@ def memory_splits(
     seed: int,
     query: ImageSet | None = None,
     validation: ImageSet | None = None,
-    unreadable: tuple[str, ...] = (),
 ) -> MemorySplits:
     """Splits of images that are decoded already; checks as `load_splits`.
 
@@ -91,7 +89,6 @@ def memory_splits(
         config: What is held out, channels.
         seed: Decides which images are held out.
         validation: Validation images of their own; None: they are held out of the training images.
-        unreadable: Messages about images that were left out.
     """
     if config.augmentation == "imagenet":
         raise DataError(
@@ -139,7 +136,7 @@ def memory_splits(
             resize=_resize(config),
             augmentation=augmentation_told(config),
             notes=tuple(dict.fromkeys(notes)),
-            unreadable=unreadable,
+            unreadable=tuple(message for part in parts for message in part.unreadable),
         ),
     )
 
@@ -282,6 +279,6 @@ def _stream_splits(
             augmentation=augmentation_told(config),
             is_streamed=True,
             notes=tuple(dict.fromkeys([*notes, *holdout_notes(train.labels, held, train.class_names)])),
-            unreadable=tuple(unreadable.found),
+            unreadable=tuple(message for part in parts.values() for message in part.unreadable),
         ),
     )

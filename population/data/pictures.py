@@ -95,7 +95,7 @@ def as_shown(picture: Image.Image, name: str) -> Image.Image:
         return picture.convert("RGB").convert("L") if is_gray else picture.convert("RGB")
     except UnreadableImageError:
         raise
-    except Exception as error:
+    except Exception as error:  # as in decode
         raise UnreadableImageError(f"{name} of mode {picture.mode} cannot be converted to RGB: {error}") from error
 
 

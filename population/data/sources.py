@@ -25,6 +25,9 @@ from population.errors import DataError, UnreadableImageError
 
 CIFAR = ("cifar10", "cifar100")
 
+NAMES = ("digits", *CIFAR)
+"""Data sets that are known by name; each holds training and test images."""
+
 CIFAR_FOLDERS = (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python"))
 """Data sets in torchvision's format, and the folder that marks each."""
 
@@ -41,7 +44,7 @@ def open_images(description: str, *, split: str, config: DataConfig | None = Non
         DataError: nothing readable lies there; the message names it and what was expected.
     """
     config = config or DataConfig()
-    if split == "validation" and description in ("digits", *CIFAR):
+    if split == "validation" and description in NAMES:
         raise DataError(f"data.validation_set: {description} has no validation images of its own; use data.validation")
     if description == "digits":
         return digits(split)
@@ -62,7 +65,7 @@ def open_images(description: str, *, split: str, config: DataConfig | None = Non
 
 def holds_parts(description: str) -> bool:
     """Whether a name or folder stands for training and test images alike."""
-    if description in ("digits", *CIFAR):
+    if description in NAMES:
         return True
     filesystem, path = locate(description)
     if _info(filesystem, path, description).type != pafs.FileType.Directory:
@@ -152,12 +155,13 @@ def decode_all(
     unreadable = unreadable or UnreadableImages(0)
     pictures: list[Image.Image] = []
     kept: list[int] = []
+    left_out: list[str] = []
     for index in range(len(encoded)):
         try:
             pictures.append(resized(with_channels(encoded.read(index), channels), image_size))
             kept.append(index)
         except UnreadableImageError as error:
-            unreadable.add(error)
+            left_out.append(unreadable.add(error))
     if not pictures:
         raise DataError(f"{encoded.name} has no image that can be read")
     sizes = {picture.size for picture in pictures}
@@ -171,7 +175,7 @@ def decode_all(
     if len(kept) < len(encoded):
         encoded = encoded.select(np.asarray(kept))
     found = image_set(pixels, encoded.labels, class_names=encoded.class_names, name=encoded.name)
-    return dataclasses.replace(found, cameras=encoded.cameras, notes=encoded.notes)
+    return dataclasses.replace(found, cameras=encoded.cameras, notes=encoded.notes, unreadable=tuple(left_out))
 
 
 def only_readable(encoded: EncodedImages, unreadable: UnreadableImages) -> EncodedImages:
@@ -191,13 +195,11 @@ def only_readable(encoded: EncodedImages, unreadable: UnreadableImages) -> Encod
     workers = os.cpu_count() or 1 if encoded.is_thread_safe else 1
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
         errors = list(pool.map(error_of, range(len(encoded))))
-    for error in errors:
-        if error is not None:
-            unreadable.add(error)
+    left_out = tuple(unreadable.add(error) for error in errors if error is not None)
     kept = np.asarray([index for index, error in enumerate(errors) if error is None], dtype=np.int64)
     if not len(kept):
         raise DataError(f"{encoded.name} has no image that can be read")
-    return encoded if len(kept) == len(encoded) else encoded.select(kept)
+    return dataclasses.replace(encoded.select(kept), unreadable=left_out) if left_out else encoded
 
 
 def _info(filesystem: pafs.FileSystem, path: str, description: str) -> pafs.FileInfo:
@@ -212,9 +214,7 @@ def _open_pattern(
 ) -> ImageSet | EncodedImages:
     """The tables that a pattern matches; nothing lies at the path itself."""
     if not any(mark in path for mark in "*?["):
-        raise DataError(
-            f"data.{split}: {name!r} does not exist (looked for {path}), and is none of digits, {', '.join(CIFAR)}"
-        )
+        raise DataError(f"data.{split}: {name!r} does not exist (looked for {path}), and is none of {', '.join(NAMES)}")
     found = matching(filesystem, path)
     if not found:
         raise DataError(f"data.{split}: no file matches {name!r}")
