@@ -10,9 +10,9 @@ from population.errors import DataError, InarchError, StorageError, UnreadableIm
 def is_worth_a_restart(error: BaseException, *, has_worked: bool) -> bool:
     """Decide by what ended the network.
 
-    A lost process, storage that fails and data that cannot be reached may work again. So may the network's own code where
-    it has worked before, as when a device is lost. What inarch found wrong stays wrong, and so does an image that cannot
-    be decoded.
+    A lost process, storage that fails and data that cannot be reached may work again. So may the network's own code
+    where it has worked before, as when a device is lost. What inarch found wrong stays wrong, and so does an image that
+    cannot be decoded.
 
     Args:
         error: What the network raised, or Ray's error about its process.

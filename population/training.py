@@ -4,8 +4,8 @@ A `Trainer` trains interval after interval. Whoever runs it, an actor, the simul
 within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit; where nobody
 waits, the last interval has no pull and no graft, since nobody would train what they bring.
 
-Longer than 300 lines: `intervals` and its steps share one network's optimizer, average, exchange and random state. Progress,
-schedule, shared state, divergence and the record of rows have files of their own.
+Longer than 300 lines: `intervals` and its steps share one network's optimizer, average, exchange and random state.
+Progress, schedule, shared state, divergence and the record of rows have files of their own.
 """
 
 from __future__ import annotations

@@ -73,7 +73,11 @@ def report_from(values: Mapping[str, Any]) -> DataReport:
 
 def augmentation_told(config: DataConfig) -> str:
     """What is done to training images, in words."""
-    crop = f"random crops of images padded by {config.padding} pixels" if config.padding else ""
+    crop = (
+        f"random crops of images padded by {config.padding} pixel{'s' * (config.padding != 1)}"
+        if config.padding
+        else ""
+    )
     return {
         "none": "none",
         "crop": crop or "none",
