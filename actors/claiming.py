@@ -1,4 +1,4 @@
-"""How a start claims a run's folder, so that of two starts of one name only one goes on.
+"""Claim a run's folder, so that only one of two starts of the same name proceeds.
 
 Neither object stores nor pyarrow have an exclusive create, so a claim is written, then all claims are listed. A start
 that sees no claim beside its own holds the folder: any start that writes later must see it. Of several that see each
@@ -49,8 +49,7 @@ def claim_new_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
 
 
 def claim_existing_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
-    """Claim the folder of a run that is to be resumed, and that is known not to be live. The start that held it before
-    may not commit any more.
+    """Claim the folder of a run that is not live, to resume it. The earlier start can commit nothing from then on.
 
     Raises:
         RunExistsError: another process on this machine holds the folder and is alive.
@@ -63,13 +62,13 @@ def claim_existing_folder(storage: Storage, *, is_detached: bool = False) -> Cla
 
 
 def _drives(content: dict[str, Any]) -> bool:
-    """Whether another process may be driving the run: not this one, and not where the run needs no driver."""
+    """Whether another process may drive the run. A detached run needs none."""
     return content["process"] != os.getpid() and not content.get("is_detached", False) and _is_alive(content)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderContents:
-    """What lay in a folder before a start: a start that fails leaves it as it was."""
+    """What a folder held before a start. A start that fails restores it."""
 
     existed: bool
     names: frozenset[str]
@@ -77,13 +76,13 @@ class FolderContents:
 
     @classmethod
     def of(cls, storage: Storage) -> FolderContents:
-        """What lies there now."""
+        """Record what the folder holds now."""
         names = frozenset(storage.names(""))
         in_data = frozenset(storage.names("data")) if "data" in names else frozenset()
         return cls(existed=storage.exists(""), names=names, in_data=in_data)
 
     def restore(self, storage: Storage, claim: Claim) -> None:
-        """Delete what the start that holds the claim has written, and nothing that was there or is another start's."""
+        """Delete what the start with this claim has written, and nothing else."""
         if not holds(storage, claim.token):
             return
         for name in {"cluster.json", "data", "config.json", "members", "logs", "networks"} - self.names:
@@ -131,7 +130,7 @@ def _taken(storage: Storage, content: dict[str, Any] | None) -> RunExistsError:
 
 
 def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
-    """What a claim says of its process; None where it is withdrawn, or was half written by a process that died."""
+    """Read a claim. None if it is withdrawn, or if its process died while writing it."""
     deadline = time.monotonic() + WRITE_SECONDS
     while claim in claims(storage):
         with contextlib.suppress(MissingError, ValueError):
@@ -143,7 +142,7 @@ def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
 
 
 def _is_alive(content: dict[str, Any]) -> bool:
-    """Whether the process of a claim of this machine still runs; another process may have its number by now."""
+    """Whether the process of a claim runs on this machine: the same number and the same start time."""
     try:
         return abs(psutil.Process(content["process"]).create_time() - content["process_started"]) < 1.0
     except psutil.NoSuchProcess:

@@ -67,10 +67,10 @@ def check_sendable(factory: NetworkFactory) -> None:
         variables = inspect.getclosurevars(factory)
         held = {**variables.nonlocals, **variables.globals}
         wrong = [name for name, value in held.items() if _pickle_error(value) is not None]
-    told = f" because of {', '.join(map(repr, wrong))}" if wrong else ""
+    reason = f" because of {', '.join(map(repr, wrong))}" if wrong else ""
     name = getattr(factory, "__qualname__", type(factory).__name__)
     raise ConfigError(
-        f"the network function {name} cannot be sent to the cluster{told}: {error}; make what it needs in the "
+        f"the network function {name} cannot be sent to the cluster{reason}: {error}; make what it needs in the "
         "function itself"
     )
 

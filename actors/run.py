@@ -150,8 +150,8 @@ class PopulationRun:
         epochs: int | None = None,
         address: str | None = None,
     ) -> PopulationRun:
-        """Go on with a run that was stopped or died, every network from its newest checkpoint; or train a finished one
-        for more epochs.
+        """Resume a run that was stopped or died, every network from its newest checkpoint; or train a finished one for
+        more epochs.
 
         Args:
             path: The run's folder.
@@ -160,7 +160,7 @@ class PopulationRun:
                 validation, test, query). The images are checked against the recorded fingerprint.
             epochs: Of the whole schedule, more than before. The learning rate is that of the longer schedule from then
                 on; the result so far is kept in results/.
-            address: Of the cluster to go on with.
+            address: Of the cluster to resume on; None: the recorded one.
 
         Raises:
             RunNotFoundError: no run lies there.

@@ -16,10 +16,15 @@ from population.storage import Storage
 
 
 class RunContext:
-    """Of one run, on one event loop: where it stands, who is in it, what lies where, who waits, what is told."""
+    """What coordinator and supervisor of one run share: course, members, board, gate, chronicle, processes."""
 
     def __init__(self, spec: RunSpec, *, on_failure: Callable[[BaseException], None]) -> None:
-        """Args: the run; called with what a task beside raised that nobody caught."""
+        """Create the state of a run.
+
+        Args:
+            spec: The run.
+            on_failure: Called with an exception that a background task raised.
+        """
         config = spec.config
         self.spec, self.config = spec, config
         self.is_lockstep = config.mode == "lockstep"

@@ -274,7 +274,7 @@ class Supervisor:
         self._crew.direct(network, Directive.LEAVE)
 
     def takes_part(self, network: int) -> bool:
-        """Whether a member has joined those who train, so that something may be lost with its process."""
+        """Whether a member trains, so that its process holds work that is not saved yet."""
         is_starting = self._members[network].state is MemberState.STARTING
         return not (is_starting or self._gate.is_outside(network))
 

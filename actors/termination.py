@@ -1,4 +1,4 @@
-"""What ends a driver: SIGTERM as well as Ctrl-C stops its runs in order, with a checkpoint of every network.
+"""End a driver in order: SIGTERM and Ctrl-C stop its runs with a checkpoint of every network.
 
 `ray.init` replaces the handler of SIGTERM, and its C++ core then aborts the process (status 134). `connect` therefore
 puts the caller's handler back, or, where there was none, one that raises `Terminated`. Runs that are still live when
@@ -27,19 +27,19 @@ EXIT_SECONDS = 25.0
 
 
 class Terminated(SystemExit):
-    """The process was asked to end by SIGTERM."""
+    """SIGTERM asked the process to end."""
 
     def __init__(self) -> None:
         super().__init__(TERMINATED_STATUS)
 
 
 def exit_status(error: BaseException) -> int:
-    """The status of a command that an interruption ended."""
+    """Return the exit status for an interruption."""
     return TERMINATED_STATUS if isinstance(error, Terminated) else INTERRUPTED_STATUS
 
 
 class _Stoppable(Protocol):
-    """A run, as far as its stop at exit is concerned."""
+    """What the stop at exit needs of a run."""
 
     name: str
 
@@ -60,7 +60,7 @@ _signals: list[int] = []
 
 
 def stop_at_exit(run: _Stoppable) -> None:
-    """See that a run is stopped in order where this process exits before the run's end."""
+    """Stop a run in order if this process exits before the run ends."""
     if not _runs:
         atexit.unregister(_stop_runs)
         atexit.register(_stop_runs)  # after Ray registered its own shutdown, so that it runs before
@@ -68,13 +68,13 @@ def stop_at_exit(run: _Stoppable) -> None:
 
 
 def forget(run: _Stoppable) -> None:
-    """Do not stop a run at exit: its user asked to leave at once."""
+    """Do not stop a run at exit, because the user asked to leave at once."""
     if run in _runs:
         _runs.remove(run)
 
 
 def _stop_runs() -> None:
-    """Stop all live runs at once, within one deadline; an interruption leaves."""
+    """Stop all live runs together within one deadline. An interruption ends the wait."""
     deadline = time.monotonic() + EXIT_SECONDS
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         live = []
@@ -91,7 +91,7 @@ def _stop_runs() -> None:
 
 @contextlib.contextmanager
 def as_terminated() -> Iterator[None]:
-    """Around a call of Ray, which turns a `Terminated` that is raised while it waits into a SystemExit of its own."""
+    """Restore `Terminated` around a call of Ray, which converts it to a SystemExit of its own."""
     try:
         yield
     except SystemExit as error:
@@ -102,7 +102,7 @@ def as_terminated() -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Around `ray.init`: the caller's handler of SIGTERM counts again afterwards, `Terminated` where there was none."""
+    """Restore the caller's SIGTERM handler after `ray.init`, or raise `Terminated` if there was none."""
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers belong to the main thread
         return
@@ -122,8 +122,8 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 
 
 class Interruptions:
-    """SIGINT and SIGTERM while a run begins: each raises its exception, and is noted as well, since an exception that
-    is raised inside a hook of `os.fork` is lost."""
+    """SIGINT and SIGTERM while a command runs. Each raises its exception and is recorded, since an exception that is
+    raised inside a hook of `os.fork` is lost."""
 
     def __init__(self) -> None:
         self._noted: BaseException | None = None
@@ -137,7 +137,7 @@ class Interruptions:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raises what a signal that came since should have raised."""
+        """Raise the exception of a signal that arrived, if its own was lost."""
         if self._noted is not None:
             raise self._noted
 

@@ -69,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # the last place where an error can become one screen
         if is_debugging:
             raise
-        console.print(f"inarch: {_told(error, words[0])}")
+        console.print(f"inarch: {_error_text(error, words[0])}")
         raise SystemExit(2) from None
 
 
-def _told(error: Exception, command: str) -> str:
+def _error_text(error: Exception, command: str) -> str:
     """An error on one screen: what inarch found, as it is; of anything else its cause and its last frames."""
     cause = getattr(error, "cause", None)
     found = cause if isinstance(cause, Exception) else error
@@ -242,7 +242,7 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
     """Start or resume a run and show it to its end. Ctrl-C and SIGTERM stop it in order and leave a folder to resume;
     the exit status is then 130 or 143."""
     from actors.termination import Interruptions, Terminated, exit_status, forget
-    from experiments.display import facts_told, follow, lost_told, result_table
+    from experiments.display import facts_told, failure_lines, follow, result_table
 
     run = None
     with Interruptions() as interruptions:
@@ -270,7 +270,7 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
             return exit_status(error)
     if result.table is not None:
         console.print(result_table(result.table))
-        for line in lost_told(result.table):
+        for line in failure_lines(result.table):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         seconds = result.table["seconds"]
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)

@@ -27,7 +27,7 @@ def compare(
     dry: bool = False,
     trial: bool = False,
 ) -> int:
-    """Run a comparison, or what is left of it, and write table and pictures; published tables tell their cost first.
+    """Run a comparison, or what is left of it, and write table and pictures; published tables print their cost first.
 
     Args:
         name: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions; or a published table
@@ -42,7 +42,7 @@ def compare(
         storage: Folder of the runs; what was interrupted is resumed.
         out: Folder of the record; None: experiments/results/NAME.
         address: Of the Ray cluster; None: a Ray of this machine.
-        dry: Tell the arms and their cost, and start nothing.
+        dry: Print the arms and their cost, and start nothing.
         trial: Two steps of a few images for each arm, from random weights, to see that it runs; nothing is recorded.
     """
     from experiments import comparison as comparisons

@@ -148,7 +148,7 @@ def result_table(table: Mapping[str, Any]) -> Table:
     return shown
 
 
-def lost_told(table: Mapping[str, Any]) -> list[str]:
+def failure_lines(table: Mapping[str, Any]) -> list[str]:
     """A line for each network that failed, with its reason."""
     rows = [row for row in table["networks"] if row["ended"] in ("failed", "lost")]
     part = "is not in the mean" if len(rows) == 1 else "are not in the mean"

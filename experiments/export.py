@@ -34,7 +34,7 @@ What = Literal["best", "soup"]
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a network says of one image."""
+    """The classes of one image by a network."""
 
     file: str
     classes: tuple[tuple[str, float], ...] = ()
@@ -64,7 +64,7 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
     """
     storage = find_run(path)
     recorded = read_config(storage)
-    state, told = _weights(storage, path, recorded, what, None)
+    state, details = _weights(storage, path, recorded, what, None)
     fusion: FusionConfig = from_dict(FusionConfig, recorded["config"].get("fusion", {}))
     if fusion.mode != "off":
         state = _compact(state, recorded, fusion)
@@ -74,7 +74,7 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
         "num_classes": str(facts["num_classes"]),
         "in_channels": str(facts["image_shape"][0]),
         "run": str(recorded["config"]["name"]),
-        **told,
+        **details,
         **_preprocessing(recorded),
     }
     content = safetensors.torch.save(state, metadata=metadata)
@@ -122,8 +122,8 @@ def predict_images(
             with Image.open(file) as picture:
                 pixels = preprocess(picture, report, name=file)
         except (DataError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            told = str(error) if isinstance(error, DataError) else f"cannot be read as an image: {error}"
-            yield Prediction(file=file, error=told)
+            message = str(error) if isinstance(error, DataError) else f"cannot be read as an image: {error}"
+            yield Prediction(file=file, error=message)
             continue
         probabilities = module(pixels[None]).float().softmax(1)[0]
         ranked = probabilities.topk(min(top, len(report.class_names)))
@@ -141,7 +141,7 @@ def _files(name: str) -> list[str]:
 def _weights(
     storage: Storage, path: str, recorded: dict[str, Any], what: What, factory: NetworkFactory | None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The weights of the best network or of the soup, and what metadata say of them."""
+    """The weights of the best network or of the soup, and their metadata."""
     store = CheckpointStore(storage)
     found = {network: best for network in store.networks() if (best := store.best(network)) is not None}
     if not found:

@@ -84,7 +84,7 @@ def similarity_over_time(storage: Storage, task: ImageClassification, *, every: 
 
 
 def open_run(path: str, network: NetworkFactory | None) -> tuple[Storage, RunSpec, dict[str, Any]]:
-    """A run's folder, what its processes were told, and config.json.
+    """A run's folder, its specification and its config.json.
 
     Args:
         path: The run's folder.

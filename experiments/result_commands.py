@@ -45,7 +45,7 @@ def export(
     what: Literal["best", "soup"] = "best",
     out: str | None = None,
 ) -> int:
-    """Write a run's best network, or the mean of all, as safetensors, and tell how to load it.
+    """Write a run's best network, or the mean of all, as safetensors, and print how to load it.
 
     Args:
         path: The run's folder.

@@ -1,4 +1,4 @@
-"""Which start of a run may write into the run's folder: the one whose claim is the newest.
+"""Decide which start may write into a run's folder: the one with the newest claim.
 
     claims/<generation>-<token>.json     which process made the claim, and when
 
@@ -17,7 +17,7 @@ FOLDER = "claims"
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Claim:
-    """One start's claim."""
+    """The claim of one start on a folder."""
 
     generation: int
     """From 1; the greatest counts."""
@@ -31,7 +31,7 @@ class Claim:
 
 
 def claims(storage: Storage) -> list[Claim]:
-    """All claims on a folder, oldest generation first."""
+    """Return all claims on a folder, oldest generation first."""
     found = []
     for name in storage.names(FOLDER):
         generation, _, token = name.removesuffix(".json").partition("-")
@@ -47,7 +47,7 @@ def holds(storage: Storage, token: str) -> bool:
 
 
 def check_holds(storage: Storage, token: str | None) -> None:
-    """Raises RunExistsError where another start has claimed the folder since, or its claims are gone.
+    """Raise RunExistsError where another start has claimed the folder since, or its claims are gone.
 
     Args:
         storage: The run's folder.

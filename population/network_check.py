@@ -1,4 +1,4 @@
-"""Whether a network can be trained on its data: tried before anything starts, on batches as they will occur."""
+"""Try a network before anything starts, on batches of the sizes that will occur."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KNOWN = {"cifar10": (50_000, (3, 32, 32), 10), "cifar100": (50_000, (3, 32, 32),
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataShape:
-    """What a network needs to know of its data."""
+    """Number and shape of a run's training images."""
 
     num_images: int
     """Training images, validation images not among them."""
@@ -46,10 +46,10 @@ class DataShape:
 
 
 def data_shape(config: RunConfig) -> DataShape | None:
-    """What a network needs to know of a run's data, from labels and some images.
+    """Find number, shape and classes of a run's training images, from labels and some images.
 
     Returns:
-        None where only all images would tell whether they are gray or RGB.
+        None where all images would have to be read to know whether they are gray or RGB.
 
     Raises:
         DataError: the images cannot be read.
@@ -79,7 +79,7 @@ def data_shape(config: RunConfig) -> DataShape | None:
 
 
 def _size_of(train: ImageSet | EncodedImages, data: DataConfig) -> tuple[int, int]:
-    """Height and width of the images as networks get them."""
+    """Return height and width of the images that networks get."""
     if isinstance(train, ImageSet):
         return train.shape[1], train.shape[2]
     if streams(train, data):
@@ -96,7 +96,7 @@ def _size_of(train: ImageSet | EncodedImages, data: DataConfig) -> tuple[int, in
 
 
 def _channels_of(images: ImageSet | EncodedImages) -> int | None:
-    """1 or 3; None where the images looked at are gray and there are more."""
+    """Return 1 or 3; None if the images looked at are gray and there are more."""
     if isinstance(images, ImageSet):
         return images.shape[0]
     for index in range(min(len(images), LOOKED_AT)):
@@ -107,8 +107,7 @@ def _channels_of(images: ImageSet | EncodedImages) -> int | None:
 
 
 def try_network(config: RunConfig, factory: NetworkFactory | None, shape: DataShape) -> None:
-    """Build a run's network and try it on random images of a shape, without the data: what the driver can do before Ray
-    starts.
+    """Try a run's network on random images. The driver does this before Ray starts.
 
     Raises:
         ConfigError, UserCodeError: as `check_network`.
@@ -129,8 +128,7 @@ def try_network(config: RunConfig, factory: NetworkFactory | None, shape: DataSh
 
 
 def check_network(task: ImageClassification, *, num_images: int) -> None:
-    """Build a task's network and try it: a step of training on a full batch and on the smallest that will occur, and an
-    evaluation.
+    """Build a task's network and try it: evaluate, then train on the smallest and on a full batch.
 
     Args:
         task: Gives the network, its batches and its loss.
@@ -181,7 +179,7 @@ def _check_logits(logits: Any, images: Tensor, task: ImageClassification) -> Non
 
 
 def _train(task: ImageClassification, network: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """One step without an optimizer."""
+    """Compute loss and gradients of one batch."""
     remedy = ""
     if len(images) == 1:
         remedy = "batch norm needs two images: schedule.drop_last=on, or another schedule.batch_size"

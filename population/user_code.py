@@ -1,4 +1,4 @@
-"""What the caller's own functions and data sets raise, on one screen: what, where, the last frames of that code."""
+"""Report errors of the caller's own functions and data sets on one screen, with the last frames of that code."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib"
 
 @contextlib.contextmanager
 def user_code(what: str, *, remedy: str = "") -> Iterator[None]:
-    """Around a call of the caller's code.
+    """Convert exceptions of the caller's code to UserCodeError.
 
     Args:
-        what: What is called, as the message's subject: "network function make_network".
+        what: The subject of the message, as in "the network function make_network".
         remedy: What may help, at the message's end.
 
     Raises:
@@ -41,28 +41,28 @@ def user_code(what: str, *, remedy: str = "") -> Iterator[None]:
 
 
 def described(error: BaseException, what: str, *, remedy: str = "") -> str:
-    """A message about what the caller's code raised, with the last frames of that code."""
+    """Return a message about an error of the caller's code, with the last frames of that code."""
     frames = frames_of(error)
-    told = f"{what} raised {type(error).__name__}: {shortened(str(error))}"
-    told += f"; {remedy}" if remedy else ""
-    return f"{told}\n{frames}" if frames else told
+    message = f"{what} raised {type(error).__name__}: {shortened(str(error))}"
+    message += f"; {remedy}" if remedy else ""
+    return f"{message}\n{frames}" if frames else message
 
 
 def shortened(message: str) -> str:
-    """The beginning of an error's message, where it is long."""
+    """Cut a long error message."""
     lines = message.strip().splitlines()[:LINES]
     short = "\n".join(line[:LINE_LENGTH] for line in lines)
     return short if short == message.strip() else f"{short} ..."
 
 
 def place_of(error: BaseException) -> str:
-    """Where the caller's own code was when an error passed through it, in one line; empty where it was not."""
+    """Return file, line and function of the caller's code that an error passed; empty if it passed none."""
     own = _frames(error)[0]
     return f"at {own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
 
 
 def frames_of(error: BaseException) -> str:
-    """The last frames of the caller's own code in an error's traceback; of libraries where there is none."""
+    """Format the last frames of the caller's code in an error's traceback, or of libraries if there are none."""
     own, libraries = _frames(error)
     return "\n".join(
         f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n    {frame.line}'
@@ -71,7 +71,7 @@ def frames_of(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> tuple[list[traceback.FrameSummary], list[traceback.FrameSummary]]:
-    """An error's frames in the caller's code, and in libraries."""
+    """Return an error's frames in the caller's code, and those in libraries."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

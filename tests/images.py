@@ -55,10 +55,10 @@ def write_table(
         cells = pa.array(rows, type=kind)
     else:
         cells = pa.array(images)
-    told = dict(metadata or {})
+    schema_metadata = dict(metadata or {})
     if features is not None:
-        told["huggingface"] = json.dumps({"info": {"features": features}})
-    table = pa.table({columns[0]: cells, columns[1]: column}).replace_schema_metadata(told or None)
+        schema_metadata["huggingface"] = json.dumps({"info": {"features": features}})
+    table = pa.table({columns[0]: cells, columns[1]: column}).replace_schema_metadata(schema_metadata or None)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=4)
     return str(path)

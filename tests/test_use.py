@@ -23,7 +23,7 @@ from actors.resuming import resumable_members
 from actors.spec import RunSpec
 from actors.tasks import facts_of, judge
 from experiments import cli
-from experiments.display import lost_told, result_table
+from experiments.display import failure_lines, result_table
 from experiments.export import export_network, predict_images
 from population import DataConfig, NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig, Trainer
 from population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
@@ -174,7 +174,10 @@ def test_failed_networks_are_rows_of_the_result(tmp_path: Path) -> None:
         name: value for name, value in result["networks"][0]["best"].items() if name in result["mean"]
     }
     assert result_table(result).row_count >= 3
-    assert lost_told(result) == ["network 1 failed: it diverged", "network 1 left no checkpoint and is not in the mean"]
+    assert failure_lines(result) == [
+        "network 1 failed: it diverged",
+        "network 1 left no checkpoint and is not in the mean",
+    ]
 
 
 def test_a_run_that_nothing_judges_says_so(tmp_path: Path) -> None:
@@ -295,7 +298,7 @@ def test_errors_of_the_callers_code_are_one_screen_with_status_2(tmp_path: Path,
 
 
 def test_a_run_error_stays_one_line() -> None:
-    assert cli._told(RunError("x"), "train") == "x"
+    assert cli._error_text(RunError("x"), "train") == "x"
 
 
 @pytest.fixture(autouse=True)

@@ -34,13 +34,13 @@ from population.config import (
 
 
 def _side_by_side_to_papa(grafting: RunConfig) -> tuple[Arm, Arm, Arm, Arm]:
-    """Table 1's arms for any number of networks: no exchange, the papers' barrier, nobody waits, PAPA."""
+    """Table 1's arms for any number of networks: no exchange, the papers' barrier, asynchronous grafting, PAPA."""
     return (
         varied(grafting, "independent", "the networks side by side, no exchange", exchange=NONE),
         varied(
             grafting, "grafting-lockstep", "entropy (eq. 6), A = 0.4, c = 500, the papers' barrier", mode="lockstep"
         ),
-        Arm(name="grafting-async", told="the same, nobody waits; old scions as they come", config=grafting),
+        Arm(name="grafting-async", told="the same without a barrier; old scions as they come", config=grafting),
         Arm(
             name="papa-async",
             told="a pull of 1 % toward the mean of all every 10 steps, falling with the learning rate",
@@ -59,7 +59,7 @@ def two_networks(data: DataConfig, epochs: int) -> Comparison:
         arms=(
             *first,
             grafted(grafting, "averaging-async", "alpha = 0.5 (A = 0): no information is asked", a=0.0),
-            grafted(grafting, "random-alpha-async", "alpha as spread as with entropy, by chance", criterion="random"),
+            grafted(grafting, "random-alpha-async", "random alpha, as spread as with entropy", criterion="random"),
             last,
         ),
         baseline="independent",

@@ -1,4 +1,4 @@
-"""Items of torch and Hugging Face Datasets, read once into an ImageSet."""
+"""Read the items of torch and Hugging Face Datasets once into an ImageSet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def from_dataset(
     name: str,
     unreadable: UnreadableImages | None = None,
 ) -> ImageSet:
-    """An ImageSet from a map-style Dataset.
+    """Read a map-style Dataset into an ImageSet.
 
     Args:
         items: Of (image, label), or of mappings with an image and a label. Images are PIL pictures, arrays or tensors.
@@ -84,13 +84,13 @@ def from_dataset(
 
 
 class _Items:
-    """Items of a Dataset, one by one."""
+    """Reads the items of a Dataset one by one."""
 
     def __init__(self, items: Any, config: DataConfig, name: str) -> None:
         self._items, self._config, self._name = items, config, name
 
     def item(self, index: int) -> tuple[Any, Any]:
-        """Picture and label of one item; the picture is PIL's, of mode L or RGB, or an array."""
+        """Return picture and label of one item. The picture is an array, or PIL's of mode L or RGB."""
         name = f"{self._name}[{index}]"
         with user_code(f"{name}: the Dataset"):
             try:
@@ -103,7 +103,7 @@ class _Items:
         return self._picture(image, name), _plain_label(label, name)
 
     def class_names(self) -> Sequence[str] | None:
-        """What the Dataset says of its classes; a Subset's are those of the Dataset that it is of.
+        """Return the class names of the Dataset. A Subset has those of its own Dataset.
 
         Raises:
             DataError: Datasets that are joined name other classes.
@@ -131,7 +131,7 @@ class _Items:
         return None
 
     def check_repeats(self) -> None:
-        """Raises DataError where an item gives another image when it is read again."""
+        """Raise DataError where an item is another image when it is read again."""
         if isinstance(self._items, (list, tuple)):
             return
         for index in range(min(READ_TWICE, len(self._items))):
@@ -176,7 +176,7 @@ class _Items:
 
 
 def as_array(image: Any) -> np.ndarray:
-    """An array or tensor as an array; types that NumPy lacks become float32."""
+    """Convert an array or tensor to an array. Types that NumPy lacks become float32."""
     if isinstance(image, torch.Tensor):
         plain = image.detach().cpu()
         is_rare = plain.is_floating_point() and plain.dtype not in (torch.float16, torch.float32, torch.float64)
@@ -188,8 +188,8 @@ def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray:
     if all(isinstance(picture, Image.Image) for picture in pictures):
         sizes = {picture.size for picture in pictures}
         if len(sizes) > 1:
-            told = " and ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])
-            raise DataError(f"{name} has images of {len(sizes)} sizes, {told} among them; give data.image_size")
+            sizes_shown = " and ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])
+            raise DataError(f"{name} has images of {len(sizes)} sizes, {sizes_shown} among them; give data.image_size")
         mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
         return np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
     arrays = [np.asarray(picture) for picture in pictures]
@@ -200,7 +200,7 @@ def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray:
 
 
 def _plain_label(label: Any, name: str) -> Any:
-    """A label as a Python number or string; a one-hot row as the place of its 1."""
+    """Convert a label to a Python number or string. A one-hot row becomes the place of its 1."""
     if isinstance(label, torch.Tensor):
         label = label.detach().cpu().numpy()
     if isinstance(label, (list, tuple)):
@@ -217,7 +217,7 @@ def _plain_label(label: Any, name: str) -> Any:
 
 
 def configured_names(labels: Any, config: DataConfig) -> Sequence[str] | None:
-    """data.class_names, for labels that are numbers."""
+    """Return data.class_names for labels that are numbers, else None."""
     is_several = isinstance(labels, Iterable) and getattr(labels, "ndim", 1) != 0
     first = next(iter(labels), None) if is_several else None
     return config.class_names if config.class_names and not isinstance(first, str) else None

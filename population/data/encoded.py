@@ -1,4 +1,4 @@
-"""Images that are not decoded yet: what every reader of folders and tables gives."""
+"""Images that are not decoded yet, as the readers of folders and tables return them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from population.errors import DataError, UnreadableImageError
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedImages:
-    """Images with their labels, and how to get one."""
+    """Encoded images with their labels, and a function that decodes one of them."""
 
     name: str
     """Where they come from."""
@@ -39,7 +39,7 @@ class EncodedImages:
         return len(self.labels)
 
     def select(self, indices: np.ndarray) -> EncodedImages:
-        """Some of the images."""
+        """Return some of the images."""
         return dataclasses.replace(
             self,
             labels=self.labels[indices],
@@ -60,10 +60,14 @@ class _Selected:
 
 
 class UnreadableImages:
-    """Images that cannot be read, counted up to a limit (data.skip_unreadable)."""
+    """Counts images that cannot be read, up to a limit (data.skip_unreadable)."""
 
     def __init__(self, limit: int) -> None:
-        """Args: how many may be left out."""
+        """Start to count.
+
+        Args:
+            limit: How many images may be left out.
+        """
         self._limit = limit
         self._found: list[str] = []
 
@@ -73,7 +77,7 @@ class UnreadableImages:
         return self._limit
 
     def add(self, error: UnreadableImageError) -> str:
-        """Leave one image out; gives the message about it.
+        """Count one image that is left out, and return its message.
 
         Raises:
             UnreadableImageError: none may be left out.

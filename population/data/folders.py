@@ -1,4 +1,4 @@
-"""Folders of images: a subfolder for each class, or files named as Market-1501's; local ones and buckets alike."""
+"""Read folders of images, local or in a bucket: a subfolder for each class, or files named as Market-1501's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PICTURE_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What lies in a folder and below it."""
+    """The files below a folder."""
 
     files: tuple[str, ...]
     """Paths relative to the folder, with slashes, sorted."""
@@ -42,7 +42,7 @@ class Listing:
 
 
 def list_folder(filesystem: pafs.FileSystem, path: str) -> Listing:
-    """All files in a folder and below; symlinks of a local folder are followed, but not around a loop."""
+    """List all files below a folder. Symlinks of a local folder are followed, but not around a loop."""
     if not isinstance(filesystem, pafs.LocalFileSystem):
         found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
         start = len(path.rstrip("/")) + 1
@@ -82,7 +82,7 @@ def is_image(path: str) -> bool:
 
 
 def open_folder(filesystem: pafs.FileSystem, path: str, listing: Listing, *, name: str, split: str) -> EncodedImages:
-    """The images of a folder, numbered by the sorted names of their classes.
+    """Open a folder of classes, numbered by their sorted names.
 
     Hidden files and folders are left out, as are files that are no readable images; `notes` counts them.
 
@@ -129,8 +129,11 @@ def open_folder(filesystem: pafs.FileSystem, path: str, listing: Listing, *, nam
 
 
 def _check_no_parts(images: Sequence[str], folders: Sequence[str], name: str) -> None:
-    """Raises DataError where the folders are parts of a data set: where all are called like parts, or one that is holds
-    class folders of its own, or they hold persons."""
+    """Raise DataError where the folders are the parts of a data set, not classes.
+
+    That is so where all of them have names of parts, where a part holds class folders, or where all files are named as
+    Market-1501's.
+    """
     parts = [folder for folder in folders if _is_part(folder)]
     nested = [
         part
@@ -148,13 +151,13 @@ def _check_no_parts(images: Sequence[str], folders: Sequence[str], name: str) ->
 
 
 def _is_part(folder: str) -> bool:
-    """Whether a folder is called like a part of a data set: train, seg_test, test1, bounding_box_train, query."""
+    """Whether a folder has the name of a part: train, seg_test, test1, bounding_box_train, query."""
     words = [word for word in re.split(r"[\W_\d]+", folder.lower()) if word]
     return any(word in PARTS for word in words) and len(words) <= 3
 
 
 def _check_empty(empty: Sequence[str], others: Sequence[str], *, name: str, split: str) -> list[str]:
-    """Notes on class folders without an image.
+    """Return notes on class folders without an image.
 
     Raises:
         DataError: such a folder holds pictures that are not read here, or is empty among the training images.
@@ -174,7 +177,7 @@ def _check_empty(empty: Sequence[str], others: Sequence[str], *, name: str, spli
 def _open_persons(
     filesystem: pafs.FileSystem, path: str, images: Sequence[str], *, name: str, split: str
 ) -> EncodedImages:
-    """Files, identities and cameras of a folder in Market-1501's format, without its junk."""
+    """Open a folder in Market-1501's format, without its junk images."""
     named = {file: PERSON.match(file) for file in images}
     found = [(file, match[1], int(match[2])) for file, match in named.items() if match and match[1] != "-1"]
     if not found:
@@ -199,7 +202,7 @@ def _open_persons(
 
 
 class _Files:
-    """Reads images of a folder by number; picklable, so that loader workers can."""
+    """Reads images of a folder by number. Loader workers receive it by pickle."""
 
     def __init__(self, filesystem: pafs.FileSystem, path: str, files: Sequence[str]) -> None:
         self._filesystem, self._path, self._files = filesystem, path.rstrip("/"), list(files)
@@ -210,7 +213,7 @@ class _Files:
 
 
 def read_file(filesystem: pafs.FileSystem, path: str) -> bytes:
-    """A file's content. Raises UnreadableImageError where it is not there, DataError where storage fails."""
+    """Return a file's content. Raises UnreadableImageError for a missing file, DataError where storage fails."""
     try:
         if isinstance(filesystem, pafs.LocalFileSystem):
             with open(path, "rb") as local:  # names that are no UTF-8 too
@@ -230,7 +233,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _tops(files: Sequence[str]) -> list[str]:
-    """The hidden parts of paths."""
+    """Return the hidden part of each path, once."""
     return list(dict.fromkeys(next(part for part in file.split("/") if is_hidden(part)) for file in files))
 
 

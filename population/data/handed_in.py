@@ -1,4 +1,4 @@
-"""Data handed in from Python: arrays, lists, Datasets, in parts or as one."""
+"""Take data that were handed in from Python: arrays, lists, Datasets, in parts or as one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMS = (
 
 
 def parts_of(data: Any) -> dict[str, Any]:
-    """The parts of what was handed in: train, and validation and test where they are given.
+    """Split data into the parts train, validation and test; the last two may be missing.
 
     Raises:
         DataError: it is of no known form.
@@ -60,7 +60,7 @@ def is_path(data: Any) -> bool:
 
 
 def to_images(data: Any, config: DataConfig, *, name: str, unreadable: UnreadableImages | None = None) -> ImageSet:
-    """One part as decoded images.
+    """Convert one part to decoded images.
 
     Args:
         data: An ImageSet, a pair (images, labels), or a Dataset.
@@ -86,7 +86,7 @@ def to_images(data: Any, config: DataConfig, *, name: str, unreadable: Unreadabl
 
 
 def _plain_labels(labels: Any, name: str) -> Sequence[Any]:
-    """Labels beside a list of images: a list of them, or rows of an array or a table."""
+    """Convert the labels beside a list of images to a list."""
     if isinstance(labels, (list, tuple)):
         return labels
     rows = np.asarray(labels)

@@ -1,4 +1,4 @@
-"""Which training images are held out for validation."""
+"""Hold training images out for validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from population.errors import DataError
 
 
 def held_out(labels: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
-    """Choose the images that are held out: the same fraction of each class, as many in all as the fraction of all.
+    """Choose images to hold out: the same fraction of each class, and exactly that fraction of all.
 
     Each class that has two images or more gives at least one where the number in all allows it, and keeps at least one.
 
@@ -37,7 +37,7 @@ def held_out(labels: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
 
 
 def _quotas(counts: np.ndarray, fraction: float) -> np.ndarray:
-    """How many images each class gives: its part rounded, then moved until the sum is that of all images."""
+    """Return how many images each class gives: its fraction rounded, then adjusted until the sum is right."""
     exact = fraction * counts
     least, most = np.minimum(counts - 1, 1), counts - 1
     if not fraction:
@@ -54,7 +54,7 @@ def _quotas(counts: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def holdout_notes(labels: np.ndarray, held: np.ndarray, class_names: Sequence[str]) -> list[str]:
-    """Warnings about classes that the validation images lack."""
+    """Return a warning about classes that the validation images lack."""
     present, counts = np.unique(labels, return_counts=True)
     missing = np.setdiff1d(present, labels[held])
     if not held.any() or not len(missing):

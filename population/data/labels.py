@@ -1,4 +1,4 @@
-"""Labels as their owner meant them: numbers, names or categories become numbers from 0 and names of the classes."""
+"""Encode labels: numbers, names or categories become numbers from 0 and names of classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTPUTS_A_CLASS = 100
 def encode_labels(
     values: Any, *, name: str, class_names: Sequence[str] | None = None, unit: str = "row"
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as numbers, with the names of the classes.
+    """Encode labels as numbers, with the names of the classes.
 
     Args:
         values: An Arrow column, a NumPy array or a list, shape (images,): whole numbers from 0 (floats that are whole
@@ -41,7 +41,7 @@ def encode_labels(
     """
     if class_names is not None and len(set(class_names)) < len(class_names):
         twice = next(class_ for class_ in class_names if list(class_names).count(class_) > 1)
-        raise DataError(f"{name}: two classes are called {twice!r}; classes are told apart by their names")
+        raise DataError(f"{name}: two classes are called {twice!r}; each class needs a name of its own")
     column = _column(values, name)
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -68,7 +68,7 @@ def encode_labels(
 def encode_label_array(
     values: Any, *, name: str, class_names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`encode_labels` for arrays, tensors and lists handed in from Python.
+    """Encode labels that were handed in from Python, as `encode_labels`.
 
     A column (images, 1) counts as (images,), and rows with a single 1 among zeros (one-hot) as the place of the 1.
     """
@@ -95,8 +95,8 @@ def encode_label_array(
 def numbered_as(
     labels: np.ndarray, class_names: tuple[str, ...], known: tuple[str, ...]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels with other images' numbers for their classes, matched by name; classes that those lack get the numbers
-    above."""
+    """Renumber labels by the classes of other images, matched by name. Classes that those images lack get the next
+    numbers."""
     if class_names == known:
         return labels, known
     names = known + tuple(name for name in class_names if name not in set(known))
@@ -105,7 +105,7 @@ def numbered_as(
 
 
 def check_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Raises DataError where there is nothing to tell apart."""
+    """Raises DataError where all images are of one class."""
     present = np.unique(labels)
     if len(present) < 2:
         raise DataError(f"the training images are all of class {class_names[present[0]]!r}; two classes are needed")
@@ -125,7 +125,7 @@ def _column(values: Any, name: str) -> pa.Array:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    """Labels of bytes as strings."""
+    """Convert labels of bytes to strings."""
     is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
     return column.cast(pa.string()) if is_bytes else column
 
@@ -137,7 +137,7 @@ def _multi_label(name: str) -> DataError:
 
 
 def _whole(values: np.ndarray, name: str, unit: str) -> np.ndarray:
-    """Floats as whole numbers."""
+    """Convert floats to whole numbers."""
     exact = values.astype(np.float64)
     wrong = np.flatnonzero(~(np.isfinite(exact) & (exact == np.floor(exact)) & (np.abs(exact) < 2**53)))
     if len(wrong):

@@ -13,7 +13,7 @@ from population.data.holdout import held_out, holdout_notes
 from population.data.images import Array, ImageSet, with_set_channels
 from population.data.labels import check_classes, numbered_as
 from population.data.pictures import resized
-from population.data.report import DataReport, Resize, augmentation_told, counts_of
+from population.data.report import DataReport, Resize, augmentation_text, counts_of
 from population.data.sources import decode_all, holds_parts, only_readable, open_images
 from population.data.splits import STREAMED_SIZE, MemorySplits, Splits, StreamSplits, streamed_channels
 from population.data.streams import stream_statistics
@@ -59,9 +59,9 @@ def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> 
     if len(encoded) == len(parts) and streams(encoded["train"], config):
         return _stream_splits(encoded, config, seed=seed, unreadable=unreadable)
     if config.stream == "always":
-        told = ", ".join(name for name, part in parts.items() if name not in encoded)
+        shown = ", ".join(name for name, part in parts.items() if name not in encoded)
         raise DataError(
-            f"data.stream always: the {told or 'other'} images come decoded and cannot be streamed; use auto"
+            f"data.stream always: the {shown or 'other'} images come decoded and cannot be streamed; use auto"
         )
     decoded = {name: _decoded(part, config, unreadable) for name, part in parts.items()}
     return memory_splits(
@@ -82,7 +82,7 @@ def memory_splits(
     query: ImageSet | None = None,
     validation: ImageSet | None = None,
 ) -> MemorySplits:
-    """Splits of images that are decoded already; checks as `load_splits`.
+    """Make splits of decoded images, with the checks of `load_splits`.
 
     Args:
         train, test, query: The parts.
@@ -134,7 +134,7 @@ def memory_splits(
             white=white,
             is_pixels=_are_pixels(train.images),
             resize=_resize(config),
-            augmentation=augmentation_told(config),
+            augmentation=augmentation_text(config),
             notes=tuple(dict.fromkeys(notes)),
             unreadable=tuple(message for part in parts for message in part.unreadable),
         ),
@@ -142,7 +142,7 @@ def memory_splits(
 
 
 def _check_alike(part: ImageSet, train: ImageSet, *, name: str) -> None:
-    """Raises DataError where a part has another shape than the training images, or another scale of pixels."""
+    """Raise DataError where a part differs from the training images in shape or in the scale of pixels."""
     if part.shape != train.shape:
         raise DataError(f"{name} images are {part.shape}, training images {train.shape} (channels, height, width)")
     white, other = _white_of(train.images), _white_of(part.images)
@@ -154,7 +154,7 @@ def _check_alike(part: ImageSet, train: ImageSet, *, name: str) -> None:
 
 
 def _white_of(images: Array) -> float:
-    """The value of white: 255 for 8-bit images and for floats above PIXEL_LIMIT, else 1."""
+    """Return the value of white: 255 for 8-bit images and for floats above PIXEL_LIMIT, else 1."""
     return 255.0 if images.dtype == np.uint8 or float(images.max()) > PIXEL_LIMIT else 1.0
 
 
@@ -185,13 +185,13 @@ def limited(images: Images, limit: int | None) -> Images:
 
 
 def _matched(images: Images, known: Images) -> Images:
-    """Images with other images' numbers for their classes; classes that those lack get numbers above."""
+    """Renumber images by the classes of other images, as `numbered_as`."""
     labels, names = numbered_as(images.labels, images.class_names, known.class_names)
     return dataclasses.replace(images, labels=labels, class_names=names)
 
 
 def _with_classes_of(images: Images, train: Images, *, source: str) -> Images:
-    """Images with the training images' numbers for their classes.
+    """Renumber images by the classes of the training images.
 
     Raises:
         DataError: an image is of a class that the training images lack.
@@ -199,20 +199,20 @@ def _with_classes_of(images: Images, train: Images, *, source: str) -> Images:
     found, num_known = _matched(images, train), len(train.class_names)
     unknown = np.unique(found.labels[found.labels >= num_known])
     if len(unknown):
-        told = ", ".join(repr(found.class_names[label]) for label in unknown[:5])
+        shown = ", ".join(repr(found.class_names[label]) for label in unknown[:5])
         known = ", ".join(repr(name) for name in train.class_names[:5]) + (", ..." if num_known > 5 else "")
         are_numbers = all(found.class_names[label].isdigit() for label in unknown)
         are_numbers = are_numbers and not all(name.isdigit() for name in train.class_names)
         remedy = "; name the classes of numbered labels by data.class_names" if are_numbers else ""
         raise DataError(
-            f"{source} has images of classes that the training images lack: {told}; the training images have {known}"
+            f"{source} has images of classes that the training images lack: {shown}; the training images have {known}"
             f"{remedy}"
         )
     return dataclasses.replace(found, class_names=train.class_names)
 
 
 def streams(train: EncodedImages, config: DataConfig) -> bool:
-    """Whether images are decoded as they are needed, and not once."""
+    """Whether images are decoded in each epoch rather than once."""
     if config.stream != "auto":
         return config.stream == "always"
     if config.augmentation == "imagenet":
@@ -231,8 +231,8 @@ def _decoded(images: Images, config: DataConfig, unreadable: UnreadableImages) -
         return decode_all(images, image_size=config.image_size, channels=config.channels, unreadable=unreadable)
     size = config.image_size
     if size is not None and images.shape[1:] != height_and_width(size):
-        told = "x".join(map(str, images.shape[1:]))
-        raise DataError(f"data.image_size {size}: these images are decoded already ({told}) and cannot be resized")
+        shown = "x".join(map(str, images.shape[1:]))
+        raise DataError(f"data.image_size {size}: these images are decoded already ({shown}) and cannot be resized")
     return images
 
 
@@ -276,7 +276,7 @@ def _stream_splits(
             white=255.0,
             is_pixels=True,
             resize=resize,
-            augmentation=augmentation_told(config),
+            augmentation=augmentation_text(config),
             is_streamed=True,
             notes=tuple(dict.fromkeys([*notes, *holdout_notes(train.labels, held, train.class_names)])),
             unreadable=tuple(message for part in parts.values() for message in part.unreadable),

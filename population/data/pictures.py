@@ -1,4 +1,4 @@
-"""One image as a viewer shows it: decoded, upright, its palette and transparency resolved, 8 bits a channel."""
+"""Decode images to what a viewer shows: upright, with palette and transparency resolved, 8 bits a channel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BACKGROUND = (255, 255, 255)
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """An encoded image, decoded.
+    """Decode an image.
 
     Args:
         content: Of a file.
@@ -64,7 +64,7 @@ def decode(content: bytes, name: str) -> Image.Image:
 
 
 def as_shown(picture: Image.Image, name: str) -> Image.Image:
-    """A picture as a viewer shows it.
+    """Convert a picture to what a viewer shows.
 
     EXIF orientation is applied. Palettes become their colors. Transparent pixels show white. 16 bits become 8. Floats
     must lie in [0, 1].
@@ -115,13 +115,13 @@ def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
 
 
 def with_channels(picture: Image.Image, channels: str) -> Image.Image:
-    """A picture of mode L or RGB as data.channels says: gray or rgb; auto leaves it as it is."""
+    """Convert a picture of mode L or RGB to gray or rgb; auto leaves it unchanged."""
     mode = {"gray": "L", "rgb": "RGB"}.get(channels, picture.mode)
     return picture if picture.mode == mode else picture.convert(mode)
 
 
 def resized(picture: Image.Image, image_size: ImageSize | None) -> Image.Image:
-    """A picture scaled, its mode unchanged.
+    """Scale a picture; its mode stays the same.
 
     Args:
         picture: Of mode L or RGB.
@@ -142,11 +142,11 @@ def resized(picture: Image.Image, image_size: ImageSize | None) -> Image.Image:
 
 
 def margin(image_size: int) -> int:
-    """What the shorter side is scaled to where the center is cut out with a margin, as for ImageNet."""
+    """Return the shorter side before a center crop of `image_size`, with the margin that is usual for ImageNet."""
     return image_size * 8 // 7
 
 
 def center(picture: Image.Image, image_size: int) -> Image.Image:
-    """The square of so many pixels a side in a picture's middle."""
+    """Crop the centered square of `image_size` pixels a side."""
     left, top = round((picture.width - image_size) / 2), round((picture.height - image_size) / 2)  # as torchvision
     return picture.crop((left, top, left + image_size, top + image_size))

@@ -1,4 +1,4 @@
-"""From any picture to what a trained network takes, by the report of the data that it was trained on."""
+"""Prepare a picture for a trained network, by the report of its training data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from population.errors import DataError
 
 
 def preprocess(picture: Image.Image, report: DataReport, *, name: str) -> Tensor:
-    """One picture as its network takes it: as a viewer shows it, with the channels and the size of the training images,
-    normalized.
+    """Decode, scale and normalize one picture as the training images were.
 
     Args:
         picture: Of any of Pillow's modes.

@@ -1,4 +1,4 @@
-"""What was read: shown before training, recorded in config.json, and what a trained network needs of its images."""
+"""Report what was read. The report is printed before training, recorded in config.json, and used for prediction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Resize = Literal["none", "shorter side", "margin", "whole"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """The parts of a data set, as they are trained and judged on."""
+    """The data of a run: classes, sizes, pixels, and what was left out."""
 
     class_names: tuple[str, ...]
     """By label."""
@@ -37,7 +37,7 @@ class DataReport:
     """How an image gets its size. shorter side: that side is scaled and the center cut out. margin: the same, scaled to
     an eighth more. whole: height and width are scaled each by itself. none: images have the size already."""
     augmentation: str
-    """What is done to training images, in words."""
+    """Describe the augmentation of training images."""
     is_streamed: bool = False
     notes: tuple[str, ...] = ()
     """What was left out, and warnings."""
@@ -53,13 +53,13 @@ class DataReport:
         counts = [count for count in self.class_counts if count]
         empty = tuple(name for name, count in zip(self.class_names, self.class_counts, strict=True) if not count)
         present = f", {len(empty)} of them without training images ({_few(empty)})" if empty else ""
-        told = [", ".join(f"{value:.3f}" for value in values) for values in (self.mean, self.deviation)]
+        statistics = [", ".join(f"{value:.3f}" for value in values) for values in (self.mean, self.deviation)]
         color = "gray" if channels == 1 else "RGB"
         return [
             f"data: {sizes}; {height}x{width} pixels, {color}{', streamed' if self.is_streamed else ''}",
             f"classes: {len(self.class_names)}{present} ({_few(self.class_names)}); {min(counts)} to {max(counts)} "
             "training images each",
-            f"pixels: mean {told[0]} and deviation {told[1]} of white ({self.white:g})",
+            f"pixels: mean {statistics[0]} and deviation {statistics[1]} of white ({self.white:g})",
             f"augmentation: {self.augmentation}",
             *self.notes,
             *([f"left out images that cannot be read: {len(self.unreadable)}"] if self.unreadable else []),
@@ -67,12 +67,12 @@ class DataReport:
 
 
 def report_from(values: Mapping[str, Any]) -> DataReport:
-    """A report from JSON's types."""
+    """Restore a report from JSON's types."""
     return from_dict(DataReport, values, "facts.data.")
 
 
-def augmentation_told(config: DataConfig) -> str:
-    """What is done to training images, in words."""
+def augmentation_text(config: DataConfig) -> str:
+    """Describe the augmentation of training images."""
     crop = (
         f"random crops of images padded by {config.padding} pixel{'s' * (config.padding != 1)}"
         if config.padding
@@ -87,7 +87,7 @@ def augmentation_told(config: DataConfig) -> str:
 
 
 def counts_of(labels: np.ndarray, num_classes: int) -> tuple[int, ...]:
-    """Images of each class."""
+    """Count the images of each class."""
     return tuple(int(count) for count in np.bincount(labels, minlength=num_classes))
 
 

@@ -85,7 +85,7 @@ def holds_parts(description: str) -> bool:
 
 
 def _names_in(filesystem: pafs.FileSystem, path: str, *, is_local: bool) -> list[str]:
-    """Names in a folder; none where it cannot be listed, which is said where it is read."""
+    """Names in a folder. A folder that cannot be listed gives none here and an error when it is read."""
     try:
         if is_local:
             return sorted(os.listdir(path))  # names that are no UTF-8 too

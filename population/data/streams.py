@@ -130,8 +130,8 @@ class _Whole(nn.Module):
 
 
 class _Decoded(Dataset):
-    """Decodes and transforms; an image's random choices follow from the seed and its number alone, whoever loads it. An
-    image that cannot be read is given as the message about it: a loader's worker would bury it in a traceback."""
+    """Decodes and transforms images. The random choices of an image depend on the seed and its number alone, not on the
+    worker that loads it. An unreadable image becomes its error message, since a worker would bury it in a traceback."""
 
     def __init__(
         self, images: EncodedImages, order: np.ndarray, transform: v2.Compose, seed: int, *, channels: int

@@ -39,7 +39,7 @@ class TableFile:
 
 
 def table_kind(path: str) -> Kind | None:
-    """What a file is by the end of its name; None where it is no table."""
+    """Return the kind of a table by the end of its name; None for other files."""
     return KINDS.get(posixpath.splitext(path)[1].lower())
 
 
@@ -55,10 +55,10 @@ class TableReader:
             else:
                 self._table = _read_table(file)
         except (pa.ArrowException, OSError) as error:
-            said = "it does not exist" if isinstance(error, FileNotFoundError) else error
+            reason = "it does not exist" if isinstance(error, FileNotFoundError) else error
             if _is_pointer(file):
-                said = "it is a Git LFS pointer, not the table itself; fetch it by git lfs pull"
-            raise DataError(f"{file.path} cannot be read as {file.kind}: {said}") from error
+                reason = "it is a Git LFS pointer, not the table itself; fetch it by git lfs pull"
+            raise DataError(f"{file.path} cannot be read as {file.kind}: {reason}") from error
 
     def columns(self) -> list[str]:
         return list(self._table.column_names if self._table is not None else self._parquet.schema_arrow.names)
@@ -109,7 +109,7 @@ def _read_table(file: TableFile) -> pa.Table:
 
 
 def _read_csv(file: TableFile) -> pa.Table:
-    """A CSV's columns. Everything is read as text first, so that 001.png and the label 007 stay what they are."""
+    """Read a CSV. Every column is read as text first, so that 001.png and the label 007 keep their zeros."""
     options = pyarrow.csv.ParseOptions(delimiter="\t" if file.path.lower().endswith(".tsv") else ",")
     content = _text(file)
     with pyarrow.csv.open_csv(pa.BufferReader(content), parse_options=options) as opened:
@@ -122,7 +122,7 @@ def _read_csv(file: TableFile) -> pa.Table:
 
 
 def _text(file: TableFile) -> bytes:
-    """The content of a CSV file. Raises DataError where it is no UTF-8."""
+    """Return the content of a CSV file. Raises DataError where it is not UTF-8."""
     with file.filesystem.open_input_stream(file.path) as source:
         content = source.read()
     try:
@@ -133,8 +133,11 @@ def _text(file: TableFile) -> bytes:
 
 
 def _typed(column: pa.ChunkedArray) -> pa.Array:
-    """A column of texts: as whole numbers where all are canonical (7, not 007), as floats where all are numbers and one
-    has a point, else as texts without the spaces around them."""
+    """Convert a column of texts to numbers where all of them are numbers.
+
+    Whole numbers must be canonical (7, not 007). Floats need a point in at least one text. Other columns stay texts,
+    without the spaces around them.
+    """
     texts = [None if text is None else text.strip() for text in column.to_pylist()]
     if texts and all(_is_canonical(text) for text in texts):
         return pa.array([int(text) for text in texts if text])
@@ -144,12 +147,12 @@ def _typed(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _is_canonical(text: str | None) -> bool:
-    """Whether a text is a whole number as it is printed: 7 and not 007."""
+    """Whether a text is a canonical whole number: 7, not 007."""
     return text is not None and text.isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
 
 
 def _are_fractions(texts: Sequence[str | None]) -> bool:
-    """Whether texts are all numbers, some of them written with a point: measurements, not names."""
+    """Whether all texts are numbers and at least one has a point."""
     given = [text for text in texts if text is not None]
     with contextlib.suppress(ValueError):
         return any("." in text for text in given) and all(math.isfinite(float(text)) for text in given)

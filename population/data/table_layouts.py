@@ -1,4 +1,4 @@
-"""Which files make up a table: the shards of a folder, a pattern, what `datasets.save_to_disk` wrote."""
+"""Find the files of a table: shards in a folder, a pattern, a folder of `datasets.save_to_disk`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ METADATA = ("metadata.csv", "metadata.parquet", "labels.csv")
 def shards(
     filesystem: pafs.FileSystem, path: str, files: Sequence[str], *, split: str
 ) -> tuple[list[TableFile], list[str]]:
-    """The Parquet files directly in a folder, or in its folder data, that belong to a part: those named by it, where
-    files are named by parts (train-00000-of-00002.parquet), else all.
+    """Find the Parquet files of a part directly in a folder, or in its subfolder data.
+
+    Files named by parts (train-00000-of-00002.parquet) belong to that part; if none is, all files belong to every part.
 
     Args:
         filesystem: Where the folder lies.
@@ -53,7 +54,7 @@ def has_part(filesystem: pafs.FileSystem, path: str, *, split: str) -> bool:
 
 
 def _part_of(file: str) -> str | None:
-    """The part that a shard is named by: train, validation or test."""
+    """Return the part in a shard's name: train, validation or test; None for other names."""
     stem = posixpath.basename(file).lower().removesuffix(".parquet").removesuffix(".pq")
     first = stem.split("-")[0].split("_")[0].split(".")[0]
     if first not in PARTS:
@@ -64,7 +65,7 @@ def _part_of(file: str) -> str | None:
 
 
 def matching(filesystem: pafs.FileSystem, pattern: str) -> list[str]:
-    """Paths that a pattern with *, ? or [ matches, sorted."""
+    """Return the sorted paths that match a pattern with *, ? or [."""
     if isinstance(filesystem, pafs.LocalFileSystem):
         folder, _, last = pattern.rpartition("/")
         literal = f"{glob.escape(folder)}/{last}" if os.path.isdir(folder) else pattern
@@ -75,8 +76,9 @@ def matching(filesystem: pafs.FileSystem, pattern: str) -> list[str]:
 
 
 def saved_dataset(filesystem: pafs.FileSystem, path: str, files: Sequence[str], *, split: str) -> list[TableFile]:
-    """The Arrow files of a folder that `datasets.save_to_disk` wrote, of its part `split` where it holds several; empty
-    where it is no such folder.
+    """Find the Arrow files of a folder of `datasets.save_to_disk`, of the part `split` if it holds several parts.
+
+    Other folders give an empty list.
 
     Raises:
         DataError: the folder's own files cannot be read, or it has no such part.

@@ -1,4 +1,4 @@
-"""Images and labels in the rows of tables."""
+"""Read images and labels from the rows of tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CAMERA_COLUMNS = ("camera", "camera_id")
 
 
 def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> EncodedImages:
-    """Images and labels of a table in one or several files.
+    """Open a table of images and labels, in one or several files.
 
     Args:
         files: In the order of their rows.
@@ -125,8 +125,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _class_names(metadata: Mapping[bytes, bytes], label_column: str, name: str) -> list[str] | None:
-    """From plain metadata `class_names`, or from Hugging Face's own `huggingface` entry; metadata of another form says
-    nothing."""
+    """Return class names from the metadata `class_names` or from Hugging Face's entry `huggingface`.
+
+    Metadata of another form give None.
+    """
     if b"class_names" in metadata:
         try:
             found = json.loads(metadata[b"class_names"])
@@ -145,15 +147,22 @@ def _class_names(metadata: Mapping[bytes, bytes], label_column: str, name: str) 
 
 
 class _Rows:
-    """Reads images of a table by number, keeping the newest groups; picklable, so that loader workers can."""
+    """Reads images of a table by number and caches the newest groups. Loader workers receive it by pickle."""
 
     KEPT = 8
 
     def __init__(
         self, files: Sequence[TableFile], column: str, sizes: Sequence[Sequence[int]], folder: str | None, name: str
     ) -> None:
-        """Args: files; column of the images; rows of each group of each file; folder of paths, the
-        file's own where None; name for errors."""
+        """Prepare to read images.
+
+        Args:
+            files: Of the table.
+            column: Of the images.
+            sizes: Rows of each group of each file.
+            folder: That paths in rows are relative to; None: the folder of the file.
+            name: For errors.
+        """
         self._files, self._column, self._folder, self._name = list(files), column, folder, name
         self._places = [(file, group) for file, of in enumerate(sizes) for group in range(len(of))]
         self._starts = np.concatenate([[0], np.cumsum([size for of in sizes for size in of])])
@@ -178,7 +187,7 @@ class _Rows:
         raise UnreadableImageError(f"{name} has no image")
 
     def _at(self, path: str, file: TableFile, name: str) -> Image.Image:
-        """The image that a row of a file names by its path."""
+        """Read the image that a row names by its path."""
         if "://" in path:
             try:
                 filesystem, found = pafs.FileSystem.from_uri(path)

@@ -83,7 +83,7 @@ def build(
         UserCodeError: the user's function raised.
     """
     if isinstance(config, nn.Module):
-        raise ConfigError(_instance_told(config))
+        raise ConfigError(_instance_message(config))
     factory, name = (resolve(config), config.architecture) if isinstance(config, NetworkConfig) else (config, "network")
     options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     if isinstance(config, NetworkConfig) and config.leaky:
@@ -94,16 +94,16 @@ def build(
     if "plan" in options and "plan" not in accepted:
         raise ConfigError(f"fusion is defined for vgg16, googlenet, resnet50 and the CIFAR ResNets, got {name!r}")
     is_ours = isinstance(config, NetworkConfig) and (name in _BUILT_IN or name.startswith("torchvision:"))
-    told = name if isinstance(config, NetworkConfig) else f"the network function {_name_of(factory)}"
+    subject = name if isinstance(config, NetworkConfig) else f"the network function {_name_of(factory)}"
     if not is_ours:
-        _check_arguments(factory, accepted, told)
+        _check_arguments(factory, accepted, subject)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        with contextlib.nullcontext() if is_ours else user_code(told):
+        with contextlib.nullcontext() if is_ours else user_code(subject):
             network = factory(**accepted)
         if not isinstance(network, nn.Module):
-            raise ConfigError(f"{told} must give a torch.nn.Module, got {type(network).__name__}")
+            raise ConfigError(f"{subject} must give a torch.nn.Module, got {type(network).__name__}")
         make_usable(network, image_shape)
     if isinstance(config, NetworkConfig) and config.weights is not None:
         load_pretrained(network, name, config.weights)
@@ -113,12 +113,12 @@ def build(
 def check_factory(factory: Any) -> None:
     """Raises ConfigError where a caller's network is no function that gives one, before anything else is done."""
     if isinstance(factory, nn.Module):
-        raise ConfigError(_instance_told(factory))
+        raise ConfigError(_instance_message(factory))
     if not callable(factory):
         raise ConfigError(f"network must be module:function or a callable, got {type(factory).__name__}")
 
 
-def _instance_told(network: nn.Module) -> str:
+def _instance_message(network: nn.Module) -> str:
     kind = type(network).__name__
     return (
         f"network must be a function that makes a new network for each member, got an instance of {kind}; give "
@@ -130,13 +130,13 @@ def _name_of(factory: Any) -> str:
     return getattr(factory, "__qualname__", None) or type(factory).__name__
 
 
-def _check_arguments(factory: NetworkFactory, accepted: dict[str, Any], told: str) -> None:
+def _check_arguments(factory: NetworkFactory, accepted: dict[str, Any], subject: str) -> None:
     """Raises ConfigError where a function needs arguments that it is not given."""
     try:
         inspect.signature(factory).bind(**accepted)
     except TypeError as error:
         raise ConfigError(
-            f"{told} cannot be called with {', '.join(accepted) or 'no arguments'}: {error}; it is given num_classes "
+            f"{subject} cannot be called with {', '.join(accepted) or 'no arguments'}: {error}; it gets num_classes "
             "and in_channels where it names them: wrap it, as in lambda num_classes: make(classes=num_classes)"
         ) from None
     except ValueError:  # no signature is known
@@ -181,7 +181,7 @@ def import_object(path: str, field: str) -> Callable:
             raise ConfigError(f"{field} {path!r} cannot be imported: {error.__cause__}") from error
         raise
     if isinstance(found, nn.Module):
-        raise ConfigError(_instance_told(found))
+        raise ConfigError(_instance_message(found))
     if not callable(found):
         raise ConfigError(f"{field} {path!r} must be callable, got {type(found).__name__}")
     return found

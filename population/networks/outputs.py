@@ -1,4 +1,4 @@
-"""Logits out of whatever a network gives: a tensor, a tuple with auxiliary heads, a mapping, a model output."""
+"""Find the logits in the output of a network: a tensor, a tuple with auxiliary heads, a mapping, a model output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEYS = ("logits", "out", "output")
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits of a network's output.
+    """Return the logits of a network's output.
 
     Args:
         output: A tensor; a tuple or list, whose first entry counts (auxiliary heads follow it); a mapping or an object
@@ -41,7 +41,7 @@ def logits_of(output: Any) -> Tensor:
 
 
 def give_logits(network: nn.Module) -> None:
-    """Let every call of a network give its logits alone."""
+    """Register a hook by which every call of a network returns its logits alone."""
     network.register_forward_hook(_only_logits)
 
 

@@ -1,4 +1,4 @@
-"""Networks that users hand in, made usable where that changes nothing that they compute, else refused by name."""
+"""Make the networks of users fit for exchange and checkpoints, or refuse them by name."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _materialize(network: nn.Module, image_shape: tuple[int, int, int] | None) -
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
-    """Name, owner, entry and tensor of each parameter and buffer; a tensor that several modules own comes once."""
+    """Yield name, owner, entry and tensor of each parameter and buffer, a shared tensor once."""
     seen: set[int] = set()
     for stem, owner in network.named_modules():
         entries = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
@@ -89,16 +89,18 @@ def _check(name: str, owner: nn.Module, entry: str, tensor: Tensor) -> None:
     if tensor.device.type == "meta":
         raise ConfigError(f"{kind} {name!r} is on device meta and has no values; build the network on the CPU")
     if is_saved and (tensor.layout != torch.strided or tensor.is_quantized):
-        told = "quantized" if tensor.is_quantized else f"sparse ({tensor.layout})".replace("torch.", "")
+        layout = "quantized" if tensor.is_quantized else f"sparse ({tensor.layout})".replace("torch.", "")
         remedy = "keep it dense" if kind == "parameter" else "keep it dense, or register it with persistent=False"
-        raise ConfigError(f"{kind} {name!r} is {told} and cannot be shared or saved; {remedy}")
+        raise ConfigError(f"{kind} {name!r} is {layout} and cannot be shared or saved; {remedy}")
     if is_saved and tensor.dtype not in TYPES:
         raise ConfigError(f"{kind} {name!r} has type {tensor.dtype}, which cannot be shared or saved; use float16")
 
 
 def _separate_buffers(network: nn.Module) -> None:
-    """A buffer that several modules hold becomes a buffer of each: a move to a device would separate them too, and the
-    network would have another structure there."""
+    """Give each module its own copy of a shared buffer.
+
+    A move to a device would separate the buffers too, and change the structure of the network there.
+    """
     seen: set[int] = set()
     for owner in network.modules():
         for entry, buffer in list(owner.named_buffers(recurse=False)):
@@ -108,8 +110,10 @@ def _separate_buffers(network: nn.Module) -> None:
 
 
 def _check_state(network: nn.Module) -> None:
-    """Raises ConfigError where the network's state_dict is not its parameters and buffers themselves: checkpoints and
-    exchanges go through it."""
+    """Raise ConfigError unless the network's state_dict holds its parameters and buffers themselves.
+
+    Checkpoints and exchange use the state_dict.
+    """
     with user_code("the network's state_dict"):
         state = network.state_dict()
     for name, value in state.items():
@@ -129,13 +133,13 @@ def _check_state(network: nn.Module) -> None:
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
-    """Whether elements share memory, as in an expanded tensor."""
+    """Whether elements of a tensor share memory, as in an expanded tensor."""
     is_strided = tensor.layout == torch.strided and not tensor.is_quantized
     return is_strided and any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _check_sharing(network: nn.Module) -> None:
-    """Raises ConfigError where two different tensors share memory: exchange and checkpoints would separate them."""
+    """Raise ConfigError where two different tensors share memory, since a checkpoint would separate them."""
     places = sorted(
         (tensor.data_ptr(), tensor.data_ptr() + _span(tensor), name)
         for name, _, _, tensor in _tensors(network)
@@ -150,6 +154,6 @@ def _check_sharing(network: nn.Module) -> None:
 
 
 def _span(tensor: Tensor) -> int:
-    """Bytes from a tensor's first element to behind its last."""
+    """Return the bytes from a tensor's first element to the end of its last."""
     steps = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return (steps + 1) * tensor.element_size()
