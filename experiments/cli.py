@@ -208,11 +208,14 @@ class LongerSchedule:
     """Of the whole schedule, more than before; a finished run then trains on."""
 
 
+UNMOVED, SAME_SCHEDULE = MovedData(), LongerSchedule()
+
+
 def resume(
     path: tyro.conf.Positional[str],
     /,
-    data: MovedData | None = None,
-    schedule: LongerSchedule | None = None,
+    data: MovedData = UNMOVED,
+    schedule: LongerSchedule = SAME_SCHEDULE,
     network: str | None = None,
     address: str | None = None,
 ) -> int:
@@ -226,14 +229,12 @@ def resume(
         network: module:function that makes its network, where it was begun with a callable.
         address: Of the Ray cluster to resume on; the recorded one, else a Ray of this machine.
     """
-    from actors import PopulationRun
-
     console = plain_console()
     console.print(f"run {path}: starting Ray and reading the data, to resume", highlight=False, soft_wrap=True)
-    moved, longer = data or MovedData(), schedule or LongerSchedule()
+    from actors import PopulationRun  # after the line above, since it takes seconds
 
     def begin() -> Any:
-        return PopulationRun.resume(path, network=network, data=moved.paths, epochs=longer.epochs, address=address)
+        return PopulationRun.resume(path, network=network, data=data.paths, epochs=schedule.epochs, address=address)
 
     return _follow(begin, console, detach=False)
 

@@ -132,6 +132,14 @@ def test_the_start_that_lost_its_claim_neither_commits_nor_deletes(tmp_path: Pat
     check_holds(storage, None)
 
 
+@pytest.mark.parametrize("name", ["a b", "ü", "100%", "a#b", "what?"])
+def test_folders_of_any_name_hold_runs(tmp_path: Path, name: str) -> None:
+    storage = Storage(joined(str(tmp_path / name), "run"))
+    claim = claim_new_folder(storage)
+    assert CheckpointStore(storage, token=claim.token).commit(checkpoint())
+    assert (tmp_path / name / "run" / "networks" / "0").is_dir()
+
+
 def test_a_query_string_stays_at_the_end_of_a_uri() -> None:
     assert joined("s3://b/runs?region=r&x=1", "first") == "s3://b/runs/first?region=r&x=1"
     assert joined("/a/b/", "c") == "/a/b/c" and joined("/a/what?", "c") == "/a/what?/c"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -31,6 +32,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("frobnicate",), "there is no command 'frobnicate'"),
         (("status", "nowhere", "--storage", "/tmp/inarch-none"), "there is no run at"),
         (("resume", "/tmp/inarch-none/run"), "there is no run at"),
+        (("resume", "/tmp/inarch-none/run", "--data.train", "x", "--schedule.epochs", "9"), "there is no run at"),
+        (("predict", "/tmp/inarch-none/run", "x.png"), "there is no run at"),
         (("evaluate", "/tmp/inarch-none/run"), "there is no run at"),
         (("export", "/tmp/inarch-none/run"), "there is no run at"),
         (("scale", "nowhere", "3", "--storage", "/tmp/inarch-none"), "there is no run at"),
@@ -57,10 +60,24 @@ def test_a_graft_is_told_with_and_without_a_donor(age: float | None, line: str) 
     assert describe(event) == line
 
 
+def test_resume_prints_what_it_does_before_anything_else(capsys) -> None:
+    _, said = run(capsys, "resume", "/tmp/inarch-none/run")
+    assert said.startswith("run /tmp/inarch-none/run: starting Ray and reading the data, to resume")
+
+
+def test_output_to_a_file_is_written_line_by_line(monkeypatch, tmp_path) -> None:
+    with (tmp_path / "out.txt").open("w") as sink:
+        monkeypatch.setattr(sys, "stdout", sink)
+        with pytest.raises(SystemExit):
+            main(["resume", "/tmp/inarch-none/run"])
+        assert sink.line_buffering
+        assert "starting Ray" in (tmp_path / "out.txt").read_text(), "the line waits in a buffer"
+
+
 def test_help_lists_the_commands_and_every_field(capsys) -> None:
     code, said = run(capsys, "--help")
     assert code == 0
-    for command in ("train", "status", "scale", "stop", "resume", "evaluate", "export", "bench"):
+    for command in ("train", "status", "scale", "stop", "resume", "evaluate", "export", "predict", "bench"):
         assert f"inarch {command}" in said
     code, said = run(capsys, "train", "cifar10-resnet20", "--help")
     assert code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import json
@@ -834,3 +835,18 @@ def test_a_failed_network_is_a_row_and_the_run_is_not_complete(begin, tmp_path: 
     rows = {row["network"]: row for row in result.table["networks"]}
     assert rows[0]["ended"] == "done" and rows[1]["ended"] == "failed"
     assert "diverged" in rows[1]["reason"] and rows[1]["best"] is None
+
+
+@pytest.mark.slow
+def test_a_run_begins_inside_an_event_loop_with_a_function_that_holds_much(begin) -> None:
+    large = np.zeros(30 * 2**20, np.uint8)
+
+    def network(num_classes: int) -> torch.nn.Module:
+        assert large.nbytes == 30 * 2**20
+        return own_network(num_classes)
+
+    async def driver() -> bool:
+        run = begin("loop", network=network)
+        return run.wait(seconds=90).is_complete
+
+    assert asyncio.run(driver())
