@@ -52,13 +52,13 @@ class DataReport:
         channels, height, width = self.image_shape
         counts = [count for count in self.class_counts if count]
         empty = tuple(name for name, count in zip(self.class_names, self.class_counts, strict=True) if not count)
+        each = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(min(counts))
         present = f", {len(empty)} of them without training images ({_few(empty)})" if empty else ""
         statistics = [", ".join(f"{value:.3f}" for value in values) for values in (self.mean, self.deviation)]
         color = "gray" if channels == 1 else "RGB"
         return [
             f"data: {sizes}; {height}x{width} pixels, {color}{', streamed' if self.is_streamed else ''}",
-            f"classes: {len(self.class_names)}{present} ({_few(self.class_names)}); {min(counts)} to {max(counts)} "
-            "training images each",
+            f"classes: {len(self.class_names)}{present} ({_few(self.class_names)}); {each} training images each",
             f"pixels: mean {statistics[0]} and deviation {statistics[1]} of white ({self.white:g})",
             f"augmentation: {self.augmentation}",
             *self.notes,
