@@ -1,12 +1,12 @@
 """Processes, references, failure: inarch on Ray."""
 
-from actors.cluster import Placement, connect, place
-from actors.coordinator import Coordinator, CoordinatorActor
-from actors.courier import Courier
-from actors.lookup import find_run
-from actors.network import Network, NetworkActor
-from actors.run import PopulationRun, RunResult
-from actors.spec import Directive, Event, Facts, NetworkStatus, Outcome, RunSpec, RunStatus
+from inarch.actors.cluster import Placement, connect, place
+from inarch.actors.coordinator import Coordinator, CoordinatorActor
+from inarch.actors.courier import Courier
+from inarch.actors.lookup import find_run
+from inarch.actors.network import Network, NetworkActor
+from inarch.actors.run import PopulationRun, RunResult
+from inarch.actors.spec import Directive, Event, Facts, NetworkStatus, Outcome, RunSpec, RunStatus
 
 __all__ = [
     "Coordinator",

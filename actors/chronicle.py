@@ -7,10 +7,10 @@ import dataclasses
 import time
 from typing import Any
 
-from actors.dashboard import RunMetrics
-from actors.spec import Event, NetworkStatus
-from population.members import Member
-from population.report import GRAFTED, KEPT, OFF, Report
+from inarch.actors.dashboard import RunMetrics
+from inarch.actors.spec import Event, NetworkStatus
+from inarch.population.members import Member
+from inarch.population.report import GRAFTED, KEPT, OFF, Report
 
 KEPT_EVENTS = 4096
 """Events kept for drivers that read them; older ones are in the history."""

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
-
-from population.claim import Claim, claims, holds, withdraw
-from population.errors import MissingError, RunExistsError
-from population.storage import Storage
+from inarch.population.claim import Claim, claims, holds, withdraw
+from inarch.population.errors import MissingError, RunExistsError
+from inarch.population.storage import Storage
 
 WITHDRAW_SECONDS = 5.0
 """A rival that has not withdrawn its claim in this time holds the folder."""

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-
-from actors.spec import NAMESPACE
-from actors.termination import own_sigterm
-from population.config import RunConfig
-from population.errors import ClusterError, ResourceError
+from inarch.actors.spec import NAMESPACE
+from inarch.actors.termination import own_sigterm
+from inarch.population.config import RunConfig
+from inarch.population.errors import ClusterError, ResourceError
 
 REACH_SECONDS = 3.0
 """A cluster whose port does not accept a connection in this time cannot be reached."""

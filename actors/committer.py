@@ -6,11 +6,11 @@ import concurrent.futures
 import dataclasses
 import time
 
-from actors.logs import LogFile
-from actors.patience import RETRY_SECONDS
-from population.checkpoint import Checkpoint, CheckpointStore
-from population.errors import StorageError
-from population.history import TABLES
+from inarch.actors.logs import LogFile
+from inarch.actors.patience import RETRY_SECONDS
+from inarch.population.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.errors import StorageError
+from inarch.population.history import TABLES
 
 
 class Committer:

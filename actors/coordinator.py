@@ -19,25 +19,24 @@ import time
 from typing import Any
 
 import ray
+from inarch.actors import records
+from inarch.actors.cluster import check_room, place
+from inarch.actors.course import State
+from inarch.actors.crew import reason_of, result_of
+from inarch.actors.patience import patiently
+from inarch.actors.resuming import resumable_members
+from inarch.actors.run_context import RunContext
+from inarch.actors.spec import Directive, Event, Facts, References, RunSpec, RunStatus
+from inarch.actors.supervisor import Supervisor
+from inarch.actors.tasks import judge_task, prepare_task
+from inarch.population.board import Opening, Posting, Refusal
+from inarch.population.claim import withdraw
+from inarch.population.errors import InarchError, RunError, RunExistsError, StorageError
+from inarch.population.members import ACTIVE, DONORS, MemberState
+from inarch.population.report import Report
+from inarch.population.snapshot import Origin
+from inarch.population.staleness import age_limit
 from ray.exceptions import RayError
-
-from actors import records
-from actors.cluster import check_room, place
-from actors.course import State
-from actors.crew import reason_of, result_of
-from actors.patience import patiently
-from actors.resuming import resumable_members
-from actors.run_context import RunContext
-from actors.spec import Directive, Event, Facts, References, RunSpec, RunStatus
-from actors.supervisor import Supervisor
-from actors.tasks import judge_task, prepare_task
-from population.board import Opening, Posting, Refusal
-from population.claim import withdraw
-from population.errors import InarchError, RunError, RunExistsError, StorageError
-from population.members import ACTIVE, DONORS, MemberState
-from population.report import Report
-from population.snapshot import Origin
-from population.staleness import age_limit
 
 
 class Coordinator:

@@ -6,10 +6,9 @@ import time
 from typing import Any
 
 import ray
+from inarch.actors.termination import as_terminated
+from inarch.population.errors import ClusterError, InarchError, RunNotFoundError
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
-
-from actors.termination import as_terminated
-from population.errors import ClusterError, InarchError, RunNotFoundError
 
 CALL_SECONDS = 60.0
 """A coordinator that does not answer in this time, restarts included, cannot be reached."""

@@ -14,13 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+from inarch.actors.spec import Directive
+from inarch.population.board import Posting, Refusal
+from inarch.population.config import PatienceConfig
+from inarch.population.report import Report
+from inarch.population.snapshot import Layout, Origin, Snapshot
 from ray.exceptions import GetTimeoutError, RayError
-
-from actors.spec import Directive
-from population.board import Posting, Refusal
-from population.config import PatienceConfig
-from population.report import Report
-from population.snapshot import Layout, Origin, Snapshot
 
 GRACE_SECONDS = 0.05
 """How long a pull waits for an answer that was asked for before the evaluation began."""

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from actors.cluster import Placement
-from actors.spec import Facts
+from inarch.actors.cluster import Placement
+from inarch.actors.spec import Facts
 
 State = Literal["starting", "training", "stopping", "finishing", "finished", "failed"]
 

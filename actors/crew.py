@@ -6,13 +6,12 @@ import contextlib
 from typing import Any
 
 import ray
+from inarch.actors.cluster import Placement
+from inarch.actors.network import create_network
+from inarch.actors.spec import NAMESPACE, Beginning, Directive, NetworkSpec, Outcome, RunSpec, network_name
+from inarch.population.errors import InarchError
+from inarch.population.members import Member
 from ray.exceptions import RayError, RayTaskError
-
-from actors.cluster import Placement
-from actors.network import create_network
-from actors.spec import NAMESPACE, Beginning, Directive, NetworkSpec, Outcome, RunSpec, network_name
-from population.errors import InarchError
-from population.members import Member
 
 LONGEST = 500
 """Characters of a reason."""

@@ -6,9 +6,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
+from inarch.actors.spec import NetworkStatus
 from ray.util.metrics import Counter, Gauge
-
-from actors.spec import NetworkStatus
 
 
 class RunMetrics:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from inarch.population.errors import DataError, InarchError, StorageError, UnreadableImageError
 from ray.exceptions import RayError
-
-from population.errors import DataError, InarchError, StorageError, UnreadableImageError
 
 
 def is_worth_a_restart(error: BaseException, *, has_worked: bool) -> bool:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from population.board import Barrier, Opening
-from population.members import Members
+from inarch.population.board import Barrier, Opening
+from inarch.population.members import Members
 
 T = TypeVar("T")
 

@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-
-from population.config import RunConfig
-from population.data import UnreadableImages, is_path, parts_of, to_images, write_arrow
-from population.data.sources import NAMES
-from population.errors import ConfigError, DataError, RunError, StorageError
-from population.network_check import data_shape, try_network
-from population.networks import NetworkFactory, check_factory, resolve
-from population.storage import Storage, absolute, joined
+from inarch.population.config import RunConfig
+from inarch.population.data import UnreadableImages, is_path, parts_of, to_images, write_arrow
+from inarch.population.data.sources import NAMES
+from inarch.population.errors import ConfigError, DataError, RunError, StorageError
+from inarch.population.network_check import data_shape, try_network
+from inarch.population.networks import NetworkFactory, check_factory, resolve
+from inarch.population.storage import Storage, absolute, joined
 
 FIELDS = {"train": "train", "validation": "validation_set", "test": "test", "query": "query"}
 """The parts of a data set, and the field of `DataConfig` that holds the path of each."""

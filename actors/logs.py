@@ -7,8 +7,8 @@ import logging
 import tempfile
 from pathlib import Path
 
-from population.errors import StorageError
-from population.storage import Storage
+from inarch.population.errors import StorageError
+from inarch.population.storage import Storage
 
 
 class LogFile:

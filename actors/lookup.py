@@ -9,12 +9,11 @@ import time
 from typing import Any
 
 import ray
+from inarch.actors.cluster import check_reachable, connect
+from inarch.actors.spec import NAMESPACE, RunSpec, coordinator_name
+from inarch.population.errors import ClusterError, RunError, RunExistsError, RunNotFoundError
+from inarch.population.storage import Storage, absolute, joined
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
-
-from actors.cluster import check_reachable, connect
-from actors.spec import NAMESPACE, RunSpec, coordinator_name
-from population.errors import ClusterError, RunError, RunExistsError, RunNotFoundError
-from population.storage import Storage, absolute, joined
 
 EDITION = 1
 """Of cluster.json."""

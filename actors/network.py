@@ -14,23 +14,22 @@ from typing import Any
 
 import ray
 import torch
+from inarch.actors.committer import Committer
+from inarch.actors.courier import Courier, fetch
+from inarch.actors.logs import LogFile
+from inarch.actors.patience import RETRY_SECONDS, patiently
+from inarch.actors.spec import NAMESPACE, Directive, NetworkSpec, Outcome, coordinator_name, network_name
+from inarch.population.board import Posting, Refusal
+from inarch.population.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.data import Splits
+from inarch.population.errors import CheckpointError, RunError
+from inarch.population.report import Report
+from inarch.population.snapshot import Origin, Snapshot
+from inarch.population.storage import Storage
+from inarch.population.task import ImageClassification
+from inarch.population.training import Trainer
+from inarch.population.user_code import place_of
 from ray.exceptions import GetTimeoutError, RayError
-
-from actors.committer import Committer
-from actors.courier import Courier, fetch
-from actors.logs import LogFile
-from actors.patience import RETRY_SECONDS, patiently
-from actors.spec import NAMESPACE, Directive, NetworkSpec, Outcome, coordinator_name, network_name
-from population.board import Posting, Refusal
-from population.checkpoint import Checkpoint, CheckpointStore
-from population.data import Splits
-from population.errors import CheckpointError, RunError
-from population.report import Report
-from population.snapshot import Origin, Snapshot
-from population.storage import Storage
-from population.task import ImageClassification
-from population.training import Trainer
-from population.user_code import place_of
 
 STORAGE_DEADLINES = 8
 """Of the storage, one after another: then a network gives up what it wanted of it."""

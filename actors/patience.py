@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from population.errors import CheckpointError, MissingError, StorageError
+from inarch.population.errors import CheckpointError, MissingError, StorageError
 
 RETRY_SECONDS = 2.0
 """Between attempts to reach what does not answer."""

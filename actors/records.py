@@ -11,15 +11,14 @@ import numpy
 import ray
 import torch
 import torchvision
-
-from actors.cluster import Placement
-from actors.spec import Facts, RunSpec
-from population.claim import check_holds
-from population.config import to_dict
-from population.data import report_from
-from population.errors import DataError, MissingError, RunError, StorageError, StructureError
-from population.members import Member, Members, MemberState
-from population.storage import Storage, joined
+from inarch.actors.cluster import Placement
+from inarch.actors.spec import Facts, RunSpec
+from inarch.population.claim import check_holds
+from inarch.population.config import to_dict
+from inarch.population.data import report_from
+from inarch.population.errors import DataError, MissingError, RunError, StorageError, StructureError
+from inarch.population.members import Member, Members, MemberState
+from inarch.population.storage import Storage, joined
 
 
 def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
-from actors.records import members_of, read_members
-from actors.spec import Beginning
-from population.checkpoint import CheckpointStore
-from population.errors import RunError
-from population.members import Member, MemberState
-from population.storage import Storage
+from inarch.actors.records import members_of, read_members
+from inarch.actors.spec import Beginning
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.errors import RunError
+from inarch.population.members import Member, MemberState
+from inarch.population.storage import Storage
 
 
 def resumable_members(storage: Storage, *, run: str, num_intervals: int = 0) -> list[Member]:

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorAlreadyExistsError
-
-from actors.claiming import FolderContents, claim_existing_folder, claim_new_folder
-from actors.cluster import check_reachable, connect, place
-from actors.coordinator import CoordinatorActor
-from actors.coordinator_client import CALL_SECONDS, CoordinatorClient, value_of
-from actors.intake import (
+from inarch.actors.claiming import FolderContents, claim_existing_folder, claim_new_folder
+from inarch.actors.cluster import check_reachable, connect, place
+from inarch.actors.coordinator import CoordinatorActor
+from inarch.actors.coordinator_client import CALL_SECONDS, CoordinatorClient, value_of
+from inarch.actors.intake import (
     check_here,
     resumed_config,
     run_storage,
@@ -25,20 +23,16 @@ from actors.intake import (
     with_network,
     with_teachers,
 )
-from actors.lookup import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
-from actors.records import read_config
-from actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
-from actors.termination import stop_at_exit
-from population.claim import Claim, withdraw
-from population.config import RunConfig, from_dict
-from population.errors import (
-    ClusterError,
-    ConfigError,
-    RunExistsError,
-    RunNotFoundError,
-)
-from population.networks import NetworkFactory
-from population.storage import Storage
+from inarch.actors.lookup import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
+from inarch.actors.records import read_config
+from inarch.actors.spec import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
+from inarch.actors.termination import stop_at_exit
+from inarch.population.claim import Claim, withdraw
+from inarch.population.config import RunConfig, from_dict
+from inarch.population.errors import ClusterError, ConfigError, RunExistsError, RunNotFoundError
+from inarch.population.networks import NetworkFactory
+from inarch.population.storage import Storage
+from ray.exceptions import ActorAlreadyExistsError
 
 POLL_SECONDS = 2.0
 """How long one call waits at the coordinator for news."""

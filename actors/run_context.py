@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from actors.background import Background
-from actors.chronicle import Chronicle
-from actors.course import Course
-from actors.crew import Crew
-from actors.gate import Gate
-from actors.spec import References, RunSpec
-from population.board import Board, Posting
-from population.members import Members
-from population.storage import Storage
+from inarch.actors.background import Background
+from inarch.actors.chronicle import Chronicle
+from inarch.actors.course import Course
+from inarch.actors.crew import Crew
+from inarch.actors.gate import Gate
+from inarch.actors.spec import References, RunSpec
+from inarch.population.board import Board, Posting
+from inarch.population.members import Members
+from inarch.population.storage import Storage
 
 
 class RunContext:

@@ -8,10 +8,9 @@ from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 import ray
-
-from population.config import RunConfig
-from population.data import DataReport
-from population.networks import NetworkFactory
+from inarch.population.config import RunConfig
+from inarch.population.data import DataReport
+from inarch.population.networks import NetworkFactory
 
 NAMESPACE = "inarch"
 """Ray namespace of all runs; a run's name tells its actors apart."""

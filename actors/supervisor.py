@@ -12,18 +12,17 @@ import time
 from collections.abc import Awaitable, Callable
 
 import ray
+from inarch.actors.crew import reason_of
+from inarch.actors.failure_policy import is_worth_a_restart
+from inarch.actors.patience import RETRY_SECONDS
+from inarch.actors.resuming import resumed_beginnings
+from inarch.actors.run_context import RunContext
+from inarch.actors.spec import Beginning, Birth, Directive, Outcome, References
+from inarch.population.board import Posting
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.errors import InarchError, RunError, StorageError, StructureError
+from inarch.population.members import ACTIVE, GONE, Member, MemberState
 from ray.exceptions import RayActorError, RayError
-
-from actors.crew import reason_of
-from actors.failure_policy import is_worth_a_restart
-from actors.patience import RETRY_SECONDS
-from actors.resuming import resumed_beginnings
-from actors.run_context import RunContext
-from actors.spec import Beginning, Birth, Directive, Outcome, References
-from population.board import Posting
-from population.checkpoint import CheckpointStore
-from population.errors import InarchError, RunError, StorageError, StructureError
-from population.members import ACTIVE, GONE, Member, MemberState
 
 ROOM_SECONDS = 30.0
 """Networks that start while nobody trains have so long until finished networks make room for them."""

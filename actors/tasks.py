@@ -12,21 +12,20 @@ from typing import Any
 
 import ray
 import torch
-
-from actors.spec import Facts, RunSpec
-from population.checkpoint import CheckpointStore
-from population.claim import check_holds
-from population.config import FusionConfig, RunConfig
-from population.cost import cost_of
-from population.data import MemorySplits, Splits
-from population.errors import RunError, StorageError
-from population.history import read_table
-from population.judging import Candidate, Parts, judge_together
-from population.network_check import check_network
-from population.networks import NetworkFactory
-from population.storage import Storage
-from population.task import ImageClassification, run_splits
-from population.training import Trainer
+from inarch.actors.spec import Facts, RunSpec
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.claim import check_holds
+from inarch.population.config import FusionConfig, RunConfig
+from inarch.population.cost import cost_of
+from inarch.population.data import MemorySplits, Splits
+from inarch.population.errors import RunError, StorageError
+from inarch.population.history import read_table
+from inarch.population.judging import Candidate, Parts, judge_together
+from inarch.population.network_check import check_network
+from inarch.population.networks import NetworkFactory
+from inarch.population.storage import Storage
+from inarch.population.task import ImageClassification, run_splits
+from inarch.population.training import Trainer
 
 JUDGING_THREADS = 8
 

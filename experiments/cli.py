@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
+from inarch.experiments import comparison_commands, recipes, result_commands
+from inarch.experiments.result_commands import plain_console
+from inarch.population.config import RunConfig
+from inarch.population.errors import ClusterError, InarchError, RunNotFoundError
+from inarch.population.user_code import described
 from rich.console import Console
-
-from experiments import comparison_commands, recipes, result_commands
-from experiments.result_commands import plain_console
-from population.config import RunConfig
-from population.errors import ClusterError, InarchError, RunNotFoundError
-from population.user_code import described
 
 USAGE = """inarch: populations of networks that train asynchronously and graft each other, on Ray
 
@@ -95,8 +94,8 @@ def train(words: list[str]) -> int:
         description=f"Train a population. Recipe {name}: {recipes.RECIPES[name][0]}. The fields below override it. "
         f"Recipes: {recipes.summary()} (-dlr: spread learning rates and cosine decay).",
     )
-    from actors import PopulationRun
-    from actors.intake import new_name
+    from inarch.actors import PopulationRun
+    from inarch.actors.intake import new_name
 
     if config.name is None:
         config = dataclasses.replace(config, name=new_name(name))
@@ -116,9 +115,9 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
     """
     import json as codec
 
-    from actors import PopulationRun, find_run
-    from actors.records import read_members
-    from experiments.display import result_table, status_table
+    from inarch.actors import PopulationRun, find_run
+    from inarch.actors.records import read_members
+    from inarch.experiments.display import result_table, status_table
 
     console = plain_console()
     try:
@@ -156,7 +155,7 @@ def scale(name: tyro.conf.Positional[str], size: tyro.conf.Positional[int], /, s
         size: Networks wanted.
         storage: Folder that holds runs.
     """
-    from actors import PopulationRun
+    from inarch.actors import PopulationRun
 
     PopulationRun.attach(name, storage=storage).scale(size)
     plain_console().print(f"run {name}: on its way to {size} networks", highlight=False)
@@ -170,7 +169,7 @@ def stop(name: tyro.conf.Positional[str], /, storage: str = "runs") -> int:
         name: Of the run, or its folder.
         storage: Folder that holds runs.
     """
-    from actors import PopulationRun
+    from inarch.actors import PopulationRun
 
     run = PopulationRun.attach(name, storage=storage)
     run.stop()
@@ -231,7 +230,7 @@ def resume(
     """
     console = plain_console()
     console.print(f"run {path}: starting Ray and reading the data, to resume", highlight=False, soft_wrap=True)
-    from actors import PopulationRun  # after the line above, since it takes seconds
+    from inarch.actors import PopulationRun  # after the line above, since it takes seconds
 
     def begin() -> Any:
         return PopulationRun.resume(path, network=network, data=data.paths, epochs=schedule.epochs, address=address)
@@ -242,8 +241,8 @@ def resume(
 def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
     """Start or resume a run and show it to its end. Ctrl-C and SIGTERM stop it in order and leave a folder to resume;
     the exit status is then 130 or 143."""
-    from actors.termination import Interruptions, Terminated, exit_status, forget
-    from experiments.display import facts_told, failure_lines, follow, result_table
+    from inarch.actors.termination import Interruptions, Terminated, exit_status, forget
+    from inarch.experiments.display import facts_told, failure_lines, follow, result_table
 
     run = None
     with Interruptions() as interruptions:

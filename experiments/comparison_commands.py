@@ -8,8 +8,7 @@ import tempfile
 from typing import Annotated, Literal
 
 import tyro
-
-from experiments.result_commands import plain_console
+from inarch.experiments.result_commands import plain_console
 
 
 def compare(
@@ -45,7 +44,7 @@ def compare(
         dry: Print the arms and their cost, and start nothing.
         trial: Two steps of a few images for each arm, from random weights, to see that it runs; nothing is recorded.
     """
-    from experiments import comparison as comparisons
+    from inarch.experiments import comparison as comparisons
 
     data = comparisons.usual_data(name, train=train, test=test, query=query)
     chosen = comparisons.comparison(name, data, epochs=epochs)
@@ -70,7 +69,7 @@ def compare(
         for arm in asked.arms:
             console.print(f"{arm.name}: {arm.told}", highlight=False, markup=False)
         return 0
-    from actors.termination import Interruptions, Terminated, exit_status
+    from inarch.actors.termination import Interruptions, Terminated, exit_status
 
     with Interruptions():
         try:
@@ -103,6 +102,6 @@ def bench(
         repeats: Measurements of each thing.
         out: File for the JSON; it is printed after the tables where None.
     """
-    from experiments.benchmarks import run_benchmarks
+    from inarch.experiments.benchmarks import run_benchmarks
 
     return run_benchmarks(names, repeats=repeats, out=out, console=plain_console())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from population.config import (
+from inarch.population.config import (
     DataConfig,
     ExchangeConfig,
     FusionConfig,
@@ -15,8 +15,8 @@ from population.config import (
     RunConfig,
     ScheduleConfig,
 )
-from population.errors import ConfigError
-from population.fusion import PRESETS
+from inarch.population.errors import ConfigError
+from inarch.population.fusion import PRESETS
 
 DEFAULT = "digits"
 

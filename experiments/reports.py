@@ -6,19 +6,18 @@ import json
 from typing import Any
 
 import torch
-
-from actors import RunSpec, find_run
-from actors.intake import with_own_data
-from actors.records import read_config, read_members
-from actors.tasks import judge
-from population.checkpoint import CheckpointStore
-from population.config import RunConfig, from_dict
-from population.errors import ConfigError, StructureError
-from population.judging import agreement, mean_cosine
-from population.layers import load_entries
-from population.networks import NetworkFactory
-from population.storage import Storage
-from population.task import ImageClassification, run_splits
+from inarch.actors import RunSpec, find_run
+from inarch.actors.intake import with_own_data
+from inarch.actors.records import read_config, read_members
+from inarch.actors.tasks import judge
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.config import RunConfig, from_dict
+from inarch.population.errors import ConfigError, StructureError
+from inarch.population.judging import agreement, mean_cosine
+from inarch.population.layers import load_entries
+from inarch.population.networks import NetworkFactory
+from inarch.population.storage import Storage
+from inarch.population.task import ImageClassification, run_splits
 
 
 def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str, Any]:

@@ -25,8 +25,8 @@ def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
     """
     import json as codec
 
-    from experiments.display import result_table, similarity_table
-    from experiments.reports import judge_again
+    from inarch.experiments.display import result_table, similarity_table
+    from inarch.experiments.reports import judge_again
 
     result = judge_again(path)
     if json:
@@ -52,7 +52,7 @@ def export(
         what: The network that was best by validation, or the soup.
         out: File to write; None: export/WHAT.safetensors in the run's folder.
     """
-    from experiments.export import export_network
+    from inarch.experiments.export import export_network
 
     file, snippet = export_network(path, what=what, out=out)
     console = plain_console()
@@ -82,7 +82,7 @@ def predict(
     """
     import json as codec
 
-    from experiments.export import predict_images
+    from inarch.experiments.export import predict_images
 
     console, status = plain_console(), 0
     for found in predict_images(path, images, what=what, top=top, network=network):

@@ -1,7 +1,7 @@
 """Algorithms and values of inarch, without Ray: information, grafting, topology, training, the simulator."""
 
-from population.board import Barrier, Board, Opening, Posting, PostOutcome, Refusal
-from population.config import (
+from inarch.population.board import Barrier, Board, Opening, Posting, PostOutcome, Refusal
+from inarch.population.config import (
     AgeConfig,
     AverageConfig,
     AveragingConfig,
@@ -23,11 +23,11 @@ from population.config import (
     ShuffleConfig,
     TopologyConfig,
 )
-from population.criteria import layer_information
-from population.exchange import Arrival, ExchangeRule, Rootstock, Taken, exchange_rule
-from population.grafting import GraftResult, LayerGraft, adaptive_weight, graft
-from population.host import Host
-from population.information import (
+from inarch.population.criteria import layer_information
+from inarch.population.exchange import Arrival, ExchangeRule, Rootstock, Taken, exchange_rule
+from inarch.population.grafting import GraftResult, LayerGraft, adaptive_weight, graft
+from inarch.population.host import Host
+from inarch.population.information import (
     differential_entropy,
     filter_entropy,
     invalid_filters,
@@ -37,15 +37,15 @@ from population.information import (
     robust_entropy,
     summed_filter_entropy,
 )
-from population.layers import GraftUnit, graft_units
-from population.members import Member, Members, MemberState
-from population.report import Report
-from population.simulator import Join, Leave, Loss, Simulation, Simulator
-from population.snapshot import Origin, Snapshot
-from population.staleness import Age, aged, freshness
-from population.task import ImageClassification, Task
-from population.topology import donors, neighbors
-from population.training import Trainer
+from inarch.population.layers import GraftUnit, graft_units
+from inarch.population.members import Member, Members, MemberState
+from inarch.population.report import Report
+from inarch.population.simulator import Join, Leave, Loss, Simulation, Simulator
+from inarch.population.snapshot import Origin, Snapshot
+from inarch.population.staleness import Age, aged, freshness
+from inarch.population.task import ImageClassification, Task
+from inarch.population.topology import donors, neighbors
+from inarch.population.training import Trainer
 
 __all__ = [
     "Age",

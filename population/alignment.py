@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from inarch.population.channels import Axis, Channels, moved, moved_along
 from torch import Tensor
-
-from population.channels import Axis, Channels, moved, moved_along
 
 SWEEPS = 6
 """Passes over all kinds of channels, at most; it ends when a pass changes nothing."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
+from inarch.population.checkpoint import average_of
+from inarch.population.config import AveragingConfig
+from inarch.population.errors import ConfigError
+from inarch.population.layers import constant_buffers, entries, is_private, load_entries
+from inarch.population.user_code import shortened
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
-
-from population.checkpoint import average_of
-from population.config import AveragingConfig
-from population.errors import ConfigError
-from population.layers import constant_buffers, entries, is_private, load_entries
-from population.user_code import shortened
 
 
 class WeightAverage:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from population import topology
-from population.config import TopologyConfig
-from population.members import Members
-from population.snapshot import Origin
-from population.staleness import Age
+from inarch.population import topology
+from inarch.population.config import TopologyConfig
+from inarch.population.members import Members
+from inarch.population.snapshot import Origin
+from inarch.population.staleness import Age
 
 T = TypeVar("T")
 

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.ops
+from inarch.population.channels import FREE, Axis, Channels, by_class, declared_channels
+from inarch.population.errors import ConfigError
+from inarch.population.fusion import FusedConv2d
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
-
-from population.channels import FREE, Axis, Channels, by_class, declared_channels
-from population.errors import ConfigError
-from population.fusion import FusedConv2d
 
 
 def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:

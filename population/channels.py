@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from inarch.population.errors import ConfigError
+from inarch.population.layers import entries
 from torch import Tensor, nn
-
-from population.errors import ConfigError
-from population.layers import entries
 
 FREE = -1
 """In place of a class: a channel that nothing may move, as an image's or a logit."""

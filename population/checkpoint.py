@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors.torch
+from inarch.population.claim import check_holds, holds
+from inarch.population.errors import CheckpointError, MissingError, StorageError
+from inarch.population.history import TABLES, Rows, to_parquet
+from inarch.population.storage import Storage
 from safetensors import SafetensorError
 from torch import Tensor
-
-from population.claim import check_holds, holds
-from population.errors import CheckpointError, MissingError, StorageError
-from population.history import TABLES, Rows, to_parquet
-from population.storage import Storage
 
 _NAME = re.compile(r"^(\d+)-(\d+)(?:-(\d+))?$")
 

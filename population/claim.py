@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from population.errors import RunExistsError
-from population.storage import Storage
+from inarch.population.errors import RunExistsError
+from inarch.population.storage import Storage
 
 FOLDER = "claims"
 

@@ -6,11 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
+from inarch.population.config import FusionConfig, NetworkConfig
+from inarch.population.networks import NetworkFactory, build
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from population.config import FusionConfig, NetworkConfig
-from population.networks import NetworkFactory, build
 
 
 @dataclass(frozen=True, kw_only=True)

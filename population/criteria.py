@@ -8,18 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
-
-from population.config import GraftConfig
-from population.errors import ConfigError, NotFiniteError
-from population.information import (
+from inarch.population.config import GraftConfig
+from inarch.population.errors import ConfigError, NotFiniteError
+from inarch.population.information import (
     differential_entropy,
     layer_entropy,
     orthogonality,
     robust_entropy,
     summed_filter_entropy,
 )
-from population.layers import GraftUnit
+from inarch.population.layers import GraftUnit
+from torch import Tensor
 
 
 def layer_information(

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from population.exchange import Taken, graft_rows
-from population.fusion import LayerFusion
-from population.history import TABLES, Rows
-from population.report import Report
-from population.snapshot import Origin
+from inarch.population.exchange import Taken, graft_rows
+from inarch.population.fusion import LayerFusion
+from inarch.population.history import TABLES, Rows
+from inarch.population.report import Report
+from inarch.population.snapshot import Origin
 
 
 class Diary:

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from inarch.population import networks
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.config import FusionConfig, NetworkConfig, from_dict
+from inarch.population.errors import ConfigError, StorageError
+from inarch.population.layers import load_entries
+from inarch.population.storage import Storage
 from torch import Tensor, nn
-
-from population import networks
-from population.checkpoint import CheckpointStore
-from population.config import FusionConfig, NetworkConfig, from_dict
-from population.errors import ConfigError, StorageError
-from population.layers import load_entries
-from population.storage import Storage
 
 
 def distillation_loss(logits: Tensor, taught: Sequence[Tensor], *, temperature: float) -> Tensor:

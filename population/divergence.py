@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from inarch.population.errors import NotFiniteError
+from inarch.population.grafting import STATISTICS
+from inarch.population.layers import check_finite, entries
 from torch import nn
-
-from population.errors import NotFiniteError
-from population.grafting import STATISTICS
-from population.layers import check_finite, entries
 
 
 @contextlib.contextmanager

@@ -9,10 +9,9 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from inarch.population.data import Batch
+from inarch.population.layers import is_private
 from torch import Tensor, nn
-
-from population.data import Batch
-from population.layers import is_private
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from inarch.population.channels import FREE, Axis, Channels
+from inarch.population.config import GraftConfig
+from inarch.population.errors import ConfigError
+from inarch.population.grafting import STATISTICS, adaptive_weight, reset_
+from inarch.population.information import filter_entropy, is_convolution, l1_norm
 from torch import Tensor
-
-from population.channels import FREE, Axis, Channels
-from population.config import GraftConfig
-from population.errors import ConfigError
-from population.grafting import STATISTICS, adaptive_weight, reset_
-from population.information import filter_entropy, is_convolution, l1_norm
 
 State = Mapping[str, Tensor]
 

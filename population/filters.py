@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from inarch.population.information import is_convolution, l1_norm, layer_entropy
+from inarch.population.layers import GraftUnit
 from torch import Tensor
-
-from population.information import is_convolution, l1_norm, layer_entropy
-from population.layers import GraftUnit
 
 THRESHOLDS = {"invalid_1": 1.0, "invalid_0_1": 0.1, "invalid_0_01": 0.01, "invalid_0_001": 0.001}
 """Columns of the history, and the l1 norm below which a filter is invalid there: those that the papers tabulate."""

@@ -14,13 +14,12 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from inarch.population.config import AgeConfig, GraftConfig
+from inarch.population.criteria import measure
+from inarch.population.errors import NotFiniteError
+from inarch.population.layers import GraftUnit, check_same_structure, graft_units_of_state, is_private, reference_units
+from inarch.population.staleness import aged
 from torch import Tensor
-
-from population.config import AgeConfig, GraftConfig
-from population.criteria import measure
-from population.errors import NotFiniteError
-from population.layers import GraftUnit, check_same_structure, graft_units_of_state, is_private, reference_units
-from population.staleness import aged
 
 GRID = 2.0**40
 """Alpha lies on a grid of 2**-40, so that the alphas of two networks that graft each other add up to exactly 1."""

@@ -15,9 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
-from population.filters import THRESHOLDS
-from population.storage import Storage
+from inarch.population.filters import THRESHOLDS
+from inarch.population.storage import Storage
 
 METRICS = pa.schema(
     [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from population.board import Refusal
-from population.checkpoint import Checkpoint
-from population.report import Report
-from population.snapshot import Origin, Snapshot
+from inarch.population.board import Refusal
+from inarch.population.checkpoint import Checkpoint
+from inarch.population.report import Report
+from inarch.population.snapshot import Origin, Snapshot
 
 
 class Host(Protocol):

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from inarch.population.errors import NotFiniteError
 from torch import Tensor
-
-from population.errors import NotFiniteError
 
 BLOCK_VALUES = 65_536
 """Weights compared at a time on the CPU; 256 KiB of float32 stay in the second-level cache."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from inarch.population.evaluation import Part, Scores, soup, with_statistics
+from inarch.population.grafting import STATISTICS
+from inarch.population.layers import is_private, load_entries
 from torch import Tensor, nn
-
-from population.evaluation import Part, Scores, soup, with_statistics
-from population.grafting import STATISTICS
-from population.layers import is_private, load_entries
 
 State = Mapping[str, Tensor]
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from inarch.population.errors import ConfigError, NotFiniteError, StructureError
+from inarch.population.information import is_convolution
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-
-from population.errors import ConfigError, NotFiniteError, StructureError
-from population.information import is_convolution
 
 Units = Literal["auto", "convolutions", "matrices"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from population.errors import ConfigError
+from inarch.population.errors import ConfigError
 
 
 class MemberState(StrEnum):

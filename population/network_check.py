@@ -8,22 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from inarch.population.config import DataConfig, RunConfig, height_and_width
+from inarch.population.cost import network_cost
+from inarch.population.data import image_set, memory_splits, open_images
+from inarch.population.data.encoded import EncodedImages
+from inarch.population.data.images import ImageSet
+from inarch.population.data.loading import streams
+from inarch.population.data.pictures import resized
+from inarch.population.data.splits import STREAMED_SIZE
+from inarch.population.errors import ConfigError, DataError, UnreadableImageError
+from inarch.population.networks import NetworkFactory
+from inarch.population.schedule import epoch_batches
+from inarch.population.task import ImageClassification
+from inarch.population.training import Trainer
+from inarch.population.user_code import user_code
 from torch import Tensor, nn
-
-from population.config import DataConfig, RunConfig, height_and_width
-from population.cost import network_cost
-from population.data import image_set, memory_splits, open_images
-from population.data.encoded import EncodedImages
-from population.data.images import ImageSet
-from population.data.loading import streams
-from population.data.pictures import resized
-from population.data.splits import STREAMED_SIZE
-from population.errors import ConfigError, DataError, UnreadableImageError
-from population.networks import NetworkFactory
-from population.schedule import epoch_batches
-from population.task import ImageClassification
-from population.training import Trainer
-from population.user_code import user_code
 
 TRIAL_FLOPS = 40_000_000_000
 """Operations of the step that tries a full batch, some seconds of a laptop; more images than that are not tried."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
+from inarch.population.config import OptimizerConfig, RunConfig
 from torch import Tensor, nn
-
-from population.config import OptimizerConfig, RunConfig
 
 MOMENTUM_SLOTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 """What each optimizer keeps of past gradients, by torch's own names."""

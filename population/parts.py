@@ -6,13 +6,12 @@ import itertools
 
 import numpy as np
 import torch
+from inarch.population.config import RunConfig
+from inarch.population.data import Splits
+from inarch.population.errors import ConfigError
+from inarch.population.evaluation import ClassificationMeasure, Part
+from inarch.population.retrieval import RetrievalMeasure, Roles, everyone, num_answerable, query_and_gallery
 from torch import Tensor
-
-from population.config import RunConfig
-from population.data import Splits
-from population.errors import ConfigError
-from population.evaluation import ClassificationMeasure, Part
-from population.retrieval import RetrievalMeasure, Roles, everyone, num_answerable, query_and_gallery
 
 LEAST_BATCH = 256
 """Images that are judged at a time, at least."""

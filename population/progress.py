@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from population.evaluation import Scores
-from population.report import Report
-from population.schedule import Schedule
-from population.snapshot import Origin
-from population.staleness import Age
+from inarch.population.evaluation import Scores
+from inarch.population.report import Report
+from inarch.population.schedule import Schedule
+from inarch.population.snapshot import Origin
+from inarch.population.staleness import Age
 
 
 @dataclass(kw_only=True)

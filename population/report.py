@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from population.snapshot import Origin
-from population.staleness import Age
+from inarch.population.snapshot import Origin
+from inarch.population.staleness import Age
 
 GRAFTED, KEPT, OFF = "grafted", "kept", "off"
 """Outcomes of an interval's exchange beside the refusals: something was taken in, the rule left the network as it was,

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from inarch.population.data import Batch
+from inarch.population.errors import ConfigError, DataError
+from inarch.population.evaluation import Scores
 from torch import Tensor, nn
-
-from population.data import Batch
-from population.errors import ConfigError, DataError
-from population.evaluation import Scores
 
 QUERIES_AT_ONCE = 512
 """Rows of the matrix of similarities that are in memory at a time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from population.config import OptimizerConfig, ScheduleConfig
+from inarch.population.config import OptimizerConfig, ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)

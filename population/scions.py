@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from inarch.population.config import GraftConfig
+from inarch.population.grafting import LayerGraft
+from inarch.population.information import filter_entropy, l1_norm
+from inarch.population.layers import GraftUnit
 from torch import Tensor
-
-from population.config import GraftConfig
-from population.grafting import LayerGraft
-from population.information import filter_entropy, l1_norm
-from population.layers import GraftUnit
 
 
 def noise_scion(

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 import torch
+from inarch.population.config import RunConfig
+from inarch.population.errors import ConfigError
+from inarch.population.layers import GraftUnit, constant_buffers, entries, graft_units, reference_units
+from inarch.population.optimization import running_averages
 from torch import Tensor, nn
-
-from population.config import RunConfig
-from population.errors import ConfigError
-from population.layers import GraftUnit, constant_buffers, entries, graft_units, reference_units
-from population.optimization import running_averages
 
 WHOLE = "network"
 """Name of the one unit of a network without weight matrices."""

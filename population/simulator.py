@@ -11,15 +11,15 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from population.board import Barrier, Board, Posting, Refusal
-from population.checkpoint import Checkpoint
-from population.config import RunConfig
-from population.members import Members, MemberState
-from population.report import Report
-from population.snapshot import Origin, Snapshot
-from population.staleness import age_limit
-from population.task import Task
-from population.training import Trainer
+from inarch.population.board import Barrier, Board, Posting, Refusal
+from inarch.population.checkpoint import Checkpoint
+from inarch.population.config import RunConfig
+from inarch.population.members import Members, MemberState
+from inarch.population.report import Report
+from inarch.population.snapshot import Origin, Snapshot
+from inarch.population.staleness import age_limit
+from inarch.population.task import Task
+from inarch.population.training import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from inarch.population.errors import StructureError
 from torch import Tensor, nn
-
-from population.errors import StructureError
 
 ALIGNMENT = 64
 """Bytes; each entry begins on a cache line."""

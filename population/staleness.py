@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from population.config import AgeConfig
+from inarch.population.config import AgeConfig
 
 
 @dataclass(frozen=True, kw_only=True)

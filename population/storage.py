@@ -12,8 +12,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-
-from population.errors import MissingError, StorageError
+from inarch.population.errors import MissingError, StorageError
 
 T = TypeVar("T")
 

@@ -11,21 +11,20 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from inarch.population import networks
+from inarch.population.alignment import in_one_order
+from inarch.population.channel_graph import find_channels
+from inarch.population.config import NetworkConfig, RunConfig
+from inarch.population.data import Batch, Pass, Splits, load_splits
+from inarch.population.distillation import distillation_loss, load_teacher, mutual_loss
+from inarch.population.errors import ConfigError
+from inarch.population.evaluation import Part, Scores
+from inarch.population.fusion import LayerFusion, fuse
+from inarch.population.layers import entries, load_entries
+from inarch.population.parts import check_answers, judging_part
+from inarch.population.retrieval import embeddings
+from inarch.population.schedule import epoch_steps
 from torch import Tensor, nn
-
-from population import networks
-from population.alignment import in_one_order
-from population.channel_graph import find_channels
-from population.config import NetworkConfig, RunConfig
-from population.data import Batch, Pass, Splits, load_splits
-from population.distillation import distillation_loss, load_teacher, mutual_loss
-from population.errors import ConfigError
-from population.evaluation import Part, Scores
-from population.fusion import LayerFusion, fuse
-from population.layers import entries, load_entries
-from population.parts import check_answers, judging_part
-from population.retrieval import embeddings
-from population.schedule import epoch_steps
 
 STATISTICS_BATCHES = 8
 """Training batches, augmented as in training, by which averaged weights' batch norm is measured, where

@@ -10,8 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-
-from population.config import TopologyConfig
+from inarch.population.config import TopologyConfig
 
 
 def neighbors(

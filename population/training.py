@@ -15,32 +15,31 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
+from inarch.population import divergence
+from inarch.population.averages import WeightAverage
+from inarch.population.board import Refusal
+from inarch.population.channel_graph import find_channels
+from inarch.population.checkpoint import Checkpoint, CheckpointId
+from inarch.population.config import RunConfig
+from inarch.population.diary import Diary
+from inarch.population.errors import CheckpointError, StructureError
+from inarch.population.evaluation import Scores
+from inarch.population.exchange import Exchanger, exchange_rule, training_behind
+from inarch.population.filters import filter_rows
+from inarch.population.host import Host, Stopwatch
+from inarch.population.layers import convolution_units, entries, load_entries
+from inarch.population.optimization import count_steps, load_optimizer, make_optimizer, optimizer_tensors
+from inarch.population.progress import Progress
+from inarch.population.random_state import RandomState
+from inarch.population.report import KEPT, OFF, Report
+from inarch.population.schedule import Schedule, base_learning_rate
+from inarch.population.seeds import generator, leaf
+from inarch.population.shared_state import SharedState
+from inarch.population.snapshot import Freezer, Origin, Snapshot, layout_of
+from inarch.population.staleness import Age
+from inarch.population.task import Task
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-
-from population import divergence
-from population.averages import WeightAverage
-from population.board import Refusal
-from population.channel_graph import find_channels
-from population.checkpoint import Checkpoint, CheckpointId
-from population.config import RunConfig
-from population.diary import Diary
-from population.errors import CheckpointError, StructureError
-from population.evaluation import Scores
-from population.exchange import Exchanger, exchange_rule, training_behind
-from population.filters import filter_rows
-from population.host import Host, Stopwatch
-from population.layers import convolution_units, entries, load_entries
-from population.optimization import count_steps, load_optimizer, make_optimizer, optimizer_tensors
-from population.progress import Progress
-from population.random_state import RandomState
-from population.report import KEPT, OFF, Report
-from population.schedule import Schedule, base_learning_rate
-from population.seeds import generator, leaf
-from population.shared_state import SharedState
-from population.snapshot import Freezer, Origin, Snapshot, layout_of
-from population.staleness import Age
-from population.task import Task
 
 
 class Trainer:

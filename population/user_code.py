@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from population.errors import InarchError, UserCodeError
+from inarch.population.errors import InarchError, UserCodeError
 
 FRAMES = 4
 """Frames of the caller's code that a message shows at most."""
@@ -16,7 +16,7 @@ FRAMES = 4
 LINES, LINE_LENGTH = 4, 400
 """Of an error's own message that are shown."""
 
-_OWN = Path(__file__).resolve().parents[1]
+_OWN = Path(__file__).parents[1]
 _OWN_PACKAGES = tuple(str(_OWN / name) for name in ("population", "actors", "experiments"))
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 

@@ -14,7 +14,7 @@ import torch
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-from population import (  # the mode must be set before ray is imported
+from inarch.population import (
     DataConfig,
     ImageClassification,
     NetworkConfig,
@@ -23,7 +23,7 @@ from population import (  # the mode must be set before ray is imported
     RunConfig,
     ScheduleConfig,
 )
-from population.data import MemorySplits, image_set, memory_splits
+from inarch.population.data import MemorySplits, image_set, memory_splits
 
 
 @pytest.fixture(scope="session", autouse=True)

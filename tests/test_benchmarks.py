@@ -11,29 +11,21 @@ import numpy as np
 import pyarrow.fs as pafs
 import pytest
 import torch
+from inarch.experiments.benchmarks import BENCHMARKS, run_benchmarks
+from inarch.experiments.benchmarks.exchange import Peer, exchange
+from inarch.experiments.benchmarks.fusion import fusion
+from inarch.experiments.benchmarks.input import read_input, synthetic_images
+from inarch.experiments.benchmarks.measure import Measurement, Must, Row, machine, ratio, table, to_json
+from inarch.experiments.benchmarks.overhead import overhead, plain_loop
+from inarch.experiments.benchmarks.published import published_alphas, published_blend, published_entropy
+from inarch.experiments.benchmarks.runs import Track, rates
+from inarch.experiments.benchmarks.straggler import pace, straggler
+from inarch.population import networks
+from inarch.population.config import DataConfig, GraftConfig, NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig
+from inarch.population.data import write_arrow
+from inarch.population.errors import ConfigError
+from inarch.population.grafting import graft
 from rich.console import Console
-
-from experiments.benchmarks import BENCHMARKS, run_benchmarks
-from experiments.benchmarks.exchange import Peer, exchange
-from experiments.benchmarks.fusion import fusion
-from experiments.benchmarks.input import read_input, synthetic_images
-from experiments.benchmarks.measure import Measurement, Must, Row, machine, ratio, table, to_json
-from experiments.benchmarks.overhead import overhead, plain_loop
-from experiments.benchmarks.published import published_alphas, published_blend, published_entropy
-from experiments.benchmarks.runs import Track, rates
-from experiments.benchmarks.straggler import pace, straggler
-from population import networks
-from population.config import (
-    DataConfig,
-    GraftConfig,
-    NetworkConfig,
-    PopulationConfig,
-    RunConfig,
-    ScheduleConfig,
-)
-from population.data import write_arrow
-from population.errors import ConfigError
-from population.grafting import graft
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import pytest
-
-from population import Barrier, Board, Members, MemberState, Origin, Posting, PostOutcome, Refusal, TopologyConfig
-from population.board import age_of, is_too_old
-from population.errors import ConfigError
+from inarch.population import (
+    Barrier,
+    Board,
+    Members,
+    MemberState,
+    Origin,
+    Posting,
+    PostOutcome,
+    Refusal,
+    TopologyConfig,
+)
+from inarch.population.board import age_of, is_too_old
+from inarch.population.errors import ConfigError
 
 
 def origin(

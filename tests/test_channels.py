@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from population import (
+from inarch.population import (
     AgeConfig,
     ExchangeConfig,
     FusionConfig,
@@ -21,17 +19,19 @@ from population import (
     Simulator,
     Trainer,
 )
-from population.alignment import align
-from population.channel_graph import find_channels
-from population.channels import FREE, Channels, declared_channels, moved
-from population.errors import ConfigError
-from population.evaluation import soup
-from population.exchange import Grafting
-from population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
-from population.information import filter_entropy
-from population.layers import GraftUnit, entries
-from population.networks import architectures, build
-from population.staleness import Age
+from inarch.population.alignment import align
+from inarch.population.channel_graph import find_channels
+from inarch.population.channels import FREE, Channels, declared_channels, moved
+from inarch.population.errors import ConfigError
+from inarch.population.evaluation import soup
+from inarch.population.exchange import Grafting
+from inarch.population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
+from inarch.population.information import filter_entropy
+from inarch.population.layers import GraftUnit, entries
+from inarch.population.networks import architectures, build
+from inarch.population.staleness import Age
+from torch import Tensor, nn
+
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_exchange import arrival, rootstock, state
 

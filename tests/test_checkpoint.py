@@ -11,11 +11,10 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 import torch
-
-from population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
-from population.errors import CheckpointError, StorageError
-from population.history import METRICS, read_table
-from population.storage import Storage
+from inarch.population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from inarch.population.errors import CheckpointError, StorageError
+from inarch.population.history import METRICS, read_table
+from inarch.population.storage import Storage
 
 
 class Bucket(pafs.FileSystemHandler):

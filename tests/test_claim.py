@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from inarch.actors import PopulationRun, claiming
+from inarch.actors.claiming import claim_existing_folder, claim_new_folder
+from inarch.actors.intake import new_name, run_storage
+from inarch.actors.termination import TERMINATED_STATUS, Interruptions, Terminated, own_sigterm
+from inarch.population import RunConfig
+from inarch.population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from inarch.population.claim import Claim, check_holds, claims, holds, withdraw
+from inarch.population.errors import ConfigError, RunExistsError, UserCodeError
+from inarch.population.storage import Storage, joined
 
-from actors import PopulationRun, claiming
-from actors.claiming import claim_existing_folder, claim_new_folder
-from actors.intake import new_name, run_storage
-from actors.termination import TERMINATED_STATUS, Interruptions, Terminated, own_sigterm
-from population import RunConfig
-from population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
-from population.claim import Claim, check_holds, claims, holds, withdraw
-from population.errors import ConfigError, RunExistsError, UserCodeError
-from population.storage import Storage, joined
 from tests.images import write_classes
 
 

@@ -6,12 +6,11 @@ import dataclasses
 import sys
 
 import pytest
-
-from actors import Event
-from experiments.cli import main
-from experiments.display import describe
-from experiments.recipes import RECIPES, recipe
-from population import GraftConfig
+from inarch.actors import Event
+from inarch.experiments.cli import main
+from inarch.experiments.display import describe
+from inarch.experiments.recipes import RECIPES, recipe
+from inarch.population import GraftConfig
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:

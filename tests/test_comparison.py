@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
-
-from experiments.comparison import (
+from inarch.experiments.comparison import (
     COMPARISONS,
     PAPER_TABLES,
     Arm,
@@ -28,11 +26,11 @@ from experiments.comparison import (
     trial,
     usual_data,
 )
-from experiments.comparison.arms import NONE, papa, small
-from experiments.comparison.editions import EDITION, means_the_same
-from experiments.comparison.record import fingerprint
-from experiments.comparison.tables import SHOWN
-from population import (
+from inarch.experiments.comparison.arms import NONE, papa, small
+from inarch.experiments.comparison.editions import EDITION, means_the_same
+from inarch.experiments.comparison.record import fingerprint
+from inarch.experiments.comparison.tables import SHOWN
+from inarch.population import (
     AgeConfig,
     AverageConfig,
     AveragingConfig,
@@ -44,10 +42,12 @@ from population import (
     PopulationConfig,
     Simulator,
 )
-from population.errors import ConfigError
-from population.filters import THRESHOLDS
-from population.layers import entries
-from population.task import run_splits
+from inarch.population.errors import ConfigError
+from inarch.population.filters import THRESHOLDS
+from inarch.population.layers import entries
+from inarch.population.task import run_splits
+from rich.console import Console
+
 from tests.test_data import png, write_parquet
 
 DIGITS = DataConfig(train="digits", augmentation="crop", padding=1)

@@ -7,9 +7,7 @@ from collections import deque
 
 import pytest
 import torch
-from torch import Tensor
-
-from population import (
+from inarch.population import (
     AgeConfig,
     ExchangeConfig,
     GraftConfig,
@@ -22,11 +20,13 @@ from population import (
     Simulator,
     Snapshot,
 )
-from population.errors import ConfigError
-from population.exchange import Grafting
-from population.exchange.compensation import OwnPast, brought_forward
-from population.grafting import blend_forward_
-from population.layers import entries
+from inarch.population.errors import ConfigError
+from inarch.population.exchange import Grafting
+from inarch.population.exchange.compensation import OwnPast, brought_forward
+from inarch.population.grafting import blend_forward_
+from inarch.population.layers import entries
+from torch import Tensor
+
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_exchange import arrival, copies, origin, rootstock, state
 from tests.test_training import Hand, live, new_trainer

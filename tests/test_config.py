@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from experiments.recipes import RECIPES, recipe
-from population import (
+from inarch.experiments.recipes import RECIPES, recipe
+from inarch.population import (
     AgeConfig,
     AveragingConfig,
     CheckpointConfig,
@@ -22,10 +21,10 @@ from population import (
     ScheduleConfig,
     TopologyConfig,
 )
-from population.config import from_dict, to_dict
-from population.errors import ConfigError
-from population.schedule import Schedule, base_learning_rate
-from population.seeds import leaf
+from inarch.population.config import from_dict, to_dict
+from inarch.population.errors import ConfigError
+from inarch.population.schedule import Schedule, base_learning_rate
+from inarch.population.seeds import leaf
 
 
 @pytest.mark.parametrize(

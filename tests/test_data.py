@@ -16,11 +16,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
-
-from population import DataConfig
-from population.data import (
+from inarch.population import DataConfig
+from inarch.population.data import (
     MemorySplits,
     Pass,
     StreamSplits,
@@ -31,10 +28,12 @@ from population.data import (
     read_arrow,
     write_arrow,
 )
-from population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
-from population.data.holdout import held_out
-from population.data.streams import DEVIATION, MEAN
-from population.errors import ConfigError, DataError
+from inarch.population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
+from inarch.population.data.holdout import held_out
+from inarch.population.data.streams import DEVIATION, MEAN
+from inarch.population.errors import ConfigError, DataError
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 
 def encoded(picture: Image.Image, kind: str) -> bytes:

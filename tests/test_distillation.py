@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from inarch.population import DistillationConfig, ExchangeConfig, ImageClassification, RunConfig, Simulator, Trainer
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.config import to_dict
+from inarch.population.distillation import distillation_loss, load_teacher, mutual_loss
+from inarch.population.errors import ConfigError
+from inarch.population.layers import entries
+from inarch.population.storage import Storage
 
-from population import DistillationConfig, ExchangeConfig, ImageClassification, RunConfig, Simulator, Trainer
-from population.checkpoint import CheckpointStore
-from population.config import to_dict
-from population.distillation import distillation_loss, load_teacher, mutual_loss
-from population.errors import ConfigError
-from population.layers import entries
-from population.storage import Storage
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_training import Hand, live
 

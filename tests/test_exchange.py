@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-from population import (
+from inarch.population import (
     AgeConfig,
     AverageConfig,
     CheckpointConfig,
@@ -36,15 +34,17 @@ from population import (
     orthogonality,
     robust_entropy,
 )
-from population.criteria import measure
-from population.errors import ConfigError, NotFiniteError
-from population.exchange import Arrival, Averaging, ExchangeRule, Exploiting, Grafting, Rootstock, Shuffling
-from population.filters import filter_density
-from population.layers import entries
-from population.networks import build
-from population.scions import internal_scion, noise_scion
-from population.snapshot import Freezer, layout_of
-from population.staleness import Age
+from inarch.population.criteria import measure
+from inarch.population.errors import ConfigError, NotFiniteError
+from inarch.population.exchange import Arrival, Averaging, ExchangeRule, Exploiting, Grafting, Rootstock, Shuffling
+from inarch.population.filters import filter_density
+from inarch.population.layers import entries
+from inarch.population.networks import build
+from inarch.population.scions import internal_scion, noise_scion
+from inarch.population.snapshot import Freezer, layout_of
+from inarch.population.staleness import Age
+from torch import Tensor
+
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_training import Hand, live
 

@@ -14,13 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-
-from population import FusionConfig, NetworkConfig, PopulationConfig, Simulation, Simulator, Trainer, graft_units
-from population.config import FusionMode
-from population.cost import network_cost
-from population.errors import ConfigError, NotFiniteError
-from population.fusion import (
+from inarch.population import FusionConfig, NetworkConfig, PopulationConfig, Simulation, Simulator, Trainer, graft_units
+from inarch.population.config import FusionMode
+from inarch.population.cost import network_cost
+from inarch.population.errors import ConfigError, NotFiniteError
+from inarch.population.fusion import (
     PRESETS,
     FusedConv2d,
     compact_state,
@@ -37,8 +35,10 @@ from population.fusion import (
     temperature_for,
     wanted_filters,
 )
-from population.layers import entries
-from population.networks import build
+from inarch.population.layers import entries
+from inarch.population.networks import build
+from torch import nn
+
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 SIZES = json.loads((Path(__file__).parent / "vectors" / "dcff_sizes.json").read_text())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.gate import Gate
-from population import Members, MemberState
+from inarch.actors.gate import Gate
+from inarch.population import Members, MemberState
 
 
 def members(*states: MemberState) -> Members:

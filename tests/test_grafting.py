@@ -7,15 +7,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from inarch.population import (
+    AgeConfig,
+    GraftConfig,
+    NetworkConfig,
+    adaptive_weight,
+    aged,
+    freshness,
+    graft,
+    graft_units,
+)
+from inarch.population.config import Criterion
+from inarch.population.errors import ConfigError, NotFiniteError, StructureError
+from inarch.population.grafting import BLOCK_VALUES, blend_
+from inarch.population.layers import Units, entries, graft_units_of_state, reference_units
+from inarch.population.networks import build
+from inarch.population.staleness import age_limit
 from torch import Tensor
-
-from population import AgeConfig, GraftConfig, NetworkConfig, adaptive_weight, aged, freshness, graft, graft_units
-from population.config import Criterion
-from population.errors import ConfigError, NotFiniteError, StructureError
-from population.grafting import BLOCK_VALUES, blend_
-from population.layers import Units, entries, graft_units_of_state, reference_units
-from population.networks import build
-from population.staleness import age_limit
 
 finite = st.floats(-1e6, 1e6)
 

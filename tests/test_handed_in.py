@@ -10,14 +10,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from inarch.actors.intake import with_data
+from inarch.population import DataConfig, RunConfig
+from inarch.population.data import (
+    MemorySplits,
+    from_dataset,
+    image_set,
+    load_splits,
+    memory_splits,
+    parts_of,
+    to_images,
+)
+from inarch.population.errors import DataError, UserCodeError
+from inarch.population.storage import Storage
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 
-from actors.intake import with_data
-from population import DataConfig, RunConfig
-from population.data import MemorySplits, from_dataset, image_set, load_splits, memory_splits, parts_of, to_images
-from population.errors import DataError, UserCodeError
-from population.storage import Storage
 from tests.images import encoded, picture, write_classes, write_table
 
 X = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 12, 12, 3), np.uint8)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from population import (
+from inarch.population import (
     filter_entropy,
     invalid_filters,
     l1_norm,
@@ -18,7 +17,7 @@ from population import (
     layer_information,
     summed_filter_entropy,
 )
-from population.errors import NotFiniteError
+from inarch.population.errors import NotFiniteError
 
 CASES = ("normal", "uniform", "two_values", "heavy_tail", "tiny", "offset", "ints", "depthwise")
 

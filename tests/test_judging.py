@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from inarch.population.evaluation import ClassificationMeasure, score_probabilities, soup
+from inarch.population.judging import Candidate, agreement, greedy_soup, mean_cosine
 from torch import Tensor
-
-from population.evaluation import ClassificationMeasure, score_probabilities, soup
-from population.judging import Candidate, agreement, greedy_soup, mean_cosine
 
 
 def state(*values: float) -> dict[str, Tensor]:

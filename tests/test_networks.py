@@ -9,14 +9,13 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from inarch.population import GraftConfig, NetworkConfig, RunConfig, graft
+from inarch.population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from inarch.population.errors import ConfigError
+from inarch.population.layers import entries, graft_units, load_entries
+from inarch.population.networks import CifarResNet, architectures, build
+from inarch.population.storage import Storage
 from torch import nn
-
-from population import GraftConfig, NetworkConfig, RunConfig, graft
-from population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
-from population.errors import ConfigError
-from population.layers import entries, graft_units, load_entries
-from population.networks import CifarResNet, architectures, build
-from population.storage import Storage
 
 
 @pytest.mark.parametrize(

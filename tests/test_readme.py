@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import tyro
-
-from experiments import recipes
-from population import RunConfig
+from inarch.experiments import recipes
+from inarch.population import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from inarch.experiments.export import export_network
+from inarch.population import DataConfig, ExchangeConfig, FusionConfig, PopulationConfig, ScheduleConfig, Trainer
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.config import to_dict
+from inarch.population.errors import ConfigError
+from inarch.population.evaluation import soup
+from inarch.population.fusion import FusedConv2d
+from inarch.population.layers import entries, load_entries
+from inarch.population.storage import Storage
+from inarch.population.task import ImageClassification, run_splits
 
-from experiments.export import export_network
-from population import DataConfig, ExchangeConfig, FusionConfig, PopulationConfig, ScheduleConfig, Trainer
-from population.checkpoint import CheckpointStore
-from population.config import to_dict
-from population.errors import ConfigError
-from population.evaluation import soup
-from population.fusion import FusedConv2d
-from population.layers import entries, load_entries
-from population.storage import Storage
-from population.task import ImageClassification, run_splits
 from tests.conftest import small_config
 from tests.test_training import Hand, live
 

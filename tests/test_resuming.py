@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+from inarch.actors.records import read_members, write_members
+from inarch.actors.resuming import resumable_members, resumed_beginnings, together
+from inarch.population import Members, MemberState
+from inarch.population.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.errors import MissingError, RunError, StorageError
+from inarch.population.storage import Storage
 
-from actors.records import read_members, write_members
-from actors.resuming import resumable_members, resumed_beginnings, together
-from population import Members, MemberState
-from population.checkpoint import Checkpoint, CheckpointStore
-from population.errors import MissingError, RunError, StorageError
-from population.storage import Storage
 from tests.test_checkpoint import checkpoint
 
 

@@ -11,12 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
-from torch import nn
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
-
-from actors import PopulationRun
-from population import (
+from inarch.actors import PopulationRun
+from inarch.population import (
     DataConfig,
     ExchangeConfig,
     NetworkConfig,
@@ -25,18 +21,15 @@ from population import (
     RunConfig,
     ScheduleConfig,
 )
-from population.data import load_splits, open_images
-from population.data.loading import limited
-from population.errors import ConfigError, DataError
-from population.networks import build
-from population.retrieval import (
-    RetrievalMeasure,
-    embeddings,
-    everyone,
-    query_and_gallery,
-    retrieval_scores,
-)
-from population.task import ImageClassification, run_splits
+from inarch.population.data import load_splits, open_images
+from inarch.population.data.loading import limited
+from inarch.population.errors import ConfigError, DataError
+from inarch.population.networks import build
+from inarch.population.retrieval import RetrievalMeasure, embeddings, everyone, query_and_gallery, retrieval_scores
+from inarch.population.task import ImageClassification, run_splits
+from PIL import Image
+from torch import nn
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Subsets of CIFAR-100 beside the checkout: they are not ours to commit, and one slow test learns from them."""

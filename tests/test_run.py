@@ -23,13 +23,12 @@ import pyarrow.fs as pafs
 import pytest
 import ray
 import torch
-
-from actors import PopulationRun, RunStatus
-from actors.lookup import check_folder_not_live
-from actors.spec import NAMESPACE, network_name
-from experiments.export import export_network
-from experiments.reports import judge_again
-from population import (
+from inarch.actors import PopulationRun, RunStatus
+from inarch.actors.lookup import check_folder_not_live
+from inarch.actors.spec import NAMESPACE, network_name
+from inarch.experiments.export import export_network
+from inarch.experiments.reports import judge_again
+from inarch.population import (
     AgeConfig,
     DataConfig,
     ExchangeConfig,
@@ -40,10 +39,10 @@ from population import (
     PopulationConfig,
     ScheduleConfig,
 )
-from population.checkpoint import CheckpointStore
-from population.claim import claims
-from population.data import write_arrow
-from population.errors import (
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.claim import claims
+from inarch.population.data import write_arrow
+from inarch.population.errors import (
     ConfigError,
     DataError,
     ResourceError,
@@ -53,9 +52,10 @@ from population.errors import (
     StorageError,
     StructureError,
 )
-from population.history import GRAFTS, METRICS, read_table
-from population.networks import CifarResNet
-from population.storage import Storage
+from inarch.population.history import GRAFTS, METRICS, read_table
+from inarch.population.networks import CifarResNet
+from inarch.population.storage import Storage
+
 from tests.conftest import small_config, tiny_splits
 from tests.images import encoded, picture, write_table
 
@@ -369,7 +369,7 @@ time.sleep(600)
 
 @pytest.mark.slow
 def test_no_actor_is_left_a_lease_after_the_driver_died(tmp_path: Path, cluster: str) -> None:
-    from population.config import to_dict
+    from inarch.population.config import to_dict
 
     config = small_config(
         name="orphaned",
@@ -676,7 +676,7 @@ def test_networks_of_a_node_that_is_gone_come_back_on_another(
     tmp_path: Path, population: PopulationConfig, also_lost: str
 ) -> None:
     """Where the other node is full, they come back when its networks have finished, which then make room."""
-    from population.config import to_dict
+    from inarch.population.config import to_dict
 
     config = small_config(name="nodes", storage=str(tmp_path), **paced(14, 0.05, population=population))
     words = [sys.executable, "-c", NODES, json.dumps(to_dict(config)), also_lost]
@@ -690,7 +690,7 @@ def test_networks_of_a_node_that_is_gone_come_back_on_another(
     assert table["interval"].to_pylist() == [*range(1, 15)] * population.size
 
 
-CTRL_C = [sys.executable, "-m", "experiments.cli", "train", "--name", "interrupted", "--population.size", "2"]
+CTRL_C = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", "interrupted", "--population.size", "2"]
 
 
 @pytest.mark.slow
@@ -706,7 +706,7 @@ def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None
     said = train.stdout.read()
     assert train.wait(timeout=60) == 130
     assert "inarch resume" in said
-    words = [sys.executable, "-m", "experiments.cli", "resume", str(tmp_path / "interrupted")]
+    words = [sys.executable, "-m", "inarch.experiments.cli", "resume", str(tmp_path / "interrupted")]
     resumed = subprocess.run(words, capture_output=True, text=True, timeout=140, env=environment, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "ensemble" in resumed.stdout
@@ -716,7 +716,7 @@ def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None
 
 def train_command(tmp_path: Path, name: str, *words: str) -> tuple[list[str], dict[str, str]]:
     """The command `inarch train` on a Ray of its own, and its environment."""
-    command = [sys.executable, "-m", "experiments.cli", "train", "--name", name, "--storage", str(tmp_path)]
+    command = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", name, "--storage", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     environment.pop("RAY_ADDRESS", None)
     return [*command, *words], environment
@@ -762,7 +762,7 @@ def test_sigterm_stops_a_run_in_order_within_the_step(tmp_path: Path, kind: str)
 
 @pytest.mark.slow
 def test_sigterm_ends_a_comparison_in_order(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "experiments.cli", "compare", "two-networks", "--train", "digits"]
+    words = [sys.executable, "-m", "inarch.experiments.cli", "compare", "two-networks", "--train", "digits"]
     words += ["--epochs", "100", "--storage", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     _, environment = train_command(tmp_path, "unused")
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)

@@ -7,13 +7,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
-
-import actors.coordinator
-import actors.gate
-import actors.network
-import actors.run_context
-import population.simulator
-from population import (
+from inarch.population import (
     AgeConfig,
     DataConfig,
     GraftConfig,
@@ -31,8 +25,9 @@ from population import (
     Simulator,
     Trainer,
 )
-from population.data import load_splits
-from population.layers import entries
+from inarch.population.data import load_splits
+from inarch.population.layers import entries
+
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 STEPS = 3
@@ -189,21 +184,6 @@ def test_lockstep_waits_no_longer_than_its_deadline() -> None:
 def test_population_of_one_trains_and_says_why_it_takes_nothing() -> None:
     result = simulate(config_of(1))
     assert [line.outcome for line in result.ledger] == ["no_neighbor"] * 3 + ["kept"]
-
-
-def test_simulator_drives_the_same_classes_as_the_actors() -> None:
-    for name in ("Board", "Members", "Posting"):
-        assert getattr(population.simulator, name) is getattr(actors.run_context, name)
-    assert population.simulator.Barrier is actors.gate.Barrier
-    for name in ("Trainer", "Report", "Snapshot", "Checkpoint"):
-        assert getattr(population.simulator, name) is getattr(actors.network, name)
-    config = config_of(2)
-    simulator = Simulator(config, lambda: tiny_task(config))
-    spec = actors.RunSpec(name="same", folder="/nowhere", config=config)
-    coordinator = actors.Coordinator(spec)
-    for part in ("_board", "_members"):
-        assert type(getattr(coordinator, part)) is type(getattr(simulator, part.removeprefix("_")))
-    assert type(coordinator._gate._barrier) is type(simulator.barrier)
 
 
 def founders_accuracy(seed: int, *, joins: bool) -> float:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import ray
+from inarch.actors.committer import Committer
+from inarch.actors.coordinator import Coordinator
+from inarch.actors.logs import LogFile
+from inarch.actors.spec import NAMESPACE, Beginning, RunSpec, network_name
+from inarch.population import MemberState
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.storage import Storage
 
-from actors.committer import Committer
-from actors.coordinator import Coordinator
-from actors.logs import LogFile
-from actors.spec import NAMESPACE, Beginning, RunSpec, network_name
-from population import MemberState
-from population.checkpoint import CheckpointStore
-from population.storage import Storage
 from tests.conftest import small_config
 from tests.test_checkpoint import checkpoint
 

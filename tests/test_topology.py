@@ -7,9 +7,8 @@ import typing
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from population import TopologyConfig, donors, neighbors
-from population.config import TopologyName
+from inarch.population import TopologyConfig, donors, neighbors
+from inarch.population.config import TopologyName
 
 NAMES = [name for name in typing.get_args(TopologyName) if name != "edges"]
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from population import (
+from inarch.population import (
     AgeConfig,
     AveragingConfig,
     CheckpointConfig,
@@ -31,15 +30,16 @@ from population import (
     Snapshot,
     Trainer,
 )
-from population.checkpoint import Checkpoint, CheckpointStore
-from population.config import Mode
-from population.errors import CheckpointError, NotFiniteError, StructureError
-from population.host import Host
-from population.layers import entries, is_private
-from population.seeds import leaf
-from population.snapshot import Freezer, Origin, layout_of, thaw
-from population.storage import Storage
-from population.task import ImageClassification
+from inarch.population.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.config import Mode
+from inarch.population.errors import CheckpointError, NotFiniteError, StructureError
+from inarch.population.host import Host
+from inarch.population.layers import entries, is_private
+from inarch.population.seeds import leaf
+from inarch.population.snapshot import Freezer, Origin, layout_of, thaw
+from inarch.population.storage import Storage
+from inarch.population.task import ImageClassification
+
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 
@@ -178,7 +178,7 @@ def test_dropout_goes_on_from_its_own_random_state() -> None:
             torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(144, num_classes)
         )
 
-    from population import ImageClassification
+    from inarch.population import ImageClassification
 
     config = small_config()
     task = ImageClassification(config, tiny_splits(config), factory=network)

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-
-from population import (
+from inarch.population import (
     AgeConfig,
     AverageConfig,
     ExchangeConfig,
@@ -29,7 +28,8 @@ from population import (
     Simulator,
     TopologyConfig,
 )
-from population.layers import entries
+from inarch.population.layers import entries
+
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 RECORD = Path(__file__).parent / "vectors" / "unchanged_numerics.json"

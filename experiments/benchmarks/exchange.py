@@ -16,20 +16,19 @@ from typing import Any
 
 import ray
 import torch
-
-from actors.courier import fetch
-from experiments.benchmarks.measure import Measurement, Must, Row, ratio
-from experiments.benchmarks.published import published_alphas, published_blend
-from experiments.benchmarks.runs import own_ray
-from experiments.benchmarks.store import store_rows
-from population import networks
-from population.board import Posting, Refusal
-from population.config import GraftConfig, NetworkConfig, RunConfig
-from population.criteria import LayerInformation, measure
-from population.exchange.compensation import OwnPast
-from population.grafting import blend_units, decide
-from population.layers import entries, graft_units
-from population.snapshot import Freezer, Origin, Snapshot, layout_of
+from inarch.actors.courier import fetch
+from inarch.experiments.benchmarks.measure import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.published import published_alphas, published_blend
+from inarch.experiments.benchmarks.runs import own_ray
+from inarch.experiments.benchmarks.store import store_rows
+from inarch.population import networks
+from inarch.population.board import Posting, Refusal
+from inarch.population.config import GraftConfig, NetworkConfig, RunConfig
+from inarch.population.criteria import LayerInformation, measure
+from inarch.population.exchange.compensation import OwnPast
+from inarch.population.grafting import blend_units, decide
+from inarch.population.layers import entries, graft_units
+from inarch.population.snapshot import Freezer, Origin, Snapshot, layout_of
 
 ARCHITECTURES = ("resnet20", "mobilenetv2", "torchvision:resnet50")
 JUDGED = "torchvision:resnet50"

@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow.fs as pafs
 import torch
 import torch.nn.functional as F
-
-from experiments.benchmarks.input import synthetic_images
-from experiments.benchmarks.measure import Measurement, Must, Row, ratio
-from experiments.benchmarks.runs import Rates, Track, own_ray, rates, run_to_end
-from population import networks
-from population.config import (
+from inarch.experiments.benchmarks.input import synthetic_images
+from inarch.experiments.benchmarks.measure import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.runs import Rates, Track, own_ray, rates, run_to_end
+from inarch.population import networks
+from inarch.population.config import (
     DataConfig,
     ExchangeConfig,
     NetworkConfig,
@@ -27,8 +26,8 @@ from population.config import (
     RunConfig,
     ScheduleConfig,
 )
-from population.data import Pass, load_splits, write_arrow
-from population.evaluation import evaluate
+from inarch.population.data import Pass, load_splits, write_arrow
+from inarch.population.evaluation import evaluate
 
 BESIDE_NO_GRAFTING = Must(rule="at least", limit=0.97)
 BESIDE_PLAIN = Must(rule="at least", limit=0.95)

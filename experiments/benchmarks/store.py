@@ -6,11 +6,10 @@ import tempfile
 import time
 
 import ray
-
-from actors import PopulationRun
-from experiments.benchmarks.input import synthetic_images
-from experiments.benchmarks.measure import Must, Row
-from population.config import (
+from inarch.actors import PopulationRun
+from inarch.experiments.benchmarks.input import synthetic_images
+from inarch.experiments.benchmarks.measure import Must, Row
+from inarch.population.config import (
     CheckpointConfig,
     DataConfig,
     NetworkConfig,

@@ -8,11 +8,10 @@ import time
 from collections.abc import Sequence
 
 import pyarrow.compute as pc
-
-from actors import PopulationRun
-from experiments.benchmarks.measure import Measurement, Must, Row, ratio
-from experiments.benchmarks.runs import own_ray
-from population.config import (
+from inarch.actors import PopulationRun
+from inarch.experiments.benchmarks.measure import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.runs import own_ray
+from inarch.population.config import (
     DataConfig,
     Mode,
     NetworkConfig,
@@ -21,8 +20,8 @@ from population.config import (
     RunConfig,
     ScheduleConfig,
 )
-from population.history import read_table
-from population.storage import Storage
+from inarch.population.history import read_table
+from inarch.population.storage import Storage
 
 NETWORKS = 4
 SLOWDOWN = 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from population.config import (
+from inarch.population.config import (
     AgeConfig,
     CheckpointConfig,
     DataConfig,

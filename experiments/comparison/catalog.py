@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments import recipes
-from experiments.comparison.arms import Arm, Comparison
-from experiments.comparison.comparisons import COMPARISONS
-from experiments.comparison.papers import PAPER_TABLES
-from population.config import DataConfig
-from population.data import holds_parts
-from population.errors import ConfigError
+from inarch.experiments import recipes
+from inarch.experiments.comparison.arms import Arm, Comparison
+from inarch.experiments.comparison.comparisons import COMPARISONS
+from inarch.experiments.comparison.papers import PAPER_TABLES
+from inarch.population.config import DataConfig
+from inarch.population.data import holds_parts
+from inarch.population.errors import ConfigError
 
 LARGE = {
     "paper-table-imagenet": recipes.imagenet("resnet50").data,

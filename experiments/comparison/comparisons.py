@@ -6,19 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from experiments.comparison.arms import (
-    BOTH,
-    FADED,
-    FORWARD,
-    NONE,
-    Arm,
-    Comparison,
-    grafted,
-    papa,
-    small,
-    varied,
-)
-from population.config import (
+from inarch.experiments.comparison.arms import BOTH, FADED, FORWARD, NONE, Arm, Comparison, grafted, papa, small, varied
+from inarch.population.config import (
     AgeConfig,
     AveragingConfig,
     DataConfig,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inarch.experiments.comparison.arms import Arm, Comparison
+from inarch.population.config import DataConfig, height_and_width
+from inarch.population.cost import Cost, cost_of
+from inarch.population.data import ImageSet, open_images
 from rich.table import Table
-
-from experiments.comparison.arms import Arm, Comparison
-from population.config import DataConfig, height_and_width
-from population.cost import Cost, cost_of
-from population.data import ImageSet, open_images
 
 KNOWN = {
     "digits": (1438, (1, 8, 8), 10),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from population.config import RunConfig
+from inarch.population.config import RunConfig
 
 
 def _nobody_waits(config: RunConfig) -> bool:

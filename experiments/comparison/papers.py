@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from experiments import recipes
-from experiments.comparison.arms import ARM, NONE, Arm, Comparison
-from population.config import (
+from inarch.experiments import recipes
+from inarch.experiments.comparison.arms import ARM, NONE, Arm, Comparison
+from inarch.population.config import (
     DataConfig,
     DistillationConfig,
     ExchangeConfig,
@@ -22,7 +22,7 @@ from population.config import (
     RunConfig,
     ScheduleConfig,
 )
-from population.fusion import PRESETS
+from inarch.population.fusion import PRESETS
 
 MOBILE = "mobilenetv2"
 SEEDS = (0, 1, 2, 3, 4)

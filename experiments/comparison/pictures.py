@@ -9,13 +9,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from inarch.experiments.comparison.arms import Comparison
+from inarch.experiments.comparison.record import Record
 from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-
-from experiments.comparison.arms import Comparison
-from experiments.comparison.record import Record
 
 matplotlib.use("Agg")
 

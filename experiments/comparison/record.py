@@ -14,17 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-
-from experiments.comparison.arms import AS_THEY_COME, Arm, Comparison
-from experiments.comparison.editions import EDITION, means_the_same
-from experiments.reports import similarity_over_time
-from population.checkpoint import CheckpointStore
-from population.config import RunConfig, from_dict, to_dict
-from population.errors import ConfigError
-from population.filters import THRESHOLDS, filter_density
-from population.history import read_table
-from population.storage import Storage
-from population.task import ImageClassification, run_splits
+from inarch.experiments.comparison.arms import AS_THEY_COME, Arm, Comparison
+from inarch.experiments.comparison.editions import EDITION, means_the_same
+from inarch.experiments.reports import similarity_over_time
+from inarch.population.checkpoint import CheckpointStore
+from inarch.population.config import RunConfig, from_dict, to_dict
+from inarch.population.errors import ConfigError
+from inarch.population.filters import THRESHOLDS, filter_density
+from inarch.population.history import read_table
+from inarch.population.storage import Storage
+from inarch.population.task import ImageClassification, run_splits
 
 TABLES = ("scores", "curves", "filters", "layers", "alphas", "similarity", "fusion")
 """Files of a comparison's results, keyed by arm and seed."""

@@ -8,17 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inarch.actors import PopulationRun, connect, find_run
+from inarch.actors.intake import with_absolute_data
+from inarch.experiments.comparison.arms import ARM, Arm, Comparison
+from inarch.experiments.comparison.pictures import draw
+from inarch.experiments.comparison.record import Record, summarize
+from inarch.experiments.comparison.tables import write_report
+from inarch.population.config import DistillationConfig, RunConfig
+from inarch.population.errors import ConfigError, RunError, RunNotFoundError
+from inarch.population.storage import Storage, absolute
 from rich.console import Console
-
-from actors import PopulationRun, connect, find_run
-from actors.intake import with_absolute_data
-from experiments.comparison.arms import ARM, Arm, Comparison
-from experiments.comparison.pictures import draw
-from experiments.comparison.record import Record, summarize
-from experiments.comparison.tables import write_report
-from population.config import DistillationConfig, RunConfig
-from population.errors import ConfigError, RunError, RunNotFoundError
-from population.storage import Storage, absolute
 
 
 def run_comparison(

@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from experiments.comparison.arms import Comparison
-from experiments.comparison.record import DENSITIES, Record, edition_of
-from experiments.comparison.statistics import Estimate, interval, paired
-from population.config import DataConfig
-from population.filters import THRESHOLDS
+from inarch.experiments.comparison.arms import Comparison
+from inarch.experiments.comparison.record import DENSITIES, Record, edition_of
+from inarch.experiments.comparison.statistics import Estimate, interval, paired
+from inarch.population.config import DataConfig
+from inarch.population.filters import THRESHOLDS
 
 SHOWN = {
     "mean": "mean network",

@@ -1,6 +1,6 @@
 """The whole configuration of a run: frozen values, checked when they are made, written beside every result."""
 
-from population.config.exchange import (
+from inarch.population.config.exchange import (
     AgeConfig,
     AverageConfig,
     Criterion,
@@ -12,8 +12,8 @@ from population.config.exchange import (
     TopologyConfig,
     TopologyName,
 )
-from population.config.fusion import FusionConfig, FusionMode
-from population.config.learning import (
+from inarch.population.config.fusion import FusionConfig, FusionMode
+from inarch.population.config.learning import (
     AveragingConfig,
     DataConfig,
     DeviceConfig,
@@ -24,7 +24,7 @@ from population.config.learning import (
     ScheduleConfig,
     height_and_width,
 )
-from population.config.run import (
+from inarch.population.config.run import (
     CheckpointConfig,
     Mode,
     PaceConfig,

@@ -6,7 +6,7 @@ import math
 import typing
 from typing import Any
 
-from population.errors import ConfigError
+from inarch.population.errors import ConfigError
 
 
 def require(claim: bool, name: str, rule: str, value: object) -> None:

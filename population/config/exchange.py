@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from population.config.checks import one_of, require
+from inarch.population.config.checks import one_of, require
 
 Rule = Literal["graft", "average", "shuffle", "exploit", "mutual", "none"]
 Criterion = Literal[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from population.config.checks import one_of, require
+from inarch.population.config.checks import one_of, require
 
 FusionMode = Literal["off", "stable", "faithful", "random", "mean_distance"]
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from population.config.checks import finite, one_of, require
+from inarch.population.config.checks import finite, one_of, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from population.config.checks import one_of, require
-from population.config.exchange import (
+from inarch.population.config.checks import one_of, require
+from inarch.population.config.exchange import (
     AgeConfig,
     AverageConfig,
     ExchangeConfig,
@@ -20,8 +20,8 @@ from population.config.exchange import (
     ShuffleConfig,
     TopologyConfig,
 )
-from population.config.fusion import FusionConfig
-from population.config.learning import (
+from inarch.population.config.fusion import FusionConfig
+from inarch.population.config.learning import (
     AveragingConfig,
     DataConfig,
     DeviceConfig,
@@ -30,7 +30,7 @@ from population.config.learning import (
     OptimizerConfig,
     ScheduleConfig,
 )
-from population.errors import ConfigError
+from inarch.population.errors import ConfigError
 
 Mode = Literal["async", "lockstep"]
 

@@ -1,17 +1,17 @@
 """Data sets by name or path, their splits, and batches on a network's device."""
 
-from population.data.batches import Batch, Batches, MemoryBatches, Pass
-from population.data.dataset_items import from_dataset
-from population.data.encoded import UnreadableImages
-from population.data.handed_in import is_path, parts_of, to_images
-from population.data.images import ImageSet, image_set, read_arrow, write_arrow
-from population.data.loading import load_splits, memory_splits
-from population.data.pictures import as_shown, decode
-from population.data.preprocessing import preprocess
-from population.data.report import DataReport, report_from
-from population.data.sources import holds_parts, open_images
-from population.data.splits import MemorySplits, Splits, StreamSplits
-from population.data.streams import StreamBatches
+from inarch.population.data.batches import Batch, Batches, MemoryBatches, Pass
+from inarch.population.data.dataset_items import from_dataset
+from inarch.population.data.encoded import UnreadableImages
+from inarch.population.data.handed_in import is_path, parts_of, to_images
+from inarch.population.data.images import ImageSet, image_set, read_arrow, write_arrow
+from inarch.population.data.loading import load_splits, memory_splits
+from inarch.population.data.pictures import as_shown, decode
+from inarch.population.data.preprocessing import preprocess
+from inarch.population.data.report import DataReport, report_from
+from inarch.population.data.sources import holds_parts, open_images
+from inarch.population.data.splits import MemorySplits, Splits, StreamSplits
+from inarch.population.data.streams import StreamBatches
 
 __all__ = [
     "Batch",

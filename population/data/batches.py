@@ -8,10 +8,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from inarch.population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
+from inarch.population.data.images import ImageSet
 from torch import Tensor
-
-from population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
-from population.data.images import ImageSet
 
 Batch = tuple[Tensor, Tensor]
 """Images (batch, channels, height, width) float32 and labels (batch,) int64, both on the network's device."""

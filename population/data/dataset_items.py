@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from inarch.population.config import DataConfig
+from inarch.population.data.encoded import UnreadableImages
+from inarch.population.data.images import ImageSet, image_set
+from inarch.population.data.labels import encode_labels
+from inarch.population.data.pictures import as_shown, resized, with_channels
+from inarch.population.errors import DataError, UnreadableImageError
+from inarch.population.user_code import user_code
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
-
-from population.config import DataConfig
-from population.data.encoded import UnreadableImages
-from population.data.images import ImageSet, image_set
-from population.data.labels import encode_labels
-from population.data.pictures import as_shown, resized, with_channels
-from population.errors import DataError, UnreadableImageError
-from population.user_code import user_code
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "picture", "x", "input", "inputs")
 

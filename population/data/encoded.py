@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from inarch.population.errors import DataError, UnreadableImageError
 from PIL import Image
-
-from population.errors import DataError, UnreadableImageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.fs as pafs
+from inarch.population.data.encoded import EncodedImages
+from inarch.population.data.pictures import IMAGE_SUFFIXES, decode
+from inarch.population.errors import DataError, UnreadableImageError
 from PIL import Image
-
-from population.data.encoded import EncodedImages
-from population.data.pictures import IMAGE_SUFFIXES, decode
-from population.errors import DataError, UnreadableImageError
 
 PERSON = re.compile(r"(-1|\d+)_c(\d+)")
 """How names of Market-1501's and DukeMTMC-reID's files begin: identity (-1: junk) and camera."""

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from inarch.population.config import DataConfig
+from inarch.population.data.dataset_items import as_array, configured_names, from_dataset
+from inarch.population.data.encoded import UnreadableImages
+from inarch.population.data.images import ImageSet, image_set
+from inarch.population.errors import DataError
 from PIL import Image
-
-from population.config import DataConfig
-from population.data.dataset_items import as_array, configured_names, from_dataset
-from population.data.encoded import UnreadableImages
-from population.data.images import ImageSet, image_set
-from population.errors import DataError
 
 PART_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
-from population.errors import DataError
+from inarch.population.errors import DataError
 
 
 def held_out(labels: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
-
-from population.data.labels import encode_label_array
-from population.errors import DataError
+from inarch.population.data.labels import encode_label_array
+from inarch.population.errors import DataError
 
 Array = np.ndarray
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-
-from population.errors import DataError
+from inarch.population.errors import DataError
 
 LEAST_LIMIT = 1_000
 """Labels below this are accepted as they are, however few classes there are."""

@@ -6,10 +6,9 @@ import io
 import warnings
 
 import numpy as np
+from inarch.population.config import ImageSize
+from inarch.population.errors import UnreadableImageError
 from PIL import Image, ImageOps, UnidentifiedImageError
-
-from population.config import ImageSize
-from population.errors import UnreadableImageError
 
 IMAGE_SUFFIXES = frozenset(
     {

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-
-from population.config import DataConfig, from_dict
+from inarch.population.config import DataConfig, from_dict
 
 Resize = Literal["none", "shorter side", "margin", "whole"]
 

@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow.fs as pafs
+from inarch.population.config import DataConfig, ImageSize
+from inarch.population.data.encoded import EncodedImages, UnreadableImages
+from inarch.population.data.folders import Listing, is_hidden, is_image, list_folder, open_folder
+from inarch.population.data.images import ImageSet, image_set, is_own_arrow, read_arrow
+from inarch.population.data.pictures import resized, with_channels
+from inarch.population.data.table_files import TableFile, table_kind
+from inarch.population.data.table_layouts import METADATA, has_part, matching, saved_dataset, shards
+from inarch.population.data.tables import open_table
+from inarch.population.errors import DataError, UnreadableImageError
 from PIL import Image
-
-from population.config import DataConfig, ImageSize
-from population.data.encoded import EncodedImages, UnreadableImages
-from population.data.folders import Listing, is_hidden, is_image, list_folder, open_folder
-from population.data.images import ImageSet, image_set, is_own_arrow, read_arrow
-from population.data.pictures import resized, with_channels
-from population.data.table_files import TableFile, table_kind
-from population.data.table_layouts import METADATA, has_part, matching, saved_dataset, shards
-from population.data.tables import open_table
-from population.errors import DataError, UnreadableImageError
 
 CIFAR = ("cifar10", "cifar100")
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-from population.config import DataConfig, height_and_width
-from population.data.batches import Batches, MemoryBatches
-from population.data.encoded import EncodedImages
-from population.data.images import Array, ImageSet
-from population.data.report import DataReport
-from population.data.streams import StreamBatches
+from inarch.population.config import DataConfig, height_and_width
+from inarch.population.data.batches import Batches, MemoryBatches
+from inarch.population.data.encoded import EncodedImages
+from inarch.population.data.images import Array, ImageSet
+from inarch.population.data.report import DataReport
+from inarch.population.data.streams import StreamBatches
 
 STREAMED_SIZE = 224
 """Pixels a side of streamed images, where data.image_size does not say."""

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from inarch.population.config import ImageSize, height_and_width
+from inarch.population.data.batches import Batch, Pass
+from inarch.population.data.encoded import EncodedImages
+from inarch.population.data.pictures import center, margin, resized, with_channels
+from inarch.population.errors import UnreadableImageError
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
-
-from population.config import ImageSize, height_and_width
-from population.data.batches import Batch, Pass
-from population.data.encoded import EncodedImages
-from population.data.pictures import center, margin, resized, with_channels
-from population.errors import UnreadableImageError
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)

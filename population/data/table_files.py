@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-
-from population.data.pictures import LFS_POINTER
-from population.errors import DataError
+from inarch.population.data.pictures import LFS_POINTER
+from inarch.population.errors import DataError
 
 Kind = Literal["parquet", "arrow", "csv"]
 

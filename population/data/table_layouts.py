@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.fs as pafs
-
-from population.data.folders import PARTS, is_hidden, read_file
-from population.data.table_files import TableFile, table_kind
-from population.errors import DataError
+from inarch.population.data.folders import PARTS, is_hidden, read_file
+from inarch.population.data.table_files import TableFile, table_kind
+from inarch.population.errors import DataError
 
 METADATA = ("metadata.csv", "metadata.parquet", "labels.csv")
 """Tables beside the images of a folder, as the Hub's image folders have them."""

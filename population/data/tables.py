@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
+from inarch.population.config import DataConfig
+from inarch.population.data.encoded import EncodedImages
+from inarch.population.data.folders import read_file
+from inarch.population.data.labels import encode_labels
+from inarch.population.data.pictures import decode
+from inarch.population.data.table_files import TableFile, TableReader
+from inarch.population.errors import DataError, UnreadableImageError
 from PIL import Image
-
-from population.config import DataConfig
-from population.data.encoded import EncodedImages
-from population.data.folders import read_file
-from population.data.labels import encode_labels
-from population.data.pictures import decode
-from population.data.table_files import TableFile, TableReader
-from population.errors import DataError, UnreadableImageError
 
 IMAGE_COLUMNS = (
     *("image", "img", "picture", "jpg", "png", "image_path", "file_name", "filename", "file_path", "filepath", "path"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from population.config import AverageConfig
-from population.exchange.rule import Arrival, Rootstock, Taken
-from population.grafting import WHOLE, LayerGraft, blend_weighted
-from population.layers import is_private
+from inarch.population.config import AverageConfig
+from inarch.population.exchange.rule import Arrival, Rootstock, Taken
+from inarch.population.grafting import WHOLE, LayerGraft, blend_weighted
+from inarch.population.layers import is_private
 
 
 class Averaging:

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from inarch.population.grafting import STATISTICS, blend_forward_
+from inarch.population.layers import is_private
+from inarch.population.snapshot import Origin
 from torch import Tensor
-
-from population.grafting import STATISTICS, blend_forward_
-from population.layers import is_private
-from population.snapshot import Origin
 
 PREFIX = "past."
 """Begins a checkpoint's tensors: then interval, step, and the weight's name."""

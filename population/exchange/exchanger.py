@@ -11,19 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from inarch.population.board import Refusal, age_of, is_too_old
+from inarch.population.config import RunConfig
+from inarch.population.divergence import unwatched
+from inarch.population.exchange.compensation import OwnPast
+from inarch.population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
+from inarch.population.filters import ENTROPY_BINS
+from inarch.population.layers import GraftUnit, check_finite
+from inarch.population.report import GRAFTED, KEPT
+from inarch.population.seeds import generator
+from inarch.population.snapshot import Layout, Origin, Snapshot
+from inarch.population.staleness import Age, age_limit
 from torch import Tensor, nn
-
-from population.board import Refusal, age_of, is_too_old
-from population.config import RunConfig
-from population.divergence import unwatched
-from population.exchange.compensation import OwnPast
-from population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
-from population.filters import ENTROPY_BINS
-from population.layers import GraftUnit, check_finite
-from population.report import GRAFTED, KEPT
-from population.seeds import generator
-from population.snapshot import Layout, Origin, Snapshot
-from population.staleness import Age, age_limit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from inarch.population.alignment import align
+from inarch.population.channels import Channels, moved
+from inarch.population.config import AgeConfig, GraftConfig
+from inarch.population.criteria import LayerInformation
+from inarch.population.exchange.compensation import brought_forward
+from inarch.population.exchange.rule import Arrival, Rootstock, Taken
+from inarch.population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
+from inarch.population.grafting import LayerGraft, blend_several, blend_units, decide
+from inarch.population.layers import GraftUnit
+from inarch.population.scions import internal_scion, noise_scion
+from inarch.population.staleness import freshness
 from torch import Tensor
-
-from population.alignment import align
-from population.channels import Channels, moved
-from population.config import AgeConfig, GraftConfig
-from population.criteria import LayerInformation
-from population.exchange.compensation import brought_forward
-from population.exchange.rule import Arrival, Rootstock, Taken
-from population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
-from population.grafting import LayerGraft, blend_several, blend_units, decide
-from population.layers import GraftUnit
-from population.scions import internal_scion, noise_scion
-from population.staleness import freshness
 
 
 class Grafting:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from population.exchange.rule import Arrival, Rootstock, Taken
-from population.grafting import WHOLE, LayerGraft
+from inarch.population.exchange.rule import Arrival, Rootstock, Taken
+from inarch.population.grafting import WHOLE, LayerGraft
 
 
 class Mutual:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from inarch.population.criteria import LayerInformation
+from inarch.population.exchange.compensation import Past
+from inarch.population.grafting import LayerGraft
+from inarch.population.layers import GraftUnit
+from inarch.population.snapshot import Origin, Snapshot
+from inarch.population.staleness import Age
 from torch import Tensor
-
-from population.criteria import LayerInformation
-from population.exchange.compensation import Past
-from population.grafting import LayerGraft
-from population.layers import GraftUnit
-from population.snapshot import Origin, Snapshot
-from population.staleness import Age
 
 
 @dataclass(frozen=True, kw_only=True)

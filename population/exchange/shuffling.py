@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from inarch.population.config import ShuffleConfig
+from inarch.population.exchange.rule import Arrival, Rootstock, Taken
+from inarch.population.grafting import STATISTICS, WHOLE, LayerGraft
+from inarch.population.layers import is_private
 from torch import Tensor
-
-from population.config import ShuffleConfig
-from population.exchange.rule import Arrival, Rootstock, Taken
-from population.grafting import STATISTICS, WHOLE, LayerGraft
-from population.layers import is_private
 
 
 class Shuffling:

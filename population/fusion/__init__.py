@@ -1,9 +1,9 @@
 """Dynamic-coded filter fusion: compact networks trained directly, their filters mixtures of more filters."""
 
-from population.fusion.fusing import LayerFusion, fuse
-from population.fusion.layer import FusedConv2d, compact_state
-from population.fusion.presets import PRESETS, preset_rates
-from population.fusion.proxies import (
+from inarch.population.fusion.fusing import LayerFusion, fuse
+from inarch.population.fusion.layer import FusedConv2d, compact_state
+from inarch.population.fusion.presets import PRESETS, preset_rates
+from inarch.population.fusion.proxies import (
     direct_importance,
     effective_filters,
     filter_distances,
@@ -13,7 +13,7 @@ from population.fusion.proxies import (
     published_importance,
     published_proxies,
 )
-from population.fusion.temperature import published_temperature, temperature_for, wanted_filters
+from inarch.population.fusion.temperature import published_temperature, temperature_for, wanted_filters
 
 __all__ = [
     "PRESETS",

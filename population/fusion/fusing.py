@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-from population.config import FusionConfig
-from population.errors import NotFiniteError
-from population.fusion.layer import FusedConv2d
-from population.fusion.proxies import (
+from inarch.population.config import FusionConfig
+from inarch.population.errors import NotFiniteError
+from inarch.population.fusion.layer import FusedConv2d
+from inarch.population.fusion.proxies import (
     effective_filters,
     filter_distances,
     importance,
@@ -20,7 +18,8 @@ from population.fusion.proxies import (
     published_importance,
     published_proxies,
 )
-from population.fusion.temperature import published_temperature, temperature_for, wanted_filters
+from inarch.population.fusion.temperature import published_temperature, temperature_for, wanted_filters
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
+from inarch.population.layers import is_private
 from torch import Tensor, nn
-
-from population.layers import is_private
 
 
 class FusedConv2d(nn.Conv2d):

@@ -6,7 +6,7 @@ come from another counter and are up to 1.6 % higher than those of torch.utils.f
 
 from __future__ import annotations
 
-from population.errors import ConfigError
+from inarch.population.errors import ConfigError
 
 _RESNET56 = (
     *([0.7] * 2 + [0.5] * 3 + [0.3] * 2 + [0.4] + [0.8]),

@@ -13,23 +13,22 @@ from typing import Any
 
 import torch
 import torchvision
+from inarch.population.config import FusionConfig, NetworkConfig
+from inarch.population.errors import ConfigError, UserCodeError
+from inarch.population.fusion.presets import preset_rates
+from inarch.population.networks.cifar_resnet import CifarResNet
+from inarch.population.networks.densenet import CifarDenseNet
+from inarch.population.networks.googlenet import CifarGoogLeNet
+from inarch.population.networks.mobilenetv2 import CifarMobileNetV2
+from inarch.population.networks.plan import Form, Plan
+from inarch.population.networks.pretrained import load_pretrained
+from inarch.population.networks.resnet50 import ResNet50
+from inarch.population.networks.resnext import CifarResNeXt
+from inarch.population.networks.usable import make_usable
+from inarch.population.networks.vgg import CifarVgg16
+from inarch.population.networks.wide_resnet import WideResNet
+from inarch.population.user_code import user_code
 from torch import nn
-
-from population.config import FusionConfig, NetworkConfig
-from population.errors import ConfigError, UserCodeError
-from population.fusion.presets import preset_rates
-from population.networks.cifar_resnet import CifarResNet
-from population.networks.densenet import CifarDenseNet
-from population.networks.googlenet import CifarGoogLeNet
-from population.networks.mobilenetv2 import CifarMobileNetV2
-from population.networks.plan import Form, Plan
-from population.networks.pretrained import load_pretrained
-from population.networks.resnet50 import ResNet50
-from population.networks.resnext import CifarResNeXt
-from population.networks.usable import make_usable
-from population.networks.vgg import CifarVgg16
-from population.networks.wide_resnet import WideResNet
-from population.user_code import user_code
 
 NetworkFactory = Callable[..., nn.Module]
 """Takes num_classes (and in_channels, if it names it) and gives a network that maps images to logits."""

@@ -6,9 +6,8 @@ Source: He et al. 2016 (arXiv:1512.03385), section 4.2, option A; leaky ReLU as 
 from __future__ import annotations
 
 import torch.nn.functional as F
+from inarch.population.networks.plan import Plan
 from torch import Tensor, nn
-
-from population.networks.plan import Plan
 
 STAGE_CHANNELS = (16, 32, 64)
 

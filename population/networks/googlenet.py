@@ -7,9 +7,8 @@ filters, and the 5x5 branch as two 3x3 convolutions.
 from __future__ import annotations
 
 import torch
+from inarch.population.networks.plan import Plan
 from torch import Tensor, nn
-
-from population.networks.plan import Plan
 
 STEM = 192
 MODULES = (

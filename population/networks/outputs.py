@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from inarch.population.errors import ConfigError
 from torch import Tensor, nn
-
-from population.errors import ConfigError
 
 KEYS = ("logits", "out", "output")
 """Under which a mapping or a model output holds its logits, the likeliest first."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from inarch.population.errors import ConfigError
+from inarch.population.fusion.layer import FusedConv2d
 from torch import nn
-
-from population.errors import ConfigError
-from population.fusion.layer import FusedConv2d
 
 Form = Literal["full", "fused", "compact"]
 

@@ -9,10 +9,9 @@ import safetensors
 import safetensors.torch
 import torch
 import torchvision
+from inarch.population.errors import ConfigError
+from inarch.population.layers import entries
 from torch import Tensor, nn
-
-from population.errors import ConfigError
-from population.layers import entries
 
 
 def load_pretrained(network: nn.Module, architecture: str, weights: str) -> None:

@@ -5,9 +5,8 @@ Source: He et al. 2016 (arXiv:1512.03385), with the stride at the 3x3 convolutio
 
 from __future__ import annotations
 
+from inarch.population.networks.plan import Plan
 from torch import Tensor, nn
-
-from population.networks.plan import Plan
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 """Filters of a block's first two convolutions, blocks, stride of the first block."""

@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Iterator
 
 import torch
+from inarch.population.errors import ConfigError
+from inarch.population.user_code import user_code
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-
-from population.errors import ConfigError
-from population.user_code import user_code
 
 TYPES = frozenset(
     {

@@ -5,9 +5,8 @@ Source: Simonyan & Zisserman 2015 (arXiv:1409.1556), configuration D, with the u
 
 from __future__ import annotations
 
+from inarch.population.networks.plan import Plan
 from torch import Tensor, nn
-
-from population.networks.plan import Plan
 
 CHANNELS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 """Outputs of each convolution; 0 is a 2x2 max pooling."""
