@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
+from rich.console import Console
+
 from inarch.experiments import comparison_commands, recipes, result_commands
 from inarch.experiments.result_commands import plain_console
 from inarch.population.config import RunConfig
 from inarch.population.errors import ClusterError, InarchError, RunNotFoundError
-from inarch.population.user_code import described
-from rich.console import Console
+from inarch.population.extension.user_code import described
 
 USAGE = """inarch: populations of networks that train asynchronously and graft each other, on Ray
 
@@ -95,7 +96,7 @@ def train(words: list[str]) -> int:
         f"Recipes: {recipes.summary()} (-dlr: spread learning rates and cosine decay).",
     )
     from inarch.actors import PopulationRun
-    from inarch.actors.intake import new_name
+    from inarch.actors.driver.inputs import new_name
 
     if config.name is None:
         config = dataclasses.replace(config, name=new_name(name))
@@ -116,7 +117,7 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
     import json as codec
 
     from inarch.actors import PopulationRun, find_run
-    from inarch.actors.records import read_members
+    from inarch.actors.coordinator.run_metadata import read_members
     from inarch.experiments.display import result_table, status_table
 
     console = plain_console()

@@ -8,6 +8,7 @@ import tempfile
 from typing import Annotated, Literal
 
 import tyro
+
 from inarch.experiments.result_commands import plain_console
 
 

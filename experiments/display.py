@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inarch.actors import Event, Facts, NetworkStatus, PopulationRun, RunResult, RunStatus
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from inarch.actors import Event, Facts, NetworkStatus, PopulationRun, RunResult, RunStatus
 
 REFRESH_SECONDS = 0.5
 

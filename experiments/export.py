@@ -11,22 +11,23 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from inarch.actors import find_run
-from inarch.actors.records import read_config
-from inarch.experiments.reports import open_run
-from inarch.population.checkpoint import CheckpointStore
-from inarch.population.config import FusionConfig, NetworkConfig, from_dict
-from inarch.population.data import DataReport, preprocess, report_from
-from inarch.population.data.folders import is_hidden, is_image
-from inarch.population.errors import CheckpointError, ConfigError, DataError
-from inarch.population.evaluation import soup, with_statistics
-from inarch.population.fusion import compact_state
-from inarch.population.layers import entries, load_entries
-from inarch.population.networks import NetworkFactory, build, give_logits, import_object
-from inarch.population.storage import Storage, absolute, joined
-from inarch.population.task import ImageClassification, run_splits
 from PIL import Image
 from torch import Tensor, nn
+
+from inarch.actors import find_run
+from inarch.actors.coordinator.run_metadata import read_config
+from inarch.experiments.saved_runs import open_run
+from inarch.population.config import FusionConfig, NetworkConfig, from_dict
+from inarch.population.data import DataReport, preprocess, report_from
+from inarch.population.data.reading.folders import is_hidden, is_image
+from inarch.population.errors import CheckpointError, ConfigError, DataError
+from inarch.population.evaluation.soups import soup, with_statistics
+from inarch.population.fusion import compact_state
+from inarch.population.models import NetworkFactory, build, give_logits, import_object
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage, absolute, joined
+from inarch.population.state.state_dict import entries, load_entries
+from inarch.population.tasks.image_classification import ImageClassification, run_splits
 
 What = Literal["best", "soup"]
 

@@ -26,7 +26,7 @@ def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
     import json as codec
 
     from inarch.experiments.display import result_table, similarity_table
-    from inarch.experiments.reports import judge_again
+    from inarch.experiments.saved_runs import judge_again
 
     result = judge_again(path)
     if json:

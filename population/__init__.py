@@ -1,6 +1,5 @@
 """Algorithms and values of inarch, without Ray: information, grafting, topology, training, the simulator."""
 
-from inarch.population.board import Barrier, Board, Opening, Posting, PostOutcome, Refusal
 from inarch.population.config import (
     AgeConfig,
     AverageConfig,
@@ -23,11 +22,10 @@ from inarch.population.config import (
     ShuffleConfig,
     TopologyConfig,
 )
-from inarch.population.criteria import layer_information
 from inarch.population.exchange import Arrival, ExchangeRule, Rootstock, Taken, exchange_rule
-from inarch.population.grafting import GraftResult, LayerGraft, adaptive_weight, graft
-from inarch.population.host import Host
-from inarch.population.information import (
+from inarch.population.grafting.alpha import adaptive_weight
+from inarch.population.grafting.criteria import layer_information
+from inarch.population.grafting.information import (
     differential_entropy,
     filter_entropy,
     invalid_filters,
@@ -37,15 +35,21 @@ from inarch.population.information import (
     robust_entropy,
     summed_filter_entropy,
 )
-from inarch.population.layers import GraftUnit, graft_units
-from inarch.population.members import Member, Members, MemberState
-from inarch.population.report import Report
+from inarch.population.grafting.layer_level import GraftResult, LayerGraft, graft
+from inarch.population.grafting.units import GraftUnit, graft_units
+from inarch.population.membership.barrier import Barrier, Opening
+from inarch.population.membership.members import Member, Members, MemberState
+from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.snapshot_index import Board, Posting, PostOutcome
+from inarch.population.membership.staleness import Age, aged, freshness
+from inarch.population.membership.topology import donors, neighbors
+from inarch.population.persistence.interval_report import Report
 from inarch.population.simulator import Join, Leave, Loss, Simulation, Simulator
-from inarch.population.snapshot import Origin, Snapshot
-from inarch.population.staleness import Age, aged, freshness
-from inarch.population.task import ImageClassification, Task
-from inarch.population.topology import donors, neighbors
-from inarch.population.training import Trainer
+from inarch.population.state.snapshot import Origin, Snapshot
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.protocol import Task
+from inarch.population.training.runtime import Host
+from inarch.population.training.trainer import Trainer
 
 __all__ = [
     "Age",

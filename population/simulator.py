@@ -11,15 +11,17 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from inarch.population.board import Barrier, Board, Posting, Refusal
-from inarch.population.checkpoint import Checkpoint
 from inarch.population.config import RunConfig
-from inarch.population.members import Members, MemberState
-from inarch.population.report import Report
-from inarch.population.snapshot import Origin, Snapshot
-from inarch.population.staleness import age_limit
-from inarch.population.task import Task
-from inarch.population.training import Trainer
+from inarch.population.membership.barrier import Barrier
+from inarch.population.membership.members import Members, MemberState
+from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.snapshot_index import Board, Posting
+from inarch.population.membership.staleness import age_limit
+from inarch.population.persistence.checkpoint import Checkpoint
+from inarch.population.persistence.interval_report import Report
+from inarch.population.state.snapshot import Origin, Snapshot
+from inarch.population.tasks.protocol import Task
+from inarch.population.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

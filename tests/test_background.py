@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from inarch.actors.background import Background
+from inarch.actors.coordinator.background_tasks import Background
 
 
 def test_work_asked_for_often_is_done_once_and_once_more_if_asked_for_meanwhile() -> None:

@@ -11,21 +11,22 @@ import numpy as np
 import pyarrow.fs as pafs
 import pytest
 import torch
+from rich.console import Console
+
 from inarch.experiments.benchmarks import BENCHMARKS, run_benchmarks
 from inarch.experiments.benchmarks.exchange import Peer, exchange
 from inarch.experiments.benchmarks.fusion import fusion
+from inarch.experiments.benchmarks.harness import Measurement, Must, Row, machine, ratio, table, to_json
 from inarch.experiments.benchmarks.input import read_input, synthetic_images
-from inarch.experiments.benchmarks.measure import Measurement, Must, Row, machine, ratio, table, to_json
 from inarch.experiments.benchmarks.overhead import overhead, plain_loop
-from inarch.experiments.benchmarks.published import published_alphas, published_blend, published_entropy
+from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend, published_entropy
 from inarch.experiments.benchmarks.runs import Track, rates
 from inarch.experiments.benchmarks.straggler import pace, straggler
-from inarch.population import networks
+from inarch.population import models as networks
 from inarch.population.config import DataConfig, GraftConfig, NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig
 from inarch.population.data import write_arrow
 from inarch.population.errors import ConfigError
-from inarch.population.grafting import graft
-from rich.console import Console
+from inarch.population.grafting.layer_level import graft
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from inarch.population import (
     Barrier,
     Board,
@@ -14,8 +15,8 @@ from inarch.population import (
     Refusal,
     TopologyConfig,
 )
-from inarch.population.board import age_of, is_too_old
 from inarch.population.errors import ConfigError
+from inarch.population.membership.staleness import age_of, is_too_old
 
 
 def origin(

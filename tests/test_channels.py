@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from inarch.population import (
     AgeConfig,
     ExchangeConfig,
@@ -19,19 +21,19 @@ from inarch.population import (
     Simulator,
     Trainer,
 )
-from inarch.population.alignment import align
-from inarch.population.channel_graph import find_channels
-from inarch.population.channels import FREE, Channels, declared_channels, moved
 from inarch.population.errors import ConfigError
-from inarch.population.evaluation import soup
+from inarch.population.evaluation.soups import soup
 from inarch.population.exchange import Grafting
-from inarch.population.filter_grafting import blend_filters, filter_alphas, published_filter_graft
-from inarch.population.information import filter_entropy
-from inarch.population.layers import GraftUnit, entries
-from inarch.population.networks import architectures, build
-from inarch.population.staleness import Age
-from torch import Tensor, nn
-
+from inarch.population.grafting.channel_tracing import find_channels
+from inarch.population.grafting.channels import FREE, Channels, declared_channels, moved
+from inarch.population.grafting.filter_level import blend_filters, filter_alphas
+from inarch.population.grafting.information import filter_entropy
+from inarch.population.grafting.reference import published_filter_graft
+from inarch.population.grafting.units import GraftUnit
+from inarch.population.grafting.weight_matching import align
+from inarch.population.membership.staleness import Age
+from inarch.population.models import architectures, build
+from inarch.population.state.state_dict import entries
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_exchange import arrival, rootstock, state
 

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 import torch
-from inarch.population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+
 from inarch.population.errors import CheckpointError, StorageError
-from inarch.population.history import METRICS, read_table
-from inarch.population.storage import Storage
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from inarch.population.persistence.history import METRICS, read_table
+from inarch.population.persistence.storage import Storage
 
 
 class Bucket(pafs.FileSystemHandler):

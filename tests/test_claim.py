@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from inarch.actors import PopulationRun, claiming
-from inarch.actors.claiming import claim_existing_folder, claim_new_folder
-from inarch.actors.intake import new_name, run_storage
+
+from inarch.actors import PopulationRun
+from inarch.actors.driver import claiming
+from inarch.actors.driver.claiming import claim_existing_folder, claim_new_folder
+from inarch.actors.driver.inputs import new_name, run_storage
 from inarch.actors.termination import TERMINATED_STATUS, Interruptions, Terminated, own_sigterm
 from inarch.population import RunConfig
-from inarch.population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
-from inarch.population.claim import Claim, check_holds, claims, holds, withdraw
 from inarch.population.errors import ConfigError, RunExistsError, UserCodeError
-from inarch.population.storage import Storage, joined
-
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from inarch.population.persistence.claim import Claim, check_holds, claims, holds, withdraw
+from inarch.population.persistence.storage import Storage, joined
 from tests.images import write_classes
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 
 import pytest
+
 from inarch.actors import Event
 from inarch.experiments.cli import main
 from inarch.experiments.display import describe

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+
 from inarch.experiments.comparison import (
     COMPARISONS,
     PAPER_TABLES,
@@ -19,17 +21,17 @@ from inarch.experiments.comparison import (
     comparison,
     costs,
     interval,
+    make_report,
     narrowed,
     paired,
-    report,
     run_comparison,
     trial,
     usual_data,
 )
 from inarch.experiments.comparison.arms import NONE, papa, small
 from inarch.experiments.comparison.editions import EDITION, means_the_same
-from inarch.experiments.comparison.record import fingerprint
-from inarch.experiments.comparison.tables import SHOWN
+from inarch.experiments.comparison.report import SHOWN
+from inarch.experiments.comparison.results_store import fingerprint
 from inarch.population import (
     AgeConfig,
     AverageConfig,
@@ -43,11 +45,9 @@ from inarch.population import (
     Simulator,
 )
 from inarch.population.errors import ConfigError
-from inarch.population.filters import THRESHOLDS
-from inarch.population.layers import entries
-from inarch.population.task import run_splits
-from rich.console import Console
-
+from inarch.population.persistence.history import THRESHOLDS
+from inarch.population.state.state_dict import entries
+from inarch.population.tasks.image_classification import run_splits
 from tests.test_data import png, write_parquet
 
 DIGITS = DataConfig(train="digits", augmentation="crop", padding=1)
@@ -281,7 +281,7 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
             found = {"scores": [row], "curves": [curve, later], "filters": filters, "layers": layers}
             record.add(arm.name, seed, found | {"fusion": fused if index else []})
     assert record.has("independent", 2) and not record.has("independent", 3)
-    report(asked, record, command="inarch compare tiny")
+    make_report(asked, record, command="inarch compare tiny")
     told = (tmp_path / "README.md").read_text()
     assert "| independent | 3 | 51.00 ± 2.48 |" in told
     assert "| averaging | **+10.00 ± 0.00** |" in told and "Not run" not in told

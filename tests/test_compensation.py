@@ -7,6 +7,8 @@ from collections import deque
 
 import pytest
 import torch
+from torch import Tensor
+
 from inarch.population import (
     AgeConfig,
     ExchangeConfig,
@@ -22,11 +24,9 @@ from inarch.population import (
 )
 from inarch.population.errors import ConfigError
 from inarch.population.exchange import Grafting
-from inarch.population.exchange.compensation import OwnPast, brought_forward
-from inarch.population.grafting import blend_forward_
-from inarch.population.layers import entries
-from torch import Tensor
-
+from inarch.population.exchange.delay_compensation import OwnPast, brought_forward
+from inarch.population.grafting.blending import blend_forward_
+from inarch.population.state.state_dict import entries
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_exchange import arrival, copies, origin, rootstock, state
 from tests.test_training import Hand, live, new_trainer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from inarch.experiments.recipes import RECIPES, recipe
 from inarch.population import (
     AgeConfig,
@@ -23,8 +24,8 @@ from inarch.population import (
 )
 from inarch.population.config import from_dict, to_dict
 from inarch.population.errors import ConfigError
-from inarch.population.schedule import Schedule, base_learning_rate
-from inarch.population.seeds import leaf
+from inarch.population.state.seeding import leaf
+from inarch.population.training.schedule import Schedule, base_learning_rate
 
 
 @pytest.mark.parametrize(

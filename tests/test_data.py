@@ -16,6 +16,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
 from inarch.population import DataConfig
 from inarch.population.data import (
     MemorySplits,
@@ -30,10 +33,8 @@ from inarch.population.data import (
 )
 from inarch.population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
 from inarch.population.data.holdout import held_out
-from inarch.population.data.streams import DEVIATION, MEAN
+from inarch.population.data.streaming_batches import DEVIATION, MEAN
 from inarch.population.errors import ConfigError, DataError
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 
 def encoded(picture: Image.Image, kind: str) -> bytes:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from inarch.population import DistillationConfig, ExchangeConfig, ImageClassification, RunConfig, Simulator, Trainer
-from inarch.population.checkpoint import CheckpointStore
-from inarch.population.config import to_dict
-from inarch.population.distillation import distillation_loss, load_teacher, mutual_loss
-from inarch.population.errors import ConfigError
-from inarch.population.layers import entries
-from inarch.population.storage import Storage
 
+from inarch.population import DistillationConfig, ExchangeConfig, ImageClassification, RunConfig, Simulator, Trainer
+from inarch.population.config import to_dict
+from inarch.population.errors import ConfigError
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage
+from inarch.population.state.state_dict import entries
+from inarch.population.tasks.distillation import distillation_loss, load_teacher, mutual_loss
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_training import Hand, live
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from inarch.population import (
     AgeConfig,
     AverageConfig,
@@ -34,17 +36,15 @@ from inarch.population import (
     orthogonality,
     robust_entropy,
 )
-from inarch.population.criteria import measure
 from inarch.population.errors import ConfigError, NotFiniteError
+from inarch.population.evaluation.filter_statistics import filter_density
 from inarch.population.exchange import Arrival, Averaging, ExchangeRule, Exploiting, Grafting, Rootstock, Shuffling
-from inarch.population.filters import filter_density
-from inarch.population.layers import entries
-from inarch.population.networks import build
-from inarch.population.scions import internal_scion, noise_scion
-from inarch.population.snapshot import Freezer, layout_of
-from inarch.population.staleness import Age
-from torch import Tensor
-
+from inarch.population.grafting.criteria import measure
+from inarch.population.grafting.local_scions import internal_scion, noise_scion
+from inarch.population.membership.staleness import Age
+from inarch.population.models import build
+from inarch.population.state.snapshot import Freezer, layout_of
+from inarch.population.state.state_dict import entries
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_training import Hand, live
 

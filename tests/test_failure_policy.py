@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from inarch.actors.failure_policy import is_worth_a_restart
-from inarch.population.errors import ConfigError, DataError, NotFiniteError, StorageError, UnreadableImageError
 from ray.exceptions import ActorDiedError
+
+from inarch.actors.coordinator.failure_policy import is_worth_a_restart
+from inarch.population.errors import ConfigError, DataError, NotFiniteError, StorageError, UnreadableImageError
 
 
 @pytest.mark.parametrize("has_worked", [False, True])

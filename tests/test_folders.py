@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from inarch.population import DataConfig
 from inarch.population.data import MemorySplits, load_splits
 from inarch.population.errors import DataError
-from PIL import Image
-
 from tests.images import encoded, picture, write_classes
 
 

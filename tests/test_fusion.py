@@ -14,9 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from inarch.population import FusionConfig, NetworkConfig, PopulationConfig, Simulation, Simulator, Trainer, graft_units
 from inarch.population.config import FusionMode
-from inarch.population.cost import network_cost
 from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.fusion import (
     PRESETS,
@@ -35,10 +36,9 @@ from inarch.population.fusion import (
     temperature_for,
     wanted_filters,
 )
-from inarch.population.layers import entries
-from inarch.population.networks import build
-from torch import nn
-
+from inarch.population.models import build
+from inarch.population.models.complexity import network_cost
+from inarch.population.state.state_dict import entries
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 SIZES = json.loads((Path(__file__).parent / "vectors" / "dcff_sizes.json").read_text())

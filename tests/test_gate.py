@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from inarch.actors.gate import Gate
+from inarch.actors.coordinator.admission import Gate
 from inarch.population import Members, MemberState
 
 

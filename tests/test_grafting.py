@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
 from inarch.population import (
     AgeConfig,
     GraftConfig,
@@ -19,11 +21,11 @@ from inarch.population import (
 )
 from inarch.population.config import Criterion
 from inarch.population.errors import ConfigError, NotFiniteError, StructureError
-from inarch.population.grafting import BLOCK_VALUES, blend_
-from inarch.population.layers import Units, entries, graft_units_of_state, reference_units
-from inarch.population.networks import build
-from inarch.population.staleness import age_limit
-from torch import Tensor
+from inarch.population.grafting.blending import BLOCK_VALUES, blend_
+from inarch.population.grafting.units import Units, graft_units_of_state, reference_units
+from inarch.population.membership.staleness import age_limit
+from inarch.population.models import build
+from inarch.population.state.state_dict import entries
 
 finite = st.floats(-1e6, 1e6)
 

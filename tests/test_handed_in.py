@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from inarch.actors.intake import with_data
+from PIL import Image
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
+
+from inarch.actors.driver.inputs import with_data
 from inarch.population import DataConfig, RunConfig
 from inarch.population.data import (
     MemorySplits,
@@ -22,10 +25,7 @@ from inarch.population.data import (
     to_images,
 )
 from inarch.population.errors import DataError, UserCodeError
-from inarch.population.storage import Storage
-from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
-
+from inarch.population.persistence.storage import Storage
 from tests.images import encoded, picture, write_classes, write_table
 
 X = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 12, 12, 3), np.uint8)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from inarch.population.evaluation import ClassificationMeasure, score_probabilities, soup
-from inarch.population.judging import Candidate, agreement, greedy_soup, mean_cosine
 from torch import Tensor
+
+from inarch.population.evaluation.classification import ClassificationMeasure, score_probabilities
+from inarch.population.evaluation.similarity import agreement, mean_cosine
+from inarch.population.evaluation.soups import Candidate, greedy_soup, soup
 
 
 def state(*values: float) -> dict[str, Tensor]:

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from inarch.population import DataConfig
 from inarch.population.data import MemorySplits, load_splits
 from inarch.population.data.holdout import held_out, holdout_notes
-from inarch.population.data.labels import encode_label_array, encode_labels, numbered_as
+from inarch.population.data.reading.labels import encode_label_array, encode_labels, numbered_as
 from inarch.population.errors import DataError
-
 from tests.images import write_classes, write_table
 
 

@@ -9,13 +9,15 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from inarch.population import GraftConfig, NetworkConfig, RunConfig, graft
-from inarch.population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
-from inarch.population.errors import ConfigError
-from inarch.population.layers import entries, graft_units, load_entries
-from inarch.population.networks import CifarResNet, architectures, build
-from inarch.population.storage import Storage
 from torch import nn
+
+from inarch.population import GraftConfig, NetworkConfig, RunConfig, graft
+from inarch.population.errors import ConfigError
+from inarch.population.grafting.units import graft_units
+from inarch.population.models import CifarResNet, architectures, build
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from inarch.population.persistence.storage import Storage
+from inarch.population.state.state_dict import entries, load_entries
 
 
 @pytest.mark.parametrize(

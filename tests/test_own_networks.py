@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from inarch.actors.intake import with_network
+from torch import Tensor, nn
+
+from inarch.actors.driver.inputs import with_network
 from inarch.population import (
     AveragingConfig,
     DataConfig,
@@ -22,17 +24,17 @@ from inarch.population import (
     ScheduleConfig,
     Simulator,
 )
-from inarch.population.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.data import image_set, memory_splits
+from inarch.population.data.memory_batches import epoch_batches, epoch_steps
 from inarch.population.errors import ConfigError, InarchError, UserCodeError
-from inarch.population.judging import Candidate, Parts, judge_together
-from inarch.population.layers import chosen_units, entries, graft_units
-from inarch.population.network_check import DataShape, check_network, data_shape, try_network
-from inarch.population.networks import build, check_factory, logits_of
-from inarch.population.schedule import epoch_batches, epoch_steps
-from inarch.population.storage import Storage
-from torch import Tensor, nn
-
+from inarch.population.evaluation.population import Parts, judge_together
+from inarch.population.evaluation.soups import Candidate
+from inarch.population.grafting.units import chosen_units, graft_units
+from inarch.population.models import build, check_factory, logits_of
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.persistence.storage import Storage
+from inarch.population.state.state_dict import entries
+from inarch.population.training.model_check import DataShape, check_network, data_shape, try_network
 from tests.conftest import small_config, tiny_splits
 from tests.test_training import Hand, live
 
@@ -489,7 +491,7 @@ def test_what_the_driver_knows_of_the_data_is_what_the_run_will_find(tmp_path) -
         DataConfig(train=str(tmp_path / "a"), channels="gray", train_limit=12),
         DataConfig(train=str(tmp_path / "a"), stream="always", image_size=(20, 10), validation=0.0),
     ):
-        from inarch.population.task import run_splits
+        from inarch.population.tasks.image_classification import run_splits
 
         config = RunConfig(data=data)
         splits, shape = run_splits(config), data_shape(config)

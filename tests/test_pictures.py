@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from inarch.population import DataConfig
-from inarch.population.data import MemorySplits, as_shown, decode, from_dataset, load_splits
-from inarch.population.data.pictures import resized, with_channels
-from inarch.population.errors import DataError, UnreadableImageError
 from PIL import Image, ImageOps
 
+from inarch.population import DataConfig
+from inarch.population.data import MemorySplits, as_shown, decode, from_dataset, load_splits
+from inarch.population.data.reading.decoding import resized, with_channels
+from inarch.population.errors import DataError, UnreadableImageError
 from tests.images import encoded, picture, pixels, write_classes, write_table
 
 RANDOM = np.random.default_rng(0)

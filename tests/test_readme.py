@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tyro
+
 from inarch.experiments import recipes
 from inarch.population import RunConfig
 

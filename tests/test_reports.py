@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+
 from inarch.experiments.export import export_network
 from inarch.population import DataConfig, ExchangeConfig, FusionConfig, PopulationConfig, ScheduleConfig, Trainer
-from inarch.population.checkpoint import CheckpointStore
 from inarch.population.config import to_dict
 from inarch.population.errors import ConfigError
-from inarch.population.evaluation import soup
+from inarch.population.evaluation.soups import soup
 from inarch.population.fusion import FusedConv2d
-from inarch.population.layers import entries, load_entries
-from inarch.population.storage import Storage
-from inarch.population.task import ImageClassification, run_splits
-
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage
+from inarch.population.state.state_dict import entries, load_entries
+from inarch.population.tasks.image_classification import ImageClassification, run_splits
 from tests.conftest import small_config
 from tests.test_training import Hand, live
 

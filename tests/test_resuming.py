@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from inarch.actors.records import read_members, write_members
-from inarch.actors.resuming import resumable_members, resumed_beginnings, together
-from inarch.population import Members, MemberState
-from inarch.population.checkpoint import Checkpoint, CheckpointStore
-from inarch.population.errors import MissingError, RunError, StorageError
-from inarch.population.storage import Storage
 
+from inarch.actors.coordinator.resume_plan import resumable_members, resumed_beginnings, together
+from inarch.actors.coordinator.run_metadata import read_members, write_members
+from inarch.population import Members, MemberState
+from inarch.population.errors import MissingError, RunError, StorageError
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.persistence.storage import Storage
 from tests.test_checkpoint import checkpoint
 
 

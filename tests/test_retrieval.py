@@ -11,6 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
+
 from inarch.actors import PopulationRun
 from inarch.population import (
     DataConfig,
@@ -24,12 +28,15 @@ from inarch.population import (
 from inarch.population.data import load_splits, open_images
 from inarch.population.data.loading import limited
 from inarch.population.errors import ConfigError, DataError
-from inarch.population.networks import build
-from inarch.population.retrieval import RetrievalMeasure, embeddings, everyone, query_and_gallery, retrieval_scores
-from inarch.population.task import ImageClassification, run_splits
-from PIL import Image
-from torch import nn
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
+from inarch.population.evaluation.retrieval import (
+    RetrievalMeasure,
+    embeddings,
+    everyone,
+    query_and_gallery,
+    retrieval_scores,
+)
+from inarch.population.models import build
+from inarch.population.tasks.image_classification import ImageClassification, run_splits
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Subsets of CIFAR-100 beside the checkout: they are not ours to commit, and one slow test learns from them."""

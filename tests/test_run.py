@@ -23,11 +23,12 @@ import pyarrow.fs as pafs
 import pytest
 import ray
 import torch
+
 from inarch.actors import PopulationRun, RunStatus
-from inarch.actors.lookup import check_folder_not_live
-from inarch.actors.spec import NAMESPACE, network_name
+from inarch.actors.driver.discovery import check_folder_not_live
+from inarch.actors.messages import NAMESPACE, network_name
 from inarch.experiments.export import export_network
-from inarch.experiments.reports import judge_again
+from inarch.experiments.saved_runs import judge_again
 from inarch.population import (
     AgeConfig,
     DataConfig,
@@ -39,8 +40,6 @@ from inarch.population import (
     PopulationConfig,
     ScheduleConfig,
 )
-from inarch.population.checkpoint import CheckpointStore
-from inarch.population.claim import claims
 from inarch.population.data import write_arrow
 from inarch.population.errors import (
     ConfigError,
@@ -52,10 +51,11 @@ from inarch.population.errors import (
     StorageError,
     StructureError,
 )
-from inarch.population.history import GRAFTS, METRICS, read_table
-from inarch.population.networks import CifarResNet
-from inarch.population.storage import Storage
-
+from inarch.population.models import CifarResNet
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.claim import claims
+from inarch.population.persistence.history import GRAFTS, METRICS, read_table
+from inarch.population.persistence.storage import Storage
 from tests.conftest import small_config, tiny_splits
 from tests.images import encoded, picture, write_table
 

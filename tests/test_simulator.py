@@ -7,6 +7,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
+
 from inarch.population import (
     AgeConfig,
     DataConfig,
@@ -26,8 +27,7 @@ from inarch.population import (
     Trainer,
 )
 from inarch.population.data import load_splits
-from inarch.population.layers import entries
-
+from inarch.population.state.state_dict import entries
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 STEPS = 3

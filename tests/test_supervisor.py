@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import ray
-from inarch.actors.committer import Committer
-from inarch.actors.coordinator import Coordinator
-from inarch.actors.logs import LogFile
-from inarch.actors.spec import NAMESPACE, Beginning, RunSpec, network_name
-from inarch.population import MemberState
-from inarch.population.checkpoint import CheckpointStore
-from inarch.population.storage import Storage
 
+from inarch.actors.coordinator.actor import Coordinator
+from inarch.actors.messages import NAMESPACE, Beginning, RunSpec, network_name
+from inarch.actors.network.async_checkpointer import Committer
+from inarch.actors.network.log_file import LogFile
+from inarch.population import MemberState
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage
 from tests.conftest import small_config
 from tests.test_checkpoint import checkpoint
 

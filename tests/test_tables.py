@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from inarch.population import DataConfig
 from inarch.population.data import MemorySplits, load_splits, open_images
-from inarch.population.data.encoded import EncodedImages
+from inarch.population.data.reading.encoded_images import EncodedImages
 from inarch.population.errors import DataError, UnreadableImageError
-from inarch.population.storage import Storage, joined
-
+from inarch.population.persistence.storage import Storage, joined
 from tests.images import encoded, picture, write_classes, write_table
 
 

@@ -7,6 +7,7 @@ import typing
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from inarch.population import TopologyConfig, donors, neighbors
 from inarch.population.config import TopologyName
 

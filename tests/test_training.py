@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from inarch.population import (
     AgeConfig,
     AveragingConfig,
@@ -30,16 +31,15 @@ from inarch.population import (
     Snapshot,
     Trainer,
 )
-from inarch.population.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.config import Mode
 from inarch.population.errors import CheckpointError, NotFiniteError, StructureError
-from inarch.population.host import Host
-from inarch.population.layers import entries, is_private
-from inarch.population.seeds import leaf
-from inarch.population.snapshot import Freezer, Origin, layout_of, thaw
-from inarch.population.storage import Storage
-from inarch.population.task import ImageClassification
-
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.persistence.storage import Storage
+from inarch.population.state.seeding import leaf
+from inarch.population.state.snapshot import Freezer, Origin, layout_of, thaw
+from inarch.population.state.state_dict import entries, is_private
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.training.runtime import Host
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 

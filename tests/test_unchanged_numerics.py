@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from inarch.population import (
     AgeConfig,
     AverageConfig,
@@ -28,8 +29,7 @@ from inarch.population import (
     Simulator,
     TopologyConfig,
 )
-from inarch.population.layers import entries
-
+from inarch.population.state.state_dict import entries
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 RECORD = Path(__file__).parent / "vectors" / "unchanged_numerics.json"

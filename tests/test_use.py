@@ -13,25 +13,25 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from PIL import Image
+
 from inarch.actors import PopulationRun
-from inarch.actors.claiming import claim_new_folder
-from inarch.actors.intake import with_data, with_more_epochs, with_moved_data, with_own_data
-from inarch.actors.records import read_facts, update_config, write_config
-from inarch.actors.resuming import resumable_members
-from inarch.actors.spec import RunSpec
-from inarch.actors.tasks import facts_of, judge
+from inarch.actors.coordinator.remote_tasks import facts_of, judge
+from inarch.actors.coordinator.resume_plan import resumable_members
+from inarch.actors.coordinator.run_metadata import read_facts, update_config, write_config
+from inarch.actors.driver.claiming import claim_new_folder
+from inarch.actors.driver.inputs import with_data, with_more_epochs, with_moved_data, with_own_data
+from inarch.actors.messages import RunSpec
 from inarch.experiments import cli
 from inarch.experiments.display import failure_lines, result_table
 from inarch.experiments.export import export_network, predict_images
 from inarch.population import DataConfig, NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig, Trainer
-from inarch.population.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.config import from_dict
 from inarch.population.errors import ConfigError, RunError
-from inarch.population.members import Members, MemberState
-from inarch.population.storage import Storage
-from inarch.population.task import ImageClassification, run_splits
-from PIL import Image
-
+from inarch.population.membership.members import Members, MemberState
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.image_classification import ImageClassification, run_splits
 from tests.conftest import small_config
 from tests.images import write_classes
 from tests.test_training import Hand, live
@@ -219,7 +219,7 @@ def test_more_epochs_and_moved_data_are_recorded_and_the_result_is_kept(run: Run
 
 
 def test_finished_networks_train_on_where_the_schedule_is_longer(tmp_path: Path) -> None:
-    from inarch.actors.records import write_members
+    from inarch.actors.coordinator.run_metadata import write_members
 
     storage, members = Storage(str(tmp_path)), Members()
     for state in (MemberState.DONE, MemberState.DONE, MemberState.RETIRED):

@@ -6,14 +6,15 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from inarch.experiments.benchmarks.exchange import exchange
 from inarch.experiments.benchmarks.fusion import fusion
+from inarch.experiments.benchmarks.harness import Measurement, machine, table, to_json
 from inarch.experiments.benchmarks.input import read_input
-from inarch.experiments.benchmarks.measure import Measurement, machine, table, to_json
 from inarch.experiments.benchmarks.overhead import overhead
 from inarch.experiments.benchmarks.straggler import straggler
 from inarch.population.errors import ConfigError
-from rich.console import Console
 
 BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "exchange": exchange,

@@ -16,19 +16,22 @@ from typing import Any
 
 import ray
 import torch
-from inarch.actors.courier import fetch
-from inarch.experiments.benchmarks.measure import Measurement, Must, Row, ratio
-from inarch.experiments.benchmarks.published import published_alphas, published_blend
+
+from inarch.actors.network.exchange_client import fetch
+from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.object_store import store_rows
+from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend
 from inarch.experiments.benchmarks.runs import own_ray
-from inarch.experiments.benchmarks.store import store_rows
-from inarch.population import networks
-from inarch.population.board import Posting, Refusal
+from inarch.population import models as networks
 from inarch.population.config import GraftConfig, NetworkConfig, RunConfig
-from inarch.population.criteria import LayerInformation, measure
-from inarch.population.exchange.compensation import OwnPast
-from inarch.population.grafting import blend_units, decide
-from inarch.population.layers import entries, graft_units
-from inarch.population.snapshot import Freezer, Origin, Snapshot, layout_of
+from inarch.population.exchange.delay_compensation import OwnPast
+from inarch.population.grafting.criteria import LayerInformation, measure
+from inarch.population.grafting.layer_level import blend_units, decide
+from inarch.population.grafting.units import graft_units
+from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.snapshot_index import Posting
+from inarch.population.state.snapshot import Freezer, Origin, Snapshot, layout_of
+from inarch.population.state.state_dict import entries
 
 ARCHITECTURES = ("resnet20", "mobilenetv2", "torchvision:resnet50")
 JUDGED = "torchvision:resnet50"

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from inarch.experiments.benchmarks.measure import Measurement, Must, Row, ratio
-from inarch.population.fusion import direct_importance, filter_distances, importance, log_proxies, normalized
 from torch import Tensor
+
+from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
+from inarch.population.fusion import direct_importance, filter_distances, importance, log_proxies, normalized
 
 BESIDE_DIRECT = Must(rule="at least", limit=20.0)
 LARGE_SECONDS = Must(rule="at most", limit=2000.0)

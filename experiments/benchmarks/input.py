@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from inarch.experiments.benchmarks.measure import Measurement, Must, Row, ratio
-from inarch.population.data import Batches, ImageSet, MemoryBatches, Pass
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+
+from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
+from inarch.population.data import Batches, ImageSet, MemoryBatches, Pass
 
 SHAPE = (3, 32, 32)
 """CIFAR's images."""

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow.fs as pafs
 import torch
 import torch.nn.functional as F
+
+from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.input import synthetic_images
-from inarch.experiments.benchmarks.measure import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.runs import Rates, Track, own_ray, rates, run_to_end
-from inarch.population import networks
+from inarch.population import models as networks
 from inarch.population.config import (
     DataConfig,
     ExchangeConfig,
@@ -27,7 +28,7 @@ from inarch.population.config import (
     ScheduleConfig,
 )
 from inarch.population.data import Pass, load_splits, write_arrow
-from inarch.population.evaluation import evaluate
+from inarch.population.evaluation.classification import evaluate
 
 BESIDE_NO_GRAFTING = Must(rule="at least", limit=0.97)
 BESIDE_PLAIN = Must(rule="at least", limit=0.95)

@@ -12,11 +12,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+
 from inarch.actors import PopulationRun, connect
 from inarch.population.config import RunConfig
 from inarch.population.errors import RunError
-from inarch.population.history import read_table
-from inarch.population.storage import Storage
+from inarch.population.persistence.history import read_table
+from inarch.population.persistence.storage import Storage
 
 SAMPLE_SECONDS = 2.0
 """Between two looks at the processes' CPU time: looking costs the coordinator CPU time too."""

@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 
 import pyarrow.compute as pc
+
 from inarch.actors import PopulationRun
-from inarch.experiments.benchmarks.measure import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.runs import own_ray
 from inarch.population.config import (
     DataConfig,
@@ -20,8 +21,8 @@ from inarch.population.config import (
     RunConfig,
     ScheduleConfig,
 )
-from inarch.population.history import read_table
-from inarch.population.storage import Storage
+from inarch.population.persistence.history import read_table
+from inarch.population.persistence.storage import Storage
 
 NETWORKS = 4
 SLOWDOWN = 5.0

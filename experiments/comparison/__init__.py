@@ -3,10 +3,10 @@
 from inarch.experiments.comparison.arms import Arm, Comparison
 from inarch.experiments.comparison.catalog import comparison, trial, usual_data
 from inarch.experiments.comparison.comparisons import COMPARISONS
-from inarch.experiments.comparison.costs import costs
-from inarch.experiments.comparison.papers import PAPER_TABLES
-from inarch.experiments.comparison.record import Record
-from inarch.experiments.comparison.runner import narrowed, report, run_comparison
+from inarch.experiments.comparison.compute_budget import costs
+from inarch.experiments.comparison.published_tables import PAPER_TABLES
+from inarch.experiments.comparison.results_store import Record
+from inarch.experiments.comparison.runner import make_report, narrowed, run_comparison
 from inarch.experiments.comparison.statistics import Estimate, interval, paired
 
 __all__ = [
@@ -19,9 +19,9 @@ __all__ = [
     "comparison",
     "costs",
     "interval",
+    "make_report",
     "narrowed",
     "paired",
-    "report",
     "run_comparison",
     "trial",
     "usual_data",

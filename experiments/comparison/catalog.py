@@ -7,7 +7,7 @@ import dataclasses
 from inarch.experiments import recipes
 from inarch.experiments.comparison.arms import Arm, Comparison
 from inarch.experiments.comparison.comparisons import COMPARISONS
-from inarch.experiments.comparison.papers import PAPER_TABLES
+from inarch.experiments.comparison.published_tables import PAPER_TABLES
 from inarch.population.config import DataConfig
 from inarch.population.data import holds_parts
 from inarch.population.errors import ConfigError

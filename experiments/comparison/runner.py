@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from inarch.actors import PopulationRun, connect, find_run
-from inarch.actors.intake import with_absolute_data
+from inarch.actors.driver.inputs import with_absolute_data
 from inarch.experiments.comparison.arms import ARM, Arm, Comparison
-from inarch.experiments.comparison.pictures import draw
-from inarch.experiments.comparison.record import Record, summarize
-from inarch.experiments.comparison.tables import write_report
+from inarch.experiments.comparison.plots import draw
+from inarch.experiments.comparison.report import write_report
+from inarch.experiments.comparison.results_store import Record, summarize
 from inarch.population.config import DistillationConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
-from inarch.population.storage import Storage, absolute
-from rich.console import Console
+from inarch.population.persistence.storage import Storage, absolute
 
 
 def run_comparison(
@@ -69,10 +70,10 @@ def run_comparison(
         baseline = Storage(f"{storage}/{_run_name(comparison, comparison.baseline_of(arm), seed)}")
         record.add(arm.name, seed, summarize(arm, result, folder, baseline=baseline))
         _drop_weights(folder)
-        report(comparison, record, command=command)
+        make_report(comparison, record, command=command)
         mean, ensemble = _score(result["mean"]), _score(result["ensemble"])
         console.print(f"    mean {mean:.2%}, ensemble {ensemble:.2%}, {result['seconds']:.0f} s", highlight=False)
-    report(comparison, record, command=command)
+    make_report(comparison, record, command=command)
     return record
 
 
@@ -81,7 +82,7 @@ def _score(scores: Mapping[str, float | None]) -> float:
     return scores.get("mean_average_precision") or scores["accuracy"] or 0.0
 
 
-def report(comparison: Comparison, record: Record, *, command: str) -> None:
+def make_report(comparison: Comparison, record: Record, *, command: str) -> None:
     """Write README.md and the pictures from the record alone."""
     if record.rows("scores"):
         draw(comparison, record)

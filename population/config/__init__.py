@@ -1,39 +1,24 @@
 """The whole configuration of a run: frozen values, checked when they are made, written beside every result."""
 
+from inarch.population.config.data import DataConfig, ImageSize, height_and_width
 from inarch.population.config.exchange import (
-    AgeConfig,
     AverageConfig,
-    Criterion,
     ExchangeConfig,
     ExploitConfig,
-    GraftConfig,
     Rule,
     ShuffleConfig,
     TopologyConfig,
     TopologyName,
 )
 from inarch.population.config.fusion import FusionConfig, FusionMode
-from inarch.population.config.learning import (
-    AveragingConfig,
-    DataConfig,
-    DeviceConfig,
-    DistillationConfig,
-    ImageSize,
-    NetworkConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    height_and_width,
-)
-from inarch.population.config.run import (
-    CheckpointConfig,
-    Mode,
-    PaceConfig,
-    PatienceConfig,
-    PopulationConfig,
-    RunConfig,
-    from_dict,
-    to_dict,
-)
+from inarch.population.config.grafting import Criterion, GraftConfig
+from inarch.population.config.model import NetworkConfig
+from inarch.population.config.population import PopulationConfig
+from inarch.population.config.run import Mode, RunConfig
+from inarch.population.config.runtime import CheckpointConfig, DeviceConfig, PaceConfig, PatienceConfig
+from inarch.population.config.serialization import from_dict, to_dict
+from inarch.population.config.staleness import AgeConfig
+from inarch.population.config.training import AveragingConfig, DistillationConfig, OptimizerConfig, ScheduleConfig
 
 __all__ = [
     "AgeConfig",

@@ -6,16 +6,17 @@ import dataclasses
 import hashlib
 
 import numpy as np
+
 from inarch.population.config import DataConfig, height_and_width
-from inarch.population.data.encoded import EncodedImages, UnreadableImages
 from inarch.population.data.holdout import held_out, holdout_notes
-from inarch.population.data.images import Array, ImageSet, with_set_channels
-from inarch.population.data.labels import check_classes, numbered_as
-from inarch.population.data.pictures import resized
+from inarch.population.data.reading.decoding import resized
+from inarch.population.data.reading.encoded_images import EncodedImages, UnreadableImages
+from inarch.population.data.reading.images import Array, ImageSet, with_set_channels
+from inarch.population.data.reading.labels import check_classes, numbered_as
+from inarch.population.data.reading.sources import decode_all, holds_parts, only_readable, open_images
 from inarch.population.data.report import DataReport, Resize, augmentation_text, counts_of
-from inarch.population.data.sources import decode_all, holds_parts, only_readable, open_images
 from inarch.population.data.splits import STREAMED_SIZE, MemorySplits, Splits, StreamSplits, streamed_channels
-from inarch.population.data.streams import stream_statistics
+from inarch.population.data.streaming_batches import stream_statistics
 from inarch.population.errors import DataError, UnreadableImageError
 
 Images = ImageSet | EncodedImages

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from inarch.population.data.pictures import as_shown, center, margin, resized, with_channels
-from inarch.population.data.report import DataReport
-from inarch.population.errors import DataError
 from PIL import Image
 from torch import Tensor
+
+from inarch.population.data.reading.decoding import as_shown, center, margin, resized, with_channels
+from inarch.population.data.report import DataReport
+from inarch.population.errors import DataError
 
 
 def preprocess(picture: Image.Image, report: DataReport, *, name: str) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+
 from inarch.population.config import DataConfig, from_dict
 
 Resize = Literal["none", "shorter side", "margin", "whole"]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from inarch.population.config import DataConfig, height_and_width
-from inarch.population.data.batches import Batches, MemoryBatches
-from inarch.population.data.encoded import EncodedImages
-from inarch.population.data.images import Array, ImageSet
+from inarch.population.data.memory_batches import Batches, MemoryBatches
+from inarch.population.data.reading.encoded_images import EncodedImages
+from inarch.population.data.reading.images import Array, ImageSet
 from inarch.population.data.report import DataReport
-from inarch.population.data.streams import StreamBatches
+from inarch.population.data.streaming_batches import StreamBatches
 
 STREAMED_SIZE = 224
 """Pixels a side of streamed images, where data.image_size does not say."""

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from inarch.population.channels import Channels
 from inarch.population.config import RunConfig
-from inarch.population.exchange.averaging import Averaging
+from inarch.population.exchange.dml import Mutual
 from inarch.population.exchange.exchanger import Exchanged, Exchanger, graft_rows, training_behind
-from inarch.population.exchange.exploiting import Exploiting
-from inarch.population.exchange.grafting import Grafting
-from inarch.population.exchange.mutual import Mutual
-from inarch.population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
-from inarch.population.exchange.shuffling import Shuffling
+from inarch.population.exchange.graft import Grafting
+from inarch.population.exchange.papa import Averaging
+from inarch.population.exchange.pbt import Exploiting
+from inarch.population.exchange.protocol import Arrival, ExchangeRule, Rootstock, Taken
+from inarch.population.exchange.wash import Shuffling
+from inarch.population.grafting.channels import Channels
 
 
 def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule | None:

@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from inarch.population.board import Refusal, age_of, is_too_old
-from inarch.population.config import RunConfig
-from inarch.population.divergence import unwatched
-from inarch.population.exchange.compensation import OwnPast
-from inarch.population.exchange.rule import Arrival, ExchangeRule, Rootstock, Taken
-from inarch.population.filters import ENTROPY_BINS
-from inarch.population.layers import GraftUnit, check_finite
-from inarch.population.report import GRAFTED, KEPT
-from inarch.population.seeds import generator
-from inarch.population.snapshot import Layout, Origin, Snapshot
-from inarch.population.staleness import Age, age_limit
 from torch import Tensor, nn
+
+from inarch.population.config import RunConfig
+from inarch.population.evaluation.filter_statistics import ENTROPY_BINS
+from inarch.population.exchange.delay_compensation import OwnPast
+from inarch.population.exchange.protocol import Arrival, ExchangeRule, Rootstock, Taken
+from inarch.population.grafting.units import GraftUnit
+from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.staleness import Age, age_limit, age_of, is_too_old
+from inarch.population.persistence.interval_report import GRAFTED, KEPT
+from inarch.population.state.seeding import generator
+from inarch.population.state.snapshot import Layout, Origin, Snapshot
+from inarch.population.state.state_dict import check_finite, unwatched
 
 
 @dataclass(frozen=True, kw_only=True)

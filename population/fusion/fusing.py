@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from inarch.population.config import FusionConfig
 from inarch.population.errors import NotFiniteError
 from inarch.population.fusion.layer import FusedConv2d
@@ -19,7 +21,6 @@ from inarch.population.fusion.proxies import (
     published_proxies,
 )
 from inarch.population.fusion.temperature import published_temperature, temperature_for, wanted_filters
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from inarch.population.layers import is_private
 from torch import Tensor, nn
+
+from inarch.population.state.state_dict import is_private
 
 
 class FusedConv2d(nn.Conv2d):

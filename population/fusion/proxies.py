@@ -7,8 +7,9 @@ itself. Everything is O(filters^2) in memory; the published code builds a cube o
 from __future__ import annotations
 
 import torch
-from inarch.population.errors import NotFiniteError
 from torch import Tensor
+
+from inarch.population.errors import NotFiniteError
 
 PUBLISHED_EPSILON = 1e-7
 """In the denominator of the public code's divergence."""

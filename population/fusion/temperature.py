@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from inarch.population.fusion.proxies import effective_filters, log_proxies
 from torch import Tensor
+
+from inarch.population.fusion.proxies import effective_filters, log_proxies
 
 START, END, STEEPNESS = 1.0, 1e4, 1.0
 """The published schedule's first and last temperature, and its k."""

@@ -1,0 +1,1 @@
+"""The coordinator actor: members, admission, lifecycle of the networks, metrics and events."""

@@ -1,0 +1,370 @@
+"""The lives of a run's networks: placed, supervised, brought back, ended.
+
+Longer than 300 lines: each life passes through all of these states, and they share members, board and processes. What
+can be decided without them is in failure_policy.py and resuming.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from inarch.actors.coordinator.failure_policy import is_worth_a_restart
+from inarch.actors.coordinator.network_group import reason_of
+from inarch.actors.coordinator.resume_plan import resumed_beginnings
+from inarch.actors.coordinator.run_context import RunContext
+from inarch.actors.messages import Beginning, Birth, Directive, Outcome, References
+from inarch.actors.retry import RETRY_SECONDS
+from inarch.population.errors import InarchError, RunError, StorageError, StructureError
+from inarch.population.membership.members import ACTIVE, GONE, Member, MemberState
+from inarch.population.membership.snapshot_index import Posting
+from inarch.population.persistence.checkpoint import CheckpointStore
+
+ROOM_SECONDS = 30.0
+"""Networks that start while nobody trains have so long until finished networks make room for them."""
+
+HEARD = frozenset({MemberState.TRAINING, MemberState.STALLED, MemberState.LEAVING})
+"""States of members that give signs of life."""
+
+
+class Supervisor:
+    """Of one run. On the coordinator's event loop only."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        *,
+        save: Callable[[], None],
+        changed: Callable[[], Awaitable[None]],
+        fail: Callable[[str], None],
+    ) -> None:
+        """Args: what it shares with the coordinator. save: see that the members are on record; changed: called when a
+        life began or ended; fail: end the run."""
+        self._spec, self._config, self._is_lockstep = context.spec, context.config, context.is_lockstep
+        self._storage, self._course, self._background = context.storage, context.course, context.background
+        self._members, self._board, self._gate = context.members, context.board, context.gate
+        self._crew, self._chronicle = context.crew, context.chronicle
+        self._save, self._changed, self._fail = save, changed, fail
+        self._idle_since: float | None = None
+        self._beginnings: dict[int, Beginning] = {}
+
+    async def raise_population(self) -> None:
+        """Start every member; when population.min_size are placed, those train, and the rest join as they come."""
+        self._beginnings = beginnings = await self._read_beginnings()
+        placing = {
+            network: asyncio.create_task(self._place_surely(network, beginning))
+            for network, beginning in beginnings.items()
+            if beginning.birth != "newcomer"
+        }
+        founders = set(placing)
+        await self._wait_for_enough(placing)
+        if self._course.state != "starting":
+            for future in placing.values():
+                future.cancel()
+            return
+        self._course.begin()
+        for network, future in placing.items():
+            if future.done():
+                self._background.spawn(self._supervise(network))
+            else:
+                future.cancel()
+                self.dismiss(network)
+                self._members.revive(network)
+                self._background.spawn(self.begin(network, "newcomer"))
+        for network in beginnings.keys() - founders:
+            self._background.spawn(self.begin(network, "newcomer"))
+        await self._changed()
+
+    async def _read_beginnings(self) -> dict[int, Beginning]:
+        """How each member that starts begins, by id."""
+        starting = [member for member in self._members if member.state is MemberState.STARTING]
+        if not self._spec.is_resumed:
+            return {member.id: Beginning("founder") for member in starting}
+        return await asyncio.to_thread(resumed_beginnings, self._storage, starting, is_lockstep=self._is_lockstep)
+
+    async def _wait_for_enough(self, placing: dict[int, asyncio.Task[None]]) -> None:
+        """Until population.min_size are placed, in lockstep all. A run that goes on gives up those that cannot be, and
+        they are taken out of `placing`, like those that were sent away meanwhile; a new one fails, as does one that has
+        none left or waits too long."""
+        population, patience = self._config.population, self._config.patience
+        deadline = time.monotonic() + patience.start_seconds
+        while self._course.state == "starting":
+            for network in [network for network in placing if self._members[network].state not in ACTIVE]:
+                placing.pop(network).cancel()
+            for network in [n for n, future in placing.items() if future.done() and future.exception() is not None]:
+                reason = reason_of(placing[network].exception())
+                if not self._spec.is_resumed or len(placing) == 1:
+                    return self._fail(f"network {network} could not start: {reason}")
+                del placing[network]
+                await self._give_up(network, reason)
+            needed = min(population.min_size or population.size, len(placing))
+            needed = len(placing) if self._is_lockstep else needed
+            num_placed = sum(future.done() for future in placing.values())
+            if num_placed >= needed:
+                return None
+            if time.monotonic() > deadline:
+                return self._fail(
+                    f"only {num_placed} of {needed} networks were placed within patience.start_seconds "
+                    f"({patience.start_seconds:g} s); the cluster has {ray.cluster_resources()}"
+                )
+            pending = [future for future in placing.values() if not future.done()]
+            await asyncio.wait(pending, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+        return None
+
+    async def begin(self, network: int, birth: Birth) -> None:
+        """Place a network and let it train, unless the run or its membership ended before it could."""
+        if not self._is_wanted(network):
+            return
+        if birth == "newcomer":
+            self._gate.keep_out(network)
+        try:
+            await self._place_surely(network, self._beginning(network, birth))
+        except (RayError, InarchError, ValueError) as error:
+            if self._members[network].state in ACTIVE:
+                await self._give_up(network, reason_of(error))
+            return
+        self._save()
+        if self._is_wanted(network):
+            await self._supervise(network)
+        else:
+            self.dismiss(network)
+
+    def _beginning(self, network: int, birth: Birth) -> Beginning:
+        """How a network begins that starts after the others. What a run that goes on begins with in lockstep holds
+        until the network is past it."""
+        shared = self._beginnings[network].at_most_interval if network in self._beginnings else None
+        is_past = shared is None or self._chronicle.interval(network) > shared
+        return Beginning(birth, None if is_past or birth != "resumed" else shared)
+
+    def _is_wanted(self, network: int) -> bool:
+        """Whether a member is still to train: while it was placed the run may have stopped, or it been sent away."""
+        return self._course.is_open and self._members[network].state in ACTIVE
+
+    async def _place_surely(self, network: int, beginning: Beginning) -> None:
+        """Place a network; where its process dies before it is built, again, as often as restarts allow. What its own
+        code raises then is not tried again but for one that has lived: what it lacks, a device or a storage, may come
+        back."""
+        while True:
+            try:
+                return await self._place(network, beginning)
+            except RayActorError as error:
+                member = self._members[network]
+                is_own_fault = getattr(error, "actor_init_failed", False)
+                if is_own_fault and not (beginning.birth == "resumed" and member.restarts):
+                    raise
+                if member.restarts >= self._config.population.restarts or not self._is_wanted(network):
+                    raise
+                self._members.revive(network)
+                self._save()
+                await asyncio.sleep(RETRY_SECONDS if is_own_fault else 0.0)
+
+    async def _place(self, network: int, beginning: Beginning) -> None:
+        """Create the actor and wait until its network is built.
+
+        Raises:
+            StructureError: it has another structure than the run's networks.
+            RayActorError: its process died.
+        """
+        member, placement = self._members[network], self._course.placement
+        if placement is None:
+            raise RunError("there is no placement yet")
+        structure, interval, process, node = await self._crew.create(
+            member, beginning, self._course.data, placement=placement
+        )
+        if self._course.facts is not None and structure != self._course.facts.structure:
+            self.dismiss(network)
+            raise StructureError(
+                f"network {network} has another structure than its neighbors ({structure}, theirs "
+                f"{self._course.facts.structure}); the network's function must build the same architecture each time"
+            )
+        self._members.came_up(network, interval=interval)
+        self._chronicle.placed(network, interval=interval, process=process, node=node)
+
+    def birth_of(self, network: int) -> int | Posting[References]:
+        """A newcomer's parent; where nothing is to be cloned, the interval to begin at with its own weights."""
+        parent = self._board.parent(network, members=self._members.in_topology(), donors=self._members.donors())
+        if parent is not None and self._config.population.newcomers == "clone":
+            return parent
+        others = [other for other in self._members.donors() if other != network]
+        furthest = max((self._chronicle.interval(other) for other in others), default=0)
+        return parent.origin.interval if parent is not None else furthest
+
+    async def _supervise(self, network: int) -> None:
+        """Let a network train, and see to it when its run ends or its process dies."""
+        incarnation = self._members[network].incarnation
+        if self._members[network].state is not MemberState.LEAVING:
+            self._members.move(network, MemberState.TRAINING)
+        self._chronicle.tell("join", network, incarnation=incarnation)
+        if self._course.state == "stopping":
+            self._crew.direct(network, Directive.STOP)
+        try:
+            outcome: Outcome | BaseException = await self._crew.train(network)
+        except Exception as error:  # the network's own, or its process's death: told apart below
+            outcome = error
+        if self._members[network].incarnation != incarnation or self._course.is_over:
+            return
+        if self._members[network].state in GONE:
+            return  # it was sent away, and its process ended, before it had joined
+        if isinstance(outcome, Outcome):
+            await self._ended(network, outcome)
+        elif is_worth_a_restart(outcome, has_worked=self._has_worked(network)):
+            await self._lost(network, reason_of(outcome))
+        else:
+            await self._give_up(network, reason_of(outcome))
+
+    def _has_worked(self, network: int) -> bool:
+        """Whether a network has completed an interval, or trained before a restart."""
+        return self._chronicle.interval(network) > 0 or self._members[network].restarts > 0
+
+    async def _ended(self, network: int, outcome: Outcome) -> None:
+        is_leaving = self._members[network].state is MemberState.LEAVING
+        if outcome in (Outcome.ORPHANED, Outcome.FENCED) and self._course.state == "training":
+            await self._lost(network, f"it ended, {outcome.value}")
+            return
+        state = MemberState.STOPPED
+        if outcome is Outcome.DONE:
+            state = MemberState.DONE
+        elif outcome is Outcome.LEFT or is_leaving:
+            state = MemberState.RETIRED
+        self._members.move(network, state)
+        self._chronicle.tell("done" if state is MemberState.DONE else "leave", network, outcome=outcome.value)
+        if state is not MemberState.DONE:
+            self.dismiss(network, is_gentle=self._is_lockstep)
+        await self._changed()
+
+    async def _lost(self, network: int, reason: str) -> None:
+        """A network's process died: bring it back from its newest checkpoint. The others train on meanwhile."""
+        self._chronicle.tell("loss", network, reason=reason)
+        self.dismiss(network)
+        is_leaving = self._members[network].state is MemberState.LEAVING
+        self._members.move(network, MemberState.LOST)
+        if is_leaving or not self._course.is_open:
+            self._members.move(network, MemberState.RETIRED if is_leaving else MemberState.STOPPED)
+            await self._changed()
+        elif self._members[network].restarts >= self._config.population.restarts:
+            times = self._members[network].restarts
+            await self._give_up(network, f"brought back {times} times, it came no further than before: {reason}")
+        else:
+            member = self._members.revive(network)
+            self._chronicle.tell("restart", network, incarnation=member.incarnation)
+            self._save()
+            joins = not member.is_founder and not await self._has_checkpoint(network)
+            self._background.spawn(self.begin(network, "newcomer" if joins else "resumed"))
+
+    async def _give_up(self, network: int, reason: str) -> None:
+        self._members.move(network, MemberState.FAILED)
+        self._course.message = f"network {network}: {reason}"
+        self._course.reasons[network] = reason
+        self._chronicle.tell("failure", network, reason=reason)
+        self.dismiss(network)
+        await self._changed()
+
+    def let_go(self, network: int) -> None:
+        """A member is to leave: one that never trained at once, others after their interval."""
+        if not self.takes_part(network):
+            self._members.move(network, MemberState.RETIRED)
+            self.dismiss(network)
+            return
+        self._members.move(network, MemberState.LEAVING)
+        self._crew.direct(network, Directive.LEAVE)
+
+    def takes_part(self, network: int) -> bool:
+        """Whether a member trains, so that its process holds work that is not saved yet."""
+        is_starting = self._members[network].state is MemberState.STARTING
+        return not (is_starting or self._gate.is_outside(network))
+
+    def dismiss(self, network: int, *, is_gentle: bool = False) -> None:
+        """End a network's process. Gently, its snapshots stay until the next barrier: others may still take them."""
+        self._gate.forget(network)
+        if is_gentle:
+            self._crew.end_later(network)
+            return
+        self._board.withdraw(network)
+        self._crew.end(network)
+
+    async def _has_checkpoint(self, network: int) -> bool:
+        try:
+            return bool(await asyncio.to_thread(CheckpointStore(self._storage).list, network))
+        except StorageError:
+            return True
+
+    def drop_the_unplaced(self) -> None:
+        """Members that never found a place are no reason to wait when nobody else trains any more, and somebody has.
+        Who found one is in the record: a coordinator that came back has not seen it."""
+        left, has_anybody = self._members.active(), any(member.has_lived for member in self._members)
+        is_idle = not any(self._members[network].has_lived for network in left)
+        if self._course.has_begun and has_anybody and is_idle:
+            for network in left:
+                self._members.move(network, MemberState.RETIRED)
+                self.dismiss(network)
+
+    def find(self, member: Member) -> None:
+        """Take over the process of a member that is known from the record, if there is one."""
+        incarnation = self._crew.find(member)
+        if incarnation is not None:
+            self._members.restore(dataclasses.replace(member, incarnation=incarnation))
+
+    def dismiss_the_gone(self) -> None:
+        """Processes of members that had left when the coordinator died."""
+        for member in self._members:
+            if member.state in GONE and self._crew.find(member) is not None:
+                self.dismiss(member.id, is_gentle=self._is_lockstep)
+
+    async def take_over(self, member: Member) -> None:
+        """Ask a network that was found by its name how it stands; one that was not, or does not answer, is lost."""
+        if member.id not in self._crew:
+            if self._members[member.id].state in ACTIVE:
+                self._background.spawn(self._lost(member.id, "it was gone when the coordinator came back"))
+            return
+        try:
+            patience = self._config.patience.lease_seconds / 2
+            report, postings, facts = await asyncio.wait_for(self._crew.describe(member.id), patience)
+        except (RayError, TimeoutError) as error:
+            if member.state in ACTIVE:
+                self._background.spawn(self._lost(member.id, reason_of(error)))
+            return
+        _, interval, process, node = facts
+        self._members.came_up(member.id, interval=interval)
+        self._chronicle.placed(member.id, interval=interval, process=process, node=node)
+        for posting in postings:
+            self._board.post(posting)
+            self._gate.arrive(member.id, posting.origin.interval)
+        if report is not None:
+            self._chronicle.note(report, is_news=False)
+        self._background.spawn(self._supervise(member.id))
+
+    def see_to_the_silent(self) -> None:
+        """A member that trains and is not heard from is stalled after a lease, and ended after three: it then comes
+        back. One that is done gives nothing any more."""
+        lease = self._config.patience.lease_seconds
+        for member in list(self._members):
+            silent = self._chronicle.silent_seconds(member.id)
+            if member.state is MemberState.DONE and silent > 3 * lease:
+                self.dismiss(member.id)
+            elif member.state in HEARD and silent > 3 * lease:
+                self._crew.end(member.id)
+            elif member.state is MemberState.TRAINING and silent > lease:
+                self._members.move(member.id, MemberState.STALLED)
+
+    async def see_to_room(self) -> None:
+        """When nobody trains and those who are to start find no room, or do not come up: end the finished ones, which
+        are only donors by now and hold the room; then give the others up when they have had as long as a start has."""
+        active, now = self._members.active(), time.monotonic()
+        is_idle = bool(active) and all(self._members[network].state is MemberState.STARTING for network in active)
+        if not (is_idle and self._course.has_begun and self._course.state == "training"):
+            self._idle_since = None
+            return
+        if self._idle_since is None:
+            self._idle_since = now
+        done = [member.id for member in self._members if member.state is MemberState.DONE]
+        for network in done if now - self._idle_since > ROOM_SECONDS else ():
+            self.dismiss(network)
+        if now - self._idle_since > self._config.patience.start_seconds:
+            for network in active:
+                reason = "it found no room in the cluster, or did not come up, within patience.start_seconds"
+                await self._give_up(network, reason)

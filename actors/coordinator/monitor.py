@@ -1,0 +1,106 @@
+"""What a coordinator knows and tells of a run: how each network stands, what happened, how exchanges ended."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from typing import Any
+
+from inarch.actors.coordinator.ray_metrics import RunMetrics
+from inarch.actors.messages import Event, NetworkStatus
+from inarch.population.membership.members import Member
+from inarch.population.persistence.interval_report import GRAFTED, KEPT, OFF, Report
+
+KEPT_EVENTS = 4096
+"""Events kept for drivers that read them; older ones are in the history."""
+
+
+class Chronicle:
+    """Newest reports, events, and counts of refusals."""
+
+    def __init__(self, run: str) -> None:
+        self.refusals: collections.Counter[str] = collections.Counter()
+        self.num_events = 0
+        self.metrics = RunMetrics(run)
+        self._events: collections.deque[Event] = collections.deque(maxlen=KEPT_EVENTS)
+        self._known: dict[int, NetworkStatus] = {}
+        self._heard: dict[int, float] = {}
+
+    def tell(self, kind: Any, network: int | None, **detail: Any) -> None:
+        """An event."""
+        self.num_events += 1
+        self._events.append(
+            Event(number=self.num_events, kind=kind, network=network, seconds=time.time(), detail=detail)
+        )
+
+    def after(self, number: int) -> list[Event]:
+        """Events numbered above `number`; a reader who knows numbers of an earlier coordinator begins anew."""
+        number = 0 if number > self.num_events else number
+        return [event for event in self._events if event.number > number]
+
+    def placed(self, network: int, *, interval: int, process: int, node: str) -> None:
+        """A network's process is there."""
+        self._known[network] = dataclasses.replace(self._of(network), interval=interval, process=process, node=node)
+        self.heard(network)
+
+    def heard(self, network: int) -> None:
+        """A sign of life."""
+        self._heard[network] = time.monotonic()
+
+    def silent_seconds(self, network: int) -> float:
+        """Since the last sign of life; 0 before the first."""
+        return time.monotonic() - self._heard[network] if network in self._heard else 0.0
+
+    def interval(self, network: int) -> int:
+        """Intervals that a network has completed, as far as known."""
+        return self._of(network).interval
+
+    def note(self, report: Report, *, is_news: bool = True) -> None:
+        """A network's report: what it trained (before its exchange), or how the exchange ended."""
+        network, known = report.origin.network, self._of(report.origin.network)
+        if report.origin.interval < known.interval:
+            return
+        self._known[network] = dataclasses.replace(
+            known,
+            interval=report.origin.interval,
+            epoch=report.epoch,
+            train_loss=report.train_loss,
+            validation_accuracy=known.validation_accuracy
+            if report.validation_accuracy is None
+            else report.validation_accuracy,
+            images_per_second=report.images_per_second,
+            grafts=report.grafts,
+            outcome=report.outcome or known.outcome,
+            scion=report.scion,
+            age_intervals=report.age.intervals if report.age else None,
+            age_seconds=report.age.seconds if report.age else None,
+        )
+        if is_news:
+            self._tell_of(report)
+
+    def status(self, member: Member) -> NetworkStatus:
+        """A network as it stands."""
+        return dataclasses.replace(
+            self._of(member.id),
+            state=member.state.value,
+            incarnation=member.incarnation,
+            silent_seconds=round(self.silent_seconds(member.id), 2),
+        )
+
+    def _tell_of(self, report: Report) -> None:
+        network, interval, outcome = report.origin.network, report.origin.interval, report.outcome
+        if not outcome:
+            loss, accuracy = report.train_loss, report.validation_accuracy
+            self.tell("interval", network, interval=interval, loss=loss, accuracy=accuracy)
+            return
+        self.metrics.exchanged(outcome)
+        if outcome == GRAFTED:
+            age = report.age.intervals if report.age else None
+            self.tell("graft", network, interval=interval, scion=report.scion, age=age)
+        elif outcome not in (OFF, KEPT):
+            self.refusals[outcome] += 1
+            self.tell("refusal", network, interval=interval, reason=outcome)
+
+    def _of(self, network: int) -> NetworkStatus:
+        return self._known.get(network) or NetworkStatus(network=network, state="", incarnation=1)

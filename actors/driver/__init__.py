@@ -1,0 +1,1 @@
+"""The driver's side of a run: start, find, watch, scale, stop and resume it."""

@@ -1,0 +1,151 @@
+"""Claim a run's folder, so that only one of two starts of the same name proceeds.
+
+Neither object stores nor pyarrow have an exclusive create, so a claim is written, then all claims are listed. A start
+that sees no claim beside its own holds the folder: any start that writes later must see it. Of several that see each
+other, the one with the least token waits for the others to withdraw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from inarch.population.errors import MissingError, RunExistsError
+from inarch.population.persistence.claim import Claim, claims, holds, withdraw
+from inarch.population.persistence.storage import Storage
+
+WITHDRAW_SECONDS = 5.0
+"""A rival that has not withdrawn its claim in this time holds the folder."""
+
+WRITE_SECONDS = 2.0
+"""A claim that is not whole after this time was left by a process that died."""
+
+POLL_SECONDS = 0.2
+
+
+def claim_new_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
+    """Claim a folder for a new run, before anything else is written into it.
+
+    Raises:
+        RunExistsError: a run lies there, or another start holds the folder.
+    """
+    if storage.exists("config.json") or storage.exists("cluster.json"):
+        raise RunExistsError(
+            f"there is a run at {storage.uri}; choose another name, or resume it: inarch resume {storage.uri}"
+        )
+    before = claims(storage)
+    content = _read(storage, before[-1]) if before else None
+    if content is not None and (content["host"] != socket.gethostname() or _is_alive(content)):
+        raise _taken(storage, content)
+    return _claim(storage, generation=before[-1].generation + 1 if before else 1, is_detached=is_detached)
+
+
+def claim_existing_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
+    """Claim the folder of a run that is not live, to resume it. The earlier start can commit nothing from then on.
+
+    Raises:
+        RunExistsError: another process on this machine holds the folder and is alive.
+    """
+    before = claims(storage)
+    content = _read(storage, before[-1]) if before else None
+    if content is not None and content["host"] == socket.gethostname() and _drives(content):
+        raise _taken(storage, content)
+    return _claim(storage, generation=before[-1].generation + 1 if before else 1, is_detached=is_detached)
+
+
+def _drives(content: dict[str, Any]) -> bool:
+    """Whether another process may drive the run. A detached run needs none."""
+    return content["process"] != os.getpid() and not content.get("is_detached", False) and _is_alive(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderContents:
+    """What a folder held before a start. A start that fails restores it."""
+
+    existed: bool
+    names: frozenset[str]
+    in_data: frozenset[str]
+
+    @classmethod
+    def of(cls, storage: Storage) -> FolderContents:
+        """Record what the folder holds now."""
+        names = frozenset(storage.names(""))
+        in_data = frozenset(storage.names("data")) if "data" in names else frozenset()
+        return cls(existed=storage.exists(""), names=names, in_data=in_data)
+
+    def restore(self, storage: Storage, claim: Claim) -> None:
+        """Delete what the start with this claim has written, and nothing else."""
+        if not holds(storage, claim.token):
+            return
+        for name in {"cluster.json", "data", "config.json", "members", "logs", "networks"} - self.names:
+            storage.delete(name)
+        if "data" in self.names:
+            for name in set(storage.names("data")) - self.in_data:
+                storage.delete(f"data/{name}")
+        withdraw(storage, claim.token)
+        if not claims(storage) and "claims" not in self.names:
+            storage.delete("claims")
+            if not self.existed and not storage.names(""):
+                storage.delete("")
+
+
+def _claim(storage: Storage, *, generation: int, is_detached: bool) -> Claim:
+    claim = Claim(generation=generation, token=secrets.token_hex(8))
+    content = {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "process_started": psutil.Process().create_time(),
+        "seconds": time.time(),
+        "is_detached": is_detached,
+    }
+    storage.write(claim.path, json.dumps(content).encode())
+    deadline = time.monotonic() + WITHDRAW_SECONDS
+    while True:
+        rivals = [other for other in claims(storage) if other.generation >= generation and other.token != claim.token]
+        if not rivals:
+            return claim
+        is_least = all(other.generation == generation and claim.token < other.token for other in rivals)
+        if not is_least or time.monotonic() > deadline:
+            withdraw(storage, claim.token)
+            raise _taken(storage, _read(storage, rivals[-1]))
+        time.sleep(POLL_SECONDS)
+
+
+def _taken(storage: Storage, content: dict[str, Any] | None) -> RunExistsError:
+    holder = "another start"
+    if content is not None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(content["seconds"]))
+        holder = f"process {content['process']} on {content['host']} since {when}"
+    return RunExistsError(
+        f"{storage.uri} is in use by {holder}; choose another name, or delete the folder if that process is gone"
+    )
+
+
+def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
+    """Read a claim. None if it is withdrawn, or if its process died while writing it."""
+    deadline = time.monotonic() + WRITE_SECONDS
+    while claim in claims(storage):
+        with contextlib.suppress(MissingError, ValueError):
+            return json.loads(storage.read(claim.path))
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+def _is_alive(content: dict[str, Any]) -> bool:
+    """Whether the process of a claim runs on this machine: the same number and the same start time."""
+    try:
+        return abs(psutil.Process(content["process"]).create_time() - content["process_started"]) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

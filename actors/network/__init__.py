@@ -1,0 +1,1 @@
+"""The network actor: trains one network, exchanges snapshots and writes checkpoints."""

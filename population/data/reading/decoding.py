@@ -1,0 +1,152 @@
+"""Decode images to what a viewer shows: upright, with palette and transparency resolved, 8 bits a channel."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from inarch.population.config import ImageSize
+from inarch.population.errors import UnreadableImageError
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".webp", ".avif", ".ppm"),
+        *(".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".tga"),
+    }
+)
+"""Ends of the names of files that are read as images, in lower case."""
+
+GRAY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
+"""Pillow's modes without color."""
+
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS has not fetched."""
+
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """Decode an image.
+
+    Args:
+        content: Of a file.
+        name: File or row, for the error.
+
+    Returns:
+        Mode L or RGB, as `as_shown`.
+
+    Raises:
+        UnreadableImageError: it cannot be decoded, or `as_shown` refuses it.
+    """
+    if not content:
+        raise UnreadableImageError(f"{name} is empty, and no image")
+    if content.startswith(LFS_POINTER):
+        raise UnreadableImageError(f"{name} is a Git LFS pointer, not the image itself; fetch it by git lfs pull")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(content))
+            picture.load()
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UnreadableImageError(
+            f"{name} has more than {limit // 10**6} million pixels, which Pillow refuses to decode; scale it down"
+        ) from None
+    except UnidentifiedImageError:
+        raise UnreadableImageError(f"{name} is no image that Pillow can read") from None
+    except Exception as error:  # Pillow raises what its parsers raise: OSError, SyntaxError, struct.error
+        raise UnreadableImageError(f"{name} cannot be decoded as an image: {error}") from error
+    return as_shown(picture, name)
+
+
+def as_shown(picture: Image.Image, name: str) -> Image.Image:
+    """Convert a picture to what a viewer shows.
+
+    EXIF orientation is applied. Palettes become their colors. Transparent pixels show white. 16 bits become 8. Floats
+    must lie in [0, 1].
+
+    Args:
+        picture: Of any of Pillow's modes.
+        name: File, row or item, for the error.
+
+    Returns:
+        Mode L for pictures of gray modes, else RGB.
+
+    Raises:
+        UnreadableImageError: its mode has no agreed appearance (32-bit integers, floats outside [0, 1]).
+    """
+    try:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode in ("L", "RGB") and not picture.has_transparency_data:
+            return picture
+        is_gray = picture.mode in GRAY
+        if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+            return _scaled_to_8_bits(picture, name)
+        if picture.mode in ("La", "RGBa"):
+            picture = picture.convert(f"{picture.mode[:-1]}A")
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            shown = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
+            picture = Image.alpha_composite(shown, picture)
+        return picture.convert("RGB").convert("L") if is_gray else picture.convert("RGB")
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # as in decode
+        raise UnreadableImageError(f"{name} of mode {picture.mode} cannot be converted to RGB: {error}") from error
+
+
+def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        if not (np.isfinite(values).all() and values.min() >= 0.0 and values.max() <= 1.0):
+            raise UnreadableImageError(f"{name} has floats outside [0, 1]; scale them, or save 8 or 16 bits a channel")
+        scaled = values * 255.0
+    elif picture.mode == "I":  # 16 bits too, as some of Pillow's readers give them
+        if values.min() < 0 or values.max() > 65535 or values.max() <= 255:  # of no scale that is known
+            raise UnreadableImageError(f"{name} has 32-bit integers; save 8 or 16 bits a channel")
+        scaled = values / 257.0
+    else:
+        scaled = values / 257.0
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def with_channels(picture: Image.Image, channels: str) -> Image.Image:
+    """Convert a picture of mode L or RGB to gray or rgb; auto leaves it unchanged."""
+    mode = {"gray": "L", "rgb": "RGB"}.get(channels, picture.mode)
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def resized(picture: Image.Image, image_size: ImageSize | None) -> Image.Image:
+    """Scale a picture; its mode stays the same.
+
+    Args:
+        picture: Of mode L or RGB.
+        image_size: Pixels a side: the shorter side is scaled to it and the center cut out; or (height, width): the
+            whole is scaled to that; None: as it is.
+    """
+    if image_size is None:
+        return picture
+    if not isinstance(image_size, int):
+        height, width = image_size
+        return picture.resize((width, height), Image.Resampling.BILINEAR)
+    if picture.size == (image_size, image_size):
+        return picture
+    width, height = picture.size
+    short = min(width, height)
+    size = int(image_size * width / short), int(image_size * height / short)  # as torchvision rounds
+    return center(picture.resize(size, Image.Resampling.BILINEAR), image_size)
+
+
+def margin(image_size: int) -> int:
+    """Return the shorter side before a center crop of `image_size`, with the margin that is usual for ImageNet."""
+    return image_size * 8 // 7
+
+
+def center(picture: Image.Image, image_size: int) -> Image.Image:
+    """Crop the centered square of `image_size` pixels a side."""
+    left, top = round((picture.width - image_size) / 2), round((picture.height - image_size) / 2)  # as torchvision
+    return picture.crop((left, top, left + image_size, top + image_size))

@@ -1,0 +1,247 @@
+"""Read folders of images, local or in a bucket: a subfolder for each class, or files named as Market-1501's."""
+
+from __future__ import annotations
+
+import collections
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.fs as pafs
+from PIL import Image
+
+from inarch.population.data.reading.decoding import IMAGE_SUFFIXES, decode
+from inarch.population.data.reading.encoded_images import EncodedImages
+from inarch.population.errors import DataError, UnreadableImageError
+
+PERSON = re.compile(r"(-1|\d+)_c(\d+)")
+"""How names of Market-1501's and DukeMTMC-reID's files begin: identity (-1: junk) and camera."""
+
+PARTS = frozenset(
+    {
+        *("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"),
+        *("query", "gallery"),
+    }
+)
+"""Names of folders that hold a part of a data set, not a class."""
+
+PICTURE_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".cr2", ".nef", ".dng", ".arw", ".eps"})
+"""Ends of the names of pictures that are not read here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The files below a folder."""
+
+    files: tuple[str, ...]
+    """Paths relative to the folder, with slashes, sorted."""
+    folders: tuple[str, ...]
+    """Folders directly in it, sorted."""
+
+
+def list_folder(filesystem: pafs.FileSystem, path: str) -> Listing:
+    """List all files below a folder. Symlinks of a local folder are followed, but not around a loop."""
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+        start = len(path.rstrip("/")) + 1
+        files = [info.path[start:] for info in found if info.type == pafs.FileType.File]
+        folders = {name.split("/")[0] for name in files if "/" in name}
+        folders |= {info.path[start:] for info in found if info.type == pafs.FileType.Directory}
+        return Listing(
+            files=tuple(sorted(name for name in files if name and not name.endswith("/"))),
+            folders=tuple(sorted(name for name in folders if name and "/" not in name)),
+        )
+    files: list[str] = []
+    above: dict[str, frozenset[str]] = {}  # of each folder, the real folders that it lies in
+    for folder, subfolders, names in os.walk(path, followlinks=True, onerror=_raise):
+        real, outer = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
+        if real in outer:  # a link to a folder that it lies in
+            subfolders.clear()
+            continue
+        above[folder] = outer | {real}
+        relative = os.path.relpath(folder, path)
+        files += [name if relative == "." else f"{relative}/{name}" for name in names]
+    top = [entry.name for entry in os.scandir(path) if entry.is_dir()]
+    return Listing(files=tuple(sorted(files)), folders=tuple(sorted(top)))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def is_hidden(path: str) -> bool:
+    """Whether any part of a path is hidden, or the archive leftovers of macOS."""
+    return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in path.split("/"))
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is read as an image, by the end of its name."""
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+
+
+def open_folder(filesystem: pafs.FileSystem, path: str, listing: Listing, *, name: str, split: str) -> EncodedImages:
+    """Open a folder of classes, numbered by their sorted names.
+
+    Hidden files and folders are left out, as are files that are no readable images; `notes` counts them.
+
+    Args:
+        filesystem: Where it lies.
+        path: The folder.
+        listing: What lies in it.
+        name: How the caller named it, for errors.
+        split: train, validation, test or query.
+
+    Raises:
+        DataError: it holds the parts of a data set and not classes, a class has no image that can be read, or there are
+            no images.
+    """
+    files = [file for file in listing.files if not is_hidden(file)]
+    folders = [folder for folder in listing.folders if not is_hidden(folder)]
+    hidden = [file for file in listing.files if is_hidden(file)]
+    images = [file for file in files if is_image(file)]
+    in_classes = [file for file in images if "/" in file]
+    if not in_classes:
+        return _open_persons(filesystem, path, images, name=name, split=split)
+    _check_no_parts(in_classes, folders, name)
+    by_class = collections.Counter(file.split("/")[0] for file in in_classes)
+    others = [file for file in files if "/" in file and not is_image(file)]
+    notes = _check_empty([folder for folder in folders if not by_class[folder]], others, name=name, split=split)
+    others = [file for file in others if by_class[file.split("/")[0]]]
+    beside = [file for file in images if "/" not in file]
+    notes += [
+        *([f"{_count(len(hidden), 'hidden file')} ({_few(_tops(hidden))})"] if hidden else []),
+        *([f"{_count(len(others), 'file')} of other kinds ({_suffixes(others)})"] if others else []),
+        *([f"{_count(len(beside), 'image')} beside the class folders ({_few(beside)})"] if beside else []),
+    ]
+    classes = sorted(by_class)
+    numbers = {class_: number for number, class_ in enumerate(classes)}
+    return EncodedImages(
+        name=name,
+        labels=np.asarray([numbers[file.split("/")[0]] for file in in_classes], dtype=np.int64),
+        class_names=tuple(classes),
+        read=_Files(filesystem, path, in_classes),
+        groups=np.arange(len(in_classes)),
+        is_thread_safe=True,
+        notes=tuple(f"{name}: left out {note}" for note in notes),
+    )
+
+
+def _check_no_parts(images: Sequence[str], folders: Sequence[str], name: str) -> None:
+    """Raise DataError where the folders are the parts of a data set, not classes.
+
+    That is so where all of them have names of parts, where a part holds class folders, or where all files are named as
+    Market-1501's.
+    """
+    parts = [folder for folder in folders if _is_part(folder)]
+    nested = [
+        part
+        for part in parts
+        if len({file.split("/")[1] for file in images if file.startswith(f"{part}/") and file.count("/") > 1}) > 1
+    ]
+    has_train = any("train" in part.lower() for part in parts)
+    are_persons = all(PERSON.match(file.rpartition("/")[2]) for file in images)
+    if parts and (len(parts) == len(folders) or (nested and has_train) or len(nested) > 1 or are_persons):
+        example = next((part for part in parts if "train" in part.lower()), parts[0])
+        raise DataError(
+            f"{name} holds the parts of a data set ({', '.join(parts)}), not classes; name each part: "
+            f"data.train={name.rstrip('/')}/{example}, and data.validation_set or data.test for the others"
+        )
+
+
+def _is_part(folder: str) -> bool:
+    """Whether a folder has the name of a part: train, seg_test, test1, bounding_box_train, query."""
+    words = [word for word in re.split(r"[\W_\d]+", folder.lower()) if word]
+    return any(word in PARTS for word in words) and len(words) <= 3
+
+
+def _check_empty(empty: Sequence[str], others: Sequence[str], *, name: str, split: str) -> list[str]:
+    """Return notes on class folders without an image.
+
+    Raises:
+        DataError: such a folder holds pictures that are not read here, or is empty among the training images.
+    """
+    for folder in empty:
+        within = [file for file in others if file.startswith(f"{folder}/")]
+        pictures = [file for file in within if os.path.splitext(file)[1].lower() in PICTURE_SUFFIXES]
+        if pictures or split == "train":
+            holds = f"only files that are not read ({_suffixes(within)})" if within else "no files"
+            raise DataError(
+                f"{name}: class folder {folder!r} holds {holds}; images are read from files ending in "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}; convert them, or remove the folder"
+            )
+    return [f"{_count(len(empty), 'folder')} without images ({_few(empty)})"] if empty else []
+
+
+def _open_persons(
+    filesystem: pafs.FileSystem, path: str, images: Sequence[str], *, name: str, split: str
+) -> EncodedImages:
+    """Open a folder in Market-1501's format, without its junk images."""
+    named = {file: PERSON.match(file) for file in images}
+    found = [(file, match[1], int(match[2])) for file, match in named.items() if match and match[1] != "-1"]
+    if not found:
+        raise DataError(
+            f"data.{split}: {name} must hold a subfolder of images for each class, images with a metadata.csv, Parquet "
+            f"files, or images named IDENTITY_cCAMERA...; it has {len(images)} images, none of them named so"
+        )
+    others = [file for file, match in named.items() if not match]
+    classes = sorted({identity for _, identity, _ in found})
+    numbers = {class_: number for number, class_ in enumerate(classes)}
+    notes = (f"{name}: left out {_count(len(others), 'image')} without an identity ({_few(others)})",) if others else ()
+    return EncodedImages(
+        name=name,
+        labels=np.asarray([numbers[identity] for _, identity, _ in found], dtype=np.int64),
+        class_names=tuple(classes),
+        read=_Files(filesystem, path, [file for file, _, _ in found]),
+        groups=np.arange(len(found)),
+        is_thread_safe=True,
+        cameras=np.asarray([camera for _, _, camera in found], dtype=np.int64),
+        notes=notes,
+    )
+
+
+class _Files:
+    """Reads images of a folder by number. Loader workers receive it by pickle."""
+
+    def __init__(self, filesystem: pafs.FileSystem, path: str, files: Sequence[str]) -> None:
+        self._filesystem, self._path, self._files = filesystem, path.rstrip("/"), list(files)
+
+    def __call__(self, index: int) -> Image.Image:
+        file = f"{self._path}/{self._files[index]}"
+        return decode(read_file(self._filesystem, file), file)
+
+
+def read_file(filesystem: pafs.FileSystem, path: str) -> bytes:
+    """Return a file's content. Raises UnreadableImageError for a missing file, DataError where storage fails."""
+    try:
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            with open(path, "rb") as local:  # names that are no UTF-8 too
+                return local.read()
+        with filesystem.open_input_file(path) as source:
+            return source.read()
+    except FileNotFoundError:
+        raise UnreadableImageError(f"{path} does not exist") from None
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise UnreadableImageError(f"{path} cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _tops(files: Sequence[str]) -> list[str]:
+    """Return the hidden part of each path, once."""
+    return list(dict.fromkeys(next(part for part in file.split("/") if is_hidden(part)) for file in files))
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = [name.encode(errors="backslashreplace").decode() for name in names[:3]]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")
+
+
+def _suffixes(files: Sequence[str]) -> str:
+    counted = collections.Counter(os.path.splitext(file)[1].lower() or "no suffix" for file in files)
+    return ", ".join(f"{suffix} {count}" for suffix, count in counted.most_common(5))

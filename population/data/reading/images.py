@@ -1,0 +1,185 @@
+"""Decoded images in memory: values that networks of one node share without copying."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from inarch.population.data.reading.labels import encode_label_array
+from inarch.population.errors import DataError
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images of one size with their labels."""
+
+    images: Array
+    """Shape (images, channels, height, width), uint8 or float32; may be read-only."""
+    labels: Array
+    """Shape (images,), int64, in [0, num_classes)."""
+    class_names: tuple[str, ...]
+    """Names by label."""
+    cameras: Array | None = None
+    """Shape (images,), int64: what took each image, for retrieval across cameras; None: not known."""
+    notes: tuple[str, ...] = ()
+    """What was left out, to be shown before training."""
+    unreadable: tuple[str, ...] = ()
+    """A message for each image that was left out because it cannot be read."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels there may be."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def select(self, indices: Array) -> ImageSet:
+        """A copy of some of the images."""
+        return dataclasses.replace(
+            self,
+            images=self.images[indices],
+            labels=self.labels[indices],
+            cameras=None if self.cameras is None else self.cameras[indices],
+        )
+
+    def statistics(self) -> tuple[Array, Array]:
+        """Mean and deviation of each channel, float32, shape (channels,); a constant channel has deviation 1."""
+        sums, squares = np.zeros(self.images.shape[1]), np.zeros(self.images.shape[1])
+        for start in range(0, len(self), 1024):
+            block = self.images[start : start + 1024].astype(np.float64)
+            sums += block.sum(axis=(0, 2, 3))
+            squares += np.square(block).sum(axis=(0, 2, 3))
+        count = self.images[:, 0].size
+        mean = sums / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        return mean.astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over shapes, classes, labels, cameras where they are known, and pixels."""
+        digest = hashlib.sha256(repr((self.images.shape, str(self.images.dtype), self.class_names)).encode())
+        digest.update(np.ascontiguousarray(self.labels).data)
+        if self.cameras is not None:
+            digest.update(np.ascontiguousarray(self.cameras).data)
+        digest.update(np.ascontiguousarray(self.images).data)
+        return digest.hexdigest()
+
+
+def image_set(
+    images: object, labels: object, *, class_names: Sequence[str] | None = None, name: str = "data"
+) -> ImageSet:
+    """An ImageSet from arrays, checked.
+
+    Args:
+        images: Shape (images, height, width), (images, height, width, channels) or (images, channels, height, width)
+            with 1 or 3 channels; uint8, or floats, which become float32.
+        labels: Shape (images,): whole numbers from 0, names of classes, or one-hot rows, as `encode_label_array`.
+        class_names: Names by label; None: the labels' own names or numbers.
+        name: What the errors call it.
+
+    Raises:
+        DataError: shapes, types or labels cannot be used, or there is only one class.
+    """
+    pixels = np.asarray(images)
+    given = pixels.shape
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.ndim == 4 and pixels.shape[-1] in (1, 3) and pixels.shape[1] not in (1, 3):
+        pixels = pixels.transpose(0, 3, 1, 2)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        raise DataError(
+            f"{name}: images must have shape (images, height, width), (..., channels) or (images, channels, ...) "
+            f"with 1 or 3 channels, got {given}"
+        )
+    if len(pixels) == 0:
+        raise DataError(f"{name} has no images")
+    if pixels.dtype != np.uint8:
+        if not np.issubdtype(pixels.dtype, np.floating):
+            raise DataError(f"{name}: images must be uint8 or floats, got {pixels.dtype}")
+        pixels = pixels.astype(np.float32)
+        if not np.isfinite(pixels).all():
+            raise DataError(f"{name}: a pixel is NaN or infinite")
+    targets, names = encode_label_array(labels, name=name, class_names=class_names)
+    if len(targets) != len(pixels):
+        raise DataError(f"{name}: {len(pixels)} images need as many labels, got {len(targets)}")
+    return ImageSet(images=np.ascontiguousarray(pixels), labels=targets, class_names=names)
+
+
+def with_set_channels(images: ImageSet, channels: int) -> ImageSet:
+    """Decoded images with 1 or 3 channels: gray is repeated, color is weighed as Pillow does."""
+    pixels = images.images
+    if pixels.shape[1] == channels:
+        return images
+    if channels == 3:
+        changed = np.repeat(pixels, 3, axis=1)
+    else:
+        weighed = np.tensordot(pixels, np.asarray([0.299, 0.587, 0.114]), axes=(1, 0))[:, None]
+        changed = (np.rint(weighed) if pixels.dtype == np.uint8 else weighed).astype(pixels.dtype)
+    return dataclasses.replace(images, images=np.ascontiguousarray(changed))
+
+
+def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> None:
+    """Write an ImageSet as one Arrow file: where arrays handed in from Python are kept in a run's folder."""
+    row = images.images[0].nbytes
+    pixels = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(row), len(images), [None, pa.py_buffer(np.ascontiguousarray(images.images))]
+    )
+    columns = {"image": pixels, "label": pa.array(images.labels)}
+    if images.cameras is not None:
+        columns["camera"] = pa.array(images.cameras)
+    schema = pa.schema(
+        [(name, column.type) for name, column in columns.items()],
+        metadata={
+            "shape": ",".join(map(str, images.shape)),
+            "dtype": str(images.images.dtype),
+            "class_names": "\x1f".join(images.class_names),
+            "notes": "\x1f".join(images.notes),
+            "unreadable": "\x1f".join(images.unreadable),
+        },
+    )
+    with filesystem.open_output_stream(path) as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(pa.Table.from_arrays(list(columns.values()), schema=schema))
+
+
+def is_own_arrow(filesystem: pafs.FileSystem, path: str) -> bool:
+    """Whether an Arrow file is one that `write_arrow` wrote."""
+    try:
+        with filesystem.open_input_file(path) as source:
+            return b"dtype" in (pa.ipc.open_file(source).schema.metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def read_arrow(filesystem: pafs.FileSystem, path: str) -> ImageSet:
+    """What `write_arrow` wrote."""
+    with filesystem.open_input_file(path) as source:
+        table = pa.ipc.open_file(source).read_all().combine_chunks()
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    shape = tuple(int(size) for size in metadata["shape"].split(","))
+    values = table.column("image").chunk(0).buffers()[1]
+    images = np.frombuffer(values, dtype=metadata["dtype"])[: len(table) * int(np.prod(shape))].reshape(-1, *shape)
+    names = tuple(metadata["class_names"].split("\x1f"))
+    cameras = table.column("camera").to_numpy() if "camera" in table.column_names else None
+    notes, unreadable = (tuple(filter(None, metadata.get(key, "").split("\x1f"))) for key in ("notes", "unreadable"))
+    return ImageSet(
+        images=images,
+        labels=table.column("label").to_numpy(),
+        class_names=names,
+        cameras=cameras,
+        notes=notes,
+        unreadable=unreadable,
+    )

@@ -1,0 +1,198 @@
+"""Encode labels: numbers, names or categories become numbers from 0 and names of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from inarch.population.errors import DataError
+
+LEAST_LIMIT = 1_000
+"""Labels below this are accepted as they are, however few classes there are."""
+
+OUTPUTS_A_CLASS = 100
+"""More outputs than this for each class that has images are taken for a mistake."""
+
+
+def encode_labels(
+    values: Any, *, name: str, class_names: Sequence[str] | None = None, unit: str = "row"
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Encode labels as numbers, with the names of the classes.
+
+    Args:
+        values: An Arrow column, a NumPy array or a list, shape (images,): whole numbers from 0 (floats that are whole
+            too), booleans, strings, or categories.
+        name: Where they come from, for errors.
+        class_names: Names by number, where they are known; strings must then be among them.
+        unit: What an entry is called in errors: row, item, file.
+
+    Returns:
+        Numbers, shape (images,), int64, and the names by number. Numbers without names are named by themselves, up to
+        the greatest. Strings are numbered in sorted order, by value where all are whole numbers; categories in their
+        own order.
+
+    Raises:
+        DataError: a label is missing, negative, no whole number, of no known class, or far greater than the number of
+            classes; names the entry.
+    """
+    if class_names is not None and len(set(class_names)) < len(class_names):
+        twice = next(class_ for class_ in class_names if list(class_names).count(class_) > 1)
+        raise DataError(f"{name}: two classes are called {twice!r}; each class needs a name of its own")
+    column = _column(values, name)
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        raise _multi_label(name)
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    missing = column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+    texts = column.to_pylist() if is_text else []
+    if is_text:
+        missing = missing | np.asarray([not text for text in texts], dtype=bool)
+    if missing.any():
+        raise DataError(f"{name}: {unit} {np.flatnonzero(missing)[0]} has no label")
+    if pa.types.is_dictionary(kind):
+        return _categories(column, name, class_names, unit)
+    if is_text:
+        return _names(texts, name, class_names, unit)
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int64())
+    elif not pa.types.is_floating(kind) and not pa.types.is_integer(kind):
+        raise DataError(f"{name}: labels must be whole numbers or names of classes, got {kind}")
+    values = column.to_numpy(zero_copy_only=False)
+    return _numbers(_whole(values, name, unit) if values.dtype.kind == "f" else values, name, class_names, unit)
+
+
+def encode_label_array(
+    values: Any, *, name: str, class_names: Sequence[str] | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Encode labels that were handed in from Python, as `encode_labels`.
+
+    A column (images, 1) counts as (images,), and rows with a single 1 among zeros (one-hot) as the place of the 1.
+    """
+    if isinstance(values, (pa.Array, pa.ChunkedArray)) or hasattr(getattr(values, "dtype", None), "categories"):
+        return encode_labels(values, name=name, class_names=class_names, unit="item")
+    if isinstance(values, (list, tuple)) and any(isinstance(value, (str, bytes)) for value in values):
+        return encode_labels(list(values), name=name, class_names=class_names, unit="item")
+    try:
+        found = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    except ValueError:  # rows of several lengths
+        raise _multi_label(name) from None
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    elif found.ndim == 2 and found.dtype != object:
+        is_one_hot = np.isin(found, (0, 1)).all() and (found.sum(1) == 1).all()
+        if not is_one_hot:
+            raise _multi_label(name)
+        found = found.argmax(1)
+    if found.ndim != 1:
+        raise DataError(f"{name}: labels must have shape (images,), got {found.shape}")
+    return encode_labels(found, name=name, class_names=class_names, unit="item")
+
+
+def numbered_as(
+    labels: np.ndarray, class_names: tuple[str, ...], known: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Renumber labels by the classes of other images, matched by name. Classes that those images lack get the next
+    numbers."""
+    if class_names == known:
+        return labels, known
+    names = known + tuple(name for name in class_names if name not in set(known))
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.asarray([numbers[name] for name in class_names], dtype=np.int64)[labels], names
+
+
+def check_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Raises DataError where all images are of one class."""
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise DataError(f"the training images are all of class {class_names[present[0]]!r}; two classes are needed")
+
+
+def _column(values: Any, name: str) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):  # an extension type, or none
+        values = values.chunk(0) if values.num_chunks else pa.array([], values.type)
+    if isinstance(values, pa.Array):
+        return _as_text(values)
+    try:
+        return _as_text(pa.array(values, from_pandas=True))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{name}: labels must be all numbers or all names of classes: {error}") from error
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Convert labels of bytes to strings."""
+    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    return column.cast(pa.string()) if is_bytes else column
+
+
+def _multi_label(name: str) -> DataError:
+    return DataError(
+        f"{name}: the labels are lists or rows of several classes (multi-label); each image must have one class"
+    )
+
+
+def _whole(values: np.ndarray, name: str, unit: str) -> np.ndarray:
+    """Convert floats to whole numbers."""
+    exact = values.astype(np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(exact) & (exact == np.floor(exact)) & (np.abs(exact) < 2**53)))
+    if len(wrong):
+        raise DataError(f"{name}: {unit} {wrong[0]} has label {exact[wrong[0]]:g}, which is no whole number")
+    return exact.astype(np.int64)
+
+
+def _numbers(
+    values: np.ndarray, name: str, class_names: Sequence[str] | None, unit: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    if len(values) == 0:
+        return np.empty(0, dtype=np.int64), tuple(class_names or ())
+    lowest, highest = int(values.argmin()), int(values.argmax())
+    low, high, num_present = int(values[lowest]), int(values[highest]), len(np.unique(values))
+    if low < 0:
+        raise DataError(
+            f"{name}: {unit} {np.flatnonzero(values < 0)[0]} has label {values[np.flatnonzero(values < 0)[0]]}; labels "
+            "must be 0 or above (images without labels cannot be used)"
+        )
+    if class_names is not None and high >= len(class_names):
+        raise DataError(
+            f"{name}: {unit} {highest} has label {high}, but there are names for {len(class_names)} classes only"
+        )
+    if class_names is None and high >= max(LEAST_LIMIT, OUTPUTS_A_CLASS * num_present):
+        raise DataError(
+            f"{name}: {unit} {highest} has label {high}, which asks for {high + 1} outputs for {num_present} "
+            "classes; number the classes from 0, or give their names as strings"
+        )
+    names = tuple(class_names) if class_names is not None else tuple(str(number) for number in range(high + 1))
+    return values.astype(np.int64), names
+
+
+def _names(
+    values: Sequence[str], name: str, class_names: Sequence[str] | None, unit: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    names = tuple(class_names) if class_names is not None else _sorted(set(values))
+    numbers = {class_: number for number, class_ in enumerate(names)}
+    for place, value in enumerate(values):
+        if value not in numbers:
+            raise DataError(
+                f"{name}: {unit} {place} has label {value!r}, which is none of the {len(names)} named classes"
+            )
+    return np.asarray([numbers[value] for value in values], dtype=np.int64), names
+
+
+def _sorted(names: set[str]) -> tuple[str, ...]:
+    are_numbers = all(name.isascii() and name.isdigit() for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if are_numbers else sorted(names))
+
+
+def _categories(
+    column: pa.Array, name: str, class_names: Sequence[str] | None, unit: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    categories = [str(value) for value in column.dictionary.to_pylist()]
+    indices = column.indices.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    if class_names is not None:
+        return _names([categories[index] for index in indices], name, class_names, unit)
+    return indices.astype(np.int64), tuple(categories)

@@ -1,0 +1,270 @@
+"""Data sets by name or path: digits, CIFAR in torchvision's format, folders of images, tables."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+from PIL import Image
+
+from inarch.population.config import DataConfig, ImageSize
+from inarch.population.data.reading.decoding import resized, with_channels
+from inarch.population.data.reading.encoded_images import EncodedImages, UnreadableImages
+from inarch.population.data.reading.folders import Listing, is_hidden, is_image, list_folder, open_folder
+from inarch.population.data.reading.images import ImageSet, image_set, is_own_arrow, read_arrow
+from inarch.population.data.reading.table_files import TableFile, table_kind
+from inarch.population.data.reading.table_layouts import METADATA, has_part, matching, saved_dataset, shards
+from inarch.population.data.reading.tables import open_table
+from inarch.population.errors import DataError, UnreadableImageError
+
+CIFAR = ("cifar10", "cifar100")
+
+NAMES = ("digits", *CIFAR)
+"""Data sets that are known by name; each holds training and test images."""
+
+CIFAR_FOLDERS = (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python"))
+"""Data sets in torchvision's format, and the folder that marks each."""
+
+
+def open_images(description: str, *, split: str, config: DataConfig | None = None) -> ImageSet | EncodedImages:
+    """The images behind a name or a path, decoded where they come decoded.
+
+    Args:
+        description: As data.train.
+        split: train, validation, test or query; which part of a data set that has several.
+        config: Names of columns and classes; None: the usual ones.
+
+    Raises:
+        DataError: nothing readable lies there; the message names it and what was expected.
+    """
+    config = config or DataConfig()
+    if split == "validation" and description in NAMES:
+        raise DataError(f"data.validation_set: {description} has no validation images of its own; use data.validation")
+    if description == "digits":
+        return digits(split)
+    if description in CIFAR:
+        return cifar(description, Path("data"), split, download=True)
+    filesystem, path = locate(description)
+    info = _info(filesystem, path, description)
+    if info.type == pafs.FileType.NotFound:
+        return _open_pattern(filesystem, path, config, name=description, split=split)
+    if info.type == pafs.FileType.File:
+        return _open_files(filesystem, [path], config, name=description, split=split)
+    for name, marker in CIFAR_FOLDERS if isinstance(filesystem, pafs.LocalFileSystem) else ():
+        folder = Path(path)
+        if folder.name == marker or os.path.isdir(folder / marker):
+            return cifar(name, folder.parent if folder.name == marker else folder, split, download=False)
+    return _open_folder(filesystem, path.rstrip("/"), config, name=description, split=split)
+
+
+def holds_parts(description: str) -> bool:
+    """Whether a name or folder stands for training and test images alike."""
+    if description in NAMES:
+        return True
+    filesystem, path = locate(description)
+    if _info(filesystem, path, description).type != pafs.FileType.Directory:
+        return False
+    folder = Path(path)
+    is_local = isinstance(filesystem, pafs.LocalFileSystem)
+    if is_local and any(folder.name == marker or os.path.isdir(folder / marker) for _, marker in CIFAR_FOLDERS):
+        return True
+    names = _names_in(filesystem, path, is_local=is_local)
+    if "dataset_dict.json" in names:
+        return has_part(filesystem, path, split="test")
+    if "data" in names:
+        names += [f"data/{name}" for name in _names_in(filesystem, f"{path}/data", is_local=is_local)]
+    train, _ = shards(filesystem, path, names, split="train")
+    test, _ = shards(filesystem, path, names, split="test")
+    return bool(train and test) and {table.path for table in train} != {table.path for table in test}
+
+
+def _names_in(filesystem: pafs.FileSystem, path: str, *, is_local: bool) -> list[str]:
+    """Names in a folder. A folder that cannot be listed gives none here and an error when it is read."""
+    try:
+        if is_local:
+            return sorted(os.listdir(path))  # names that are no UTF-8 too
+        return [info.base_name for info in filesystem.get_file_info(pafs.FileSelector(path))]
+    except OSError:
+        return []
+
+
+def locate(description: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URI, and the path in it. Raises DataError where it cannot be opened."""
+    if "://" not in description:
+        return pafs.LocalFileSystem(), str(Path(description).expanduser().absolute())
+    try:
+        return pafs.FileSystem.from_uri(description)
+    except Exception as error:  # each file system has errors of its own, of its network library too
+        raise DataError(f"{description!r} cannot be opened: {error}") from error
+
+
+def digits(split: str) -> ImageSet:
+    """The 1,797 handwritten digits, 8x8 gray, that scikit-learn installs; a fixed fifth of each class is for test."""
+    from sklearn.datasets import load_digits
+
+    found: Any = load_digits()
+    pixels = np.rint(found.images * (255.0 / 16.0)).astype(np.uint8)
+    is_test = np.zeros(len(pixels), dtype=bool)
+    for label in range(10):
+        places = np.flatnonzero(found.target == label)
+        is_test[np.random.default_rng([label, 1797]).permutation(places)[: round(len(places) / 5)]] = True
+    chosen = is_test if split == "test" else ~is_test
+    return image_set(pixels[chosen], found.target[chosen], class_names=[str(n) for n in range(10)], name="digits")
+
+
+def cifar(name: str, root: Path, split: str, *, download: bool) -> ImageSet:
+    """CIFAR-10 or CIFAR-100 in torchvision's own format; its downloader fetches it where there is a network."""
+    import torchvision
+
+    kind = torchvision.datasets.CIFAR10 if name == "cifar10" else torchvision.datasets.CIFAR100
+    try:
+        found = kind(str(root), train=split == "train", download=download)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"data.{split}: {name} was not found under {str(root)!r} and could not be fetched ({error}); "
+            "name a folder that holds it, or a Parquet file"
+        ) from error
+    return image_set(found.data, np.asarray(found.targets), class_names=found.classes, name=name)
+
+
+def decode_all(
+    encoded: EncodedImages,
+    *,
+    image_size: ImageSize | None,
+    channels: str = "auto",
+    unreadable: UnreadableImages | None = None,
+) -> ImageSet:
+    """Decode every image; with channels=auto gray where all are gray, else RGB.
+
+    Args:
+        encoded: The images.
+        image_size: As data.image_size.
+        channels: As data.channels.
+        unreadable: Takes note of images that cannot be read, which are left out; None: the first is an error.
+
+    Raises:
+        UnreadableImageError: an image cannot be read.
+        DataError: more images cannot be read than may be left out, or sizes differ and no image_size is given.
+    """
+    unreadable = unreadable or UnreadableImages(0)
+    pictures: list[Image.Image] = []
+    kept: list[int] = []
+    left_out: list[str] = []
+    for index in range(len(encoded)):
+        try:
+            pictures.append(resized(with_channels(encoded.read(index), channels), image_size))
+            kept.append(index)
+        except UnreadableImageError as error:
+            left_out.append(unreadable.add(error))
+    if not pictures:
+        raise DataError(f"{encoded.name} has no image that can be read")
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) > 1:
+        raise DataError(
+            f"{encoded.name} has images of {len(sizes)} sizes, {_sizes(sizes)} among them; give data.image_size, "
+            "or data.stream=always"
+        )
+    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
+    pixels = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
+    if len(kept) < len(encoded):
+        encoded = encoded.select(np.asarray(kept))
+    found = image_set(pixels, encoded.labels, class_names=encoded.class_names, name=encoded.name)
+    return dataclasses.replace(found, cameras=encoded.cameras, notes=encoded.notes, unreadable=tuple(left_out))
+
+
+def only_readable(encoded: EncodedImages, unreadable: UnreadableImages) -> EncodedImages:
+    """The images that can be read; each is decoded once, on all cores.
+
+    Raises:
+        DataError: more cannot be read than may be left out.
+    """
+
+    def error_of(index: int) -> UnreadableImageError | None:
+        try:
+            encoded.read(index)
+        except UnreadableImageError as error:
+            return error
+        return None
+
+    workers = os.cpu_count() or 1 if encoded.is_thread_safe else 1
+    with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
+        errors = list(pool.map(error_of, range(len(encoded))))
+    left_out = tuple(unreadable.add(error) for error in errors if error is not None)
+    kept = np.asarray([index for index, error in enumerate(errors) if error is None], dtype=np.int64)
+    if not len(kept):
+        raise DataError(f"{encoded.name} has no image that can be read")
+    return dataclasses.replace(encoded.select(kept), unreadable=left_out) if left_out else encoded
+
+
+def _info(filesystem: pafs.FileSystem, path: str, description: str) -> pafs.FileInfo:
+    try:
+        return filesystem.get_file_info(path)
+    except Exception as error:  # as in locate
+        raise DataError(f"{description!r} cannot be looked up: {error}") from error
+
+
+def _open_pattern(
+    filesystem: pafs.FileSystem, path: str, config: DataConfig, *, name: str, split: str
+) -> ImageSet | EncodedImages:
+    """The tables that a pattern matches; nothing lies at the path itself."""
+    if not any(mark in path for mark in "*?["):
+        raise DataError(f"data.{split}: {name!r} does not exist (looked for {path}), and is none of {', '.join(NAMES)}")
+    found = matching(filesystem, path)
+    if not found:
+        raise DataError(f"data.{split}: no file matches {name!r}")
+    return _open_files(filesystem, found, config, name=name, split=split)
+
+
+def _open_files(
+    filesystem: pafs.FileSystem, paths: Sequence[str], config: DataConfig, *, name: str, split: str
+) -> ImageSet | EncodedImages:
+    if len(paths) == 1 and table_kind(paths[0]) == "arrow" and is_own_arrow(filesystem, paths[0]):
+        return read_arrow(filesystem, paths[0])
+    tables = []
+    for path in paths:
+        kind = table_kind(path)
+        if kind is None:
+            raise DataError(f"data.{split}: {name!r} must be a Parquet, Arrow or CSV file, or a folder")
+        tables.append(TableFile(filesystem=filesystem, path=path, kind=kind))
+    return open_table(tables, config, name=name)
+
+
+def _open_folder(
+    filesystem: pafs.FileSystem, path: str, config: DataConfig, *, name: str, split: str
+) -> ImageSet | EncodedImages:
+    try:
+        listing = list_folder(filesystem, path)
+    except OSError as error:
+        raise DataError(f"data.{split}: {name!r} cannot be listed: {error}") from error
+    tables = saved_dataset(filesystem, path, listing.files, split=split)
+    if tables:
+        return open_table(tables, config, name=name)
+    if any(is_image(file) and "/" in file and not is_hidden(file) for file in listing.files):
+        return open_folder(filesystem, path, listing, name=name, split=split)
+    tables, others = shards(filesystem, path, listing.files, split=split)
+    if tables:
+        found = open_table(tables, config, name=name)
+        left_out = f"{name}: left out {len(others)} Parquet files of other parts ({', '.join(others[:3])})"
+        return dataclasses.replace(found, notes=(*found.notes, *([left_out] if others else [])))
+    if others:
+        raise DataError(f"data.{split}: the Parquet files in {name} are named by other parts: {', '.join(others[:3])}")
+    if _is_flat(listing):
+        table = next((file for file in METADATA if file in listing.files), None)
+        if table is not None:
+            return _open_files(filesystem, [f"{path}/{table}"], config, name=f"{name}/{table}", split=split)
+    return open_folder(filesystem, path, listing, name=name, split=split)
+
+
+def _is_flat(listing: Listing) -> bool:
+    """Whether a folder's images are described by a table: it has one, at its top."""
+    return any(file in METADATA for file in listing.files if not is_hidden(file))
+
+
+def _sizes(sizes: set[tuple[int, int]]) -> str:
+    return " and ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])

@@ -1,0 +1,159 @@
+"""One file of a table, read column by column: Parquet, Arrow, CSV."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from inarch.population.data.reading.decoding import LFS_POINTER
+from inarch.population.errors import DataError
+
+Kind = Literal["parquet", "arrow", "csv"]
+
+KINDS: dict[str, Kind] = {".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv"}
+"""What a table is, by the end of its name in lower case."""
+
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
+"""Cells of a CSV that hold nothing."""
+
+ROWS_A_GROUP = 1024
+"""Rows of an Arrow or CSV table that are shuffled together, as a Parquet row group is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFile:
+    """One file of a table."""
+
+    filesystem: pafs.FileSystem = field(repr=False)
+    path: str
+    kind: Kind
+
+
+def table_kind(path: str) -> Kind | None:
+    """Return the kind of a table by the end of its name; None for other files."""
+    return KINDS.get(posixpath.splitext(path)[1].lower())
+
+
+class TableReader:
+    """One file of a table, open in this process."""
+
+    def __init__(self, file: TableFile) -> None:
+        self.file = file
+        self._table: pa.Table | None = None
+        try:
+            if file.kind == "parquet":
+                self._parquet = pq.ParquetFile(file.path, filesystem=file.filesystem)
+            else:
+                self._table = _read_table(file)
+        except (pa.ArrowException, OSError) as error:
+            reason = "it does not exist" if isinstance(error, FileNotFoundError) else error
+            if _is_pointer(file):
+                reason = "it is a Git LFS pointer, not the table itself; fetch it by git lfs pull"
+            raise DataError(f"{file.path} cannot be read as {file.kind}: {reason}") from error
+
+    def columns(self) -> list[str]:
+        return list(self._table.column_names if self._table is not None else self._parquet.schema_arrow.names)
+
+    def metadata(self) -> Mapping[bytes, bytes]:
+        schema = self._table.schema if self._table is not None else self._parquet.schema_arrow
+        return schema.metadata or {}
+
+    def group_sizes(self) -> list[int]:
+        """Rows of each group."""
+        if self._table is None:
+            found = self._parquet.metadata
+            return [found.row_group(index).num_rows for index in range(found.num_row_groups)]
+        starts = range(0, len(self._table), ROWS_A_GROUP)
+        return [min(ROWS_A_GROUP, len(self._table) - start) for start in starts]
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        try:
+            return self._table.column(name) if self._table is not None else self._parquet.read(columns=[name]).column(0)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.file.path}: column {name!r} cannot be read: {error}") from error
+
+    def group(self, index: int, column: str) -> pa.ChunkedArray:
+        """A column of one group."""
+        if self._table is None:
+            return self._parquet.read_row_group(index, columns=[column]).column(0)
+        return self._table.column(column).slice(index * ROWS_A_GROUP, ROWS_A_GROUP)
+
+
+def _is_pointer(file: TableFile) -> bool:
+    try:
+        with file.filesystem.open_input_stream(file.path) as source:
+            return source.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False
+
+
+def _read_table(file: TableFile) -> pa.Table:
+    if file.kind == "csv":
+        return _read_csv(file)
+    is_local = isinstance(file.filesystem, pafs.LocalFileSystem)
+    source = pa.memory_map(file.path) if is_local else file.filesystem.open_input_file(file.path)
+    if source.read(6) == b"ARROW1":
+        source.seek(0)
+        return pa.ipc.open_file(source).read_all()
+    source.seek(0)
+    return pa.ipc.open_stream(source).read_all()
+
+
+def _read_csv(file: TableFile) -> pa.Table:
+    """Read a CSV. Every column is read as text first, so that 001.png and the label 007 keep their zeros."""
+    options = pyarrow.csv.ParseOptions(delimiter="\t" if file.path.lower().endswith(".tsv") else ",")
+    content = _text(file)
+    with pyarrow.csv.open_csv(pa.BufferReader(content), parse_options=options) as opened:
+        columns = opened.schema.names
+    as_text = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, null_values=MISSING
+    )
+    table = pyarrow.csv.read_csv(pa.BufferReader(content), parse_options=options, convert_options=as_text)
+    return pa.table([_typed(column) for column in table.columns], names=table.column_names)
+
+
+def _text(file: TableFile) -> bytes:
+    """Return the content of a CSV file. Raises DataError where it is not UTF-8."""
+    with file.filesystem.open_input_stream(file.path) as source:
+        content = source.read()
+    try:
+        content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{file.path} is not UTF-8; save it as UTF-8") from None
+    return content
+
+
+def _typed(column: pa.ChunkedArray) -> pa.Array:
+    """Convert a column of texts to numbers where all of them are numbers.
+
+    Whole numbers must be canonical (7, not 007). Floats need a point in at least one text. Other columns stay texts,
+    without the spaces around them.
+    """
+    texts = [None if text is None else text.strip() for text in column.to_pylist()]
+    if texts and all(_is_canonical(text) for text in texts):
+        return pa.array([int(text) for text in texts if text])
+    if texts and _are_fractions(texts):
+        return pa.array([None if text is None else float(text) for text in texts])
+    return pa.array(texts, pa.string())
+
+
+def _is_canonical(text: str | None) -> bool:
+    """Whether a text is a canonical whole number: 7, not 007."""
+    return text is not None and text.isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
+
+
+def _are_fractions(texts: Sequence[str | None]) -> bool:
+    """Whether all texts are numbers and at least one has a point."""
+    given = [text for text in texts if text is not None]
+    with contextlib.suppress(ValueError):
+        return any("." in text for text in given) and all(math.isfinite(float(text)) for text in given)
+    return False

@@ -1,0 +1,134 @@
+"""Take data that were handed in from Python: arrays, lists, Datasets, in parts or as one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from inarch.population.config import DataConfig
+from inarch.population.data.reading.dataset_items import as_array, configured_names, from_dataset
+from inarch.population.data.reading.encoded_images import UnreadableImages
+from inarch.population.data.reading.images import ImageSet, image_set
+from inarch.population.errors import DataError
+
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Keys of a mapping of parts, and the part that each means."""
+
+FORMS = (
+    "data must be a path, a pair (images, labels) of arrays or lists, a torch or Hugging Face Dataset, or parts of "
+    "these: (train, test), (train, validation, test), or a mapping with the keys train, validation and test"
+)
+
+
+def parts_of(data: Any) -> dict[str, Any]:
+    """Split data into the parts train, validation and test; the last two may be missing.
+
+    Raises:
+        DataError: it is of no known form.
+    """
+    if isinstance(data, Mapping):
+        unknown = [key for key in data if key not in PART_NAMES]
+        if unknown or not data:
+            raise DataError(f"{FORMS}; got a mapping with the keys {', '.join(map(str, data)) or 'none'}")
+        parts = {PART_NAMES[key]: part for key, part in data.items() if part is not None}
+        if "train" not in parts:
+            raise DataError("data must have a part train")
+        return parts
+    if isinstance(data, (tuple, list)) and not _is_arrays(data) and not _is_items(data):
+        if len(data) == 2:
+            names = ("train", "test")
+        elif len(data) == 3:
+            names = ("train", "validation", "test")
+        else:
+            raise DataError(f"{FORMS}; got a {type(data).__name__} of {len(data)}")
+        return {name: part for name, part in zip(names, data, strict=True) if part is not None}
+    return {"train": data}
+
+
+def is_path(data: Any) -> bool:
+    """Whether a part is a path or a name."""
+    return isinstance(data, (str, os.PathLike))
+
+
+def to_images(data: Any, config: DataConfig, *, name: str, unreadable: UnreadableImages | None = None) -> ImageSet:
+    """Convert one part to decoded images.
+
+    Args:
+        data: An ImageSet, a pair (images, labels), or a Dataset.
+        config: Size, channels, names of columns and classes.
+        name: What errors call it.
+        unreadable: Takes note of items that cannot be read; None: the first is an error.
+
+    Raises:
+        DataError: it is of no known form, or images or labels cannot be used.
+        UserCodeError: the Dataset raised.
+    """
+    if isinstance(data, ImageSet):
+        return data
+    if isinstance(data, (tuple, list)) and _is_arrays(data):
+        images, labels = data
+        if hasattr(images, "shape"):
+            return image_set(as_array(images), labels, class_names=configured_names(labels, config), name=name)
+        labels = _plain_labels(labels, name)
+        if len(images) != len(labels):
+            raise DataError(f"{name}: {len(images)} images need as many labels, got {len(labels)}")
+        data = list(zip(images, labels, strict=True))
+    return from_dataset(data, config, name=name, unreadable=unreadable)
+
+
+def _plain_labels(labels: Any, name: str) -> Sequence[Any]:
+    """Convert the labels beside a list of images to a list."""
+    if isinstance(labels, (list, tuple)):
+        return labels
+    rows = np.asarray(labels)
+    if rows.ndim == 0:
+        raise DataError(f"{name}: labels must be a list or an array of shape (images,), got {type(labels).__name__}")
+    return list(rows)
+
+
+def _is_arrays(data: Sequence[Any]) -> bool:
+    """Whether a pair is (images, labels) and not two parts."""
+    if len(data) != 2 or _is_items(data) or _is_pair(data[0]):
+        return False
+    images = data[0]
+    if isinstance(images, ImageSet) or hasattr(images, "features"):  # a part of its own
+        return False
+    if isinstance(images, (np.ndarray, torch.Tensor)) or hasattr(images, "__array__"):
+        return True
+    return isinstance(images, (list, tuple)) and len(images) > 0 and _is_picture(images[0])
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value is (images, labels): an array of images, and as many labels."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or np.ndim(value[1]) == 0:
+        return False
+    images = value[0]
+    return getattr(images, "ndim", 0) >= 3 and len(images) == len(value[1])
+
+
+def _is_items(data: Sequence[Any]) -> bool:
+    """Whether a list is one of items (image, label) and not of parts."""
+    first = data[0] if len(data) else None
+    if isinstance(first, Mapping):
+        return not set(first) <= set(PART_NAMES) and not any(is_path(value) for value in first.values())
+    if not isinstance(first, (tuple, list)) or len(first) != 2 or _is_pair(first):
+        return False
+    image, label = first
+    is_label = (
+        isinstance(label, (str, int)) or np.ndim(label) == 0 or (np.ndim(label) == 1 and len(label) != len(image))
+    )
+    return _is_picture(image) and (is_label or isinstance(image, Image.Image))
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value is one image."""
+    return isinstance(value, Image.Image) or (hasattr(value, "shape") and len(value.shape) in (2, 3))

@@ -1,0 +1,164 @@
+"""Batches of images that do not fit in memory: decoded by loader workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from inarch.population.config import ImageSize, height_and_width
+from inarch.population.data.memory_batches import Batch, Pass
+from inarch.population.data.reading.decoding import center, margin, resized, with_channels
+from inarch.population.data.reading.encoded_images import EncodedImages
+from inarch.population.errors import UnreadableImageError
+
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+"""Of ImageNet's channels, in [0, 1]."""
+
+GRAY_MEAN, GRAY_DEVIATION = (0.449,), (0.226,)
+"""The means of ImageNet's, for gray images."""
+
+WINDOW_GROUPS = 8
+"""Parquet row groups shuffled together: reading stays sequential, order does not repeat."""
+
+LOADER_SECONDS = 120.0
+"""A batch that the loader's workers do not deliver in this time is an error."""
+
+
+def stream_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation by which streamed images are normalized, where white is 1."""
+    return (MEAN, DEVIATION) if channels == 3 else (GRAY_MEAN, GRAY_DEVIATION)
+
+
+class StreamBatches:
+    """Batches of encoded images."""
+
+    def __init__(
+        self,
+        images: EncodedImages,
+        indices: np.ndarray,
+        *,
+        image_size: ImageSize,
+        channels: int = 3,
+        resizes: bool,
+        workers: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Batches of one part.
+
+        Args:
+            images: All images of a data set.
+            indices: Of those that belong to this part.
+            image_size: As data.image_size.
+            channels: 1 (gray) or 3 (RGB).
+            resizes: Whether training crops have random sizes and shapes, and the others a margin, as for ImageNet.
+            workers: Loader processes.
+            device: Where batches go.
+        """
+        self._images, self._indices = images, indices
+        self._size, self._channels, self._resizes, self._workers = image_size, channels, resizes, workers
+        self._device = torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def epoch(self, wanted: Pass) -> Iterator[Batch]:
+        end = len(self) if wanted.steps is None else wanted.steps * wanted.batch_size
+        order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size : end]
+        steps: list[nn.Module] = (
+            [v2.RandomResizedCrop(self._size, antialias=True)] if self._resizes else [self._whole()]
+        )
+        if wanted.padding:
+            steps.append(v2.RandomCrop(height_and_width(self._size), padding=wanted.padding))
+        if wanted.mirror:
+            steps.append(v2.RandomHorizontalFlip(0.5))
+        train = v2.Compose(steps)
+        yield from self._load(order, wanted.batch_size, transform=train, seed=wanted.augment_seed + wanted.epoch)
+
+    def in_order(self, *, batch_size: int) -> Iterator[Batch]:
+        """Each image scaled without chance."""
+        yield from self._load(self._indices, batch_size, transform=v2.Compose([self._whole()]), seed=0)
+
+    def _whole(self) -> nn.Module:
+        """To the size without chance."""
+        return _Whole(self._size, has_margin=self._resizes)
+
+    def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
+        random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, epoch]))
+        groups = self._images.groups[self._indices]
+        shuffled = random.permutation(np.unique(groups))
+        rank = np.empty(int(groups.max()) + 1, dtype=np.int64)
+        rank[shuffled] = np.arange(len(shuffled)) // (WINDOW_GROUPS if len(shuffled) < len(groups) else len(shuffled))
+        return self._indices[np.lexsort((random.random(len(groups)), rank[groups]))]
+
+    def _load(self, order: np.ndarray, batch_size: int, *, transform: v2.Compose, seed: int) -> Iterator[Batch]:
+        if len(order) == 0:
+            return
+        loader = DataLoader(
+            _Decoded(self._images, order, transform, seed, channels=self._channels),
+            batch_size=batch_size,
+            num_workers=self._workers,
+            timeout=LOADER_SECONDS if self._workers else 0,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator().manual_seed(0),
+            collate_fn=_collated,
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise UnreadableImageError(batch)
+            pixels, labels = batch
+            yield pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+
+
+class _Whole(nn.Module):
+    """Scales a picture as images that are judged are scaled, in memory and streamed alike."""
+
+    def __init__(self, size: ImageSize, *, has_margin: bool) -> None:
+        super().__init__()
+        self._size, self._has_margin = size, has_margin
+
+    def forward(self, picture: Image.Image) -> Image.Image:
+        if self._has_margin and isinstance(self._size, int):
+            return center(resized(picture, margin(self._size)), self._size)
+        return resized(picture, self._size)
+
+
+class _Decoded(Dataset):
+    """Decodes and transforms images. The random choices of an image depend on the seed and its number alone, not on the
+    worker that loads it. An unreadable image becomes its error message, since a worker would bury it in a traceback."""
+
+    def __init__(
+        self, images: EncodedImages, order: np.ndarray, transform: v2.Compose, seed: int, *, channels: int
+    ) -> None:
+        self._images, self._order, self._transform, self._seed = images, order, transform, seed
+        self._mode = "gray" if channels == 1 else "rgb"
+        mean, deviation = stream_statistics(channels)
+        self._finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, deviation)])
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int] | str:
+        index = int(self._order[place])
+        try:
+            picture = with_channels(self._images.read(index), self._mode)
+        except UnreadableImageError as error:
+            return str(error)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((self._seed * 1_000_003 + index) % 2**63)
+            picture = self._transform(picture)
+        return self._finish(picture), int(self._images.labels[index])
+
+
+def _collated(items: list[tuple[torch.Tensor, int] | str]) -> tuple[torch.Tensor, torch.Tensor] | str:
+    """A batch, or the message about its first image that cannot be read."""
+    good = [item for item in items if not isinstance(item, str)]
+    if len(good) < len(items):
+        return next(item for item in items if isinstance(item, str))
+    return torch.stack([pixels for pixels, _ in good]), torch.tensor([label for _, label in good])

@@ -1,0 +1,81 @@
+"""Report errors of the caller's own functions and data sets on one screen, with the last frames of that code."""
+
+from __future__ import annotations
+
+import contextlib
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from inarch.population.errors import InarchError, UserCodeError
+
+FRAMES = 4
+"""Frames of the caller's code that a message shows at most."""
+
+LINES, LINE_LENGTH = 4, 400
+"""Of an error's own message that are shown."""
+
+_OWN = Path(__file__).parents[2]
+_OWN_PACKAGES = tuple(str(_OWN / name) for name in ("population", "actors", "experiments"))
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+@contextlib.contextmanager
+def user_code(what: str, *, remedy: str = "") -> Iterator[None]:
+    """Convert exceptions of the caller's code to UserCodeError.
+
+    Args:
+        what: The subject of the message, as in "the network function make_network".
+        remedy: What may help, at the message's end.
+
+    Raises:
+        UserCodeError: the code raised anything but an InarchError, which passes as it is.
+    """
+    try:
+        yield
+    except InarchError:
+        raise
+    except Exception as error:  # the caller's code may raise anything
+        raise UserCodeError(described(error, what, remedy=remedy)) from error
+
+
+def described(error: BaseException, what: str, *, remedy: str = "") -> str:
+    """Return a message about an error of the caller's code, with the last frames of that code."""
+    frames = frames_of(error)
+    message = f"{what} raised {type(error).__name__}: {shortened(str(error))}"
+    message += f"; {remedy}" if remedy else ""
+    return f"{message}\n{frames}" if frames else message
+
+
+def shortened(message: str) -> str:
+    """Cut a long error message."""
+    lines = message.strip().splitlines()[:LINES]
+    short = "\n".join(line[:LINE_LENGTH] for line in lines)
+    return short if short == message.strip() else f"{short} ..."
+
+
+def place_of(error: BaseException) -> str:
+    """Return file, line and function of the caller's code that an error passed; empty if it passed none."""
+    own = _frames(error)[0]
+    return f"at {own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
+
+
+def frames_of(error: BaseException) -> str:
+    """Format the last frames of the caller's code in an error's traceback, or of libraries if there are none."""
+    own, libraries = _frames(error)
+    return "\n".join(
+        f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n    {frame.line}'
+        for frame in (own or libraries)[-FRAMES:]
+    )
+
+
+def _frames(error: BaseException) -> tuple[list[traceback.FrameSummary], list[traceback.FrameSummary]]:
+    """Return an error's frames in the caller's code, and those in libraries."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_OWN_PACKAGES) and not frame.filename.startswith("<")
+    ]
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    return own, [frame for frame in frames if frame.filename.startswith(_LIBRARIES)]

@@ -1,0 +1,279 @@
+"""Channels followed through the graph of a network's modules with torch.fx; what it cannot follow is a named error,
+unless the network declares its channels."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision.ops
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+
+from inarch.population.errors import ConfigError
+from inarch.population.fusion import FusedConv2d
+from inarch.population.grafting.channels import FREE, Axis, Channels, by_class, declared_channels
+
+
+def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
+    """Follow every channel of a network; where that cannot be done, take its word.
+
+    Args:
+        module: The network; not changed. An attribute `channel_groups` declares its channels: `declared_channels`.
+        image_shape: (channels, height, width) of what it maps.
+
+    Raises:
+        ConfigError: the graph cannot be traced, or holds something whose channels cannot be followed, and none are
+            declared; names it.
+    """
+    for name, found in module.named_modules():
+        if isinstance(found, FusedConv2d):
+            raise ConfigError(f"graft.level filter is not defined for fused convolutions, as {name}; use level layer")
+    try:
+        return _followed(module, image_shape)
+    except ConfigError as error:
+        groups = getattr(module, "channel_groups", None)
+        if groups is None:
+            raise ConfigError(f"{error}; the network may declare its channel_groups") from None
+        return declared_channels(module, groups)
+
+
+def _followed(module: nn.Module, image_shape: Sequence[int]) -> Channels:
+    try:
+        graph = fx.GraphModule(module, _Tracer().trace(module))
+    except Exception as error:
+        raise ConfigError(f"graft.level filter: torch.fx cannot trace the network: {error}") from error
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        device = next(module.parameters()).device
+        ShapeProp(graph).propagate(torch.zeros(2, *image_shape, device=device))
+    module.train(was_training)
+    return _Follower(module, graph).follow()
+
+
+class _Tracer(fx.Tracer):
+    """Layers are leaves, subclasses of torch's too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Follower:
+    """Walks a graph once; single channels are joined into classes by union-find."""
+
+    def __init__(self, module: nn.Module, graph: fx.GraphModule) -> None:
+        self._module, self._graph = module, graph
+        self._parents: list[int] = []
+        self._fixed: set[int] = set()
+        self._channels: dict[fx.Node, np.ndarray] = {}
+        self._axes: list[tuple[str, int, np.ndarray]] = []
+        self._blocks: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        self._makers: list[tuple[str, np.ndarray]] = []
+        self._scales: list[tuple[str, np.ndarray]] = []
+        self._modules = dict(module.named_modules())
+        self._called: set[str] = set()
+
+    def follow(self) -> Channels:
+        for node in self._graph.graph.nodes:
+            self._visit(node)
+        return self._classes()
+
+    def _visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._channels[node] = self._fix(self._new(_shape(node)[1]))
+        elif node.op == "call_module":
+            self._layer(node, self._modules[str(node.target)])
+        elif node.op == "output":
+            for found in node.all_input_nodes:
+                self._fix(self._of(found))
+        elif node.op in ("call_function", "call_method"):
+            self._operation(node)
+
+    def _layer(self, node: fx.Node, layer: nn.Module) -> None:
+        name, inputs = str(node.target), self._of(node.all_input_nodes[0])
+        if next(layer.parameters(), None) is not None:
+            if name in self._called:
+                raise ConfigError(f"graft.level filter: channels cannot be followed through {name}, called twice")
+            self._called.add(name)
+        if isinstance(layer, nn.Conv2d):
+            self._channels[node] = self._convolution(name, layer, inputs)
+        elif isinstance(layer, nn.BatchNorm2d):
+            for entry in ("weight", "bias", "running_mean", "running_var"):
+                if getattr(layer, entry) is not None:
+                    self._axes.append((f"{name}.{entry}", 0, inputs))
+            if layer.weight is not None:
+                self._scales.append((f"{name}.weight", inputs))
+            self._channels[node] = inputs
+        elif isinstance(layer, nn.Linear):
+            self._axes.append((f"{name}.weight", 1, inputs))
+            outputs = self._new(layer.out_features)
+            self._make(name, layer, outputs)
+            self._channels[node] = outputs
+        elif isinstance(layer, nn.Flatten):
+            self._channels[node] = self._flattened(node, inputs)
+        elif isinstance(layer, _PASSING):
+            self._channels[node] = inputs
+        else:
+            kind = type(layer).__name__
+            raise ConfigError(f"graft.level filter: channels cannot be followed through {name} ({kind})")
+
+    def _convolution(self, name: str, layer: nn.Conv2d, inputs: np.ndarray) -> np.ndarray:
+        groups, key = layer.groups, f"{name}.weight"
+        per_group = layer.in_channels // groups
+        if groups == 1:
+            self._axes.append((key, 1, inputs))
+            outputs = self._new(layer.out_channels)
+        elif per_group == 1 and layer.out_channels == layer.in_channels:
+            outputs = inputs
+        else:
+            outputs = self._new(layer.out_channels)
+            rows = np.arange(layer.out_channels) // (layer.out_channels // groups)
+            self._axes.append((key, 1, inputs[rows[:, None] * per_group + np.arange(per_group)]))
+            for place, channel in enumerate(inputs):
+                self._blocks[int(channel)].append((f"{key} reads", place // per_group))
+            for row, channel in zip(rows, outputs, strict=True):
+                self._blocks[int(channel)].append((f"{key} makes", int(row)))
+        self._make(name, layer, outputs)
+        return outputs
+
+    def _make(self, name: str, layer: nn.Conv2d | nn.Linear, outputs: np.ndarray) -> None:
+        self._axes.append((f"{name}.weight", 0, outputs))
+        self._makers.append((f"{name}.weight", outputs))
+        if layer.bias is not None:
+            self._axes.append((f"{name}.bias", 0, outputs))
+
+    def _operation(self, node: fx.Node) -> None:
+        if not isinstance(node.meta.get("tensor_meta"), TensorMetadata):
+            return  # a size or another number
+        for found in node.all_input_nodes:
+            if found.op == "get_attr" and math.prod(_shape(found)) > 1:
+                raise ConfigError(
+                    f"graft.level filter: channels cannot be followed through {node.name}: it uses {found.target}"
+                )
+        target = node.target if node.op == "call_method" else _plain(node.target)
+        inputs = [found for found in node.all_input_nodes if found in self._channels]
+        if target in _JOINING:
+            tensors: Any = node.args[0]
+            self._channels[node] = np.concatenate([self._of(found) for found in tensors])
+        elif not inputs:
+            raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
+        elif target in _FLATTENING:
+            self._channels[node] = self._flattened(node, self._of(inputs[0]))
+        elif target is F.pad:
+            self._channels[node] = self._padded(node, self._of(inputs[0]))
+        elif target in _ELEMENTWISE:
+            whole = [self._of(found) for found in inputs if len(_shape(found)) > 1]
+            widest = max(whole, key=len, default=self._of(inputs[0]))  # one channel for all is of none of them
+            for other in whole:
+                self._join(node, widest, other)
+            self._channels[node] = widest
+        elif target in _PASSING_OPERATIONS and _shape(node)[1] == len(self._of(inputs[0])):
+            self._channels[node] = self._of(inputs[0])
+        else:
+            raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
+
+    def _flattened(self, node: fx.Node, inputs: np.ndarray) -> np.ndarray:
+        """Each channel's pixels lie side by side."""
+        size = math.prod(_shape(node)[1:])
+        if len(_shape(node)) != 2 or size % len(inputs):
+            raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
+        return np.repeat(inputs, size // len(inputs))
+
+    def _padded(self, node: fx.Node, inputs: np.ndarray) -> np.ndarray:
+        """Channels of zeros before and after: they belong with what they are added to."""
+        pads: Any = node.args[1]
+        before, after = (pads[4], pads[5]) if len(pads) > 4 else (0, 0)
+        inputs = inputs[max(0, -before) : len(inputs) - max(0, -after)]
+        return np.concatenate([self._new(max(0, before)), inputs, self._new(max(0, after))])
+
+    def _join(self, node: fx.Node, one: np.ndarray, other: np.ndarray) -> None:
+        if len(one) != len(other):
+            if 1 in (len(one), len(other)):
+                return
+            raise ConfigError(f"graft.level filter: {node.name} joins {len(one)} and {len(other)} channels")
+        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+            self._parents[self._root(a)] = self._root(b)
+
+    def _new(self, count: int) -> np.ndarray:
+        begin = len(self._parents)
+        self._parents.extend(range(begin, begin + count))
+        return np.arange(begin, begin + count)
+
+    def _fix(self, channels: np.ndarray) -> np.ndarray:
+        self._fixed.update(channels.tolist())
+        return channels
+
+    def _of(self, node: fx.Node) -> np.ndarray:
+        if node not in self._channels:
+            raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
+        return self._channels[node]
+
+    def _root(self, channel: int) -> int:
+        while self._parents[channel] != channel:
+            self._parents[channel] = self._parents[self._parents[channel]]
+            channel = self._parents[channel]
+        return channel
+
+    def _classes(self) -> Channels:
+        roots = [self._root(channel) for channel in range(len(self._parents))]
+        fixed = {roots[channel] for channel in self._fixed}
+        made = {roots[channel] for _, outputs in self._makers for channel in outputs.tolist()} - fixed
+        number = {root: index for index, root in enumerate(sorted(made))}
+        known = np.array([number.get(root, FREE) for root in roots], dtype=np.int64)
+        axes = tuple(Axis(key=key, dim=dim, classes=known[channels]) for key, dim, channels in self._axes)
+        return Channels(
+            num_classes=len(number),
+            axes=axes,
+            makers=by_class(self._makers, known, len(number)),
+            scales=by_class(self._scales, known, len(number)),
+            kinds=self._kinds(axes, known, len(number)),
+        )
+
+    def _kinds(self, axes: Sequence[Axis], known: np.ndarray, count: int) -> tuple[tuple[int, ...], ...]:
+        """Classes are of one kind where they lie equally often along the same axes, and in the same blocks of grouped
+        convolutions."""
+        told: list[list[Any]] = [[] for _ in range(count)]
+        for axis in axes:
+            found, times = np.unique(axis.classes[axis.classes != FREE], return_counts=True)
+            for class_, often in zip(found.tolist(), times.tolist(), strict=True):
+                told[class_].append((axis.key, axis.dim, often))
+        for channel, blocks in self._blocks.items():
+            if known[channel] != FREE:
+                told[known[channel]].extend(("block", *block) for block in blocks)
+        kinds: dict[Any, list[int]] = defaultdict(list)
+        for class_, signs in enumerate(told):
+            kinds[tuple(sorted(signs, key=repr))].append(class_)
+        return tuple(tuple(members) for members in kinds.values())
+
+
+def _shape(node: fx.Node) -> torch.Size:
+    return node.meta["tensor_meta"].shape
+
+
+def _plain(target: Any) -> Callable[..., Any]:
+    """In-place functions are the plain ones."""
+    return {operator.iadd: operator.add, operator.imul: operator.mul}.get(target, target)
+
+
+_PASSING = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.ELU, nn.Tanh),
+    *(nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+)
+"""Layers that treat each channel by itself and alike."""
+
+_PASSING_OPERATIONS = {
+    *(F.relu, F.relu6, F.leaky_relu, F.silu, F.hardswish, F.hardsigmoid, F.gelu, F.elu, torch.relu, torch.sigmoid),
+    *(torch.tanh, F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
+    *(torch.max_pool2d, torch.mean, operator.getitem, "mean", "relu", "relu_", "sigmoid", "contiguous", "tanh"),
+    *("clone", "float", "detach", torchvision.ops.stochastic_depth),
+}
+_ELEMENTWISE = {operator.add, operator.mul, operator.sub, torch.add, torch.mul, "add", "add_", "mul", "mul_"}
+_JOINING = {torch.cat, torch.concat}
+_FLATTENING = {torch.flatten, "flatten", "view", "reshape", torch.reshape}

@@ -1,0 +1,1 @@
+"""Members of a population, their topology, the index of their newest snapshots, and staleness."""

@@ -1,0 +1,99 @@
+"""ResNets for small images: three stages of basic blocks, shortcuts without parameters.
+
+Source: He et al. 2016 (arXiv:1512.03385), section 4.2, option A; leaky ReLU as in Meng et al. 2020's comparison.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inarch.population.models.conv_factory import Plan
+
+STAGE_CHANNELS = (16, 32, 64)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut that strides and pads channels with zeros where the shape changes."""
+
+    def __init__(
+        self, inputs: int, filters: int, *, hidden: int, outputs: int, stride: int, slope: float, plan: Plan
+    ) -> None:
+        """Args: channels that come in; filters of both convolutions; those that the first and the second keep; the
+        first's stride; of the activation; what makes convolutions."""
+        super().__init__()
+        self.conv1 = plan.conv(inputs, filters, 3, kept=hidden, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = plan.conv(hidden, filters, 3, kept=outputs, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride = stride
+        self.added = outputs - inputs
+        self.slope = slope
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = _activate(self.bn1(self.conv1(images)), self.slope)
+        hidden = self.bn2(self.conv2(hidden))
+        if self.stride != 1 or self.added:
+            images = images[:, :, :: self.stride, :: self.stride]
+            images = F.pad(images, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
+        return _activate(hidden + images, self.slope)
+
+
+class CifarResNet(nn.Module):
+    """A ResNet of depth 6n + 2 for images of 8 pixels a side and more. Fusion rates: one for each block's first
+    convolution, then three for the outputs of the stages; the stem shares the first of these."""
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        leaky: bool = False,
+        plan: Plan | None = None,
+    ) -> None:
+        """Args: depth 6n + 2; num_classes; in_channels of the images; leaky ReLU (slope 0.01) in place of ReLU; what
+        makes convolutions."""
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth must be 6n + 2 with n at least 1, got {depth}")
+        self.slope = 0.01 if leaky else 0.0
+        blocks, plan = (depth - 2) // 6, plan or Plan()
+        plan.check(3 * blocks + 3, f"resnet{depth}")
+        widths = [plan.kept(3 * blocks + stage, filters) for stage, filters in enumerate(STAGE_CHANNELS)]
+        self.conv1 = plan.conv(in_channels, STAGE_CHANNELS[0], 3, kept=widths[0], padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        stages, inputs = [], widths[0]
+        for stage, filters in enumerate(STAGE_CHANNELS):
+            row = []
+            for index in range(blocks):
+                hidden = plan.kept(stage * blocks + index, filters)
+                stride = 2 if stage and not index else 1
+                row.append(
+                    BasicBlock(
+                        inputs,
+                        filters,
+                        hidden=hidden,
+                        outputs=widths[stage],
+                        stride=stride,
+                        slope=self.slope,
+                        plan=plan,
+                    )
+                )
+                inputs = widths[stage]
+            stages.append(nn.Sequential(*row))
+        self.layer1, self.layer2, self.layer3 = stages
+        self.linear = nn.Linear(inputs, num_classes)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        hidden = _activate(self.bn1(self.conv1(images)), self.slope)
+        hidden = self.layer3(self.layer2(self.layer1(hidden)))
+        return self.linear(hidden.mean(dim=(2, 3)))
+
+
+def _activate(hidden: Tensor, slope: float) -> Tensor:
+    return F.leaky_relu(hidden, slope, inplace=True) if slope else F.relu(hidden, inplace=True)

@@ -1,0 +1,92 @@
+"""ResNet-50 for images of 224 pixels a side; module names and weights are those of torchvision's.
+
+Source: He et al. 2016 (arXiv:1512.03385), with the stride at the 3x3 convolution.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from inarch.population.models.conv_factory import Plan
+
+STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
+"""Filters of a block's first two convolutions, blocks, stride of the first block."""
+
+EXPANSION = 4
+"""Filters of a block's last convolution, in those of its first."""
+
+NUM_BLOCKS = sum(blocks for _, blocks, _ in STAGES)
+STEM = 64
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut, projected where the shape changes."""
+
+    def __init__(
+        self, inputs: int, filters: int, *, first: int, second: int, outputs: int, stride: int, plan: Plan
+    ) -> None:
+        """Args: channels that come in; filters of the first two convolutions; those that each of the three keeps; the
+        second's stride; what makes convolutions."""
+        super().__init__()
+        last = filters * EXPANSION
+        self.conv1 = plan.conv(inputs, filters, 1, kept=first, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.conv2 = plan.conv(first, filters, 3, kept=second, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(second)
+        self.conv3 = plan.conv(second, last, 1, kept=outputs, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Sequential | None = None
+
+    def project(self, inputs: int, filters: int, *, outputs: int, stride: int, plan: Plan) -> None:
+        """Give the shortcut a projection."""
+        conv = plan.conv(inputs, filters * EXPANSION, 1, kept=outputs, stride=stride, bias=False)
+        self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.relu(self.bn1(self.conv1(images)))
+        hidden = self.relu(self.bn2(self.conv2(hidden)))
+        hidden = self.bn3(self.conv3(hidden))
+        shortcut = images if self.downsample is None else self.downsample(images)
+        return self.relu(hidden + shortcut)
+
+
+class ResNet50(nn.Module):
+    """ResNet-50. Fusion rates: the stem, 16 for the blocks' first convolutions, 16 for their second, four for the
+    outputs of the stages."""
+
+    def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, plan: Plan | None = None) -> None:
+        super().__init__()
+        plan = plan or Plan()
+        plan.check(1 + 2 * NUM_BLOCKS + len(STAGES), "resnet50")
+        inputs = plan.kept(0, STEM)
+        self.conv1 = plan.conv(in_channels, STEM, 7, kept=inputs, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        stages, place = [], 1
+        for stage, (filters, blocks, stage_stride) in enumerate(STAGES):
+            outputs, row = plan.kept(1 + 2 * NUM_BLOCKS + stage, filters * EXPANSION), []
+            for index in range(blocks):
+                stride = 1 if index else stage_stride
+                first, second = plan.kept(place, filters), plan.kept(place + NUM_BLOCKS, filters)
+                block = Bottleneck(
+                    inputs, filters, first=first, second=second, outputs=outputs, stride=stride, plan=plan
+                )
+                if index == 0:
+                    block.project(inputs, filters, outputs=outputs, stride=stride, plan=plan)
+                row.append(block)
+                inputs, place = outputs, place + 1
+            stages.append(nn.Sequential(*row))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(inputs, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        hidden = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
+        return self.fc(self.avgpool(hidden).flatten(1))

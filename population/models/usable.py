@@ -1,0 +1,159 @@
+"""Make the networks of users fit for exchange and checkpoints, or refuse them by name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from inarch.population.errors import ConfigError
+from inarch.population.extension.user_code import user_code
+
+TYPES = frozenset(
+    {
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+        *(torch.complex64,),
+    }
+)
+"""Types of the tensors that snapshots and checkpoints hold."""
+
+
+def make_usable(network: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+    """Materialize lazy layers, give expanded tensors memory of their own, and refuse what cannot be trained or saved.
+
+    Args:
+        network: Changed in place; what it computes stays.
+        image_shape: (channels, height, width) of the images, by which lazy layers get their sizes; None: not known.
+
+    Raises:
+        ConfigError: names the tensor or module, and the remedy.
+        UserCodeError: the forward pass that materializes lazy layers raised.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ConfigError("the network is TorchScript, which cannot be used here; give the module that was scripted")
+    _materialize(network, image_shape)
+    for name, owner, entry, tensor in _tensors(network):
+        _check(name, owner, entry, tensor)
+    _separate_buffers(network)
+    for _, owner, entry, tensor in _tensors(network):
+        if _overlaps_itself(tensor):
+            with torch.no_grad():
+                own = tensor.detach().clone(memory_format=torch.contiguous_format)
+            if isinstance(tensor, nn.Parameter):
+                tensor.data = own
+            else:
+                setattr(owner, entry, own)
+    _check_sharing(network)
+    _check_state(network)
+
+
+def _materialize(network: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+    if not any(is_lazy(tensor) for _, _, _, tensor in _tensors(network)):
+        return
+    if image_shape is None:
+        raise ConfigError("the network has lazy layers, whose sizes only a pass over an image gives; give their sizes")
+    was_training = network.training
+    with torch.no_grad(), user_code("a first pass through the network, which gives its lazy layers their sizes,"):
+        network.eval()(torch.zeros(2, *image_shape))
+        if any(is_lazy(tensor) for _, _, _, tensor in _tensors(network)):  # used in training alone
+            network.train()(torch.zeros(2, *image_shape))
+    network.train(was_training)
+    left = [name for name, _, _, tensor in _tensors(network) if is_lazy(tensor)]
+    if left:
+        raise ConfigError(f"lazy layer {left[0]!r} got no size, since no image passes through it; remove it")
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Yield name, owner, entry and tensor of each parameter and buffer, a shared tensor once."""
+    seen: set[int] = set()
+    for stem, owner in network.named_modules():
+        entries = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
+        for entry, tensor in entries:
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield f"{stem}.{entry}" if stem else entry, owner, entry, tensor
+
+
+def _check(name: str, owner: nn.Module, entry: str, tensor: Tensor) -> None:
+    kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+    is_saved = kind == "parameter" or entry not in owner._non_persistent_buffers_set
+    if tensor.is_complex() and kind == "parameter":
+        raise ConfigError(
+            f"parameter {name!r} is complex; keep it as a real parameter with a last dimension of 2, and use "
+            "torch.view_as_complex where it is read"
+        )
+    if tensor.device.type == "meta":
+        raise ConfigError(f"{kind} {name!r} is on device meta and has no values; build the network on the CPU")
+    if is_saved and (tensor.layout != torch.strided or tensor.is_quantized):
+        layout = "quantized" if tensor.is_quantized else f"sparse ({tensor.layout})".replace("torch.", "")
+        remedy = "keep it dense" if kind == "parameter" else "keep it dense, or register it with persistent=False"
+        raise ConfigError(f"{kind} {name!r} is {layout} and cannot be shared or saved; {remedy}")
+    if is_saved and tensor.dtype not in TYPES:
+        raise ConfigError(f"{kind} {name!r} has type {tensor.dtype}, which cannot be shared or saved; use float16")
+
+
+def _separate_buffers(network: nn.Module) -> None:
+    """Give each module its own copy of a shared buffer.
+
+    A move to a device would separate the buffers too, and change the structure of the network there.
+    """
+    seen: set[int] = set()
+    for owner in network.modules():
+        for entry, buffer in list(owner.named_buffers(recurse=False)):
+            if id(buffer) in seen and buffer.numel():
+                setattr(owner, entry, buffer.clone())
+            seen.add(id(buffer))
+
+
+def _check_state(network: nn.Module) -> None:
+    """Raise ConfigError unless the network's state_dict holds its parameters and buffers themselves.
+
+    Checkpoints and exchange use the state_dict.
+    """
+    with user_code("the network's state_dict"):
+        state = network.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or name.endswith("_extra_state"):
+            raise ConfigError(
+                f"{name!r} of the network's state_dict is extra state, which checkpoints lack; keep it in a buffer"
+            )
+    for name, owner, entry, tensor in _tensors(network):
+        if isinstance(tensor, nn.Parameter) or entry not in owner._non_persistent_buffers_set:
+            if name not in state:
+                raise ConfigError(f"the network's state_dict lacks {name!r}, which would be lost in checkpoints")
+            if tensor.numel() and state[name].data_ptr() != tensor.data_ptr():
+                raise ConfigError(
+                    f"the network's state_dict gives a copy of {name!r}; weights are exchanged and resumed "
+                    "through it, so it must give the tensor itself"
+                )
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    """Whether elements of a tensor share memory, as in an expanded tensor."""
+    is_strided = tensor.layout == torch.strided and not tensor.is_quantized
+    return is_strided and any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _check_sharing(network: nn.Module) -> None:
+    """Raise ConfigError where two different tensors share memory, since a checkpoint would separate them."""
+    places = sorted(
+        (tensor.data_ptr(), tensor.data_ptr() + _span(tensor), name)
+        for name, _, _, tensor in _tensors(network)
+        if tensor.layout == torch.strided and not tensor.is_quantized and tensor.numel()
+    )
+    for (_, end, first), (start, _, second) in itertools.pairwise(places):
+        if start < end:
+            raise ConfigError(
+                f"{first!r} and {second!r} are different tensors of the same memory; let both names be one Parameter "
+                "(second.weight = first.weight, transposed where it is used), or copy one with clone()"
+            )
+
+
+def _span(tensor: Tensor) -> int:
+    """Return the bytes from a tensor's first element to the end of its last."""
+    steps = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return (steps + 1) * tensor.element_size()

@@ -1,0 +1,42 @@
+"""VGG-16 with batch norm for 32x32 images: thirteen convolutions and one linear layer.
+
+Source: Simonyan & Zisserman 2015 (arXiv:1409.1556), configuration D, with the usual head for small images.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from inarch.population.models.conv_factory import Plan
+
+CHANNELS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
+"""Outputs of each convolution; 0 is a 2x2 max pooling."""
+
+
+NUM_CONVOLUTIONS = sum(outputs > 0 for outputs in CHANNELS)
+
+
+class CifarVgg16(nn.Module):
+    """VGG-16 for images of 16 pixels a side and more. Fusion rates: one for each convolution, in order."""
+
+    def __init__(self, *, num_classes: int, in_channels: int = 3, plan: Plan | None = None) -> None:
+        super().__init__()
+        plan = plan or Plan()
+        plan.check(NUM_CONVOLUTIONS, "vgg16")
+        place = 0
+        layers: list[nn.Module] = []
+        inputs = in_channels
+        for outputs in CHANNELS:
+            if outputs == 0:
+                layers.append(nn.MaxPool2d(2))
+                continue
+            kept = plan.kept(place, outputs)
+            conv = plan.conv(inputs, outputs, 3, kept=kept, padding=1)
+            layers += [conv, nn.BatchNorm2d(kept), nn.ReLU(inplace=True)]
+            inputs, place = kept, place + 1
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(inputs, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        return self.classifier(self.features(images).mean(dim=(2, 3)))

@@ -1,0 +1,1 @@
+"""Files of a run: storage, checkpoints, history tables and claims."""

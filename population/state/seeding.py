@@ -1,0 +1,76 @@
+"""The seed tree: one root, a branch for each network, a leaf for each use. Equal inputs give equal seeds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Use = Literal["weights", "order", "augmentation", "training", "exchange"]
+
+_LEAVES: dict[Use, int] = {"weights": 0, "order": 1, "augmentation": 2, "training": 3, "exchange": 4}
+
+
+def leaf(root: int, network: int, use: Use) -> int:
+    """The seed of one network for one use: initial weights, data order, augmentation, torch's
+    state in training, or what an exchange draws.
+
+    Args:
+        root: The run's seed, at least 0.
+        network: The network's id.
+        use: What it is for.
+
+    Returns:
+        An integer in [0, 2**63).
+    """
+    sequence = np.random.SeedSequence(entropy=root, spawn_key=(network, _LEAVES[use]))
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator(root: int, network: int, use: Use, *, counter: int) -> np.random.Generator:
+    """Random numbers of one network for one use, anew for each value of a counter."""
+    return np.random.Generator(np.random.Philox(key=leaf(root, network, use), counter=[0, 0, 0, counter]))
+
+
+class RandomState(contextlib.AbstractContextManager):
+    """A random state of its own: torch's global one is exchanged on entry and put back on exit."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            self._own = self._current()
+        self._others: dict[str, Tensor] | None = None
+
+    def __enter__(self) -> RandomState:
+        self._others = self._current()
+        self._set(self._own)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._own = self._current()
+        if self._others is not None:
+            self._set(self._others)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {name: state.clone() for name, state in self._own.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """From a checkpoint; one made on another kind of device leaves this device's state."""
+        self._own |= {name: tensors[name] for name in self._own if name in tensors}
+
+    def _current(self) -> dict[str, Tensor]:
+        states = {"random.cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            states["random.cuda"] = torch.cuda.get_rng_state(self._device)
+        return states
+
+    def _set(self, states: Mapping[str, Tensor]) -> None:
+        torch.set_rng_state(states["random.cpu"])
+        if "random.cuda" in states:
+            torch.cuda.set_rng_state(states["random.cuda"], self._device)

@@ -1,0 +1,210 @@
+"""What is learned: the network, its batches, its loss, its evaluation. Image classification is the built-in task."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inarch.population import models as networks
+from inarch.population.config import NetworkConfig, RunConfig
+from inarch.population.data import Batch, Pass, Splits, load_splits
+from inarch.population.data.memory_batches import epoch_steps
+from inarch.population.errors import ConfigError
+from inarch.population.evaluation.evaluation_set import check_answers, judging_part
+from inarch.population.evaluation.protocol import Part, Scores
+from inarch.population.evaluation.retrieval import embeddings
+from inarch.population.fusion import LayerFusion, fuse
+from inarch.population.grafting.channel_tracing import find_channels
+from inarch.population.grafting.weight_matching import in_one_order
+from inarch.population.state.state_dict import entries, load_entries
+from inarch.population.tasks.distillation import distillation_loss, load_teacher, mutual_loss
+
+STATISTICS_BATCHES = 8
+"""Training batches, augmented as in training, by which averaged weights' batch norm is measured, where
+schedule.statistics_batches does not say."""
+
+
+def run_splits(config: RunConfig) -> Splits:
+    """The images of a run; in retrieval the test images may be of other classes. Raises DataError as `load_splits`."""
+    return load_splits(config.data, seed=config.seed, same_classes=config.task == "classification")
+
+
+class ImageClassification:
+    """Classes are learned by cross-entropy; with task=retrieval, networks are judged by their embeddings of images,
+    which may be of other classes."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        splits: Splits,
+        *,
+        factory: networks.NetworkFactory | None = None,
+        device: torch.device | str = "cpu",
+        begins_trained: bool = True,
+    ) -> None:
+        """A task of a run.
+
+        Args:
+            config: The run's.
+            splits: Its data.
+            factory: A callable in place of config.network.
+            device: Where networks live.
+            begins_trained: Whether networks are built with network.weights; not where they are overwritten.
+        """
+        if not begins_trained:
+            config = dataclasses.replace(config, network=dataclasses.replace(config.network, weights=None))
+        self.config, self.splits = config, splits
+        self.device = torch.device(device)
+        self._network: NetworkConfig | networks.NetworkFactory = factory or config.network
+        train = splits.batches("train", self.device)
+        if train is None:
+            raise ConfigError("there are no training images")
+        self._train = train
+        self._validation = self.part("validation")
+        self._autocast = _autocast_type(config.device.precision, self.device)
+        self._peers: list[nn.Module] = []
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return epoch_steps(len(self._train), self.config.schedule)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.splits.image_shape
+
+    def build(self, seed: int) -> nn.Module:
+        network = networks.build(
+            self._network,
+            num_classes=self.splits.num_classes,
+            in_channels=self.splits.in_channels,
+            image_shape=self.splits.image_shape,
+            seed=seed,
+            fusion=self.config.fusion,
+        ).to(self.device)
+        networks.give_logits(network)
+        wanted = self.config.device.channels_last
+        if wanted == "on" or (wanted == "auto" and self.device.type == "cuda"):
+            network = network.to(memory_format=torch.channels_last)
+        return network
+
+    def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
+        data = self.config.data
+        wanted = Pass(
+            epoch=epoch,
+            order_seed=order_seed,
+            augment_seed=augment_seed,
+            batch_size=self.config.schedule.batch_size,
+            steps=self.steps_per_epoch,
+            first=first,
+            padding=data.padding if data.augmentation in ("crop", "crop_flip") else 0,
+            mirror=data.augmentation in ("crop_flip", "imagenet"),
+        )
+        return self._train.epoch(wanted)
+
+    def begin_epoch(self, network: nn.Module, *, epoch: int, random: np.random.Generator) -> Sequence[LayerFusion]:
+        if self.config.fusion.mode == "off":
+            return ()
+        return fuse(network, self.config.fusion, epoch=epoch, epochs=self.config.schedule.epochs, random=random)
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            logits = network(images)
+        if tuple(logits.shape) != (len(labels), self.splits.num_classes):
+            raise ConfigError(
+                f"the network must map images {tuple(images.shape)} to logits ({len(labels)}, "
+                f"{self.splits.num_classes}), it gave {tuple(logits.shape)}"
+            )
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.optimizer.label_smoothing)
+        settings = self.config.distillation
+        if settings.teachers:
+            taught = [self._predictions(teacher, images) for teacher in self.teachers]
+            loss = loss + settings.weight * distillation_loss(logits, taught, temperature=settings.temperature)
+        if self._peers:
+            loss = loss + settings.weight * mutual_loss(logits, [self._predictions(one, images) for one in self._peers])
+        return loss, (logits.detach().argmax(1) == labels).sum()
+
+    @functools.cached_property
+    def teachers(self) -> list[nn.Module]:
+        """The configured teachers. Raises ConfigError where one cannot be used."""
+        return [
+            load_teacher(
+                path,
+                num_classes=self.splits.num_classes,
+                in_channels=self.splits.in_channels,
+                device=self.device,
+            )
+            for path in self.config.distillation.teachers
+        ]
+
+    def learn_from(self, peers: Sequence[Mapping[str, Tensor]]) -> None:
+        while len(self._peers) < len(peers):
+            self._peers.append(self.build(0).requires_grad_(False))
+        del self._peers[len(peers) :]
+        for module, state in zip(self._peers, peers, strict=True):
+            load_entries(module.eval(), entries(module) | dict(state))  # a snapshot holds no masks
+
+    @torch.no_grad()
+    def _predictions(self, network: nn.Module, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            return network(images).float()
+
+    def statistics_images(self) -> Iterator[Tensor]:
+        batches = self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)
+        wanted = self.config.schedule.statistics_batches or STATISTICS_BATCHES
+        return (images for images, _ in itertools.islice(batches, wanted))
+
+    def validate(self, network: nn.Module) -> Scores | None:
+        if self._validation is None:
+            return None
+        self._measure_statistics(network)
+        return self._validation.measure.judge(network, self._validation.batches())
+
+    def comparable(self, states: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+        """Networks of a run whose weights may be averaged and compared: as they are, and where grafts matched channels
+        first, which leaves each network its own order, in the first one's."""
+        is_matched = self.config.exchange.rule == "graft" and self.config.graft.alignment != "none"
+        if not is_matched or len(states) < 2:
+            return list(states)
+        return in_one_order(states, find_channels(self.build(0), self.image_shape))
+
+    def part(self, name: str) -> Part | None:
+        """The images of validation or test and how they judge; None where there are none."""
+        return judging_part(self.config, self.splits, name, device=self.device)
+
+    def _measure_statistics(self, network: nn.Module) -> None:
+        """Batch norm's statistics anew, in place, where the schedule asks for it."""
+        if self.config.schedule.statistics_batches:
+            torch.optim.swa_utils.update_bn(self.statistics_images(), network)
+
+    def check(self) -> None:
+        """What else must fit the data: teachers, and in retrieval embeddings and queries.
+
+        Raises:
+            ConfigError: names what does not fit.
+        """
+        images, labels = next(iter(self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
+        for path, teacher in zip(self.config.distillation.teachers, self.teachers, strict=True):
+            try:
+                self._predictions(teacher, images[:2])
+            except (RuntimeError, ValueError) as error:
+                shape = tuple(images[:2].shape)
+                raise ConfigError(f"distillation.teachers: {path} cannot take images {shape}: {error}") from error
+        if self.config.task == "retrieval":
+            embeddings(self.build(0), [(images[:2], labels[:2])])
+            check_answers(self.splits)
+
+
+def _autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        usable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if usable else None
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)

@@ -1,0 +1,192 @@
+"""Try a network before anything starts, on batches of the sizes that will occur."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inarch.population.config import DataConfig, RunConfig, height_and_width
+from inarch.population.data import image_set, memory_splits, open_images
+from inarch.population.data.loading import streams
+from inarch.population.data.memory_batches import epoch_batches
+from inarch.population.data.reading.decoding import resized
+from inarch.population.data.reading.encoded_images import EncodedImages
+from inarch.population.data.reading.images import ImageSet
+from inarch.population.data.splits import STREAMED_SIZE
+from inarch.population.errors import ConfigError, DataError, UnreadableImageError
+from inarch.population.extension.user_code import user_code
+from inarch.population.models import NetworkFactory
+from inarch.population.models.complexity import network_cost
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.training.trainer import Trainer
+
+TRIAL_FLOPS = 40_000_000_000
+"""Operations of the step that tries a full batch, some seconds of a laptop; more images than that are not tried."""
+
+LOOKED_AT = 64
+"""Images whose channels are looked at, where all of them being gray would make them one channel."""
+
+KNOWN = {"cifar10": (50_000, (3, 32, 32), 10), "cifar100": (50_000, (3, 32, 32), 100)}
+"""Training images, their shape and classes of data sets that are fetched by name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataShape:
+    """Number and shape of a run's training images."""
+
+    num_images: int
+    """Training images, validation images not among them."""
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+
+def data_shape(config: RunConfig) -> DataShape | None:
+    """Find number, shape and classes of a run's training images, from labels and some images.
+
+    Returns:
+        None where all images would have to be read to know whether they are gray or RGB.
+
+    Raises:
+        DataError: the images cannot be read.
+    """
+    data = config.data
+    if data.train in KNOWN:
+        num_images, (channels, height, width), num_classes = KNOWN[data.train]
+        seen: int | None = channels
+    else:
+        train = open_images(data.train, split="train", config=data)
+        num_images, num_classes = len(train), len(train.class_names)
+        height, width = _size_of(train, data)
+        is_streamed = isinstance(train, EncodedImages) and streams(train, data)
+        seen = 3 if is_streamed else _channels_of(train)
+    if data.channels == "auto" and seen != 3 and data.train not in KNOWN:
+        others = {"validation": data.validation_set, "test": data.test, "query": data.query}
+        for split, source in others.items():
+            if source is not None and seen != 3:
+                other = _channels_of(open_images(source, split=split, config=data))
+                seen = other if other == 3 or seen is not None else None
+    channels = {"gray": 1, "rgb": 3}.get(data.channels, seen)
+    if channels is None:
+        return None
+    num_images = min(num_images, data.train_limit or num_images)
+    held = 0 if data.validation_set is not None else round(data.validation * num_images)
+    return DataShape(num_images=num_images - held, image_shape=(channels, height, width), num_classes=num_classes)
+
+
+def _size_of(train: ImageSet | EncodedImages, data: DataConfig) -> tuple[int, int]:
+    """Return height and width of the images that networks get."""
+    if isinstance(train, ImageSet):
+        return train.shape[1], train.shape[2]
+    if streams(train, data):
+        return height_and_width(data.image_size or STREAMED_SIZE)
+    for index in range(min(len(train), data.skip_unreadable + 1)):
+        try:
+            picture = resized(train.read(index), data.image_size)
+        except UnreadableImageError:
+            if index == data.skip_unreadable:
+                raise
+            continue
+        return picture.height, picture.width
+    raise DataError(f"{train.name} has no image that can be read")
+
+
+def _channels_of(images: ImageSet | EncodedImages) -> int | None:
+    """Return 1 or 3; None if the images looked at are gray and there are more."""
+    if isinstance(images, ImageSet):
+        return images.shape[0]
+    for index in range(min(len(images), LOOKED_AT)):
+        with contextlib.suppress(UnreadableImageError):
+            if images.read(index).mode != "L":
+                return 3
+    return 1 if len(images) <= LOOKED_AT else None
+
+
+def try_network(config: RunConfig, factory: NetworkFactory | None, shape: DataShape) -> None:
+    """Try a run's network on random images. The driver does this before Ray starts.
+
+    Raises:
+        ConfigError, UserCodeError: as `check_network`.
+    """
+    count = min(shape.num_images, config.schedule.batch_size + 1)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (max(2, count), *shape.image_shape), dtype=np.uint8)
+    labels = np.arange(len(pixels)) % shape.num_classes
+    plain = dataclasses.replace(config.data, augmentation="none", validation=0.0, validation_set=None, channels="auto")
+    names = [str(number) for number in range(shape.num_classes)]
+    splits = memory_splits(image_set(pixels, labels, class_names=names), None, plain, seed=0)
+    device = dataclasses.replace(config.device, compile=False)
+    data = dataclasses.replace(plain, validation=config.data.validation, query=None)
+    plain_config = dataclasses.replace(config, data=data, device=device, task="classification")
+    task = ImageClassification(plain_config, splits, factory=factory, begins_trained=False)
+    check_network(task, num_images=shape.num_images)
+    Trainer(task, plain_config, network=0).rehearse()
+
+
+def check_network(task: ImageClassification, *, num_images: int) -> None:
+    """Build a task's network and try it: evaluate, then train on the smallest and on a full batch.
+
+    Args:
+        task: Gives the network, its batches and its loss.
+        num_images: Training images, which decide how small the last batch of an epoch is.
+
+    Raises:
+        ConfigError: the network gives no logits of the right shape, or has nothing to train.
+        UserCodeError: it raised; names the batch.
+    """
+    network = task.build(0)
+    places = {parameter.data_ptr() for parameter in network.parameters() if parameter.numel()}
+    if any(parameter.data_ptr() in places for parameter in task.build(1).parameters() if parameter.numel()):
+        raise ConfigError(
+            "the network function gives the same network, or the same weights, each time; it must make a new one"
+        )
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError(
+            "the network has no parameter to train: all are frozen (requires_grad=False), or there are none"
+        )
+    images, labels = next(iter(task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
+    for size in (2, 1):
+        _check_logits(_evaluated(network, images[:size]), images[:size], task)
+    schedule = task.config.schedule
+    smallest = epoch_batches(num_images, schedule)[-1]
+    _train(task, network, images[:smallest], labels[:smallest])
+    flops = max(1, network_cost(network, task.image_shape).training_flops)
+    full = min(len(images), schedule.batch_size, max(2, TRIAL_FLOPS // flops))
+    if full > smallest:
+        _train(task, network, images[:full], labels[:full])
+
+
+@torch.no_grad()
+def _evaluated(network: nn.Module, images: Tensor) -> Any:
+    try:
+        with user_code(f"the network, evaluating images {tuple(images.shape)},"):
+            return network.eval()(images)
+    finally:
+        network.train()
+
+
+def _check_logits(logits: Any, images: Tensor, task: ImageClassification) -> None:
+    expected = (len(images), task.splits.num_classes)
+    if tuple(logits.shape) != expected:
+        raise ConfigError(
+            f"the network must map {len(images)} images {tuple(images.shape)} to logits {expected}, it gave "
+            f"{tuple(logits.shape)}"
+        )
+
+
+def _train(task: ImageClassification, network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Compute loss and gradients of one batch."""
+    remedy = ""
+    if len(images) == 1:
+        remedy = "batch norm needs two images: schedule.drop_last=on, or another schedule.batch_size"
+    network.train()
+    with user_code(f"the network, training on a batch of images {tuple(images.shape)},", remedy=remedy):
+        loss, _ = task.loss(network, (images, labels))
+        if not loss.requires_grad:
+            raise ConfigError("the loss does not depend on any parameter of the network; does it detach its output?")
+        loss.backward()
+    network.zero_grad(set_to_none=True)

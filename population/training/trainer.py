@@ -1,0 +1,397 @@
+"""One network's life, written once: without Ray, processes or a clock of its own.
+
+A `Trainer` trains interval after interval. Whoever runs it, an actor, the simulator or a test, is its `Host`. The order
+within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit; where nobody
+waits, the last interval has no pull and no graft, since nobody would train what they bring.
+
+Longer than 300 lines: `intervals` and its steps share one network's optimizer, average, exchange and random state.
+Progress, schedule, shared state, divergence and the record of rows have files of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from inarch.population.config import RunConfig
+from inarch.population.errors import CheckpointError, StructureError
+from inarch.population.evaluation.filter_statistics import filter_rows
+from inarch.population.evaluation.protocol import Scores
+from inarch.population.exchange import Exchanger, exchange_rule, training_behind
+from inarch.population.exchange.shared_state import SharedState
+from inarch.population.grafting.channel_tracing import find_channels
+from inarch.population.grafting.units import convolution_units
+from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.staleness import Age
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId
+from inarch.population.persistence.interval_report import KEPT, OFF, Report
+from inarch.population.state.optimizer import count_steps, load_optimizer, make_optimizer, optimizer_tensors
+from inarch.population.state.seeding import RandomState, generator, leaf
+from inarch.population.state.snapshot import Freezer, Origin, Snapshot, layout_of
+from inarch.population.state.state_dict import entries, load_entries
+from inarch.population.tasks.protocol import Task
+from inarch.population.training import divergence
+from inarch.population.training.history_buffer import Diary
+from inarch.population.training.progress import Progress
+from inarch.population.training.runtime import Host, Stopwatch
+from inarch.population.training.schedule import Schedule, base_learning_rate
+from inarch.population.training.weight_averaging import WeightAverage
+
+
+class Trainer:
+    """Trains one network."""
+
+    def __init__(self, task: Task, config: RunConfig, *, network: int, incarnation: int = 1) -> None:
+        """A network with fresh weights at the beginning of the schedule.
+
+        Args:
+            task: Gives the network, its batches, its loss.
+            config: The run's.
+            network: The member's id: its branch of the seed tree, its learning rate.
+            incarnation: Which process of this member it is.
+        """
+        self.config, self.task = config, task
+        self.network_id, self.incarnation = network, incarnation
+        owner = 0 if config.population.same_initial_weights else network
+        self.module: nn.Module = task.build(leaf(config.seed, owner, "weights"))
+        self.schedule = Schedule(config=config.schedule, steps_per_epoch=task.steps_per_epoch)
+        learning_rate = base_learning_rate(config.optimizer, network=network, size=config.population.size)
+        self._progress = Progress(learning_rate=learning_rate)
+        self._device = next(self.module.parameters()).device
+        self._forward = cast(nn.Module, torch.compile(self.module)) if config.device.compile else self.module
+        self._optimizer = make_optimizer(self.module, config, learning_rate)
+        self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        self._shared = SharedState(self.module, self._optimizer, self._names, config)
+        self.units = self._shared.units()
+        self._convolutions = convolution_units(self.module)
+        self.layout = layout_of(self._shared.entries())
+        self._freezer = Freezer(self.layout, self._device)
+        self._freezer.move_in(self.module)
+        self._average = WeightAverage(self.module, config.averaging)
+        rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
+        count = self.schedule.num_intervals
+        self._exchanger = (
+            None
+            if rule is None
+            else Exchanger(rule, config, self.units, self.layout, self.module, network=network, num_intervals=count)
+        )
+        self._order_seed = leaf(config.seed, network, "order")
+        self._augment_seed = leaf(config.seed, network, "augmentation")
+        self._random = RandomState(leaf(config.seed, network, "training"), self._device)
+        self._diary = Diary(network, incarnation)
+        self._best: dict[str, Tensor] | None = None
+        self._last_scion: int | None = None
+        self._last_age: Age | None = None
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.device.precision == "float16")
+
+    @property
+    def interval(self) -> int:
+        """Intervals of the schedule completed."""
+        return self._progress.interval
+
+    @property
+    def step(self) -> int:
+        """Steps of the schedule completed."""
+        return self._progress.step
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the schedule is over."""
+        return self._progress.interval >= self.schedule.num_intervals
+
+    def origin(self, now: float = 0.0) -> Origin:
+        """Whose weights these are and how far they were trained, as they stand."""
+        return self._progress.origin(
+            network=self.network_id,
+            incarnation=self.incarnation,
+            structure=self.layout.fingerprint,
+            made_seconds=now,
+        )
+
+    def intervals(self, host: Host) -> Iterator[tuple[Report, Snapshot | None]]:
+        """Train to the end of the schedule.
+
+        Each interval yields what to publish; the snapshot's buffer is the trainer's own and holds until the host comes
+        back; it is None where nobody takes it. When the host comes back, the trainer pulls, grafts and commits.
+
+        Raises:
+            NotFiniteError: the network diverged; names network, interval and layer.
+        """
+        progress = self._progress
+        while not self.is_finished:
+            with self._random, divergence.named(self.network_id, interval=progress.interval + 1):
+                is_whole = self._train(host)
+            if not is_whole:
+                host.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
+                return
+            clock = Stopwatch(host)
+            as_before = dataclasses.replace(progress), self._random.tensors()
+            progress.complete_interval(self.schedule)
+            if not self._ends_alone:
+                host.prepare(self.origin(host.now()))
+            is_judged = self.schedule.is_evaluated(progress.interval)
+            with self._random:
+                scores = self._evaluate() if is_judged else None
+            progress.judged(scores)
+            seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
+            origin = self.origin(host.now())
+            snapshot = self.snapshot(origin.made_seconds) if self.publishes else None
+            if snapshot is None:
+                with divergence.named(self.network_id, interval=self.interval):
+                    divergence.check_trained(self.module)
+            seconds["freeze"] = clock.lap()
+            report = self._report(seconds, scores)
+            yield report, snapshot
+            seconds["publish"] = clock.lap()
+            found = host.pull(origin) if snapshot is not None and not self._ends_alone else ()
+            seconds["pull"] = clock.lap()
+            if found is Refusal.STOPPING:
+                # The interval stays open: a network that goes on evaluates, publishes and exchanges first.
+                self._progress, random = as_before
+                self._random.load(random)
+                host.commit(report, self._checkpoint(within=True))
+                return
+            if is_judged:
+                self._note_best()
+                self._note_filters(origin, snapshot)
+            outcome = KEPT if self._ends_alone else self._exchange(found, origin, snapshot, host.now())
+            found = ()
+            seconds["graft"] = clock.lap()
+            report = dataclasses.replace(
+                report,
+                seconds=dict(seconds),
+                outcome=outcome,
+                grafts=progress.grafts,
+                scion=self._last_scion,
+                age=self._last_age,
+            )
+            self._diary.note_interval(report, time=host.now())
+            progress.begin_interval()
+            goes_on = host.continues()
+            is_due = self.schedule.is_saved(progress.interval, every=self.config.checkpoint.every)
+            host.commit(report, self._checkpoint() if is_due or not goes_on else None)
+            if not goes_on:
+                return
+
+    def rehearse(self) -> None:
+        """Exchange once with a twin, so that what cannot be exchanged is said before anything starts. It is not to be
+        trained afterwards.
+
+        Raises:
+            ConfigError: the rule asks for something that the network lacks.
+        """
+        if self._exchanger is not None:
+            snapshot = self.snapshot()
+            twin = dataclasses.replace(snapshot.origin, network=self.network_id + 1)
+            scion = dataclasses.replace(snapshot, origin=twin, buffer=snapshot.buffer.copy())
+            self._exchange((scion,) if self.publishes else (), self.origin(), snapshot, now=0.0)
+
+    def start_at(self, interval: int) -> None:
+        """Take a position in the schedule with the weights as they are: a fresh newcomer."""
+        self._progress.interval = interval
+        self._progress.step = self.schedule.end(interval)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Take over a living network's weights and its position in the schedule: a cloned newcomer."""
+        with torch.no_grad():
+            own, state = self._shared.entries(), snapshot.state()
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+        self.start_at(snapshot.origin.interval)
+        self._progress.trained_intervals = snapshot.origin.trained_intervals
+        self._progress.trained_steps = snapshot.origin.trained_steps
+        count_steps(self._optimizer, snapshot.origin.trained_steps)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of this network.
+
+        Raises:
+            CheckpointError: it is of another structure.
+        """
+        try:
+            load_entries(self.module, checkpoint.model)
+        except StructureError as error:
+            raise CheckpointError(
+                f"the checkpoint of network {checkpoint.network} is of another structure: {error}"
+            ) from None
+        load_optimizer(self._optimizer, self._names, checkpoint.tensors)
+        self._random.load(checkpoint.tensors)
+        self._average.load(checkpoint.tensors)
+        known = {field.name for field in dataclasses.fields(Progress)}
+        saved = {name: value for name, value in checkpoint.training.items() if name in known and value is not None}
+        self._progress = dataclasses.replace(self._progress, **saved)
+        if self._exchanger is not None:
+            within = checkpoint.id.step > 0
+            self._exchanger.load(checkpoint.tensors, self.origin(), self._shared.entries(), within=within)
+        if checkpoint.training.get("scaler"):
+            self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))
+
+    def _train(self, host: Host) -> bool:
+        """Steps to the end of the interval; False where the host ended them early."""
+        progress, schedule = self._progress, self.schedule
+        end = schedule.end(progress.interval + 1)
+        began = host.now()
+        loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
+        correct = torch.zeros((), device=self._device, dtype=torch.int64)
+        goes_on = True
+        self.module.train()
+        while progress.step < end and goes_on:
+            epoch, first = divmod(progress.step, schedule.steps_per_epoch)
+            if first == 0:
+                self._begin_epoch(epoch)
+            batches = self.task.epoch(
+                order_seed=self._order_seed, augment_seed=self._augment_seed, epoch=epoch, first=first
+            )
+            for batch in batches:
+                loss, right = self._step(batch)
+                loss_sum += loss * len(batch[1])
+                correct += right
+                progress.images += len(batch[1])
+                progress.step += 1
+                progress.trained_steps += 1
+                goes_on = host.stepped()
+                if progress.step >= end or not goes_on:
+                    break
+        progress.loss_sum += float(loss_sum)
+        progress.correct += int(correct)
+        progress.seconds_steps += host.now() - began
+        return progress.step >= end
+
+    def _begin_epoch(self, epoch: int) -> None:
+        random = generator(self.config.seed, self.network_id, "training", counter=epoch)
+        fused = self.task.begin_epoch(self.module, epoch=epoch, random=random)
+        self._diary.note_fusion(self._progress.interval + 1, epoch, fused)
+
+    def _step(self, batch: Any) -> tuple[Tensor, Tensor]:
+        rate = self._progress.learning_rate * self.schedule.factor(self._progress.step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss, correct = self.task.loss(self._forward, batch)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        done, schedule = self._progress.step + 1, self.schedule
+        ends_epoch = done % schedule.steps_per_epoch == 0
+        self._average.stepped(self.module, progress=done / schedule.num_steps, ends_epoch=ends_epoch)
+        return loss.detach(), correct
+
+    def _evaluate(self) -> Scores | None:
+        mean = self._average.begun
+        if mean is None:
+            return self.task.validate(self._forward)
+        self._average.settle(self.task.statistics_images())
+        return self.task.validate(mean)
+
+    def snapshot(self, now: float = 0.0) -> Snapshot:
+        """Own information and the weights as they stand; the buffer is the trainer's own and holds until it goes on.
+
+        Raises:
+            NotFiniteError: the network diverged.
+        """
+        state = self._shared.entries()
+        with divergence.named(self.network_id, interval=self.interval):
+            information = self._exchanger.tell(state, self.interval) if self._exchanger else ()
+        self._freezer.freeze(state)
+        return Snapshot(
+            origin=self.origin(now), information=information, buffer=self._freezer.buffer(), layout=self.layout
+        )
+
+    def _exchange(
+        self, found: tuple[Snapshot, ...] | Refusal, own: Origin, snapshot: Snapshot | None, now: float
+    ) -> str:
+        """Let the rule take in what came, and note what that did; gives the outcome's name."""
+        if self._exchanger is None:
+            return OFF
+        exchanged = self._exchanger.exchange(
+            found,
+            own,
+            self._shared.entries(),
+            snapshot.information if snapshot else (),
+            epoch=own.step / self.schedule.steps_per_epoch,
+            rate_factor=self.schedule.factor(max(0, own.step - 1)),
+            now=now,
+        )
+        rootstock = exchanged.rootstock
+        if rootstock is not None:
+            if rootstock.forgets_momentum:
+                self._optimizer.state.clear()
+            if rootstock.forgets_statistics and self.is_finished:  # nobody trains them up again
+                with self._random:
+                    update_bn(self.task.statistics_images(), self.module)
+            if rootstock.peers is not None:
+                self.task.learn_from(rootstock.peers)
+            self._progress.score = rootstock.score
+            self._progress.learning_rate = rootstock.learning_rate
+        if exchanged.taken:
+            progress, first = self._progress, exchanged.taken[0].arrival
+            progress.trained_intervals, progress.trained_steps = training_behind(own, exchanged.taken)
+            progress.grafts += 1
+            self._diary.note_grafts(own, exchanged.taken)
+            self._last_scion = first.snapshot.origin.network if first else own.network
+            self._last_age = first.age if first else None
+        return exchanged.outcome
+
+    def _note_filters(self, own: Origin, snapshot: Snapshot | None) -> None:
+        """How the filters of the convolutions stand, before the exchange; entropies that were told are not counted
+        again."""
+        told = self._exchanger.entropies(snapshot.information) if self._exchanger and snapshot else {}
+        self._diary.note_filters(own.interval, filter_rows(entries(self.module), self._convolutions, told))
+
+    def _note_best(self) -> None:
+        """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far;
+        of equals those that trained longer."""
+        if self._progress.take_best():
+            self._best = _copies(entries(self._average.begun or self.module))
+
+    @property
+    def _ends_alone(self) -> bool:
+        """Whether this interval's exchange is left out: after the last nobody would train what it brings. The papers'
+        protocol has it all the same."""
+        return self._exchanger is not None and self.is_finished and self.config.mode == "async"
+
+    @property
+    def publishes(self) -> bool:
+        """Whether others take what this network trains."""
+        return self._exchanger is not None and self._exchanger.takes_scions
+
+    def _checkpoint(self, *, within: bool = False) -> Checkpoint:
+        """All there is to save, as copies; the rows and the best weights are handed over."""
+        best, self._best = self._best, None
+        progress = self._progress
+        identity = CheckpointId(
+            incarnation=self.incarnation, interval=progress.interval, step=progress.step if within else 0
+        )
+        return Checkpoint(
+            network=self.network_id,
+            id=identity,
+            model=_copies(entries(self.module)),
+            tensors={
+                **optimizer_tensors(self._optimizer, self._names),
+                **self._random.tensors(),
+                **self._average.tensors(),
+                **(_copies(self._exchanger.tensors(within=within)) if self._exchanger else {}),
+            },
+            training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
+            best=best,
+            rows=self._diary.hand_in(),
+        )
+
+    def _report(self, seconds: Mapping[str, float], scores: Scores | None) -> Report:
+        return self._progress.report(
+            self.origin(),
+            self.schedule,
+            seconds=seconds,
+            scores=scores,
+            scion=self._last_scion,
+            age=self._last_age,
+        )
+
+
+def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
