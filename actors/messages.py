@@ -11,7 +11,7 @@ import ray
 
 from inarch.population.config import RunConfig
 from inarch.population.data import DataReport
-from inarch.population.models import NetworkFactory
+from inarch.population.models import ModelFactory
 
 NAMESPACE = "inarch"
 """Ray namespace of all runs; a run's name tells its actors apart."""
@@ -22,9 +22,9 @@ def coordinator_name(run: str) -> str:
     return f"{run}/coordinator"
 
 
-def network_name(run: str, network: int, incarnation: int) -> str:
+def network_name(run: str, network_id: int, incarnation: int) -> str:
     """A network's actor name."""
-    return f"{run}/{network}/{incarnation}"
+    return f"{run}/{network_id}/{incarnation}"
 
 
 class Directive(StrEnum):
@@ -72,8 +72,8 @@ class RunSpec:
     folder: str
     """Path or URI of the run's folder."""
     config: RunConfig
-    factory: NetworkFactory | None = None
-    """A callable in place of config.network."""
+    factory: ModelFactory | None = None
+    """A callable in place of config.model."""
     token: str | None = None
     """Of this start's claim on the folder (population/claim.py); None: nothing is claimed."""
     is_resumed: bool = False
@@ -85,7 +85,7 @@ class NetworkSpec:
     """What one network is told."""
 
     run: RunSpec
-    network: int
+    network_id: int
     incarnation: int
     birth: Birth
     threads: int
@@ -111,7 +111,7 @@ class Facts:
     num_intervals: int
     steps_per_epoch: int
     multiply_adds: int = 0
-    """Of one image, as `population.cost.Cost`."""
+    """Of one image, as `population.cost.ModelComplexity`."""
     data: DataReport | None = None
     """What was read; None in runs of earlier versions."""
     compact_parameters: int | None = None
@@ -138,7 +138,7 @@ class Event:
         "stop",
         "finish",
     ]
-    network: int | None
+    network_id: int | None
     seconds: float
     """Of the coordinator's clock."""
     detail: Mapping[str, Any] = field(default_factory=dict)
@@ -148,7 +148,7 @@ class Event:
 class NetworkStatus:
     """One network as the coordinator last heard of it."""
 
-    network: int
+    network_id: int
     state: str
     incarnation: int
     interval: int = 0

@@ -216,7 +216,7 @@ def resume(
     /,
     data: MovedData = UNMOVED,
     schedule: LongerSchedule = SAME_SCHEDULE,
-    network: str | None = None,
+    model: str | None = None,
     address: str | None = None,
 ) -> int:
     """Resume a run that was stopped or died, every network from its newest checkpoint; or train a finished one for more
@@ -226,7 +226,7 @@ def resume(
         path: The run's folder.
         data: Where its data are now.
         schedule: Its longer schedule.
-        network: module:function that makes its network, where it was begun with a callable.
+        model: module:function that makes its network, where it was begun with a callable.
         address: Of the Ray cluster to resume on; the recorded one, else a Ray of this machine.
     """
     console = plain_console()
@@ -234,7 +234,7 @@ def resume(
     from inarch.actors import PopulationRun  # after the line above, since it takes seconds
 
     def begin() -> Any:
-        return PopulationRun.resume(path, network=network, data=data.paths, epochs=schedule.epochs, address=address)
+        return PopulationRun.resume(path, model=model, data=data.paths, epochs=schedule.epochs, address=address)
 
     return _follow(begin, console, detach=False)
 

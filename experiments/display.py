@@ -71,7 +71,7 @@ def _cells(network: NetworkStatus, epochs: int) -> tuple[str, ...]:
     is_plain = network.outcome in ("", "grafted", "off") or network.state == "done"
     state = network.state if is_plain else f"{network.state} ({network.outcome})"
     return (
-        str(network.network),
+        str(network.network_id),
         f"{network.epoch:.1f}/{epochs}",
         _number(network.train_loss, "{:.4f}"),
         _number(network.validation_accuracy, "{:.2%}"),
@@ -85,7 +85,7 @@ def _cells(network: NetworkStatus, epochs: int) -> tuple[str, ...]:
 
 def describe(event: Event) -> str:
     """An event as one plain line; empty for those that a line of their own would only repeat."""
-    who = f"network {event.network}"
+    who = f"network {event.network_id}"
     detail: Mapping[str, Any] = event.detail
     if event.kind == "interval":
         accuracy = _number(detail["accuracy"], "{:.2%}") or "-"

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from inarch.actors import find_run
 from inarch.actors.coordinator.run_metadata import read_config
 from inarch.experiments.saved_runs import open_run
-from inarch.population.config import FusionConfig, NetworkConfig, from_dict
+from inarch.population.config import FusionConfig, ModelConfig, from_dict
 from inarch.population.data import DataReport, preprocess, report_from
 from inarch.population.data.reading.folders import is_hidden, is_image
 from inarch.population.errors import CheckpointError, ConfigError, DataError
 from inarch.population.evaluation.soups import soup, with_statistics
 from inarch.population.fusion import compact_state
-from inarch.population.models import NetworkFactory, build, give_logits, import_object
+from inarch.population.models import ModelFactory, build, give_logits, import_object
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage, absolute, joined
-from inarch.population.state.state_dict import entries, load_entries
+from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
 
 What = Literal["best", "soup"]
@@ -70,7 +70,7 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
         state = _compact(state, recorded, fusion)
     facts = recorded["facts"]
     metadata = {
-        "architecture": recorded["network"],
+        "architecture": recorded["model"],
         "num_classes": str(facts["num_classes"]),
         "in_channels": str(facts["image_shape"][0]),
         "run": str(recorded["config"]["name"]),
@@ -90,7 +90,7 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
 
 @torch.no_grad()
 def predict_images(
-    path: str, images: Sequence[str], *, what: What = "best", top: int = 3, network: NetworkFactory | str | None = None
+    path: str, images: Sequence[str], *, what: What = "best", top: int = 3, model: ModelFactory | str | None = None
 ) -> Iterator[Prediction]:
     """Classes of images by a run's best network or soup, one image after the other.
 
@@ -99,13 +99,13 @@ def predict_images(
         images: Files, or folders, of which every image is taken.
         what: best or soup.
         top: Classes of each image.
-        network: The callable that the run was begun with, or module:function, where it was one.
+        model: The callable that the run was begun with, or module:function, where it was one.
 
     Raises:
         ConfigError: the callable is missing, no image is named, or the run was made by an earlier version.
         CheckpointError: no network left a checkpoint.
     """
-    factory = import_object(network, "--network") if isinstance(network, str) else network
+    factory = import_object(model, "--model") if isinstance(model, str) else model
     storage, _, recorded = open_run(path, factory)
     report = _report(recorded)
     if report is None:
@@ -115,7 +115,7 @@ def predict_images(
         raise ConfigError("name the images to be classified, or a folder of them")
     state, _ = _weights(storage, path, recorded, what, factory)
     module = _build(recorded, factory)
-    load_entries(module, state)
+    load_tensors(module, state)
     module.eval()
     for file in files:
         try:
@@ -139,25 +139,25 @@ def _files(name: str) -> list[str]:
 
 
 def _weights(
-    storage: Storage, path: str, recorded: dict[str, Any], what: What, factory: NetworkFactory | None
+    storage: Storage, path: str, recorded: dict[str, Any], what: What, factory: ModelFactory | None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The weights of the best network or of the soup, and their metadata."""
     store = CheckpointStore(storage)
-    found = {network: best for network in store.networks() if (best := store.best(network)) is not None}
+    found = {model: best for model in store.networks() if (best := store.best(model)) is not None}
     if not found:
         raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
     if what == "soup":
         states = [best[0] for best in found.values()]
         return _soup(states, path, recorded, factory), {"what": "soup", "validation_accuracy": ""}
-    chosen = max(found, key=lambda network: (found[network][1] or 0.0, -network))
+    chosen = max(found, key=lambda model: (found[model][1] or 0.0, -model))
     return found[chosen][0], {"what": f"network {chosen}", "validation_accuracy": str(found[chosen][1])}
 
 
 def _soup(
-    states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any], factory: NetworkFactory | None
+    states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any], factory: ModelFactory | None
 ) -> dict[str, Tensor]:
     """The mean of weights, with batch norm statistics of its own."""
-    if recorded["network"] == "callable" and factory is None:
+    if recorded["model"] == "callable" and factory is None:
         if recorded["config"]["graft"]["alignment"] != "none":
             raise ConfigError(
                 "this run was begun with a callable, without which channels cannot be brought into one order; "
@@ -167,15 +167,15 @@ def _soup(
     _, spec, _ = open_run(path, factory)
     task = ImageClassification(spec.config, run_splits(spec.config), factory=factory, begins_trained=False)
     module = task.build(0)
-    load_entries(module, soup(task.comparable(states)))
-    measured = with_statistics(module, task.statistics_images())
-    return {name: tensor.clone() for name, tensor in entries(measured).items()}
+    load_tensors(module, soup(task.align_states(states)))
+    measured = with_statistics(module, task.batch_norm_images())
+    return {name: tensor.clone() for name, tensor in named_tensors(measured).items()}
 
 
-def _build(recorded: dict[str, Any], factory: NetworkFactory | None) -> nn.Module:
+def _build(recorded: dict[str, Any], factory: ModelFactory | None) -> nn.Module:
     """A network of a run, its weights not set."""
     config, facts = recorded["config"], recorded["facts"]
-    named: NetworkConfig = from_dict(NetworkConfig, config["network"] | {"weights": None})
+    named: ModelConfig = from_dict(ModelConfig, config["model"] | {"weights": None})
     channels, height, width = facts["image_shape"]
     module = build(
         factory or named,
@@ -195,12 +195,12 @@ def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionC
     Raises:
         ConfigError: the network was a callable.
     """
-    if recorded["network"] == "callable":
+    if recorded["model"] == "callable":
         raise ConfigError(
             "this run was begun with a callable; population.fusion.compact_state(module) gives its compact form"
         )
     module = _build(recorded, None)
-    load_entries(module, state)
+    load_tensors(module, state)
     return compact_state(module)
 
 
@@ -229,11 +229,11 @@ def _preprocessing(recorded: dict[str, Any]) -> dict[str, str]:
 
 def _snippet(file: str, recorded: dict[str, Any]) -> str:
     """Python lines that load the network, and apply it to one image."""
-    imports, network = _network_lines(recorded)
+    imports, construction = _model_lines(recorded)
     report = _report(recorded)
-    loads = "safetensors.torch.load_model(network, file)\nnetwork.eval()"
+    loads = "safetensors.torch.load_model(model, file)\nmodel.eval()"
     if report is None or not report.is_pixels:
-        return f'import safetensors.torch\n{imports}\nfile = "{file}"\n{network}\n{loads}'
+        return f'import safetensors.torch\n{imports}\nfile = "{file}"\n{construction}\n{loads}'
     _, height, width = report.image_shape
     sizes = {
         "none": [],
@@ -254,7 +254,7 @@ def _snippet(file: str, recorded: dict[str, Any]) -> str:
         f"from torchvision.transforms import v2\n{imports}\n"
         f'file = "{file}"\n'
         f'metadata = safetensors.safe_open(file, "pt").metadata()\n'
-        f"{network}\n{loads}\n\n"
+        f"{construction}\n{loads}\n\n"
         f"transform = v2.Compose([\n{indented}\n])\n"
         f'class_names = json.loads(metadata["class_names"])\n\n\n'
         f"def classify(image: Image.Image) -> dict[str, float]:{size}\n"
@@ -263,26 +263,26 @@ def _snippet(file: str, recorded: dict[str, Any]) -> str:
         f"        white = Image.new('RGBA', image.size, 'white')\n"
         f"        image = Image.alpha_composite(white, image.convert('RGBA')).convert('RGB')\n"
         f"    with torch.no_grad():\n"
-        f"        logits = network(transform(image)[None])\n"
+        f"        logits = model(transform(image)[None])\n"
         f"    return dict(zip(class_names, logits.softmax(1)[0].tolist()))\n"
     )
 
 
-def _network_lines(recorded: dict[str, Any]) -> tuple[str, str]:
+def _model_lines(recorded: dict[str, Any]) -> tuple[str, str]:
     """Imports, and the line that makes the network."""
-    facts, network = recorded["facts"], recorded["config"]["network"]
+    facts, model = recorded["facts"], recorded["config"]["model"]
     options = f"num_classes={facts['num_classes']}, in_channels={facts['image_shape'][0]}"
-    if recorded["network"] == "callable":
-        return "", f"network = your_function({options.split(',')[0]})  # the callable that the run was begun with"
-    leaky = ", leaky=True" if network["leaky"] else ""
+    if recorded["model"] == "callable":
+        return "", f"model = your_function({options.split(',')[0]})  # the callable that the run was begun with"
+    leaky = ", leaky=True" if model["leaky"] else ""
     fusion = recorded["config"].get("fusion", {"mode": "off"})
-    names, compact = "NetworkConfig", ""
+    names, compact = "ModelConfig", ""
     if fusion["mode"] != "off":
         preset = f'preset="{fusion["preset"]}"' if fusion["preset"] else f"rates={tuple(fusion['rates'])}"
-        names = "FusionConfig, NetworkConfig"
+        names = "FusionConfig, ModelConfig"
         compact = f', fusion=FusionConfig(mode="{fusion["mode"]}", {preset}), form="compact"'
-    imports = f"from population import {names}\nfrom population.networks import build\n"
+    imports = f"from inarch.population import {names}\nfrom inarch.population.models import build\n"
     return (
         imports,
-        f'network = build(NetworkConfig(architecture="{network["architecture"]}"{leaky}), {options}{compact})',
+        f'model = build(ModelConfig(architecture="{model["architecture"]}"{leaky}), {options}{compact})',
     )

@@ -9,7 +9,7 @@ from inarch.population.config import (
     DataConfig,
     ExchangeConfig,
     FusionConfig,
-    NetworkConfig,
+    ModelConfig,
     OptimizerConfig,
     PopulationConfig,
     RunConfig,
@@ -24,7 +24,7 @@ DEFAULT = "digits"
 def digits() -> RunConfig:
     """Four small ResNets on the handwritten digits that scikit-learn installs: the first five minutes."""
     return RunConfig(
-        network=NetworkConfig(architecture="resnet8"),
+        model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train="digits", augmentation="crop", padding=1),
         population=PopulationConfig(size=4),
         schedule=ScheduleConfig(epochs=30, batch_size=64, shape="cosine"),
@@ -38,7 +38,7 @@ def paper(data: str, architecture: str) -> RunConfig:
     Source: Meng et al. 2020 (arXiv:2001.05868), section 4.1.
     """
     return RunConfig(
-        network=NetworkConfig(architecture=architecture),
+        model=ModelConfig(architecture=architecture),
         data=DataConfig(train=data, augmentation="crop_flip", padding=4),
         population=PopulationConfig(size=2),
         schedule=ScheduleConfig(epochs=200, batch_size=256, shape="step", step_epochs=60, step_factor=0.1),
@@ -50,7 +50,7 @@ def paper_diverse(data: str, architecture: str) -> RunConfig:
     """Two networks with spread learning rates and cosine decay (dlr). Source: the public code's readme."""
     base = paper(data, architecture)
     return RunConfig(
-        network=base.network,
+        model=base.model,
         data=base.data,
         population=base.population,
         schedule=ScheduleConfig(epochs=200, batch_size=256, shape="cosine"),
@@ -64,7 +64,7 @@ def imagenet(architecture: str) -> RunConfig:
     Source: Meng et al. 2020, section 4: batch 256, learning rate 0.1, a tenth every 30 of 90 epochs, weight decay 1e-4.
     """
     return RunConfig(
-        network=NetworkConfig(architecture=f"torchvision:{architecture}"),
+        model=ModelConfig(architecture=f"torchvision:{architecture}"),
         data=DataConfig(
             train="imagenet/train",
             test="imagenet/val",
@@ -87,7 +87,7 @@ def dcff(data: str, architecture: str, preset: str) -> RunConfig:
     weight decay 5e-4.
     """
     return RunConfig(
-        network=NetworkConfig(architecture=architecture),
+        model=ModelConfig(architecture=architecture),
         data=DataConfig(train=data, augmentation="crop_flip", padding=4),
         population=PopulationConfig(size=1),
         schedule=ScheduleConfig(epochs=300, batch_size=256, shape="step", step_at=(150, 225), step_factor=0.1),
@@ -113,7 +113,7 @@ def dcff_imagenet(architecture: str, preset: str) -> RunConfig:
     rate, momentum = (0.1, 0.9) if falls_in_steps else (0.01, 0.99)
     return dataclasses.replace(
         base,
-        network=NetworkConfig(architecture=architecture),
+        model=ModelConfig(architecture=architecture),
         population=PopulationConfig(size=1),
         schedule=schedule,
         optimizer=OptimizerConfig(learning_rate=rate, momentum=momentum, weight_decay=1e-4),
@@ -130,7 +130,7 @@ def persons(architecture: str) -> RunConfig:
     """
     return RunConfig(
         task="retrieval",
-        network=NetworkConfig(architecture=f"torchvision:{architecture}", weights="DEFAULT"),
+        model=ModelConfig(architecture=f"torchvision:{architecture}", weights="DEFAULT"),
         data=DataConfig(
             train="Market-1501-v15.09.15/bounding_box_train",
             test="Market-1501-v15.09.15/bounding_box_test",

@@ -67,7 +67,7 @@ def predict(
     /,
     what: Literal["best", "soup"] = "best",
     top: int = 3,
-    network: str | None = None,
+    model: str | None = None,
     json: bool = False,
 ) -> int:
     """Print the classes of images with their probabilities, by a run's best network or the mean of all.
@@ -77,7 +77,7 @@ def predict(
         images: Files, or folders of files.
         what: The network that was best by validation, or the soup.
         top: Classes to print for each image.
-        network: module:function that makes the run's network, where it was begun with a callable.
+        model: module:function that makes the run's network, where it was begun with a callable.
         json: Print JSON.
     """
     import json as codec
@@ -85,7 +85,7 @@ def predict(
     from inarch.experiments.export import predict_images
 
     console, status = plain_console(), 0
-    for found in predict_images(path, images, what=what, top=top, network=network):
+    for found in predict_images(path, images, what=what, top=top, model=model):
         if json:
             print(codec.dumps(dataclasses.asdict(found)))
         else:

@@ -14,26 +14,26 @@ from inarch.actors.driver.inputs import with_own_data
 from inarch.population.config import RunConfig, from_dict
 from inarch.population.errors import ConfigError, StructureError
 from inarch.population.evaluation.similarity import agreement, mean_cosine
-from inarch.population.models import NetworkFactory
+from inarch.population.models import ModelFactory
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.state_dict import load_entries
+from inarch.population.state.state_dict import load_tensors
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
 
 
-def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str, Any]:
+def judge_again(path: str, *, model: ModelFactory | None = None) -> dict[str, Any]:
     """A run's result table, computed anew from its checkpoints, with the networks' similarity over the intervals whose
     checkpoints are kept.
 
     Args:
         path: The run's folder.
-        network: The callable that the run was begun with, where it was one.
+        model: The callable that the run was begun with, where it was one.
 
     Raises:
         ConfigError: the run was begun with a callable and none is given.
         StructureError: the images are not those that the run was begun with.
     """
-    storage, spec, recorded = open_run(path, network)
+    storage, spec, recorded = open_run(path, model)
     splits = run_splits(spec.config)
     if splits.fingerprint != recorded["facts"]["data_fingerprint"]:
         raise StructureError(f"{spec.config.data.train!r} has other images now than run {spec.name} was begun with")
@@ -45,7 +45,7 @@ def judge_again(path: str, *, network: NetworkFactory | None = None) -> dict[str
     result = judge(spec, splits, ended, reasons, seconds)
     return result | {
         "similarity": similarity_over_time(
-            storage, ImageClassification(spec.config, splits, factory=network, begins_trained=False)
+            storage, ImageClassification(spec.config, splits, factory=model, begins_trained=False)
         )
     }
 
@@ -73,22 +73,24 @@ def similarity_over_time(storage: Storage, task: ImageClassification, *, every: 
         return []
     module, rows = task.build(0), []
     for interval in shared[::-every][::-1]:
-        states = task.comparable([checkpoints.load(network, found[interval]).model for network, found in saved.items()])
-        choices = []
+        states = task.align_states(
+            [checkpoints.load(network, found[interval]).model for network, found in saved.items()]
+        )
+        predictions = []
         for state in states:
-            load_entries(module, state)
+            load_tensors(module, state)
             said, labels = validation.measure.outputs(module, validation.batches())
-            choices.append(validation.measure.choices(said, labels))
-        rows.append({"interval": interval, "agreement": agreement(choices), "cosine": mean_cosine(states)})
+            predictions.append(validation.measure.predictions(said, labels))
+        rows.append({"interval": interval, "agreement": agreement(predictions), "cosine": mean_cosine(states)})
     return rows
 
 
-def open_run(path: str, network: NetworkFactory | None) -> tuple[Storage, RunSpec, dict[str, Any]]:
+def open_run(path: str, model: ModelFactory | None) -> tuple[Storage, RunSpec, dict[str, Any]]:
     """A run's folder, its specification and its config.json.
 
     Args:
         path: The run's folder.
-        network: The callable that the run was begun with, where it was one.
+        model: The callable that the run was begun with, where it was one.
 
     Raises:
         RunNotFoundError: no run lies there.
@@ -97,13 +99,13 @@ def open_run(path: str, network: NetworkFactory | None) -> tuple[Storage, RunSpe
     storage = find_run(path)
     recorded = read_config(storage)
     config = with_own_data(from_dict(RunConfig, recorded["config"]), storage)
-    if recorded["network"] == "callable" and network is None:
+    if recorded["model"] == "callable" and model is None:
         raise ConfigError(
-            "this run was begun with a callable, which is needed again: network=... in Python, --network "
+            "this run was begun with a callable, which is needed again: model=... in Python, --model "
             "module:function on the command line"
         )
     return (
         storage,
-        RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=network),
+        RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=model),
         recorded,
     )

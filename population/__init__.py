@@ -12,7 +12,7 @@ from inarch.population.config import (
     ExploitConfig,
     FusionConfig,
     GraftConfig,
-    NetworkConfig,
+    ModelConfig,
     OptimizerConfig,
     PaceConfig,
     PatienceConfig,
@@ -22,7 +22,7 @@ from inarch.population.config import (
     ShuffleConfig,
     TopologyConfig,
 )
-from inarch.population.exchange import Arrival, ExchangeRule, Rootstock, Taken, exchange_rule
+from inarch.population.exchange import Contribution, ExchangeRule, Rootstock, Scion, exchange_rule
 from inarch.population.grafting.alpha import adaptive_weight
 from inarch.population.grafting.criteria import layer_information
 from inarch.population.grafting.information import (
@@ -37,29 +37,28 @@ from inarch.population.grafting.information import (
 )
 from inarch.population.grafting.layer_level import GraftResult, LayerGraft, graft
 from inarch.population.grafting.units import GraftUnit, graft_units
-from inarch.population.membership.barrier import Barrier, Opening
+from inarch.population.membership.barrier import Barrier, BarrierResult
 from inarch.population.membership.members import Member, Members, MemberState
 from inarch.population.membership.outcome import Refusal
-from inarch.population.membership.snapshot_index import Board, Posting, PostOutcome
-from inarch.population.membership.staleness import Age, aged, freshness
+from inarch.population.membership.snapshot_index import PostOutcome, PublishedSnapshot, SnapshotIndex
+from inarch.population.membership.staleness import Staleness, discounted_alpha, staleness_discount
 from inarch.population.membership.topology import donors, neighbors
-from inarch.population.persistence.interval_report import Report
+from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.simulator import Join, Leave, Loss, Simulation, Simulator
-from inarch.population.state.snapshot import Origin, Snapshot
+from inarch.population.state.snapshot import Snapshot, SnapshotInfo
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.protocol import Task
-from inarch.population.training.runtime import Host
+from inarch.population.training.runtime import TrainerRuntime
 from inarch.population.training.trainer import Trainer
 
 __all__ = [
-    "Age",
     "AgeConfig",
-    "Arrival",
     "AverageConfig",
     "AveragingConfig",
     "Barrier",
-    "Board",
+    "BarrierResult",
     "CheckpointConfig",
+    "Contribution",
     "DataConfig",
     "DeviceConfig",
     "DistillationConfig",
@@ -70,8 +69,8 @@ __all__ = [
     "GraftConfig",
     "GraftResult",
     "GraftUnit",
-    "Host",
     "ImageClassification",
+    "IntervalReport",
     "Join",
     "LayerGraft",
     "Leave",
@@ -79,35 +78,35 @@ __all__ = [
     "Member",
     "MemberState",
     "Members",
-    "NetworkConfig",
-    "Opening",
+    "ModelConfig",
     "OptimizerConfig",
-    "Origin",
     "PaceConfig",
     "PatienceConfig",
     "PopulationConfig",
     "PostOutcome",
-    "Posting",
+    "PublishedSnapshot",
     "Refusal",
-    "Report",
     "Rootstock",
     "RunConfig",
     "ScheduleConfig",
+    "Scion",
     "ShuffleConfig",
     "Simulation",
     "Simulator",
     "Snapshot",
-    "Taken",
+    "SnapshotIndex",
+    "SnapshotInfo",
+    "Staleness",
     "Task",
     "TopologyConfig",
     "Trainer",
+    "TrainerRuntime",
     "adaptive_weight",
-    "aged",
     "differential_entropy",
+    "discounted_alpha",
     "donors",
     "exchange_rule",
     "filter_entropy",
-    "freshness",
     "graft",
     "graft_units",
     "invalid_filters",
@@ -117,5 +116,6 @@ __all__ = [
     "neighbors",
     "orthogonality",
     "robust_entropy",
+    "staleness_discount",
     "summed_filter_entropy",
 ]

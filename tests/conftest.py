@@ -17,7 +17,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 from inarch.population import (
     DataConfig,
     ImageClassification,
-    NetworkConfig,
+    ModelConfig,
     OptimizerConfig,
     PopulationConfig,
     RunConfig,
@@ -59,7 +59,7 @@ def cluster() -> Iterator[str]:
 def small_config(**changes: Any) -> RunConfig:
     """Two small networks, four short epochs."""
     fields: dict = {
-        "network": NetworkConfig(architecture="resnet8"),
+        "model": ModelConfig(architecture="resnet8"),
         "data": DataConfig(augmentation="crop", padding=1),
         "population": PopulationConfig(size=2),
         "schedule": ScheduleConfig(epochs=4, batch_size=32, shape="cosine"),

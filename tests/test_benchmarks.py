@@ -22,8 +22,8 @@ from inarch.experiments.benchmarks.overhead import overhead, plain_loop
 from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend, published_entropy
 from inarch.experiments.benchmarks.runs import Track, rates
 from inarch.experiments.benchmarks.straggler import pace, straggler
-from inarch.population import models as networks
-from inarch.population.config import DataConfig, GraftConfig, NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig
+from inarch.population import models
+from inarch.population.config import DataConfig, GraftConfig, ModelConfig, PopulationConfig, RunConfig, ScheduleConfig
 from inarch.population.data import write_arrow
 from inarch.population.errors import ConfigError
 from inarch.population.grafting.layer_level import graft
@@ -97,12 +97,12 @@ def test_the_published_entropy_leaves_the_greatest_weight_out():
 
 def test_peers_graft_as_the_library_does():
     donor, rootstock = Peer("resnet8", 0), Peer("resnet8", 1)
-    own = {key: tensor.clone() for key, tensor in rootstock.network.state_dict().items()}
-    expected = graft(own, donor.network.state_dict())
-    seconds, snapshot = donor.freeze()
-    seconds |= rootstock.take_in(snapshot)
+    own = {key: tensor.clone() for key, tensor in rootstock.model.state_dict().items()}
+    expected = graft(own, donor.model.state_dict())
+    seconds, snapshot = donor.stage()
+    seconds |= rootstock.apply(snapshot)
     assert seconds.keys() == {"information", "freeze", "blend", "remember"}
-    for key, weight in rootstock.network.state_dict().items():
+    for key, weight in rootstock.model.state_dict().items():
         torch.testing.assert_close(weight, expected.state[key], rtol=1e-6, atol=1e-7)
 
 
@@ -128,7 +128,7 @@ def test_a_plain_loop_trains_every_image_of_every_epoch(tmp_path):
     path = tmp_path / "train.arrow"
     write_arrow(synthetic_images(100, seed=0), pafs.LocalFileSystem(), str(path))
     config = RunConfig(
-        network=NetworkConfig(architecture="resnet8"),
+        model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train=str(path)),
         population=PopulationConfig(size=2),
         schedule=ScheduleConfig(epochs=3, batch_size=32),
@@ -177,7 +177,7 @@ def test_real_actors_are_measured(measure):
 
 
 def _state(seed: int) -> dict[str, torch.Tensor]:
-    return networks.build(NetworkConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict()
+    return models.build(ModelConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict()
 
 
 def _track(*, seconds: list[float], images: list[int], cpu: list[float]) -> Track:

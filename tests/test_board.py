@@ -6,42 +6,44 @@ import pytest
 
 from inarch.population import (
     Barrier,
-    Board,
     Members,
     MemberState,
-    Origin,
-    Posting,
     PostOutcome,
+    PublishedSnapshot,
     Refusal,
+    SnapshotIndex,
+    SnapshotInfo,
     TopologyConfig,
 )
 from inarch.population.errors import ConfigError
-from inarch.population.membership.staleness import age_of, is_too_old
+from inarch.population.membership.staleness import is_too_stale, staleness_of
 
 
 def origin(
-    network: int, interval: int = 1, *, incarnation: int = 1, trained: float | None = None, structure: str = "s"
-) -> Origin:
+    network_id: int, interval: int = 1, *, incarnation: int = 1, trained: float | None = None, structure: str = "s"
+) -> SnapshotInfo:
     done = float(interval) if trained is None else trained
-    return Origin(
-        network=network,
+    return SnapshotInfo(
+        network_id=network_id,
         incarnation=incarnation,
         interval=interval,
         step=10 * interval,
         trained_intervals=done,
         trained_steps=10 * done,
-        made_seconds=float(interval),
+        created_at=float(interval),
         structure=structure,
     )
 
 
-def posting(*arguments, **named) -> Posting[str]:
+def posting(*arguments, **named) -> PublishedSnapshot[str]:
     made = origin(*arguments, **named)
-    return Posting(origin=made, information=(1.0,), item=f"{made.network}@{made.interval}")
+    return PublishedSnapshot(origin=made, information=(1.0,), payload=f"{made.network_id}@{made.interval}")
 
 
-def offer(board: Board[str], asker: Origin, *, ids=(0, 1, 2), donors=(0, 1, 2), limit: float = 1.0, version=None):
-    found = board.offer(asker, members=ids, donors=donors, limit=limit, version=version)
+def offer(
+    index: SnapshotIndex[str], asker: SnapshotInfo, *, ids=(0, 1, 2), donors=(0, 1, 2), limit: float = 1.0, version=None
+):
+    found = index.select_donors(asker, members=ids, donors=donors, limit=limit, version=version)
     if isinstance(found, Refusal):
         return found
     (one,) = found
@@ -49,91 +51,91 @@ def offer(board: Board[str], asker: Origin, *, ids=(0, 1, 2), donors=(0, 1, 2), 
 
 
 def test_late_snapshot_does_not_replace_a_newer_one() -> None:
-    board: Board[str] = Board(TopologyConfig())
-    assert board.post(posting(0, 2)) is PostOutcome.TAKEN
-    assert board.post(posting(0, 1)) is PostOutcome.OLDER
-    assert board.post(posting(0, 2)) is PostOutcome.OLDER
-    found = board.newest(0)
-    assert found is not None and found.item == "0@2"
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
+    assert index.publish(posting(0, 2)) is PostOutcome.TAKEN
+    assert index.publish(posting(0, 1)) is PostOutcome.OLDER
+    assert index.publish(posting(0, 2)) is PostOutcome.OLDER
+    found = index.newest(0)
+    assert found is not None and found.payload == "0@2"
 
 
 def test_earlier_incarnation_is_fenced_and_a_later_one_replaces_what_it_redoes() -> None:
-    board: Board[str] = Board(TopologyConfig(), kept=2)
-    board.post(posting(0, 2, incarnation=1))
-    assert board.post(posting(0, 2, incarnation=2)) is PostOutcome.TAKEN
-    assert board.post(posting(0, 3, incarnation=1)) is PostOutcome.FENCED
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig(), num_versions=2)
+    index.publish(posting(0, 2, incarnation=1))
+    assert index.publish(posting(0, 2, incarnation=2)) is PostOutcome.TAKEN
+    assert index.publish(posting(0, 3, incarnation=1)) is PostOutcome.FENCED
 
 
 def test_offer_of_several_follows_the_ring_and_leaves_out_what_is_not_admissible() -> None:
-    board: Board[str] = Board(TopologyConfig())
-    for network, interval in ((1, 5), (2, 1), (3, 5)):
-        board.post(posting(network, interval))
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
+    for network_id, interval in ((1, 5), (2, 1), (3, 5)):
+        index.publish(posting(network_id, interval))
     everybody = {"members": (0, 1, 2, 3), "donors": (0, 1, 2, 3), "limit": 1.0}
-    found = board.offer(origin(0, 5), count=3, **everybody)
-    assert not isinstance(found, Refusal) and [one.item for one in found] == ["3@5", "1@5"]
-    found = board.offer(origin(0, 5), count=1, **everybody)
-    assert not isinstance(found, Refusal) and [one.item for one in found] == ["3@5"]
+    found = index.select_donors(origin(0, 5), count=3, **everybody)
+    assert not isinstance(found, Refusal) and [one.payload for one in found] == ["3@5", "1@5"]
+    found = index.select_donors(origin(0, 5), count=1, **everybody)
+    assert not isinstance(found, Refusal) and [one.payload for one in found] == ["3@5"]
 
 
 def test_offer_is_the_nearest_admissible_snapshot_along_the_ring() -> None:
-    board: Board[str] = Board(TopologyConfig())
-    assert offer(board, origin(0)) is Refusal.NOTHING_YET
-    board.post(posting(1, 5))
-    found = offer(board, origin(0, 5))
-    assert isinstance(found, Posting) and found.item == "1@5"
-    board.post(posting(2, 5))
-    found = offer(board, origin(0, 5))
-    assert isinstance(found, Posting) and found.item == "2@5"
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
+    assert offer(index, origin(0)) is Refusal.NOTHING_YET
+    index.publish(posting(1, 5))
+    found = offer(index, origin(0, 5))
+    assert isinstance(found, PublishedSnapshot) and found.payload == "1@5"
+    index.publish(posting(2, 5))
+    found = offer(index, origin(0, 5))
+    assert isinstance(found, PublishedSnapshot) and found.payload == "2@5"
 
 
 def test_neighbor_that_trails_too_far_is_passed_over_and_counted_as_too_old() -> None:
-    board: Board[str] = Board(TopologyConfig())
-    board.post(posting(2, 5, trained=0.5))
-    assert offer(board, origin(0, 5)) is Refusal.TOO_OLD
-    board.post(posting(1, 5))
-    found = offer(board, origin(0, 5))
-    assert isinstance(found, Posting) and found.item == "1@5"
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
+    index.publish(posting(2, 5, trained=0.5))
+    assert offer(index, origin(0, 5)) is Refusal.TOO_OLD
+    index.publish(posting(1, 5))
+    found = offer(index, origin(0, 5))
+    assert isinstance(found, PublishedSnapshot) and found.payload == "1@5"
 
 
 def test_refusals_have_names() -> None:
-    board: Board[str] = Board(TopologyConfig())
-    assert offer(board, origin(0), ids=(0,), donors=(0,)) is Refusal.NO_NEIGHBOR
-    board.post(posting(1, 1, structure="other"))
-    assert offer(board, origin(0)) is Refusal.STRUCTURE
-    assert offer(board, origin(0), donors=(0, 2)) is Refusal.NOTHING_YET
-    board.withdraw(1)
-    assert offer(board, origin(0)) is Refusal.NOTHING_YET
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
+    assert offer(index, origin(0), ids=(0,), donors=(0,)) is Refusal.NO_NEIGHBOR
+    index.publish(posting(1, 1, structure="other"))
+    assert offer(index, origin(0)) is Refusal.STRUCTURE
+    assert offer(index, origin(0), donors=(0, 2)) is Refusal.NOTHING_YET
+    index.remove(1)
+    assert offer(index, origin(0)) is Refusal.NOTHING_YET
 
 
 def test_lockstep_gives_the_version_that_all_have() -> None:
-    board: Board[str] = Board(TopologyConfig(), kept=2)
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig(), num_versions=2)
     for interval in (1, 2):
-        board.post(posting(1, interval))
-    found = offer(board, origin(0, 1), ids=(0, 1), donors=(0, 1), version=1)
-    assert isinstance(found, Posting) and found.item == "1@1"
-    board.prune(2)
-    assert offer(board, origin(0, 1), ids=(0, 1), donors=(0, 1), version=1) is Refusal.NOTHING_YET
+        index.publish(posting(1, interval))
+    found = offer(index, origin(0, 1), ids=(0, 1), donors=(0, 1), version=1)
+    assert isinstance(found, PublishedSnapshot) and found.payload == "1@1"
+    index.drop_before(2)
+    assert offer(index, origin(0, 1), ids=(0, 1), donors=(0, 1), version=1) is Refusal.NOTHING_YET
 
 
 def test_parent_of_a_newcomer_is_the_furthest() -> None:
-    board: Board[str] = Board(TopologyConfig())
-    assert board.parent(3, members=(0, 1, 3), donors=(0, 1)) is None
-    board.post(posting(0, 4))
-    board.post(posting(1, 6))
-    found = board.parent(3, members=(0, 1, 3), donors=(0, 1))
-    assert found is not None and found.item == "1@6"
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
+    assert index.select_parent(3, members=(0, 1, 3), donors=(0, 1)) is None
+    index.publish(posting(0, 4))
+    index.publish(posting(1, 6))
+    found = index.select_parent(3, members=(0, 1, 3), donors=(0, 1))
+    assert found is not None and found.payload == "1@6"
 
 
 def test_age_is_zero_for_a_scion_that_is_ahead() -> None:
     ahead, behind = origin(0, 7), origin(1, 4)
-    assert age_of(behind, ahead, now=9.0).intervals == 0.0
-    age = age_of(ahead, behind, now=9.0)
+    assert staleness_of(behind, ahead, now=9.0).intervals == 0.0
+    age = staleness_of(ahead, behind, now=9.0)
     assert (age.intervals, age.steps, age.seconds) == (3.0, 30.0, 5.0)
-    assert age_of(ahead, behind, now=1.0).seconds == 0.0
+    assert staleness_of(ahead, behind, now=1.0).seconds == 0.0
 
 
 def opening(barrier: Barrier, interval: int, expected: tuple[int, ...], now: float, members: Members | None = None):
-    return barrier.try_open(interval, expected=expected, members=members or Members(), now=now)
+    return barrier.try_release(interval, expected=expected, members=members or Members(), now=now)
 
 
 def test_barrier_opens_when_all_have_arrived() -> None:
@@ -149,10 +151,10 @@ def test_barrier_opens_when_all_have_arrived() -> None:
 def test_all_who_pass_a_barrier_see_the_members_that_were_there_when_it_opened() -> None:
     members, barrier = Members(), Barrier(deadline_seconds=10.0)
     for _ in range(3):
-        members.move(members.add(is_founder=True).id, MemberState.TRAINING)
+        members.set_state(members.add(is_initial=True).id, MemberState.TRAINING)
         barrier.arrive(len(members) - 1, 1, now=0.0)
     opening(barrier, 1, (0, 1, 2), 0.0, members)
-    members.move(2, MemberState.RETIRED)
+    members.set_state(2, MemberState.RETIRED)
     found = opening(barrier, 1, (0, 1), 1.0, members)
     assert found is not None and found.members == found.donors == (0, 1, 2)
 
@@ -204,61 +206,61 @@ def test_who_was_left_behind_before_a_resume_is_waited_for_once() -> None:
 
 def test_ids_are_never_reused_and_ended_members_stay_ended() -> None:
     members = Members()
-    first = members.add(is_founder=True)
-    members.move(first.id, MemberState.RETIRED)
-    assert members.move(first.id, MemberState.TRAINING).state is MemberState.RETIRED
-    assert members.add(is_founder=False).id == 1
+    first = members.add(is_initial=True)
+    members.set_state(first.id, MemberState.RETIRED)
+    assert members.set_state(first.id, MemberState.TRAINING).state is MemberState.RETIRED
+    assert members.add(is_initial=False).id == 1
     assert members.in_topology() == (1,)
 
 
 def test_growth_and_shrinking_count_those_who_stay() -> None:
     members = Members()
     for _ in range(3):
-        members.move(members.add(is_founder=True).id, MemberState.TRAINING)
-    members.move(0, MemberState.DONE)
-    assert members.to_grow(5, max_size=None) == 2
-    assert members.to_leave(1) == (2,)
-    members.move(2, MemberState.LEAVING)
-    assert members.staying() == (0, 1)
+        members.set_state(members.add(is_initial=True).id, MemberState.TRAINING)
+    members.set_state(0, MemberState.DONE)
+    assert members.num_to_add(5, max_size=None) == 2
+    assert members.select_for_removal(1) == (2,)
+    members.set_state(2, MemberState.LEAVING)
+    assert members.counted() == (0, 1)
     assert members.donors() == (0, 1, 2)
     with pytest.raises(ConfigError, match="at least 1"):
-        members.to_grow(0, max_size=None)
+        members.num_to_add(0, max_size=None)
     with pytest.raises(ConfigError, match="max_size is 4"):
-        members.to_grow(5, max_size=4)
+        members.num_to_add(5, max_size=4)
 
 
 def test_revived_member_is_the_next_incarnation() -> None:
     members = Members()
-    members.add(is_founder=True)
-    members.move(0, MemberState.LOST)
-    member = members.revive(0)
+    members.add(is_initial=True)
+    members.set_state(0, MemberState.LOST)
+    member = members.restart(0)
     assert (member.incarnation, member.restarts, member.state) == (2, 1, MemberState.STARTING)
 
 
 def test_deaths_are_forgiven_only_to_a_member_that_begins_further_than_before() -> None:
     members = Members()
-    members.add(is_founder=True)
-    members.came_up(0, interval=0)
-    members.revive(0)
-    members.came_up(0, interval=0)
+    members.add(is_initial=True)
+    members.mark_started(0, interval=0)
+    members.restart(0)
+    members.mark_started(0, interval=0)
     assert members[0].restarts == 1, "what it had trained is lost again"
-    members.revive(0)
-    members.came_up(0, interval=3)
+    members.restart(0)
+    members.mark_started(0, interval=3)
     assert members[0].restarts == 0
 
 
 def test_a_straggler_that_took_in_more_than_its_place_still_grafts_from_those_who_have_finished() -> None:
-    board: Board[str] = Board(TopologyConfig())
-    board.post(posting(0, 12))
-    found = offer(board, origin(1, 8, trained=18.0), ids=(0, 1), donors=(0, 1), limit=2.0)
-    assert not isinstance(found, Refusal) and found.item == "0@12"
-    assert not is_too_old(origin(1, 14, trained=18.0), found.origin, limit=2.0)
-    assert is_too_old(origin(1, 15, trained=18.0), found.origin, limit=2.0)
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
+    index.publish(posting(0, 12))
+    found = offer(index, origin(1, 8, trained=18.0), ids=(0, 1), donors=(0, 1), limit=2.0)
+    assert not isinstance(found, Refusal) and found.payload == "0@12"
+    assert not is_too_stale(origin(1, 14, trained=18.0), found.origin, limit=2.0)
+    assert is_too_stale(origin(1, 15, trained=18.0), found.origin, limit=2.0)
 
 
 def test_the_last_bit_of_a_sum_makes_nothing_too_old() -> None:
-    board: Board[str] = Board(TopologyConfig())
-    board.post(posting(0, 10, trained=10.0 - 2**-40))
-    found = offer(board, origin(1, 11, trained=11.0 + 2**-40), ids=(0, 1), donors=(0, 1))
-    assert not isinstance(found, Refusal) and found.item == "0@10"
-    assert age_of(origin(1, 11, trained=11.0 + 2**-40), found.origin, now=0.0).intervals == 1.0
+    index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
+    index.publish(posting(0, 10, trained=10.0 - 2**-40))
+    found = offer(index, origin(1, 11, trained=11.0 + 2**-40), ids=(0, 1), donors=(0, 1))
+    assert not isinstance(found, Refusal) and found.payload == "0@10"
+    assert staleness_of(origin(1, 11, trained=11.0 + 2**-40), found.origin, now=0.0).intervals == 1.0

@@ -16,24 +16,24 @@ from inarch.population import (
     ExchangeConfig,
     FusionConfig,
     GraftConfig,
-    NetworkConfig,
+    ModelConfig,
     PopulationConfig,
     Simulator,
     Trainer,
 )
 from inarch.population.errors import ConfigError
 from inarch.population.evaluation.soups import soup
-from inarch.population.exchange import Grafting
+from inarch.population.exchange import GraftRule
 from inarch.population.grafting.channel_tracing import find_channels
-from inarch.population.grafting.channels import FREE, Channels, declared_channels, moved
+from inarch.population.grafting.channels import UNTRACKED, Channels, declared_channels, moved
 from inarch.population.grafting.filter_level import blend_filters, filter_alphas
 from inarch.population.grafting.information import filter_entropy
 from inarch.population.grafting.reference import published_filter_graft
 from inarch.population.grafting.units import GraftUnit
-from inarch.population.grafting.weight_matching import align
-from inarch.population.membership.staleness import Age
+from inarch.population.grafting.weight_matching import match_channels
+from inarch.population.membership.staleness import Staleness
 from inarch.population.models import architectures, build
-from inarch.population.state.state_dict import entries
+from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.test_exchange import arrival, rootstock, state
 
@@ -42,9 +42,9 @@ HEAVY = {"wrn28-10", "densenet100", "resnext29", "resnet110", "resnet56", "resne
 
 def lively(name: str, *, seed: int = 0, channels: int = 3) -> nn.Module:
     """A network whose batch norms are not what they begin as, so that a channel in a wrong place shows."""
-    network = build(NetworkConfig(architecture=name), num_classes=10, in_channels=channels, seed=seed)
+    model = build(ModelConfig(architecture=name), num_classes=10, in_channels=channels, seed=seed)
     random = torch.Generator().manual_seed(seed)
-    for module in network.modules():
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             count = module.num_features
             module.weight.data.copy_(1 + 0.3 * torch.randn(count, generator=random))
@@ -52,18 +52,18 @@ def lively(name: str, *, seed: int = 0, channels: int = 3) -> nn.Module:
             assert module.running_mean is not None and module.running_var is not None
             module.running_mean.copy_(0.1 * torch.randn(count, generator=random))
             module.running_var.copy_(0.5 + torch.rand(count, generator=random))
-    return network.eval()
+    return model.eval()
 
 
 def shuffled(channels: Channels, seed: int = 0) -> np.ndarray:
     random, places = np.random.default_rng(seed), np.arange(channels.num_classes)
-    for kind in channels.kinds:
+    for kind in channels.permutation_groups:
         places[list(kind)] = random.permutation(kind)
     return places
 
 
-def plain(network: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in network.state_dict().items()}
+def plain(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
 
 
 LIGHT = [name for name in architectures() if name not in HEAVY]
@@ -83,49 +83,49 @@ FAMILIES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1", "
 @torch.no_grad()
 def test_moving_the_channels_of_a_kind_leaves_the_function_as_it_is(name: str) -> None:
     side = 64 if name.startswith("torchvision") else 32
-    network, images = lively(name), torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
-    before = network(images)
-    channels = find_channels(network, (3, side, side))
+    model, images = lively(name), torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    before = model(images)
+    channels = find_channels(model, (3, side, side))
     places = shuffled(channels)
     assert (places != np.arange(len(places))).sum() > 0.5 * len(places)
-    network.load_state_dict(moved(plain(network), channels, places))
-    torch.testing.assert_close(network(images), before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
+    model.load_state_dict(moved(plain(model), channels, places))
+    torch.testing.assert_close(model(images), before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
 
 
 @torch.no_grad()
 def test_moving_channels_of_different_kinds_changes_the_function() -> None:
-    network, images = lively("resnet8"), torch.randn(2, 3, 32, 32)
-    channels = find_channels(network, (3, 32, 32))
-    sizes = [len(kind) for kind in channels.kinds]
-    one, other = (channels.kinds[index] for index in np.argsort(sizes)[-2:])
-    before = network(images)
+    model, images = lively("resnet8"), torch.randn(2, 3, 32, 32)
+    channels = find_channels(model, (3, 32, 32))
+    sizes = [len(kind) for kind in channels.permutation_groups]
+    one, other = (channels.permutation_groups[index] for index in np.argsort(sizes)[-2:])
+    before = model(images)
     wrong = np.arange(channels.num_classes)
-    inside = [channels.kinds[0][0], channels.kinds[0][1]]
+    inside = [channels.permutation_groups[0][0], channels.permutation_groups[0][1]]
     wrong[inside] = wrong[inside[::-1]]
-    state_ = plain(network)
+    state_ = plain(model)
     changed = moved(state_, channels, wrong)
     del changed["conv1.weight"]
-    network.load_state_dict(state_ | changed)
-    assert not torch.allclose(network(images), before, atol=1e-3) and set(one).isdisjoint(other)
+    model.load_state_dict(state_ | changed)
+    assert not torch.allclose(model(images), before, atol=1e-3) and set(one).isdisjoint(other)
 
 
 def test_every_entry_of_a_convolutional_network_has_its_channels() -> None:
-    network = build(NetworkConfig(architecture="mobilenetv2"), num_classes=10)
-    channels = find_channels(network, (3, 32, 32))
+    model = build(ModelConfig(architecture="mobilenetv2"), num_classes=10)
+    channels = find_channels(model, (3, 32, 32))
     found = {(axis.key, axis.dim) for axis in channels.axes}
-    for key, value in entries(network).items():
+    for key, value in named_tensors(model).items():
         assert key.endswith("num_batches_tracked") or (key, 0) in found
         assert value.dim() < 2 or (key, 1) in found or value.shape[1] == 1
     of = {axis.key: axis.classes for axis in channels.axes if axis.dim == 0}
-    assert set(of["linear.weight"]) == {FREE}
+    assert set(of["linear.weight"]) == {UNTRACKED}
     first = next(axis.classes for axis in channels.axes if axis.key == "conv1.weight" and axis.dim == 1)
-    assert set(first) == {FREE}
+    assert set(first) == {UNTRACKED}
     depthwise = of["layers.0.conv2.weight"]
     assert np.array_equal(depthwise, of["layers.0.conv1.weight"])
 
 
 def test_a_residual_stream_is_one() -> None:
-    channels = find_channels(build(NetworkConfig(architecture="resnet20"), num_classes=10), (3, 32, 32))
+    channels = find_channels(build(ModelConfig(architecture="resnet20"), num_classes=10), (3, 32, 32))
     of = {axis.key: axis.classes for axis in channels.axes if axis.dim == 0}
     assert np.array_equal(of["conv1.weight"], of["layer1.2.conv2.weight"])
     assert np.array_equal(of["layer2.0.conv2.weight"][8:24], of["conv1.weight"])
@@ -180,7 +180,7 @@ class Halves(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("network", "message"),
+    ("model", "message"),
     [
         (Shuffle(), "through view"),
         (Branching(), "cannot trace"),
@@ -188,9 +188,9 @@ class Halves(nn.Module):
         (Halves(), "through getitem"),
     ],
 )
-def test_what_cannot_be_followed_is_a_named_error(network: nn.Module, message: str) -> None:
+def test_what_cannot_be_followed_is_a_named_error(model: nn.Module, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        find_channels(network, (3, 16, 16))
+        find_channels(model, (3, 16, 16))
 
 
 class Attending(nn.Module):
@@ -242,19 +242,19 @@ GROUP = (
 def test_channels_that_cannot_be_followed_may_be_declared() -> None:
     with pytest.raises(ConfigError, match=r"mul: it uses scale; the network may declare its channel_groups"):
         find_channels(Scaled(), (3, 8, 8))
-    network = Scaled(channel_groups=(GROUP,)).eval()
-    network.norm.weight.copy_(torch.linspace(-1.0, 1.0, 6))
-    channels = find_channels(network, (3, 8, 8))
-    assert channels.num_classes == 6 and channels.kinds == (tuple(range(6)),)
+    model = Scaled(channel_groups=(GROUP,)).eval()
+    model.norm.weight.copy_(torch.linspace(-1.0, 1.0, 6))
+    channels = find_channels(model, (3, 8, 8))
+    assert channels.num_classes == 6 and channels.permutation_groups == (tuple(range(6)),)
     assert all(channels.scales[c] == (("norm.weight", c),) for c in range(6))
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    before = network(images)
-    changed = moved(plain(network), channels, shuffled(channels, seed=2))
-    assert not torch.equal(changed["scale"], network.scale)
-    own = plain(network)
-    network.load_state_dict(changed)
-    torch.testing.assert_close(network(images), before)
-    found = moved(changed, channels, align(own, changed, channels))
+    before = model(images)
+    changed = moved(plain(model), channels, shuffled(channels, seed=2))
+    assert not torch.equal(changed["scale"], model.scale)
+    own = plain(model)
+    model.load_state_dict(changed)
+    torch.testing.assert_close(model(images), before)
+    found = moved(changed, channels, match_channels(own, changed, channels))
     assert all(torch.equal(found[key], value) for key, value in own.items())
 
 
@@ -291,9 +291,9 @@ def test_a_layer_that_is_called_twice_is_named() -> None:
 
 def test_fused_networks_have_no_filter_level() -> None:
     fusion = FusionConfig(mode="stable", rates=(0.5,))
-    network = build(NetworkConfig(architecture="resnet8"), num_classes=10, fusion=fusion)
+    model = build(ModelConfig(architecture="resnet8"), num_classes=10, fusion=fusion)
     with pytest.raises(ConfigError, match=r"fused convolutions.*use level layer$"):
-        find_channels(network, (3, 32, 32))
+        find_channels(model, (3, 32, 32))
 
 
 def test_published_filter_graft(vectors) -> None:
@@ -305,10 +305,10 @@ def test_published_filter_graft(vectors) -> None:
         }
         for side in ("own", "scion", "result")
     )
-    rule = Grafting(GraftConfig(level="filter", criterion="batch_norm", reference=True), AgeConfig(policy="none"))
+    rule = GraftRule(GraftConfig(level="filter", criterion="batch_norm", reference=True), AgeConfig(policy="none"))
     stock = rootstock(0, {key: value.clone() for key, value in own.items()}, rule)
     stock.units = tuple(GraftUnit(name=key, keys=(key,)) for key, value in own.items() if value.dim() == 4)
-    (taken,) = rule.take_in(stock, [arrival(1, scion, rule)])
+    (taken,) = rule.apply(stock, [arrival(1, scion, rule)])
     for key, value in expected.items():
         torch.testing.assert_close(stock.state[key], value, rtol=1e-6, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")
     for layer in taken.layers:
@@ -324,11 +324,11 @@ def test_published_filter_graft_is_of_chains_and_divides_by_no_zero() -> None:
     found, kept = published_filter_graft(own, own)
     assert kept == {"0.weight": 0.5} and all(bool(value.isfinite().all()) for value in found.values())
     config = small_config(
-        network=NetworkConfig(architecture="densenet40"),
+        model=ModelConfig(architecture="densenet40"),
         graft=GraftConfig(level="filter", criterion="batch_norm", reference=True),
     )
     with pytest.raises(ConfigError, match=r"layers\.0\.conv2\.weight has no batch norm after it"):
-        Trainer(tiny_task(config), config, network=0).rehearse()
+        Trainer(tiny_task(config), config, network_id=0).dry_run_exchange()
     double = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).state_dict()
     with pytest.raises(ConfigError, match=r"0\.weight has no batch norm after it"):
         published_filter_graft(double, double)
@@ -341,14 +341,14 @@ def grafted(config: GraftConfig, *, left: float = 1.0) -> tuple[dict[str, Tensor
     """Own, scion and result of a filter-level graft of two resnet8, and the channels' alphas by hand."""
     networks = [lively("resnet8", seed=seed) for seed in (1, 2)]
     channels = find_channels(networks[0], (3, 32, 32))
-    own, scion = (plain(network) for network in networks)
+    own, scion = (plain(model) for model in networks)
     result = {key: value.clone() for key, value in own.items()}
     alphas = filter_alphas(own, scion, channels, config)
     blend_filters(result, scion, channels, alphas, config, left=left)
     made = {
         axis.key: torch.from_numpy(alphas[axis.classes])
         for axis in channels.axes
-        if axis.dim == 0 and FREE not in axis.classes
+        if axis.dim == 0 and UNTRACKED not in axis.classes
     }
     return own, scion, result, made
 
@@ -393,11 +393,11 @@ def test_age_leaves_less_of_the_scion() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["resnet8", "vgg16", "mobilenetv2", "resnext11", "densenet40"])
 def test_alignment_finds_a_shuffled_copys_channels(name: str) -> None:
-    network = lively(name)
-    channels = find_channels(network, (3, 32, 32))
-    own = plain(network)
+    model = lively(name)
+    channels = find_channels(model, (3, 32, 32))
+    own = plain(model)
     scion = moved(own, channels, shuffled(channels, seed=3))
-    found = moved(scion, channels, align(own, scion, channels))
+    found = moved(scion, channels, match_channels(own, scion, channels))
     far = {key for key, value in own.items() if not torch.equal(found[key], value)}
     before = {key for key, value in own.items() if not torch.equal(scion[key], value)}
     assert len(before) > 0.5 * len(own)
@@ -407,26 +407,26 @@ def test_alignment_finds_a_shuffled_copys_channels(name: str) -> None:
 def test_alignment_never_makes_networks_less_alike() -> None:
     networks = [lively("resnet8", seed=seed) for seed in (1, 2)]
     channels = find_channels(networks[0], (3, 32, 32))
-    own, scion = (plain(network) for network in networks)
+    own, scion = (plain(model) for model in networks)
 
     def likeness(other: dict[str, Tensor]) -> float:
         return sum(float((own[key] * other[key]).sum()) for key in own if key.endswith((".weight", ".bias")))
 
-    assert likeness(moved(scion, channels, align(own, scion, channels))) > likeness(scion)
+    assert likeness(moved(scion, channels, match_channels(own, scion, channels))) > likeness(scion)
 
 
 def test_networks_that_matched_their_channels_are_averaged_in_one_order() -> None:
     config = small_config(graft=GraftConfig(alignment="weights"))
     task = tiny_task(config)
-    network = task.build(0)
-    channels = find_channels(network, task.image_shape)
-    own = {key: value.clone() for key, value in network.state_dict().items()}
+    model = task.build(0)
+    channels = find_channels(model, task.image_shape)
+    own = {key: value.clone() for key, value in model.state_dict().items()}
     copies = [own, *(moved(own, channels, shuffled(channels, seed=seed)) for seed in (1, 2))]
     assert not torch.equal(soup(copies)["conv1.weight"], own["conv1.weight"])
-    for key, value in soup(task.comparable(copies)).items():
+    for key, value in soup(task.align_states(copies)).items():
         torch.testing.assert_close(value, own[key], msg=key)
     unmatched = tiny_task(small_config())
-    assert all(one is other for one, other in zip(unmatched.comparable(copies), copies, strict=True))
+    assert all(one is other for one, other in zip(unmatched.align_states(copies), copies, strict=True))
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -444,21 +444,21 @@ def test_populations_graft_filters(name: str) -> None:
     splits = tiny_splits(config)
     results = [Simulator(config, lambda: tiny_task(config, splits)).run() for _ in range(2)]
     assert [line.outcome for line in results[0].ledger].count("grafted") >= 8
-    for network, trainer in results[0].trainers.items():
-        other = entries(results[1].trainers[network].module)
-        assert all(torch.equal(value, other[key]) for key, value in entries(trainer.module).items())
-        assert all(bool(torch.isfinite(value).all()) for value in entries(trainer.module).values())
+    for model, trainer in results[0].trainers.items():
+        other = named_tensors(results[1].trainers[model].module)
+        assert all(torch.equal(value, other[key]) for key, value in named_tensors(trainer.module).items())
+        assert all(bool(torch.isfinite(value).all()) for value in named_tensors(trainer.module).values())
 
 
 def test_several_donors_give_the_mean_of_the_blends() -> None:
-    network = build(NetworkConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
-    channels = find_channels(network, (1, 32, 32))
-    rule = Grafting(GraftConfig(level="filter", criterion="l1"), AgeConfig(), channels)
+    model = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
+    channels = find_channels(model, (1, 32, 32))
+    rule = GraftRule(GraftConfig(level="filter", criterion="l1"), AgeConfig(), channels)
     arrivals = [arrival(number, state(number + 1), rule) for number in (1, 2)]
     blends = []
     for chosen in ([arrivals[0]], [arrivals[1]], arrivals):
         own = state(1)
-        rule.take_in(rootstock(0, own, rule), chosen)
+        rule.apply(rootstock(0, own, rule), chosen)
         blends.append(own)
     for key in blends[0]:
         expected = (blends[0][key].double() + blends[1][key].double()) / 2
@@ -468,15 +468,15 @@ def test_several_donors_give_the_mean_of_the_blends() -> None:
 @pytest.mark.parametrize(("donors", "age"), [(1, 0.0), (1, 1.0), (2, 1.0)])
 @pytest.mark.parametrize("crossing", ["product", "mean", "output"])
 def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: Any) -> None:
-    network = build(NetworkConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
-    channels = find_channels(network, (1, 32, 32))
+    model = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
+    channels = find_channels(model, (1, 32, 32))
     config = GraftConfig(level="filter", criterion="constant", crossing=crossing)
-    rule = Grafting(config, AgeConfig(policy="polynomial", rate=1.0), channels)
-    old = Age(intervals=age, steps=age, seconds=0.0)
+    rule = GraftRule(config, AgeConfig(policy="polynomial", rate=1.0), channels)
+    old = Staleness(intervals=age, steps=age, seconds=0.0)
     scion, own = state(2), state(1)
     before = {key: tensor.clone() for key, tensor in own.items()}
     arrivals = [dataclasses.replace(arrival(number, scion, rule), age=old) for number in range(1, donors + 1)]
-    taken = rule.take_in(rootstock(0, own, rule), arrivals)
+    taken = rule.apply(rootstock(0, own, rule), arrivals)
     shares = []
     for layer, *of_donors in zip(*(one.layers for one in taken), strict=True):
         key = layer.layer
@@ -490,7 +490,7 @@ def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: A
     alphas = {layer.layer: 1.0 - (1.0 - layer.alpha) * donors for layer in taken[0].layers}
     assert alphas["layer1.0.conv1.weight"] == pytest.approx(inner)
     assert alphas["conv1.weight"] == pytest.approx(1.0 - 0.5 * left)
-    assert sum(one.part for one in taken) == pytest.approx(sum(shares) / len(shares), abs=1e-5)
+    assert sum(one.scion_weight for one in taken) == pytest.approx(sum(shares) / len(shares), abs=1e-5)
 
 
 @pytest.mark.parametrize(

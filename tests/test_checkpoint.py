@@ -90,7 +90,7 @@ def checkpoint(interval: int, *, incarnation: int = 1, step: int = 0, score: flo
         "outcome": "off",
     }
     return Checkpoint(
-        network=0,
+        network_id=0,
         id=CheckpointId(incarnation=incarnation, interval=interval, step=step),
         model={"weight": torch.full((3,), float(interval)), "count": torch.tensor(interval)},
         tensors={"optimizer.momentum_buffer.weight": torch.ones(3)},
@@ -185,9 +185,9 @@ def test_checkpoint_within_an_interval_is_newer_than_its_beginning(storage: Stor
 
 def test_earlier_incarnation_commits_nothing_after_a_later_one_has_claimed(storage: Storage) -> None:
     store = CheckpointStore(storage)
-    store.claim(0, 1)
+    store.acquire_fence(0, 1)
     store.commit(checkpoint(1))
-    store.claim(0, 2)
+    store.acquire_fence(0, 2)
     assert not store.commit(checkpoint(2, incarnation=1))
     assert store.commit(checkpoint(2, incarnation=2))
     assert [(found.interval, found.incarnation) for found in store.list(0)] == [(1, 1), (2, 2)]
@@ -208,7 +208,7 @@ def test_rows_that_a_dead_network_had_not_handed_in_are_handed_in_later(storage:
     store.commit(checkpoint(1))
     storage.delete("metrics/0-000001-001.parquet")
     assert len(read_table(storage, "metrics")) == 0
-    store.hand_in_all()
+    store.flush_history()
     assert read_table(storage, "metrics").column("interval").to_pylist() == [1]
 
 

@@ -31,7 +31,7 @@ from tests.images import write_classes
 
 
 def checkpoint() -> Checkpoint:
-    return Checkpoint(network=0, id=CheckpointId(incarnation=1, interval=1), model={}, tensors={}, training={})
+    return Checkpoint(network_id=0, id=CheckpointId(incarnation=1, interval=1), model={}, tensors={}, training={})
 
 
 def test_a_second_start_is_refused_and_names_the_first(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_start_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     pixels = np.zeros((4, 8, 8), np.uint8)
     for name, data in (("exp", train), ("exp", (pixels, [0, 1, 0, 1])), ("new", train)):
         with pytest.raises(UserCodeError, match="no network here"):
-            PopulationRun.start(RunConfig(name=name, storage=str(tmp_path)), network=broken, data=data)
+            PopulationRun.start(RunConfig(name=name, storage=str(tmp_path)), model=broken, data=data)
     assert {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()} == before
     assert not (tmp_path / "new").exists() and sorted(os.listdir(tmp_path / "exp")) == ["data", "logs"]
 
@@ -124,7 +124,7 @@ def test_the_start_that_lost_its_claim_neither_commits_nor_deletes(tmp_path: Pat
     withdraw(storage, claims(storage)[-1].token)
     assert not first.commit(checkpoint())
     with pytest.raises(RunExistsError, match="not this run's folder any more"):
-        first.claim(0, 2)
+        first.acquire_fence(0, 2)
     assert CheckpointStore(storage, token=claim_existing_folder(storage).token).commit(checkpoint())
     assert not first.commit(checkpoint())
     assert {path for path in before if path.exists() and "claims" not in path.parts} == {

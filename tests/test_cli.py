@@ -56,7 +56,7 @@ def test_what_cannot_be_used_is_said_on_one_screen(capsys, words, message: str) 
     ],
 )
 def test_a_graft_is_told_with_and_without_a_donor(age: float | None, line: str) -> None:
-    event = Event(number=1, kind="graft", network=2, seconds=0.0, detail={"interval": 3, "scion": 1, "age": age})
+    event = Event(number=1, kind="graft", network_id=2, seconds=0.0, detail={"interval": 3, "scion": 1, "age": age})
     assert describe(event) == line
 
 

@@ -46,7 +46,7 @@ from inarch.population import (
 )
 from inarch.population.errors import ConfigError
 from inarch.population.persistence.history import THRESHOLDS
-from inarch.population.state.state_dict import entries
+from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.image_classification import run_splits
 from tests.test_data import png, write_parquet
 
@@ -90,7 +90,7 @@ def test_published_tables_compare_what_is_there_and_teachers_come_first(name: st
         against = found.arms[names.index(found.baseline_of(arm))]
         assert found.baseline_of(arm) in names[: place + 1] and arm.config.mode == "lockstep"
         if name != "paper-table-teachers":
-            assert against.config.network.architecture == arm.config.network.architecture
+            assert against.config.model.architecture == arm.config.model.architecture
             assert against.config.population.size == arm.config.population.size
         for teacher in arm.config.distillation.teachers:
             taught_by = found.arms[names.index(teacher.removeprefix("arm:").partition("#")[0])]
@@ -108,7 +108,7 @@ def test_published_settings_are_the_papers() -> None:
     assert (config.schedule.epochs, config.schedule.batch_size, config.schedule.step_epochs) == (200, 256, 60)
     assert (config.graft.a, config.graft.c, config.graft.criterion) == (0.4, 500.0, "entropy")
     persons = comparison("paper-table-persons", DataConfig(train="a", test="b", query="c")).arms[0].config
-    assert (persons.task, persons.data.image_size, persons.network.weights) == ("retrieval", (256, 128), "DEFAULT")
+    assert (persons.task, persons.data.image_size, persons.model.weights) == ("retrieval", (256, 128), "DEFAULT")
     rates = [arm.config.optimizer for arm in comparison("paper-table-dcff-imagenet", DataConfig()).arms]
     assert {(found.learning_rate, found.momentum) for found in rates} == {(0.1, 0.9), (0.01, 0.99)}
 
@@ -175,7 +175,7 @@ def test_every_arm_of_a_published_table_trains_two_steps_and_exchanges(name: str
         assert {line.outcome for line in result.ledger} == {expected}, arm.name
         for trainer in result.trainers.values():
             assert trainer.step == 2, arm.name
-            assert all(bool(t.isfinite().all()) for t in entries(trainer.module).values()), arm.name
+            assert all(bool(t.isfinite().all()) for t in named_tensors(trainer.module).values()), arm.name
 
 
 def test_fingerprint_tells_configurations_apart_and_not_where_they_run() -> None:
@@ -274,7 +274,7 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
                 {"interval": interval, **dict.fromkeys(THRESHOLDS, share)}
                 for interval, share in ((1, 0.0), (2, 0.25), (3, 0.5 * index + 0.01 * seed))
             ]
-            filters = [line | {"network": network, "entropy": 1.5} for line in invalid for network in (0, 1)]
+            filters = [line | {"network": network_id, "entropy": 1.5} for line in invalid for network_id in (0, 1)]
             layers = [line | {"layer": f"{layer}.weight"} for line in invalid for layer in ("one", "two")]
             row |= {"valid_filters": 30.0, "invalid_filters": 2.0, "valid_l1": 4.5, "invalid_l1": 0.5 * index}
             later = curve | {"epoch": 2.0, "validation_accuracy": 0.5 + 0.1 * index, "time": 4.0 + 4.0 * index}

@@ -13,7 +13,6 @@ from inarch.population import (
     AgeConfig,
     ExchangeConfig,
     GraftConfig,
-    Origin,
     PopulationConfig,
     Refusal,
     RunConfig,
@@ -21,20 +20,22 @@ from inarch.population import (
     Simulation,
     Simulator,
     Snapshot,
+    SnapshotInfo,
 )
 from inarch.population.errors import ConfigError
-from inarch.population.exchange import Grafting
-from inarch.population.exchange.delay_compensation import OwnPast, brought_forward
-from inarch.population.grafting.blending import blend_forward_
-from inarch.population.state.state_dict import entries
+from inarch.population.exchange import GraftRule
+from inarch.population.exchange.delay_compensation import StateHistory, compensate_delay
+from inarch.population.grafting.blending import blend_compensated_
+from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
+from tests.fakes.runtime import FakeRuntime, live
 from tests.test_exchange import arrival, copies, origin, rootstock, state
-from tests.test_training import Hand, live, new_trainer
+from tests.test_training import new_trainer
 
 BIAS = "conv1.bias"
 
 
-def at(interval: int) -> Origin:
+def at(interval: int) -> SnapshotInfo:
     return dataclasses.replace(origin(0), interval=interval, step=10 * interval)
 
 
@@ -45,7 +46,7 @@ def test_networks_that_see_each_other_late_lose_no_training_and_come_together(
 ) -> None:
     """Two numbers, each trained by one every interval: the mean grows by one an interval, whatever the delays."""
     now = [{BIAS: torch.tensor([0.0], dtype=torch.float64)}, {BIAS: torch.tensor([8.0], dtype=torch.float64)}]
-    pasts = [OwnPast(intervals=3) for _ in now]
+    pasts = [StateHistory(intervals=3) for _ in now]
     published: list[deque[Tensor]] = [deque(maxlen=4) for _ in now]
     for interval in range(1, 301):
         for here, weights in enumerate(now):
@@ -58,7 +59,7 @@ def test_networks_that_see_each_other_late_lose_no_training_and_come_together(
                     past = pasts[here].at(interval - delays[here])
                     assert (past is None) == (delays[here] == 0)
                     if past is not None:
-                        scion = brought_forward(scion, weights, past)
+                        scion = compensate_delay(scion, weights, past)
                     weights[BIAS] = (1 - share) * weights[BIAS] + share * scion[BIAS]
     one, two = (float(weights[BIAS]) for weights in now)
     assert one == pytest.approx(two, abs=0.02)
@@ -66,7 +67,7 @@ def test_networks_that_see_each_other_late_lose_no_training_and_come_together(
 
 
 def test_the_past_moves_with_what_was_taken_in_and_not_with_what_was_trained() -> None:
-    past, weights = OwnPast(intervals=2), {BIAS: torch.tensor([1.0]), "n.running_var": torch.tensor([1.0])}
+    past, weights = StateHistory(intervals=2), {BIAS: torch.tensor([1.0]), "n.running_var": torch.tensor([1.0])}
 
     def lives(interval: int, *, trains: float, takes: float) -> None:
         weights[BIAS] += trains
@@ -88,14 +89,14 @@ def test_the_past_moves_with_what_was_taken_in_and_not_with_what_was_trained() -
 
 
 def test_a_graft_of_an_old_scion_adds_what_was_trained_since() -> None:
-    rule = Grafting(GraftConfig(criterion="constant"), AgeConfig())
+    rule = GraftRule(GraftConfig(criterion="constant"), AgeConfig())
     own, then, scion = state(1), state(2), state(3)
-    past = OwnPast(intervals=1)
+    past = StateHistory(intervals=1)
     past.note(at(2), then)
     grafted = copies(own)
     came = dataclasses.replace(arrival(1, scion, rule), past=past.at(2))
-    (taken,) = rule.take_in(rootstock(0, grafted, rule), [came])
-    assert taken.part == 0.5
+    (taken,) = rule.apply(rootstock(0, grafted, rule), [came])
+    assert taken.scion_weight == 0.5
     moved = 0
     for key, value in grafted.items():
         if key.endswith(("running_mean", "running_var")):
@@ -110,21 +111,21 @@ def test_a_graft_of_an_old_scion_adds_what_was_trained_since() -> None:
 def test_large_layers_are_blended_in_blocks_to_the_same_values() -> None:
     own, scion, past = (torch.randn(600, 1000, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
     blended = own.clone()
-    blend_forward_(blended, scion, past, 0.7)
+    blend_compensated_(blended, scion, past, 0.7)
     torch.testing.assert_close(blended, 0.7 * own + 0.3 * (scion + own - past), rtol=1e-5, atol=1e-5)
     turned = own.t().clone().t()
-    blend_forward_(turned, scion, past, 0.7)
+    blend_compensated_(turned, scion, past, 0.7)
     torch.testing.assert_close(turned, blended)
 
 
 def test_several_old_scions_are_brought_forward_each_by_its_own_age() -> None:
-    rule = Grafting(GraftConfig(criterion="constant"), AgeConfig(policy="none"))
+    rule = GraftRule(GraftConfig(criterion="constant"), AgeConfig(policy="none"))
     own, then, one, two = state(1), state(2), state(3), state(4)
-    past = OwnPast(intervals=1)
+    past = StateHistory(intervals=1)
     past.note(at(2), then)
     grafted = copies(own)
     old = dataclasses.replace(arrival(1, one, rule), past=past.at(2))
-    rule.take_in(rootstock(0, grafted, rule), [old, arrival(2, two, rule)])
+    rule.apply(rootstock(0, grafted, rule), [old, arrival(2, two, rule)])
     key = "conv1.weight"
     expected = 0.5 * own[key] + 0.25 * (one[key] + own[key] - then[key]) + 0.25 * two[key]
     torch.testing.assert_close(grafted[key], expected, rtol=1e-5, atol=1e-6)
@@ -158,7 +159,7 @@ def simulated(compensation: int, *, level: str = "layer") -> Simulation:
 @pytest.mark.parametrize("level", ["layer", "filter"])
 def test_a_compensated_population_keeps_all_training(level: str) -> None:
     compensated, plain = simulated(1, level=level), simulated(0, level=level)
-    trained = [compensated.trainers[network].origin().trained_intervals for network in (0, 1)]
+    trained = [compensated.trainers[network_id].origin().trained_intervals for network_id in (0, 1)]
     assert trained == pytest.approx([4.0, 4.0], abs=1e-6)
     assert plain.trainers[0].origin().trained_intervals < 3.5
     late = [line for line in compensated.ledger if line.version is not None and line.version < line.interval]
@@ -169,8 +170,8 @@ def test_a_compensated_population_keeps_all_training(level: str) -> None:
 
 def test_the_history_tells_by_how_much_a_scion_was_brought_forward() -> None:
     config = small_config(age=AgeConfig(compensation=1, limit_intervals=5))
-    scion = live(new_trainer(config, network=1), Hand())[0]
-    trainer, host = new_trainer(config), Hand(lambda own: scion if own.interval >= 2 else Refusal.NOTHING_YET)
+    scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
+    trainer, host = new_trainer(config), FakeRuntime(lambda own: scion if own.interval >= 2 else Refusal.NOTHING_YET)
     live(trainer, host)
     rows = [row for checkpoint in host.checkpoints for row in checkpoint.rows["grafts"]]
     told = {(row["interval"], row["scion_version"], row["compensated_intervals"]) for row in rows}
@@ -185,24 +186,24 @@ def test_stopped_at_any_step_and_resumed_brings_forward_by_the_same_bits(compens
         age=AgeConfig(compensation=compensation, limit_intervals=5),
         schedule=ScheduleConfig(epochs=5, batch_size=32, shape="cosine"),
     )
-    scions = live(new_trainer(config, network=1), Hand())
+    scions = live(new_trainer(config, network_id=1), FakeRuntime())
 
-    def pull(own: Origin) -> Snapshot | Refusal:
+    def pull(own: SnapshotInfo) -> Snapshot | Refusal:
         return scions[own.interval - 3] if own.interval >= 3 else Refusal.NOTHING_YET
 
     whole = new_trainer(config)
-    live(whole, Hand(pull))
-    stopped = Hand(pull, stop_after=stop_after)
+    live(whole, FakeRuntime(pull))
+    stopped = FakeRuntime(pull, stop_after=stop_after)
     live(new_trainer(config), stopped)
-    again, resumed = new_trainer(config), Hand(pull)
+    again, resumed = new_trainer(config), FakeRuntime(pull)
     again.resume(stopped.checkpoints[-1])
     live(again, resumed)
     rows = [row for host in (stopped, resumed) for made in host.checkpoints for row in made.rows["grafts"]]
     assert {(row["interval"], row["compensated_intervals"]) for row in rows} == {
         (interval, compensation) for interval in (3, 4)
     }
-    for name, tensor in entries(whole.module).items():
-        assert torch.equal(tensor, entries(again.module)[name]), name
+    for name, tensor in named_tensors(whole.module).items():
+        assert torch.equal(tensor, named_tensors(again.module)[name]), name
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from inarch.population import (
 )
 from inarch.population.config import from_dict, to_dict
 from inarch.population.errors import ConfigError
-from inarch.population.state.seeding import leaf
+from inarch.population.state.seeding import derive_seed
 from inarch.population.training.schedule import Schedule, base_learning_rate
 
 
@@ -111,10 +111,10 @@ def test_unknown_field_is_named() -> None:
 
 def test_spread_learning_rates_are_the_papers() -> None:
     config = OptimizerConfig(learning_rates="spread")
-    found = [round(base_learning_rate(config, network=i, size=4), 4) for i in range(4)]
+    found = [round(base_learning_rate(config, network_id=i, size=4), 4) for i in range(4)]
     assert found == [0.0146, 0.05, 0.0854, 0.1]
-    assert base_learning_rate(config, network=4, size=4) == base_learning_rate(config, network=0, size=4)
-    assert base_learning_rate(OptimizerConfig(learning_rates=(0.3, 0.1)), network=1, size=2) == 0.1
+    assert base_learning_rate(config, network_id=4, size=4) == base_learning_rate(config, network_id=0, size=4)
+    assert base_learning_rate(OptimizerConfig(learning_rates=(0.3, 0.1)), network_id=1, size=2) == 0.1
 
 
 def test_schedules_by_hand() -> None:
@@ -137,6 +137,6 @@ def test_schedules_by_hand() -> None:
 
 def test_seed_tree_gives_every_network_and_use_its_own() -> None:
     uses = ("weights", "order", "augmentation", "training")
-    seeds = {leaf(root, network, use) for root in (0, 1) for network in range(5) for use in uses}
+    seeds = {derive_seed(root, network_id, use) for root in (0, 1) for network_id in range(5) for use in uses}
     assert len(seeds) == 40
-    assert leaf(3, 2, "order") == leaf(3, 2, "order")
+    assert derive_seed(3, 2, "order") == derive_seed(3, 2, "order")

@@ -21,8 +21,8 @@ from sklearn.datasets import load_sample_images
 
 from inarch.population import DataConfig
 from inarch.population.data import (
+    EpochSpec,
     MemorySplits,
-    Pass,
     StreamSplits,
     from_dataset,
     image_set,
@@ -287,7 +287,7 @@ def test_an_epoch_visits_every_image_once_and_goes_on_where_it_was() -> None:
 
     def epoch(number: int, first: int = 0) -> list[torch.Tensor]:
         options = {"order_seed": 1, "augment_seed": 2, "padding": 0, "mirror": False}
-        return [x for x, _ in batches.epoch(Pass(batch_size=4, epoch=number, first=first, **options))]
+        return [x for x, _ in batches.epoch(EpochSpec(batch_size=4, epoch=number, first=first, **options))]
 
     whole = epoch(0)
     assert [len(batch) for batch in whole] == [4, 4, 2]
@@ -305,14 +305,14 @@ def test_streams_decode_as_they_go_and_repeat_for_a_seed(tmp_path: Path, picture
     batches = splits.batches("train", "cpu")
     assert batches is not None and len(batches) == 27
     options = {"batch_size": 8, "order_seed": 1, "augment_seed": 2, "epoch": 0, "padding": 0, "mirror": True}
-    one, again = (list(batches.epoch(Pass(first=0, **options))) for _ in range(2))
+    one, again = (list(batches.epoch(EpochSpec(first=0, **options))) for _ in range(2))
     assert [len(labels) for _, labels in one] == [8, 8, 8, 3]
     assert all(torch.equal(x[0], y[0]) for x, y in zip(one, again, strict=True))
-    rest = list(batches.epoch(Pass(first=2, **options)))
+    rest = list(batches.epoch(EpochSpec(first=2, **options)))
     assert torch.equal(rest[0][0], one[2][0])
     other = dataclasses.replace(config, augmentation="crop_flip")
     uncropped = load_splits(other, seed=0).batches("train", "cpu")
-    assert uncropped is not None and not torch.equal(one[0][0], next(uncropped.epoch(Pass(first=0, **options)))[0])
+    assert uncropped is not None and not torch.equal(one[0][0], next(uncropped.epoch(EpochSpec(first=0, **options)))[0])
     validation = splits.batches("validation", "cpu")
     assert validation is not None
     assert sum(len(labels) for _, labels in validation.in_order(batch_size=2)) == 3
@@ -326,7 +326,7 @@ def test_streams_are_augmented_as_asked(tmp_path: Path, pictures) -> None:
     order = {"batch_size": 30, "order_seed": 1, "epoch": 0}
 
     def images(**options: Any) -> torch.Tensor:
-        return torch.cat([images for images, _ in batches.epoch(Pass(**order, **options))])
+        return torch.cat([images for images, _ in batches.epoch(EpochSpec(**order, **options))])
 
     plain = images(augment_seed=2)
     assert torch.equal(plain, images(augment_seed=3)), "nothing is left to chance"

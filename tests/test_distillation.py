@@ -15,10 +15,10 @@ from inarch.population.config import to_dict
 from inarch.population.errors import ConfigError
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.state_dict import entries
+from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.distillation import distillation_loss, load_teacher, mutual_loss
 from tests.conftest import small_config, tiny_splits, tiny_task
-from tests.test_training import Hand, live
+from tests.fakes.runtime import FakeRuntime, live
 
 
 def test_distillation_is_cross_entropy_with_the_teachers_mean() -> None:
@@ -44,13 +44,13 @@ def teacher_run(tmp_path: Path) -> str:
     config = small_config(exchange=ExchangeConfig(rule="none"))
     store = CheckpointStore(Storage(str(tmp_path / "teacher")), keep=2)
     for network in (0, 1):
-        host = Hand()
-        trainer = Trainer(tiny_task(config), config, network=network)
+        host = FakeRuntime()
+        trainer = Trainer(tiny_task(config), config, network_id=network)
         live(trainer, host)
         for checkpoint in host.checkpoints:
             assert store.commit(checkpoint)
     facts = {"num_classes": 4, "image_shape": [1, 8, 8]}
-    recorded = {"config": to_dict(config), "network": "resnet8", "facts": facts}
+    recorded = {"config": to_dict(config), "model": "resnet8", "facts": facts}
     (tmp_path / "teacher" / "config.json").write_text(json.dumps(recorded))
     return str(tmp_path / "teacher")
 
@@ -60,19 +60,19 @@ def test_a_teacher_is_the_best_network_of_a_run_or_the_one_that_is_named(teacher
     for path, network in ((f"{teacher_run}#0", 0), (f"{teacher_run}#1", 1)):
         found, best = load_teacher(path, num_classes=4, in_channels=1), store.best(network)
         assert best is not None and not found.training
-        assert all(torch.equal(value, best[0][name]) for name, value in entries(found).items())
+        assert all(torch.equal(value, best[0][name]) for name, value in named_tensors(found).items())
         assert not any(parameter.requires_grad for parameter in found.parameters())
     scores = {network: best[1] for network in (0, 1) if (best := store.best(network)) is not None}
     chosen = max(scores, key=lambda network: (scores[network] or 0.0, -network))
-    by_default = entries(load_teacher(teacher_run, num_classes=4, in_channels=1))
-    named = entries(load_teacher(f"{teacher_run}#{chosen}", num_classes=4, in_channels=1))
+    by_default = named_tensors(load_teacher(teacher_run, num_classes=4, in_channels=1))
+    named = named_tensors(load_teacher(f"{teacher_run}#{chosen}", num_classes=4, in_channels=1))
     assert all(torch.equal(value, named[name]) for name, value in by_default.items())
 
 
 def test_a_teacher_may_be_a_network_as_it_was_at_an_earlier_interval(teacher_run: str) -> None:
     store = CheckpointStore(Storage(teacher_run))
     earlier = next(one for one in store.list(1) if one.interval == 3)
-    found = entries(load_teacher(f"{teacher_run}#1@3", num_classes=4, in_channels=1))
+    found = named_tensors(load_teacher(f"{teacher_run}#1@3", num_classes=4, in_channels=1))
     expected = store.load(1, earlier).model
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
     with pytest.raises(ConfigError, match=r"names no checkpoint; network 1 .* has those of intervals \[.*3, 4\]"):
@@ -122,12 +122,12 @@ def test_mutual_learning_leaves_weights_alone_and_learns_from_the_newest_peers()
     assert [line.outcome for line in result.ledger].count("grafted") >= 4
     one, other = result.trainers[0], result.trainers[1]
     assert isinstance(one.task, ImageClassification) and len(one.task._peers) == 1
-    taken = [line for line in result.ledger if line.network == 0 and line.outcome == "grafted"]
+    taken = [line for line in result.ledger if line.network_id == 0 and line.outcome == "grafted"]
     assert taken[-1].scion == 1
-    own, theirs = entries(one.module), entries(other.module)
+    own, theirs = named_tensors(one.module), named_tensors(other.module)
     assert not torch.equal(own["conv1.weight"], theirs["conv1.weight"])
     before = {name: tensor.clone() for name, tensor in own.items()}
     assert one._exchange((other.snapshot(0.0),), one.origin(), one.snapshot(0.0), 0.0) == "grafted"
-    assert all(torch.equal(tensor, before[name]) for name, tensor in entries(one.module).items())
-    peers = entries(one.task._peers[0])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(one.module).items())
+    peers = named_tensors(one.task._peers[0])
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in peers.items())

@@ -18,8 +18,7 @@ from inarch.population import (
     ExploitConfig,
     GraftConfig,
     GraftUnit,
-    NetworkConfig,
-    Origin,
+    ModelConfig,
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
@@ -27,6 +26,7 @@ from inarch.population import (
     Simulation,
     Simulator,
     Snapshot,
+    SnapshotInfo,
     TopologyConfig,
     Trainer,
     differential_entropy,
@@ -38,68 +38,72 @@ from inarch.population import (
 )
 from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.evaluation.filter_statistics import filter_density
-from inarch.population.exchange import Arrival, Averaging, ExchangeRule, Exploiting, Grafting, Rootstock, Shuffling
+from inarch.population.exchange import ExchangeRule, GraftRule, PapaRule, PbtRule, Rootstock, Scion, WashRule
 from inarch.population.grafting.criteria import measure
 from inarch.population.grafting.local_scions import internal_scion, noise_scion
-from inarch.population.membership.staleness import Age
+from inarch.population.membership.staleness import Staleness
 from inarch.population.models import build
-from inarch.population.state.snapshot import Freezer, layout_of
-from inarch.population.state.state_dict import entries
+from inarch.population.state.snapshot import StagingBuffer, layout_of
+from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
-from tests.test_training import Hand, live
+from tests.fakes.runtime import FakeRuntime, live
 
-NOW = Age(intervals=0.0, steps=0.0, seconds=0.0)
-MODULE = build(NetworkConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
+NOW = Staleness(intervals=0.0, steps=0.0, seconds=0.0)
+MODULE = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
 UNITS = graft_units(MODULE)
 
 
 def state(seed: int) -> dict[str, Tensor]:
     """Weights of one structure, decided by the seed."""
-    made = build(NetworkConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=seed)
-    return {name: tensor.clone() for name, tensor in entries(made).items()}
+    made = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=seed)
+    return {name: tensor.clone() for name, tensor in named_tensors(made).items()}
 
 
-def origin(network: int, *, score: float | None = 0.5, rate: float = 0.1) -> Origin:
-    return Origin(
-        network=network,
+def origin(network_id: int, *, score: float | None = 0.5, rate: float = 0.1) -> SnapshotInfo:
+    return SnapshotInfo(
+        network_id=network_id,
         incarnation=1,
         interval=3,
         step=30,
         trained_intervals=3.0,
         trained_steps=30.0,
-        made_seconds=0.0,
+        created_at=0.0,
         structure="same",
         score=score,
         learning_rate=rate,
     )
 
 
-def told(rule: ExchangeRule, weights: dict[str, Tensor], network: int) -> tuple[float, ...]:
-    return rule.tells.measure(weights, UNITS, np.random.default_rng([network])) if rule.tells else ()
-
-
-def arrival(network: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Arrival:
-    layout = layout_of(weights)
-    freezer = Freezer(layout, torch.device("cpu"))
-    freezer.freeze(weights)
-    information = told(rule, weights, network)
-    snapshot = Snapshot(
-        origin=origin(network, **named), information=information, buffer=freezer.buffer().copy(), layout=layout
+def told(rule: ExchangeRule, weights: dict[str, Tensor], network_id: int) -> tuple[float, ...]:
+    return (
+        rule.information_measure.measure(weights, UNITS, np.random.default_rng([network_id]))
+        if rule.information_measure
+        else ()
     )
-    return Arrival(snapshot=snapshot, age=NOW)
 
 
-def rootstock(network: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Rootstock:
+def arrival(network_id: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Scion:
+    layout = layout_of(weights)
+    staging = StagingBuffer(layout, torch.device("cpu"))
+    staging.stage(weights)
+    information = told(rule, weights, network_id)
+    snapshot = Snapshot(
+        origin=origin(network_id, **named), information=information, buffer=staging.buffer().copy(), layout=layout
+    )
+    return Scion(snapshot=snapshot, age=NOW)
+
+
+def rootstock(network_id: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Rootstock:
     return Rootstock(
-        origin=origin(network, **named),
+        origin=origin(network_id, **named),
         state=weights,
         units=UNITS,
-        information=told(rule, weights, network),
+        information=told(rule, weights, network_id),
         epoch=3.0,
         rate_factor=0.5,
         learning_rate=named.get("rate", 0.1),
         score=named.get("score", 0.5),
-        random=np.random.default_rng([7, network]),
+        random=np.random.default_rng([7, network_id]),
         common_random=np.random.default_rng(7),
     )
 
@@ -109,26 +113,26 @@ def copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_averaging_pulls_toward_the_mean_of_all_as_the_learning_rate_falls() -> None:
-    rule = Averaging(AverageConfig(pull=0.2))
+    rule = PapaRule(AverageConfig(pull=0.2))
     own, one, two = state(1), state(2), state(3)
     grafted = copies(own)
-    taken = rule.take_in(rootstock(0, grafted, rule), [arrival(1, one, rule), arrival(2, two, rule)])
+    taken = rule.apply(rootstock(0, grafted, rule), [arrival(1, one, rule), arrival(2, two, rule)])
     for key, value in grafted.items():
         if value.is_floating_point():
             mean = (own[key] + one[key] + two[key]) / 3
             torch.testing.assert_close(value, 0.9 * own[key] + 0.1 * mean, rtol=1e-5, atol=1e-6)
         else:
             assert torch.equal(value, own[key])
-    assert [round(one.part, 9) for one in taken] == [round(0.1 / 3, 9)] * 2
+    assert [round(one.scion_weight, 9) for one in taken] == [round(0.1 / 3, 9)] * 2
 
 
 def test_shuffling_the_same_versions_permutes_each_weight_among_the_networks() -> None:
-    rule = Shuffling(ShuffleConfig(probability=0.4))
+    rule = WashRule(ShuffleConfig(probability=0.4))
     before = [state(seed) for seed in (1, 2, 3)]
     after = [copies(weights) for weights in before]
     for here in range(3):
         others = [arrival(there, before[there], rule) for there in range(3) if there != here]
-        rule.take_in(rootstock(here, after[here], rule), others)
+        rule.apply(rootstock(here, after[here], rule), others)
     moved = 0
     for key in before[0]:
         then, now = (torch.stack([weights[key].float() for weights in side]) for side in (before, after))
@@ -141,32 +145,32 @@ def test_shuffling_the_same_versions_permutes_each_weight_among_the_networks() -
 
 
 def test_exploiting_copies_a_better_network_and_perturbs_its_learning_rate() -> None:
-    rule = Exploiting(ExploitConfig(factors=(0.5, 2.0)))
+    rule = PbtRule(ExploitConfig(factors=(0.5, 2.0)))
     own, better = state(1), state(2)
     kept = copies(own)
-    assert rule.take_in(rootstock(0, kept, rule, score=0.9), [arrival(1, better, rule, score=0.8)]) == ()
+    assert rule.apply(rootstock(0, kept, rule, score=0.9), [arrival(1, better, rule, score=0.8)]) == ()
     assert all(torch.equal(kept[key], own[key]) for key in own)
     root = rootstock(0, kept, rule, score=0.7)
     worse = arrival(2, state(3), rule, score=0.75)
-    (taken,) = rule.take_in(root, [worse, arrival(1, better, rule, score=0.8, rate=0.3)])
+    (taken,) = rule.apply(root, [worse, arrival(1, better, rule, score=0.8, rate=0.3)])
     assert all(torch.equal(kept[key], better[key]) for key in own)
-    assert taken.part == 1.0 and taken.arrival is not None and taken.arrival.snapshot.origin.network == 1
-    assert root.forgets_momentum and root.learning_rate in (0.15, 0.6)
+    assert taken.scion_weight == 1.0 and taken.arrival is not None and taken.arrival.snapshot.origin.network_id == 1
+    assert root.reset_momentum and root.learning_rate in (0.15, 0.6)
     assert root.score == 0.8
 
 
 @pytest.mark.parametrize("several", ["mean", "best"])
 def test_grafting_from_several_donors(several) -> None:
-    rule = Grafting(GraftConfig(several=several), AgeConfig())
+    rule = GraftRule(GraftConfig(several=several), AgeConfig())
     own, one, two = state(1), state(2), state(3)
     grafted = copies(own)
     arrivals = [arrival(1, one, rule), arrival(2, two, rule)]
     root = rootstock(0, grafted, rule)
-    rule.take_in(root, arrivals)
+    rule.apply(root, arrivals)
     singles = []
     for each in arrivals:
         alone = copies(own)
-        rule.take_in(rootstock(0, alone, rule), [each])
+        rule.apply(rootstock(0, alone, rule), [each])
         singles.append(alone)
     for index, unit in enumerate(UNITS):
         best = max((0, 1), key=lambda donor: arrivals[donor].snapshot.information[index])
@@ -178,54 +182,54 @@ def test_grafting_from_several_donors(several) -> None:
 
 @pytest.mark.parametrize("num_donors", [1, 2])
 def test_batch_norms_statistics_can_be_reset(num_donors: int) -> None:
-    rule = Grafting(GraftConfig(batch_norm="reset"), AgeConfig())
+    rule = GraftRule(GraftConfig(batch_norm="reset"), AgeConfig())
     own, others = state(1), [state(seed) for seed in (2, 3)][:num_donors]
     own["bn1.running_mean"] += 3.0
-    rule.take_in(rootstock(0, own, rule), [arrival(n + 1, each, rule) for n, each in enumerate(others)])
+    rule.apply(rootstock(0, own, rule), [arrival(n + 1, each, rule) for n, each in enumerate(others)])
     assert not own["bn1.running_mean"].any() and torch.equal(own["bn1.running_var"], torch.ones(16))
 
 
 def test_what_is_too_old_to_have_a_part_resets_nothing() -> None:
     age = AgeConfig(policy="exponential", cutoff_intervals=2.0)
-    rule = Grafting(GraftConfig(batch_norm="reset", momentum="reset"), age)
+    rule = GraftRule(GraftConfig(batch_norm="reset", momentum="reset"), age)
     own, other = state(1), state(2)
     own["bn1.running_mean"] += 3.0
     before = copies(own)
     for intervals, is_taken in ((3.0, False), (1.0, True)):
         came = dataclasses.replace(arrival(1, other, rule), age=dataclasses.replace(NOW, intervals=intervals))
         root = rootstock(0, own, rule)
-        rule.take_in(root, [came])
-        assert root.forgets_momentum == is_taken
+        rule.apply(root, [came])
+        assert root.reset_momentum == is_taken
         assert all(torch.equal(own[key], before[key]) for key in own) != is_taken
 
 
 def test_noise_that_found_no_invalid_filter_keeps_the_momentum() -> None:
     for threshold, is_reset in ((0.0, False), (1e9, True)):
-        rule = Grafting(GraftConfig(scion="noise", momentum="reset", threshold=threshold), AgeConfig())
+        rule = GraftRule(GraftConfig(scion="noise", momentum="reset", threshold=threshold), AgeConfig())
         root = rootstock(0, state(1), rule)
-        rule.take_in(root, [])
-        assert root.forgets_momentum == is_reset
+        rule.apply(root, [])
+        assert root.reset_momentum == is_reset
 
 
 def test_in_lockstep_reset_statistics_are_measured_after_the_last_graft() -> None:
     config = small_config(mode="lockstep", graft=GraftConfig(batch_norm="reset"))
     for trainer in simulate(config).trainers.values():
-        statistics = {key: value for key, value in entries(trainer.module).items() if "running_mean" in key}
+        statistics = {key: value for key, value in named_tensors(trainer.module).items() if "running_mean" in key}
         assert statistics and all(value.any() for value in statistics.values())
 
 
 def test_random_information_gives_two_networks_alphas_that_add_up_to_one() -> None:
-    rule = Grafting(GraftConfig(criterion="random"), AgeConfig())
+    rule = GraftRule(GraftConfig(criterion="random"), AgeConfig())
     one, two = state(1), state(2)
-    (first,) = rule.take_in(rootstock(0, copies(one), rule), [arrival(1, two, rule)])
-    (second,) = rule.take_in(rootstock(1, copies(two), rule), [arrival(0, one, rule)])
+    (first,) = rule.apply(rootstock(0, copies(one), rule), [arrival(1, two, rule)])
+    (second,) = rule.apply(rootstock(1, copies(two), rule), [arrival(0, one, rule)])
     alphas = [(a.alpha, b.alpha) for a, b in zip(first.layers, second.layers, strict=True)]
     assert all(a + b == 1.0 for a, b in alphas) and len({a for a, _ in alphas}) == len(UNITS)
 
 
 def test_constant_information_is_plain_averaging() -> None:
-    rule = Grafting(GraftConfig(criterion="constant"), AgeConfig())
-    (taken,) = rule.take_in(rootstock(0, state(1), rule), [arrival(1, state(2), rule)])
+    rule = GraftRule(GraftConfig(criterion="constant"), AgeConfig())
+    (taken,) = rule.apply(rootstock(0, state(1), rule), [arrival(1, state(2), rule)])
     assert {record.alpha for record in taken.layers} == {0.5}
 
 
@@ -323,15 +327,15 @@ def test_every_rule_trains_a_population_to_its_end_and_repeats_it(name: str) -> 
     assert first.ledger == again.ledger
     outcomes = {line.outcome for line in first.ledger}
     assert "grafted" in outcomes and outcomes <= {"grafted", "kept", "nothing_yet"}
-    for network, trainer in first.trainers.items():
-        assert first.reports[network][-1].train_loss < 1.2
-        other = entries(again.trainers[network].module)
-        assert all(torch.equal(value, other[key]) for key, value in entries(trainer.module).items())
+    for network_id, trainer in first.trainers.items():
+        assert first.reports[network_id][-1].train_loss < 1.2
+        other = named_tensors(again.trainers[network_id].module)
+        assert all(torch.equal(value, other[key]) for key, value in named_tensors(trainer.module).items())
 
 
 def test_a_rule_that_takes_no_scions_publishes_nothing() -> None:
     config = small_config(graft=GraftConfig(scion="noise"), population=PopulationConfig(size=2))
-    assert not Trainer(tiny_task(config), config, network=0).publishes
+    assert not Trainer(tiny_task(config), config, network_id=0).publishes
     assert {line.scion for line in simulate(config).ledger if line.outcome == "grafted"} == {None}
 
 
@@ -339,10 +343,10 @@ def test_what_was_copied_is_not_copied_again_before_it_is_judged() -> None:
     schedule = ScheduleConfig(epochs=2, batch_size=32, shape="cosine", interval_steps=1, evaluate="epoch")
     age = AgeConfig(limit_intervals=100.0, compensation=0)
     config = small_config(exchange=ExchangeConfig(rule="exploit"), schedule=schedule, age=age)
-    (donor, *_) = live(Trainer(tiny_task(config), config, network=1), Hand())
+    (donor, *_) = live(Trainer(tiny_task(config), config, network_id=1), FakeRuntime())
     donor = dataclasses.replace(donor, origin=dataclasses.replace(donor.origin, score=1.0))
-    host = Hand(lambda own: donor)
-    live(Trainer(tiny_task(config), config, network=0), host)
+    host = FakeRuntime(lambda own: donor)
+    live(Trainer(tiny_task(config), config, network_id=0), host)
     assert [report.outcome for report in host.reports][:5] == ["kept", "kept", "grafted", "kept", "kept"]
 
 
@@ -351,11 +355,11 @@ def test_learning_rate_that_was_copied_is_kept_in_checkpoints() -> None:
     three = PopulationConfig(size=3)
     config = small_config(exchange=ExchangeConfig(rule="exploit"), exploit=exploit, population=three)
     result = simulate(config)
-    copied = {line.network for line in result.ledger if line.outcome == "grafted"}
+    copied = {line.network_id for line in result.ledger if line.outcome == "grafted"}
     assert copied
-    for network in copied:
-        trainer = result.trainers[network]
-        again = Trainer(tiny_task(config), config, network=network)
+    for network_id in copied:
+        trainer = result.trainers[network_id]
+        again = Trainer(tiny_task(config), config, network_id=network_id)
         again.resume(trainer._checkpoint())
         assert again.origin().learning_rate == trainer.origin().learning_rate < 0.05
 
@@ -365,7 +369,7 @@ def test_evaluation_and_checkpoint_when_an_epoch_has_ended() -> None:
     config = small_config(schedule=schedule)
     reports = simulate(config).reports[0]
     assert [report.validation_accuracy is not None for report in reports] == [False, True, True, False, True]
-    trainer, host = Trainer(tiny_task(config), config, network=0), Hand()
+    trainer, host = Trainer(tiny_task(config), config, network_id=0), FakeRuntime()
     live(trainer, host)
     assert [checkpoint.id.interval for checkpoint in host.checkpoints] == [2, 3, 5]
 
@@ -381,9 +385,9 @@ def test_the_history_of_filters_is_the_same_whatever_grafts_go_by(graft: GraftCo
     config = small_config(
         graft=graft, checkpoint=CheckpointConfig(every=99), schedule=ScheduleConfig(epochs=1, batch_size=32)
     )
-    trainer, host = Trainer(tiny_task(config), config, network=0), Hand()
+    trainer, host = Trainer(tiny_task(config), config, network_id=0), FakeRuntime()
     live(trainer, host)
-    rows, weights = host.checkpoints[-1].rows["filters"], entries(trainer.module)
+    rows, weights = host.checkpoints[-1].rows["filters"], named_tensors(trainer.module)
     assert [row["layer"] for row in rows] == [unit.name for unit in trainer.units]
     for row in rows:
         weight = weights[row["layer"]]
@@ -395,7 +399,7 @@ def test_the_history_of_filters_is_the_same_whatever_grafts_go_by(graft: GraftCo
 
 def test_density_is_that_of_the_baselines_valid_and_invalid_filters() -> None:
     baseline = {"conv.weight": torch.tensor([1.0, 0.01, 2.0]).reshape(3, 1, 1, 1)}
-    network = {"conv.weight": torch.tensor([4.0, 3.0, 2.0]).reshape(3, 1, 1, 1)}
-    found = filter_density(network, baseline, threshold=0.1)
+    network_id = {"conv.weight": torch.tensor([4.0, 3.0, 2.0]).reshape(3, 1, 1, 1)}
+    found = filter_density(network_id, baseline, threshold=0.1)
     assert (found.num_valid, found.num_invalid, found.valid, found.invalid) == (2, 1, 3.0, 3.0)
-    assert filter_density(network, network, threshold=0.1).invalid is None
+    assert filter_density(network_id, network_id, threshold=0.1).invalid is None

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from inarch.population import FusionConfig, NetworkConfig, PopulationConfig, Simulation, Simulator, Trainer, graft_units
+from inarch.population import FusionConfig, ModelConfig, PopulationConfig, Simulation, Simulator, Trainer, graft_units
 from inarch.population.config import FusionMode
 from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.fusion import (
@@ -26,7 +26,6 @@ from inarch.population.fusion import (
     direct_importance,
     effective_filters,
     filter_distances,
-    fuse,
     importance,
     log_proxies,
     normalized,
@@ -34,11 +33,12 @@ from inarch.population.fusion import (
     published_proxies,
     published_temperature,
     temperature_for,
+    update_fusion,
     wanted_filters,
 )
 from inarch.population.models import build
-from inarch.population.models.complexity import network_cost
-from inarch.population.state.state_dict import entries
+from inarch.population.models.complexity import model_complexity
+from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 SIZES = json.loads((Path(__file__).parent / "vectors" / "dcff_sizes.json").read_text())
@@ -75,7 +75,7 @@ def test_faithful_mode_is_the_published_code(vectors, case: str, epoch: int) -> 
             assert layer.bias is not None
             layer.bias.copy_(bias)
         config = FusionConfig(mode="faithful", rates=(0.5,))
-        (record,) = fuse(layer, config, epoch=0, epochs=300, random=random_of())
+        (record,) = update_fusion(layer, config, epoch=0, epochs=300, random=random_of())
         assert layer.fusion_chosen.tolist() == vectors[f"dcff/{case}/e0/kept"].tolist()
         fused, fused_bias = layer.fused()
         assert fused_bias is not None and record.temperature == 1.0
@@ -93,7 +93,7 @@ def test_faithful_mode_freezes_after_its_first_epoch_and_mixes_nothing() -> None
     layer, config = FusedConv2d(16, 32, 3, kept=12), FusionConfig(mode="faithful", rates=(0.6,))
     chosen = []
     for epoch in range(4):
-        (record,) = fuse(layer, config, epoch=epoch, epochs=30, random=random_of())
+        (record,) = update_fusion(layer, config, epoch=epoch, epochs=30, random=random_of())
         chosen.append(layer.fusion_chosen.tolist())
         if epoch:
             assert record.effective == pytest.approx(1.0) and record.changed == 0
@@ -136,7 +136,9 @@ def test_stable_mode_is_finite_for_any_finite_weights(name: str, mode: FusionMod
     with torch.no_grad():
         layer.weight.copy_(EXTREMES[name])
     for epoch in range(6):
-        (record,) = fuse(layer, FusionConfig(mode=mode, rates=(0.6,)), epoch=epoch, epochs=6, random=random_of())
+        (record,) = update_fusion(
+            layer, FusionConfig(mode=mode, rates=(0.6,)), epoch=epoch, epochs=6, random=random_of()
+        )
         buffers = (layer.fusion_proxies, layer.fusion_scores, *layer.fused())
         assert all(bool(torch.isfinite(found).all()) for found in buffers if found is not None)
         assert math.isfinite(record.temperature) and 1.0 - 1e-9 <= record.effective <= 8.0 + 1e-9
@@ -148,13 +150,15 @@ def test_weights_that_are_not_finite_are_an_error() -> None:
     with torch.no_grad():
         layer.weight[2, 1] = torch.inf
     with pytest.raises(NotFiniteError):
-        fuse(layer, FusionConfig(mode="stable", rates=(0.6,)), epoch=0, epochs=3, random=random_of())
+        update_fusion(layer, FusionConfig(mode="stable", rates=(0.6,)), epoch=0, epochs=3, random=random_of())
 
 
 def test_stable_mode_mixes_as_many_filters_as_wanted_falling_to_one() -> None:
     layer = FusedConv2d(16, 64, 3, kept=20)
     config, epochs = FusionConfig(mode="stable", rates=(0.6,), begin=0.5), 12
-    records = [fuse(layer, config, epoch=epoch, epochs=epochs, random=random_of())[0] for epoch in range(epochs)]
+    records = [
+        update_fusion(layer, config, epoch=epoch, epochs=epochs, random=random_of())[0] for epoch in range(epochs)
+    ]
     effective = [record.effective for record in records]
     assert effective[0] == pytest.approx(8.0, rel=0.25) and effective[-1] == pytest.approx(1.0, abs=1e-6)
     ratios = [later / earlier for earlier, later in itertools.pairwise(effective)]
@@ -186,12 +190,12 @@ def test_distances_are_euclidean_and_do_not_overflow() -> None:
 
 def test_channels_keep_their_places_when_others_are_chosen() -> None:
     layer, config = FusedConv2d(4, 16, 3, kept=6), FusionConfig(mode="mean_distance", rates=(0.6,))
-    fuse(layer, config, epoch=0, epochs=5, random=random_of())
+    update_fusion(layer, config, epoch=0, epochs=5, random=random_of())
     before = layer.fusion_chosen.tolist()
     other = next(index for index in range(16) if index not in before)
     with torch.no_grad():
         layer.weight[other] += 50.0
-    (record,) = fuse(layer, config, epoch=1, epochs=5, random=random_of())
+    (record,) = update_fusion(layer, config, epoch=1, epochs=5, random=random_of())
     after = layer.fusion_chosen.tolist()
     assert other in after and record.changed >= 1
     assert all(now == then for now, then in zip(after, before, strict=True) if then in after)
@@ -203,10 +207,10 @@ def test_gradients_reach_the_filters_that_are_not_kept_while_filters_are_mixed()
     modes: tuple[FusionMode, ...] = ("stable", "random")
     for mode in modes:
         config = FusionConfig(mode=mode, rates=(0.7,))
-        fuse(layer, config, epoch=0, epochs=4, random=random_of())
+        update_fusion(layer, config, epoch=0, epochs=4, random=random_of())
         layer.weight.grad = None
         layer(images).square().sum().backward()
-        told.append(fuse(layer, config, epoch=1, epochs=4, random=random_of())[0].discarded_gradient)
+        told.append(update_fusion(layer, config, epoch=1, epochs=4, random=random_of())[0].discarded_gradient)
     assert told[0] is not None and told[0] > 0.05 and told[1] == 0.0
 
 
@@ -216,8 +220,8 @@ def test_sizes_are_the_published_ones(name: str) -> None:
     assert list(rates) == pytest.approx(eval(expected["rates"]))
     is_large = architecture == "resnet50"
     options = {"num_classes": 1000 if is_large else 10, "fusion": FusionConfig(mode="stable", preset=name)}
-    compact = build(NetworkConfig(architecture=architecture), form="compact", **options)
-    full = build(NetworkConfig(architecture=architecture), num_classes=options["num_classes"])
+    compact = build(ModelConfig(architecture=architecture), form="compact", **options)
+    full = build(ModelConfig(architecture=architecture), num_classes=options["num_classes"])
     side = 224 if is_large else 32
     assert _size(compact, side) == (expected["compact_params"], expected["compact_multiply_adds"])
     assert _size(full, side) == (expected["full_params"], expected["full_multiply_adds"])
@@ -225,8 +229,8 @@ def test_sizes_are_the_published_ones(name: str) -> None:
     assert sorted(channels) == sorted(expected["conv_channels"])
 
 
-def _size(network: nn.Module, side: int) -> tuple[int, int]:
-    cost = network_cost(network, (3, side, side))
+def _size(model: nn.Module, side: int) -> tuple[int, int]:
+    cost = model_complexity(model, (3, side, side))
     return cost.parameters, cost.multiply_adds
 
 
@@ -234,14 +238,14 @@ def _size(network: nn.Module, side: int) -> tuple[int, int]:
 def test_compact_network_alone_gives_the_fused_ones_outputs(architecture: str) -> None:
     fusion = FusionConfig(mode="random" if architecture == "resnet50" else "stable", rates=(0.5,))
     options = {"num_classes": 7, "seed": 3, "fusion": fusion}
-    network = build(NetworkConfig(architecture=architecture), **options)
-    fuse(network, fusion, epoch=0, epochs=4, random=random_of())
+    model = build(ModelConfig(architecture=architecture), **options)
+    update_fusion(model, fusion, epoch=0, epochs=4, random=random_of())
     images = torch.randn(3, 3, 32, 32)
-    network(images)
-    compact = build(NetworkConfig(architecture=architecture), form="compact", **options)
-    compact.load_state_dict(compact_state(network))
+    model(images)
+    compact = build(ModelConfig(architecture=architecture), form="compact", **options)
+    compact.load_state_dict(compact_state(model))
     with torch.no_grad():
-        torch.testing.assert_close(compact.eval()(images), network.eval()(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(compact.eval()(images), model.eval()(images), rtol=1e-4, atol=1e-5)
     kinds = [type(found) for found in compact.modules() if isinstance(found, nn.Conv2d)]
     assert set(kinds) == {nn.Conv2d}
 
@@ -250,7 +254,7 @@ def test_full_resnet50_is_torchvisions() -> None:
     import torchvision
 
     ours, theirs = (
-        build(NetworkConfig(architecture="resnet50"), num_classes=5),
+        build(ModelConfig(architecture="resnet50"), num_classes=5),
         torchvision.models.resnet50(num_classes=5),
     )
     ours.load_state_dict(theirs.state_dict())
@@ -271,7 +275,7 @@ def test_full_resnet50_is_torchvisions() -> None:
 )
 def test_what_cannot_be_fused_is_refused(architecture: str, fusion: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(NetworkConfig(architecture=architecture), num_classes=10, fusion=FusionConfig(mode="stable", **fusion))
+        build(ModelConfig(architecture=architecture), num_classes=10, fusion=FusionConfig(mode="stable", **fusion))
 
 
 @pytest.mark.parametrize("fields", [{"mode": "stable"}, {"rates": (0.5,)}, {"mode": "stable", "rates": (1.0,)}])
@@ -290,10 +294,10 @@ def simulate(mode: FusionMode, **changes) -> Simulation:
 def test_compact_networks_form_populations(mode: FusionMode) -> None:
     result, again = simulate(mode), simulate(mode)
     assert [line.outcome for line in result.ledger].count("grafted") >= 4
-    for network, trainer in result.trainers.items():
-        assert min(report.train_loss for report in result.reports[network]) < math.log(4)
-        other = entries(again.trainers[network].module)
-        assert all(torch.equal(value, other[key]) for key, value in entries(trainer.module).items())
+    for model, trainer in result.trainers.items():
+        assert min(report.train_loss for report in result.reports[model]) < math.log(4)
+        other = named_tensors(again.trainers[model].module)
+        assert all(torch.equal(value, other[key]) for key, value in named_tensors(trainer.module).items())
         fused = [found for found in trainer.module.modules() if isinstance(found, FusedConv2d)]
         assert {found.weight.shape[0] for found in fused} == {16, 32, 64}
         rows = trainer._checkpoint().rows["fusion"]
@@ -304,22 +308,22 @@ def test_fusion_is_told_epoch_by_epoch_and_survives_a_resume() -> None:
     config = small_config(fusion=FusionConfig(mode="stable", rates=(0.5,)))
     trainer = simulate("stable").trainers[0]
     saved = trainer._checkpoint()
-    again = Trainer(tiny_task(config), config, network=0)
+    again = Trainer(tiny_task(config), config, network_id=0)
     again.resume(dataclasses.replace(saved, training=dict(saved.training)))
-    first, other = entries(trainer.module), entries(again.module)
+    first, other = named_tensors(trainer.module), named_tensors(again.module)
     assert any(key.endswith("fusion_proxies") for key in first)
     assert all(torch.equal(value, other[key]) for key, value in first.items())
 
 
 def test_grafting_blends_all_filters_and_leaves_each_its_own_proxies() -> None:
     config = small_config(fusion=FusionConfig(mode="stable", rates=(0.5,)))
-    one, two = (Trainer(tiny_task(config), config, network=network) for network in (0, 1))
+    one, two = (Trainer(tiny_task(config), config, network_id=model) for model in (0, 1))
     for trainer in (one, two):
         trainer._begin_epoch(0)
-    before = copy.deepcopy(dict(entries(one.module)))
+    before = copy.deepcopy(dict(named_tensors(one.module)))
     snapshot = two.snapshot(0.0)
     taken = one._exchange((snapshot,), one.origin(), one.snapshot(0.0), 0.0)
-    after = entries(one.module)
+    after = named_tensors(one.module)
     assert taken == "grafted"
     changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
     assert {unit.name for unit in graft_units(one.module)} <= changed

@@ -11,7 +11,7 @@ from inarch.population import Members, MemberState
 def members(*states: MemberState) -> Members:
     found = Members()
     for state in states:
-        found.move(found.add(is_founder=True).id, state)
+        found.set_state(found.add(is_initial=True).id, state)
     return found
 
 
@@ -25,7 +25,7 @@ TRAINING = MemberState.TRAINING
 def test_where_nobody_waits_a_newcomer_begins_at_once() -> None:
     gate = gate_of(members(TRAINING, TRAINING), is_lockstep=False)
     gate.keep_out(1)
-    assert asyncio.run(gate.join(1, lambda network: 10 + network)) == 11
+    assert asyncio.run(gate.join(1, lambda network_id: 10 + network_id)) == 11
     assert not gate.is_outside(1)
 
 
@@ -33,12 +33,12 @@ def test_in_lockstep_a_newcomer_begins_when_a_barrier_opens_that_does_not_wait_f
     async def scene() -> tuple[list[int], int]:
         gate = gate_of(members(TRAINING, TRAINING, TRAINING))
         gate.keep_out(2)
-        joining = asyncio.ensure_future(gate.join(2, lambda network: 10 + network))
+        joining = asyncio.ensure_future(gate.join(2, lambda network_id: 10 + network_id))
         await asyncio.sleep(0)
         gate.arrive(0, 1)
-        assert gate.open(lambda network: 0) == [] and not joining.done()
+        assert gate.open(lambda network_id: 0) == [] and not joining.done()
         gate.arrive(1, 1)
-        return gate.open(lambda network: 20 + network), await joining
+        return gate.open(lambda network_id: 20 + network_id), await joining
 
     assert asyncio.run(scene()) == ([1], 22)
 
@@ -48,17 +48,17 @@ def test_a_newcomer_that_asks_a_coordinator_that_came_back_is_not_waited_for() -
 
     async def scene() -> tuple[list[int], int]:
         gate = gate_of(members(TRAINING, TRAINING))
-        joining = asyncio.ensure_future(gate.join(1, lambda network: 7))
+        joining = asyncio.ensure_future(gate.join(1, lambda network_id: 7))
         await asyncio.sleep(0)
         gate.arrive(0, 3)
-        return gate.open(lambda network: 5), await joining
+        return gate.open(lambda network_id: 5), await joining
 
     assert asyncio.run(scene()) == ([3], 5)
 
 
 def test_a_newcomer_that_nobody_trains_beside_begins_at_once() -> None:
     gate = gate_of(members(TRAINING, MemberState.DONE))
-    assert asyncio.run(gate.join(0, lambda network: 3)) == 3
+    assert asyncio.run(gate.join(0, lambda network_id: 3)) == 3
 
 
 def test_a_network_whose_process_is_gone_is_waited_for_until_it_arrives_again() -> None:
@@ -67,9 +67,9 @@ def test_a_network_whose_process_is_gone_is_waited_for_until_it_arrives_again() 
         gate.arrive(1, 1)
         gate.forget(1)
         gate.arrive(0, 1)
-        opened.append(gate.open(lambda network: 0))
+        opened.append(gate.open(lambda network_id: 0))
         gate.arrive(1, 1)
-        opened.append(gate.open(lambda network: 0))
+        opened.append(gate.open(lambda network_id: 0))
         return opened
 
     assert asyncio.run(scene()) == [[], [1]]
@@ -78,7 +78,7 @@ def test_a_network_whose_process_is_gone_is_waited_for_until_it_arrives_again() 
 def test_who_waits_to_join_and_is_sent_away_waits_no_more() -> None:
     async def scene() -> bool:
         gate = gate_of(members(TRAINING, TRAINING))
-        joining = asyncio.ensure_future(gate.join(1, lambda network: 0))
+        joining = asyncio.ensure_future(gate.join(1, lambda network_id: 0))
         await asyncio.sleep(0)
         gate.forget(1)
         await asyncio.wait([joining], timeout=1.0)

@@ -12,20 +12,20 @@ from torch import Tensor
 from inarch.population import (
     AgeConfig,
     GraftConfig,
-    NetworkConfig,
+    ModelConfig,
     adaptive_weight,
-    aged,
-    freshness,
+    discounted_alpha,
     graft,
     graft_units,
+    staleness_discount,
 )
 from inarch.population.config import Criterion
 from inarch.population.errors import ConfigError, NotFiniteError, StructureError
 from inarch.population.grafting.blending import BLOCK_VALUES, blend_
 from inarch.population.grafting.units import Units, graft_units_of_state, reference_units
-from inarch.population.membership.staleness import age_limit
+from inarch.population.membership.staleness import staleness_limit
 from inarch.population.models import build
-from inarch.population.state.state_dict import entries
+from inarch.population.state.state_dict import named_tensors
 
 finite = st.floats(-1e6, 1e6)
 
@@ -59,12 +59,12 @@ def test_alpha_equals_the_public_code(vectors, setting: str) -> None:
     np.testing.assert_array_equal(tensors.numpy(), one_by_one)
 
 
-@pytest.mark.parametrize("network", [0, 1, 2])
-def test_a_ring_of_three_equals_the_public_code(vectors, network: int) -> None:
-    own = state_of(vectors, f"ring3/{network}/before/")
-    scion = state_of(vectors, f"ring3/{(network - 1) % 3}/before/")
+@pytest.mark.parametrize("network_id", [0, 1, 2])
+def test_a_ring_of_three_equals_the_public_code(vectors, network_id: int) -> None:
+    own = state_of(vectors, f"ring3/{network_id}/before/")
+    scion = state_of(vectors, f"ring3/{(network_id - 1) % 3}/before/")
     result = graft(own, scion, GraftConfig(reference=True))
-    assert_same(result.state, state_of(vectors, f"ring3/{network}/after/"))
+    assert_same(result.state, state_of(vectors, f"ring3/{network_id}/after/"))
 
 
 def test_the_layer_vector_is_consistent_with_a_published_graft(vectors) -> None:
@@ -101,42 +101,40 @@ def test_alpha_stays_in_its_range_and_the_pair_adds_up_to_one(own: float, scion:
 )
 def test_age_only_raises_alpha(alpha: float, young: float, older: float, rate: float, policy) -> None:
     config = AgeConfig(policy=policy, rate=rate)
-    first, second = aged(alpha, young, config), aged(alpha, young + older, config)
+    first, second = discounted_alpha(alpha, young, config), discounted_alpha(alpha, young + older, config)
     assert alpha - 1e-12 <= first <= second + 1e-12 <= 1.0 + 2e-12
-    assert aged(alpha, 0.0, config) == pytest.approx(alpha)
-    assert 0.0 <= freshness(young, config) <= 1.0
+    assert discounted_alpha(alpha, 0.0, config) == pytest.approx(alpha)
+    assert 0.0 <= staleness_discount(young, config) <= 1.0
 
 
 def test_ages_by_hand() -> None:
-    assert freshness(3.0, AgeConfig(policy="polynomial", rate=0.5)) == pytest.approx(0.5)
-    assert freshness(8.0, AgeConfig(policy="exponential", rate=0.0)) == 1.0
-    assert freshness(8.1, AgeConfig(policy="exponential", rate=0.0)) == 0.0
-    assert aged(0.3, 9.0, AgeConfig(policy="exponential")) == 1.0
-    assert age_limit(AgeConfig(), num_intervals=200) == 10.0
-    assert age_limit(AgeConfig(), num_intervals=5) == 2.0
-    assert age_limit(AgeConfig(limit_intervals=3.0), num_intervals=200) == 3.0
+    assert staleness_discount(3.0, AgeConfig(policy="polynomial", rate=0.5)) == pytest.approx(0.5)
+    assert staleness_discount(8.0, AgeConfig(policy="exponential", rate=0.0)) == 1.0
+    assert staleness_discount(8.1, AgeConfig(policy="exponential", rate=0.0)) == 0.0
+    assert discounted_alpha(0.3, 9.0, AgeConfig(policy="exponential")) == 1.0
+    assert staleness_limit(AgeConfig(), num_intervals=200) == 10.0
+    assert staleness_limit(AgeConfig(), num_intervals=5) == 2.0
+    assert staleness_limit(AgeConfig(limit_intervals=3.0), num_intervals=200) == 3.0
 
 
 @pytest.mark.parametrize("criterion", ["entropy", "l1"])
 @pytest.mark.parametrize("architecture", ["resnet20", "mobilenetv2", "vgg16"])
 def test_grafting_a_network_with_itself_changes_nothing(architecture: str, criterion: Criterion) -> None:
-    state = build(NetworkConfig(architecture=architecture), num_classes=10, seed=0).state_dict()
+    state = build(ModelConfig(architecture=architecture), num_classes=10, seed=0).state_dict()
     result = graft(state, state, GraftConfig(criterion=criterion))
     assert all(torch.equal(result.state[key], state[key]) for key in state)
     assert {record.alpha for record in result.layers} == {0.5}
 
 
 def test_two_networks_that_graft_each_other_become_the_same_to_the_bit() -> None:
-    one, two = (
-        build(NetworkConfig(architecture="resnet20"), num_classes=10, seed=seed).state_dict() for seed in (0, 1)
-    )
+    one, two = (build(ModelConfig(architecture="resnet20"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
     first, second = graft(one, two), graft(two, one)
     assert all(torch.equal(first.state[key], second.state[key]) for key in one)
     assert any(not torch.equal(one[key], two[key]) for key in one)
 
 
 def test_a_graft_leaves_both_sides_as_they_were() -> None:
-    one, two = (build(NetworkConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
+    one, two = (build(ModelConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
     copies = [{key: value.clone() for key, value in state.items()} for state in (one, two)]
     graft(one, two)
     for state, copy in zip((one, two), copies, strict=True):
@@ -144,7 +142,7 @@ def test_a_graft_leaves_both_sides_as_they_were() -> None:
 
 
 def test_batch_norm_statistics_are_kept_when_asked() -> None:
-    one, two = (build(NetworkConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
+    one, two = (build(ModelConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
     two["bn1.running_mean"] += 1.0
     assert torch.equal(
         graft(one, two, GraftConfig(batch_norm="keep")).state["bn1.running_mean"], one["bn1.running_mean"]
@@ -173,17 +171,17 @@ def test_blend_takes_any_memory_format() -> None:
 
 
 def test_other_structure_is_an_error_that_names_the_entry() -> None:
-    one = build(NetworkConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
-    two = build(NetworkConfig(architecture="resnet8"), num_classes=11, seed=0).state_dict()
+    one = build(ModelConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
+    two = build(ModelConfig(architecture="resnet8"), num_classes=11, seed=0).state_dict()
     with pytest.raises(StructureError, match=r"linear\.weight \(11, 64\), the rootstock \(10, 64\)"):
         graft(one, two)
-    deeper = build(NetworkConfig(architecture="resnet14"), num_classes=10, seed=0).state_dict()
+    deeper = build(ModelConfig(architecture="resnet14"), num_classes=10, seed=0).state_dict()
     with pytest.raises(StructureError, match="grafting needs one architecture"):
         graft(one, deeper)
 
 
 def test_scion_that_is_not_finite_is_an_error_that_names_side_and_layer() -> None:
-    one = build(NetworkConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
+    one = build(ModelConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
     two = {key: value.clone() for key, value in one.items()}
     two["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
     with pytest.raises(NotFiniteError, match=r"scion: layer2\.0\.conv1\.weight"):
@@ -191,7 +189,7 @@ def test_scion_that_is_not_finite_is_an_error_that_names_side_and_layer() -> Non
 
 
 def test_units_are_found_from_modules_whatever_their_names() -> None:
-    vgg = build(NetworkConfig(architecture="vgg16"), num_classes=10, seed=0)
+    vgg = build(ModelConfig(architecture="vgg16"), num_classes=10, seed=0)
     units = graft_units(vgg)
     assert len(units) == 13
     assert units[0].name == "features.0.weight"
@@ -201,7 +199,7 @@ def test_units_are_found_from_modules_whatever_their_names() -> None:
 
 
 def test_shortcuts_and_head_follow_the_convolution_before_as_in_the_reference() -> None:
-    mobile = build(NetworkConfig(architecture="mobilenetv2"), num_classes=10, seed=0)
+    mobile = build(ModelConfig(architecture="mobilenetv2"), num_classes=10, seed=0)
     found = {key: unit.name for unit in graft_units(mobile) for key in unit.keys}
     published = {key: unit.name for unit in reference_units(mobile.state_dict()) for key in unit.keys}
     assert found == published
@@ -216,9 +214,9 @@ def test_every_entry_belongs_to_exactly_one_unit() -> None:
         "torchvision:vit_b_16": "matrices",
     }
     for architecture, units in cases.items():
-        network = build(NetworkConfig(architecture=architecture), num_classes=10, seed=0)
-        keys = [key for unit in graft_units(network, units) for key in unit.keys]
-        assert sorted(keys) == sorted(entries(network))
+        network_id = build(ModelConfig(architecture=architecture), num_classes=10, seed=0)
+        keys = [key for unit in graft_units(network_id, units) for key in unit.keys]
+        assert sorted(keys) == sorted(named_tensors(network_id))
 
 
 def test_network_without_convolutions_says_what_to_do() -> None:
@@ -237,7 +235,7 @@ def test_tied_weights_are_one_entry() -> None:
             self.two = torch.nn.Conv2d(4, 4, 3)
             self.two.weight = self.one.weight
 
-    assert list(entries(Tied())) == ["one.weight", "one.bias", "two.bias"]
+    assert list(named_tensors(Tied())) == ["one.weight", "one.bias", "two.bias"]
 
 
 @pytest.mark.parametrize(("a", "c"), [(1.5, 1.0), (-0.1, 1.0), (0.4, -1.0)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inarch.population.evaluation.classification import ClassificationMeasure, score_probabilities
+from inarch.population.evaluation.classification import ClassificationEvaluator, score_probabilities
 from inarch.population.evaluation.similarity import agreement, mean_cosine
 from inarch.population.evaluation.soups import Candidate, greedy_soup, soup
 
@@ -25,15 +25,15 @@ def test_cosine_compares_by_name_and_leaves_out_statistics() -> None:
 
 def test_agreement_is_of_predictions() -> None:
     said = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[0.6, 0.4], [0.7, 0.3]])
-    one, other = (ClassificationMeasure().choices(each, torch.tensor([0, 0])) for each in said)
+    one, other = (ClassificationEvaluator().predictions(each, torch.tensor([0, 0])) for each in said)
     assert agreement([one, other]) == 0.5 and agreement([one]) is None
 
 
 def test_greedy_soup_takes_what_does_not_lower_the_score_best_first() -> None:
     candidates = [
-        Candidate(network=0, state=state(0.0, 0.0), validation_score=0.5),
-        Candidate(network=1, state=state(4.0, 0.0), validation_score=0.9),
-        Candidate(network=2, state=state(2.0, 2.0), validation_score=0.7),
+        Candidate(network_id=0, state=state(0.0, 0.0), validation_score=0.5),
+        Candidate(network_id=1, state=state(4.0, 0.0), validation_score=0.9),
+        Candidate(network_id=2, state=state(2.0, 2.0), validation_score=0.7),
     ]
     asked = []
 

@@ -11,13 +11,13 @@ import torch
 import torchvision
 from torch import nn
 
-from inarch.population import GraftConfig, NetworkConfig, RunConfig, graft
+from inarch.population import GraftConfig, ModelConfig, RunConfig, graft
 from inarch.population.errors import ConfigError
 from inarch.population.grafting.units import graft_units
 from inarch.population.models import CifarResNet, architectures, build
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.state_dict import entries, load_entries
+from inarch.population.state.state_dict import load_tensors, named_tensors
 
 
 @pytest.mark.parametrize(
@@ -36,39 +36,37 @@ from inarch.population.state.state_dict import entries, load_entries
     ],
 )
 def test_number_of_parameters_with_ten_classes(architecture: str, parameters: int) -> None:
-    network = build(NetworkConfig(architecture=architecture), num_classes=10)
-    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    model = build(ModelConfig(architecture=architecture), num_classes=10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize("architecture", architectures())
 @pytest.mark.parametrize("channels", [1, 3])
 def test_built_in_networks_map_images_to_logits(architecture: str, channels: int) -> None:
-    network = build(NetworkConfig(architecture=architecture), num_classes=7, in_channels=channels, seed=0).eval()
+    model = build(ModelConfig(architecture=architecture), num_classes=7, in_channels=channels, seed=0).eval()
     with torch.no_grad():
-        assert network(torch.randn(2, channels, 32, 32)).shape == (2, 7)
+        assert model(torch.randn(2, channels, 32, 32)).shape == (2, 7)
 
 
 def test_mobilenet_strides_are_the_references() -> None:
-    network = build(NetworkConfig(architecture="mobilenetv2"), num_classes=10)
-    strides = [module.stride[0] for module in network.modules() if isinstance(module, nn.Conv2d)]
+    model = build(ModelConfig(architecture="mobilenetv2"), num_classes=10)
+    strides = [module.stride[0] for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert sum(stride == 2 for stride in strides) == 3
 
 
 def test_leaky_networks_let_negative_values_through() -> None:
-    plain, leaky = (
-        build(NetworkConfig(architecture="resnet8", leaky=on), num_classes=4, seed=0) for on in (False, True)
-    )
+    plain, leaky = (build(ModelConfig(architecture="resnet8", leaky=on), num_classes=4, seed=0) for on in (False, True))
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(plain(images), leaky(images))
     with pytest.raises(ConfigError, match="leaky is for the CIFAR ResNets"):
-        build(NetworkConfig(architecture="vgg16", leaky=True), num_classes=4)
+        build(ModelConfig(architecture="vgg16", leaky=True), num_classes=4)
 
 
 def test_the_seed_decides_the_weights_and_leaves_the_callers_random_state() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    one, again, other = (build(NetworkConfig(architecture="resnet8"), num_classes=4, seed=seed) for seed in (1, 1, 2))
+    one, again, other = (build(ModelConfig(architecture="resnet8"), num_classes=4, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(one.state_dict()["conv1.weight"], again.state_dict()["conv1.weight"])
     assert not torch.equal(one.state_dict()["conv1.weight"], other.state_dict()["conv1.weight"])
@@ -87,17 +85,17 @@ def not_a_network(num_classes: int) -> int:
 
 
 def test_networks_of_the_readers_own() -> None:
-    by_name = build(NetworkConfig(architecture="tests.test_networks:own_network"), num_classes=3, seed=0, **SHAPE)
+    by_name = build(ModelConfig(architecture="tests.test_networks:own_network"), num_classes=3, seed=0, **SHAPE)
     assert by_name(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
     assert isinstance(build(lambda: CifarResNet(8, num_classes=2), num_classes=2), CifarResNet)
     with pytest.raises(ConfigError, match=r"must give a torch\.nn\.Module, got int"):
-        build(NetworkConfig(architecture="tests.test_networks:not_a_network"), num_classes=3)
+        build(ModelConfig(architecture="tests.test_networks:not_a_network"), num_classes=3)
     with pytest.raises(ConfigError, match="cannot be imported"):
-        build(NetworkConfig(architecture="tests.test_networks:nothing"), num_classes=3)
+        build(ModelConfig(architecture="tests.test_networks:nothing"), num_classes=3)
     with pytest.raises(ConfigError, match="'resnet21' is unknown; built in are densenet100"):
-        build(NetworkConfig(architecture="resnet21"), num_classes=3)
+        build(ModelConfig(architecture="resnet21"), num_classes=3)
     with pytest.raises(ConfigError, match="torchvision has no classifier 'resnet19'"):
-        build(NetworkConfig(architecture="torchvision:resnet19"), num_classes=3)
+        build(ModelConfig(architecture="torchvision:resnet19"), num_classes=3)
     with pytest.raises(ValueError, match="6n \\+ 2"):
         CifarResNet(9, num_classes=2)
 
@@ -141,7 +139,7 @@ def test_every_family_of_torchvision_has_its_test() -> None:
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in FAMILIES]
 )
 def test_torchvision_family_forward_graft_and_resume(name: str, tmp_path) -> None:
-    config = NetworkConfig(architecture=f"torchvision:{name}")
+    config = ModelConfig(architecture=f"torchvision:{name}")
     one, two = (build(config, num_classes=5, seed=seed) for seed in (0, 1))
     units = "matrices" if name in ("vit_b_16", "swin_t") else "convolutions"
     result = graft(one.state_dict(), two.state_dict(), GraftConfig(units=units), units=graft_units(one, units))
@@ -152,24 +150,24 @@ def test_torchvision_family_forward_graft_and_resume(name: str, tmp_path) -> Non
     assert logits.shape == (2, 5) and bool(torch.isfinite(logits).all())
     store = CheckpointStore(Storage(str(tmp_path)))
     identity = CheckpointId(incarnation=1, interval=1)
-    store.commit(Checkpoint(network=0, id=identity, model=entries(one), tensors={}, training={}))
+    store.commit(Checkpoint(network_id=0, id=identity, model=named_tensors(one), tensors={}, training={}))
     loaded = store.newest(0)
     assert loaded is not None
-    load_entries(two, loaded.model)
+    load_tensors(two, loaded.model)
     with torch.no_grad():
         assert torch.equal(two.eval()(images), logits)
 
 
 def test_default_configuration_builds() -> None:
-    assert build(RunConfig().network, num_classes=10) is not None
+    assert build(RunConfig().model, num_classes=10) is not None
 
 
 def test_trained_weights_are_taken_over_and_a_classifier_of_another_width_begins_anew(tmp_path: Path) -> None:
-    plain = NetworkConfig(architecture="resnet8")
+    plain = ModelConfig(architecture="resnet8")
     trained = build(plain, num_classes=5, seed=1)
     file = str(tmp_path / "weights.safetensors")
     safetensors.torch.save_model(trained, file)
-    config = NetworkConfig(architecture="resnet8", weights=file)
+    config = ModelConfig(architecture="resnet8", weights=file)
     same = build(config, num_classes=5, seed=2)
     assert all(torch.equal(same.state_dict()[key], value) for key, value in trained.state_dict().items())
     wider, fresh = build(config, num_classes=9, seed=2), build(plain, num_classes=9, seed=2)
@@ -192,7 +190,7 @@ def test_weights_that_do_not_fit_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, weights: str, told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    safetensors.torch.save_model(build(NetworkConfig(architecture="resnet8"), num_classes=5), "weights.safetensors")
+    safetensors.torch.save_model(build(ModelConfig(architecture="resnet8"), num_classes=5), "weights.safetensors")
     Path("broken").write_bytes(b"no weights")
     with pytest.raises(ConfigError, match=told):
-        build(NetworkConfig(architecture=architecture, weights=weights), num_classes=5, seed=0)
+        build(ModelConfig(architecture=architecture, weights=weights), num_classes=5, seed=0)

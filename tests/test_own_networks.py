@@ -19,7 +19,7 @@ from inarch.population import (
     ExchangeConfig,
     GraftConfig,
     ImageClassification,
-    NetworkConfig,
+    ModelConfig,
     RunConfig,
     ScheduleConfig,
     Simulator,
@@ -27,16 +27,16 @@ from inarch.population import (
 from inarch.population.data import image_set, memory_splits
 from inarch.population.data.memory_batches import epoch_batches, epoch_steps
 from inarch.population.errors import ConfigError, InarchError, UserCodeError
-from inarch.population.evaluation.population import Parts, judge_together
+from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.soups import Candidate
 from inarch.population.grafting.units import chosen_units, graft_units
 from inarch.population.models import build, check_factory, logits_of
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.state_dict import entries
+from inarch.population.state.state_dict import named_tensors
 from inarch.population.training.model_check import DataShape, check_network, data_shape, try_network
 from tests.conftest import small_config, tiny_splits
-from tests.test_training import Hand, live
+from tests.fakes.runtime import FakeRuntime, live
 
 SHAPE = DataShape(num_images=86, image_shape=(1, 8, 8), num_classes=4)
 
@@ -214,26 +214,26 @@ def test_these_networks_train_graft_commit_and_are_judged(tmp_path, name: str, a
     assert "grafted" in {line.outcome for line in result.ledger}
     trainers = result.trainers
     for trainer in trainers.values():
-        state = entries(trainer.module)
+        state = named_tensors(trainer.module)
         finite = [key for key in state if not key.endswith(("mask", "unset"))]
         assert all(torch.isfinite(state[key]).all() for key in finite if state[key].is_floating_point())
-    host = Hand()
+    host = FakeRuntime()
     task = ImageClassification(config, splits, factory=factory)
-    fresh = type(trainers[0])(task, config, network=0)
+    fresh = type(trainers[0])(task, config, network_id=0)
     live(fresh, host)
     store = CheckpointStore(Storage(str(tmp_path)))
     assert store.commit(host.checkpoints[-1])
     saved = store.newest(0)
     assert isinstance(saved, Checkpoint)
-    again = type(trainers[0])(ImageClassification(config, splits, factory=factory), config, network=0)
+    again = type(trainers[0])(ImageClassification(config, splits, factory=factory), config, network_id=0)
     again.resume(saved)
-    for key, tensor in entries(fresh.module).items():
-        assert torch.equal(tensor.nan_to_num(), entries(again.module)[key].nan_to_num()), key
+    for key, tensor in named_tensors(fresh.module).items():
+        assert torch.equal(tensor.nan_to_num(), named_tensors(again.module)[key].nan_to_num()), key
     test = task.part("test")
     assert test is not None
-    candidates = [Candidate(network=n, state=saved.judged, validation_score=0.5) for n in (0, 1)]
-    parts = Parts(judged=test, validation=task.part("validation"), statistics=task.statistics_images)
-    judged = judge_together(task.build(0), candidates, parts)
+    candidates = [Candidate(network_id=n, state=saved.evaluated_state, validation_score=0.5) for n in (0, 1)]
+    parts = EvaluationData(judged=test, validation=task.part("validation"), statistics=task.batch_norm_images)
+    judged = evaluate_population(task.build(0), candidates, parts)
     assert judged["mean"]["accuracy"] == judged["each"][0]["accuracy"] > 0.2
 
 
@@ -365,7 +365,7 @@ def test_factories_with_other_arguments_are_refused_with_a_remedy() -> None:
     with pytest.raises(
         ConfigError, match="cannot be called with no arguments: missing a required argument: 'in_features'"
     ):
-        build(NetworkConfig(architecture="torch.nn:Linear"), num_classes=3)
+        build(ModelConfig(architecture="torch.nn:Linear"), num_classes=3)
 
 
 def test_a_factory_that_cannot_be_sent_names_what_prevents_it() -> None:

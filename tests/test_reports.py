@@ -17,10 +17,10 @@ from inarch.population.evaluation.soups import soup
 from inarch.population.fusion import FusedConv2d
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.state_dict import entries, load_entries
+from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
 from tests.conftest import small_config
-from tests.test_training import Hand, live
+from tests.fakes.runtime import FakeRuntime, live
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
     folder = tmp_path / "compact"
     store = CheckpointStore(Storage(str(folder)))
     task = ImageClassification(config, run_splits(config))
-    for network in (0, 1):
-        host = Hand()
-        live(Trainer(task, config, network=network), host)
+    for model in (0, 1):
+        host = FakeRuntime()
+        live(Trainer(task, config, network_id=model), host)
         for checkpoint in host.checkpoints:
             assert store.commit(checkpoint)
     facts = {"num_classes": 10, "image_shape": [1, 8, 8]}
-    (folder / "config.json").write_text(json.dumps({"config": to_dict(config), "network": "resnet8", "facts": facts}))
+    (folder / "config.json").write_text(json.dumps({"config": to_dict(config), "model": "resnet8", "facts": facts}))
     return str(folder), task.build(0)
 
 
@@ -51,19 +51,21 @@ def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
 @pytest.mark.parametrize("what", ["best", "soup"])
 def test_a_compact_network_is_exported_alone_and_says_the_same(compact_run: Any, what: Any) -> None:
     folder, trained = compact_run
-    found = [best for network in (0, 1) if (best := CheckpointStore(Storage(folder)).best(network)) is not None]
+    found = [best for model in (0, 1) if (best := CheckpointStore(Storage(folder)).best(model)) is not None]
     scores = [score or 0.0 for _, score, _ in found]
     state = found[scores.index(max(scores))][0] if what == "best" else soup([one[0] for one in found])
-    load_entries(trained, state)
+    load_tensors(trained, state)
     file, snippet = export_network(folder, what=what, out=None)
     assert Path(file).stat().st_size < 0.6 * sum(value.nbytes for value in state.values())
     names: dict[str, Any] = {}
     exec(snippet, names)
-    alone = names["network"]
+    alone = names["model"]
     assert not any(isinstance(module, FusedConv2d) for module in alone.modules())
     images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     if what == "soup":  # its batch norm is measured anew
-        load_entries(trained, state | {k: v for k, v in entries(alone).items() if "running" in k or "tracked" in k})
+        load_tensors(
+            trained, state | {k: v for k, v in named_tensors(alone).items() if "running" in k or "tracked" in k}
+        )
     torch.testing.assert_close(alone(images), trained.eval()(images), rtol=1e-4, atol=1e-5)
     assert float(alone(images).std()) > 0
 
@@ -71,6 +73,6 @@ def test_a_compact_network_is_exported_alone_and_says_the_same(compact_run: Any,
 def test_a_compact_network_of_ones_own_is_not_exported_as_another(compact_run: Any) -> None:
     folder, _ = compact_run
     path = Path(folder) / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"network": "callable"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "callable"}))
     with pytest.raises(ConfigError, match=r"begun with a callable; population\.fusion\.compact_state"):
         export_network(folder, what="best", out=None)

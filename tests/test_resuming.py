@@ -45,7 +45,7 @@ def test_networks_in_lockstep_go_on_together_and_nobody_who_was_left_behind_take
 def test_who_was_left_behind_goes_on_where_it_was(storage: Storage) -> None:
     store, members = CheckpointStore(storage), Members()
     for kept in ((9, 10), (10, 11), (2,)):
-        member = members.add(is_founder=True)
+        member = members.add(is_initial=True)
         for interval in kept:
             store.commit(_of(member.id, interval))
     found = resumed_beginnings(storage, list(members), is_lockstep=True)
@@ -55,8 +55,8 @@ def test_who_was_left_behind_goes_on_where_it_was(storage: Storage) -> None:
 
 def test_a_newcomer_without_a_checkpoint_joins_again(storage: Storage) -> None:
     members = Members()
-    members.add(is_founder=True)
-    members.add(is_founder=False)
+    members.add(is_initial=True)
+    members.add(is_initial=False)
     found = resumed_beginnings(storage, list(members), is_lockstep=False)
     assert found == {0: ("resumed", None), 1: ("newcomer", None)}
 
@@ -64,7 +64,7 @@ def test_a_newcomer_without_a_checkpoint_joins_again(storage: Storage) -> None:
 def test_members_that_were_given_up_start_again_and_those_that_left_do_not(storage: Storage) -> None:
     members = Members()
     for state in (MemberState.FAILED, MemberState.RETIRED, MemberState.TRAINING):
-        members.move(members.add(is_founder=True).id, state)
+        members.set_state(members.add(is_initial=True).id, state)
     record(storage, members)
     found = resumable_members(storage, run="r")
     assert [member.state for member in found] == [MemberState.STARTING, MemberState.RETIRED, MemberState.STARTING]
@@ -82,7 +82,7 @@ def test_a_run_without_members_on_record_is_not_resumed(storage: Storage) -> Non
 def test_a_half_written_record_is_passed_over_and_nothing_but_damage_is_an_error(storage: Storage) -> None:
     assert read_members(storage) is None
     members = Members()
-    members.add(is_founder=True)
+    members.add(is_initial=True)
     record(storage, members)
     record(storage, members)
     storage.write("members/00000001.json", b'{"state": "tra')
@@ -104,5 +104,5 @@ def test_a_file_that_is_not_there_is_told_from_a_storage_that_fails(storage: Sto
     assert storage.read("a.json") == b"{}"
 
 
-def _of(network: int, interval: int) -> Checkpoint:
-    return dataclasses.replace(checkpoint(interval), network=network)
+def _of(network_id: int, interval: int) -> Checkpoint:
+    return dataclasses.replace(checkpoint(interval), network_id=network_id)

@@ -19,7 +19,7 @@ from inarch.actors import PopulationRun
 from inarch.population import (
     DataConfig,
     ExchangeConfig,
-    NetworkConfig,
+    ModelConfig,
     OptimizerConfig,
     PopulationConfig,
     RunConfig,
@@ -29,9 +29,9 @@ from inarch.population.data import load_splits, open_images
 from inarch.population.data.loading import limited
 from inarch.population.errors import ConfigError, DataError
 from inarch.population.evaluation.retrieval import (
-    RetrievalMeasure,
+    RetrievalEvaluator,
+    all_vs_all,
     embeddings,
-    everyone,
     query_and_gallery,
     retrieval_scores,
 )
@@ -61,10 +61,10 @@ def test_scores_by_hand() -> None:
 
 
 def test_no_image_answers_itself_and_who_has_nothing_to_find_is_not_counted() -> None:
-    scores = retrieval_scores(on_circle(0, 5, 90, 170), torch.tensor([0, 0, 1, 2]), everyone(4))
+    scores = retrieval_scores(on_circle(0, 5, 90, 170), torch.tensor([0, 0, 1, 2]), all_vs_all(4))
     assert (scores.images, scores.accuracy, scores.mean_average_precision) == (2, 1.0, 1.0)
     with pytest.raises(DataError, match="no query has"):
-        retrieval_scores(on_circle(0, 5), torch.tensor([0, 1]), everyone(2))
+        retrieval_scores(on_circle(0, 5), torch.tensor([0, 1]), all_vs_all(2))
 
 
 def test_images_of_the_same_class_by_the_same_camera_do_not_count() -> None:
@@ -84,7 +84,7 @@ def test_scores_are_those_of_torchmetrics(num_queries: int) -> None:
     vectors = nn.functional.normalize(
         torch.randn(900, 8, generator=random) + 2 * torch.randn(12, 8, generator=random)[labels], dim=1
     )
-    roles = query_and_gallery(num_queries, 900 - num_queries) if num_queries else everyone(900)
+    roles = query_and_gallery(num_queries, 900 - num_queries) if num_queries else all_vs_all(900)
     queries, gallery = roles.queries.nonzero()[:, 0], roles.gallery.nonzero()[:, 0]
     rows, columns = torch.cartesian_prod(queries, gallery).T
     rows, columns = rows[rows != columns], columns[rows != columns]
@@ -98,14 +98,14 @@ def test_scores_are_those_of_torchmetrics(num_queries: int) -> None:
 
 @pytest.mark.parametrize("architecture", ["resnet8", "mobilenetv2", "torchvision:resnet18", "torchvision:vgg11"])
 def test_embeddings_are_what_goes_into_the_classifier(architecture: str) -> None:
-    network = build(NetworkConfig(architecture=architecture), num_classes=7, seed=0).eval()
+    model = build(ModelConfig(architecture=architecture), num_classes=7, seed=0).eval()
     size = 32 if ":" not in architecture else 64
     images, labels = torch.randn(3, 3, size, size), torch.tensor([0, 1, 2])
-    found, _ = embeddings(network, [(images, labels)])
-    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    found, _ = embeddings(model, [(images, labels)])
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     assert found.shape == (3, last.in_features) and found.norm(dim=1) == pytest.approx(1.0)
     with torch.no_grad():
-        logits, scale = network(images) - last.bias, found @ last.weight.T
+        logits, scale = model(images) - last.bias, found @ last.weight.T
     assert torch.nn.functional.cosine_similarity(logits, scale).min() > 0.999
     assert not last._forward_pre_hooks
 
@@ -120,10 +120,12 @@ def test_a_network_without_a_linear_layer_is_refused() -> None:
 
 def test_an_ensemble_is_the_mean_of_similarities() -> None:
     one, other = on_circle(0, 30, 80), on_circle(0, 60, 10)
-    together = RetrievalMeasure(everyone(3)).together([one, other])
+    together = RetrievalEvaluator(all_vs_all(3)).ensemble([one, other])
     torch.testing.assert_close(together @ together.T / 2, (one @ one.T + other @ other.T) / 2)
-    choices = [RetrievalMeasure(everyone(3)).choices(each, torch.zeros(3)).tolist() for each in (one, other)]
-    assert choices == [[1, 0, 1], [2, 2, 0]]
+    predictions = [
+        RetrievalEvaluator(all_vs_all(3)).predictions(each, torch.zeros(3)).tolist() for each in (one, other)
+    ]
+    assert predictions == [[1, 0, 1], [2, 2, 0]]
 
 
 def write_people(folder: Path, files: dict[str, int]) -> str:
@@ -149,7 +151,7 @@ def test_market_1501s_folders_are_read_with_their_cameras(tmp_path: Path) -> Non
     assert next(asked.in_order(batch_size=9))[1].tolist() == [1, 2]
     assert [splits.cameras(part) is not None for part in ("query", "test")] == [True, True]
     part = ImageClassification(RunConfig(task="retrieval", data=data), splits).part("test")
-    assert part is not None and isinstance(part.measure, RetrievalMeasure)
+    assert part is not None and isinstance(part.measure, RetrievalEvaluator)
     assert part.measure.roles.queries.tolist() == [True, True, False, False, False]
     assert part.measure.roles.cameras is not None and part.measure.roles.cameras.tolist() == [1, 1, 1, 1, 2]
 
@@ -163,7 +165,7 @@ def test_what_nobody_can_find_is_said_before_training(tmp_path: Path) -> None:
     def check(**changes) -> None:
         config = RunConfig(
             task="retrieval",
-            network=NetworkConfig(architecture="resnet8"),
+            model=ModelConfig(architecture="resnet8"),
             data=DataConfig(**(data | changes)),
             schedule=ScheduleConfig(batch_size=4),
         )
@@ -221,7 +223,7 @@ def test_a_population_learns_to_find_digits(cluster: str, tmp_path: Path) -> Non
         name="finds",
         task="retrieval",
         storage=str(tmp_path),
-        network=NetworkConfig(architecture="resnet8"),
+        model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train="digits", augmentation="crop", padding=1),
         population=PopulationConfig(size=2, cpus=1.0, same_initial_weights=True),
         schedule=ScheduleConfig(epochs=4, batch_size=64, shape="cosine"),
@@ -235,7 +237,7 @@ def test_a_population_learns_to_find_digits(cluster: str, tmp_path: Path) -> Non
     task = ImageClassification(config, run_splits(config))
     part = task.part("test")
     assert part is not None
-    before = part.measure.judge(task.build(0), part.batches())
+    before = part.measure.evaluate(task.build(0), part.batches())
     for found in (table["mean"], table["ensemble"], table["soup"]):
         assert found["mean_average_precision"] > (before.mean_average_precision or 1.0) + 0.1
         assert 0.8 < found["accuracy"] <= found["top5"] <= 1.0 and found.get("loss") is None
@@ -259,7 +261,7 @@ def test_photographs_of_unseen_classes_are_found(cluster: str, tmp_path: Path) -
         name="unseen",
         task="retrieval",
         storage=str(tmp_path),
-        network=NetworkConfig(architecture="resnet8"),
+        model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train=train, test=test, query=query),
         population=PopulationConfig(size=2, cpus=1.0),
         schedule=ScheduleConfig(epochs=5, batch_size=64, shape="cosine"),
@@ -270,7 +272,7 @@ def test_photographs_of_unseen_classes_are_found(cluster: str, tmp_path: Path) -
     task = ImageClassification(config, run_splits(config))
     part = task.part("test")
     assert part is not None
-    before = part.measure.judge(task.build(0), part.batches())
+    before = part.measure.evaluate(task.build(0), part.batches())
     assert before.images == 100 and before.mean_average_precision is not None
     run = PopulationRun.start(config)
     table = run.wait().table

@@ -83,7 +83,7 @@ def begin(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationRun]
     ) -> PopulationRun:
         changes |= {} if data_config is None else {"data": data_config}
         config = small_config(name=name, storage=str(tmp_path), **changes)
-        run = PopulationRun.start(config, data=data, network=network)
+        run = PopulationRun.start(config, data=data, model=network)
         runs.append(run)
         return run
 
@@ -108,7 +108,7 @@ def until(claim: Callable[[], Any], *, seconds: float = 60.0) -> Any:
 
 
 def intervals(status: RunStatus) -> dict[int, int]:
-    return {network.network: network.interval for network in status.networks}
+    return {network.network_id: network.interval for network in status.networks}
 
 
 def rows_of(run: PopulationRun) -> dict[int, list[int]]:
@@ -133,7 +133,7 @@ def paced(epochs: int, step_seconds: float, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(begin, tmp_path: Path) -> None:
-    run = begin("first", data=(ARRAYS, ARRAYS), network=own_network)
+    run = begin("first", data=(ARRAYS, ARRAYS), model=own_network)
     kinds = {event.kind for event in run.events()}
     assert {"join", "interval", "graft", "done", "finish"} <= kinds
     result = run.wait(seconds=60)
@@ -151,10 +151,10 @@ def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(beg
     assert len(grafts) == taken * 7 > 0
     assert all(0.3 <= alpha < 1.0 for alpha in grafts["alpha"].to_pylist())
     recorded = json.loads(storage.read("config.json"))
-    assert recorded["network"] == "callable" and recorded["config"]["seed"] == 0
+    assert recorded["model"] == "callable" and recorded["config"]["seed"] == 0
     with pytest.raises(ConfigError, match="begun with a callable"):
         judge_again(run.path)
-    again = judge_again(run.path, network=own_network)
+    again = judge_again(run.path, model=own_network)
     assert again["networks"] == result.table["networks"]
     assert again["ensemble"] == pytest.approx(result.table["ensemble"])
     assert [row["interval"] for row in again["similarity"]] == [3, 4]
@@ -167,7 +167,7 @@ def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(beg
     with pytest.raises(RunExistsError, match="choose another name"):
         begin("first")
     with pytest.raises(RunError, match="is complete"):
-        PopulationRun.resume(run.path, network=own_network)
+        PopulationRun.resume(run.path, model=own_network)
     with pytest.raises(RunNotFoundError, match="not running any more"):
         until(lambda: PopulationRun.attach("first", storage=str(tmp_path)) and False, seconds=10)
 
@@ -175,20 +175,22 @@ def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(beg
 def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tmp_path: Path) -> None:
     run = begin("killed", population=PopulationConfig(size=3), **paced(100, 0.12))  # 36 s: both come back meanwhile
     status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
-    victim = next(network.process for network in status.networks if network.network == 0)
+    victim = next(network.process for network in status.networks if network.network_id == 0)
     os.kill(victim, signal.SIGKILL)
     before = intervals(run.status())
-    until(lambda: any(n.network == 0 and n.incarnation == 2 and n.state == "training" for n in run.status().networks))
+    until(
+        lambda: any(n.network_id == 0 and n.incarnation == 2 and n.state == "training" for n in run.status().networks)
+    )
     after = intervals(run.status())
     assert all(after[n] >= before[n] + 3 for n in (1, 2)), (before, after)
-    processes = {n.network: n.process for n in run.status().networks}
+    processes = {n.network_id: n.process for n in run.status().networks}
     coordinator = run.status().coordinator_process
     os.kill(coordinator, signal.SIGKILL)
     until(lambda: run.status().coordinator_process != coordinator, seconds=40)
     found = until(
         lambda: (s := run.status().networks) and all(n.state in ("training", "done") and n.process for n in s) and s
     )
-    assert {n.network: n.process for n in found} == processes
+    assert {n.network_id: n.process for n in found} == processes
     attached = PopulationRun.attach("killed", storage=str(tmp_path))
     attached.wait(seconds=100)
     assert rows_of(run) == {n: list(range(1, 101)) for n in range(3)}
@@ -206,7 +208,7 @@ def test_the_population_grows_and_shrinks_while_it_runs(begin, tmp_path: Path) -
     attached = PopulationRun.attach("elastic", storage=str(tmp_path))
     attached.scale(3)
     status = until(lambda: (s := run.status()) and sum(n.state == "training" for n in s.networks) == 3 and s)
-    assert [n.network for n in status.networks] == [0, 1, 2]
+    assert [n.network_id for n in status.networks] == [0, 1, 2]
     until(lambda: min(intervals(run.status()).values()) >= 5)
     with pytest.raises(ConfigError, match="max_size is 3"):
         run.scale(4)
@@ -236,7 +238,7 @@ def test_a_newcomer_that_is_sent_away_while_it_waits_for_a_barrier_does_not_come
     run.wait(seconds=120)
     visitor = run.status().networks[2]
     assert (visitor.state, visitor.incarnation) == ("retired", 1)
-    assert not [event for event in run.events() if event.network == 2 and event.kind in ("loss", "restart")]
+    assert not [event for event in run.events() if event.network_id == 2 and event.kind in ("loss", "restart")]
     assert rows_of(run).keys() == {0, 1}
 
 
@@ -282,7 +284,7 @@ def test_lockstep_goes_on_to_the_same_weights_after_a_network_was_killed(begin) 
     whole.close()
     killed = begin("killed", **options)
     status = until(lambda: (s := killed.status()) and max(intervals(s).values(), default=0) >= 3 and s)
-    os.kill(next(n.process for n in status.networks if n.network == 1), signal.SIGKILL)
+    os.kill(next(n.process for n in status.networks if n.network_id == 1), signal.SIGKILL)
     killed.wait(seconds=90)
     assert_same_weights(final_weights(whole.path), final_weights(killed.path))
     assert len({value.sum().item() for value in (w["conv1.weight"] for w in final_weights(whole.path).values())}) == 1
@@ -357,8 +359,8 @@ def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
 
 DRIVER = """
 import sys, time
-from actors import PopulationRun
-from population.config import from_dict, RunConfig
+from inarch import PopulationRun
+from inarch.population.config import from_dict, RunConfig
 import json
 config = from_dict(RunConfig, json.loads(sys.argv[1]))
 run = PopulationRun.start(config)
@@ -416,27 +418,25 @@ def test_what_cannot_be_used_is_said_before_anything_starts(begin, tmp_path: Pat
         (DataError, "all of class", {"data": (images, np.zeros_like(labels))}),
         (DataError, "item 0 has label -1; labels must be 0 or above", {"data": (images, labels - 1)}),
         (DataError, "does not exist", {"data": str(tmp_path / "nowhere")}),
-        (ConfigError, "'resnet7' is unknown", {"network": "resnet7"}),
-        (ConfigError, "logits", {"network": lambda num_classes: own_network(num_classes + 1)}),
+        (ConfigError, "'resnet7' is unknown", {"model": "resnet7"}),
+        (ConfigError, "logits", {"model": lambda num_classes: own_network(num_classes + 1)}),
         (
             ConfigError,
             "graft.units=matrices",
             {
-                "network": lambda num_classes: torch.nn.Sequential(
-                    torch.nn.Flatten(), torch.nn.Linear(64, num_classes)
-                ),
+                "model": lambda num_classes: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes)),
                 "graft": GraftConfig(units="convolutions"),
             },
         ),
         (
             ConfigError,
             "batch norm after each convolution; 0.weight has none",
-            {"network": without_batch_norm, "graft": GraftConfig(criterion="batch_norm")},
+            {"model": without_batch_norm, "graft": GraftConfig(criterion="batch_norm")},
         ),
         (
             ConfigError,
             "the channels that 0.weight makes have no batch norm",
-            {"network": without_batch_norm, "graft": GraftConfig(level="filter", criterion="batch_norm")},
+            {"model": without_batch_norm, "graft": GraftConfig(level="filter", criterion="batch_norm")},
         ),
         (ResourceError, "the cluster has 8 CPUs and 0 GPUs", {"population": PopulationConfig(size=2, cpus=100.0)}),
         (ResourceError, "can never be placed", {"population": PopulationConfig(size=2, gpus=0.5)}),
@@ -461,7 +461,7 @@ class Changing:
 
 
 def test_network_of_another_structure_than_its_neighbors_fails_the_start(begin) -> None:
-    run = begin("changing", network=Changing())
+    run = begin("changing", model=Changing())
     with pytest.raises(RunError, match="another structure than its neighbors"):
         run.wait(seconds=60)
 
@@ -495,7 +495,7 @@ class FailsOnce:
 
 @pytest.mark.slow
 def test_a_network_whose_code_fails_where_it_had_worked_comes_back(begin, tmp_path: Path) -> None:
-    run = begin("fails-once", network=FailsOnce(tmp_path / "mark", stands_still=False), **paced(4, 0.1))
+    run = begin("fails-once", model=FailsOnce(tmp_path / "mark", stands_still=False), **paced(4, 0.1))
     told = [(event.kind, event.detail.get("reason", "")) for event in run.events()]
     reasons = [reason for kind, reason in told if kind == "loss"]
     assert any("RuntimeError: the device was lost (at " in reason and "test_run.py" in reason for reason in reasons)
@@ -507,7 +507,7 @@ def test_a_network_whose_code_fails_where_it_had_worked_comes_back(begin, tmp_pa
 def test_a_network_that_stands_still_is_ended_and_comes_back(begin, tmp_path: Path) -> None:
     patience = PatienceConfig(progress_seconds=1.0, barrier_seconds=1.0, storage_seconds=1.0)
     network = FailsOnce(tmp_path / "mark", stands_still=True)
-    run = begin("stands-still", network=network, **paced(4, 0.1, patience=patience))
+    run = begin("stands-still", model=network, **paced(4, 0.1, patience=patience))
     told = [event.kind for event in run.events()]
     assert "restart" in told and told.count("done") == 2
     assert (
@@ -565,26 +565,26 @@ def test_a_network_that_is_ahead_brings_old_scions_forward(begin) -> None:
 
 
 def test_resume_checks_structure_and_images(begin, tmp_path: Path) -> None:
-    run = begin("checked", network=own_network, **paced(200, 0.05))
+    run = begin("checked", model=own_network, **paced(200, 0.05))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 1)
     with pytest.raises(RunExistsError, match="choose another name"):
         begin("checked")
     with pytest.raises(RunError, match="is live"):
-        PopulationRun.resume(run.path, network=own_network)
+        PopulationRun.resume(run.path, model=own_network)
     run.stop(seconds=60)
     run.close()
     with pytest.raises(ConfigError, match="was begun with a callable"):
         until(lambda: PopulationRun.resume(run.path) and False, seconds=5)
     with pytest.raises(StructureError, match="was begun with a network of"):
         PopulationRun.resume(
-            run.path, network=lambda num_classes: CifarResNet(14, num_classes=num_classes, in_channels=1)
+            run.path, model=lambda num_classes: CifarResNet(14, num_classes=num_classes, in_channels=1)
         )
     other = tmp_path / "other.arrow"
     changed = tiny_splits(small_config(), seed=1).test
     assert changed is not None
     write_arrow(changed, pafs.LocalFileSystem(), str(other))
     with pytest.raises(DataError, match="other images"):
-        PopulationRun.resume(run.path, network=own_network, data=str(other))
+        PopulationRun.resume(run.path, model=own_network, data=str(other))
 
 
 @pytest.mark.slow
@@ -604,7 +604,7 @@ def test_transformer_trains_and_grafts_by_its_weight_matrices(begin) -> None:
 
     run = begin(
         "transformer",
-        network=network,
+        model=network,
         graft=GraftConfig(units="matrices", momentum="blend"),
         optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3),
     )
@@ -637,9 +637,9 @@ import json, os, sys, time
 os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="3")
 import ray
 from ray.cluster_utils import Cluster
-from actors import PopulationRun
-from actors.spec import coordinator_name
-from population.config import RunConfig, from_dict
+from inarch import PopulationRun
+from inarch.actors.messages import coordinator_name
+from inarch.population.config import RunConfig, from_dict
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
 second = cluster.add_node(num_cpus=2)
 ray.init(address=cluster.address, namespace="inarch", log_to_driver=False)
@@ -732,11 +732,11 @@ def test_sigterm_stops_a_run_in_order_within_the_step(tmp_path: Path, kind: str)
     if kind == "script":
         script = tmp_path / "driver.py"
         script.write_text(
-            "from actors import PopulationRun\n"
-            "from population import NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig\n"
+            "from inarch import PopulationRun\n"
+            "from inarch import ModelConfig, PopulationConfig, RunConfig, ScheduleConfig\n"
             "if __name__ == '__main__':\n"
             f"    config = RunConfig(name='terminated', storage={str(tmp_path)!r},\n"
-            "        network=NetworkConfig(architecture='resnet8'), population=PopulationConfig(size=2),\n"
+            "        model=ModelConfig(architecture='resnet8'), population=PopulationConfig(size=2),\n"
             "        schedule=ScheduleConfig(epochs=200, batch_size=64))\n"
             "    for event in PopulationRun.start(config).events():\n"
             "        if event.kind == 'interval':\n"
@@ -846,7 +846,7 @@ def test_a_run_begins_inside_an_event_loop_with_a_function_that_holds_much(begin
         return own_network(num_classes)
 
     async def driver() -> bool:
-        run = begin("loop", network=network)
+        run = begin("loop", model=network)
         return run.wait(seconds=90).is_complete
 
     assert asyncio.run(driver())

@@ -13,13 +13,13 @@ from inarch.population import (
     DataConfig,
     GraftConfig,
     ImageClassification,
+    IntervalReport,
     Join,
     Leave,
     Loss,
     OptimizerConfig,
     PatienceConfig,
     PopulationConfig,
-    Report,
     RunConfig,
     ScheduleConfig,
     Simulation,
@@ -27,7 +27,7 @@ from inarch.population import (
     Trainer,
 )
 from inarch.population.data import load_splits
-from inarch.population.state.state_dict import entries
+from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 STEPS = 3
@@ -44,7 +44,7 @@ def config_of(size: int, **changes) -> RunConfig:
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in entries(trainer.module).items()}
+    return {name: tensor.clone() for name, tensor in named_tensors(trainer.module).items()}
 
 
 def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
@@ -64,7 +64,7 @@ def test_every_network_ends_and_the_same_seed_gives_the_same_ledger(mode) -> Non
 def test_two_networks_in_lockstep_have_the_same_bits_after_each_graft() -> None:
     after: dict[int, list[dict[str, torch.Tensor]]] = defaultdict(list)
 
-    def observe(network: int, trainer: Trainer, report: Report) -> None:
+    def observe(network_id: int, trainer: Trainer, report: IntervalReport) -> None:
         assert report.outcome == "grafted"
         after[report.origin.interval].append(weights(trainer))
 
@@ -79,11 +79,11 @@ def test_two_networks_in_lockstep_have_the_same_bits_after_each_graft() -> None:
 
 def test_lockstep_takes_the_same_version_from_everyone() -> None:
     result = simulate(config_of(4, mode="lockstep"), step_seconds={0: 2.0})
-    assert all(line.version == line.interval and line.scion == (line.network - 1) % 4 for line in result.ledger)
+    assert all(line.version == line.interval and line.scion == (line.network_id - 1) % 4 for line in result.ledger)
 
 
 def ends(result: Simulation) -> dict[int, float]:
-    return {line.network: line.seconds for line in result.ledger}
+    return {line.network_id: line.seconds for line in result.ledger}
 
 
 def test_straggler_costs_the_others_nothing_and_halts_them_in_lockstep() -> None:
@@ -102,31 +102,31 @@ def test_straggler_costs_the_others_nothing_and_halts_them_in_lockstep() -> None
 def test_a_straggler_is_refused_when_it_trails_too_far_and_the_next_one_is_asked() -> None:
     config = config_of(3, schedule=ScheduleConfig(epochs=8, batch_size=32), age=AgeConfig(limit_intervals=1.0))
     result = simulate(config, step_seconds={0: 8.0})
-    late = [line for line in result.ledger if line.network == 1 and 4 <= line.interval < 8]
+    late = [line for line in result.ledger if line.network_id == 1 and 4 <= line.interval < 8]
     assert {line.scion for line in late} == {2}
     assert all(line.outcome == "grafted" for line in late)
 
 
 def test_a_straggler_grafts_from_networks_that_have_finished_until_its_own_end() -> None:
     result = simulate(config_of(4, schedule=ScheduleConfig(epochs=12, batch_size=32)), step_seconds={0: 4.0})
-    outcomes = [line.outcome for line in result.ledger if line.network == 0]
+    outcomes = [line.outcome for line in result.ledger if line.network_id == 0]
     assert outcomes == ["grafted"] * 11 + ["kept"]
     assert result.reports[0][-1].origin.trained_intervals > 12 + 2, "more than anybody else's, by more than the limit"
 
 
 def test_snapshots_under_way_arrive_late() -> None:
     result = simulate(config_of(2), post_seconds=STEPS - 0.5)
-    versions = {line.interval: line.version for line in result.ledger if line.network == 1}
+    versions = {line.interval: line.version for line in result.ledger if line.network_id == 1}
     assert versions == {1: None, 2: 1, 3: 2, 4: None}
 
 
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
 def test_a_lost_network_comes_back_from_its_checkpoint_and_every_epoch_is_done(mode) -> None:
     config = config_of(3, mode=mode, age=AgeConfig(limit_intervals=9))
-    result = simulate(config, events=[Loss(seconds=7.5, network=1, restart_seconds=4.0)])
+    result = simulate(config, events=[Loss(seconds=7.5, network_id=1, restart_seconds=4.0)])
     intervals = {n: [report.origin.interval for report in reports] for n, reports in result.reports.items()}
     assert intervals == {n: [1, 2, 3, 4] for n in range(3)}
-    assert [line.incarnation for line in result.ledger if line.network == 1] == [1, 1, 2, 2]
+    assert [line.incarnation for line in result.ledger if line.network_id == 1] == [1, 1, 2, 2]
     if mode == "async":
         assert {n: ends(result)[n] for n in (0, 2)} == {0: 12.0, 2: 12.0}
     else:
@@ -135,9 +135,9 @@ def test_a_lost_network_comes_back_from_its_checkpoint_and_every_epoch_is_done(m
 
 
 def test_a_network_lost_before_its_first_checkpoint_begins_again() -> None:
-    result = simulate(config_of(2), events=[Loss(seconds=1.0, network=0)])
+    result = simulate(config_of(2), events=[Loss(seconds=1.0, network_id=0)])
     assert [report.origin.interval for report in result.reports[0]] == [1, 2, 3, 4]
-    assert {line.incarnation for line in result.ledger if line.network == 0} == {2}
+    assert {line.incarnation for line in result.ledger if line.network_id == 0} == {2}
 
 
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
@@ -162,22 +162,22 @@ def test_an_untrained_newcomer_donates_nothing() -> None:
 
 
 def test_a_leaver_finishes_its_interval_and_the_ring_closes() -> None:
-    result = simulate(config_of(3), events=[Leave(seconds=4.0, network=1)])
+    result = simulate(config_of(3), events=[Leave(seconds=4.0, network_id=1)])
     assert [report.origin.interval for report in result.reports[1]] == [1, 2]
-    late = [line for line in result.ledger if line.network == 2 and line.interval == 3]
+    late = [line for line in result.ledger if line.network_id == 2 and line.interval == 3]
     assert late[0].scion == 0
 
 
 def test_lockstep_barrier_opens_without_a_leaver() -> None:
-    result = simulate(config_of(3, mode="lockstep"), events=[Leave(seconds=4.0, network=1)])
+    result = simulate(config_of(3, mode="lockstep"), events=[Leave(seconds=4.0, network_id=1)])
     assert {n: len(reports) for n, reports in result.reports.items()} == {0: 4, 1: 2, 2: 4}
 
 
 def test_lockstep_waits_no_longer_than_its_deadline() -> None:
     config = config_of(2, mode="lockstep", patience=PatienceConfig(barrier_seconds=5.0))
-    result = simulate(config, events=[Loss(seconds=4.0, network=0, restart_seconds=1000.0)])
+    result = simulate(config, events=[Loss(seconds=4.0, network_id=0, restart_seconds=1000.0)])
     timed_out = [line for line in result.ledger if line.outcome == "barrier_timeout"]
-    assert timed_out and timed_out[0].network == 1
+    assert timed_out and timed_out[0].network_id == 1
     assert len(result.reports[1]) == 4
 
 
@@ -188,7 +188,7 @@ def test_population_of_one_trains_and_says_why_it_takes_nothing() -> None:
 
 def founders_accuracy(seed: int, *, joins: bool) -> float:
     config = RunConfig(
-        network=small_config().network,
+        model=small_config().model,
         data=DataConfig(augmentation="crop", padding=1),
         population=PopulationConfig(size=2),
         schedule=ScheduleConfig(epochs=8, batch_size=64, shape="cosine"),

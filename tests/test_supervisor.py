@@ -24,10 +24,10 @@ def coordinator(tmp_path: Path, *states: MemberState, mode: str = "async", lived
     """That of a run whose members stand so, without processes."""
     found = Coordinator(RunSpec(name="run", folder=str(tmp_path / "run"), config=small_config(mode=mode)))
     for state in states:
-        member = found._members.add(is_founder=True)
+        member = found._members.add(is_initial=True)
         if lived:
-            found._members.came_up(member.id, interval=0)
-        found._members.move(member.id, state)
+            found._members.mark_started(member.id, interval=0)
+        found._members.set_state(member.id, state)
     return found
 
 
@@ -62,7 +62,7 @@ def test_members_of_a_run_that_never_had_a_network_are_waited_for(tmp_path: Path
 
 def test_members_that_never_found_a_place_are_dropped_once_the_others_are_done(tmp_path: Path) -> None:
     found = coordinator(tmp_path, MemberState.DONE)
-    found._members.add(is_founder=False)
+    found._members.add(is_initial=False)
     found._course.begin()
     found._supervisor.drop_the_unplaced()
     assert states(found) == ["done", "retired"]
@@ -129,7 +129,7 @@ def test_a_network_that_was_replaced_knows_it_as_soon_as_it_commits(tmp_path: Pa
     committer.commit(checkpoint(1))
     committer.settle()
     assert not committer.is_fenced and len(store.list(0)) == 1
-    store.claim(0, 3)
+    store.acquire_fence(0, 3)
     committer.commit(checkpoint(2))
     committer.settle()
     assert committer.is_fenced and len(store.list(0)) == 1

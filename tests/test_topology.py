@@ -36,13 +36,13 @@ def reached(config: TopologyConfig, ids: list[int], seed: int) -> bool:
 @given(ids=members, round=st.integers(0, 1000), seed=st.integers(0, 9))
 def test_nobody_takes_from_itself_and_all_donors_are_members(name, ids: list[int], round: int, seed: int) -> None:
     config = TopologyConfig(name=name, degree=3)
-    for network in ids:
-        found = neighbors(config, ids, network, round=round, seed=seed)
-        assert network not in found
+    for network_id in ids:
+        found = neighbors(config, ids, network_id, round=round, seed=seed)
+        assert network_id not in found
         assert set(found) <= set(ids)
         assert len(found) == len(set(found))
         assert bool(found) == (len(ids) > 1)
-        assert found == neighbors(config, list(reversed(ids)), network, round=round, seed=seed)
+        assert found == neighbors(config, list(reversed(ids)), network_id, round=round, seed=seed)
 
 
 @pytest.mark.parametrize("name", NAMES)

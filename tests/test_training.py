@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from inarch.population import (
     OptimizerConfig,
     PopulationConfig,
     Refusal,
-    Report,
     RunConfig,
     ScheduleConfig,
     Snapshot,
@@ -33,65 +31,18 @@ from inarch.population import (
 )
 from inarch.population.config import Mode
 from inarch.population.errors import CheckpointError, NotFiniteError, StructureError
-from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.seeding import leaf
-from inarch.population.state.snapshot import Freezer, Origin, layout_of, thaw
-from inarch.population.state.state_dict import entries, is_private
+from inarch.population.state.seeding import derive_seed
+from inarch.population.state.snapshot import SnapshotInfo, StagingBuffer, layout_of, unflatten
+from inarch.population.state.state_dict import is_structural, named_tensors
 from inarch.population.tasks.image_classification import ImageClassification
-from inarch.population.training.runtime import Host
 from tests.conftest import small_config, tiny_splits, tiny_task
-
-
-class Hand(Host):
-    """A host that a test drives: time is counted in steps."""
-
-    def __init__(
-        self, pull: Callable[[Origin], Snapshot | Refusal] | None = None, *, stop_after: int | None = None
-    ) -> None:
-        self.seconds = 0.0
-        self.steps = 0
-        self.stop_after = stop_after
-        self.leaves = False
-        self.reports: list[Report] = []
-        self.checkpoints: list[Checkpoint] = []
-        self._pull = pull or (lambda own: Refusal.NOTHING_YET)
-
-    def now(self) -> float:
-        return self.seconds
-
-    def stepped(self) -> bool:
-        self.seconds += 1.0
-        self.steps += 1
-        return self.stop_after is None or self.steps < self.stop_after
-
-    def continues(self) -> bool:
-        return (self.stop_after is None or self.steps < self.stop_after) and not self.leaves
-
-    def prepare(self, own: Origin) -> None:
-        self.prepared = own
-
-    def pull(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
-        found = self._pull(own)
-        return (found,) if isinstance(found, Snapshot) else found
-
-    def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
-        self.reports.append(report)
-        if checkpoint is not None:
-            self.checkpoints.append(checkpoint)
-
-
-def live(trainer: Trainer, host: Hand) -> list[Snapshot]:
-    """Train to the end; copies of what was published."""
-    return [
-        dataclasses.replace(snapshot, buffer=snapshot.buffer.copy())
-        for _, snapshot in trainer.intervals(host)
-        if snapshot is not None
-    ]
+from tests.fakes.runtime import FakeRuntime, live
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in entries(trainer.module).items()}
+    return {name: tensor.clone() for name, tensor in named_tensors(trainer.module).items()}
 
 
 def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
@@ -100,13 +51,13 @@ def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> 
         assert torch.equal(one[name], two[name]), name
 
 
-def new_trainer(config: RunConfig, network: int = 0) -> Trainer:
-    return Trainer(tiny_task(config), config, network=network)
+def new_trainer(config: RunConfig, network_id: int = 0) -> Trainer:
+    return Trainer(tiny_task(config), config, network_id=network_id)
 
 
 def test_a_network_learns_and_reports_every_interval() -> None:
     config = small_config()
-    trainer, host = new_trainer(config), Hand()
+    trainer, host = new_trainer(config), FakeRuntime()
     published = live(trainer, host)
     assert [report.origin.interval for report in host.reports] == [1, 2, 3, 4]
     assert [snapshot.origin.step for snapshot in published] == [3, 6, 9, 12]
@@ -120,10 +71,10 @@ def test_a_network_learns_and_reports_every_interval() -> None:
 
 def test_same_seed_same_bits_and_each_network_its_own_branch() -> None:
     config = small_config()
-    one, again, other = new_trainer(config), new_trainer(config), new_trainer(config, network=1)
+    one, again, other = new_trainer(config), new_trainer(config), new_trainer(config, network_id=1)
     before = weights(other)
     for trainer in (one, again, other):
-        live(trainer, Hand())
+        live(trainer, FakeRuntime())
     assert_equal(weights(one), weights(again))
     assert not torch.equal(weights(one)["conv1.weight"], weights(other)["conv1.weight"])
     assert not torch.equal(before["conv1.weight"], weights(new_trainer(config))["conv1.weight"])
@@ -131,19 +82,19 @@ def test_same_seed_same_bits_and_each_network_its_own_branch() -> None:
 
 def test_same_initial_weights_when_asked() -> None:
     config = small_config(population=PopulationConfig(size=2, same_initial_weights=True))
-    assert_equal(weights(new_trainer(config)), weights(new_trainer(config, network=1)))
+    assert_equal(weights(new_trainer(config)), weights(new_trainer(config, network_id=1)))
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 5, 6, 11])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_stopped_at_any_step_and_resumed_gives_the_same_bits(stop_after: int, optimizer) -> None:
     config = small_config(optimizer=OptimizerConfig(name=optimizer, learning_rate=0.01))
-    whole, host = new_trainer(config), Hand()
+    whole, host = new_trainer(config), FakeRuntime()
     live(whole, host)
-    first, stopped = new_trainer(config), Hand(stop_after=stop_after)
+    first, stopped = new_trainer(config), FakeRuntime(stop_after=stop_after)
     live(first, stopped)
     assert first.step == stop_after
-    second, resumed = new_trainer(config), Hand()
+    second, resumed = new_trainer(config), FakeRuntime()
     torch.manual_seed(999)
     second.resume(stopped.checkpoints[-1])
     live(second, resumed)
@@ -156,16 +107,16 @@ def test_stopped_at_any_step_and_resumed_gives_the_same_bits(stop_after: int, op
 
 def test_run_that_stops_before_the_exchange_exchanges_first_when_it_goes_on() -> None:
     config = small_config(age=AgeConfig(limit_intervals=9))
-    scion = live(new_trainer(config, network=1), Hand())[0]
-    whole, host = new_trainer(config), Hand(lambda own: scion)
+    scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
+    whole, host = new_trainer(config), FakeRuntime(lambda own: scion)
     live(whole, host)
-    stopped = Hand(lambda own: Refusal.STOPPING if own.interval == 2 else scion)
+    stopped = FakeRuntime(lambda own: Refusal.STOPPING if own.interval == 2 else scion)
     first, second = new_trainer(config), new_trainer(config)
     live(first, stopped)
     last = stopped.checkpoints[-1]
     assert (last.id.interval, last.id.step, stopped.steps) == (1, 6, 6)
     second.resume(last)
-    resumed = Hand(lambda own: scion)
+    resumed = FakeRuntime(lambda own: scion)
     live(second, resumed)
     assert_equal(weights(whole), weights(second))
     assert [r.outcome for r in resumed.reports] == ["grafted", "grafted", "kept"]
@@ -173,7 +124,7 @@ def test_run_that_stops_before_the_exchange_exchanges_first_when_it_goes_on() ->
 
 
 def test_dropout_goes_on_from_its_own_random_state() -> None:
-    def network(num_classes: int) -> torch.nn.Module:
+    def network_id(num_classes: int) -> torch.nn.Module:
         return torch.nn.Sequential(
             torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(144, num_classes)
         )
@@ -181,20 +132,20 @@ def test_dropout_goes_on_from_its_own_random_state() -> None:
     from inarch.population import ImageClassification
 
     config = small_config()
-    task = ImageClassification(config, tiny_splits(config), factory=network)
-    whole, first, second = (Trainer(task, config, network=0) for _ in range(3))
-    live(whole, Hand())
-    stopped = Hand(stop_after=5)
+    task = ImageClassification(config, tiny_splits(config), factory=network_id)
+    whole, first, second = (Trainer(task, config, network_id=0) for _ in range(3))
+    live(whole, FakeRuntime())
+    stopped = FakeRuntime(stop_after=5)
     live(first, stopped)
     torch.manual_seed(1)
     second.resume(stopped.checkpoints[-1])
-    live(second, Hand())
+    live(second, FakeRuntime())
     assert_equal(weights(whole), weights(second))
 
 
 def test_a_leaver_finishes_its_interval_and_is_checkpointed() -> None:
     config = small_config(checkpoint=CheckpointConfig(every=3))
-    trainer, host = new_trainer(config), Hand()
+    trainer, host = new_trainer(config), FakeRuntime()
     host.leaves = True
     live(trainer, host)
     assert (trainer.interval, trainer.step) == (1, 3)
@@ -203,7 +154,7 @@ def test_a_leaver_finishes_its_interval_and_is_checkpointed() -> None:
 
 def test_checkpoints_come_when_they_are_due_and_at_the_end() -> None:
     config = small_config(checkpoint=CheckpointConfig(every=3))
-    trainer, host = new_trainer(config), Hand()
+    trainer, host = new_trainer(config), FakeRuntime()
     live(trainer, host)
     assert [c.id.interval for c in host.checkpoints] == [3, 4]
     assert [row["interval"] for row in host.checkpoints[0].rows["metrics"]] == [1, 2, 3]
@@ -212,9 +163,9 @@ def test_checkpoints_come_when_they_are_due_and_at_the_end() -> None:
 
 def test_best_weights_are_those_that_were_evaluated_not_those_after_the_graft() -> None:
     config = small_config()
-    donor = new_trainer(config, network=1)
-    scion = live(donor, Hand())[0]
-    trainer, host = new_trainer(config), Hand(lambda own: scion)
+    donor = new_trainer(config, network_id=1)
+    scion = live(donor, FakeRuntime())[0]
+    trainer, host = new_trainer(config), FakeRuntime(lambda own: scion)
     published = live(trainer, host)
     first = host.checkpoints[0]
     assert first.best is not None and host.reports[0].outcome == "grafted"
@@ -224,7 +175,7 @@ def test_best_weights_are_those_that_were_evaluated_not_those_after_the_graft() 
 
 def test_of_weights_that_validate_equally_well_the_latest_are_the_best() -> None:
     config = small_config(schedule=ScheduleConfig(epochs=8, batch_size=32, shape="cosine"))
-    trainer, host = new_trainer(config), Hand()
+    trainer, host = new_trainer(config), FakeRuntime()
     published = live(trainer, host)
     scores = [report.validation_accuracy or 0.0 for report in host.reports]
     equals = [interval for interval, score in enumerate(scores, start=1) if score == max(scores)]
@@ -253,7 +204,7 @@ REHEARSED: dict[str, dict[str, Any]] = {
 def test_an_exchange_is_rehearsed_with_a_twin_and_changes_next_to_nothing(name: str) -> None:
     trainer = new_trainer(small_config(**REHEARSED[name]))
     before = weights(trainer)
-    trainer.rehearse()
+    trainer.dry_run_exchange()
     assert trainer._progress.grafts == (name not in ("exploit", "none"))
     after = weights(trainer)
     if name != "internal":
@@ -263,8 +214,8 @@ def test_an_exchange_is_rehearsed_with_a_twin_and_changes_next_to_nothing(name: 
 
 def test_a_graft_is_recorded_layer_by_layer() -> None:
     config = small_config()
-    scion = live(new_trainer(config, network=1), Hand())[0]
-    trainer, host = new_trainer(config), Hand(lambda own: scion if own.interval == 2 else Refusal.TOO_OLD)
+    scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
+    trainer, host = new_trainer(config), FakeRuntime(lambda own: scion if own.interval == 2 else Refusal.TOO_OLD)
     live(trainer, host)
     assert [report.outcome for report in host.reports] == ["too_old", "grafted", "too_old", "kept"]
     rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
@@ -276,15 +227,15 @@ def test_a_graft_is_recorded_layer_by_layer() -> None:
     assert row["scion_information"] == scion.information[0]
 
 
-def snapshot_of(trainer: Trainer, host: Hand) -> Snapshot:
+def snapshot_of(trainer: Trainer, host: FakeRuntime) -> Snapshot:
     return live(trainer, host)[-1]
 
 
 def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
     config = small_config(schedule=ScheduleConfig(epochs=2, batch_size=32))
-    good = snapshot_of(new_trainer(config, network=1), Hand())
+    good = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
     poisoned = good.buffer.copy()
-    thaw(poisoned, good.layout)["layer1.0.bn1.running_var"][0] = torch.nan
+    unflatten(poisoned, good.layout)["layer1.0.bn1.running_var"][0] = torch.nan
     behind = dataclasses.replace(good.origin, trained_intervals=-5.0)
     cases = {
         "not_finite": dataclasses.replace(good, buffer=poisoned),
@@ -294,14 +245,14 @@ def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
         "late": Refusal.LATE,
     }
     for name, scion in cases.items():
-        host = Hand(lambda own, scion=scion: scion)
+        host = FakeRuntime(lambda own, scion=scion: scion)
         published = live(new_trainer(config), host)
         assert host.reports[0].outcome == name
         assert host.reports[0].grafts == 0
         kept = host.checkpoints[0].model
         assert torch.equal(published[0].state()["conv1.weight"], kept["conv1.weight"])
     information = dataclasses.replace(good, information=(float("nan"), *good.information[1:]))
-    host = Hand(lambda own: information)
+    host = FakeRuntime(lambda own: information)
     live(new_trainer(config), host)
     assert host.reports[0].outcome == "not_finite"
 
@@ -309,19 +260,19 @@ def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
 def test_after_the_last_interval_nothing_is_taken_in_but_behind_the_barrier(mode: Mode) -> None:
     config = small_config(mode=mode, age=AgeConfig(limit_intervals=9))
-    scion = snapshot_of(new_trainer(config, network=1), Hand())
+    scion = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
     asked: list[int] = []
 
-    def pull(own: Origin) -> Snapshot:
+    def pull(own: SnapshotInfo) -> Snapshot:
         asked.append(own.interval)
         return scion
 
-    host, trainer = Hand(pull), new_trainer(config)
+    host, trainer = FakeRuntime(pull), new_trainer(config)
     published = live(trainer, host)
     assert len(published) == 4, "others take the last weights all the same"
     evaluated, last = published[-1].state(), weights(trainer)
     if mode == "async":
-        assert asked == [1, 2, 3] and host.prepared.interval == 3
+        assert asked == [1, 2, 3] and host.prefetched_for.interval == 3
         assert [report.outcome for report in host.reports] == ["grafted"] * 3 + ["kept"]
         assert all(torch.equal(last[name], tensor) for name, tensor in evaluated.items())
     else:
@@ -331,10 +282,10 @@ def test_after_the_last_interval_nothing_is_taken_in_but_behind_the_barrier(mode
 
 def test_the_scions_buffer_is_only_read() -> None:
     config = small_config(age=AgeConfig(limit_intervals=9))
-    scion = snapshot_of(new_trainer(config, network=1), Hand())
+    scion = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
     scion.buffer.flags.writeable = False
     before = scion.buffer.copy()
-    host = Hand(lambda own: scion)
+    host = FakeRuntime(lambda own: scion)
     live(new_trainer(config), host)
     assert host.reports[-1].grafts == 3
     assert np.array_equal(before, scion.buffer)
@@ -343,8 +294,8 @@ def test_the_scions_buffer_is_only_read() -> None:
 def test_age_lowers_the_scions_part_and_raises_what_is_kept_of_training() -> None:
     def graft_of(age: AgeConfig) -> tuple[float, float]:
         config = small_config(age=age)
-        scion = live(new_trainer(config, network=1), Hand())[0]
-        host = Hand(lambda own: scion if own.interval == 3 else Refusal.NOTHING_YET)
+        scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
+        host = FakeRuntime(lambda own: scion if own.interval == 3 else Refusal.NOTHING_YET)
         trainer = new_trainer(config)
         live(trainer, host)
         rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
@@ -367,11 +318,11 @@ def test_momentum_after_a_graft(momentum, optimizer) -> None:
         optimizer=OptimizerConfig(name=optimizer, learning_rate=0.01),
     )
     slot = "momentum_buffer" if optimizer == "sgd" else "exp_avg_sq"
-    donor, alone = new_trainer(config, network=1), new_trainer(config)
-    scion, host = snapshot_of(donor, Hand()), Hand()
+    donor, alone = new_trainer(config, network_id=1), new_trainer(config)
+    scion, host = snapshot_of(donor, FakeRuntime()), FakeRuntime()
     live(alone, host)
     own = host.checkpoints[0].tensors[f"optimizer.{slot}.conv1.weight"]
-    grafting = Hand(lambda _: scion)
+    grafting = FakeRuntime(lambda _: scion)
     live(new_trainer(config), grafting)
     first = grafting.checkpoints[0]
     tensors, alpha = first.tensors, first.rows["grafts"][0]["alpha"]
@@ -401,12 +352,12 @@ def test_a_network_that_diverges_says_so(name: str) -> None:
     config = small_config(optimizer=OptimizerConfig(learning_rate=1e30), **DIVERGING[name])
     message = r"network 0 diverged in interval 1: (conv|bn|layer)\S* ?(is|has|a).*learning_rate"
     with pytest.raises(NotFiniteError, match=message):
-        live(new_trainer(config), Hand())
+        live(new_trainer(config), FakeRuntime())
 
 
 def test_half_precision_is_scaled_on_the_cpu_too() -> None:
     config = small_config(device=DeviceConfig(precision="float16"))
-    trainer, host = new_trainer(config), Hand()
+    trainer, host = new_trainer(config), FakeRuntime()
     live(trainer, host)
     assert host.checkpoints[-1].training["scaler"]["scale"] > 1.0
     assert host.reports[-1].train_loss < host.reports[0].train_loss
@@ -414,30 +365,30 @@ def test_half_precision_is_scaled_on_the_cpu_too() -> None:
 
 def test_without_grafting_nothing_is_frozen() -> None:
     config = small_config(exchange=ExchangeConfig(rule="none"))
-    host = Hand()
+    host = FakeRuntime()
     assert live(new_trainer(config), host) == []
     assert {report.outcome for report in host.reports} == {"off"}
 
 
 def test_a_clone_has_its_parents_weights_and_place_and_its_own_data_order() -> None:
     config = small_config(optimizer=OptimizerConfig(learning_rates=(0.05, 0.01)))
-    parent = live(new_trainer(config), Hand())[1]
-    clone = new_trainer(config, network=1)
-    clone.adopt(parent)
+    parent = live(new_trainer(config), FakeRuntime())[1]
+    clone = new_trainer(config, network_id=1)
+    clone.clone_from(parent)
     assert (clone.interval, clone.step, clone.origin().learning_rate) == (2, 6, 0.01)
     assert torch.equal(weights(clone)["linear.weight"], parent.state()["linear.weight"])
     assert clone.origin().trained_intervals == 2.0
-    fresh = new_trainer(config, network=1)
-    fresh.start_at(2)
+    fresh = new_trainer(config, network_id=1)
+    fresh.fast_forward(2)
     assert (fresh.interval, fresh.origin().trained_intervals) == (2, 0.0)
 
 
 def test_a_clone_goes_on_with_its_parents_moments_and_their_age() -> None:
     """What AdamW keeps of past gradients is corrected for how few they are: a clone's are as many as its parent's."""
     config = small_config(optimizer=OptimizerConfig(name="adamw"), graft=GraftConfig(momentum="blend"))
-    parent, clone = new_trainer(config), new_trainer(config, network=1)
-    snapshot = live(parent, Hand())[-1]
-    clone.adopt(snapshot)
+    parent, clone = new_trainer(config), new_trainer(config, network_id=1)
+    snapshot = live(parent, FakeRuntime())[-1]
+    clone.clone_from(snapshot)
     steps = {int(state["step"]) for state in clone._optimizer.state.values()}
     assert steps == {int(state["step"]) for state in parent._optimizer.state.values()} == {parent.step}
     moments = [state["exp_avg"] for state in clone._optimizer.state.values()]
@@ -446,16 +397,16 @@ def test_a_clone_goes_on_with_its_parents_moments_and_their_age() -> None:
 
 def test_checkpoint_of_another_structure_is_an_error() -> None:
     config = small_config()
-    host = Hand()
+    host = FakeRuntime()
     live(new_trainer(config), host)
-    other = dataclasses.replace(config, network=dataclasses.replace(config.network, architecture="resnet14"))
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, architecture="resnet14"))
     with pytest.raises(CheckpointError, match="another structure"):
         new_trainer(other).resume(host.checkpoints[-1])
 
 
 def test_intervals_in_steps_and_a_shorter_last_one() -> None:
     config = small_config(schedule=ScheduleConfig(epochs=3, batch_size=32, interval_steps=4))
-    trainer, host = new_trainer(config), Hand()
+    trainer, host = new_trainer(config), FakeRuntime()
     live(trainer, host)
     assert [report.origin.step for report in host.reports] == [4, 8, 9]
     assert [report.images for report in host.reports] == [32 + 32 + 22 + 32, 32 + 22 + 32 + 32, 22]
@@ -463,7 +414,7 @@ def test_intervals_in_steps_and_a_shorter_last_one() -> None:
 
 def test_without_validation_the_last_weights_count() -> None:
     config = small_config(data=DataConfig(augmentation="none", validation=0.0))
-    host = Hand()
+    host = FakeRuntime()
     live(new_trainer(config), host)
     assert host.reports[-1].validation_accuracy is None
     assert all(c.best is None for c in host.checkpoints)
@@ -471,7 +422,7 @@ def test_without_validation_the_last_weights_count() -> None:
 
 def test_compiled_and_half_precision_networks_train() -> None:
     config = small_config(device=DeviceConfig(precision="bfloat16", channels_last="on"))
-    host = Hand()
+    host = FakeRuntime()
     live(new_trainer(config), host)
     assert host.reports[-1].train_loss < host.reports[0].train_loss
 
@@ -484,27 +435,27 @@ def test_snapshots_are_one_buffer_and_come_back_as_they_were() -> None:
         "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
     }
     layout = layout_of(state)
-    freezer = Freezer(layout, torch.device("cpu"))
-    freezer.freeze(state)
-    found = thaw(freezer.buffer(), layout)
+    staging = StagingBuffer(layout, torch.device("cpu"))
+    staging.stage(state)
+    found = unflatten(staging.buffer(), layout)
     assert_equal(found, state)
     assert all(entry.offset % 64 == 0 for entry in layout.entries)
     assert layout_of(dict(reversed(state.items()))).fingerprint != layout.fingerprint
     with pytest.raises(StructureError, match="bytes"):
-        thaw(freezer.buffer()[:-64], layout)
+        unflatten(staging.buffer()[:-64], layout)
 
 
 def test_a_network_that_lives_in_the_buffer_trains_there_and_needs_no_copy() -> None:
     config = small_config()
-    trainer, plain = new_trainer(config), tiny_task(config).build(leaf(config.seed, 0, "weights"))
-    assert_equal(dict(entries(trainer.module)), dict(entries(plain)))
+    trainer, plain = new_trainer(config), tiny_task(config).build(derive_seed(config.seed, 0, "weights"))
+    assert_equal(dict(named_tensors(trainer.module)), dict(named_tensors(plain)))
     snapshot = trainer.snapshot(0.0)
-    assert_equal(dict(entries(trainer.module)), snapshot.state())
+    assert_equal(dict(named_tensors(trainer.module)), snapshot.state())
     with torch.no_grad():
         trainer.module.get_parameter("conv1.weight").add_(1.0)
     assert torch.equal(snapshot.state()["conv1.weight"], trainer.module.get_parameter("conv1.weight"))
-    live(trainer, Hand())
-    assert_equal(dict(entries(trainer.module)), trainer.snapshot(0.0).state())
+    live(trainer, FakeRuntime())
+    assert_equal(dict(named_tensors(trainer.module)), trainer.snapshot(0.0).state())
     torch.save(trainer.module.state_dict(), io.BytesIO())
 
 
@@ -516,57 +467,57 @@ def test_a_tied_weight_moves_in_once() -> None:
             self.other.weight = self.one.weight
 
     module = Tied()
-    before = {name: tensor.clone() for name, tensor in entries(module).items()}
-    freezer = Freezer(layout_of(entries(module)), torch.device("cpu"))
-    freezer.move_in(module)
+    before = {name: tensor.clone() for name, tensor in named_tensors(module).items()}
+    staging = StagingBuffer(layout_of(named_tensors(module)), torch.device("cpu"))
+    staging.alias_parameters(module)
     assert module.other.weight is module.one.weight
-    assert_equal(dict(entries(module)), before)
-    freezer.freeze(entries(module))
-    assert_equal(thaw(freezer.buffer(), freezer.layout), before)
+    assert_equal(dict(named_tensors(module)), before)
+    staging.stage(named_tensors(module))
+    assert_equal(unflatten(staging.buffer(), staging.layout), before)
 
 
 def test_what_the_donor_vouches_for_is_not_looked_at_again() -> None:
-    (snapshot, *_) = live(new_trainer(small_config()), Hand())
-    thaw(snapshot.buffer, snapshot.layout)["conv1.weight"][0] = torch.inf
+    (snapshot, *_) = live(new_trainer(small_config()), FakeRuntime())
+    unflatten(snapshot.buffer, snapshot.layout)["conv1.weight"][0] = torch.inf
     assert not snapshot.is_finite()
     assert snapshot.is_finite(but={"conv1.weight"})
-    thaw(snapshot.buffer, snapshot.layout)["bn1.bias"][0] = torch.nan
+    unflatten(snapshot.buffer, snapshot.layout)["bn1.bias"][0] = torch.nan
     assert not snapshot.is_finite(but={"conv1.weight"})
 
 
 @pytest.mark.gpu
 def test_freezing_on_a_gpu_waits_for_nothing_but_its_own_copy() -> None:
     state = {"weight": torch.randn(1000, 1000, device="cuda:0")}
-    freezer = Freezer(layout_of(state), torch.device("cuda:0"))
-    freezer.freeze(state)
+    staging = StagingBuffer(layout_of(state), torch.device("cuda:0"))
+    staging.stage(state)
     kept = state["weight"].cpu()
     state["weight"].add_(1.0)
-    assert torch.equal(thaw(freezer.buffer(), freezer.layout)["weight"], kept)
-    assert freezer._buffer.is_pinned()
+    assert torch.equal(unflatten(staging.buffer(), staging.layout)["weight"], kept)
+    assert staging._buffer.is_pinned()
 
 
 def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None:
     schedule = ScheduleConfig(epochs=4, batch_size=32, shape="constant")
     config = small_config(schedule=schedule, averaging=AveragingConfig(kind="swa", start=0.5))
-    trainer, seen, host = new_trainer(config), [], Hand()
+    trainer, seen, host = new_trainer(config), [], FakeRuntime()
     for _ in trainer.intervals(host):
-        seen.append({name: tensor.clone() for name, tensor in entries(trainer.module).items()})
+        seen.append({name: tensor.clone() for name, tensor in named_tensors(trainer.module).items()})
     mean = trainer._average.begun
     assert mean is not None
     for name, value in mean.named_parameters():
         torch.testing.assert_close(value.data, (seen[2][name] + seen[3][name]) / 2)
     best = host.checkpoints[-1].best or next(one.best for one in reversed(host.checkpoints) if one.best)
-    assert best.keys() == entries(trainer.module).keys()
+    assert best.keys() == named_tensors(trainer.module).keys()
     again = new_trainer(config)
     again.resume(host.checkpoints[-1])
     assert again._average.begun is not None
-    assert_equal(dict(entries(again._average.begun)), dict(entries(mean)))
-    assert_equal(dict(host.checkpoints[-1].judged), dict(entries(mean)))
-    assert host.checkpoints[0].judged is host.checkpoints[0].model, "the mean had not begun"
+    assert_equal(dict(named_tensors(again._average.begun)), dict(named_tensors(mean)))
+    assert_equal(dict(host.checkpoints[-1].evaluated_state), dict(named_tensors(mean)))
+    assert host.checkpoints[0].evaluated_state is host.checkpoints[0].model, "the mean had not begun"
 
 
 def test_units_as_published_are_told_by_their_names() -> None:
-    def network(num_classes: int) -> torch.nn.Module:
+    def network_id(num_classes: int) -> torch.nn.Module:
         layers = {
             "conv": torch.nn.Conv2d(1, 4, 3),
             "conv_norm": torch.nn.BatchNorm2d(4),
@@ -578,12 +529,12 @@ def test_units_as_published_are_told_by_their_names() -> None:
 
     for reference, expected in ((False, ["conv.weight"]), (True, ["conv.weight", "conv.bias", "conv_norm.weight"])):
         config = small_config(graft=GraftConfig(reference=reference), age=AgeConfig(compensation=0))
-        task = ImageClassification(config, tiny_splits(config), factory=network)
-        units = Trainer(task, config, network=0).units
+        task = ImageClassification(config, tiny_splits(config), factory=network_id)
+        units = Trainer(task, config, network_id=0).units
         assert [unit.name for unit in units][: len(expected)] == expected
         assert (len(units) > 1) == reference
     config = small_config(graft=GraftConfig(reference=True, scion="noise"))
-    units = Trainer(ImageClassification(config, tiny_splits(config), factory=network), config, network=0).units
+    units = Trainer(ImageClassification(config, tiny_splits(config), factory=network_id), config, network_id=0).units
     assert [unit.name for unit in units][:1] == ["conv.weight"] and len(units) == 1, "noise is for filters"
 
 
@@ -591,7 +542,7 @@ def test_until_the_mean_begins_the_network_itself_is_judged_and_kept() -> None:
     schedule = ScheduleConfig(epochs=4, batch_size=32, shape="constant")
     config = small_config(schedule=schedule, averaging=AveragingConfig(kind="swa", start=0.5))
     plain = dataclasses.replace(config, averaging=AveragingConfig())
-    hosts = Hand(), Hand()
+    hosts = FakeRuntime(), FakeRuntime()
     for one, host in zip((config, plain), hosts, strict=True):
         live(new_trainer(one), host)
     of_mean, of_plain = ([report.validation_loss for report in host.reports] for host in hosts)
@@ -608,10 +559,10 @@ def test_the_mean_of_a_compact_network_mixes_its_filters_as_the_network_does() -
         exchange=ExchangeConfig(rule="none"),
     )
     trainer = new_trainer(config)
-    live(trainer, Hand())
+    live(trainer, FakeRuntime())
     assert trainer._average.begun is not None
-    own, mean = entries(trainer.module), entries(trainer._average.begun)
-    private = [name for name in own if is_private(name)]
+    own, mean = named_tensors(trainer.module), named_tensors(trainer._average.begun)
+    private = [name for name in own if is_structural(name)]
     assert private
     for name in private:
         assert torch.equal(mean[name], own[name]), name
@@ -622,7 +573,7 @@ def test_an_exponential_mean_moves_a_part_each_step() -> None:
     config = small_config(averaging=AveragingConfig(kind="ema", decay=0.5))
     trainer = new_trainer(config)
     before = {name: value.detach().clone() for name, value in trainer.module.named_parameters()}
-    live(trainer, Hand(stop_after=2))
+    live(trainer, FakeRuntime(stop_after=2))
     assert trainer._average.begun is not None
     mean = dict(trainer._average.begun.named_parameters())
     assert all(not torch.equal(mean[name], value) for name, value in trainer.module.named_parameters())
@@ -637,7 +588,7 @@ def test_statistics_measured_anew_are_those_of_training_images() -> None:
     for task, module in zip((one, other), modules, strict=True):
         task.validate(module)
     assert torch.equal(modules[0].get_buffer("bn1.running_mean"), torch.zeros(16))
-    images = torch.cat(list(other.statistics_images()))
+    images = torch.cat(list(other.batch_norm_images()))
     expected = modules[1].get_submodule("conv1")(images).mean((0, 2, 3))
     torch.testing.assert_close(modules[1].get_buffer("bn1.running_mean"), expected, rtol=1e-3, atol=1e-4)
 
@@ -658,15 +609,15 @@ def test_channels_last_networks_commit_and_resume_with_the_same_bits(
     tmp_path: Path, changes: dict[str, Any], stop_after: int
 ) -> None:
     config = small_config(device=DeviceConfig(channels_last="on"), **changes)
-    donor, scions = new_trainer(config, network=1), {}
-    for snapshot in live(donor, Hand()):
+    donor, scions = new_trainer(config, network_id=1), {}
+    for snapshot in live(donor, FakeRuntime()):
         scions[snapshot.origin.interval] = snapshot
-    assert any(not tensor.is_contiguous() for tensor in entries(donor.module).values())
+    assert any(not tensor.is_contiguous() for tensor in named_tensors(donor.module).values())
 
-    def pull(own: Origin) -> Snapshot | Refusal:
+    def pull(own: SnapshotInfo) -> Snapshot | Refusal:
         return scions[max(1, own.interval - 1)]
 
-    whole, stopped, resumed = Hand(pull), Hand(pull, stop_after=stop_after), Hand(pull)
+    whole, stopped, resumed = FakeRuntime(pull), FakeRuntime(pull, stop_after=stop_after), FakeRuntime(pull)
     first, second = new_trainer(config), new_trainer(config)
     live(first, whole)
     live(new_trainer(config), stopped)

@@ -29,7 +29,7 @@ from inarch.population import (
     Simulator,
     TopologyConfig,
 )
-from inarch.population.state.state_dict import entries
+from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 RECORD = Path(__file__).parent / "vectors" / "unchanged_numerics.json"
@@ -119,11 +119,11 @@ def simulate(case: str) -> Simulation:
 def record(result: Simulation) -> dict[str, Any]:
     """The ledger, and the final weights as a digest of all bits and as a few numbers."""
     digest, sums = hashlib.sha256(), {}
-    for network, trainer in sorted(result.trainers.items()):
-        tensors = entries(trainer.module)
+    for network_id, trainer in sorted(result.trainers.items()):
+        tensors = named_tensors(trainer.module)
         for name, tensor in tensors.items():
             digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
-        sums[str(network)] = float(sum(tensor.double().abs().sum() for tensor in tensors.values()))
+        sums[str(network_id)] = float(sum(tensor.double().abs().sum() for tensor in tensors.values()))
     ledger = [[str(value) for value in vars(line).values()] for line in result.ledger]
     return {"ledger": ledger, "weights": digest.hexdigest(), "absolute_sums": sums}
 
@@ -135,8 +135,8 @@ def test_simulation_gives_the_recorded_ledger_and_weights(case: str) -> None:
     assert actual["ledger"] == expected["ledger"]
     if saved["machine"] == machine():
         assert actual["weights"] == expected["weights"]
-    for network, total in expected["absolute_sums"].items():
-        assert actual["absolute_sums"][network] == pytest.approx(total, rel=TOLERANCE)
+    for network_id, total in expected["absolute_sums"].items():
+        assert actual["absolute_sums"][network_id] == pytest.approx(total, rel=TOLERANCE)
 
 
 def test_recorded_cases_differ_from_each_other() -> None:

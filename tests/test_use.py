@@ -25,7 +25,7 @@ from inarch.actors.messages import RunSpec
 from inarch.experiments import cli
 from inarch.experiments.display import failure_lines, result_table
 from inarch.experiments.export import export_network, predict_images
-from inarch.population import DataConfig, NetworkConfig, PopulationConfig, RunConfig, ScheduleConfig, Trainer
+from inarch.population import DataConfig, ModelConfig, PopulationConfig, RunConfig, ScheduleConfig, Trainer
 from inarch.population.config import from_dict
 from inarch.population.errors import ConfigError, RunError
 from inarch.population.membership.members import Members, MemberState
@@ -33,8 +33,8 @@ from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, C
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
 from tests.conftest import small_config
+from tests.fakes.runtime import FakeRuntime, live
 from tests.images import write_classes
-from tests.test_training import Hand, live
 
 Run = tuple[str, str, dict[str, Any]]
 """A run's folder, its test folder and its result."""
@@ -72,7 +72,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     config = RunConfig(
         name="shapes",
         storage=str(root),
-        network=NetworkConfig(architecture="resnet8"),
+        model=ModelConfig(architecture="resnet8"),
         data=data,
         population=PopulationConfig(size=2),
         schedule=ScheduleConfig(epochs=4, batch_size=8, shape="cosine"),
@@ -83,9 +83,9 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     spec = RunSpec(name="shapes", folder=storage.uri, config=config)
     write_config(storage, spec, facts)
     store = CheckpointStore(storage)
-    for network in (0, 1):
-        host = Hand()
-        live(Trainer(ImageClassification(config, splits), config, network=network), host)
+    for model in (0, 1):
+        host = FakeRuntime()
+        live(Trainer(ImageClassification(config, splits), config, network_id=model), host)
         for checkpoint in host.checkpoints:
             assert store.commit(checkpoint)
     result = judge(spec, splits, {0: "done", 1: "done"}, {}, 1.0)
@@ -161,8 +161,8 @@ def test_failed_networks_are_rows_of_the_result(tmp_path: Path) -> None:
     config = small_config(name="x", storage=str(tmp_path))
     splits = run_splits(config)
     storage = Storage(str(tmp_path / "x"))
-    host = Hand(stop_after=60)
-    live(Trainer(ImageClassification(config, splits), config, network=0), host)
+    host = FakeRuntime(stop_after=60)
+    live(Trainer(ImageClassification(config, splits), config, network_id=0), host)
     assert CheckpointStore(storage).commit(host.checkpoints[-1])
     spec = RunSpec(name="x", folder=storage.uri, config=config)
     result = judge(spec, splits, {0: "done", 1: "failed", 2: "retired"}, {1: "it diverged"}, 1.0)
@@ -186,8 +186,8 @@ def test_a_run_that_nothing_judges_says_so(tmp_path: Path) -> None:
     )
     splits = run_splits(config)
     storage = Storage(str(tmp_path / "x"))
-    host = Hand(stop_after=1)
-    live(Trainer(ImageClassification(config, splits), config, network=0), host)
+    host = FakeRuntime(stop_after=1)
+    live(Trainer(ImageClassification(config, splits), config, network_id=0), host)
     assert CheckpointStore(storage).commit(host.checkpoints[-1])
     result = judge(RunSpec(name="x", folder=storage.uri, config=config), splits, {0: "done"}, {}, 1.0)
     assert "not judged, since there are no test and validation images" in str(result_table(result).title)
@@ -223,11 +223,11 @@ def test_finished_networks_train_on_where_the_schedule_is_longer(tmp_path: Path)
 
     storage, members = Storage(str(tmp_path)), Members()
     for state in (MemberState.DONE, MemberState.DONE, MemberState.RETIRED):
-        members.move(members.add(is_founder=True).id, state)
+        members.set_state(members.add(is_initial=True).id, state)
     write_members(storage, state="finished", message="", members=members, placement=None, began=0.0)
-    for network in (0, 1):
+    for model in (0, 1):
         identity = CheckpointId(incarnation=1, interval=4)
-        saved = Checkpoint(network=network, id=identity, model={}, tensors={}, training={})
+        saved = Checkpoint(network_id=model, id=identity, model={}, tensors={}, training={})
         assert CheckpointStore(storage).commit(saved)
     plain = [member.state for member in resumable_members(storage, run="x", num_intervals=4)]
     longer = [member.state for member in resumable_members(storage, run="x", num_intervals=6)]
@@ -282,7 +282,7 @@ def test_errors_of_the_callers_code_are_one_screen_with_status_2(tmp_path: Path,
     module = tmp_path / "broken_module.py"
     module.write_text("import torch\n\ndef make(num_classes):\n    raise KeyError('backbone')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    words = ["train", "--network.architecture", "broken_module:make", "--storage", str(tmp_path), "--name", "x"]
+    words = ["train", "--model.architecture", "broken_module:make", "--storage", str(tmp_path), "--name", "x"]
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     said = capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Train populations of neural networks that graft each other's filters, asynchronously, on Ray.
 
-The three packages are the folders `population`, `actors` and `experiments` of the repository. Names below are imported
-when they are first used, so that `import inarch` takes no time and needs neither torch nor Ray.
+The packages `inarch.population`, `inarch.actors` and `inarch.experiments` are the folders of the same names in the
+repository. Names below are imported when they are first used: `import inarch` needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -12,11 +12,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inarch.actors import PopulationRun, RunResult
-    from inarch.population import RunConfig, Simulator, Task, graft
+    from inarch.population import Simulator, Task, graft
+    from inarch.population.config import *  # noqa: F403
+    from inarch.population.errors import InarchError
 
-_PUBLIC = {
+_CONFIG = (
+    "AgeConfig",
+    "AverageConfig",
+    "AveragingConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "DeviceConfig",
+    "DistillationConfig",
+    "ExchangeConfig",
+    "ExploitConfig",
+    "FusionConfig",
+    "GraftConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PaceConfig",
+    "PatienceConfig",
+    "PopulationConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "ShuffleConfig",
+    "TopologyConfig",
+)
+
+_MODULES = {
+    **dict.fromkeys(_CONFIG, "inarch.population.config"),
+    "InarchError": "inarch.population.errors",
     "PopulationRun": "inarch.actors",
-    "RunConfig": "inarch.population",
     "RunResult": "inarch.actors",
     "Simulator": "inarch.population",
     "Task": "inarch.population",
@@ -24,7 +50,7 @@ _PUBLIC = {
 }
 """Where each public name is defined."""
 
-__all__ = ["PopulationRun", "RunConfig", "RunResult", "Simulator", "Task", "__version__", "graft"]
+__all__ = sorted([*_MODULES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 __version__: str
 
@@ -32,10 +58,10 @@ __version__: str
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("inarch")
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'inarch' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

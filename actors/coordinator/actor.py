@@ -32,14 +32,14 @@ from inarch.actors.messages import Directive, Event, Facts, References, RunSpec,
 from inarch.actors.resources import check_room, place
 from inarch.actors.retry import patiently
 from inarch.population.errors import InarchError, RunError, RunExistsError, StorageError
-from inarch.population.membership.barrier import Opening
+from inarch.population.membership.barrier import BarrierResult
 from inarch.population.membership.members import ACTIVE, DONORS, MemberState
 from inarch.population.membership.outcome import Refusal
-from inarch.population.membership.snapshot_index import Posting
-from inarch.population.membership.staleness import age_limit
+from inarch.population.membership.snapshot_index import PublishedSnapshot
+from inarch.population.membership.staleness import staleness_limit
 from inarch.population.persistence.claim import withdraw
-from inarch.population.persistence.interval_report import Report
-from inarch.population.state.snapshot import Origin
+from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.snapshot import SnapshotInfo
 
 
 class Coordinator:
@@ -50,7 +50,7 @@ class Coordinator:
         context = RunContext(spec, on_failure=lambda error: self._fail(f"the coordinator failed: {error!r}"))
         self._spec, self._config, self._is_lockstep = spec, spec.config, context.is_lockstep
         self._storage, self._course, self._background = context.storage, context.course, context.background
-        self._members, self._board, self._gate = context.members, context.board, context.gate
+        self._members, self._index, self._gate = context.members, context.board, context.gate
         self._crew, self._chronicle = context.crew, context.chronicle
         self._supervisor = Supervisor(context, save=self._save, changed=self._changed, fail=self._fail)
         self._knows_members = asyncio.Event()
@@ -83,7 +83,7 @@ class Coordinator:
         else:
             await asyncio.to_thread(records.write_config, self._storage, self._spec, facts)
             for _ in range(self._config.population.size):
-                self._members.add(is_founder=True)
+                self._members.add(is_initial=True)
         self._save()
         self._background.spawn(self._supervisor.raise_population())
         self._background.spawn(self._watch())
@@ -100,13 +100,13 @@ class Coordinator:
         await self._knows_members.wait()
         if not self._course.is_open:
             raise RunError(f"run {self._spec.name} is {self._course.state}; it cannot be scaled")
-        growth = self._members.to_grow(size, max_size=self._config.population.max_size)
+        growth = self._members.num_to_add(size, max_size=self._config.population.max_size)
         if growth > 0:
             check_room(self._config, self._course.placement, size=size)
         for _ in range(growth):
-            self._background.spawn(self._supervisor.begin(self._members.add(is_founder=False).id, "newcomer"))
-        for network in self._members.to_leave(-growth) if growth < 0 else ():
-            self._supervisor.let_go(network)
+            self._background.spawn(self._supervisor.begin(self._members.add(is_initial=False).id, "newcomer"))
+        for network_id in self._members.select_for_removal(-growth) if growth < 0 else ():
+            self._supervisor.let_go(network_id)
         self._background.spawn(self._changed())  # where the last that trained has gone, the run ends
 
     async def stop(self) -> None:
@@ -116,12 +116,12 @@ class Coordinator:
             return
         self._course.state = "stopping"
         self._chronicle.tell("stop", None)
-        for network in self._members.active():
-            if not self._supervisor.takes_part(network):
-                self._members.move(network, MemberState.STOPPED)
-                self._supervisor.dismiss(network)
+        for network_id in self._members.active():
+            if not self._supervisor.takes_part(network_id):
+                self._members.set_state(network_id, MemberState.STOPPED)
+                self._supervisor.dismiss(network_id)
             else:
-                self._crew.direct(network, Directive.STOP)
+                self._crew.direct(network_id, Directive.STOP)
         await self._background.wake()
         self._save()
         await self._finish_if_over()
@@ -157,32 +157,36 @@ class Coordinator:
     # Called by networks.
 
     async def post(
-        self, network: int, incarnation: int, reports: list[Report], posting: Posting[References] | None
+        self,
+        network_id: int,
+        incarnation: int,
+        reports: list[IntervalReport],
+        posting: PublishedSnapshot[References] | None,
     ) -> Directive:
         """Take a network's reports and its newest snapshot; also its heartbeat."""
         await self._knows_members.wait()
-        if network not in self._members or incarnation != self._members[network].incarnation:
+        if network_id not in self._members or incarnation != self._members[network_id].incarnation:
             return Directive.FENCED
-        self._chronicle.heard(network)
+        self._chronicle.heard(network_id)
         if reports or posting is not None:
-            self._gate.let_in(network)
-        if self._members[network].state is MemberState.STALLED:
-            self._members.move(network, MemberState.TRAINING)
+            self._gate.let_in(network_id)
+        if self._members[network_id].state is MemberState.STALLED:
+            self._members.set_state(network_id, MemberState.TRAINING)
         if posting is not None:
-            self._board.post(posting)
-            self._gate.arrive(network, posting.origin.interval)
+            self._index.publish(posting)
+            self._gate.arrive(network_id, posting.origin.interval)
             await self._open_barriers()
         for report in reports:
             self._chronicle.note(report)
         await self._background.wake()
         if not self._course.is_open:
             return Directive.STOP
-        return Directive.LEAVE if self._members[network].state is MemberState.LEAVING else Directive.GO_ON
+        return Directive.LEAVE if self._members[network_id].state is MemberState.LEAVING else Directive.GO_ON
 
-    async def ask(self, asker: Origin) -> tuple[Posting[References], ...] | Refusal:
+    async def ask(self, asker: SnapshotInfo) -> tuple[PublishedSnapshot[References], ...] | Refusal:
         """What a network may take now; in lockstep, when the barrier of its interval has opened."""
         await self._knows_members.wait()
-        if asker.incarnation != self._members[asker.network].incarnation:
+        if asker.incarnation != self._members[asker.network_id].incarnation:
             return Refusal.STOPPING
         members, donors, version = self._members.in_topology(), self._members.donors(), None
         if self._is_lockstep:
@@ -193,17 +197,19 @@ class Coordinator:
                 return Refusal.BARRIER_TIMEOUT
             members, donors, version = opening.members, opening.donors, asker.interval
         facts = self._course.facts
-        limit = age_limit(self._config.age, num_intervals=facts.num_intervals if facts else 1)
+        limit = staleness_limit(self._config.age, num_intervals=facts.num_intervals if facts else 1)
         count = self._config.exchange.num_donors
-        return self._board.offer(asker, members=members, donors=donors, limit=limit, count=count, version=version)
+        return self._index.select_donors(
+            asker, members=members, donors=donors, limit=limit, count=count, version=version
+        )
 
-    async def join(self, network: int, incarnation: int) -> int | Posting[References]:
+    async def join(self, network_id: int, incarnation: int) -> int | PublishedSnapshot[References]:
         """What a newcomer begins with: a posting to be cloned, or an interval to begin at with its own weights. In
         lockstep it waits for a barrier to open."""
         await self._knows_members.wait()
-        if incarnation != self._members[network].incarnation:
-            raise RunError(f"incarnation {incarnation} of network {network} was replaced")
-        return await self._gate.join(network, self._supervisor.birth_of)
+        if incarnation != self._members[network_id].incarnation:
+            raise RunError(f"incarnation {incarnation} of network {network_id} was replaced")
+        return await self._gate.join(network_id, self._supervisor.birth_of)
 
     # What a run begins with.
 
@@ -235,8 +241,8 @@ class Coordinator:
         await self._background.wake()
         seconds = self._course.seconds
         ended = {member.id: member.state.value for member in self._members}
-        for network in self._crew.networks():
-            self._supervisor.dismiss(network)
+        for network_id in self._crew.networks():
+            self._supervisor.dismiss(network_id)
         self._crew.end_leavers()
         if all(member.state is MemberState.FAILED for member in self._members):
             self._fail(self._course.message or "every network failed")
@@ -274,8 +280,8 @@ class Coordinator:
         if self._course.is_over:
             return
         self._course.state, self._course.message = "failed", message
-        for network in self._crew.networks():
-            self._supervisor.dismiss(network)
+        for network_id in self._crew.networks():
+            self._supervisor.dismiss(network_id)
         self._crew.end_leavers()
         self._background.spawn(self._background.wake())
         self._save()
@@ -328,13 +334,13 @@ class Coordinator:
         if not self._is_lockstep or self._course.state != "training":
             return
         for interval in self._gate.open(self._supervisor.birth_of):
-            self._board.prune(interval)
+            self._index.drop_before(interval)
             self._crew.end_leavers()
         await self._background.wake()
 
-    async def _pass_barrier(self, asker: Origin) -> Opening | None:
+    async def _pass_barrier(self, asker: SnapshotInfo) -> BarrierResult | None:
         """Wait for the barrier of an asker's interval; None where the run stops first."""
-        self._gate.arrive(asker.network, asker.interval)
+        self._gate.arrive(asker.network_id, asker.interval)
         await self._open_barriers()
         await self._background.until(
             lambda: bool(self._gate.opening(asker.interval)) or self._course.state != "training", seconds=None

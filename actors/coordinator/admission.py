@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from inarch.population.membership.barrier import Barrier, Opening
+from inarch.population.membership.barrier import Barrier, BarrierResult
 from inarch.population.membership.members import Members
 
 T = TypeVar("T")
@@ -23,32 +23,32 @@ class Gate(Generic[T]):
         self._outside: set[int] = set()
         self._joining: dict[int, asyncio.Future[T]] = {}
 
-    def keep_out(self, network: int) -> None:
+    def keep_out(self, network_id: int) -> None:
         """A newcomer that has not joined: no barrier waits for it, and it has trained nothing that could be lost."""
-        self._outside.add(network)
+        self._outside.add(network_id)
 
-    def let_in(self, network: int) -> None:
+    def let_in(self, network_id: int) -> None:
         """It takes part from now on."""
-        self._outside.discard(network)
+        self._outside.discard(network_id)
 
-    def is_outside(self, network: int) -> bool:
+    def is_outside(self, network_id: int) -> bool:
         """Whether it has not joined yet."""
-        return network in self._outside
+        return network_id in self._outside
 
     def expected(self) -> list[int]:
         """Members that will reach the next barrier."""
-        return [network for network in self._members.active() if network not in self._outside]
+        return [network_id for network_id in self._members.active() if network_id not in self._outside]
 
-    def arrive(self, network: int, interval: int) -> None:
+    def arrive(self, network_id: int, interval: int) -> None:
         """lockstep: a member completed an interval."""
         if self._is_lockstep:
-            self._barrier.arrive(network, interval, now=time.monotonic())
+            self._barrier.arrive(network_id, interval, now=time.monotonic())
 
-    def forget(self, network: int) -> None:
+    def forget(self, network_id: int) -> None:
         """Its process is gone: what it had reached it has to reach again, and if it waited to join, nobody does."""
-        self._barrier.forget(network)
-        self._outside.discard(network)
-        future = self._joining.pop(network, None)
+        self._barrier.forget(network_id)
+        self._outside.discard(network_id)
+        future = self._joining.pop(network_id, None)
         if future is not None:
             future.cancel()
 
@@ -60,24 +60,29 @@ class Gate(Generic[T]):
         """
         now, opened = time.monotonic(), []
         for interval in self._barrier.waiting():
-            if self._barrier.try_open(interval, expected=self.expected(), members=self._members, now=now) is not None:
+            if (
+                self._barrier.try_release(interval, expected=self.expected(), members=self._members, now=now)
+                is not None
+            ):
                 opened.append(interval)
         if opened or not self.expected():
-            for network, future in self._joining.items():
+            for network_id, future in self._joining.items():
                 if not future.done():
-                    future.set_result(begin(network))
-                self._outside.discard(network)
+                    future.set_result(begin(network_id))
+                self._outside.discard(network_id)
             self._joining.clear()
         return opened
 
-    def opening(self, interval: int) -> Opening | None:
+    def opening(self, interval: int) -> BarrierResult | None:
         """lockstep: how an interval's barrier opened; None while it is closed."""
         return self._barrier.opening(interval)
 
-    async def join(self, network: int, begin: Callable[[int], T]) -> T:
+    async def join(self, network_id: int, begin: Callable[[int], T]) -> T:
         """Where a newcomer begins; in lockstep, when a barrier opens."""
-        self.keep_out(network)
+        self.keep_out(network_id)
         if self._is_lockstep and self.expected():
-            return await asyncio.shield(self._joining.setdefault(network, asyncio.get_running_loop().create_future()))
-        self.let_in(network)
-        return begin(network)
+            return await asyncio.shield(
+                self._joining.setdefault(network_id, asyncio.get_running_loop().create_future())
+            )
+        self.let_in(network_id)
+        return begin(network_id)

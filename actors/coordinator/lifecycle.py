@@ -22,7 +22,7 @@ from inarch.actors.messages import Beginning, Birth, Directive, Outcome, Referen
 from inarch.actors.retry import RETRY_SECONDS
 from inarch.population.errors import InarchError, RunError, StorageError, StructureError
 from inarch.population.membership.members import ACTIVE, GONE, Member, MemberState
-from inarch.population.membership.snapshot_index import Posting
+from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.checkpoint import CheckpointStore
 
 ROOM_SECONDS = 30.0
@@ -47,7 +47,7 @@ class Supervisor:
         life began or ended; fail: end the run."""
         self._spec, self._config, self._is_lockstep = context.spec, context.config, context.is_lockstep
         self._storage, self._course, self._background = context.storage, context.course, context.background
-        self._members, self._board, self._gate = context.members, context.board, context.gate
+        self._members, self._index, self._gate = context.members, context.board, context.gate
         self._crew, self._chronicle = context.crew, context.chronicle
         self._save, self._changed, self._fail = save, changed, fail
         self._idle_since: float | None = None
@@ -57,8 +57,8 @@ class Supervisor:
         """Start every member; when population.min_size are placed, those train, and the rest join as they come."""
         self._beginnings = beginnings = await self._read_beginnings()
         placing = {
-            network: asyncio.create_task(self._place_surely(network, beginning))
-            for network, beginning in beginnings.items()
+            network_id: asyncio.create_task(self._place_surely(network_id, beginning))
+            for network_id, beginning in beginnings.items()
             if beginning.birth != "newcomer"
         }
         founders = set(placing)
@@ -68,16 +68,16 @@ class Supervisor:
                 future.cancel()
             return
         self._course.begin()
-        for network, future in placing.items():
+        for network_id, future in placing.items():
             if future.done():
-                self._background.spawn(self._supervise(network))
+                self._background.spawn(self._supervise(network_id))
             else:
                 future.cancel()
-                self.dismiss(network)
-                self._members.revive(network)
-                self._background.spawn(self.begin(network, "newcomer"))
-        for network in beginnings.keys() - founders:
-            self._background.spawn(self.begin(network, "newcomer"))
+                self.dismiss(network_id)
+                self._members.restart(network_id)
+                self._background.spawn(self.begin(network_id, "newcomer"))
+        for network_id in beginnings.keys() - founders:
+            self._background.spawn(self.begin(network_id, "newcomer"))
         await self._changed()
 
     async def _read_beginnings(self) -> dict[int, Beginning]:
@@ -94,14 +94,14 @@ class Supervisor:
         population, patience = self._config.population, self._config.patience
         deadline = time.monotonic() + patience.start_seconds
         while self._course.state == "starting":
-            for network in [network for network in placing if self._members[network].state not in ACTIVE]:
-                placing.pop(network).cancel()
-            for network in [n for n, future in placing.items() if future.done() and future.exception() is not None]:
-                reason = reason_of(placing[network].exception())
+            for network_id in [network_id for network_id in placing if self._members[network_id].state not in ACTIVE]:
+                placing.pop(network_id).cancel()
+            for network_id in [n for n, future in placing.items() if future.done() and future.exception() is not None]:
+                reason = reason_of(placing[network_id].exception())
                 if not self._spec.is_resumed or len(placing) == 1:
-                    return self._fail(f"network {network} could not start: {reason}")
-                del placing[network]
-                await self._give_up(network, reason)
+                    return self._fail(f"network {network_id} could not start: {reason}")
+                del placing[network_id]
+                await self._give_up(network_id, reason)
             needed = min(population.min_size or population.size, len(placing))
             needed = len(placing) if self._is_lockstep else needed
             num_placed = sum(future.done() for future in placing.values())
@@ -116,192 +116,194 @@ class Supervisor:
             await asyncio.wait(pending, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
         return None
 
-    async def begin(self, network: int, birth: Birth) -> None:
+    async def begin(self, network_id: int, birth: Birth) -> None:
         """Place a network and let it train, unless the run or its membership ended before it could."""
-        if not self._is_wanted(network):
+        if not self._is_wanted(network_id):
             return
         if birth == "newcomer":
-            self._gate.keep_out(network)
+            self._gate.keep_out(network_id)
         try:
-            await self._place_surely(network, self._beginning(network, birth))
+            await self._place_surely(network_id, self._beginning(network_id, birth))
         except (RayError, InarchError, ValueError) as error:
-            if self._members[network].state in ACTIVE:
-                await self._give_up(network, reason_of(error))
+            if self._members[network_id].state in ACTIVE:
+                await self._give_up(network_id, reason_of(error))
             return
         self._save()
-        if self._is_wanted(network):
-            await self._supervise(network)
+        if self._is_wanted(network_id):
+            await self._supervise(network_id)
         else:
-            self.dismiss(network)
+            self.dismiss(network_id)
 
-    def _beginning(self, network: int, birth: Birth) -> Beginning:
+    def _beginning(self, network_id: int, birth: Birth) -> Beginning:
         """How a network begins that starts after the others. What a run that goes on begins with in lockstep holds
         until the network is past it."""
-        shared = self._beginnings[network].at_most_interval if network in self._beginnings else None
-        is_past = shared is None or self._chronicle.interval(network) > shared
+        shared = self._beginnings[network_id].at_most_interval if network_id in self._beginnings else None
+        is_past = shared is None or self._chronicle.interval(network_id) > shared
         return Beginning(birth, None if is_past or birth != "resumed" else shared)
 
-    def _is_wanted(self, network: int) -> bool:
+    def _is_wanted(self, network_id: int) -> bool:
         """Whether a member is still to train: while it was placed the run may have stopped, or it been sent away."""
-        return self._course.is_open and self._members[network].state in ACTIVE
+        return self._course.is_open and self._members[network_id].state in ACTIVE
 
-    async def _place_surely(self, network: int, beginning: Beginning) -> None:
+    async def _place_surely(self, network_id: int, beginning: Beginning) -> None:
         """Place a network; where its process dies before it is built, again, as often as restarts allow. What its own
         code raises then is not tried again but for one that has lived: what it lacks, a device or a storage, may come
         back."""
         while True:
             try:
-                return await self._place(network, beginning)
+                return await self._place(network_id, beginning)
             except RayActorError as error:
-                member = self._members[network]
+                member = self._members[network_id]
                 is_own_fault = getattr(error, "actor_init_failed", False)
                 if is_own_fault and not (beginning.birth == "resumed" and member.restarts):
                     raise
-                if member.restarts >= self._config.population.restarts or not self._is_wanted(network):
+                if member.restarts >= self._config.population.restarts or not self._is_wanted(network_id):
                     raise
-                self._members.revive(network)
+                self._members.restart(network_id)
                 self._save()
                 await asyncio.sleep(RETRY_SECONDS if is_own_fault else 0.0)
 
-    async def _place(self, network: int, beginning: Beginning) -> None:
+    async def _place(self, network_id: int, beginning: Beginning) -> None:
         """Create the actor and wait until its network is built.
 
         Raises:
             StructureError: it has another structure than the run's networks.
             RayActorError: its process died.
         """
-        member, placement = self._members[network], self._course.placement
+        member, placement = self._members[network_id], self._course.placement
         if placement is None:
             raise RunError("there is no placement yet")
         structure, interval, process, node = await self._crew.create(
             member, beginning, self._course.data, placement=placement
         )
         if self._course.facts is not None and structure != self._course.facts.structure:
-            self.dismiss(network)
+            self.dismiss(network_id)
             raise StructureError(
-                f"network {network} has another structure than its neighbors ({structure}, theirs "
+                f"network {network_id} has another structure than its neighbors ({structure}, theirs "
                 f"{self._course.facts.structure}); the network's function must build the same architecture each time"
             )
-        self._members.came_up(network, interval=interval)
-        self._chronicle.placed(network, interval=interval, process=process, node=node)
+        self._members.mark_started(network_id, interval=interval)
+        self._chronicle.placed(network_id, interval=interval, process=process, node=node)
 
-    def birth_of(self, network: int) -> int | Posting[References]:
+    def birth_of(self, network_id: int) -> int | PublishedSnapshot[References]:
         """A newcomer's parent; where nothing is to be cloned, the interval to begin at with its own weights."""
-        parent = self._board.parent(network, members=self._members.in_topology(), donors=self._members.donors())
+        parent = self._index.select_parent(
+            network_id, members=self._members.in_topology(), donors=self._members.donors()
+        )
         if parent is not None and self._config.population.newcomers == "clone":
             return parent
-        others = [other for other in self._members.donors() if other != network]
+        others = [other for other in self._members.donors() if other != network_id]
         furthest = max((self._chronicle.interval(other) for other in others), default=0)
         return parent.origin.interval if parent is not None else furthest
 
-    async def _supervise(self, network: int) -> None:
+    async def _supervise(self, network_id: int) -> None:
         """Let a network train, and see to it when its run ends or its process dies."""
-        incarnation = self._members[network].incarnation
-        if self._members[network].state is not MemberState.LEAVING:
-            self._members.move(network, MemberState.TRAINING)
-        self._chronicle.tell("join", network, incarnation=incarnation)
+        incarnation = self._members[network_id].incarnation
+        if self._members[network_id].state is not MemberState.LEAVING:
+            self._members.set_state(network_id, MemberState.TRAINING)
+        self._chronicle.tell("join", network_id, incarnation=incarnation)
         if self._course.state == "stopping":
-            self._crew.direct(network, Directive.STOP)
+            self._crew.direct(network_id, Directive.STOP)
         try:
-            outcome: Outcome | BaseException = await self._crew.train(network)
+            outcome: Outcome | BaseException = await self._crew.train(network_id)
         except Exception as error:  # the network's own, or its process's death: told apart below
             outcome = error
-        if self._members[network].incarnation != incarnation or self._course.is_over:
+        if self._members[network_id].incarnation != incarnation or self._course.is_over:
             return
-        if self._members[network].state in GONE:
+        if self._members[network_id].state in GONE:
             return  # it was sent away, and its process ended, before it had joined
         if isinstance(outcome, Outcome):
-            await self._ended(network, outcome)
-        elif is_worth_a_restart(outcome, has_worked=self._has_worked(network)):
-            await self._lost(network, reason_of(outcome))
+            await self._ended(network_id, outcome)
+        elif is_worth_a_restart(outcome, has_worked=self._has_worked(network_id)):
+            await self._lost(network_id, reason_of(outcome))
         else:
-            await self._give_up(network, reason_of(outcome))
+            await self._give_up(network_id, reason_of(outcome))
 
-    def _has_worked(self, network: int) -> bool:
+    def _has_worked(self, network_id: int) -> bool:
         """Whether a network has completed an interval, or trained before a restart."""
-        return self._chronicle.interval(network) > 0 or self._members[network].restarts > 0
+        return self._chronicle.interval(network_id) > 0 or self._members[network_id].restarts > 0
 
-    async def _ended(self, network: int, outcome: Outcome) -> None:
-        is_leaving = self._members[network].state is MemberState.LEAVING
+    async def _ended(self, network_id: int, outcome: Outcome) -> None:
+        is_leaving = self._members[network_id].state is MemberState.LEAVING
         if outcome in (Outcome.ORPHANED, Outcome.FENCED) and self._course.state == "training":
-            await self._lost(network, f"it ended, {outcome.value}")
+            await self._lost(network_id, f"it ended, {outcome.value}")
             return
         state = MemberState.STOPPED
         if outcome is Outcome.DONE:
             state = MemberState.DONE
         elif outcome is Outcome.LEFT or is_leaving:
             state = MemberState.RETIRED
-        self._members.move(network, state)
-        self._chronicle.tell("done" if state is MemberState.DONE else "leave", network, outcome=outcome.value)
+        self._members.set_state(network_id, state)
+        self._chronicle.tell("done" if state is MemberState.DONE else "leave", network_id, outcome=outcome.value)
         if state is not MemberState.DONE:
-            self.dismiss(network, is_gentle=self._is_lockstep)
+            self.dismiss(network_id, is_gentle=self._is_lockstep)
         await self._changed()
 
-    async def _lost(self, network: int, reason: str) -> None:
+    async def _lost(self, network_id: int, reason: str) -> None:
         """A network's process died: bring it back from its newest checkpoint. The others train on meanwhile."""
-        self._chronicle.tell("loss", network, reason=reason)
-        self.dismiss(network)
-        is_leaving = self._members[network].state is MemberState.LEAVING
-        self._members.move(network, MemberState.LOST)
+        self._chronicle.tell("loss", network_id, reason=reason)
+        self.dismiss(network_id)
+        is_leaving = self._members[network_id].state is MemberState.LEAVING
+        self._members.set_state(network_id, MemberState.LOST)
         if is_leaving or not self._course.is_open:
-            self._members.move(network, MemberState.RETIRED if is_leaving else MemberState.STOPPED)
+            self._members.set_state(network_id, MemberState.RETIRED if is_leaving else MemberState.STOPPED)
             await self._changed()
-        elif self._members[network].restarts >= self._config.population.restarts:
-            times = self._members[network].restarts
-            await self._give_up(network, f"brought back {times} times, it came no further than before: {reason}")
+        elif self._members[network_id].restarts >= self._config.population.restarts:
+            times = self._members[network_id].restarts
+            await self._give_up(network_id, f"brought back {times} times, it came no further than before: {reason}")
         else:
-            member = self._members.revive(network)
-            self._chronicle.tell("restart", network, incarnation=member.incarnation)
+            member = self._members.restart(network_id)
+            self._chronicle.tell("restart", network_id, incarnation=member.incarnation)
             self._save()
-            joins = not member.is_founder and not await self._has_checkpoint(network)
-            self._background.spawn(self.begin(network, "newcomer" if joins else "resumed"))
+            joins = not member.is_initial and not await self._has_checkpoint(network_id)
+            self._background.spawn(self.begin(network_id, "newcomer" if joins else "resumed"))
 
-    async def _give_up(self, network: int, reason: str) -> None:
-        self._members.move(network, MemberState.FAILED)
-        self._course.message = f"network {network}: {reason}"
-        self._course.reasons[network] = reason
-        self._chronicle.tell("failure", network, reason=reason)
-        self.dismiss(network)
+    async def _give_up(self, network_id: int, reason: str) -> None:
+        self._members.set_state(network_id, MemberState.FAILED)
+        self._course.message = f"network {network_id}: {reason}"
+        self._course.reasons[network_id] = reason
+        self._chronicle.tell("failure", network_id, reason=reason)
+        self.dismiss(network_id)
         await self._changed()
 
-    def let_go(self, network: int) -> None:
+    def let_go(self, network_id: int) -> None:
         """A member is to leave: one that never trained at once, others after their interval."""
-        if not self.takes_part(network):
-            self._members.move(network, MemberState.RETIRED)
-            self.dismiss(network)
+        if not self.takes_part(network_id):
+            self._members.set_state(network_id, MemberState.RETIRED)
+            self.dismiss(network_id)
             return
-        self._members.move(network, MemberState.LEAVING)
-        self._crew.direct(network, Directive.LEAVE)
+        self._members.set_state(network_id, MemberState.LEAVING)
+        self._crew.direct(network_id, Directive.LEAVE)
 
-    def takes_part(self, network: int) -> bool:
+    def takes_part(self, network_id: int) -> bool:
         """Whether a member trains, so that its process holds work that is not saved yet."""
-        is_starting = self._members[network].state is MemberState.STARTING
-        return not (is_starting or self._gate.is_outside(network))
+        is_starting = self._members[network_id].state is MemberState.STARTING
+        return not (is_starting or self._gate.is_outside(network_id))
 
-    def dismiss(self, network: int, *, is_gentle: bool = False) -> None:
+    def dismiss(self, network_id: int, *, is_gentle: bool = False) -> None:
         """End a network's process. Gently, its snapshots stay until the next barrier: others may still take them."""
-        self._gate.forget(network)
+        self._gate.forget(network_id)
         if is_gentle:
-            self._crew.end_later(network)
+            self._crew.end_later(network_id)
             return
-        self._board.withdraw(network)
-        self._crew.end(network)
+        self._index.remove(network_id)
+        self._crew.end(network_id)
 
-    async def _has_checkpoint(self, network: int) -> bool:
+    async def _has_checkpoint(self, network_id: int) -> bool:
         try:
-            return bool(await asyncio.to_thread(CheckpointStore(self._storage).list, network))
+            return bool(await asyncio.to_thread(CheckpointStore(self._storage).list, network_id))
         except StorageError:
             return True
 
     def drop_the_unplaced(self) -> None:
         """Members that never found a place are no reason to wait when nobody else trains any more, and somebody has.
         Who found one is in the record: a coordinator that came back has not seen it."""
-        left, has_anybody = self._members.active(), any(member.has_lived for member in self._members)
-        is_idle = not any(self._members[network].has_lived for network in left)
+        left, has_anybody = self._members.active(), any(member.ever_started for member in self._members)
+        is_idle = not any(self._members[network_id].ever_started for network_id in left)
         if self._course.has_begun and has_anybody and is_idle:
-            for network in left:
-                self._members.move(network, MemberState.RETIRED)
-                self.dismiss(network)
+            for network_id in left:
+                self._members.set_state(network_id, MemberState.RETIRED)
+                self.dismiss(network_id)
 
     def find(self, member: Member) -> None:
         """Take over the process of a member that is known from the record, if there is one."""
@@ -329,10 +331,10 @@ class Supervisor:
                 self._background.spawn(self._lost(member.id, reason_of(error)))
             return
         _, interval, process, node = facts
-        self._members.came_up(member.id, interval=interval)
+        self._members.mark_started(member.id, interval=interval)
         self._chronicle.placed(member.id, interval=interval, process=process, node=node)
         for posting in postings:
-            self._board.post(posting)
+            self._index.publish(posting)
             self._gate.arrive(member.id, posting.origin.interval)
         if report is not None:
             self._chronicle.note(report, is_news=False)
@@ -349,22 +351,22 @@ class Supervisor:
             elif member.state in HEARD and silent > 3 * lease:
                 self._crew.end(member.id)
             elif member.state is MemberState.TRAINING and silent > lease:
-                self._members.move(member.id, MemberState.STALLED)
+                self._members.set_state(member.id, MemberState.STALLED)
 
     async def see_to_room(self) -> None:
         """When nobody trains and those who are to start find no room, or do not come up: end the finished ones, which
         are only donors by now and hold the room; then give the others up when they have had as long as a start has."""
         active, now = self._members.active(), time.monotonic()
-        is_idle = bool(active) and all(self._members[network].state is MemberState.STARTING for network in active)
+        is_idle = bool(active) and all(self._members[network_id].state is MemberState.STARTING for network_id in active)
         if not (is_idle and self._course.has_begun and self._course.state == "training"):
             self._idle_since = None
             return
         if self._idle_since is None:
             self._idle_since = now
         done = [member.id for member in self._members if member.state is MemberState.DONE]
-        for network in done if now - self._idle_since > ROOM_SECONDS else ():
-            self.dismiss(network)
+        for network_id in done if now - self._idle_since > ROOM_SECONDS else ():
+            self.dismiss(network_id)
         if now - self._idle_since > self._config.patience.start_seconds:
-            for network in active:
+            for network_id in active:
                 reason = "it found no room in the cluster, or did not come up, within patience.start_seconds"
-                await self._give_up(network, reason)
+                await self._give_up(network_id, reason)

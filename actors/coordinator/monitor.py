@@ -10,7 +10,7 @@ from typing import Any
 from inarch.actors.coordinator.ray_metrics import RunMetrics
 from inarch.actors.messages import Event, NetworkStatus
 from inarch.population.membership.members import Member
-from inarch.population.persistence.interval_report import GRAFTED, KEPT, OFF, Report
+from inarch.population.persistence.interval_report import GRAFTED, KEPT, OFF, IntervalReport
 
 KEPT_EVENTS = 4096
 """Events kept for drivers that read them; older ones are in the history."""
@@ -27,11 +27,11 @@ class Chronicle:
         self._known: dict[int, NetworkStatus] = {}
         self._heard: dict[int, float] = {}
 
-    def tell(self, kind: Any, network: int | None, **detail: Any) -> None:
+    def tell(self, kind: Any, network_id: int | None, **detail: Any) -> None:
         """An event."""
         self.num_events += 1
         self._events.append(
-            Event(number=self.num_events, kind=kind, network=network, seconds=time.time(), detail=detail)
+            Event(number=self.num_events, kind=kind, network_id=network_id, seconds=time.time(), detail=detail)
         )
 
     def after(self, number: int) -> list[Event]:
@@ -39,29 +39,31 @@ class Chronicle:
         number = 0 if number > self.num_events else number
         return [event for event in self._events if event.number > number]
 
-    def placed(self, network: int, *, interval: int, process: int, node: str) -> None:
+    def placed(self, network_id: int, *, interval: int, process: int, node: str) -> None:
         """A network's process is there."""
-        self._known[network] = dataclasses.replace(self._of(network), interval=interval, process=process, node=node)
-        self.heard(network)
+        self._known[network_id] = dataclasses.replace(
+            self._of(network_id), interval=interval, process=process, node=node
+        )
+        self.heard(network_id)
 
-    def heard(self, network: int) -> None:
+    def heard(self, network_id: int) -> None:
         """A sign of life."""
-        self._heard[network] = time.monotonic()
+        self._heard[network_id] = time.monotonic()
 
-    def silent_seconds(self, network: int) -> float:
+    def silent_seconds(self, network_id: int) -> float:
         """Since the last sign of life; 0 before the first."""
-        return time.monotonic() - self._heard[network] if network in self._heard else 0.0
+        return time.monotonic() - self._heard[network_id] if network_id in self._heard else 0.0
 
-    def interval(self, network: int) -> int:
+    def interval(self, network_id: int) -> int:
         """Intervals that a network has completed, as far as known."""
-        return self._of(network).interval
+        return self._of(network_id).interval
 
-    def note(self, report: Report, *, is_news: bool = True) -> None:
+    def note(self, report: IntervalReport, *, is_news: bool = True) -> None:
         """A network's report: what it trained (before its exchange), or how the exchange ended."""
-        network, known = report.origin.network, self._of(report.origin.network)
+        network_id, known = report.origin.network_id, self._of(report.origin.network_id)
         if report.origin.interval < known.interval:
             return
-        self._known[network] = dataclasses.replace(
+        self._known[network_id] = dataclasses.replace(
             known,
             interval=report.origin.interval,
             epoch=report.epoch,
@@ -88,19 +90,19 @@ class Chronicle:
             silent_seconds=round(self.silent_seconds(member.id), 2),
         )
 
-    def _tell_of(self, report: Report) -> None:
-        network, interval, outcome = report.origin.network, report.origin.interval, report.outcome
+    def _tell_of(self, report: IntervalReport) -> None:
+        network_id, interval, outcome = report.origin.network_id, report.origin.interval, report.outcome
         if not outcome:
             loss, accuracy = report.train_loss, report.validation_accuracy
-            self.tell("interval", network, interval=interval, loss=loss, accuracy=accuracy)
+            self.tell("interval", network_id, interval=interval, loss=loss, accuracy=accuracy)
             return
         self.metrics.exchanged(outcome)
         if outcome == GRAFTED:
             age = report.age.intervals if report.age else None
-            self.tell("graft", network, interval=interval, scion=report.scion, age=age)
+            self.tell("graft", network_id, interval=interval, scion=report.scion, age=age)
         elif outcome not in (OFF, KEPT):
             self.refusals[outcome] += 1
-            self.tell("refusal", network, interval=interval, reason=outcome)
+            self.tell("refusal", network_id, interval=interval, reason=outcome)
 
-    def _of(self, network: int) -> NetworkStatus:
-        return self._known.get(network) or NetworkStatus(network=network, state="", incarnation=1)
+    def _of(self, network_id: int) -> NetworkStatus:
+        return self._known.get(network_id) or NetworkStatus(network_id=network_id, state="", incarnation=1)

@@ -27,8 +27,8 @@ class Crew:
         self._handles: dict[int, Any] = {}
         self._leavers: list[Any] = []
 
-    def __contains__(self, network: int) -> bool:
-        return network in self._handles
+    def __contains__(self, network_id: int) -> bool:
+        return network_id in self._handles
 
     def networks(self) -> list[int]:
         """Ids of those that have a process, or are about to."""
@@ -48,7 +48,7 @@ class Crew:
         """
         spec = NetworkSpec(
             run=self._run,
-            network=member.id,
+            network_id=member.id,
             incarnation=member.incarnation,
             birth=beginning.birth,
             threads=placement.threads,
@@ -68,28 +68,28 @@ class Crew:
                 return incarnation
         return None
 
-    async def train(self, network: int) -> Outcome:
+    async def train(self, network_id: int) -> Outcome:
         """A network's life, to its end. Raises what the network raised, or RayError where its process died."""
-        return await result_of(self._handles[network].run.remote())
+        return await result_of(self._handles[network_id].run.remote())
 
-    async def describe(self, network: int) -> Any:
+    async def describe(self, network_id: int) -> Any:
         """How a network stands: report, postings, facts."""
-        return await result_of(self._handles[network].describe.remote())
+        return await result_of(self._handles[network_id].describe.remote())
 
-    def direct(self, network: int, directive: Directive) -> None:
+    def direct(self, network_id: int, directive: Directive) -> None:
         """Tell a network; nobody waits for it, and one that is gone does not hear it."""
-        if network in self._handles:
-            self._handles[network].direct.remote(directive)
+        if network_id in self._handles:
+            self._handles[network_id].direct.remote(directive)
 
-    def end(self, network: int) -> None:
+    def end(self, network_id: int) -> None:
         """End a network's process, with what it holds in the object store."""
-        handle = self._handles.pop(network, None)
+        handle = self._handles.pop(network_id, None)
         if handle is not None:
             ray.kill(handle)
 
-    def end_later(self, network: int) -> None:
+    def end_later(self, network_id: int) -> None:
         """Let a network that has finished keep its snapshots until `end_leavers`: others may still take them."""
-        handle = self._handles.pop(network, None)
+        handle = self._handles.pop(network_id, None)
         if handle is not None:
             self._leavers.append(handle)
 

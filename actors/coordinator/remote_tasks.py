@@ -17,10 +17,10 @@ from inarch.actors.messages import Facts, RunSpec
 from inarch.population.config import FusionConfig, RunConfig
 from inarch.population.data import MemorySplits, Splits
 from inarch.population.errors import RunError, StorageError
-from inarch.population.evaluation.population import Parts, judge_together
+from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.soups import Candidate
-from inarch.population.models import NetworkFactory
-from inarch.population.models.complexity import cost_of
+from inarch.population.models import ModelFactory
+from inarch.population.models.complexity import complexity_of
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.history import read_table
@@ -42,20 +42,20 @@ def prepare(spec: RunSpec) -> tuple[Splits, Facts]:
     return splits, facts_of(spec.config, splits, spec.factory)
 
 
-def facts_of(config: RunConfig, splits: Splits, factory: NetworkFactory | None) -> Facts:
+def facts_of(config: RunConfig, splits: Splits, factory: ModelFactory | None) -> Facts:
     """Build a network and tell what is known of the run; raises ConfigError where network and data do not fit."""
     task = ImageClassification(config, splits, factory=factory)
     train = splits.batches("train", "cpu")
     check_network(task, num_images=0 if train is None else len(train))
     trainer = Trainer(
-        task, dataclasses.replace(config, device=dataclasses.replace(config.device, compile=False)), network=0
+        task, dataclasses.replace(config, device=dataclasses.replace(config.device, compile=False)), network_id=0
     )
     task.check()
-    trainer.rehearse()
-    network = factory or config.network
+    trainer.dry_run_exchange()
+    network_id = factory or config.model
     size = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}
-    cost = cost_of(network, FusionConfig(), **size)
-    compact = cost_of(network, config.fusion, **size) if config.fusion.mode != "off" else None
+    cost = complexity_of(network_id, FusionConfig(), **size)
+    compact = complexity_of(network_id, config.fusion, **size) if config.fusion.mode != "off" else None
     return Facts(
         num_classes=splits.num_classes,
         image_shape=splits.image_shape,
@@ -94,38 +94,42 @@ def judge(
     """
     storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
     checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
-    checkpoints.hand_in_all()
+    checkpoints.flush_history()
     task = ImageClassification(spec.config, splits, factory=spec.factory, begins_trained=False)
     best, last, rows = [], [], []
-    for network in checkpoints.networks():
-        found, newest = checkpoints.best(network), checkpoints.newest(network)
+    for network_id in checkpoints.networks():
+        found, newest = checkpoints.best(network_id), checkpoints.newest(network_id)
         if found is None or newest is None:
             continue
         state, score, interval = found
-        best.append(Candidate(network=network, state=state, validation_score=score))
-        last.append(Candidate(network=network, state=newest.judged, validation_score=newest.training.get("score")))
+        best.append(Candidate(network_id=network_id, state=state, validation_score=score))
+        last.append(
+            Candidate(
+                network_id=network_id, state=newest.evaluated_state, validation_score=newest.training.get("score")
+            )
+        )
         rows.append(
             {
-                "network": network,
-                "ended": ended.get(network, "unknown"),
+                "network": network_id,
+                "ended": ended.get(network_id, "unknown"),
                 "interval": newest.id.interval,
                 "best_interval": interval,
                 "validation_score": score,
                 "grafts": newest.training["grafts"],
-                "reason": reasons.get(network, ""),
+                "reason": reasons.get(network_id, ""),
             }
         )
     if not rows:
         raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
     parts, part = _parts(task)
-    lost = [_lost_row(network, how, reasons) for network, how in ended.items() if how in LOST]
+    lost = [_lost_row(network_id, how, reasons) for network_id, how in ended.items() if how in LOST]
     lost = [row for row in lost if row["network"] not in {kept["network"] for kept in rows}]
     every = sorted([*rows, *lost], key=lambda row: row["network"])
     result: dict[str, Any] = {"run": spec.name, "judged_on": part, "networks": every}
     if parts is not None:
         module = task.build(0)
-        of_best = judge_together(module, _comparable(task, best), parts)
-        of_last = judge_together(module, _comparable(task, last), parts, with_soups=False)
+        of_best = evaluate_population(module, _aligned(task, best), parts)
+        of_last = evaluate_population(module, _aligned(task, last), parts, with_soups=False)
         for row, one, other in zip(rows, of_best.pop("each"), of_last.pop("each"), strict=True):
             row["best"], row["last"] = one, other
         result |= of_best | {"last": of_last}
@@ -136,28 +140,28 @@ LOST = frozenset({"failed", "lost"})
 """How members ended that have a row in the result even if they left no checkpoint."""
 
 
-def _lost_row(network: int, how: str, reasons: Mapping[int, str]) -> dict[str, Any]:
+def _lost_row(network_id: int, how: str, reasons: Mapping[int, str]) -> dict[str, Any]:
     """The row of a network that left no checkpoint: it has no scores, and no part in the mean."""
     empty = {"interval": 0, "best_interval": None, "validation_score": None, "grafts": 0, "best": None, "last": None}
-    return {"network": network, "ended": how, **empty, "reason": reasons.get(network, "")}
+    return {"network": network_id, "ended": how, **empty, "reason": reasons.get(network_id, "")}
 
 
-def _comparable(task: ImageClassification, candidates: Sequence[Candidate]) -> list[Candidate]:
-    states = task.comparable([one.state for one in candidates])
+def _aligned(task: ImageClassification, candidates: Sequence[Candidate]) -> list[Candidate]:
+    states = task.align_states([one.state for one in candidates])
     return [dataclasses.replace(one, state=state) for one, state in zip(candidates, states, strict=True)]
 
 
-def _parts(task: ImageClassification) -> tuple[Parts | None, str | None]:
+def _parts(task: ImageClassification) -> tuple[EvaluationData | None, str | None]:
     """The images that judge, and which part of the data they are; None where there are neither test nor validation
     images."""
     validation, test = task.part("validation"), task.part("test")
     judged, name = (test, "test") if test is not None else (validation, "validation")
     if judged is None:
         return None, None
-    return Parts(
+    return EvaluationData(
         judged=judged,
         validation=validation,
-        statistics=task.statistics_images,
+        statistics=task.batch_norm_images,
     ), name
 
 

@@ -53,11 +53,11 @@ def resumed_beginnings(storage: Storage, members: Sequence[Member], *, is_lockst
     lockstep at most at the interval that they go on from together, unless it has no part in that."""
     store = CheckpointStore(storage)
     kept = {member.id: {found.interval for found in store.list(member.id)} for member in members}
-    resumed = {member.id: kept[member.id] for member in members if kept[member.id] or member.is_founder}
+    resumed = {member.id: kept[member.id] for member in members if kept[member.id] or member.is_initial}
     shared = together(resumed) if is_lockstep and resumed else None
     found = dict.fromkeys(kept, Beginning("newcomer"))
-    for network, intervals in resumed.items():
-        found[network] = Beginning("resumed", shared if shared in _beginnings(intervals) else None)
+    for network_id, intervals in resumed.items():
+        found[network_id] = Beginning("resumed", shared if shared in _beginnings(intervals) else None)
     return found
 
 

@@ -11,7 +11,7 @@ from inarch.actors.coordinator.network_group import Crew
 from inarch.actors.coordinator.run_state import Course
 from inarch.actors.messages import References, RunSpec
 from inarch.population.membership.members import Members
-from inarch.population.membership.snapshot_index import Board, Posting
+from inarch.population.membership.snapshot_index import PublishedSnapshot, SnapshotIndex
 from inarch.population.persistence.storage import Storage
 
 
@@ -31,8 +31,10 @@ class RunContext:
         self.storage = Storage(spec.folder, deadline_seconds=config.patience.storage_seconds)
         self.course = Course()
         self.members = Members()
-        self.board: Board[References] = Board(config.topology, seed=config.seed, kept=2 if self.is_lockstep else 1)
-        self.gate: Gate[int | Posting[References]] = Gate(
+        self.board: SnapshotIndex[References] = SnapshotIndex(
+            config.topology, seed=config.seed, num_versions=2 if self.is_lockstep else 1
+        )
+        self.gate: Gate[int | PublishedSnapshot[References]] = Gate(
             self.members, is_lockstep=self.is_lockstep, deadline_seconds=config.patience.barrier_seconds
         )
         self.chronicle = Chronicle(spec.name)

@@ -26,7 +26,7 @@ def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
     """config.json: the whole configuration, what was found of data and network, versions that decide numbers."""
     content = {
         "config": to_dict(spec.config),
-        "network": "callable" if spec.factory is not None else spec.config.network.architecture,
+        "model": "callable" if spec.factory is not None else spec.config.model.architecture,
         "facts": dataclasses.asdict(facts),
         "versions": {
             "python": platform.python_version(),
@@ -58,7 +58,7 @@ def read_config(storage: Storage) -> dict[str, Any]:
     """What config.json holds. Raises RunError where it is damaged."""
     try:
         found = json.loads(storage.read("config.json"))
-        if {"config", "facts", "network"} <= set(found):
+        if {"config", "facts", "model"} <= set(found):
             return found
     except (ValueError, TypeError):
         pass

@@ -18,7 +18,7 @@ from inarch.population.config import RunConfig
 from inarch.population.data import UnreadableImages, is_path, parts_of, to_images, write_arrow
 from inarch.population.data.reading.sources import NAMES
 from inarch.population.errors import ConfigError, DataError, RunError, StorageError
-from inarch.population.models import NetworkFactory, check_factory, resolve
+from inarch.population.models import ModelFactory, check_factory, resolve
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.training.model_check import data_shape, try_network
 
@@ -41,23 +41,23 @@ def run_storage(config: RunConfig) -> Storage:
     return Storage(joined(config.storage, str(config.name)), deadline_seconds=config.patience.storage_seconds)
 
 
-def with_network(config: RunConfig, network: NetworkFactory | str | None) -> tuple[RunConfig, NetworkFactory | None]:
+def with_network(config: RunConfig, model: ModelFactory | str | None) -> tuple[RunConfig, ModelFactory | None]:
     """The configuration with the network's name in it, or its callable, and its weights' file as every node sees it; an
     unknown name is an error at once."""
-    if network is not None and not isinstance(network, str):
-        check_factory(network)
-        check_sendable(network)
-        return config, network
-    if isinstance(network, str):
-        config = dataclasses.replace(config, network=dataclasses.replace(config.network, architecture=network))
-    weights = config.network.weights
+    if model is not None and not isinstance(model, str):
+        check_factory(model)
+        check_sendable(model)
+        return config, model
+    if isinstance(model, str):
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, architecture=model))
+    weights = config.model.weights
     if weights is not None and os.path.isfile(weights):
-        config = dataclasses.replace(config, network=dataclasses.replace(config.network, weights=absolute(weights)))
-    resolve(config.network)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=absolute(weights)))
+    resolve(config.model)
     return config, None
 
 
-def check_sendable(factory: NetworkFactory) -> None:
+def check_sendable(factory: ModelFactory) -> None:
     """Raises ConfigError where a function cannot be sent to other processes; names the variables that prevent it."""
     error = _pickle_error(factory)
     if error is None:
@@ -180,7 +180,7 @@ def with_more_epochs(config: RunConfig, epochs: int) -> RunConfig:
     return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=epochs))
 
 
-def check_here(config: RunConfig, factory: NetworkFactory | None) -> None:
+def check_here(config: RunConfig, factory: ModelFactory | None) -> None:
     """Try the network in this process, where it is defined, before Ray starts. Data that only the cluster can read are
     checked there.
 

@@ -31,7 +31,7 @@ from inarch.actors.resources import check_reachable, connect, place
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import RunConfig, from_dict
 from inarch.population.errors import ClusterError, ConfigError, RunExistsError, RunNotFoundError
-from inarch.population.models import NetworkFactory
+from inarch.population.models import ModelFactory
 from inarch.population.persistence.claim import Claim, withdraw
 from inarch.population.persistence.storage import Storage
 
@@ -74,14 +74,14 @@ class PopulationRun:
         cls,
         config: RunConfig,
         *,
-        network: NetworkFactory | str | None = None,
+        model: ModelFactory | str | None = None,
         data: Any = None,
     ) -> PopulationRun:
         """Check everything, then begin to train; returns when the networks are being placed.
 
         Args:
             config: The whole configuration.
-            network: In place of config.network: `module:function`, or a callable that takes num_classes (and
+            model: In place of config.model: `module:function`, or a callable that takes num_classes (and
                 in_channels, if it names it) and gives a network.
             data: In place of config.data's paths: training data, (training, test), (training, validation, test), or a
                 mapping with the keys train, validation and test. Each is a path, a pair (images, labels) of arrays or
@@ -92,7 +92,7 @@ class PopulationRun:
             InarchError: something cannot be used; nothing was started, and the folder is as it was.
         """
         config = with_teachers(with_name(config))
-        config, factory = with_network(config, network)
+        config, factory = with_network(config, model)
         storage = run_storage(config)
         before = FolderContents.of(storage)
         claim = claim_new_folder(storage, is_detached=config.detach)
@@ -140,7 +140,7 @@ class PopulationRun:
         cls,
         path: str,
         *,
-        network: NetworkFactory | str | None = None,
+        model: ModelFactory | str | None = None,
         data: str | Mapping[str, str] | None = None,
         epochs: int | None = None,
         address: str | None = None,
@@ -150,7 +150,7 @@ class PopulationRun:
 
         Args:
             path: The run's folder.
-            network: The callable that the run was begun with, where it was one; its structure is checked.
+            model: The callable that the run was begun with, where it was one; its structure is checked.
             data: Where its data are now, if they were moved: the training images' path, or paths by part (train,
                 validation, test, query). The images are checked against the recorded fingerprint.
             epochs: Of the whole schedule, more than before. The learning rate is that of the longer schedule from then
@@ -167,11 +167,11 @@ class PopulationRun:
         recorded = read_config(storage)
         config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
         config = dataclasses.replace(config, address=address or config.address)
-        if recorded["network"] == "callable" and network is None:
+        if recorded["model"] == "callable" and model is None:
             raise ConfigError(
-                "this run was begun with a callable; PopulationRun.resume(path, network=...) needs it again"
+                "this run was begun with a callable; PopulationRun.resume(path, model=...) needs it again"
             )
-        config, factory = with_network(config, network)
+        config, factory = with_network(config, model)
         check_folder_not_live(storage)
         claim = claim_existing_folder(storage, is_detached=config.detach)
         try:
@@ -188,7 +188,7 @@ class PopulationRun:
     def _begin(
         cls,
         config: RunConfig,
-        factory: NetworkFactory | None,
+        factory: ModelFactory | None,
         storage: Storage,
         connection: Any,
         claim: Claim,

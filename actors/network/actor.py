@@ -25,11 +25,11 @@ from inarch.population.data import Splits
 from inarch.population.errors import CheckpointError, RunError
 from inarch.population.extension.user_code import place_of
 from inarch.population.membership.outcome import Refusal
-from inarch.population.membership.snapshot_index import Posting
+from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
-from inarch.population.persistence.interval_report import Report
+from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.snapshot import Origin, Snapshot
+from inarch.population.state.snapshot import Snapshot, SnapshotInfo
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.training.trainer import Trainer
 
@@ -65,22 +65,22 @@ class Network:
         if config.device.deterministic:
             torch.use_deterministic_algorithms(True)
         self._storage = Storage(spec.run.folder, deadline_seconds=config.patience.storage_seconds)
-        self._log = LogFile(self._storage, f"network-{spec.network}")
+        self._log = LogFile(self._storage, f"network-{spec.network_id}")
         self._checkpoints = CheckpointStore(self._storage, keep=config.checkpoint.keep, token=spec.run.token)
         seconds, logger = self._storage_patience, self._log.logger
-        claim = functools.partial(self._checkpoints.claim, spec.network, spec.incarnation)
+        claim = functools.partial(self._checkpoints.acquire_fence, spec.network_id, spec.incarnation)
         patiently(claim, seconds=seconds, logger=logger)
         task = ImageClassification(config, splits, factory=spec.run.factory, device=device)
-        self.trainer = Trainer(task, config, network=spec.network, incarnation=spec.incarnation)
+        self.trainer = Trainer(task, config, network_id=spec.network_id, incarnation=spec.incarnation)
         self._resumed = patiently(self._resume, seconds=seconds, logger=logger)
         self._coordinator = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
         self._committer = Committer(self._checkpoints, self._log, deadline_seconds=seconds)
-        self._latest: Report | None = None
+        self._latest: IntervalReport | None = None
         self._outcome: Outcome | None = None
         self._failure: Exception | None = None
         self._courier = Courier(
             self._coordinator,
-            network=spec.network,
+            network_id=spec.network_id,
             incarnation=spec.incarnation,
             patience=config.patience,
             layout=self.trainer.layout,
@@ -88,7 +88,7 @@ class Network:
             on_orphaned=self._end_if_idle,
             logger=self._log.logger,
         )
-        self._step_seconds = config.pace.seconds(spec.network)
+        self._step_seconds = config.pace.seconds(spec.network_id)
         self._step_ended = 0.0
         self._is_stopping = False
         self._is_leaving = False
@@ -98,7 +98,7 @@ class Network:
         self._log.logger.info(
             "network %d, incarnation %d, process %d, device %s, %d threads, interval %d, step %d",
             *(
-                spec.network,
+                spec.network_id,
                 spec.incarnation,
                 os.getpid(),
                 device,
@@ -109,7 +109,7 @@ class Network:
         )
 
     def __repr__(self) -> str:
-        return f"Network({self._spec.run.name}/{self._spec.network}, incarnation {self._spec.incarnation})"
+        return f"Network({self._spec.run.name}/{self._spec.network_id}, incarnation {self._spec.incarnation})"
 
     # Called by the coordinator.
 
@@ -134,20 +134,22 @@ class Network:
                 if place:
                     error.add_note(place)  # a traceback does not pass between processes, a note does
                 self._failure = error
-                self._log.logger.exception("network %d failed", self._spec.network)
+                self._log.logger.exception("network %d failed", self._spec.network_id)
                 raise
             finally:
                 self._is_training = False
                 self._log.sync()
                 if self._courier.is_orphaned:
                     _exit_soon()
-            self._log.logger.info("network %d: %s", self._spec.network, self._outcome.value)
+            self._log.logger.info("network %d: %s", self._spec.network_id, self._outcome.value)
             if self._outcome is Outcome.FENCED:
                 _exit_soon()
         return self._outcome
 
     @ray.method(concurrency_group="control")
-    def describe(self) -> tuple[Report | None, list[Posting[list[ray.ObjectRef]]], tuple[str, int, int, str]]:
+    def describe(
+        self,
+    ) -> tuple[IntervalReport | None, list[PublishedSnapshot[list[ray.ObjectRef]]], tuple[str, int, int, str]]:
         """Newest report, what is on the board, and what `ready` tells: for a coordinator that came back."""
         self._courier.heard()
         return self._latest, self._courier.held(), self._facts()
@@ -164,23 +166,23 @@ class Network:
     def now(self) -> float:
         return time.time()
 
-    def stepped(self) -> bool:
+    def after_step(self) -> bool:
         self._moved_seconds = time.monotonic()
         if self._step_seconds:
             self._pad_step()
         is_ending = self._is_stopping or self._courier.is_orphaned or self._committer.is_fenced
         return not (is_ending or self._courier.directive in _ENDING)
 
-    def continues(self) -> bool:
-        return self.stepped() and not (self._is_leaving or self._courier.directive is Directive.LEAVE)
+    def should_continue(self) -> bool:
+        return self.after_step() and not (self._is_leaving or self._courier.directive is Directive.LEAVE)
 
-    def prepare(self, own: Origin) -> None:
+    def prefetch(self, own: SnapshotInfo) -> None:
         self._courier.prepare(own)
 
-    def pull(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
         return self._courier.pull(own)
 
-    def commit(self, report: Report, checkpoint: Checkpoint | None) -> None:
+    def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         self._moved_seconds = time.monotonic()
         self._latest = report
         if report.outcome:
@@ -243,8 +245,8 @@ class Network:
         """
         patience = self._spec.run.config.patience
         deadline: float | None = None
-        while self.stepped():
-            call = self._coordinator.join.remote(self._spec.network, self._spec.incarnation)
+        while self.after_step():
+            call = self._coordinator.join.remote(self._spec.network_id, self._spec.incarnation)
             try:
                 parent: Any = ray.get(call, timeout=patience.barrier_seconds)
             except (RayError, GetTimeoutError):
@@ -252,28 +254,30 @@ class Network:
                 continue
             self._courier.heard()
             if isinstance(parent, int):
-                self.trainer.start_at(parent)
+                self.trainer.fast_forward(parent)
                 return True
             found = fetch(parent, self.trainer.layout, seconds=patience.pull_seconds)
             if not isinstance(found, Refusal):
-                self.trainer.adopt(found)
+                self.trainer.clone_from(found)
                 return True
             deadline = deadline or time.monotonic() + patience.barrier_seconds
             if time.monotonic() > deadline:
-                raise RunError(f"network {self._spec.network} could not join: its parent's weights were {found.value}")
+                raise RunError(
+                    f"network {self._spec.network_id} could not join: its parent's weights were {found.value}"
+                )
             time.sleep(RETRY_SECONDS)
         return False
 
     def _resume(self) -> bool:
         if self._spec.birth == "founder":
             return False
-        network, at_most = self._spec.network, self._spec.at_most_interval
-        newest = self._checkpoints.newest(network, at_most_interval=at_most)
+        network_id, at_most = self._spec.network_id, self._spec.at_most_interval
+        newest = self._checkpoints.newest(network_id, at_most_interval=at_most)
         if newest is not None:
             self.trainer.resume(newest)
-        elif at_most or (at_most is None and self._checkpoints.list(network)):
+        elif at_most or (at_most is None and self._checkpoints.list(network_id)):
             where = "" if at_most is None else f" of interval {at_most} or earlier"
-            raise CheckpointError(f"network {network} has checkpoints, but none{where} that can be read")
+            raise CheckpointError(f"network {network_id} has checkpoints, but none{where} that can be read")
         return newest is not None
 
     @property
@@ -289,7 +293,7 @@ class Network:
         while True:
             time.sleep(longest / WATCHES)
             if self._is_training and time.monotonic() - self._moved_seconds > longest:
-                self._log.logger.critical("network %d stood still for %.0f s", self._spec.network, longest)
+                self._log.logger.critical("network %d stood still for %.0f s", self._spec.network_id, longest)
                 self._log.sync()
                 os._exit(1)
 
@@ -314,7 +318,7 @@ def create_network(spec: NetworkSpec, data: Any, *, cpus: float) -> Any:
         ValueError: an actor of this name lives.
     """
     return NetworkActor.options(
-        name=network_name(spec.run.name, spec.network, spec.incarnation),
+        name=network_name(spec.run.name, spec.network_id, spec.incarnation),
         namespace=NAMESPACE,
         lifetime="detached",
         num_cpus=cpus,

@@ -19,9 +19,9 @@ from ray.exceptions import GetTimeoutError, RayError
 from inarch.actors.messages import Directive
 from inarch.population.config import PatienceConfig
 from inarch.population.membership.outcome import Refusal
-from inarch.population.membership.snapshot_index import Posting
-from inarch.population.persistence.interval_report import Report
-from inarch.population.state.snapshot import Layout, Origin, Snapshot
+from inarch.population.membership.snapshot_index import PublishedSnapshot
+from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
 
 GRACE_SECONDS = 0.05
 """How long a pull waits for an answer that was asked for before the evaluation began."""
@@ -43,7 +43,7 @@ class Courier:
         self,
         coordinator: Any,
         *,
-        network: int,
+        network_id: int,
         incarnation: int,
         patience: PatienceConfig,
         layout: Layout,
@@ -53,16 +53,16 @@ class Courier:
     ) -> None:
         """Args: the coordinator's handle; whose courier; how long to wait; the snapshots' layout; whether pulls wait
         for the barrier; what to do when the lease has run out; where to log."""
-        self._coordinator, self._network, self._incarnation = coordinator, network, incarnation
+        self._coordinator, self._network, self._incarnation = coordinator, network_id, incarnation
         self._patience, self._layout, self._is_lockstep = patience, layout, is_lockstep
         self._on_orphaned, self._logger = on_orphaned, logger
         self._changed = threading.Condition()
-        self._reports: collections.deque[Report] = collections.deque(maxlen=KEPT_REPORTS)
-        self._unposted: Posting[list[ray.ObjectRef]] | None = None
+        self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=KEPT_REPORTS)
+        self._unposted: PublishedSnapshot[list[ray.ObjectRef]] | None = None
         self._is_posting = False
-        self._held: list[Posting[list[ray.ObjectRef]]] = []
-        self._request: Origin | None = None
-        self._fetched: tuple[Origin, tuple[Snapshot, ...] | Refusal] | None = None
+        self._held: list[PublishedSnapshot[list[ray.ObjectRef]]] = []
+        self._request: SnapshotInfo | None = None
+        self._fetched: tuple[SnapshotInfo, tuple[Snapshot, ...] | Refusal] | None = None
         self._is_closed = False
         self._heard_seconds = time.monotonic()
         self.directive = Directive.GO_ON
@@ -74,7 +74,7 @@ class Courier:
         for thread in self._threads:
             thread.start()
 
-    def publish(self, report: Report, snapshot: Snapshot | None) -> None:
+    def publish(self, report: IntervalReport, snapshot: Snapshot | None) -> None:
         """Called by the training thread: tell of an interval, and offer its snapshot."""
         with self._changed:
             self._reports.append(report)
@@ -96,24 +96,24 @@ class Courier:
         except RayError as error:  # a full store costs an exchange, not the network
             self._logger.warning("interval %d was not published: %s", snapshot.origin.interval, error)
             return
-        posting = Posting(origin=snapshot.origin, information=snapshot.information, item=[reference])
+        posting = PublishedSnapshot(origin=snapshot.origin, information=snapshot.information, payload=[reference])
         with self._changed:
             self._held.append(posting)
             self._unposted = posting
             self._changed.notify_all()
 
-    def report(self, report: Report) -> None:
+    def report(self, report: IntervalReport) -> None:
         """Called by the training thread after an interval: tell how its exchange went."""
         with self._changed:
             self._reports.append(report)
             self._changed.notify_all()
 
-    def prepare(self, own: Origin) -> None:
+    def prepare(self, own: SnapshotInfo) -> None:
         """Called before the evaluation: begin to ask and to fetch."""
         if not self._is_lockstep:
             self._ask(own)
 
-    def pull(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
+    def pull(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
         """Called by the training thread: what has arrived. In lockstep, waits for the barrier."""
         if self._is_lockstep:
             return self._pull_at_barrier(own)
@@ -122,7 +122,7 @@ class Courier:
             fetched, self._fetched = self._fetched, None
         return fetched[1] if fetched is not None else Refusal.LATE
 
-    def held(self) -> list[Posting[list[ray.ObjectRef]]]:
+    def held(self) -> list[PublishedSnapshot[list[ray.ObjectRef]]]:
         """What this network has on the board: for a coordinator that comes back."""
         with self._changed:
             return list(self._held)
@@ -151,12 +151,12 @@ class Courier:
         with self._changed:
             del self._held[:-1]
 
-    def _ask(self, own: Origin) -> None:
+    def _ask(self, own: SnapshotInfo) -> None:
         with self._changed:
             self._request = own
             self._changed.notify_all()
 
-    def _pull_at_barrier(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
+    def _pull_at_barrier(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
         deadline = time.monotonic() + self._patience.barrier_seconds + self._patience.lease_seconds
         self.flush(seconds=self._patience.barrier_seconds)
         with self._changed:
@@ -212,7 +212,7 @@ class Courier:
         if not is_posted:
             time.sleep(min(RETRY_SECONDS, pause))
 
-    def _post(self, reports: list[Report], posting: Posting[list[ray.ObjectRef]] | None) -> bool:
+    def _post(self, reports: list[IntervalReport], posting: PublishedSnapshot[list[ray.ObjectRef]] | None) -> bool:
         call = self._coordinator.post.remote(self._network, self._incarnation, reports, posting)
         try:
             self.directive = ray.get(call, timeout=self._patience.lease_seconds)
@@ -244,7 +244,7 @@ class Courier:
             self._fetched = (own, found)
             self._changed.notify_all()
 
-    def _fetch(self, own: Origin) -> tuple[Snapshot, ...] | Refusal:
+    def _fetch(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
         patience = self._patience
         seconds = patience.barrier_seconds + patience.pull_seconds if self._is_lockstep else patience.pull_seconds
         try:
@@ -259,7 +259,7 @@ class Courier:
 
 
 def fetch_all(
-    offered: Sequence[Posting[list[ray.ObjectRef]]], layout: Layout, *, seconds: float
+    offered: Sequence[PublishedSnapshot[list[ray.ObjectRef]]], layout: Layout, *, seconds: float
 ) -> tuple[Snapshot, ...] | Refusal:
     """Those of several posted snapshots that came, all within `seconds`; where none did, why the first did not."""
     deadline = time.monotonic() + seconds
@@ -267,10 +267,10 @@ def fetch_all(
     return tuple(one for one in found if isinstance(one, Snapshot)) or next(r for r in found if isinstance(r, Refusal))
 
 
-def fetch(offered: Posting[list[ray.ObjectRef]], layout: Layout, *, seconds: float) -> Snapshot | Refusal:
+def fetch(offered: PublishedSnapshot[list[ray.ObjectRef]], layout: Layout, *, seconds: float) -> Snapshot | Refusal:
     """A posted snapshot's bytes: a read-only view of the store's memory; or why they did not come."""
     try:
-        buffer: Any = ray.get(offered.item[0], timeout=seconds)
+        buffer: Any = ray.get(offered.payload[0], timeout=seconds)
     except GetTimeoutError:
         return Refusal.LATE
     except RayError:

@@ -22,16 +22,16 @@ from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.object_store import store_rows
 from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend
 from inarch.experiments.benchmarks.runs import own_ray
-from inarch.population import models as networks
-from inarch.population.config import GraftConfig, NetworkConfig, RunConfig
-from inarch.population.exchange.delay_compensation import OwnPast
+from inarch.population import models
+from inarch.population.config import GraftConfig, ModelConfig, RunConfig
+from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.grafting.criteria import LayerInformation, measure
-from inarch.population.grafting.layer_level import blend_units, decide
+from inarch.population.grafting.layer_level import blend_layers, layer_alphas
 from inarch.population.grafting.units import graft_units
 from inarch.population.membership.outcome import Refusal
-from inarch.population.membership.snapshot_index import Posting
-from inarch.population.state.snapshot import Freezer, Origin, Snapshot, layout_of
-from inarch.population.state.state_dict import entries
+from inarch.population.membership.snapshot_index import PublishedSnapshot
+from inarch.population.state.snapshot import Snapshot, SnapshotInfo, StagingBuffer, layout_of
+from inarch.population.state.state_dict import named_tensors
 
 ARCHITECTURES = ("resnet20", "mobilenetv2", "torchvision:resnet50")
 JUDGED = "torchvision:resnet50"
@@ -50,7 +50,7 @@ CALL_SECONDS = 300.0
 Seconds = dict[str, float]
 """By phase."""
 
-Reference = Posting[list[ray.ObjectRef]]
+Reference = PublishedSnapshot[list[ray.ObjectRef]]
 
 
 class Laps:
@@ -71,20 +71,20 @@ class Peer:
 
     def __init__(self, architecture: str, seed: int) -> None:
         torch.set_num_threads(1)
-        config = NetworkConfig(architecture=architecture)
-        self.network = networks.build(config, num_classes=10, seed=seed)
+        config = ModelConfig(architecture=architecture)
+        self.model = models.build(config, num_classes=10, seed=seed)
         self._config = GraftConfig()
-        self._published = copy.deepcopy(self.network)
-        self._units = graft_units(self.network)
-        self._layout = layout_of(entries(self.network))
-        self._freezer = Freezer(self._layout, torch.device("cpu"))
-        self._freezer.move_in(self.network)
-        self._state = entries(self.network)
-        self._vouched_for = LayerInformation(self._config).vouches_for(self._units)
+        self._published = copy.deepcopy(self.model)
+        self._units = graft_units(self.model)
+        self._layout = layout_of(named_tensors(self.model))
+        self._staging = StagingBuffer(self._layout, torch.device("cpu"))
+        self._staging.alias_parameters(self.model)
+        self._state = named_tensors(self.model)
+        self._checked_keys = LayerInformation(self._config).checked_keys(self._units)
         self._held: deque[ray.ObjectRef] = deque(maxlen=2)
         self._version = 0
         self._information = measure(self._state, self._units, self._config)
-        self._past = OwnPast(RunConfig().compensation)
+        self._past = StateHistory(RunConfig().compensation)
         for _ in range(RunConfig().compensation):
             self._past.note(self._origin(), self._state)
         self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
@@ -95,14 +95,16 @@ class Peer:
 
     def publish(self) -> tuple[Seconds, Reference]:
         """Freeze, and put the snapshot into the store; the newest two stay there."""
-        seconds, snapshot = self.freeze()
+        seconds, snapshot = self.stage()
         laps = Laps(seconds)
         if len(self._held) == self._held.maxlen:
             self._held.popleft()
         reference = ray.put(snapshot.buffer)
         self._held.append(reference)
         laps.end("publish")
-        return laps.seconds, Posting(origin=snapshot.origin, information=snapshot.information, item=[reference])
+        return laps.seconds, PublishedSnapshot(
+            origin=snapshot.origin, information=snapshot.information, payload=[reference]
+        )
 
     def graft(self, posting: Reference) -> Seconds:
         """Take a snapshot out of the store and take it in."""
@@ -111,21 +113,21 @@ class Peer:
         if isinstance(snapshot, Refusal):
             raise RuntimeError(f"the scion was refused: {snapshot}")
         laps.end("pull")
-        return laps.seconds | self.take_in(snapshot)
+        return laps.seconds | self.apply(snapshot)
 
-    def freeze(self) -> tuple[Seconds, Snapshot]:
+    def stage(self) -> tuple[Seconds, Snapshot]:
         """Measure own information and copy the weights; the snapshot's buffer holds until the next freeze."""
         laps = Laps()
         information = measure(self._state, self._units, self._config)
         laps.end("information")
-        self._freezer.freeze(self._state)
-        buffer = self._freezer.buffer()
+        self._staging.stage(self._state)
+        buffer = self._staging.buffer()
         laps.end("freeze")
         return laps.seconds, Snapshot(
             origin=self._origin(), information=information, buffer=buffer, layout=self._layout
         )
 
-    def take_in(self, scion: Snapshot) -> Seconds:
+    def apply(self, scion: Snapshot) -> Seconds:
         """Blend a snapshot into the network, brought forward as by default. Its own information is what it was when it
         began: measured once."""
         laps, own = Laps(), self._origin()
@@ -133,11 +135,11 @@ class Peer:
         assert past is not None
         with self._past.exchange(own, self._state):
             laps.end("remember")
-            if not scion.is_finite(but=self._vouched_for):
+            if not scion.is_finite(but=self._checked_keys):
                 raise RuntimeError("the scion is not finite")
-            records = decide(self._units, self._information, scion.information, self._config)
+            records = layer_alphas(self._units, self._information, scion.information, self._config)
             with torch.no_grad():
-                blend_units(self._state, scion.state(), self._units, records, self._config, past=past.state)
+                blend_layers(self._state, scion.state(), self._units, records, self._config, past=past.state)
             laps.end("blend")
         laps.end("remember")
         return laps.seconds
@@ -170,16 +172,16 @@ class Peer:
         laps.end("floor")
         return laps.seconds
 
-    def _origin(self) -> Origin:
+    def _origin(self) -> SnapshotInfo:
         self._version += 1
-        return Origin(
-            network=0,
+        return SnapshotInfo(
+            network_id=0,
             incarnation=1,
             interval=self._version,
             step=self._version,
             trained_intervals=float(self._version),
             trained_steps=float(self._version),
-            made_seconds=time.time(),
+            created_at=time.time(),
             structure=self._layout.fingerprint,
         )
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
-from inarch.population.data import Batches, ImageSet, MemoryBatches, Pass
+from inarch.population.data import Batches, EpochSpec, ImageSet, MemoryBatches
 
 SHAPE = (3, 32, 32)
 """CIFAR's images."""
@@ -99,7 +99,7 @@ def _loader(
 
 
 def _epoch(batches: Batches, *, batch_size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    wanted = Pass(epoch=epoch, order_seed=1, augment_seed=2, batch_size=batch_size, padding=PADDING, mirror=True)
+    wanted = EpochSpec(epoch=epoch, order_seed=1, augment_seed=2, batch_size=batch_size, padding=PADDING, mirror=True)
     return batches.epoch(wanted)
 
 

@@ -13,7 +13,7 @@ from inarch.experiments.benchmarks.input import synthetic_images
 from inarch.population.config import (
     CheckpointConfig,
     DataConfig,
-    NetworkConfig,
+    ModelConfig,
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
@@ -82,7 +82,7 @@ def _config(folder: str, networks: int) -> RunConfig:
     return RunConfig(
         name=f"bench-store-{time.time_ns()}",
         storage=folder,
-        network=NetworkConfig(architecture=ARCHITECTURE),
+        model=ModelConfig(architecture=ARCHITECTURE),
         data=DataConfig(train="given", validation=0.1, augmentation="none"),
         population=PopulationConfig(size=networks),
         schedule=ScheduleConfig(epochs=10_000, batch_size=8, interval_steps=1, shape="constant"),

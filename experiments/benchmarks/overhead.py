@@ -17,17 +17,17 @@ import torch.nn.functional as F
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.input import synthetic_images
 from inarch.experiments.benchmarks.runs import Rates, Track, own_ray, rates, run_to_end
-from inarch.population import models as networks
+from inarch.population import models
 from inarch.population.config import (
     DataConfig,
     ExchangeConfig,
-    NetworkConfig,
+    ModelConfig,
     OptimizerConfig,
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
 )
-from inarch.population.data import Pass, load_splits, write_arrow
+from inarch.population.data import EpochSpec, load_splits, write_arrow
 from inarch.population.evaluation.classification import evaluate
 
 BESIDE_NO_GRAFTING = Must(rule="at least", limit=0.97)
@@ -79,7 +79,7 @@ def plain_loop(config: RunConfig, network: int) -> Track:
     splits = load_splits(config.data, seed=config.seed)
     train, validation = splits.batches("train", "cpu"), splits.batches("validation", "cpu")
     assert train is not None and validation is not None
-    model = networks.build(config.network, num_classes=splits.num_classes, in_channels=splits.in_channels, seed=network)
+    model = models.build(config.model, num_classes=splits.num_classes, in_channels=splits.in_channels, seed=network)
     settings = config.optimizer
     optimizer = torch.optim.SGD(
         model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
@@ -87,7 +87,7 @@ def plain_loop(config: RunConfig, network: int) -> Track:
     seconds, images, cpu, count = [], [], [], 0
     for epoch in range(config.schedule.epochs):
         model.train()
-        wanted = Pass(
+        wanted = EpochSpec(
             epoch=epoch,
             order_seed=network,
             augment_seed=network,
@@ -112,7 +112,7 @@ def plain_loop(config: RunConfig, network: int) -> Track:
 def _config(folder: str, path: str, *, architecture: str, epochs: int) -> RunConfig:
     return RunConfig(
         storage=folder,
-        network=NetworkConfig(architecture=architecture),
+        model=ModelConfig(architecture=architecture),
         data=DataConfig(train=path, augmentation="crop_flip"),
         population=PopulationConfig(size=NETWORKS),
         schedule=ScheduleConfig(epochs=epochs, batch_size=128, shape="constant"),

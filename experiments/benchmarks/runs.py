@@ -94,7 +94,7 @@ def _sample_cpu(run: PopulationRun) -> dict[int, list[tuple[float, float]]]:
         for network in status.networks:
             if network.process is not None:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    samples.setdefault(network.network, []).append(_cpu_now(network.process))
+                    samples.setdefault(network.network_id, []).append(_cpu_now(network.process))
         if status.state == "failed":
             raise RunError(f"the run failed: {status.message}")
         if status.state == "finished":

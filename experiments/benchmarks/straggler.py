@@ -15,7 +15,7 @@ from inarch.experiments.benchmarks.runs import own_ray
 from inarch.population.config import (
     DataConfig,
     Mode,
-    NetworkConfig,
+    ModelConfig,
     PaceConfig,
     PopulationConfig,
     RunConfig,
@@ -111,7 +111,7 @@ def _config(folder: str, mode: Mode, is_slowed: bool, *, step_seconds: float, in
         name=f"bench-straggler-{time.time_ns()}",
         storage=folder,
         mode=mode,
-        network=NetworkConfig(architecture="resnet8"),
+        model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train="digits", augmentation="crop", padding=1),
         population=PopulationConfig(size=NETWORKS),
         schedule=ScheduleConfig(epochs=10_000, batch_size=16, interval_steps=interval_steps, shape="constant"),

@@ -12,7 +12,7 @@ from inarch.population.config import (
     DeviceConfig,
     ExchangeConfig,
     GraftConfig,
-    NetworkConfig,
+    ModelConfig,
     OptimizerConfig,
     PopulationConfig,
     RunConfig,
@@ -82,7 +82,7 @@ def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
     scions are taken as they come.
     """
     fields = {
-        "network": NetworkConfig(architecture="resnet8"),
+        "model": ModelConfig(architecture="resnet8"),
         "data": data,
         "population": PopulationConfig(size=size),
         "schedule": ScheduleConfig(epochs=epochs, batch_size=128, shape="cosine"),

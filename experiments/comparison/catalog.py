@@ -51,10 +51,8 @@ def trial(asked: Comparison) -> Comparison:
         schedule = dataclasses.replace(config.schedule, epochs=1, batch_size=TRIAL_BATCH, warmup_epochs=0)
         if config.mode == "async":  # the last interval has no exchange
             schedule = dataclasses.replace(schedule, interval_steps=1)
-        network = dataclasses.replace(config.network, weights=None)
-        return dataclasses.replace(
-            arm, config=dataclasses.replace(config, data=data, schedule=schedule, network=network)
-        )
+        model = dataclasses.replace(config.model, weights=None)
+        return dataclasses.replace(arm, config=dataclasses.replace(config, data=data, schedule=schedule, model=model))
 
     return dataclasses.replace(asked, arms=tuple(short(arm) for arm in asked.arms), seeds=(0,), does_equal_work=False)
 

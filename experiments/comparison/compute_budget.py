@@ -9,7 +9,7 @@ from rich.table import Table
 from inarch.experiments.comparison.arms import Arm, Comparison
 from inarch.population.config import DataConfig, height_and_width
 from inarch.population.data import ImageSet, open_images
-from inarch.population.models.complexity import Cost, cost_of
+from inarch.population.models.complexity import ModelComplexity, complexity_of
 
 KNOWN = {
     "digits": (1438, (1, 8, 8), 10),
@@ -29,7 +29,7 @@ def costs(comparison: Comparison) -> tuple[Table, str]:
     table = Table(title=f"{comparison.name}: what one seed costs", title_justify="left")
     for name in ("arm", "networks", "epochs", "parameters", "multiply-adds an image", "images", "operations"):
         table.add_column(name, justify="left" if name == "arm" else "right")
-    sizes: dict[str, tuple[int, Cost]] = {}
+    sizes: dict[str, tuple[int, ModelComplexity]] = {}
     total = 0.0
     for arm in comparison.arms:
         images, cost = _size(arm, sizes)
@@ -55,13 +55,13 @@ def costs(comparison: Comparison) -> tuple[Table, str]:
     return table, told
 
 
-def _size(arm: Arm, known: dict[str, tuple[int, Cost]]) -> tuple[int, Cost]:
+def _size(arm: Arm, known: dict[str, tuple[int, ModelComplexity]]) -> tuple[int, ModelComplexity]:
     """Training images, and the cost of the network that is trained; the same network is counted once."""
     config = arm.config
-    key = repr((config.network, config.fusion, config.data))
+    key = repr((config.model, config.fusion, config.data))
     if key not in known:
         images, shape, classes = _images(config.data)
-        cost = cost_of(config.network, config.fusion, num_classes=classes, image_shape=shape)
+        cost = complexity_of(config.model, config.fusion, num_classes=classes, image_shape=shape)
         known[key] = round(images * (1 - config.data.validation)), cost
     return known[key]
 

@@ -18,7 +18,7 @@ from inarch.population.config import (
     ExchangeConfig,
     FusionConfig,
     GraftConfig,
-    NetworkConfig,
+    ModelConfig,
     RunConfig,
     ScheduleConfig,
 )
@@ -142,7 +142,7 @@ def levels(data: DataConfig, epochs: int | None) -> Comparison:
     arms = _methods("vgg16", base, {"layer": {}, "filter": _graft(level="filter", criterion="batch_norm")})
     for architecture in ("resnet32", "resnet56", "resnet110"):
         leaky = _on(recipes.paper("cifar10", architecture), data, epochs)
-        leaky = dataclasses.replace(leaky, network=NetworkConfig(architecture=architecture, leaky=True))
+        leaky = dataclasses.replace(leaky, model=ModelConfig(architecture=architecture, leaky=True))
         arms += _methods(f"{architecture}, leaky", leaky, {"grafting": {}})
     return _table("paper-table-levels", "Layers or filters? And without dead units?", arms)
 

@@ -81,7 +81,7 @@ def _setting(comparison: Comparison, rows: Sequence[Row]) -> str:
         )
     schedule, optimizer = config.schedule, config.optimizer
     return (
-        f"{config.network.architecture} on {_data(config.data)}; batch {schedule.batch_size}, {optimizer.name}, "
+        f"{config.model.architecture} on {_data(config.data)}; batch {schedule.batch_size}, {optimizer.name}, "
         f"learning rate {optimizer.learning_rate:g} ({schedule.shape}), weight decay {optimizer.weight_decay:g}, "
         f"forward pass in {config.device.precision}; {comparison.arms[0].work} epochs of one network in each arm "
         f"({images} images trained on)."
@@ -238,7 +238,7 @@ def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) ->
     runs: dict[tuple[str, int], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in sorted(rows, key=lambda row: row["time"]):
         runs[row["arm"], row["seed"]][row["network"]].append(row)
-    ends = {key: sorted(network[-1]["time"] for network in networks.values()) for key, networks in runs.items()}
+    ends = {key: sorted(network_id[-1]["time"] for network_id in networks.values()) for key, networks in runs.items()}
     if not ends:
         return ""
     whole = min(max(end[-1] for (arm, _), end in ends.items() if arm == name) for name in {arm for arm, _ in ends})

@@ -213,8 +213,8 @@ def _density(storage: Storage, baseline: Storage) -> dict[str, float | None]:
     pairs = []
     if baseline.exists("config.json"):
         theirs, own = CheckpointStore(baseline), CheckpointStore(storage)
-        for network in own.networks():
-            mine, other = own.newest(network), theirs.newest(network) if network in theirs.networks() else None
+        for network_id in own.networks():
+            mine, other = own.newest(network_id), theirs.newest(network_id) if network_id in theirs.networks() else None
             if mine is not None and other is not None and _shapes(mine.model) == _shapes(other.model):
                 pairs.append((mine.model, other.model))
     found: dict[str, float | None] = {}
@@ -316,6 +316,6 @@ def _similarity(storage: Storage) -> list[dict[str, Any]]:
 
 def _config_of(storage: Storage) -> RunConfig:
     recorded = json.loads(storage.read("config.json"))
-    if recorded["network"] == "callable":
+    if recorded["model"] == "callable":
         raise ConfigError("arms are named architectures, not callables")
     return from_dict(RunConfig, recorded["config"])

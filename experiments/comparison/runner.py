@@ -146,7 +146,8 @@ def _run(
 def _taught(comparison: Comparison, arm: Arm, seed: int, storage: str) -> DistillationConfig:
     """Teachers that are arms become the folders of their runs."""
     teachers = tuple(
-        f"{absolute(f'{storage}/{_run_name(comparison, name, seed)}')}#{network}" for name, network in _teachers(arm)
+        f"{absolute(f'{storage}/{_run_name(comparison, name, seed)}')}#{network_id}"
+        for name, network_id in _teachers(arm)
     )
     return dataclasses.replace(arm.config.distillation, teachers=teachers or arm.config.distillation.teachers)
 
@@ -166,8 +167,8 @@ def _begin(config: RunConfig) -> PopulationRun | Storage:
 def _drop_weights(folder: str) -> None:
     """Of a run that is in the record only the newest checkpoint of each network stays, and the history."""
     storage = Storage(folder)
-    for network in storage.names("networks"):
-        kept = sorted(name for name in storage.names(f"networks/{network}") if not name.startswith("incarnation"))
+    for network_id in storage.names("networks"):
+        kept = sorted(name for name in storage.names(f"networks/{network_id}") if not name.startswith("incarnation"))
         for name in kept[:-1]:
-            if not storage.exists(f"networks/{network}/{name}/best.safetensors"):
-                storage.delete(f"networks/{network}/{name}")
+            if not storage.exists(f"networks/{network_id}/{name}/best.safetensors"):
+                storage.delete(f"networks/{network_id}/{name}")

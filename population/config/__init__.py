@@ -12,7 +12,7 @@ from inarch.population.config.exchange import (
 )
 from inarch.population.config.fusion import FusionConfig, FusionMode
 from inarch.population.config.grafting import Criterion, GraftConfig
-from inarch.population.config.model import NetworkConfig
+from inarch.population.config.model import ModelConfig
 from inarch.population.config.population import PopulationConfig
 from inarch.population.config.run import Mode, RunConfig
 from inarch.population.config.runtime import CheckpointConfig, DeviceConfig, PaceConfig, PatienceConfig
@@ -36,7 +36,7 @@ __all__ = [
     "GraftConfig",
     "ImageSize",
     "Mode",
-    "NetworkConfig",
+    "ModelConfig",
     "OptimizerConfig",
     "PaceConfig",
     "PatienceConfig",

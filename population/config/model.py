@@ -8,7 +8,7 @@ from inarch.population.config.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
+class ModelConfig:
     """Which architecture every network of the population has."""
 
     architecture: str = "resnet20"
@@ -22,4 +22,4 @@ class NetworkConfig:
     seed have learned images that are held out here. None: random ones."""
 
     def __post_init__(self) -> None:
-        require(bool(self.architecture), "network.architecture", "name an architecture", self.architecture)
+        require(bool(self.architecture), "model.architecture", "name an architecture", self.architecture)

@@ -16,7 +16,7 @@ from inarch.population.config.exchange import (
 )
 from inarch.population.config.fusion import FusionConfig
 from inarch.population.config.grafting import GraftConfig
-from inarch.population.config.model import NetworkConfig
+from inarch.population.config.model import ModelConfig
 from inarch.population.config.population import PopulationConfig
 from inarch.population.config.runtime import CheckpointConfig, DeviceConfig, PaceConfig, PatienceConfig
 from inarch.population.config.staleness import AgeConfig
@@ -46,7 +46,7 @@ class RunConfig:
     """The run outlives this driver; needs a cluster that outlives it too."""
     address: str | None = None
     """Address of a Ray cluster; None: RAY_ADDRESS, else a Ray of this machine for this run."""
-    network: NetworkConfig = field(default_factory=NetworkConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     data: DataConfig = field(default_factory=DataConfig)
     population: PopulationConfig = field(default_factory=PopulationConfig)
@@ -69,8 +69,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         one_of(self.mode, Mode, "mode")
         one_of(self.task, TaskName, "task")
-        is_full = self.network.weights is None or self.fusion.mode == "off"
-        require(is_full, "network.weights", "be given with fusion.mode off only", self.network.weights)
+        is_full = self.model.weights is None or self.fusion.mode == "off"
+        require(is_full, "model.weights", "be given with fusion.mode off only", self.model.weights)
         asks = self.data.query is None or self.task == "retrieval"
         require(asks, "data.query", "be given with task=retrieval only", self.data.query)
         is_ranked = self.exchange.rule != "exploit" or self.data.validation > 0

@@ -81,6 +81,6 @@ class PaceConfig:
         positive = all(0 < factor < math.inf for factor in self.slowdowns)
         require(positive, "pace.slowdowns", "be above 0", self.slowdowns)
 
-    def seconds(self, network: int) -> float:
+    def seconds(self, network_id: int) -> float:
         """Least length of a network's steps."""
-        return self.step_seconds * (self.slowdowns[network] if network < len(self.slowdowns) else 1.0)
+        return self.step_seconds * (self.slowdowns[network_id] if network_id < len(self.slowdowns) else 1.0)

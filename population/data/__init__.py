@@ -1,7 +1,7 @@
 """Data sets by name or path, their splits, and batches on a network's device."""
 
 from inarch.population.data.loading import load_splits, memory_splits
-from inarch.population.data.memory_batches import Batch, Batches, MemoryBatches, Pass
+from inarch.population.data.memory_batches import Batch, Batches, EpochSpec, MemoryBatches
 from inarch.population.data.preprocessing import preprocess
 from inarch.population.data.reading.dataset_items import from_dataset
 from inarch.population.data.reading.decoding import as_shown, decode
@@ -17,10 +17,10 @@ __all__ = [
     "Batch",
     "Batches",
     "DataReport",
+    "EpochSpec",
     "ImageSet",
     "MemoryBatches",
     "MemorySplits",
-    "Pass",
     "Splits",
     "StreamBatches",
     "StreamSplits",

@@ -19,7 +19,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class EpochSpec:
     """One pass over the images: their order and augmentation are a pure function of it."""
 
     epoch: int
@@ -45,7 +45,7 @@ class Batches(Protocol):
         """How many images."""
         ...
 
-    def epoch(self, wanted: Pass) -> Iterator[Batch]:
+    def epoch(self, wanted: EpochSpec) -> Iterator[Batch]:
         """The batches of one pass, shuffled and augmented: for training."""
         ...
 
@@ -68,7 +68,7 @@ class MemoryBatches:
     def __len__(self) -> int:
         return len(self._set)
 
-    def epoch(self, wanted: Pass) -> Iterator[Batch]:
+    def epoch(self, wanted: EpochSpec) -> Iterator[Batch]:
         """Crops within `padding` and mirrors, normalized."""
         random = np.random.Generator(np.random.Philox(key=wanted.order_seed, counter=[0, 0, 0, wanted.epoch]))
         order, size, padding = random.permutation(len(self)), wanted.batch_size, wanted.padding

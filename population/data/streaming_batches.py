@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from inarch.population.config import ImageSize, height_and_width
-from inarch.population.data.memory_batches import Batch, Pass
+from inarch.population.data.memory_batches import Batch, EpochSpec
 from inarch.population.data.reading.decoding import center, margin, resized, with_channels
 from inarch.population.data.reading.encoded_images import EncodedImages
 from inarch.population.errors import UnreadableImageError
@@ -68,7 +68,7 @@ class StreamBatches:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def epoch(self, wanted: Pass) -> Iterator[Batch]:
+    def epoch(self, wanted: EpochSpec) -> Iterator[Batch]:
         end = len(self) if wanted.steps is None else wanted.steps * wanted.batch_size
         order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size : end]
         steps: list[nn.Module] = (

@@ -12,47 +12,47 @@ from inarch.population.data import Batch
 from inarch.population.evaluation.protocol import Scores
 
 
-class ClassificationMeasure:
+class ClassificationEvaluator:
     """Images are given to classes; an ensemble is the mean of its networks' probabilities."""
 
-    def judge(self, network: nn.Module, batches: Iterable[Batch]) -> Scores:
-        return evaluate(network, batches)
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
+        return evaluate(model, batches)
 
-    def outputs(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        return probabilities(network, batches)
+    def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        return probabilities(model, batches)
 
-    def together(self, outputs: Sequence[Tensor]) -> Tensor:
+    def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(outputs)).mean(0)
 
     def scores(self, outputs: Tensor, labels: Tensor) -> Scores:
         return score_probabilities(outputs, labels)
 
-    def choices(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return outputs.argmax(1)
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, batches: Iterable[Batch]) -> Scores:
+def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Scores:
     """Scores of a network in evaluation mode; its mode is put back. Waits for the device once, at the end."""
-    was_training = network.training
-    network.eval()
+    was_training = model.training
+    model.eval()
     loss: Tensor | float = 0.0
     correct: Tensor | int = 0
     count = 0
     for images, labels in batches:
-        logits = network(images).float()
+        logits = model(images).float()
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
         correct = correct + (logits.argmax(1) == labels).sum()
         count += len(labels)
-    network.train(was_training)
+    model.train(was_training)
     return Scores(loss=float(loss) / count, accuracy=int(correct) / count, images=count)
 
 
 @torch.no_grad()
-def probabilities(network: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+def probabilities(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """Class probabilities (images, classes), float64, and labels (images,), on the CPU."""
-    network.eval()
-    outputs = [(network(images).double().softmax(1).cpu(), labels.cpu()) for images, labels in batches]
+    model.eval()
+    outputs = [(model(images).double().softmax(1).cpu(), labels.cpu()) for images, labels in batches]
     return torch.cat([output for output, _ in outputs]), torch.cat([labels for _, labels in outputs])
 
 

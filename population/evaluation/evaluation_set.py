@@ -11,15 +11,21 @@ from torch import Tensor
 from inarch.population.config import RunConfig
 from inarch.population.data import Splits
 from inarch.population.errors import ConfigError
-from inarch.population.evaluation.classification import ClassificationMeasure
-from inarch.population.evaluation.protocol import Part
-from inarch.population.evaluation.retrieval import RetrievalMeasure, Roles, everyone, num_answerable, query_and_gallery
+from inarch.population.evaluation.classification import ClassificationEvaluator
+from inarch.population.evaluation.protocol import EvaluationSet
+from inarch.population.evaluation.retrieval import (
+    QueryGallery,
+    RetrievalEvaluator,
+    all_vs_all,
+    num_answerable,
+    query_and_gallery,
+)
 
 LEAST_BATCH = 256
 """Images that are judged at a time, at least."""
 
 
-def judging_part(config: RunConfig, splits: Splits, name: str, *, device: torch.device | str) -> Part | None:
+def evaluation_set(config: RunConfig, splits: Splits, name: str, *, device: torch.device | str) -> EvaluationSet | None:
     """The images of a part and how they judge; in retrieval the queries come before their gallery.
 
     Args:
@@ -39,17 +45,17 @@ def judging_part(config: RunConfig, splits: Splits, name: str, *, device: torch.
         return None
     size = max(LEAST_BATCH, config.schedule.batch_size)
     if config.task == "classification":
-        return Part(batches=lambda: found.in_order(batch_size=size), measure=ClassificationMeasure())
+        return EvaluationSet(batches=lambda: found.in_order(batch_size=size), measure=ClassificationEvaluator())
     query = splits.batches("query", device) if name == "test" else None
-    return Part(
+    return EvaluationSet(
         batches=lambda: itertools.chain(
             () if query is None else query.in_order(batch_size=size), found.in_order(batch_size=size)
         ),
-        measure=RetrievalMeasure(_roles(splits, name)),
+        measure=RetrievalEvaluator(_roles(splits, name)),
     )
 
 
-def check_answers(splits: Splits) -> None:
+def check_queries(splits: Splits) -> None:
     """Raises ConfigError where a part that judges has no query with an image of its class to find."""
     for name in ("validation", "test"):
         labels = splits.labels(name)
@@ -63,12 +69,12 @@ def check_answers(splits: Splits) -> None:
             )
 
 
-def _roles(splits: Splits, name: str) -> Roles:
+def _roles(splits: Splits, name: str) -> QueryGallery:
     """Who asks whom among the images of a part, queries before it where there are any."""
     cameras, num_images = splits.cameras(name), len(splits.labels(name))
     num_queries = len(splits.labels("query")) if name == "test" else 0
     if not num_queries:
-        return everyone(num_images, _tensor(cameras))
+        return all_vs_all(num_images, _tensor(cameras))
     asking = splits.cameras("query")
     if (asking is None) != (cameras is None):
         raise ConfigError("data.query and data.test must both tell their cameras, or neither")

@@ -19,7 +19,7 @@ ENTROPY_BINS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Density:
+class FilterDensity:
     """Mean l1 norm of the filters that a baseline holds valid, and of the others."""
 
     num_valid: int
@@ -67,7 +67,7 @@ def _entropy(weight: Tensor, name: str) -> float:
     return float(layer_entropy(weight, ENTROPY_BINS, name=name))
 
 
-def filter_density(state: Mapping[str, Tensor], baseline: Mapping[str, Tensor], threshold: float) -> Density:
+def filter_density(state: Mapping[str, Tensor], baseline: Mapping[str, Tensor], threshold: float) -> FilterDensity:
     """How dense a network's filters are where a baseline of the same structure has valid and invalid ones.
 
     Args:
@@ -82,7 +82,7 @@ def filter_density(state: Mapping[str, Tensor], baseline: Mapping[str, Tensor], 
     valid = torch.cat([l1_norm(baseline[key]) >= threshold for key in keys])
     norms = torch.cat([l1_norm(state[key]) for key in keys]).double()
     there, gone = norms[valid], norms[~valid]
-    return Density(
+    return FilterDensity(
         num_valid=len(there),
         num_invalid=len(gone),
         valid=float(there.mean()) if len(there) else None,

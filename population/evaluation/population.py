@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inarch.population.evaluation.protocol import Part, Scores
+from inarch.population.evaluation.protocol import EvaluationSet, Scores
 from inarch.population.evaluation.similarity import agreement, mean_cosine
 from inarch.population.evaluation.soups import Candidate, greedy_soup, soup, with_statistics
-from inarch.population.state.state_dict import State, load_entries
+from inarch.population.state.state_dict import State, load_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class EvaluationData:
     """The images that judge."""
 
-    judged: Part
+    judged: EvaluationSet
     """Test images, or validation images where there are none."""
-    validation: Part | None
+    validation: EvaluationSet | None
     """Choose the greedy soup; None where nothing is held out."""
     statistics: Callable[[], Iterable[Tensor]]
     """Training images, augmented as in training, for the batch norm of averaged weights; from the beginning with each
@@ -30,8 +30,8 @@ class Parts:
 
 
 @torch.no_grad()
-def judge_together(
-    module: nn.Module, candidates: Sequence[Candidate], parts: Parts, *, with_soups: bool = True
+def evaluate_population(
+    module: nn.Module, candidates: Sequence[Candidate], parts: EvaluationData, *, with_soups: bool = True
 ) -> dict[str, Any]:
     """Scores of several networks together and one by one, in JSON's types.
 
@@ -48,18 +48,18 @@ def judge_together(
     measure = parts.judged.measure
     outputs, labels = [], torch.empty(0)
     for candidate in candidates:
-        load_entries(module, candidate.state)
+        load_tensors(module, candidate.state)
         said, labels = measure.outputs(module, parts.judged.batches())
         outputs.append(said)
     each = [measure.scores(said, labels) for said in outputs]
-    best = max(candidates, key=lambda one: (one.validation_score or 0.0, -one.network))
+    best = max(candidates, key=lambda one: (one.validation_score or 0.0, -one.network_id))
     states = [candidate.state for candidate in candidates]
     found = {
         "each": [dataclasses.asdict(scores) for scores in each],
         "mean": _mean(each),
-        "best": best.network,
-        "ensemble": dataclasses.asdict(measure.scores(measure.together(outputs), labels)),
-        "agreement": agreement([measure.choices(said, labels) for said in outputs]),
+        "best": best.network_id,
+        "ensemble": dataclasses.asdict(measure.scores(measure.ensemble(outputs), labels)),
+        "agreement": agreement([measure.predictions(said, labels) for said in outputs]),
         "cosine": mean_cosine(states),
     }
     if with_soups:
@@ -68,22 +68,22 @@ def judge_together(
     return found
 
 
-def _greedy(module: nn.Module, candidates: Sequence[Candidate], parts: Parts) -> dict[str, Any] | None:
+def _greedy(module: nn.Module, candidates: Sequence[Candidate], parts: EvaluationData) -> dict[str, Any] | None:
     validation = parts.validation
     if validation is None:
         return None
 
     def score(state: State) -> float:
-        load_entries(module, state)
-        return validation.measure.judge(with_statistics(module, parts.statistics()), validation.batches()).score
+        load_tensors(module, state)
+        return validation.measure.evaluate(with_statistics(module, parts.statistics()), validation.batches()).score
 
     state, members = greedy_soup(candidates, score)
     return _scores_of(module, state, parts) | {"members": list(members)}
 
 
-def _scores_of(module: nn.Module, state: State, parts: Parts) -> dict[str, Any]:
+def _scores_of(module: nn.Module, state: State, parts: EvaluationData) -> dict[str, Any]:
     """Of averaged weights, their batch norm's statistics measured anew."""
-    load_entries(module, state)
+    load_tensors(module, state)
     measure = parts.judged.measure
     said, labels = measure.outputs(with_statistics(module, parts.statistics()), parts.judged.batches())
     return dataclasses.asdict(measure.scores(said, labels))

@@ -35,18 +35,18 @@ class Scores:
         return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
 
 
-class Measure(Protocol):
+class Evaluator(Protocol):
     """How networks are judged on one part of the data: alone, together, and against each other."""
 
-    def judge(self, network: nn.Module, batches: Iterable[Batch]) -> Scores:
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
         """What is needed while a network trains; its mode is put back."""
         ...
 
-    def outputs(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """What a network says of each image, (images, ...), and labels (images,), on the CPU."""
         ...
 
-    def together(self, outputs: Sequence[Tensor]) -> Tensor:
+    def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
         """What several networks say as one: their ensemble."""
         ...
 
@@ -54,15 +54,15 @@ class Measure(Protocol):
         """All scores."""
         ...
 
-    def choices(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """What each image is taken for, one integer each: what two networks agree in."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class EvaluationSet:
     """Images that judge, and by what measure."""
 
     batches: Callable[[], Iterable[Batch]]
     """From the beginning with each call."""
-    measure: Measure
+    measure: Evaluator

@@ -18,7 +18,7 @@ QUERIES_AT_ONCE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Roles:
+class QueryGallery:
     """Who asks whom, over the images of one part in order."""
 
     queries: Tensor
@@ -30,19 +30,19 @@ class Roles:
     None: every image counts."""
 
 
-def everyone(num_images: int, cameras: Tensor | None = None) -> Roles:
+def all_vs_all(num_images: int, cameras: Tensor | None = None) -> QueryGallery:
     """Each image asks all others."""
     each = torch.ones(num_images, dtype=torch.bool)
-    return Roles(queries=each, gallery=each, cameras=cameras)
+    return QueryGallery(queries=each, gallery=each, cameras=cameras)
 
 
-def query_and_gallery(num_queries: int, num_gallery: int, cameras: Tensor | None = None) -> Roles:
+def query_and_gallery(num_queries: int, num_gallery: int, cameras: Tensor | None = None) -> QueryGallery:
     """The first images ask, the others answer."""
     asks = torch.arange(num_queries + num_gallery) < num_queries
-    return Roles(queries=asks, gallery=~asks, cameras=cameras)
+    return QueryGallery(queries=asks, gallery=~asks, cameras=cameras)
 
 
-def num_answerable(labels: Tensor, roles: Roles) -> int:
+def num_answerable(labels: Tensor, roles: QueryGallery) -> int:
     """How many queries have an image of their class to find."""
     gallery, queries = roles.gallery.nonzero()[:, 0], roles.queries.nonzero()[:, 0]
     count = 0
@@ -52,50 +52,50 @@ def num_answerable(labels: Tensor, roles: Roles) -> int:
     return count
 
 
-class RetrievalMeasure:
+class RetrievalEvaluator:
     """Images are ranked by cosine similarity; an ensemble's similarity is the mean of its networks'."""
 
-    def __init__(self, roles: Roles) -> None:
+    def __init__(self, roles: QueryGallery) -> None:
         self.roles = roles
 
-    def judge(self, network: nn.Module, batches: Iterable[Batch]) -> Scores:
-        was_training = network.training
-        found = self.scores(*self.outputs(network, batches))
-        network.train(was_training)
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
+        was_training = model.training
+        found = self.scores(*self.outputs(model, batches))
+        model.train(was_training)
         return found
 
-    def outputs(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        return embeddings(network, batches)
+    def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        return embeddings(model, batches)
 
-    def together(self, outputs: Sequence[Tensor]) -> Tensor:
+    def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
         """Embeddings side by side."""
         return torch.cat(list(outputs), dim=1)
 
     def scores(self, outputs: Tensor, labels: Tensor) -> Scores:
         return retrieval_scores(outputs, labels, self.roles)
 
-    def choices(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The nearest image of each query."""
         return torch.cat([order[:, 0] for order, _ in _rankings(outputs, labels, self.roles)])
 
 
-def classifier(network: nn.Module) -> nn.Linear:
+def classifier(model: nn.Module) -> nn.Linear:
     """The last linear layer: what goes into it is an image's embedding. Raises ConfigError where there is none."""
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ConfigError("task retrieval takes what goes into the last linear layer, and this network has none")
     return layers[-1]
 
 
 @torch.no_grad()
-def embeddings(network: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+def embeddings(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """Embeddings of length 1, shape (images, width), float32, and labels (images,), on the CPU; the network is left in
     evaluation mode.
 
     Raises:
         ConfigError: the network's last linear layer does not see one row an image.
     """
-    plain = getattr(network, "_orig_mod", network)  # of torch.compile: a hook needs the modules themselves
+    plain = getattr(model, "_orig_mod", model)  # of torch.compile: a hook needs the modules themselves
     plain.eval()
     seen: list[Tensor] = []
     hook = classifier(plain).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -116,7 +116,7 @@ def embeddings(network: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Te
     return torch.cat(found), torch.cat(labels)
 
 
-def retrieval_scores(vectors: Tensor, labels: Tensor, roles: Roles) -> Scores:
+def retrieval_scores(vectors: Tensor, labels: Tensor, roles: QueryGallery) -> Scores:
     """Mean average precision, and CMC rank-1 and rank-5, over the queries that have an image of their class to find.
 
     Args:
@@ -151,7 +151,7 @@ def retrieval_scores(vectors: Tensor, labels: Tensor, roles: Roles) -> Scores:
     )
 
 
-def _rankings(vectors: Tensor, labels: Tensor, roles: Roles) -> Iterable[tuple[Tensor, Tensor]]:
+def _rankings(vectors: Tensor, labels: Tensor, roles: QueryGallery) -> Iterable[tuple[Tensor, Tensor]]:
     """Of some queries at a time: the gallery's images by falling similarity, as indices, and which of them are of the
     query's class; both (queries, gallery). What does not count comes last and is of no class."""
     gallery = roles.gallery.nonzero()[:, 0]
@@ -162,7 +162,7 @@ def _rankings(vectors: Tensor, labels: Tensor, roles: Roles) -> Iterable[tuple[T
         yield gallery[order], (is_right & ~is_left_out).gather(1, order)
 
 
-def _answers(asking: Tensor, gallery: Tensor, labels: Tensor, roles: Roles) -> tuple[Tensor, Tensor]:
+def _answers(asking: Tensor, gallery: Tensor, labels: Tensor, roles: QueryGallery) -> tuple[Tensor, Tensor]:
     """Which of the gallery's images are of the query's class, and which do not count; both (queries, gallery)."""
     is_right = labels[asking, None] == labels[gallery]
     is_left_out = asking[:, None] == gallery

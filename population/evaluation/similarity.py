@@ -7,17 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from inarch.population.state.state_dict import STATISTICS, State, is_private
+from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, State, is_structural
 
 
-def agreement(choices: Sequence[Tensor]) -> float | None:
+def agreement(predictions: Sequence[Tensor]) -> float | None:
     """Part of the images that two networks take for the same, a mean over pairs; None for one network.
 
     Args:
-        choices: Of each network, shape (images,), as `Measure.choices`.
+        choices: Of each network, shape (images,), as `Evaluator.predictions`.
     """
     pairs = [
-        float((one == other).double().mean()) for index, one in enumerate(choices) for other in choices[index + 1 :]
+        float((one == other).double().mean())
+        for index, one in enumerate(predictions)
+        for other in predictions[index + 1 :]
     ]
     return sum(pairs) / len(pairs) if pairs else None
 
@@ -38,4 +40,4 @@ def mean_cosine(states: Sequence[State]) -> float | None:
 
 
 def _is_weight(key: str, value: Tensor) -> bool:
-    return value.is_floating_point() and not is_private(key) and not key.endswith(STATISTICS)
+    return value.is_floating_point() and not is_structural(key) and not key.endswith(BATCH_NORM_STATISTICS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inarch.population.state.state_dict import State, is_private
+from inarch.population.state.state_dict import State, is_structural
 
 
 def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -21,16 +21,16 @@ def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     first = states[0]
     return {
         key: torch.stack([state[key].double() for state in states]).mean(0).to(value.dtype)
-        if value.is_floating_point() and not is_private(key)
+        if value.is_floating_point() and not is_structural(key)
         else value.clone()
         for key, value in first.items()
     }
 
 
-def with_statistics(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:
+def with_statistics(network_id: nn.Module, images: Iterable[Tensor]) -> nn.Module:
     """A copy of a network whose batch norm statistics are measured anew, from batches of images: an average's are not
     the averages'."""
-    fresh = copy.deepcopy(network)
+    fresh = copy.deepcopy(network_id)
     torch.optim.swa_utils.update_bn(images, fresh)
     return fresh
 
@@ -39,7 +39,7 @@ def with_statistics(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:
 class Candidate:
     """One network's weights."""
 
-    network: int
+    network_id: int
     state: State
     validation_score: float | None = None
     """As `Scores.score`; None where nothing is held out."""
@@ -59,7 +59,7 @@ def greedy_soup(
 
     Source: Wortsman et al. 2022 (arXiv:2203.05482), recipe 1.
     """
-    ranked = sorted(candidates, key=lambda one: (-(one.validation_score or 0.0), one.network))
+    ranked = sorted(candidates, key=lambda one: (-(one.validation_score or 0.0), one.network_id))
     kept = [ranked[0]]
     reached = score(soup([ranked[0].state]))
     for candidate in ranked[1:]:
@@ -67,4 +67,4 @@ def greedy_soup(
         if tried >= reached:
             kept.append(candidate)
             reached = tried
-    return soup([one.state for one in kept]), tuple(one.network for one in kept)
+    return soup([one.state for one in kept]), tuple(one.network_id for one in kept)

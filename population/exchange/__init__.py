@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 from inarch.population.config import RunConfig
-from inarch.population.exchange.dml import Mutual
+from inarch.population.exchange.dml import DmlRule
 from inarch.population.exchange.exchanger import Exchanged, Exchanger, graft_rows, training_behind
-from inarch.population.exchange.graft import Grafting
-from inarch.population.exchange.papa import Averaging
-from inarch.population.exchange.pbt import Exploiting
-from inarch.population.exchange.protocol import Arrival, ExchangeRule, Rootstock, Taken
-from inarch.population.exchange.wash import Shuffling
+from inarch.population.exchange.graft import GraftRule
+from inarch.population.exchange.papa import PapaRule
+from inarch.population.exchange.pbt import PbtRule
+from inarch.population.exchange.protocol import Contribution, ExchangeRule, Rootstock, Scion
+from inarch.population.exchange.wash import WashRule
 from inarch.population.grafting.channels import Channels
 
 
@@ -28,30 +28,30 @@ def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRu
             graft = config.graft
             by_filters = graft.level == "filter" and not graft.reference
             needs_them = by_filters or graft.alignment != "none"
-            return Grafting(graft, config.age, find() if needs_them else None)
+            return GraftRule(graft, config.age, find() if needs_them else None)
         case "average":
-            return Averaging(config.average)
+            return PapaRule(config.average)
         case "shuffle":
-            return Shuffling(config.shuffle)
+            return WashRule(config.shuffle)
         case "exploit":
-            return Exploiting(config.exploit)
+            return PbtRule(config.exploit)
         case "mutual":
-            return Mutual()
+            return DmlRule()
     return None
 
 
 __all__ = [
-    "Arrival",
-    "Averaging",
+    "Contribution",
+    "DmlRule",
     "ExchangeRule",
     "Exchanged",
     "Exchanger",
-    "Exploiting",
-    "Grafting",
-    "Mutual",
+    "GraftRule",
+    "PapaRule",
+    "PbtRule",
     "Rootstock",
-    "Shuffling",
-    "Taken",
+    "Scion",
+    "WashRule",
     "exchange_rule",
     "graft_rows",
     "training_behind",

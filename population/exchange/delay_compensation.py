@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inarch.population.grafting.blending import blend_forward_
-from inarch.population.state.snapshot import Origin
-from inarch.population.state.state_dict import STATISTICS, is_private
+from inarch.population.grafting.blending import blend_compensated_
+from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, is_structural
 
 PREFIX = "past."
 """Begins a checkpoint's tensors: then interval, step, and the weight's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Past:
+class PastState:
     """A network as it would be now if it had taken in all that it did, and trained no more since an interval."""
 
     interval: int
@@ -29,16 +29,16 @@ class Past:
     """Its weights; batch norm's running statistics are not among them."""
 
 
-class OwnPast:
+class StateHistory:
     """The last intervals of one network: a copy of its weights for each."""
 
     def __init__(self, intervals: int) -> None:
         """Args: how far back it reaches, at least 1."""
         self._intervals = intervals
-        self._kept: deque[Past] = deque()
+        self._kept: deque[PastState] = deque()
 
     @contextlib.contextmanager
-    def exchange(self, own: Origin, state: Mapping[str, Tensor]) -> Iterator[None]:
+    def exchange(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> Iterator[None]:
         """Around an exchange that takes something in; where nothing is, `note` is enough. What comes from others moves
         the past too, so that the difference to the present stays what was trained.
 
@@ -52,7 +52,7 @@ class OwnPast:
         with torch.no_grad():
             for past in stays:
                 for key, then in before.items():
-                    blend_forward_(past.state[key], state[key], then, 0.0)  # past + (state - then)
+                    blend_compensated_(past.state[key], state[key], then, 0.0)  # past + (state - then)
         self.note(own, state)
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
@@ -64,7 +64,9 @@ class OwnPast:
             for key, tensor in past.state.items()
         }
 
-    def load(self, tensors: Mapping[str, Tensor], own: Origin, state: Mapping[str, Tensor], *, within: bool) -> None:
+    def load(
+        self, tensors: Mapping[str, Tensor], own: SnapshotInfo, state: Mapping[str, Tensor], *, within: bool
+    ) -> None:
         """Take over what a checkpoint of `own`, which has all that is in `state`, held."""
         found: dict[tuple[int, int], dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -75,21 +77,21 @@ class OwnPast:
                     place[key] = torch.empty_like(state[key]).copy_(tensor)  # in the same memory order
         self._kept.clear()
         for (interval, step), weights in sorted(found.items(), key=lambda one: one[0]):
-            self._kept.append(Past(interval=interval, step=step, state=weights))
+            self._kept.append(PastState(interval=interval, step=step, state=weights))
         if not within:
             self.note(own, state)
 
-    def note(self, own: Origin, state: Mapping[str, Tensor]) -> None:
+    def note(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> None:
         """Keep the network as it stands when an exchange is over, in place of the oldest where there are enough."""
         oldest = self._kept.popleft().state if len(self._kept) >= self._intervals else {}
-        self._kept.append(Past(interval=own.interval, step=own.step, state=_copies(state, into=oldest)))
+        self._kept.append(PastState(interval=own.interval, step=own.step, state=_copies(state, into=oldest)))
 
-    def at(self, interval: int) -> Past | None:
+    def at(self, interval: int) -> PastState | None:
         """The network in an interval, or in the first after it that is kept; None where there is none."""
         return next((past for past in self._kept if past.interval >= interval), None)
 
 
-def brought_forward(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], past: Past) -> dict[str, Tensor]:
+def compensate_delay(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], past: PastState) -> dict[str, Tensor]:
     """The scion, moved by what the rootstock has trained since the scion's interval.
 
     Args:
@@ -113,5 +115,5 @@ def _copies(state: Mapping[str, Tensor], *, into: Mapping[str, Tensor]) -> dict[
         return {
             key: into[key].copy_(tensor) if key in into else tensor.detach().clone()
             for key, tensor in state.items()
-            if tensor.is_floating_point() and not is_private(key) and not key.endswith(STATISTICS)
+            if tensor.is_floating_point() and not is_structural(key) and not key.endswith(BATCH_NORM_STATISTICS)
         }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inarch.population.exchange.protocol import Arrival, Rootstock, Taken
+from inarch.population.exchange.protocol import Contribution, Rootstock, Scion
 from inarch.population.grafting.layer_level import WHOLE, LayerGraft
 
 
-class Mutual:
+class DmlRule:
     """Each step's loss holds the divergence from the predictions of the newest snapshots that came, on the same images.
 
     The paper's peers are as young as the network itself; these are up to an interval older, so that nobody waits.
@@ -17,9 +17,9 @@ class Mutual:
     """
 
     takes_scions = True
-    tells = None
+    information_measure = None
 
-    def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
+    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
         rootstock.peers = [arrival.snapshot.state() for arrival in arrivals]
         record = LayerGraft(layer=WHOLE, alpha=1.0)
-        return tuple(Taken(arrival=arrival, part=0.0, layers=(record,)) for arrival in arrivals)
+        return tuple(Contribution(arrival=arrival, scion_weight=0.0, layers=(record,)) for arrival in arrivals)

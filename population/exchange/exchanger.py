@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from inarch.population.config import RunConfig
 from inarch.population.evaluation.filter_statistics import ENTROPY_BINS
-from inarch.population.exchange.delay_compensation import OwnPast
-from inarch.population.exchange.protocol import Arrival, ExchangeRule, Rootstock, Taken
+from inarch.population.exchange.delay_compensation import StateHistory
+from inarch.population.exchange.protocol import Contribution, ExchangeRule, Rootstock, Scion
 from inarch.population.grafting.units import GraftUnit
 from inarch.population.membership.outcome import Refusal
-from inarch.population.membership.staleness import Age, age_limit, age_of, is_too_old
+from inarch.population.membership.staleness import Staleness, is_too_stale, staleness_limit, staleness_of
 from inarch.population.persistence.interval_report import GRAFTED, KEPT
 from inarch.population.state.seeding import generator
-from inarch.population.state.snapshot import Layout, Origin, Snapshot
-from inarch.population.state.state_dict import check_finite, unwatched
+from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
+from inarch.population.state.state_dict import check_finite, untrained_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Exchanged:
 
     outcome: str
     """grafted, kept, or a refusal's name."""
-    taken: tuple[Taken, ...] = ()
+    taken: tuple[Contribution, ...] = ()
     rootstock: Rootstock | None = None
     """As the rule left it; None where nothing was admitted."""
 
@@ -49,7 +49,7 @@ class Exchanger:
         layout: Layout,
         module: nn.Module,
         *,
-        network: int,
+        network_id: int,
         num_intervals: int,
     ) -> None:
         """One network's side of its exchanges.
@@ -60,35 +60,43 @@ class Exchanger:
             units: What shares an alpha.
             layout: What a snapshot must be.
             module: The network; what it does not train may hold values that are not finite.
-            network: Its id.
+            network_id: Its id.
             num_intervals: Of the schedule.
         """
-        self._rule, self._config, self._units, self._layout, self._network = rule, config, units, layout, network
-        self._limit = age_limit(config.age, num_intervals=num_intervals)
-        self._past = OwnPast(config.compensation) if config.compensation else None
-        self._vouched_for = (rule.tells.vouches_for(units) if rule.tells else frozenset()) | unwatched(module)
+        self._rule, self._config, self._units, self._layout, self._network = rule, config, units, layout, network_id
+        self._limit = staleness_limit(config.age, num_intervals=num_intervals)
+        self._past = StateHistory(config.compensation) if config.compensation else None
+        self._checked_keys = (
+            rule.information_measure.checked_keys(units) if rule.information_measure else frozenset()
+        ) | untrained_keys(module)
 
     @property
     def takes_scions(self) -> bool:
         """Whether it needs others' snapshots."""
         return self._rule.takes_scions
 
-    def tell(self, state: Mapping[str, Tensor], interval: int) -> tuple[float, ...]:
+    def measure_information(self, state: Mapping[str, Tensor], interval: int) -> tuple[float, ...]:
         """What a snapshot of an interval tells beside its weights.
 
         Raises:
             NotFiniteError: a weight is NaN or infinite; names the entry.
         """
-        tells = self._rule.tells
-        found = tells.measure(state, self._units, self._draws(self._network, interval)) if tells else ()
-        check_finite(state, but=self._vouched_for)
+        information_measure = self._rule.information_measure
+        found = (
+            information_measure.measure(state, self._units, self._draws(self._network, interval))
+            if information_measure
+            else ()
+        )
+        check_finite(state, but=self._checked_keys)
         return found
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
         """What a checkpoint needs to hold of the past, not copied; `within`: of an interval that is not complete."""
         return self._past.tensors(within=within) if self._past is not None else {}
 
-    def load(self, tensors: Mapping[str, Tensor], own: Origin, state: Mapping[str, Tensor], *, within: bool) -> None:
+    def load(
+        self, tensors: Mapping[str, Tensor], own: SnapshotInfo, state: Mapping[str, Tensor], *, within: bool
+    ) -> None:
         """Take over a checkpoint's past; own: the network as it was saved, and all that a snapshot of it holds."""
         if self._past is not None:
             self._past.load(tensors, own, state, within=within)
@@ -105,7 +113,7 @@ class Exchanger:
     def exchange(
         self,
         found: Sequence[Snapshot] | Refusal,
-        own: Origin,
+        own: SnapshotInfo,
         state: Mapping[str, Tensor],
         information: tuple[float, ...],
         *,
@@ -124,7 +132,7 @@ class Exchanger:
             now: Seconds of the host's clock.
         """
         looked_at = [found] if isinstance(found, Refusal) else [self._admit(scion, own, now) for scion in found]
-        arrivals = [arrival for arrival in looked_at if isinstance(arrival, Arrival)]
+        arrivals = [arrival for arrival in looked_at if isinstance(arrival, Scion)]
         refused = next((one for one in looked_at if isinstance(one, Refusal)), None)
         if refused is not None and not arrivals:
             if self._past is not None:
@@ -143,51 +151,51 @@ class Exchanger:
             common_random=self._draws(None, own.interval),
         )
         with torch.no_grad(), self._past.exchange(own, state) if self._past is not None else contextlib.nullcontext():
-            taken = self._rule.take_in(rootstock, arrivals)
+            taken = self._rule.apply(rootstock, arrivals)
         return Exchanged(outcome=GRAFTED if taken else KEPT, taken=taken, rootstock=rootstock)
 
-    def _admit(self, scion: Snapshot, own: Origin, now: float) -> Arrival | Refusal:
+    def _admit(self, scion: Snapshot, own: SnapshotInfo, now: float) -> Scion | Refusal:
         """A snapshot that may be taken in, with its age; or why not."""
         if scion.origin.structure != self._layout.fingerprint or scion.buffer.nbytes != self._layout.nbytes:
             return Refusal.STRUCTURE
-        if is_too_old(own, scion.origin, limit=self._limit):
+        if is_too_stale(own, scion.origin, limit=self._limit):
             return Refusal.TOO_OLD
         is_told_finite = all(math.isfinite(value) for value in scion.information)
-        if not (is_told_finite and scion.is_finite(but=self._vouched_for)):
+        if not (is_told_finite and scion.is_finite(but=self._checked_keys)):
             return Refusal.NOT_FINITE
-        age = age_of(own, scion.origin, now=now)
+        age = staleness_of(own, scion.origin, now=now)
         behind = round(age.intervals)
         past = self._past.at(own.interval - behind) if self._past is not None and behind else None
-        return Arrival(snapshot=scion, age=age, past=past)
+        return Scion(snapshot=scion, age=age, past=past)
 
-    def _draws(self, network: int | None, interval: int) -> np.random.Generator:
+    def _draws(self, network_id: int | None, interval: int) -> np.random.Generator:
         """Random numbers of an interval's exchange: of one network, or None: common to all."""
-        owner = 0 if network is None else network + 1
+        owner = 0 if network_id is None else network_id + 1
         return generator(self._config.seed, owner, "exchange", counter=interval)
 
 
-def training_behind(own: Origin, taken: Sequence[Taken]) -> tuple[float, float]:
+def training_behind(own: SnapshotInfo, taken: Sequence[Contribution]) -> tuple[float, float]:
     """Intervals and steps of training behind weights after an exchange: each source's by its part, with what it was
     brought forward by."""
-    kept = 1.0 - sum(one.part for one in taken)
+    kept = 1.0 - sum(one.scion_weight for one in taken)
     intervals, steps = kept * own.trained_intervals, kept * own.trained_steps
     for one in taken:
         source, past = _source(own, one), one.arrival.past if one.arrival else None
-        intervals += one.part * (source.trained_intervals + (own.interval - past.interval if past else 0))
-        steps += one.part * (source.trained_steps + (own.step - past.step if past else 0))
+        intervals += one.scion_weight * (source.trained_intervals + (own.interval - past.interval if past else 0))
+        steps += one.scion_weight * (source.trained_steps + (own.step - past.step if past else 0))
     return intervals, steps
 
 
-def graft_rows(own: Origin, taken: Sequence[Taken]) -> list[dict[str, Any]]:
+def graft_rows(own: SnapshotInfo, taken: Sequence[Contribution]) -> list[dict[str, Any]]:
     """Rows of the history's table of grafts."""
     rows = []
     for one in taken:
         source = _source(own, one)
-        age = one.arrival.age if one.arrival else Age(intervals=0.0, steps=0.0, seconds=0.0)
+        age = one.arrival.age if one.arrival else Staleness(intervals=0.0, steps=0.0, seconds=0.0)
         past = one.arrival.past if one.arrival else None
         common = {
-            "rootstock": own.network,
-            "scion": source.network,
+            "rootstock": own.network_id,
+            "scion": source.network_id,
             "interval": own.interval,
             "incarnation": own.incarnation,
             "rootstock_version": own.interval,
@@ -200,6 +208,6 @@ def graft_rows(own: Origin, taken: Sequence[Taken]) -> list[dict[str, Any]]:
     return rows
 
 
-def _source(own: Origin, taken: Taken) -> Origin:
+def _source(own: SnapshotInfo, taken: Contribution) -> SnapshotInfo:
     """Whose weights were taken: another network's, or for noise and internal scions its own."""
     return taken.arrival.snapshot.origin if taken.arrival else own

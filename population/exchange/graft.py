@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from inarch.population.config import AgeConfig, GraftConfig
-from inarch.population.exchange.delay_compensation import brought_forward
-from inarch.population.exchange.protocol import Arrival, Rootstock, Taken
+from inarch.population.exchange.delay_compensation import compensate_delay
+from inarch.population.exchange.protocol import Contribution, Rootstock, Scion
 from inarch.population.grafting.channels import Channels, moved
 from inarch.population.grafting.criteria import LayerInformation
 from inarch.population.grafting.filter_level import blend_filters, filter_alphas
-from inarch.population.grafting.layer_level import LayerGraft, blend_several, blend_units, decide
+from inarch.population.grafting.layer_level import LayerGraft, blend_layers, blend_several, layer_alphas
 from inarch.population.grafting.local_scions import internal_scion, noise_scion
 from inarch.population.grafting.reference import published_filter_graft
 from inarch.population.grafting.units import GraftUnit
-from inarch.population.grafting.weight_matching import align
-from inarch.population.membership.staleness import freshness
+from inarch.population.grafting.weight_matching import match_channels
+from inarch.population.membership.staleness import staleness_discount
 
 
-class Grafting:
+class GraftRule:
     """Source: Meng et al. 2020 (arXiv:2001.05868)."""
 
     def __init__(self, config: GraftConfig, age: AgeConfig, channels: Channels | None = None) -> None:
@@ -34,26 +34,26 @@ class Grafting:
         return self._config.scion == "external"
 
     @property
-    def tells(self) -> LayerInformation | None:
+    def information_measure(self) -> LayerInformation | None:
         """Layers' information. That of filters would be a number for each channel, and is measured where it is used."""
         return LayerInformation(self._config) if self.takes_scions and self._config.level == "layer" else None
 
-    def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
-        taken = self._take_in(rootstock, arrivals)
+    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
+        taken = self._apply(rootstock, arrivals)
         has_changed = any(record.alpha < 1.0 for one in taken for record in one.layers)
-        rootstock.forgets_momentum = has_changed and self._config.momentum == "reset"
-        rootstock.forgets_statistics = has_changed and self._config.batch_norm == "reset" and self.takes_scions
+        rootstock.reset_momentum = has_changed and self._config.momentum == "reset"
+        rootstock.recalibrate_batch_norm = has_changed and self._config.batch_norm == "reset" and self.takes_scions
         return taken
 
-    def _take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
+    def _apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
         if self._config.scion == "internal":
             found = internal_scion(rootstock.state, rootstock.units, self._config)
-            return (Taken(arrival=None, part=0.0, layers=found),)
+            return (Contribution(arrival=None, scion_weight=0.0, layers=found),)
         if self._config.scion == "noise":
             found = noise_scion(
                 rootstock.state, rootstock.units, self._config, epoch=rootstock.epoch, random=rootstock.random
             )
-            return (Taken(arrival=None, part=0.0, layers=found),)
+            return (Contribution(arrival=None, scion_weight=0.0, layers=found),)
         scions = [self._aligned(rootstock, arrival.snapshot.state()) for arrival in arrivals]
         if self._config.level == "filter":
             return self._filters(rootstock, arrivals, scions)
@@ -62,21 +62,21 @@ class Grafting:
     def _aligned(self, rootstock: Rootstock, scion: dict[str, Tensor]) -> dict[str, Tensor]:
         if self._config.alignment == "none" or self._channels is None:
             return scion
-        return moved(scion, self._channels, align(rootstock.state, scion, self._channels))
+        return moved(scion, self._channels, match_channels(rootstock.state, scion, self._channels))
 
     @staticmethod
-    def _forward(rootstock: Rootstock, arrival: Arrival, scion: dict[str, Tensor]) -> dict[str, Tensor]:
-        return scion if arrival.past is None else brought_forward(scion, rootstock.state, arrival.past)
+    def _forward(rootstock: Rootstock, arrival: Scion, scion: dict[str, Tensor]) -> dict[str, Tensor]:
+        return scion if arrival.past is None else compensate_delay(scion, rootstock.state, arrival.past)
 
     def _filters(
-        self, rootstock: Rootstock, arrivals: Sequence[Arrival], scions: Sequence[dict[str, Tensor]]
-    ) -> tuple[Taken, ...]:
+        self, rootstock: Rootstock, arrivals: Sequence[Scion], scions: Sequence[dict[str, Tensor]]
+    ) -> tuple[Contribution, ...]:
         """Filter by filter; of several donors the mean of the blends."""
         own = {key: tensor.clone() for key, tensor in rootstock.state.items()}
         blends, found = [], []
         for arrival, came in zip(arrivals, scions, strict=True):
             scion = self._forward(rootstock, arrival, came)
-            left = freshness(arrival.age.intervals, self._age)
+            left = staleness_discount(arrival.age.intervals, self._age)
             if self._config.reference:
                 blend, kept = _as_published(own, scion, left=left)
             else:
@@ -101,11 +101,11 @@ class Grafting:
         )
 
     def _external(
-        self, rootstock: Rootstock, arrivals: Sequence[Arrival], scions: Sequence[dict[str, Tensor]]
-    ) -> tuple[Taken, ...]:
+        self, rootstock: Rootstock, arrivals: Sequence[Scion], scions: Sequence[dict[str, Tensor]]
+    ) -> tuple[Contribution, ...]:
         """Blend with each donor by its own alphas; of several, the mean of the blends or each layer's best."""
         records = [
-            decide(
+            layer_alphas(
                 rootstock.units,
                 rootstock.information,
                 arrival.snapshot.information,
@@ -117,7 +117,7 @@ class Grafting:
         ]
         if len(arrivals) == 1:
             past = arrivals[0].past.state if arrivals[0].past is not None else None
-            blend_units(rootstock.state, scions[0], rootstock.units, records[0], self._config, past=past)
+            blend_layers(rootstock.state, scions[0], rootstock.units, records[0], self._config, past=past)
         else:
             scions = [self._forward(rootstock, arrival, scion) for arrival, scion in zip(arrivals, scions, strict=True)]
             shares = self._shares(records)
@@ -152,6 +152,8 @@ def _as_published(
     return blend, {key: 1.0 - (1.0 - part) * left for key, part in kept.items()}
 
 
-def _taken(arrival: Arrival, layers: tuple[LayerGraft, ...]) -> Taken:
+def _taken(arrival: Scion, layers: tuple[LayerGraft, ...]) -> Contribution:
     """The part that was taken of a donor, a mean over layers."""
-    return Taken(arrival=arrival, part=sum(1.0 - record.alpha for record in layers) / len(layers), layers=layers)
+    return Contribution(
+        arrival=arrival, scion_weight=sum(1.0 - record.alpha for record in layers) / len(layers), layers=layers
+    )

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inarch.population.config import ExploitConfig
-from inarch.population.exchange.protocol import Arrival, Rootstock, Taken
+from inarch.population.exchange.protocol import Contribution, Rootstock, Scion
 from inarch.population.grafting.layer_level import WHOLE, LayerGraft
 
 
-class Exploiting:
+class PbtRule:
     """Binary tournament by validation score with the donors that came; momentum is not copied but dropped.
 
     Source: Jaderberg et al. 2017 (arXiv:1711.09846), PBT.
     """
 
     takes_scions = True
-    tells = None
+    information_measure = None
 
     def __init__(self, config: ExploitConfig) -> None:
         self._config = config
 
-    def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
+    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
         best = max(arrivals, key=lambda arrival: arrival.snapshot.origin.score or 0.0)
         origin = best.snapshot.origin
         if rootstock.origin.score is None or origin.score is None or origin.score <= rootstock.origin.score:
@@ -29,10 +29,10 @@ class Exploiting:
         scion = best.snapshot.state()
         for key, own in rootstock.state.items():
             own.copy_(scion[key])
-        rootstock.forgets_momentum = True
+        rootstock.reset_momentum = True
         rootstock.score = origin.score
         rootstock.learning_rate = origin.learning_rate * float(rootstock.random.choice(self._config.factors))
         record = LayerGraft(
             layer=WHOLE, alpha=0.0, own_information=rootstock.origin.score, scion_information=origin.score
         )
-        return (Taken(arrival=best, part=1.0, layers=(record,)),)
+        return (Contribution(arrival=best, scion_weight=1.0, layers=(record,)),)

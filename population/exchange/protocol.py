@@ -9,23 +9,23 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from inarch.population.exchange.delay_compensation import Past
+from inarch.population.exchange.delay_compensation import PastState
 from inarch.population.grafting.criteria import LayerInformation
 from inarch.population.grafting.layer_level import LayerGraft
 from inarch.population.grafting.units import GraftUnit
-from inarch.population.membership.staleness import Age
-from inarch.population.state.snapshot import Origin, Snapshot
+from inarch.population.membership.staleness import Staleness
+from inarch.population.state.snapshot import Snapshot, SnapshotInfo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrival:
+class Scion:
     """A snapshot that came."""
 
     snapshot: Snapshot
     """Finite, of the rootstock's structure; its buffer is shared and only read."""
-    age: Age
+    age: Staleness
     """For this rootstock."""
-    past: Past | None = None
+    past: PastState | None = None
     """The rootstock as long ago as the snapshot trails, or as is kept; None where nothing is compensated."""
 
 
@@ -33,7 +33,7 @@ class Arrival:
 class Rootstock:
     """The network that takes in, for the length of one exchange."""
 
-    origin: Origin
+    origin: SnapshotInfo
     state: Mapping[str, Tensor]
     """All that a snapshot holds, the network's own tensors: a rule writes into them."""
     units: Sequence[GraftUnit]
@@ -50,21 +50,21 @@ class Rootstock:
     """The network's own for this interval."""
     common_random: np.random.Generator
     """Draws the same in every network of the run at this interval."""
-    forgets_momentum: bool = False
+    reset_momentum: bool = False
     """A rule may set it: the optimizer's running averages are dropped."""
-    forgets_statistics: bool = False
+    recalibrate_batch_norm: bool = False
     """A rule may set it: batch norm's running statistics were reset, and are to be trained or measured anew."""
     peers: Sequence[Mapping[str, Tensor]] | None = None
     """A rule may set it: weights of networks whose predictions are learned from until the next exchange; copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class Contribution:
     """What was taken from one source."""
 
-    arrival: Arrival | None
+    arrival: Scion | None
     """None: from the network itself, or from noise."""
-    part: float
+    scion_weight: float
     """Of all weights now, over units: how much of the training behind them is the source's; in [0, 1]."""
     layers: tuple[LayerGraft, ...]
     """What the history keeps: a record a unit, or one for all."""
@@ -79,10 +79,10 @@ class ExchangeRule(Protocol):
         ...
 
     @property
-    def tells(self) -> LayerInformation | None:
+    def information_measure(self) -> LayerInformation | None:
         """What a snapshot tells beside its weights; None: nothing."""
         ...
 
-    def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
+    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
         """Change the rootstock; empty where it stays as it is. Called with one arrival at least if it takes scions."""
         ...

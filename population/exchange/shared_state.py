@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from inarch.population.config import RunConfig
 from inarch.population.errors import ConfigError
 from inarch.population.grafting.units import GraftUnit, graft_units, reference_units
-from inarch.population.state.optimizer import running_averages
-from inarch.population.state.state_dict import constant_buffers, entries
+from inarch.population.state.optimizer import moment_buffers
+from inarch.population.state.state_dict import constant_buffers, named_tensors
 
 WHOLE = "network"
 """Name of the one unit of a network without weight matrices."""
@@ -29,9 +29,9 @@ class SharedState:
         self._constants = constant_buffers(module)
         self._has_averages = config.exchange.rule == "graft" and config.graft.momentum == "blend"
 
-    def entries(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """By name, as they stand: what a snapshot holds."""
-        own = {name: tensor for name, tensor in entries(self._module).items() if name not in self._constants}
+        own = {name: tensor for name, tensor in named_tensors(self._module).items() if name not in self._constants}
         return own | {f"{slot}.{name}": tensor for slot, name, tensor in self._averages()}
 
     def units(self) -> tuple[GraftUnit, ...]:
@@ -47,7 +47,7 @@ class SharedState:
         if self._config.exchange.rule != "graft":
             return self._without_constants(self._units_in_order())
         if settings.reference and settings.level == "layer" and settings.scion == "external":
-            units = reference_units(entries(self._module))
+            units = reference_units(named_tensors(self._module))
         else:
             by_convolutions = settings.level == "filter" or settings.reference
             units = graft_units(self._module, "convolutions" if by_convolutions else settings.units)
@@ -63,7 +63,7 @@ class SharedState:
         try:
             return graft_units(self._module)
         except ConfigError:
-            return (GraftUnit(name=WHOLE, keys=tuple(entries(self._module))),)
+            return (GraftUnit(name=WHOLE, keys=tuple(named_tensors(self._module))),)
 
     def _without_constants(self, units: tuple[GraftUnit, ...]) -> tuple[GraftUnit, ...]:
         return tuple(
@@ -73,4 +73,4 @@ class SharedState:
 
     def _averages(self) -> Iterator[tuple[str, str, Tensor]]:
         if self._has_averages:
-            yield from running_averages(self._optimizer, self._names, self._config.optimizer)
+            yield from moment_buffers(self._optimizer, self._names, self._config.optimizer)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from inarch.population.config import ShuffleConfig
-from inarch.population.exchange.protocol import Arrival, Rootstock, Taken
+from inarch.population.exchange.protocol import Contribution, Rootstock, Scion
 from inarch.population.grafting.layer_level import WHOLE, LayerGraft
-from inarch.population.state.state_dict import STATISTICS, is_private
+from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, is_structural
 
 
-class Shuffling:
+class WashRule:
     """Each weight is, with a probability that falls from the first unit to the last, permuted among the networks.
 
     Where all networks shuffle the same versions (lockstep, all as donors) the population's weights are permuted
@@ -25,14 +25,14 @@ class Shuffling:
     """
 
     takes_scions = True
-    tells = None
+    information_measure = None
 
     def __init__(self, config: ShuffleConfig) -> None:
         self._config = config
 
-    def take_in(self, rootstock: Rootstock, arrivals: Sequence[Arrival]) -> tuple[Taken, ...]:
-        own = rootstock.origin.network
-        donors = {arrival.snapshot.origin.network: arrival.snapshot.state() for arrival in arrivals}
+    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
+        own = rootstock.origin.network_id
+        donors = {arrival.snapshot.origin.network_id: arrival.snapshot.state() for arrival in arrivals}
         ring = sorted({own, *donors})
         here, last = ring.index(own), max(1, len(rootstock.units) - 1)
         swapped, total = dict.fromkeys(ring, 0), 0
@@ -40,7 +40,7 @@ class Shuffling:
             probability = self._config.probability * (1.0 - depth / last)
             for key in unit.keys:
                 values = rootstock.state[key]
-                if not values.is_floating_point() or is_private(key) or key.endswith(STATISTICS):
+                if not values.is_floating_point() or is_structural(key) or key.endswith(BATCH_NORM_STATISTICS):
                     continue
                 total += values.numel()
                 places, shifts = _draw(rootstock.common_random, values.numel(), probability, len(ring))
@@ -49,10 +49,12 @@ class Shuffling:
                     swapped[donor] += len(mine)
                     _put(values, donors[donor][key], mine)
         return tuple(
-            Taken(
+            Contribution(
                 arrival=arrival,
-                part=swapped[arrival.snapshot.origin.network] / max(1, total),
-                layers=(LayerGraft(layer=WHOLE, alpha=1.0 - swapped[arrival.snapshot.origin.network] / max(1, total)),),
+                scion_weight=swapped[arrival.snapshot.origin.network_id] / max(1, total),
+                layers=(
+                    LayerGraft(layer=WHOLE, alpha=1.0 - swapped[arrival.snapshot.origin.network_id] / max(1, total)),
+                ),
             )
             for arrival in arrivals
         )

@@ -1,6 +1,6 @@
 """Dynamic-coded filter fusion: compact networks trained directly, their filters mixtures of more filters."""
 
-from inarch.population.fusion.fusing import LayerFusion, fuse
+from inarch.population.fusion.fusing import LayerFusion, update_fusion
 from inarch.population.fusion.layer import FusedConv2d, compact_state
 from inarch.population.fusion.presets import PRESETS, preset_rates
 from inarch.population.fusion.proxies import (
@@ -23,7 +23,6 @@ __all__ = [
     "direct_importance",
     "effective_filters",
     "filter_distances",
-    "fuse",
     "importance",
     "log_proxies",
     "normalized",
@@ -32,5 +31,6 @@ __all__ = [
     "published_proxies",
     "published_temperature",
     "temperature_for",
+    "update_fusion",
     "wanted_filters",
 ]

@@ -40,7 +40,7 @@ class LayerFusion:
     """Part of the gradient's norm, at the step before, that reached filters which were not kept; None before a step."""
 
 
-def fuse(
+def update_fusion(
     module: nn.Module, config: FusionConfig, *, epoch: int, epochs: int, random: np.random.Generator
 ) -> tuple[LayerFusion, ...]:
     """Set the proxies of every fused convolution for an epoch, from its weights as they are.
@@ -59,11 +59,13 @@ def fuse(
         NotFiniteError: a weight is NaN or infinite; names the layer.
     """
     layers = [(name, found) for name, found in module.named_modules() if isinstance(found, FusedConv2d)]
-    return tuple(_fuse(name, layer, config, epoch=epoch, epochs=epochs, random=random) for name, layer in layers)
+    return tuple(
+        _update_fusion(name, layer, config, epoch=epoch, epochs=epochs, random=random) for name, layer in layers
+    )
 
 
 @torch.no_grad()
-def _fuse(
+def _update_fusion(
     name: str, layer: FusedConv2d, config: FusionConfig, *, epoch: int, epochs: int, random: np.random.Generator
 ) -> LayerFusion:
     gradient = _discarded_gradient(layer)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from inarch.population.state.state_dict import is_private
+from inarch.population.state.state_dict import is_structural
 
 
 class FusedConv2d(nn.Conv2d):
     """Keeps all `filters`, applies `kept` mixtures of them: gradients reach every filter through its part in them.
 
-    Buffers, set by `fusion.fuse`: `fusion_proxies` (kept, filters), the mixtures; `fusion_chosen` (kept,), whose
+    Buffers, set by `fusion.update_fusion`: `fusion_proxies` (kept, filters), the mixtures; `fusion_chosen` (kept,), whose
     proxies they are; `fusion_scores` (filters,), each filter's importance when it was last finite.
     """
 
@@ -46,7 +46,7 @@ def compact_state(module: nn.Module) -> dict[str, Tensor]:
         owner, _, entry = key.rpartition(".")
         if owner not in fused:
             state[key] = tensor.detach().clone()
-        elif not is_private(key):
+        elif not is_structural(key):
             weight, bias = fused[owner].fused()
             found = weight if entry == "weight" else bias
             assert found is not None

@@ -56,5 +56,5 @@ def preset_rates(name: str, architecture: str) -> tuple[float, ...]:
         raise ConfigError(f"there is no fusion preset {name!r}; there are {', '.join(PRESETS)}")
     owner, rates = PRESETS[name]
     if owner != architecture:
-        raise ConfigError(f"fusion preset {name} is for {owner}, got network.architecture {architecture!r}")
+        raise ConfigError(f"fusion preset {name} is for {owner}, got model.architecture {architecture!r}")
     return rates

@@ -34,7 +34,7 @@ def blend_(own: Tensor, scion: Tensor, alpha: float) -> None:
         mine.mul_(alpha).add_(part)
 
 
-def blend_forward_(own: Tensor, scion: Tensor, past: Tensor, alpha: float) -> None:
+def blend_compensated_(own: Tensor, scion: Tensor, past: Tensor, alpha: float) -> None:
     """own = own * alpha + (scion + own - past) * (1 - alpha), in place, which is own + (scion - past) * (1 - alpha)."""
     other = scion if scion.device == own.device else scion.to(own.device, non_blocking=True)
     if own.device.type != "cpu" or own.numel() <= BLOCK_VALUES or not (own.is_contiguous() and other.is_contiguous()):

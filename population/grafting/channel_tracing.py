@@ -18,7 +18,7 @@ from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 from inarch.population.errors import ConfigError
 from inarch.population.fusion import FusedConv2d
-from inarch.population.grafting.channels import FREE, Axis, Channels, by_class, declared_channels
+from inarch.population.grafting.channels import UNTRACKED, Axis, Channels, by_class, declared_channels
 
 
 def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
@@ -46,7 +46,7 @@ def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
 
 def _followed(module: nn.Module, image_shape: Sequence[int]) -> Channels:
     try:
-        graph = fx.GraphModule(module, _Tracer().trace(module))
+        graph = fx.GraphModule(module, _ChannelTracer().trace(module))
     except Exception as error:
         raise ConfigError(f"graft.level filter: torch.fx cannot trace the network: {error}") from error
     was_training = module.training
@@ -55,17 +55,17 @@ def _followed(module: nn.Module, image_shape: Sequence[int]) -> Channels:
         device = next(module.parameters()).device
         ShapeProp(graph).propagate(torch.zeros(2, *image_shape, device=device))
     module.train(was_training)
-    return _Follower(module, graph).follow()
+    return _ChannelFollower(module, graph).follow()
 
 
-class _Tracer(fx.Tracer):
+class _ChannelTracer(fx.Tracer):
     """Layers are leaves, subclasses of torch's too."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name)
 
 
-class _Follower:
+class _ChannelFollower:
     """Walks a graph once; single channels are joined into classes by union-find."""
 
     def __init__(self, module: nn.Module, graph: fx.GraphModule) -> None:
@@ -226,14 +226,14 @@ class _Follower:
         fixed = {roots[channel] for channel in self._fixed}
         made = {roots[channel] for _, outputs in self._makers for channel in outputs.tolist()} - fixed
         number = {root: index for index, root in enumerate(sorted(made))}
-        known = np.array([number.get(root, FREE) for root in roots], dtype=np.int64)
+        known = np.array([number.get(root, UNTRACKED) for root in roots], dtype=np.int64)
         axes = tuple(Axis(key=key, dim=dim, classes=known[channels]) for key, dim, channels in self._axes)
         return Channels(
             num_classes=len(number),
             axes=axes,
-            makers=by_class(self._makers, known, len(number)),
+            producers=by_class(self._makers, known, len(number)),
             scales=by_class(self._scales, known, len(number)),
-            kinds=self._kinds(axes, known, len(number)),
+            permutation_groups=self._kinds(axes, known, len(number)),
         )
 
     def _kinds(self, axes: Sequence[Axis], known: np.ndarray, count: int) -> tuple[tuple[int, ...], ...]:
@@ -241,16 +241,16 @@ class _Follower:
         convolutions."""
         told: list[list[Any]] = [[] for _ in range(count)]
         for axis in axes:
-            found, times = np.unique(axis.classes[axis.classes != FREE], return_counts=True)
+            found, times = np.unique(axis.classes[axis.classes != UNTRACKED], return_counts=True)
             for class_, often in zip(found.tolist(), times.tolist(), strict=True):
                 told[class_].append((axis.key, axis.dim, often))
         for channel, blocks in self._blocks.items():
-            if known[channel] != FREE:
+            if known[channel] != UNTRACKED:
                 told[known[channel]].extend(("block", *block) for block in blocks)
-        kinds: dict[Any, list[int]] = defaultdict(list)
+        permutation_groups: dict[Any, list[int]] = defaultdict(list)
         for class_, signs in enumerate(told):
-            kinds[tuple(sorted(signs, key=repr))].append(class_)
-        return tuple(tuple(members) for members in kinds.values())
+            permutation_groups[tuple(sorted(signs, key=repr))].append(class_)
+        return tuple(tuple(members) for members in permutation_groups.values())
 
 
 def _shape(node: fx.Node) -> torch.Size:

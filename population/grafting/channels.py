@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from inarch.population.errors import ConfigError
-from inarch.population.state.state_dict import entries
+from inarch.population.state.state_dict import named_tensors
 
-FREE = -1
+UNTRACKED = -1
 """In place of a class: a channel that nothing may move, as an image's or a logit."""
 
 
@@ -39,11 +39,11 @@ class Channels:
 
     num_classes: int
     axes: tuple[Axis, ...]
-    makers: tuple[tuple[tuple[str, int], ...], ...]
+    producers: tuple[tuple[tuple[str, int], ...], ...]
     """For each class, the filters that make it: key of a convolution's or linear layer's weight, and row."""
     scales: tuple[tuple[tuple[str, int], ...], ...]
     """For each class, its entries in the scales of batch norms: key and place."""
-    kinds: tuple[tuple[int, ...], ...]
+    permutation_groups: tuple[tuple[int, ...], ...]
     """Classes that may change places with each other and leave the network's function as it is: sets of them that lie
     along the same axes."""
 
@@ -61,13 +61,13 @@ def declared_channels(module: nn.Module, groups: Sequence[Sequence[tuple[str, in
     Raises:
         ConfigError: an entry is unknown, is declared twice, or has another number of channels than its group.
     """
-    state, axes, seen, count = entries(module), [], set(), 0
+    state, axes, seen, count = named_tensors(module), [], set(), 0
     grouped = {
         f"{name}.weight" for name, found in module.named_modules() if isinstance(found, nn.Conv2d) and found.groups > 1
     }
-    makers: list[tuple[str, np.ndarray]] = []
+    producers: list[tuple[str, np.ndarray]] = []
     scales: list[tuple[str, np.ndarray]] = []
-    kinds = []
+    permutation_groups = []
     for group in groups:
         made = [key for key, dim in group if dim == 0 and key in state and state[key][0].numel() > 1]
         if not made:
@@ -89,18 +89,18 @@ def declared_channels(module: nn.Module, groups: Sequence[Sequence[tuple[str, in
             seen.add((key, dim))
             axes.append(Axis(key=key, dim=dim, classes=np.repeat(classes, length // size)))
             if key in made and dim == 0:
-                makers.append((key, classes))
+                producers.append((key, classes))
             elif dim == 0 and f"{key.removesuffix('.weight')}.running_mean" in state and key.endswith(".weight"):
                 scales.append((key, classes))
-        kinds.append(tuple(classes.tolist()))
+        permutation_groups.append(tuple(classes.tolist()))
         count += size
     known = np.arange(count)
     return Channels(
         num_classes=count,
         axes=tuple(axes),
-        makers=by_class(makers, known, count),
+        producers=by_class(producers, known, count),
         scales=by_class(scales, known, count),
-        kinds=tuple(kinds),
+        permutation_groups=tuple(permutation_groups),
     )
 
 
@@ -117,7 +117,7 @@ def by_class(
     of: list[list[tuple[str, int]]] = [[] for _ in range(count)]
     for key, channels in found:
         for place, class_ in enumerate(known[channels].tolist()):
-            if class_ != FREE:
+            if class_ != UNTRACKED:
                 of[class_].append((key, place))
     return tuple(tuple(places) for places in of)
 
@@ -155,9 +155,9 @@ def _order(classes: np.ndarray, places: np.ndarray) -> np.ndarray:
     """From where each place along an axis is read: the same occurrence of the class that comes there."""
     sorted_places = np.argsort(classes, kind="stable")
     found = classes[sorted_places]
-    starts = np.searchsorted(found, np.arange(FREE, len(places)))
-    occurrence = np.arange(len(classes)) - starts[found - FREE]
-    wanted = np.where(found == FREE, FREE, places[found])
+    starts = np.searchsorted(found, np.arange(UNTRACKED, len(places)))
+    occurrence = np.arange(len(classes)) - starts[found - UNTRACKED]
+    wanted = np.where(found == UNTRACKED, UNTRACKED, places[found])
     order = np.empty(len(classes), dtype=np.int64)
-    order[sorted_places] = sorted_places[starts[wanted - FREE] + occurrence]
+    order[sorted_places] = sorted_places[starts[wanted - UNTRACKED] + occurrence]
     return order

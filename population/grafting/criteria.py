@@ -88,7 +88,7 @@ class LayerInformation:
         """`measure`, by the configured criterion."""
         return measure(state, units, self.config, random=random)
 
-    def vouches_for(self, units: Sequence[GraftUnit]) -> frozenset[str]:
+    def checked_keys(self, units: Sequence[GraftUnit]) -> frozenset[str]:
         """Entries of which every value was looked at: where the information is finite, so are they."""
         return frozenset(unit.name for unit in units) if self.config.criterion in OF_WEIGHTS else frozenset()
 

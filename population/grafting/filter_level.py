@@ -9,9 +9,9 @@ from inarch.population.config import GraftConfig
 from inarch.population.errors import ConfigError
 from inarch.population.grafting.alpha import adaptive_weight
 from inarch.population.grafting.blending import reset_
-from inarch.population.grafting.channels import FREE, Axis, Channels
+from inarch.population.grafting.channels import UNTRACKED, Axis, Channels
 from inarch.population.grafting.information import filter_entropy, l1_norm
-from inarch.population.state.state_dict import STATISTICS, State
+from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, State
 
 
 def filter_alphas(
@@ -74,7 +74,7 @@ def blend_filters(
     for key, found in axes.items():
         own = state[key]
         part = 1.0 - (1.0 - _own_part(found, alphas, config)) * left
-        if key.endswith(STATISTICS) and config.batch_norm != "blend":
+        if key.endswith(BATCH_NORM_STATISTICS) and config.batch_norm != "blend":
             if config.batch_norm == "reset":
                 reset_(own, key, alpha=float(part.min()))
             continue
@@ -88,7 +88,7 @@ def blend_filters(
 def _own_part(found: list[Axis], alphas: np.ndarray, config: GraftConfig) -> np.ndarray:
     """What each place of an entry keeps: shape (size of dim 0,), or with inputs (size of dim 0 or 1, size of dim 1)."""
     by_dim = {axis.dim: axis.classes for axis in found}
-    known = {dim: (classes != FREE) for dim, classes in by_dim.items()}
+    known = {dim: (classes != UNTRACKED) for dim, classes in by_dim.items()}
     parts = {dim: np.where(known[dim], alphas[classes], 1.0) for dim, classes in by_dim.items()}
     if set(by_dim) == {0}:
         return parts[0]
@@ -107,12 +107,12 @@ def _information(state: State, channels: Channels, config: GraftConfig) -> np.nd
     """Of each class: the mean over what makes it, or over its batch norms."""
     if config.criterion == "batch_norm":
         places = channels.scales
-        lacking = next((channels.makers[c] for c, found in enumerate(places) if not found), None)
+        lacking = next((channels.producers[c] for c, found in enumerate(places) if not found), None)
         if lacking is not None:
             raise ConfigError(f"graft.criterion batch_norm: the channels that {lacking[0][0]} makes have no batch norm")
         values = {key: state[key].detach().abs().double() for found in places for key, _ in found}
     else:
-        places = channels.makers
+        places = channels.producers
         measure = _MEASURES[config.criterion]
         values = {key: measure(state[key], config.bins) for key in {key for found in places for key, _ in found}}
     told = {key: value.cpu().numpy() for key, value in values.items()}

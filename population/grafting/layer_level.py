@@ -16,11 +16,11 @@ from torch import Tensor
 from inarch.population.config import AgeConfig, GraftConfig
 from inarch.population.errors import NotFiniteError
 from inarch.population.grafting.alpha import adaptive_weight
-from inarch.population.grafting.blending import blend_, blend_forward_, blend_weighted, reset_
+from inarch.population.grafting.blending import blend_, blend_compensated_, blend_weighted, reset_
 from inarch.population.grafting.criteria import measure
 from inarch.population.grafting.units import GraftUnit, graft_units_of_state, reference_units
-from inarch.population.membership.staleness import aged
-from inarch.population.state.state_dict import STATISTICS, check_same_structure, is_private
+from inarch.population.membership.staleness import discounted_alpha
+from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, check_same_structure, is_structural
 
 WHOLE = "*"
 """In place of a layer's name where one record stands for all."""
@@ -85,11 +85,11 @@ def graft(
         _measure_side(side, state, units, config, random)
         for side, state in (("rootstock", rootstock), ("scion", scion))
     )
-    records = decide(units, own, theirs, config, age=age, age_intervals=age_intervals)
+    records = layer_alphas(units, own, theirs, config, age=age, age_intervals=age_intervals)
     state = copy.copy(rootstock) if isinstance(rootstock, dict) else dict(rootstock)
     for key, tensor in rootstock.items():
         state[key] = tensor.detach().clone()
-    blend_units(state, scion, units, records, config)
+    blend_layers(state, scion, units, records, config)
     return GraftResult(state=state, layers=records)
 
 
@@ -106,7 +106,7 @@ def _measure_side(
         raise NotFiniteError(f"{side}: {error}") from None
 
 
-def decide(
+def layer_alphas(
     units: Sequence[GraftUnit],
     own: Sequence[float],
     scion: Sequence[float],
@@ -120,12 +120,12 @@ def decide(
     for unit, mine, theirs in zip(units, own, scion, strict=True):
         alpha = adaptive_weight(mine, theirs, config.a, config.c, reference=config.reference)
         if age is not None:
-            alpha = aged(alpha, age_intervals, age)
+            alpha = discounted_alpha(alpha, age_intervals, age)
         records.append(LayerGraft(layer=unit.name, alpha=alpha, own_information=mine, scion_information=theirs))
     return tuple(records)
 
 
-def blend_units(
+def blend_layers(
     state: Mapping[str, Tensor],
     scion: Mapping[str, Tensor],
     units: Sequence[GraftUnit],
@@ -140,16 +140,16 @@ def blend_units(
     for unit, record in zip(units, records, strict=True):
         for key in unit.keys:
             own = state[key]
-            if is_private(key):
+            if is_structural(key):
                 continue
             if not own.is_floating_point():
                 if config.reference:
                     own.copy_((own * record.alpha + scion[key].to(own.device) * (1.0 - record.alpha)).to(own.dtype))
-            elif key.endswith(STATISTICS) and config.batch_norm == "reset":
+            elif key.endswith(BATCH_NORM_STATISTICS) and config.batch_norm == "reset":
                 reset_(own, key, alpha=record.alpha)
             elif past is not None and key in past:
-                blend_forward_(own, scion[key], past[key], record.alpha)
-            elif config.batch_norm == "blend" or not key.endswith(STATISTICS):
+                blend_compensated_(own, scion[key], past[key], record.alpha)
+            elif config.batch_norm == "blend" or not key.endswith(BATCH_NORM_STATISTICS):
                 blend_(own, scion[key], record.alpha)
 
 
@@ -160,20 +160,20 @@ def blend_several(
     shares: Sequence[Sequence[float]],
     config: GraftConfig,
 ) -> None:
-    """`blend_units` with several scions at once.
+    """`blend_layers` with several scions at once.
 
     Args:
         state: Changed in place.
         scions: Only read.
         units: What shares an alpha.
         shares: For each scion its part of each unit; a unit's parts add up to at most 1, the rest stays its own.
-        config: As `blend_units`.
+        config: As `blend_layers`.
     """
     for index, unit in enumerate(units):
         parts = [of[index] for of in shares]
         for key in unit.keys:
-            own, is_statistic = state[key], key.endswith(STATISTICS)
-            if not own.is_floating_point() or is_private(key) or (is_statistic and config.batch_norm == "keep"):
+            own, is_statistic = state[key], key.endswith(BATCH_NORM_STATISTICS)
+            if not own.is_floating_point() or is_structural(key) or (is_statistic and config.batch_norm == "keep"):
                 continue
             if is_statistic and config.batch_norm == "reset":
                 reset_(own, key, alpha=1.0 - sum(parts))

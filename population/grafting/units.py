@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from inarch.population.errors import ConfigError
-from inarch.population.state.state_dict import entries, is_convolution
+from inarch.population.state.state_dict import is_convolution, named_tensors
 
 Units = Literal["auto", "convolutions", "matrices"]
 
@@ -52,11 +52,15 @@ def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ..
     if units == "auto":
         units = chosen_units(module)
     if units == "convolutions":
-        own = entries(module)
+        own = named_tensors(module)
         weights = {stem: name for stem, name in weights.items() if name in own}  # the second of two tied ones has none
         stems = {stem: name for stem, name in weights.items() if not _is_shortcut(name)}
-        return _group(entries(module), lambda key: next((n for s, n in stems.items() if _is_of(key, s)), None), units)
-    return _group(entries(module), lambda key: key if key in parameters and parameters[key].dim() >= 2 else None, units)
+        return _group(
+            named_tensors(module), lambda key: next((n for s, n in stems.items() if _is_of(key, s)), None), units
+        )
+    return _group(
+        named_tensors(module), lambda key: key if key in parameters and parameters[key].dim() >= 2 else None, units
+    )
 
 
 def chosen_units(module: nn.Module) -> Literal["convolutions", "matrices"]:

@@ -16,7 +16,7 @@ NOT_MATCHED = ("running_mean", "running_var")
 """Entries that follow their channels and do not say where these belong."""
 
 
-def align(own: Mapping[str, Tensor], scion: Mapping[str, Tensor], channels: Channels) -> np.ndarray:
+def match_channels(own: Mapping[str, Tensor], scion: Mapping[str, Tensor], channels: Channels) -> np.ndarray:
     """Which of the scion's classes stands where, so that its weights come closest to the rootstock's.
 
     Kind by kind, an assignment that makes the sum of products between both networks' weights greatest while the other
@@ -35,7 +35,7 @@ def align(own: Mapping[str, Tensor], scion: Mapping[str, Tensor], channels: Chan
     from scipy.optimize import linear_sum_assignment  # a third of this package's import; few networks align
 
     places = np.arange(channels.num_classes)
-    kinds = [np.array(kind) for kind in channels.kinds if len(kind) > 1]
+    kinds = [np.array(kind) for kind in channels.permutation_groups if len(kind) > 1]
     along = [_axes_of(kind, channels) for kind in kinds]
     now = {key: tensor.detach().cpu() for key, tensor in scion.items()}
     for _ in range(SWEEPS):
@@ -55,11 +55,11 @@ def align(own: Mapping[str, Tensor], scion: Mapping[str, Tensor], channels: Chan
     return places
 
 
-def in_one_order(states: Sequence[Mapping[str, Tensor]], channels: Channels) -> list[Mapping[str, Tensor]]:
+def in_common_order(states: Sequence[Mapping[str, Tensor]], channels: Channels) -> list[Mapping[str, Tensor]]:
     """Several networks, each with its channels in the first one's order: what their mean and cosine are of. None
     computes anything else for it."""
     first, *others = states
-    return [first, *(moved(dict(other), channels, align(first, other, channels)) for other in others)]
+    return [first, *(moved(dict(other), channels, match_channels(first, other, channels)) for other in others)]
 
 
 def _axes_of(kind: np.ndarray, channels: Channels) -> list[tuple[Axis, np.ndarray]]:

@@ -9,7 +9,7 @@ from inarch.population.membership.members import Members
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
+class BarrierResult:
     """How an interval's barrier opened, and who was there: all who pass it see the same topology."""
 
     is_timed_out: bool
@@ -30,28 +30,32 @@ class Barrier:
         self._deadline = deadline_seconds
         self._reached: dict[int, int] = {}
         self._first_seconds: dict[int, float] = {}
-        self._open: dict[int, Opening] = {}
+        self._open: dict[int, BarrierResult] = {}
         self._late: set[int] = set()
 
-    def arrive(self, network: int, interval: int, *, now: float) -> None:
+    def arrive(self, network_id: int, interval: int, *, now: float) -> None:
         """A member completed an interval and posted its version of it."""
-        self._reached[network] = max(interval, self._reached.get(network, 0))
+        self._reached[network_id] = max(interval, self._reached.get(network_id, 0))
         if interval >= max(self._open, default=0):
-            self._late.discard(network)
+            self._late.discard(network_id)
         self._first_seconds.setdefault(interval, now)
 
-    def forget(self, network: int) -> None:
+    def forget(self, network_id: int) -> None:
         """A member died: barriers that have not opened wait for it to arrive again."""
-        self._reached.pop(network, None)
+        self._reached.pop(network_id, None)
 
-    def try_open(self, interval: int, *, expected: Collection[int], members: Members, now: float) -> Opening | None:
+    def try_release(
+        self, interval: int, *, expected: Collection[int], members: Members, now: float
+    ) -> BarrierResult | None:
         """Open the barrier if all who are expected have arrived or its deadline has passed; None while it is closed."""
         if interval not in self._open:
-            missing = {network for network in expected if self._reached.get(network, 0) < interval} - self._late
+            missing = {
+                network_id for network_id in expected if self._reached.get(network_id, 0) < interval
+            } - self._late
             is_timed_out = now - self._first_seconds.get(interval, now) >= self._deadline
             if not missing or is_timed_out:
                 self._late |= missing
-                self._open[interval] = Opening(
+                self._open[interval] = BarrierResult(
                     is_timed_out=bool(missing), members=members.in_topology(), donors=members.donors()
                 )
         return self._open.get(interval)
@@ -60,6 +64,6 @@ class Barrier:
         """Intervals at whose barrier somebody waits."""
         return [interval for interval in self._first_seconds if interval not in self._open]
 
-    def opening(self, interval: int) -> Opening | None:
+    def opening(self, interval: int) -> BarrierResult | None:
         """How an interval's barrier opened; None while it is closed."""
         return self._open.get(interval)

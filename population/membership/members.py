@@ -50,10 +50,10 @@ class Member:
     incarnation: int = 1
     """How many processes it has had, this one included."""
     state: MemberState = MemberState.STARTING
-    is_founder: bool = True
+    is_initial: bool = True
     restarts: int = 0
     """How often it was brought back since it last began further than before."""
-    has_lived: bool = False
+    ever_started: bool = False
     """Whether it ever had a process: what it trained is worth waiting for."""
     began_interval: int = 0
     """At which its newest process began, or was found by a coordinator that came back."""
@@ -72,15 +72,15 @@ class Members:
     def __len__(self) -> int:
         return len(self._members)
 
-    def __getitem__(self, network: int) -> Member:
-        return self._members[network]
+    def __getitem__(self, network_id: int) -> Member:
+        return self._members[network_id]
 
-    def __contains__(self, network: int) -> bool:
-        return network in self._members
+    def __contains__(self, network_id: int) -> bool:
+        return network_id in self._members
 
-    def add(self, *, is_founder: bool) -> Member:
+    def add(self, *, is_initial: bool) -> Member:
         """A new member with an id of its own."""
-        member = Member(id=self._next_id, is_founder=is_founder)
+        member = Member(id=self._next_id, is_initial=is_initial)
         self._members[member.id] = member
         self._next_id += 1
         return member
@@ -90,32 +90,32 @@ class Members:
         self._members[member.id] = member
         self._next_id = max(self._next_id, member.id + 1)
 
-    def move(self, network: int, state: MemberState) -> Member:
+    def set_state(self, network_id: int, state: MemberState) -> Member:
         """Put a member into a state; a member that is gone or done stays so."""
-        member = self._members[network]
+        member = self._members[network_id]
         if member.state not in GONE and not (member.state is MemberState.DONE and state in ACTIVE):
             member = replace(member, state=state)
-            self._members[network] = member
+            self._members[network_id] = member
         return member
 
-    def revive(self, network: int) -> Member:
+    def restart(self, network_id: int) -> Member:
         """The next incarnation of a member whose process died."""
-        member = self._members[network]
+        member = self._members[network_id]
         member = replace(
             member,
             incarnation=member.incarnation + 1,
             restarts=member.restarts + 1,
             state=MemberState.STARTING,
         )
-        self._members[network] = member
+        self._members[network_id] = member
         return member
 
-    def came_up(self, network: int, *, interval: int) -> None:
+    def mark_started(self, network_id: int, *, interval: int) -> None:
         """A member's process is there, at an interval. Earlier deaths are forgiven if that is further than the process
         before began: intervals that are trained again and lost again are no progress."""
-        member = self._members[network]
+        member = self._members[network_id]
         restarts = 0 if interval > member.began_interval else member.restarts
-        self._members[network] = replace(member, has_lived=True, restarts=restarts, began_interval=interval)
+        self._members[network_id] = replace(member, ever_started=True, restarts=restarts, began_interval=interval)
 
     def in_topology(self) -> tuple[int, ...]:
         """Ids of members that take part; starting and lost ones too, so that the others keep their neighbors."""
@@ -129,12 +129,12 @@ class Members:
         """Ids of members that the run still waits for."""
         return tuple(member.id for member in self if member.state in ACTIVE)
 
-    def staying(self) -> tuple[int, ...]:
+    def counted(self) -> tuple[int, ...]:
         """Ids that count toward the population's size: active ones that were not asked to leave, and done ones."""
         kept = (ACTIVE | {MemberState.DONE}) - {MemberState.LEAVING}
         return tuple(member.id for member in self if member.state in kept)
 
-    def to_grow(self, size: int, *, max_size: int | None) -> int:
+    def num_to_add(self, size: int, *, max_size: int | None) -> int:
         """How many newcomers `size` asks for.
 
         Raises:
@@ -144,9 +144,9 @@ class Members:
             raise ConfigError(f"a population must have at least 1 network, got {size}")
         if max_size is not None and size > max_size:
             raise ConfigError(f"population.max_size is {max_size}, got {size}")
-        return size - len(self.staying())
+        return size - len(self.counted())
 
-    def to_leave(self, count: int) -> tuple[int, ...]:
+    def select_for_removal(self, count: int) -> tuple[int, ...]:
         """Which members go when the population shrinks: the youngest of those still training."""
-        training = [network for network in self.staying() if network in self.active()]
+        training = [network_id for network_id in self.counted() if network_id in self.active()]
         return tuple(reversed(training))[:count]

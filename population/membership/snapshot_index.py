@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 from inarch.population.config import TopologyConfig
 from inarch.population.membership import topology
 from inarch.population.membership.outcome import Refusal
-from inarch.population.membership.staleness import is_too_old
-from inarch.population.state.snapshot import Origin
+from inarch.population.membership.staleness import is_too_stale
+from inarch.population.state.snapshot import SnapshotInfo
 
 T = TypeVar("T")
 
@@ -30,63 +30,63 @@ class PostOutcome(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Posting(Generic[T]):
+class PublishedSnapshot(Generic[T]):
     """A snapshot on the board."""
 
-    origin: Origin
+    origin: SnapshotInfo
     information: tuple[float, ...]
     """Of each graft unit."""
-    item: T
+    payload: T
     """The snapshot, or a reference to it."""
 
 
-class Board(Generic[T]):
-    """Newest snapshots. `kept` versions of each network stay: lockstep needs two, since the first to leave a barrier
+class SnapshotIndex(Generic[T]):
+    """Newest snapshots. `num_versions` versions of each network stay: lockstep needs two, since the first to leave a barrier
     may post its next version before the last has taken this one."""
 
-    def __init__(self, config: TopologyConfig, *, seed: int = 0, kept: int = 1) -> None:
-        self._config, self._seed, self._kept = config, seed, kept
-        self._postings: dict[int, list[Posting[T]]] = {}
+    def __init__(self, config: TopologyConfig, *, seed: int = 0, num_versions: int = 1) -> None:
+        self._config, self._seed, self._num_versions = config, seed, num_versions
+        self._snapshots: dict[int, list[PublishedSnapshot[T]]] = {}
 
-    def post(self, posting: Posting[T]) -> PostOutcome:
+    def publish(self, snapshot: PublishedSnapshot[T]) -> PostOutcome:
         """Put up a snapshot; an older one never replaces a newer one."""
-        lying = self._postings.setdefault(posting.origin.network, [])
-        if lying:
-            newest = lying[-1].origin
-            if posting.origin.incarnation < newest.incarnation:
+        versions = self._snapshots.setdefault(snapshot.origin.network_id, [])
+        if versions:
+            newest = versions[-1].origin
+            if snapshot.origin.incarnation < newest.incarnation:
                 return PostOutcome.FENCED
-            if posting.origin.incarnation == newest.incarnation and posting.origin.step <= newest.step:
+            if snapshot.origin.incarnation == newest.incarnation and snapshot.origin.step <= newest.step:
                 return PostOutcome.OLDER
-            lying[:] = [old for old in lying if old.origin.step < posting.origin.step]
-        lying.append(posting)
-        del lying[: -self._kept]
+            versions[:] = [old for old in versions if old.origin.step < snapshot.origin.step]
+        versions.append(snapshot)
+        del versions[: -self._num_versions]
         return PostOutcome.TAKEN
 
-    def withdraw(self, network: int, *, incarnation: int | None = None) -> None:
+    def remove(self, network_id: int, *, incarnation: int | None = None) -> None:
         """Take down a network's snapshots: all, or those up to an incarnation."""
-        lying = self._postings.get(network, [])
-        lying[:] = [old for old in lying if incarnation is not None and old.origin.incarnation > incarnation]
+        versions = self._snapshots.get(network_id, [])
+        versions[:] = [old for old in versions if incarnation is not None and old.origin.incarnation > incarnation]
 
-    def prune(self, interval: int) -> None:
+    def drop_before(self, interval: int) -> None:
         """lockstep: drop versions before an interval whose barrier has opened; nobody asks for them again."""
-        for lying in self._postings.values():
-            lying[:] = [old for old in lying if old.origin.interval >= interval]
+        for versions in self._snapshots.values():
+            versions[:] = [old for old in versions if old.origin.interval >= interval]
 
-    def newest(self, network: int) -> Posting[T] | None:
+    def newest(self, network_id: int) -> PublishedSnapshot[T] | None:
         """A network's newest snapshot."""
-        lying = self._postings.get(network)
-        return lying[-1] if lying else None
+        versions = self._snapshots.get(network_id)
+        return versions[-1] if versions else None
 
-    def offer(
+    def select_donors(
         self,
-        asker: Origin,
+        asker: SnapshotInfo,
         *,
         members: Sequence[int],
         donors: Collection[int],
         limit: float,
         count: int = 1,
         version: int | None = None,
-    ) -> tuple[Posting[T], ...] | Refusal:
+    ) -> tuple[PublishedSnapshot[T], ...] | Refusal:
         """What a network may take now.
 
         Args:
@@ -100,38 +100,42 @@ class Board(Generic[T]):
         Returns:
             The first admissible snapshots along the topology, or the reason why there is none.
         """
-        order = topology.donors(self._config, members, asker.network, round=asker.interval, seed=self._seed)
+        order = topology.donors(self._config, members, asker.network_id, round=asker.interval, seed=self._seed)
         if not order:
             return Refusal.NO_NEIGHBOR
-        found: list[Posting[T]] = []
+        donors_found: list[PublishedSnapshot[T]] = []
         reason = Refusal.NOTHING_YET
         for donor in order:
             looked_at = self._look_at(donor, asker, limit, version) if donor in donors else Refusal.NOTHING_YET
-            if isinstance(looked_at, Posting):
-                found.append(looked_at)
+            if isinstance(looked_at, PublishedSnapshot):
+                donors_found.append(looked_at)
             elif looked_at is not Refusal.NOTHING_YET:
                 reason = looked_at
-            if len(found) == count:
+            if len(donors_found) == count:
                 break
-        return tuple(found) or reason
+        return tuple(donors_found) or reason
 
-    def _look_at(self, donor: int, asker: Origin, limit: float, version: int | None) -> Posting[T] | Refusal:
+    def _look_at(
+        self, donor: int, asker: SnapshotInfo, limit: float, version: int | None
+    ) -> PublishedSnapshot[T] | Refusal:
         """A donor's newest admissible snapshot, or why it has none."""
         reason = Refusal.NOTHING_YET
-        for posting in reversed(self._postings.get(donor, [])):
-            if version is not None and posting.origin.interval != version:
+        for snapshot in reversed(self._snapshots.get(donor, [])):
+            if version is not None and snapshot.origin.interval != version:
                 continue
-            if posting.origin.structure != asker.structure:
+            if snapshot.origin.structure != asker.structure:
                 reason = Refusal.STRUCTURE
-            elif is_too_old(asker, posting.origin, limit=limit):
+            elif is_too_stale(asker, snapshot.origin, limit=limit):
                 reason = Refusal.TOO_OLD
             else:
-                return posting
+                return snapshot
         return reason
 
-    def parent(self, network: int, *, members: Sequence[int], donors: Collection[int]) -> Posting[T] | None:
+    def select_parent(
+        self, network_id: int, *, members: Sequence[int], donors: Collection[int]
+    ) -> PublishedSnapshot[T] | None:
         """What a newcomer is cloned from, and whose place in the schedule it takes: the furthest, nearest first."""
-        order = topology.donors(self._config, members, network, round=0, seed=self._seed)
-        others = [donor for donor in donors if donor not in order and donor != network]
-        lying = [posting for donor in (*order, *others) if donor in donors and (posting := self.newest(donor))]
-        return max(lying, key=lambda posting: posting.origin.interval, default=None)
+        order = topology.donors(self._config, members, network_id, round=0, seed=self._seed)
+        others = [donor for donor in donors if donor not in order and donor != network_id]
+        versions = [snapshot for donor in (*order, *others) if donor in donors and (snapshot := self.newest(donor))]
+        return max(versions, key=lambda snapshot: snapshot.origin.interval, default=None)

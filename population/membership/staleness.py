@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 from inarch.population.config import AgeConfig
-from inarch.population.state.snapshot import Origin
+from inarch.population.state.snapshot import SnapshotInfo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Age:
+class Staleness:
     """How old a scion is when it is grafted."""
 
     intervals: float
@@ -21,12 +21,12 @@ class Age:
     """Since it was made, at least 0."""
 
 
-def age_limit(config: AgeConfig, *, num_intervals: int) -> float:
+def staleness_limit(config: AgeConfig, *, num_intervals: int) -> float:
     """Intervals above which a scion is refused: as configured, else a twentieth of the schedule, at least two."""
     return config.limit_intervals if config.limit_intervals is not None else max(2.0, num_intervals / 20)
 
 
-def freshness(intervals: float, config: AgeConfig) -> float:
+def staleness_discount(intervals: float, config: AgeConfig) -> float:
     """What is left of a scion's part 1 - alpha at an age, in [0, 1]: 1 at age 0, never rising with age.
 
     Args:
@@ -43,13 +43,13 @@ def freshness(intervals: float, config: AgeConfig) -> float:
     return 1.0
 
 
-def aged(alpha: float, intervals: float, config: AgeConfig) -> float:
+def discounted_alpha(alpha: float, intervals: float, config: AgeConfig) -> float:
     """Alpha after age: it rises from `alpha` toward 1 as the scion's part fades."""
-    left = freshness(intervals, config)
+    left = staleness_discount(intervals, config)
     return alpha if left == 1.0 else 1.0 - (1.0 - alpha) * left
 
 
-def is_too_old(rootstock: Origin, scion: Origin, *, limit: float) -> bool:
+def is_too_stale(rootstock: SnapshotInfo, scion: SnapshotInfo, *, limit: float) -> bool:
     """Whether a scion trails by more than `limit` intervals. It is measured against no more training than the
     rootstock's place in the schedule: a straggler that has taken in what others trained, and trains on top of it, would
     otherwise outgrow those who have finished, and graft no more."""
@@ -57,7 +57,7 @@ def is_too_old(rootstock: Origin, scion: Origin, *, limit: float) -> bool:
     return round(reached - scion.trained_intervals, 6) > limit
 
 
-def trail(rootstock: Origin, scion: Origin) -> tuple[float, float]:
+def _lag(rootstock: SnapshotInfo, scion: SnapshotInfo) -> tuple[float, float]:
     """How far a scion trails in training, in intervals and in steps; 0 where it is ahead. To a millionth: training is
     summed by parts, and what trails by the limit itself must not be refused for the last bit of a sum."""
     return (
@@ -66,7 +66,7 @@ def trail(rootstock: Origin, scion: Origin) -> tuple[float, float]:
     )
 
 
-def age_of(rootstock: Origin, scion: Origin, *, now: float) -> Age:
+def staleness_of(rootstock: SnapshotInfo, scion: SnapshotInfo, *, now: float) -> Staleness:
     """A scion's age for a rootstock: how far it trails, and how long ago it was made."""
-    intervals, steps = trail(rootstock, scion)
-    return Age(intervals=intervals, steps=steps, seconds=max(0.0, now - scion.made_seconds))
+    intervals, steps = _lag(rootstock, scion)
+    return Staleness(intervals=intervals, steps=steps, seconds=max(0.0, now - scion.created_at))

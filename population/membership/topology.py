@@ -15,14 +15,14 @@ from inarch.population.config import TopologyConfig
 
 
 def neighbors(
-    config: TopologyConfig, members: Sequence[int], network: int, *, round: int, seed: int = 0
+    config: TopologyConfig, members: Sequence[int], network_id: int, *, round: int, seed: int = 0
 ) -> tuple[int, ...]:
     """Donors of a network in a round, preferred first, never itself.
 
     Args:
         config: Which topology.
-        members: Ids of all members, in any order; must hold `network`.
-        network: The id that asks.
+        members: Ids of all members, in any order; must hold `network_id`.
+        network_id: The id that asks.
         round: At least 0; topologies with several neighbors prefer another one each round.
         seed: Decides random_regular.
 
@@ -30,15 +30,15 @@ def neighbors(
         Distinct ids; empty for a population of one, or where explicit edges leave none.
 
     Raises:
-        ValueError: `network` is no member.
+        ValueError: `network_id` is no member.
     """
     ids = sorted(set(members))
-    if network not in ids:
-        raise ValueError(f"network {network} is not a member of {ids}")
+    if network_id not in ids:
+        raise ValueError(f"network {network_id} is not a member of {ids}")
     if config.name == "edges":
-        found = [donor for donor, rootstock in config.edges if rootstock == network and donor in ids]
+        found = [donor for donor, rootstock in config.edges if rootstock == network_id and donor in ids]
         return _turn(found, round)
-    size, here = len(ids), ids.index(network)
+    size, here = len(ids), ids.index(network_id)
     if size == 1:
         return ()
     places = _PLACES[config.name](here, size, round, config, seed)
@@ -47,16 +47,16 @@ def neighbors(
 
 
 def donors(
-    config: TopologyConfig, members: Sequence[int], network: int, *, round: int, seed: int = 0
+    config: TopologyConfig, members: Sequence[int], network_id: int, *, round: int, seed: int = 0
 ) -> tuple[int, ...]:
     """All members reachable along the topology, nearest first: the neighbors, their neighbors, and so on."""
     order: list[int] = []
-    frontier = [network]
+    frontier = [network_id]
     while frontier:
         reached: list[int] = []
         for member in frontier:
             for donor in neighbors(config, members, member, round=round, seed=seed):
-                if donor != network and donor not in order and donor not in reached:
+                if donor != network_id and donor not in order and donor not in reached:
                     reached.append(donor)
         order.extend(reached)
         frontier = reached

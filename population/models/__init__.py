@@ -1,9 +1,9 @@
 """Architectures by name."""
 
 from inarch.population.extension.registry import import_object
-from inarch.population.models.build import NetworkFactory, architectures, build, check_factory, resolve
+from inarch.population.models.build import ModelFactory, architectures, build, check_factory, resolve
 from inarch.population.models.cifar_resnet import CifarResNet
-from inarch.population.models.conv_factory import Form, Plan
+from inarch.population.models.conv_factory import ConvFactory, Form
 from inarch.population.models.densenet import CifarDenseNet
 from inarch.population.models.googlenet import CifarGoogLeNet
 from inarch.population.models.mobilenetv2 import CifarMobileNetV2
@@ -20,9 +20,9 @@ __all__ = [
     "CifarResNeXt",
     "CifarResNet",
     "CifarVgg16",
+    "ConvFactory",
     "Form",
-    "NetworkFactory",
-    "Plan",
+    "ModelFactory",
     "ResNet50",
     "WideResNet",
     "architectures",

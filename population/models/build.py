@@ -12,13 +12,13 @@ import torch
 import torchvision
 from torch import nn
 
-from inarch.population.config import FusionConfig, NetworkConfig
+from inarch.population.config import FusionConfig, ModelConfig
 from inarch.population.errors import ConfigError
 from inarch.population.extension.registry import import_object
 from inarch.population.extension.user_code import user_code
 from inarch.population.fusion.presets import preset_rates
 from inarch.population.models.cifar_resnet import CifarResNet
-from inarch.population.models.conv_factory import Form, Plan
+from inarch.population.models.conv_factory import ConvFactory, Form
 from inarch.population.models.densenet import CifarDenseNet
 from inarch.population.models.googlenet import CifarGoogLeNet
 from inarch.population.models.mobilenetv2 import CifarMobileNetV2
@@ -29,12 +29,12 @@ from inarch.population.models.usable import make_usable
 from inarch.population.models.vgg import CifarVgg16
 from inarch.population.models.wide_resnet import WideResNet
 
-NetworkFactory = Callable[..., nn.Module]
+ModelFactory = Callable[..., nn.Module]
 """Takes num_classes (and in_channels, if it names it) and gives a network that maps images to logits."""
 
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
-_BUILT_IN: dict[str, NetworkFactory] = {
+_BUILT_IN: dict[str, ModelFactory] = {
     **{f"resnet{depth}": functools.partial(CifarResNet, depth) for depth in RESNET_DEPTHS},
     "mobilenetv2": CifarMobileNetV2,
     "vgg16": CifarVgg16,
@@ -55,7 +55,7 @@ def architectures() -> tuple[str, ...]:
 
 
 def build(
-    config: NetworkConfig | NetworkFactory,
+    config: ModelConfig | ModelFactory,
     *,
     num_classes: int,
     in_channels: int = 3,
@@ -82,30 +82,30 @@ def build(
     """
     if isinstance(config, nn.Module):
         raise ConfigError(_instance_message(config))
-    factory, name = (resolve(config), config.architecture) if isinstance(config, NetworkConfig) else (config, "network")
+    factory, name = (resolve(config), config.architecture) if isinstance(config, ModelConfig) else (config, "network")
     options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
-    if isinstance(config, NetworkConfig) and config.leaky:
+    if isinstance(config, ModelConfig) and config.leaky:
         options["leaky"] = True
     if fusion is not None and fusion.mode != "off":
-        options["plan"] = _plan(fusion, name, form)
+        options["plan"] = _conv_factory(fusion, name, form)
     accepted = _accepted(factory, options)
     if "plan" in options and "plan" not in accepted:
         raise ConfigError(f"fusion is defined for vgg16, googlenet, resnet50 and the CIFAR ResNets, got {name!r}")
-    is_ours = isinstance(config, NetworkConfig) and (name in _BUILT_IN or name.startswith("torchvision:"))
-    subject = name if isinstance(config, NetworkConfig) else f"the network function {_name_of(factory)}"
+    is_ours = isinstance(config, ModelConfig) and (name in _BUILT_IN or name.startswith("torchvision:"))
+    subject = name if isinstance(config, ModelConfig) else f"the network function {_name_of(factory)}"
     if not is_ours:
         _check_arguments(factory, accepted, subject)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         with contextlib.nullcontext() if is_ours else user_code(subject):
-            network = factory(**accepted)
-        if not isinstance(network, nn.Module):
-            raise ConfigError(f"{subject} must give a torch.nn.Module, got {type(network).__name__}")
-        make_usable(network, image_shape)
-    if isinstance(config, NetworkConfig) and config.weights is not None:
-        load_pretrained(network, name, config.weights)
-    return network
+            model = factory(**accepted)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"{subject} must give a torch.nn.Module, got {type(model).__name__}")
+        make_usable(model, image_shape)
+    if isinstance(config, ModelConfig) and config.weights is not None:
+        load_pretrained(model, name, config.weights)
+    return model
 
 
 def check_factory(factory: Any) -> None:
@@ -116,8 +116,8 @@ def check_factory(factory: Any) -> None:
         raise ConfigError(f"network must be module:function or a callable, got {type(factory).__name__}")
 
 
-def _instance_message(network: nn.Module) -> str:
-    kind = type(network).__name__
+def _instance_message(model: nn.Module) -> str:
+    kind = type(model).__name__
     return (
         f"network must be a function that makes a new network for each member, got an instance of {kind}; give "
         f"the class, or a function: lambda num_classes: {kind}(...)"
@@ -128,7 +128,7 @@ def _name_of(factory: Any) -> str:
     return getattr(factory, "__qualname__", None) or type(factory).__name__
 
 
-def _check_arguments(factory: NetworkFactory, accepted: dict[str, Any], subject: str) -> None:
+def _check_arguments(factory: ModelFactory, accepted: dict[str, Any], subject: str) -> None:
     """Raises ConfigError where a function needs arguments that it is not given."""
     try:
         inspect.signature(factory).bind(**accepted)
@@ -141,7 +141,7 @@ def _check_arguments(factory: NetworkFactory, accepted: dict[str, Any], subject:
         return
 
 
-def resolve(config: NetworkConfig) -> NetworkFactory:
+def resolve(config: ModelConfig) -> ModelFactory:
     """The callable behind an architecture's name.
 
     Raises:
@@ -149,22 +149,22 @@ def resolve(config: NetworkConfig) -> NetworkFactory:
     """
     name = config.architecture
     if config.leaky and name not in {f"resnet{depth}" for depth in RESNET_DEPTHS}:
-        raise ConfigError(f"network.leaky is for the CIFAR ResNets, got network.architecture {name!r}")
+        raise ConfigError(f"model.leaky is for the CIFAR ResNets, got model.architecture {name!r}")
     if name in _BUILT_IN:
         return _BUILT_IN[name]
     if name.startswith("torchvision:"):
         return _torchvision(name.removeprefix("torchvision:"))
     if ":" in name:
-        factory = import_object(name, "network.architecture")
+        factory = import_object(name, "model.architecture")
         check_factory(factory)
         return factory
     raise ConfigError(
-        f"network.architecture {name!r} is unknown; built in are {', '.join(architectures())}, "
+        f"model.architecture {name!r} is unknown; built in are {', '.join(architectures())}, "
         "else torchvision:NAME or module:function"
     )
 
 
-def _torchvision(name: str) -> NetworkFactory:
+def _torchvision(name: str) -> ModelFactory:
     classifiers = set(torchvision.models.list_models(module=torchvision.models))
     if name not in classifiers:
         raise ConfigError(f"torchvision has no classifier {name!r}; it has {', '.join(sorted(classifiers))}")
@@ -176,12 +176,12 @@ def _torchvision(name: str) -> NetworkFactory:
     return factory
 
 
-def _plan(fusion: FusionConfig, architecture: str, form: Form) -> Plan:
+def _conv_factory(fusion: FusionConfig, architecture: str, form: Form) -> ConvFactory:
     rates = fusion.rates if fusion.preset is None else preset_rates(fusion.preset, architecture)
-    return Plan(rates, form=form)
+    return ConvFactory(rates, form=form)
 
 
-def _accepted(factory: NetworkFactory, options: dict) -> dict:
+def _accepted(factory: ModelFactory, options: dict) -> dict:
     """The options that a factory names; one that takes none of them is called without."""
     try:
         parameters = inspect.signature(factory).parameters.values()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inarch.population.models.conv_factory import Plan
+from inarch.population.models.conv_factory import ConvFactory
 
 STAGE_CHANNELS = (16, 32, 64)
 
@@ -17,7 +17,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut that strides and pads channels with zeros where the shape changes."""
 
     def __init__(
-        self, inputs: int, filters: int, *, hidden: int, outputs: int, stride: int, slope: float, plan: Plan
+        self, inputs: int, filters: int, *, hidden: int, outputs: int, stride: int, slope: float, plan: ConvFactory
     ) -> None:
         """Args: channels that come in; filters of both convolutions; those that the first and the second keep; the
         first's stride; of the activation; what makes convolutions."""
@@ -50,7 +50,7 @@ class CifarResNet(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         leaky: bool = False,
-        plan: Plan | None = None,
+        plan: ConvFactory | None = None,
     ) -> None:
         """Args: depth 6n + 2; num_classes; in_channels of the images; leaky ReLU (slope 0.01) in place of ReLU; what
         makes convolutions."""
@@ -58,7 +58,7 @@ class CifarResNet(nn.Module):
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth must be 6n + 2 with n at least 1, got {depth}")
         self.slope = 0.01 if leaky else 0.0
-        blocks, plan = (depth - 2) // 6, plan or Plan()
+        blocks, plan = (depth - 2) // 6, plan or ConvFactory()
         plan.check(3 * blocks + 3, f"resnet{depth}")
         widths = [plan.kept(3 * blocks + stage, filters) for stage, filters in enumerate(STAGE_CHANNELS)]
         self.conv1 = plan.conv(in_channels, STAGE_CHANNELS[0], 3, kept=widths[0], padding=1, bias=False)

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from inarch.population.config import FusionConfig, NetworkConfig
-from inarch.population.models import NetworkFactory, build
+from inarch.population.config import FusionConfig, ModelConfig
+from inarch.population.models import ModelFactory, build
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class ModelComplexity:
     """Of one network."""
 
     parameters: int
@@ -29,34 +29,34 @@ class Cost:
 
 
 @torch.no_grad()
-def network_cost(network: nn.Module, image_shape: tuple[int, int, int]) -> Cost:
+def model_complexity(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelComplexity:
     """The cost of a network for images (channels, height, width); runs it once and puts its mode back."""
-    was_training, parameter = network.training, next(network.parameters())
+    was_training, parameter = model.training, next(model.parameters())
     with FlopCounterMode(display=False) as counted:
-        network.eval()(torch.zeros(1, *image_shape, device=parameter.device))
-    network.train(was_training)
-    return Cost(
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        model.eval()(torch.zeros(1, *image_shape, device=parameter.device))
+    model.train(was_training)
+    return ModelComplexity(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         multiply_adds=counted.get_total_flops() // 2,
     )
 
 
-def cost_of(
-    network: NetworkConfig | NetworkFactory,
+def complexity_of(
+    model: ModelConfig | ModelFactory,
     fusion: FusionConfig,
     *,
     num_classes: int,
     image_shape: tuple[int, int, int],
-) -> Cost:
+) -> ModelComplexity:
     """The cost of a network by its configuration; of one that fuses its filters, as the compact one that it becomes.
 
     Raises:
         ConfigError: as `population.networks.build`.
     """
-    if isinstance(network, NetworkConfig):
-        network = dataclasses.replace(network, weights=None)
+    if isinstance(model, ModelConfig):
+        model = dataclasses.replace(model, weights=None)
     built = build(
-        network,
+        model,
         num_classes=num_classes,
         in_channels=image_shape[0],
         image_shape=image_shape,
@@ -64,4 +64,4 @@ def cost_of(
         fusion=fusion,
         form="compact",
     )
-    return network_cost(built, image_shape)
+    return model_complexity(built, image_shape)

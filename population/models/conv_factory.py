@@ -13,7 +13,7 @@ from inarch.population.fusion.layer import FusedConv2d
 Form = Literal["full", "fused", "compact"]
 
 
-class Plan:
+class ConvFactory:
     """Makes an architecture's convolutions. Full: all filters. Fused: all filters, mixed into those kept. Compact:
     those kept alone. Fused and compact networks have the same widths."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from inarch.population.models.conv_factory import Plan
+from inarch.population.models.conv_factory import ConvFactory
 
 STEM = 192
 MODULES = (
@@ -31,7 +31,7 @@ CONVOLUTIONS = 7
 class Inception(nn.Module):
     """Four branches side by side."""
 
-    def __init__(self, inputs: int, filters: tuple[int, ...], plan: Plan, *, place: int) -> None:
+    def __init__(self, inputs: int, filters: tuple[int, ...], plan: ConvFactory, *, place: int) -> None:
         """Args: channels that come in; filters of the six kinds of convolutions; the plan, and the module's first
         place in it."""
         super().__init__()
@@ -57,9 +57,9 @@ class Inception(nn.Module):
 class CifarGoogLeNet(nn.Module):
     """GoogLeNet for images of 8 pixels a side and more. Fusion rates: one for each convolution, in order."""
 
-    def __init__(self, *, num_classes: int, in_channels: int = 3, plan: Plan | None = None) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, plan: ConvFactory | None = None) -> None:
         super().__init__()
-        plan = plan or Plan()
+        plan = plan or ConvFactory()
         plan.check(1 + CONVOLUTIONS * len(MODULES), "googlenet")
         inputs = plan.kept(0, STEM)
         self.stem = nn.Sequential(

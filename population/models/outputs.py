@@ -40,10 +40,10 @@ def logits_of(output: Any) -> Tensor:
     return found
 
 
-def give_logits(network: nn.Module) -> None:
+def give_logits(model: nn.Module) -> None:
     """Register a hook by which every call of a network returns its logits alone."""
-    network.register_forward_hook(_only_logits)
+    model.register_forward_hook(_only_logits)
 
 
-def _only_logits(network: nn.Module, inputs: Any, output: Any) -> Tensor:
+def _only_logits(model: nn.Module, inputs: Any, output: Any) -> Tensor:
     return logits_of(output)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from inarch.population.models.conv_factory import Plan
+from inarch.population.models.conv_factory import ConvFactory
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 """Filters of a block's first two convolutions, blocks, stride of the first block."""
@@ -23,7 +23,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut, projected where the shape changes."""
 
     def __init__(
-        self, inputs: int, filters: int, *, first: int, second: int, outputs: int, stride: int, plan: Plan
+        self, inputs: int, filters: int, *, first: int, second: int, outputs: int, stride: int, plan: ConvFactory
     ) -> None:
         """Args: channels that come in; filters of the first two convolutions; those that each of the three keeps; the
         second's stride; what makes convolutions."""
@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Sequential | None = None
 
-    def project(self, inputs: int, filters: int, *, outputs: int, stride: int, plan: Plan) -> None:
+    def project(self, inputs: int, filters: int, *, outputs: int, stride: int, plan: ConvFactory) -> None:
         """Give the shortcut a projection."""
         conv = plan.conv(inputs, filters * EXPANSION, 1, kept=outputs, stride=stride, bias=False)
         self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
@@ -55,9 +55,9 @@ class ResNet50(nn.Module):
     """ResNet-50. Fusion rates: the stem, 16 for the blocks' first convolutions, 16 for their second, four for the
     outputs of the stages."""
 
-    def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, plan: Plan | None = None) -> None:
+    def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, plan: ConvFactory | None = None) -> None:
         super().__init__()
-        plan = plan or Plan()
+        plan = plan or ConvFactory()
         plan.check(1 + 2 * NUM_BLOCKS + len(STAGES), "resnet50")
         inputs = plan.kept(0, STEM)
         self.conv1 = plan.conv(in_channels, STEM, 7, kept=inputs, stride=2, padding=3, bias=False)

@@ -22,24 +22,24 @@ TYPES = frozenset(
 """Types of the tensors that snapshots and checkpoints hold."""
 
 
-def make_usable(network: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+def make_usable(model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
     """Materialize lazy layers, give expanded tensors memory of their own, and refuse what cannot be trained or saved.
 
     Args:
-        network: Changed in place; what it computes stays.
+        model: Changed in place; what it computes stays.
         image_shape: (channels, height, width) of the images, by which lazy layers get their sizes; None: not known.
 
     Raises:
         ConfigError: names the tensor or module, and the remedy.
         UserCodeError: the forward pass that materializes lazy layers raised.
     """
-    if isinstance(network, torch.jit.ScriptModule):
+    if isinstance(model, torch.jit.ScriptModule):
         raise ConfigError("the network is TorchScript, which cannot be used here; give the module that was scripted")
-    _materialize(network, image_shape)
-    for name, owner, entry, tensor in _tensors(network):
+    _materialize(model, image_shape)
+    for name, owner, entry, tensor in _tensors(model):
         _check(name, owner, entry, tensor)
-    _separate_buffers(network)
-    for _, owner, entry, tensor in _tensors(network):
+    _separate_buffers(model)
+    for _, owner, entry, tensor in _tensors(model):
         if _overlaps_itself(tensor):
             with torch.no_grad():
                 own = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -47,32 +47,32 @@ def make_usable(network: nn.Module, image_shape: tuple[int, int, int] | None) ->
                 tensor.data = own
             else:
                 setattr(owner, entry, own)
-    _check_sharing(network)
-    _check_state(network)
+    _check_sharing(model)
+    _check_state(model)
 
 
-def _materialize(network: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
-    if not any(is_lazy(tensor) for _, _, _, tensor in _tensors(network)):
+def _materialize(model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+    if not any(is_lazy(tensor) for _, _, _, tensor in _tensors(model)):
         return
     if image_shape is None:
         raise ConfigError("the network has lazy layers, whose sizes only a pass over an image gives; give their sizes")
-    was_training = network.training
+    was_training = model.training
     with torch.no_grad(), user_code("a first pass through the network, which gives its lazy layers their sizes,"):
-        network.eval()(torch.zeros(2, *image_shape))
-        if any(is_lazy(tensor) for _, _, _, tensor in _tensors(network)):  # used in training alone
-            network.train()(torch.zeros(2, *image_shape))
-    network.train(was_training)
-    left = [name for name, _, _, tensor in _tensors(network) if is_lazy(tensor)]
+        model.eval()(torch.zeros(2, *image_shape))
+        if any(is_lazy(tensor) for _, _, _, tensor in _tensors(model)):  # used in training alone
+            model.train()(torch.zeros(2, *image_shape))
+    model.train(was_training)
+    left = [name for name, _, _, tensor in _tensors(model) if is_lazy(tensor)]
     if left:
         raise ConfigError(f"lazy layer {left[0]!r} got no size, since no image passes through it; remove it")
 
 
-def _tensors(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
     """Yield name, owner, entry and tensor of each parameter and buffer, a shared tensor once."""
     seen: set[int] = set()
-    for stem, owner in network.named_modules():
-        entries = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
-        for entry, tensor in entries:
+    for stem, owner in model.named_modules():
+        named_tensors = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
+        for entry, tensor in named_tensors:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield f"{stem}.{entry}" if stem else entry, owner, entry, tensor
@@ -96,32 +96,32 @@ def _check(name: str, owner: nn.Module, entry: str, tensor: Tensor) -> None:
         raise ConfigError(f"{kind} {name!r} has type {tensor.dtype}, which cannot be shared or saved; use float16")
 
 
-def _separate_buffers(network: nn.Module) -> None:
+def _separate_buffers(model: nn.Module) -> None:
     """Give each module its own copy of a shared buffer.
 
     A move to a device would separate the buffers too, and change the structure of the network there.
     """
     seen: set[int] = set()
-    for owner in network.modules():
+    for owner in model.modules():
         for entry, buffer in list(owner.named_buffers(recurse=False)):
             if id(buffer) in seen and buffer.numel():
                 setattr(owner, entry, buffer.clone())
             seen.add(id(buffer))
 
 
-def _check_state(network: nn.Module) -> None:
+def _check_state(model: nn.Module) -> None:
     """Raise ConfigError unless the network's state_dict holds its parameters and buffers themselves.
 
     Checkpoints and exchange use the state_dict.
     """
     with user_code("the network's state_dict"):
-        state = network.state_dict()
+        state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor) or name.endswith("_extra_state"):
             raise ConfigError(
                 f"{name!r} of the network's state_dict is extra state, which checkpoints lack; keep it in a buffer"
             )
-    for name, owner, entry, tensor in _tensors(network):
+    for name, owner, entry, tensor in _tensors(model):
         if isinstance(tensor, nn.Parameter) or entry not in owner._non_persistent_buffers_set:
             if name not in state:
                 raise ConfigError(f"the network's state_dict lacks {name!r}, which would be lost in checkpoints")
@@ -138,11 +138,11 @@ def _overlaps_itself(tensor: Tensor) -> bool:
     return is_strided and any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _check_sharing(network: nn.Module) -> None:
+def _check_sharing(model: nn.Module) -> None:
     """Raise ConfigError where two different tensors share memory, since a checkpoint would separate them."""
     places = sorted(
         (tensor.data_ptr(), tensor.data_ptr() + _span(tensor), name)
-        for name, _, _, tensor in _tensors(network)
+        for name, _, _, tensor in _tensors(model)
         if tensor.layout == torch.strided and not tensor.is_quantized and tensor.numel()
     )
     for (_, end, first), (start, _, second) in itertools.pairwise(places):

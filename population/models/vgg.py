@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from inarch.population.models.conv_factory import Plan
+from inarch.population.models.conv_factory import ConvFactory
 
 CHANNELS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 """Outputs of each convolution; 0 is a 2x2 max pooling."""
@@ -19,9 +19,9 @@ NUM_CONVOLUTIONS = sum(outputs > 0 for outputs in CHANNELS)
 class CifarVgg16(nn.Module):
     """VGG-16 for images of 16 pixels a side and more. Fusion rates: one for each convolution, in order."""
 
-    def __init__(self, *, num_classes: int, in_channels: int = 3, plan: Plan | None = None) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, plan: ConvFactory | None = None) -> None:
         super().__init__()
-        plan = plan or Plan()
+        plan = plan or ConvFactory()
         plan.check(NUM_CONVOLUTIONS, "vgg16")
         place = 0
         layers: list[nn.Module] = []

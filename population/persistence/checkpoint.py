@@ -53,7 +53,7 @@ class CheckpointId:
 class Checkpoint:
     """All that one network needs to go on, and the rows it has to hand in."""
 
-    network: int
+    network_id: int
     id: CheckpointId
     model: Mapping[str, Tensor]
     """Weights after the graft, on the CPU."""
@@ -66,7 +66,7 @@ class Checkpoint:
     rows: Rows = field(default_factory=dict)
 
     @property
-    def judged(self) -> Mapping[str, Tensor]:
+    def evaluated_state(self) -> Mapping[str, Tensor]:
         """What is judged as the network: the mean of its weights, with the statistics that it had when it was last
         judged, where one is kept and has begun, else the weights."""
         has_mean = int(self.tensors.get("average_count", 0)) > 0
@@ -91,18 +91,18 @@ class CheckpointStore:
         """
         self._storage, self._keep, self._token = storage, keep, token
 
-    def claim(self, network: int, incarnation: int) -> None:
+    def acquire_fence(self, network_id: int, incarnation: int) -> None:
         """Mark an incarnation as the one that may commit: earlier ones that wake up again are fenced off.
 
         Raises:
             RunExistsError: another start has claimed the folder.
         """
         check_holds(self._storage, self._token)
-        self._storage.write(f"networks/{network}/incarnation-{incarnation:03d}", b"")
+        self._storage.write(f"networks/{network_id}/incarnation-{incarnation:03d}", b"")
 
-    def is_fenced(self, network: int, incarnation: int) -> bool:
+    def is_fenced(self, network_id: int, incarnation: int) -> bool:
         """Whether a later incarnation has claimed the network."""
-        claims = [name for name in self._storage.names(f"networks/{network}") if name.startswith("incarnation-")]
+        claims = [name for name in self._storage.names(f"networks/{network_id}") if name.startswith("incarnation-")]
         return any(int(name.rpartition("-")[2]) > incarnation for name in claims)
 
     def commit(self, checkpoint: Checkpoint) -> bool:
@@ -116,7 +116,7 @@ class CheckpointStore:
         """
         if not self._holds_folder():
             return False
-        folder = f"networks/{checkpoint.network}/{checkpoint.id.name}"
+        folder = f"networks/{checkpoint.network_id}/{checkpoint.id.name}"
         files = {
             "model.safetensors": _to_bytes(checkpoint.model),
             "training.safetensors": _to_bytes(checkpoint.tensors),
@@ -131,7 +131,7 @@ class CheckpointStore:
             self._storage.write(f"{folder}/{name}", content)
         if not self._holds_folder():
             return False
-        if self.is_fenced(checkpoint.network, checkpoint.id.incarnation):
+        if self.is_fenced(checkpoint.network_id, checkpoint.id.incarnation):
             self._storage.delete(folder)
             return False
         manifest = {
@@ -140,20 +140,20 @@ class CheckpointStore:
         }
         self._storage.write(f"{folder}/manifest.json", json.dumps(manifest, sort_keys=True).encode())
         with contextlib.suppress(StorageError):  # committed already; what fails here is made up for later
-            self._hand_in(checkpoint.network, checkpoint.id, files)
-            self._drop_old(checkpoint.network)
+            self._flush_history(checkpoint.network_id, checkpoint.id, files)
+            self._drop_old(checkpoint.network_id)
         return True
 
     def _holds_folder(self) -> bool:
         """Whether the folder is still this start's; what another start wrote is neither replaced nor deleted."""
         return self._token is None or holds(self._storage, self._token)
 
-    def list(self, network: int) -> list[CheckpointId]:
+    def list(self, network_id: int) -> list[CheckpointId]:
         """Committed checkpoints of a network, oldest first."""
         found = []
-        for name in self._storage.names(f"networks/{network}"):
+        for name in self._storage.names(f"networks/{network_id}"):
             match = _NAME.match(name)
-            if match and self._storage.exists(f"networks/{network}/{name}/manifest.json"):
+            if match and self._storage.exists(f"networks/{network_id}/{name}/manifest.json"):
                 interval, incarnation, step = (int(part or 0) for part in match.groups())
                 found.append(CheckpointId(interval=interval, incarnation=incarnation, step=step))
         return sorted(found)
@@ -162,86 +162,88 @@ class CheckpointStore:
         """Ids of the networks that have a folder."""
         return sorted(int(name) for name in self._storage.names("networks") if name.isdigit())
 
-    def newest(self, network: int, *, at_most_interval: int | None = None) -> Checkpoint | None:
+    def newest(self, network_id: int, *, at_most_interval: int | None = None) -> Checkpoint | None:
         """The newest checkpoint that is whole; one that is damaged is passed over, None where there is none.
 
         Args:
-            network: Whose.
+            network_id: Whose.
             at_most_interval: Pass over those with more completed intervals.
 
         Raises:
             StorageError: storage fails, which says nothing about what lies there.
         """
-        for found in reversed(self.list(network)):
+        for found in reversed(self.list(network_id)):
             if at_most_interval is None or found.interval <= at_most_interval:
                 try:
-                    return self.load(network, found)
+                    return self.load(network_id, found)
                 except CheckpointError:
                     continue
         return None
 
-    def load(self, network: int, checkpoint: CheckpointId) -> Checkpoint:
+    def load(self, network_id: int, checkpoint: CheckpointId) -> Checkpoint:
         """One checkpoint, checked against its manifest.
 
         Raises:
             CheckpointError: a file is missing or altered.
             StorageError: storage fails.
         """
-        files = self._files(network, checkpoint)
+        files = self._files(network_id, checkpoint)
         best = files.get("best.safetensors")
         return Checkpoint(
-            network=network,
+            network_id=network_id,
             id=checkpoint,
-            model=self._tensors(files["model.safetensors"], network),
-            tensors=self._tensors(files["training.safetensors"], network),
+            model=self._tensors(files["model.safetensors"], network_id),
+            tensors=self._tensors(files["training.safetensors"], network_id),
             training=json.loads(files["training.json"]),
-            best=None if best is None else self._tensors(best, network),
+            best=None if best is None else self._tensors(best, network_id),
         )
 
-    def best(self, network: int) -> tuple[dict[str, Tensor], float | None, int] | None:
+    def best(self, network_id: int) -> tuple[dict[str, Tensor], float | None, int] | None:
         """Best weights by validation, their score and interval; the newest weights where nothing was held out."""
-        for found in reversed(self.list(network)):
+        for found in reversed(self.list(network_id)):
             try:
-                loaded = self.load(network, found)
+                loaded = self.load(network_id, found)
             except CheckpointError:
                 continue
             if loaded.best is not None:
                 return dict(loaded.best), loaded.training["best_score"], loaded.training["best_interval"]
-        newest = self.newest(network)
-        return None if newest is None else (dict(newest.judged), newest.training.get("score"), newest.id.interval)
+        newest = self.newest(network_id)
+        return (
+            None if newest is None else (dict(newest.evaluated_state), newest.training.get("score"), newest.id.interval)
+        )
 
-    def hand_in_all(self) -> None:
+    def flush_history(self) -> None:
         """Hand in rows of committed checkpoints whose writer died before it could."""
-        for network in self.networks():
-            for found in self.list(network):
+        for network_id in self.networks():
+            for found in self.list(network_id):
                 with contextlib.suppress(StorageError):
-                    self._hand_in(network, found, self._files(network, found))
+                    self._flush_history(network_id, found, self._files(network_id, found))
 
-    def _hand_in(self, network: int, checkpoint: CheckpointId, files: Mapping[str, bytes]) -> None:
+    def _flush_history(self, network_id: int, checkpoint: CheckpointId, files: Mapping[str, bytes]) -> None:
         for table in TABLES:
-            content, name = files.get(f"{table}.parquet"), f"{table}/{network}-{checkpoint.name}.parquet"
+            content, name = files.get(f"{table}.parquet"), f"{table}/{network_id}-{checkpoint.name}.parquet"
             if content is not None and self._storage.size(name) != len(content):
                 self._storage.write(name, content)
 
-    def _drop_old(self, network: int) -> None:
+    def _drop_old(self, network_id: int) -> None:
         """Keep the newest of each of the last k intervals, the newest of all and the best; before any other goes, its
         rows are surely handed in."""
-        committed = self.list(network)
+        committed = self.list(network_id)
         of_interval = {found.interval: found for found in committed}
         kept = {of_interval[interval] for interval in sorted(of_interval)[-self._keep :]} | {committed[-1]}
-        with_best = [found for found in committed if self._has_best(network, found)]
+        with_best = [found for found in committed if self._has_best(network_id, found)]
         kept |= set(with_best[-1:])
         for found in committed:
             if found not in kept:
                 with contextlib.suppress(CheckpointError):
-                    self._hand_in(network, found, self._files(network, found))
-                self._storage.delete(f"networks/{network}/{found.name}")
+                    self._flush_history(network_id, found, self._files(network_id, found))
+                self._storage.delete(f"networks/{network_id}/{found.name}")
 
-    def _has_best(self, network: int, checkpoint: CheckpointId) -> bool:
-        return self._storage.exists(f"networks/{network}/{checkpoint.name}/best.safetensors")
+    def _has_best(self, network_id: int, checkpoint: CheckpointId) -> bool:
+        return self._storage.exists(f"networks/{network_id}/{checkpoint.name}/best.safetensors")
 
-    def _files(self, network: int, checkpoint: CheckpointId) -> dict[str, bytes]:
-        folder = f"networks/{network}/{checkpoint.name}"
+    def _files(self, network_id: int, checkpoint: CheckpointId) -> dict[str, bytes]:
+        folder = f"networks/{network_id}/{checkpoint.name}"
         try:
             manifest = json.loads(self._storage.read(f"{folder}/manifest.json"))
             files = {name: self._storage.read(f"{folder}/{name}") for name in manifest}
@@ -255,11 +257,11 @@ class CheckpointStore:
                 raise CheckpointError(f"checkpoint {folder}: {name} is not what was written")
         return files
 
-    def _tensors(self, content: bytes, network: int) -> dict[str, Tensor]:
+    def _tensors(self, content: bytes, network_id: int) -> dict[str, Tensor]:
         try:
             return safetensors.torch.load(content)
         except SafetensorError as error:
-            raise CheckpointError(f"a checkpoint of network {network} cannot be read: {error}") from error
+            raise CheckpointError(f"a checkpoint of network {network_id} cannot be read: {error}") from error
 
 
 def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inarch.population.membership.staleness import Age
-from inarch.population.state.snapshot import Origin
+from inarch.population.membership.staleness import Staleness
+from inarch.population.state.snapshot import SnapshotInfo
 
 GRAFTED, KEPT, OFF = "grafted", "kept", "off"
 """Outcomes of an interval's exchange beside the refusals: something was taken in, the rule left the network as it was,
@@ -15,10 +15,10 @@ there is no exchange."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class IntervalReport:
     """What a network tells of an interval: before the exchange when it is published, after it when it is committed."""
 
-    origin: Origin
+    origin: SnapshotInfo
     num_intervals: int
     epoch: float
     learning_rate: float
@@ -38,14 +38,14 @@ class Report:
     """grafted, kept, off, or a refusal's name; empty before the exchange."""
     scion: int | None = None
     """The network that was last grafted from."""
-    age: Age | None = None
+    age: Staleness | None = None
     """Of the last scion, when it was grafted."""
 
     def row(self, *, time: float) -> dict[str, Any]:
         """A row of the metrics table."""
         origin = self.origin
         return {
-            "network": origin.network,
+            "network": origin.network_id,
             "interval": origin.interval,
             "incarnation": origin.incarnation,
             "step": origin.step,

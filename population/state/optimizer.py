@@ -72,7 +72,7 @@ def count_steps(optimizer: torch.optim.Optimizer, steps: float) -> None:
             state["step"].fill_(round(steps))
 
 
-def running_averages(
+def moment_buffers(
     optimizer: torch.optim.Optimizer, names: Mapping[int, str], config: OptimizerConfig
 ) -> Iterator[tuple[str, str, Tensor]]:
     """Slot, parameter's name and running average of each; averages that no step has made yet are made, as zeros."""

@@ -52,10 +52,10 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class SnapshotInfo:
     """Whose weights these are, and how far they were trained."""
 
-    network: int
+    network_id: int
     incarnation: int
     interval: int
     """The version: intervals of the schedule completed."""
@@ -65,7 +65,7 @@ class Origin:
     """Intervals that these weights were trained for, a scion's in proportion to its part; a fresh newcomer has few."""
     trained_steps: float
     """The same in steps."""
-    made_seconds: float
+    created_at: float
     """When it was frozen, seconds of the host's clock."""
     structure: str
     """Fingerprint of its layout."""
@@ -79,7 +79,7 @@ class Origin:
 class Snapshot:
     """A network's frozen weights, with what its neighbors need to know of them."""
 
-    origin: Origin
+    origin: SnapshotInfo
     information: tuple[float, ...]
     """Of each graft unit, in order."""
     buffer: np.ndarray
@@ -88,7 +88,7 @@ class Snapshot:
 
     def state(self) -> dict[str, Tensor]:
         """The tensors, as views of the buffer: never write to them."""
-        return thaw(self.buffer, self.layout)
+        return unflatten(self.buffer, self.layout)
 
     def is_finite(self, *, but: Collection[str] = ()) -> bool:
         """Whether no weight is NaN or infinite.
@@ -138,7 +138,7 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
     return Layout(entries=tuple(found), nbytes=offset, fingerprint=digest.hexdigest()[:16])
 
 
-def thaw(buffer: np.ndarray, layout: Layout) -> dict[str, Tensor]:
+def unflatten(buffer: np.ndarray, layout: Layout) -> dict[str, Tensor]:
     """The tensors of a buffer, as views of it.
 
     Raises:
@@ -155,10 +155,10 @@ def thaw(buffer: np.ndarray, layout: Layout) -> dict[str, Tensor]:
     }
 
 
-class Freezer:
+class StagingBuffer:
     """Copies a network into one host buffer, which it owns and fills anew each time.
 
-    On the CPU a network may live in the buffer itself (`move_in`): then nothing is left to copy, and what was frozen
+    On the CPU a network may live in the buffer itself (`alias_parameters`): then nothing is left to copy, and what was frozen
     holds until the network trains on. On a GPU the buffer is pinned and the copy runs on a stream of its own: the
     training stream waits for it on the device, the host only when it reads the buffer.
     """
@@ -177,7 +177,7 @@ class Freezer:
         self._stream = torch.cuda.Stream(device) if is_cuda else None
         self._copied = torch.cuda.Event() if is_cuda else None
 
-    def move_in(self, module: nn.Module) -> None:
+    def alias_parameters(self, module: nn.Module) -> None:
         """On the CPU: let a module's contiguous float32 parameters and buffers be views of the buffer from now on. (Of
         one type alone: torch.save refuses a storage that is seen as several.)"""
         if self._stream is not None:
@@ -193,7 +193,7 @@ class Freezer:
                     view.copy_(tensor.detach())
                     tensor.data = view
 
-    def freeze(self, state: Mapping[str, Tensor]) -> None:
+    def stage(self, state: Mapping[str, Tensor]) -> None:
         """Begin to copy `state` into the buffer; what an earlier freeze left there is gone."""
         if self._stream is None or self._copied is None:
             self._copy(state)

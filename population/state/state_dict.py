@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from inarch.population.errors import NotFiniteError, StructureError
 
-STATISTICS = ("running_mean", "running_var")
+BATCH_NORM_STATISTICS = ("running_mean", "running_var")
 """Last words of the keys of batch norm's running statistics."""
 
 State = Mapping[str, Tensor]
 
 
-PRIVATE = frozenset({"fusion_proxies", "fusion_chosen", "fusion_scores"})
+STRUCTURAL_BUFFERS = frozenset({"fusion_proxies", "fusion_chosen", "fusion_scores"})
 """Last words of the keys of a fused convolution's own buffers."""
 
 
-def entries(module: nn.Module) -> dict[str, Tensor]:
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """A module's state dict without the second names of tied tensors and without what is no tensor.
 
     The tensors are the module's own: writing into one writes into the module. Keys keep the state dict's order.
@@ -38,10 +38,10 @@ def entries(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def is_private(key: str) -> bool:
+def is_structural(key: str) -> bool:
     """Whether an entry tells how a network is built at the moment, and is no weight: no graft changes it, no average
     holds it."""
-    return key.rpartition(".")[2] in PRIVATE
+    return key.rpartition(".")[2] in STRUCTURAL_BUFFERS
 
 
 def constant_buffers(module: nn.Module) -> frozenset[str]:
@@ -50,7 +50,7 @@ def constant_buffers(module: nn.Module) -> frozenset[str]:
     parameters = {name for name, _ in module.named_parameters()}
     return frozenset(
         name
-        for name, tensor in entries(module).items()
+        for name, tensor in named_tensors(module).items()
         if name not in parameters and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     )
 
@@ -69,13 +69,13 @@ def check_finite(state: Mapping[str, Tensor], *, but: Collection[str] = ()) -> N
                 raise NotFiniteError(f"{name} has a value that is NaN or infinite")
 
 
-def load_entries(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy weights into a module's own tensors.
 
     Raises:
         StructureError: an entry is missing, is one too many, or has another shape.
     """
-    own = entries(module)
+    own = named_tensors(module)
     check_same_structure(own, state)
     with torch.no_grad():
         for name, tensor in own.items():
@@ -100,8 +100,10 @@ def is_convolution(weight: Tensor) -> bool:
     return weight.dim() >= 3 and weight.is_floating_point()
 
 
-def unwatched(module: nn.Module) -> frozenset[str]:
+def untrained_keys(module: nn.Module) -> frozenset[str]:
     """Entries that training does not change: frozen parameters, and buffers other than batch norm's statistics. They
     may hold values that are not finite."""
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    return frozenset(key for key in entries(module) if key not in trained and not key.endswith(STATISTICS))
+    return frozenset(
+        key for key in named_tensors(module) if key not in trained and not key.endswith(BATCH_NORM_STATISTICS)
+    )

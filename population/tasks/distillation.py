@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inarch.population import models as networks
-from inarch.population.config import FusionConfig, NetworkConfig, from_dict
+from inarch.population import models
+from inarch.population.config import FusionConfig, ModelConfig, from_dict
 from inarch.population.errors import ConfigError, StorageError
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.state_dict import load_entries
+from inarch.population.state.state_dict import load_tensors
 
 
 def distillation_loss(logits: Tensor, taught: Sequence[Tensor], *, temperature: float) -> Tensor:
@@ -69,7 +69,7 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
         recorded = json.loads(storage.read("config.json"))
     except StorageError as error:
         raise ConfigError(f"distillation.teachers: there is no run at {folder!r}: {error}") from error
-    facts, name = recorded["facts"], recorded["network"]
+    facts, name = recorded["facts"], recorded["model"]
     if name == "callable":
         raise ConfigError(
             f"distillation.teachers: {folder!r} was begun with a callable; a teacher needs a named network"
@@ -80,14 +80,14 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
             f"channels, the student {num_classes} and {in_channels}"
         )
     state = _taught_by(CheckpointStore(storage), path)
-    module = networks.build(
-        from_dict(NetworkConfig, recorded["config"]["network"] | {"weights": None}),
+    module = models.build(
+        from_dict(ModelConfig, recorded["config"]["model"] | {"weights": None}),
         num_classes=num_classes,
         in_channels=in_channels,
         seed=0,
         fusion=from_dict(FusionConfig, recorded["config"].get("fusion", {})),
     )
-    load_entries(module, state)
+    load_tensors(module, state)
     return module.to(device).eval().requires_grad_(False)
 
 
@@ -95,7 +95,7 @@ def _taught_by(store: CheckpointStore, path: str) -> Mapping[str, Tensor]:
     """The weights that a path names."""
     folder, _, chosen = path.partition("#")
     chosen, at, interval = chosen.partition("@")
-    found = {network: best for network in store.networks() if (best := store.best(network)) is not None}
+    found = {model: best for model in store.networks() if (best := store.best(model)) is not None}
     wanted = int(chosen) if chosen.isdigit() else max(found, key=lambda one: (found[one][1] or 0.0, -one), default=None)
     if wanted not in found or (chosen and not chosen.isdigit()):
         raise ConfigError(f"distillation.teachers: {path!r} names no network; {folder!r} has {sorted(found)}")
@@ -107,4 +107,4 @@ def _taught_by(store: CheckpointStore, path: str) -> Mapping[str, Tensor]:
             f"distillation.teachers: {path!r} names no checkpoint; network {wanted} of {folder!r} has those of "
             f"intervals {sorted(kept)} (checkpoint.keep)"
         )
-    return store.load(wanted, kept[int(interval)]).judged
+    return store.load(wanted, kept[int(interval)]).evaluated_state

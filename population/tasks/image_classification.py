@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inarch.population import models as networks
-from inarch.population.config import NetworkConfig, RunConfig
-from inarch.population.data import Batch, Pass, Splits, load_splits
+from inarch.population import models
+from inarch.population.config import ModelConfig, RunConfig
+from inarch.population.data import Batch, EpochSpec, Splits, load_splits
 from inarch.population.data.memory_batches import epoch_steps
 from inarch.population.errors import ConfigError
-from inarch.population.evaluation.evaluation_set import check_answers, judging_part
-from inarch.population.evaluation.protocol import Part, Scores
+from inarch.population.evaluation.evaluation_set import check_queries, evaluation_set
+from inarch.population.evaluation.protocol import EvaluationSet, Scores
 from inarch.population.evaluation.retrieval import embeddings
-from inarch.population.fusion import LayerFusion, fuse
+from inarch.population.fusion import LayerFusion, update_fusion
 from inarch.population.grafting.channel_tracing import find_channels
-from inarch.population.grafting.weight_matching import in_one_order
-from inarch.population.state.state_dict import entries, load_entries
+from inarch.population.grafting.weight_matching import in_common_order
+from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.distillation import distillation_loss, load_teacher, mutual_loss
 
 STATISTICS_BATCHES = 8
@@ -45,7 +45,7 @@ class ImageClassification:
         config: RunConfig,
         splits: Splits,
         *,
-        factory: networks.NetworkFactory | None = None,
+        factory: models.ModelFactory | None = None,
         device: torch.device | str = "cpu",
         begins_trained: bool = True,
     ) -> None:
@@ -54,15 +54,15 @@ class ImageClassification:
         Args:
             config: The run's.
             splits: Its data.
-            factory: A callable in place of config.network.
+            factory: A callable in place of config.model.
             device: Where networks live.
-            begins_trained: Whether networks are built with network.weights; not where they are overwritten.
+            begins_trained: Whether networks are built with model.weights; not where they are overwritten.
         """
         if not begins_trained:
-            config = dataclasses.replace(config, network=dataclasses.replace(config.network, weights=None))
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
         self.config, self.splits = config, splits
         self.device = torch.device(device)
-        self._network: NetworkConfig | networks.NetworkFactory = factory or config.network
+        self._network: ModelConfig | models.ModelFactory = factory or config.model
         train = splits.batches("train", self.device)
         if train is None:
             raise ConfigError("there are no training images")
@@ -80,7 +80,7 @@ class ImageClassification:
         return self.splits.image_shape
 
     def build(self, seed: int) -> nn.Module:
-        network = networks.build(
+        model = models.build(
             self._network,
             num_classes=self.splits.num_classes,
             in_channels=self.splits.in_channels,
@@ -88,15 +88,15 @@ class ImageClassification:
             seed=seed,
             fusion=self.config.fusion,
         ).to(self.device)
-        networks.give_logits(network)
+        models.give_logits(model)
         wanted = self.config.device.channels_last
         if wanted == "on" or (wanted == "auto" and self.device.type == "cuda"):
-            network = network.to(memory_format=torch.channels_last)
-        return network
+            model = model.to(memory_format=torch.channels_last)
+        return model
 
     def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
         data = self.config.data
-        wanted = Pass(
+        wanted = EpochSpec(
             epoch=epoch,
             order_seed=order_seed,
             augment_seed=augment_seed,
@@ -108,15 +108,15 @@ class ImageClassification:
         )
         return self._train.epoch(wanted)
 
-    def begin_epoch(self, network: nn.Module, *, epoch: int, random: np.random.Generator) -> Sequence[LayerFusion]:
+    def begin_epoch(self, model: nn.Module, *, epoch: int, random: np.random.Generator) -> Sequence[LayerFusion]:
         if self.config.fusion.mode == "off":
             return ()
-        return fuse(network, self.config.fusion, epoch=epoch, epochs=self.config.schedule.epochs, random=random)
+        return update_fusion(model, self.config.fusion, epoch=epoch, epochs=self.config.schedule.epochs, random=random)
 
-    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = batch
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            logits = network(images)
+            logits = model(images)
         if tuple(logits.shape) != (len(labels), self.splits.num_classes):
             raise ConfigError(
                 f"the network must map images {tuple(images.shape)} to logits ({len(labels)}, "
@@ -145,45 +145,45 @@ class ImageClassification:
             for path in self.config.distillation.teachers
         ]
 
-    def learn_from(self, peers: Sequence[Mapping[str, Tensor]]) -> None:
+    def set_peers(self, peers: Sequence[Mapping[str, Tensor]]) -> None:
         while len(self._peers) < len(peers):
             self._peers.append(self.build(0).requires_grad_(False))
         del self._peers[len(peers) :]
         for module, state in zip(self._peers, peers, strict=True):
-            load_entries(module.eval(), entries(module) | dict(state))  # a snapshot holds no masks
+            load_tensors(module.eval(), named_tensors(module) | dict(state))  # a snapshot holds no masks
 
     @torch.no_grad()
-    def _predictions(self, network: nn.Module, images: Tensor) -> Tensor:
+    def _predictions(self, model: nn.Module, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            return network(images).float()
+            return model(images).float()
 
-    def statistics_images(self) -> Iterator[Tensor]:
+    def batch_norm_images(self) -> Iterator[Tensor]:
         batches = self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)
         wanted = self.config.schedule.statistics_batches or STATISTICS_BATCHES
         return (images for images, _ in itertools.islice(batches, wanted))
 
-    def validate(self, network: nn.Module) -> Scores | None:
+    def validate(self, model: nn.Module) -> Scores | None:
         if self._validation is None:
             return None
-        self._measure_statistics(network)
-        return self._validation.measure.judge(network, self._validation.batches())
+        self._measure_statistics(model)
+        return self._validation.measure.evaluate(model, self._validation.batches())
 
-    def comparable(self, states: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+    def align_states(self, states: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
         """Networks of a run whose weights may be averaged and compared: as they are, and where grafts matched channels
         first, which leaves each network its own order, in the first one's."""
         is_matched = self.config.exchange.rule == "graft" and self.config.graft.alignment != "none"
         if not is_matched or len(states) < 2:
             return list(states)
-        return in_one_order(states, find_channels(self.build(0), self.image_shape))
+        return in_common_order(states, find_channels(self.build(0), self.image_shape))
 
-    def part(self, name: str) -> Part | None:
+    def part(self, name: str) -> EvaluationSet | None:
         """The images of validation or test and how they judge; None where there are none."""
-        return judging_part(self.config, self.splits, name, device=self.device)
+        return evaluation_set(self.config, self.splits, name, device=self.device)
 
-    def _measure_statistics(self, network: nn.Module) -> None:
+    def _measure_statistics(self, model: nn.Module) -> None:
         """Batch norm's statistics anew, in place, where the schedule asks for it."""
         if self.config.schedule.statistics_batches:
-            torch.optim.swa_utils.update_bn(self.statistics_images(), network)
+            torch.optim.swa_utils.update_bn(self.batch_norm_images(), model)
 
     def check(self) -> None:
         """What else must fit the data: teachers, and in retrieval embeddings and queries.
@@ -200,7 +200,7 @@ class ImageClassification:
                 raise ConfigError(f"distillation.teachers: {path} cannot take images {shape}: {error}") from error
         if self.config.task == "retrieval":
             embeddings(self.build(0), [(images[:2], labels[:2])])
-            check_answers(self.splits)
+            check_queries(self.splits)
 
 
 def _autocast_type(precision: str, device: torch.device) -> torch.dtype | None:

@@ -34,22 +34,22 @@ class Task(Protocol):
         """The batches of an epoch from batch `first` on, a pure function of its arguments."""
         ...
 
-    def begin_epoch(self, network: nn.Module, *, epoch: int, random: np.random.Generator) -> Sequence[LayerFusion]:
+    def begin_epoch(self, model: nn.Module, *, epoch: int, random: np.random.Generator) -> Sequence[LayerFusion]:
         """Called before an epoch's first step: what changes in a network from epoch to epoch; records of it."""
         ...
 
-    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and how many it got right; both 0-dimensional, on the device."""
         ...
 
-    def learn_from(self, peers: Sequence[Mapping[str, Tensor]]) -> None:
+    def set_peers(self, peers: Sequence[Mapping[str, Tensor]]) -> None:
         """Learn from the predictions of networks of these weights (copied) from now on, in place of earlier peers."""
         ...
 
-    def statistics_images(self) -> Iterator[Tensor]:
+    def batch_norm_images(self) -> Iterator[Tensor]:
         """Some batches of training images, augmented as in training: for batch norm's statistics."""
         ...
 
-    def validate(self, network: nn.Module) -> Scores | None:
+    def validate(self, model: nn.Module) -> Scores | None:
         """Scores on the held-out training images; None where nothing is held out."""
         ...

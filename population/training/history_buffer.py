@@ -6,38 +6,38 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from inarch.population.exchange import Taken, graft_rows
+from inarch.population.exchange import Contribution, graft_rows
 from inarch.population.fusion import LayerFusion
 from inarch.population.persistence.history import TABLES, Rows
-from inarch.population.persistence.interval_report import Report
-from inarch.population.state.snapshot import Origin
+from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.snapshot import SnapshotInfo
 
 
-class Diary:
+class HistoryBuffer:
     """Rows of `population.history.TABLES`, of one network."""
 
-    def __init__(self, network: int, incarnation: int) -> None:
+    def __init__(self, network_id: int, incarnation: int) -> None:
         """Args: whose, and which process of it writes."""
-        self._network, self._incarnation = network, incarnation
+        self._network, self._incarnation = network_id, incarnation
         self._rows = _empty()
 
-    def note_interval(self, report: Report, *, time: float) -> None:
+    def add_interval(self, report: IntervalReport, *, time: float) -> None:
         """An interval that is over; `time` in seconds of the host's clock."""
         self._rows["metrics"].append(report.row(time=time))
 
-    def note_grafts(self, own: Origin, taken: Sequence[Taken]) -> None:
+    def add_grafts(self, own: SnapshotInfo, taken: Sequence[Contribution]) -> None:
         """What was taken in at the end of an interval."""
         self._rows["grafts"] += graft_rows(own, taken)
 
-    def note_filters(self, interval: int, found: Iterable[Mapping[str, Any]]) -> None:
+    def add_filters(self, interval: int, found: Iterable[Mapping[str, Any]]) -> None:
         """How the filters of the convolutions stand after an interval's training."""
         self._rows["filters"] += [self._key(interval) | dict(row) for row in found]
 
-    def note_fusion(self, interval: int, epoch: int, found: Iterable[LayerFusion]) -> None:
+    def add_fusion(self, interval: int, epoch: int, found: Iterable[LayerFusion]) -> None:
         """How a compact network mixes its filters from the beginning of an epoch, in the interval that is under way."""
         self._rows["fusion"] += [self._key(interval) | {"epoch": epoch} | dataclasses.asdict(one) for one in found]
 
-    def hand_in(self) -> Rows:
+    def drain(self) -> Rows:
         """All that was noted since the last time."""
         rows, self._rows = self._rows, _empty()
         return rows

@@ -20,8 +20,8 @@ from inarch.population.data.reading.images import ImageSet
 from inarch.population.data.splits import STREAMED_SIZE
 from inarch.population.errors import ConfigError, DataError, UnreadableImageError
 from inarch.population.extension.user_code import user_code
-from inarch.population.models import NetworkFactory
-from inarch.population.models.complexity import network_cost
+from inarch.population.models import ModelFactory
+from inarch.population.models.complexity import model_complexity
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.training.trainer import Trainer
 
@@ -106,7 +106,7 @@ def _channels_of(images: ImageSet | EncodedImages) -> int | None:
     return 1 if len(images) <= LOOKED_AT else None
 
 
-def try_network(config: RunConfig, factory: NetworkFactory | None, shape: DataShape) -> None:
+def try_network(config: RunConfig, factory: ModelFactory | None, shape: DataShape) -> None:
     """Try a run's network on random images. The driver does this before Ray starts.
 
     Raises:
@@ -124,7 +124,7 @@ def try_network(config: RunConfig, factory: NetworkFactory | None, shape: DataSh
     plain_config = dataclasses.replace(config, data=data, device=device, task="classification")
     task = ImageClassification(plain_config, splits, factory=factory, begins_trained=False)
     check_network(task, num_images=shape.num_images)
-    Trainer(task, plain_config, network=0).rehearse()
+    Trainer(task, plain_config, network_id=0).dry_run_exchange()
 
 
 def check_network(task: ImageClassification, *, num_images: int) -> None:
@@ -138,35 +138,35 @@ def check_network(task: ImageClassification, *, num_images: int) -> None:
         ConfigError: the network gives no logits of the right shape, or has nothing to train.
         UserCodeError: it raised; names the batch.
     """
-    network = task.build(0)
-    places = {parameter.data_ptr() for parameter in network.parameters() if parameter.numel()}
+    model = task.build(0)
+    places = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
     if any(parameter.data_ptr() in places for parameter in task.build(1).parameters() if parameter.numel()):
         raise ConfigError(
             "the network function gives the same network, or the same weights, each time; it must make a new one"
         )
-    if not any(parameter.requires_grad for parameter in network.parameters()):
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(
             "the network has no parameter to train: all are frozen (requires_grad=False), or there are none"
         )
     images, labels = next(iter(task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
     for size in (2, 1):
-        _check_logits(_evaluated(network, images[:size]), images[:size], task)
+        _check_logits(_evaluated(model, images[:size]), images[:size], task)
     schedule = task.config.schedule
     smallest = epoch_batches(num_images, schedule)[-1]
-    _train(task, network, images[:smallest], labels[:smallest])
-    flops = max(1, network_cost(network, task.image_shape).training_flops)
+    _train(task, model, images[:smallest], labels[:smallest])
+    flops = max(1, model_complexity(model, task.image_shape).training_flops)
     full = min(len(images), schedule.batch_size, max(2, TRIAL_FLOPS // flops))
     if full > smallest:
-        _train(task, network, images[:full], labels[:full])
+        _train(task, model, images[:full], labels[:full])
 
 
 @torch.no_grad()
-def _evaluated(network: nn.Module, images: Tensor) -> Any:
+def _evaluated(model: nn.Module, images: Tensor) -> Any:
     try:
         with user_code(f"the network, evaluating images {tuple(images.shape)},"):
-            return network.eval()(images)
+            return model.eval()(images)
     finally:
-        network.train()
+        model.train()
 
 
 def _check_logits(logits: Any, images: Tensor, task: ImageClassification) -> None:
@@ -178,15 +178,15 @@ def _check_logits(logits: Any, images: Tensor, task: ImageClassification) -> Non
         )
 
 
-def _train(task: ImageClassification, network: nn.Module, images: Tensor, labels: Tensor) -> None:
+def _train(task: ImageClassification, model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Compute loss and gradients of one batch."""
     remedy = ""
     if len(images) == 1:
         remedy = "batch norm needs two images: schedule.drop_last=on, or another schedule.batch_size"
-    network.train()
+    model.train()
     with user_code(f"the network, training on a batch of images {tuple(images.shape)},", remedy=remedy):
-        loss, _ = task.loss(network, (images, labels))
+        loss, _ = task.loss(model, (images, labels))
         if not loss.requires_grad:
             raise ConfigError("the loss does not depend on any parameter of the network; does it detach its output?")
         loss.backward()
-    network.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inarch.population.evaluation.protocol import Scores
-from inarch.population.membership.staleness import Age
-from inarch.population.persistence.interval_report import Report
-from inarch.population.state.snapshot import Origin
+from inarch.population.membership.staleness import Staleness
+from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.snapshot import SnapshotInfo
 from inarch.population.training.schedule import Schedule
 
 
@@ -41,27 +41,27 @@ class Progress:
         """Count anew what is counted by interval."""
         self.loss_sum, self.correct, self.images, self.seconds_steps = 0.0, 0, 0, 0.0
 
-    def judged(self, scores: Scores | None) -> None:
+    def record_scores(self, scores: Scores | None) -> None:
         """Its newest score; where it was not judged, the one before."""
         self.score = scores.score if scores else self.score
 
-    def take_best(self) -> bool:
+    def update_best(self) -> bool:
         """Whether the newest score is the best so far, of equals the later, and if so note it as that."""
         if self.score is None or (self.best_score is not None and self.score < self.best_score):
             return False
         self.best_score, self.best_interval = self.score, self.interval
         return True
 
-    def origin(self, *, network: int, incarnation: int, structure: str, made_seconds: float) -> Origin:
+    def origin(self, *, network_id: int, incarnation: int, structure: str, created_at: float) -> SnapshotInfo:
         """Whose weights these are and how far they were trained, as they stand."""
-        return Origin(
-            network=network,
+        return SnapshotInfo(
+            network_id=network_id,
             incarnation=incarnation,
             interval=self.interval,
             step=self.step,
             trained_intervals=self.trained_intervals,
             trained_steps=self.trained_steps,
-            made_seconds=made_seconds,
+            created_at=created_at,
             structure=structure,
             score=self.score,
             learning_rate=self.learning_rate,
@@ -69,17 +69,17 @@ class Progress:
 
     def report(
         self,
-        origin: Origin,
+        origin: SnapshotInfo,
         schedule: Schedule,
         *,
         seconds: Mapping[str, float],
         scores: Scores | None,
         scion: int | None,
-        age: Age | None,
-    ) -> Report:
+        age: Staleness | None,
+    ) -> IntervalReport:
         """What it tells of the interval: before the exchange."""
         images = max(1, self.images)
-        return Report(
+        return IntervalReport(
             origin=origin,
             num_intervals=schedule.num_intervals,
             epoch=self.step / schedule.steps_per_epoch,

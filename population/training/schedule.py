@@ -67,17 +67,17 @@ class Schedule:
         return 1.0
 
 
-def base_learning_rate(config: OptimizerConfig, *, network: int, size: int) -> float:
+def base_learning_rate(config: OptimizerConfig, *, network_id: int, size: int) -> float:
     """Initial learning rate of a network: newcomers take the founders' rates in turn.
 
     Args:
         config: same, spread or given rates.
-        network: The network's id.
+        network_id: The network's id.
         size: Networks that the run was configured for.
 
     Source: spread, the public code of Meng et al. 2020: lr (1 + cos(pi (N - i) / N)) / 2 for i = 1..N.
     """
-    place = network % size
+    place = network_id % size
     if config.learning_rates == "same":
         return config.learning_rate
     if config.learning_rates == "spread":

@@ -1,6 +1,6 @@
 """One network's life, written once: without Ray, processes or a clock of its own.
 
-A `Trainer` trains interval after interval. Whoever runs it, an actor, the simulator or a test, is its `Host`. The order
+A `Trainer` trains interval after interval. Whoever runs it, an actor, the simulator or a test, is its `TrainerRuntime`. The order
 within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit; where nobody
 waits, the last interval has no pull and no graft, since nobody would train what they bring.
 
@@ -27,18 +27,18 @@ from inarch.population.exchange.shared_state import SharedState
 from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.units import convolution_units
 from inarch.population.membership.outcome import Refusal
-from inarch.population.membership.staleness import Age
+from inarch.population.membership.staleness import Staleness
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId
-from inarch.population.persistence.interval_report import KEPT, OFF, Report
+from inarch.population.persistence.interval_report import KEPT, OFF, IntervalReport
 from inarch.population.state.optimizer import count_steps, load_optimizer, make_optimizer, optimizer_tensors
-from inarch.population.state.seeding import RandomState, generator, leaf
-from inarch.population.state.snapshot import Freezer, Origin, Snapshot, layout_of
-from inarch.population.state.state_dict import entries, load_entries
+from inarch.population.state.seeding import RandomState, derive_seed, generator
+from inarch.population.state.snapshot import Snapshot, SnapshotInfo, StagingBuffer, layout_of
+from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.protocol import Task
 from inarch.population.training import divergence
-from inarch.population.training.history_buffer import Diary
+from inarch.population.training.history_buffer import HistoryBuffer
 from inarch.population.training.progress import Progress
-from inarch.population.training.runtime import Host, Stopwatch
+from inarch.population.training.runtime import Stopwatch, TrainerRuntime
 from inarch.population.training.schedule import Schedule, base_learning_rate
 from inarch.population.training.weight_averaging import WeightAverage
 
@@ -46,21 +46,21 @@ from inarch.population.training.weight_averaging import WeightAverage
 class Trainer:
     """Trains one network."""
 
-    def __init__(self, task: Task, config: RunConfig, *, network: int, incarnation: int = 1) -> None:
+    def __init__(self, task: Task, config: RunConfig, *, network_id: int, incarnation: int = 1) -> None:
         """A network with fresh weights at the beginning of the schedule.
 
         Args:
             task: Gives the network, its batches, its loss.
             config: The run's.
-            network: The member's id: its branch of the seed tree, its learning rate.
+            network_id: The member's id: its branch of the seed tree, its learning rate.
             incarnation: Which process of this member it is.
         """
         self.config, self.task = config, task
-        self.network_id, self.incarnation = network, incarnation
-        owner = 0 if config.population.same_initial_weights else network
-        self.module: nn.Module = task.build(leaf(config.seed, owner, "weights"))
+        self.network_id, self.incarnation = network_id, incarnation
+        owner = 0 if config.population.same_initial_weights else network_id
+        self.module: nn.Module = task.build(derive_seed(config.seed, owner, "weights"))
         self.schedule = Schedule(config=config.schedule, steps_per_epoch=task.steps_per_epoch)
-        learning_rate = base_learning_rate(config.optimizer, network=network, size=config.population.size)
+        learning_rate = base_learning_rate(config.optimizer, network_id=network_id, size=config.population.size)
         self._progress = Progress(learning_rate=learning_rate)
         self._device = next(self.module.parameters()).device
         self._forward = cast(nn.Module, torch.compile(self.module)) if config.device.compile else self.module
@@ -69,24 +69,26 @@ class Trainer:
         self._shared = SharedState(self.module, self._optimizer, self._names, config)
         self.units = self._shared.units()
         self._convolutions = convolution_units(self.module)
-        self.layout = layout_of(self._shared.entries())
-        self._freezer = Freezer(self.layout, self._device)
-        self._freezer.move_in(self.module)
+        self.layout = layout_of(self._shared.tensors())
+        self._staging = StagingBuffer(self.layout, self._device)
+        self._staging.alias_parameters(self.module)
         self._average = WeightAverage(self.module, config.averaging)
         rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
         count = self.schedule.num_intervals
         self._exchanger = (
             None
             if rule is None
-            else Exchanger(rule, config, self.units, self.layout, self.module, network=network, num_intervals=count)
+            else Exchanger(
+                rule, config, self.units, self.layout, self.module, network_id=network_id, num_intervals=count
+            )
         )
-        self._order_seed = leaf(config.seed, network, "order")
-        self._augment_seed = leaf(config.seed, network, "augmentation")
-        self._random = RandomState(leaf(config.seed, network, "training"), self._device)
-        self._diary = Diary(network, incarnation)
+        self._order_seed = derive_seed(config.seed, network_id, "order")
+        self._augment_seed = derive_seed(config.seed, network_id, "augmentation")
+        self._random = RandomState(derive_seed(config.seed, network_id, "training"), self._device)
+        self._history = HistoryBuffer(network_id, incarnation)
         self._best: dict[str, Tensor] | None = None
         self._last_scion: int | None = None
-        self._last_age: Age | None = None
+        self._last_age: Staleness | None = None
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.device.precision == "float16")
 
     @property
@@ -104,16 +106,16 @@ class Trainer:
         """Whether the schedule is over."""
         return self._progress.interval >= self.schedule.num_intervals
 
-    def origin(self, now: float = 0.0) -> Origin:
+    def origin(self, now: float = 0.0) -> SnapshotInfo:
         """Whose weights these are and how far they were trained, as they stand."""
         return self._progress.origin(
-            network=self.network_id,
+            network_id=self.network_id,
             incarnation=self.incarnation,
             structure=self.layout.fingerprint,
-            made_seconds=now,
+            created_at=now,
         )
 
-    def intervals(self, host: Host) -> Iterator[tuple[Report, Snapshot | None]]:
+    def intervals(self, host: TrainerRuntime) -> Iterator[tuple[IntervalReport, Snapshot | None]]:
         """Train to the end of the schedule.
 
         Each interval yields what to publish; the snapshot's buffer is the trainer's own and holds until the host comes
@@ -124,7 +126,7 @@ class Trainer:
         """
         progress = self._progress
         while not self.is_finished:
-            with self._random, divergence.named(self.network_id, interval=progress.interval + 1):
+            with self._random, divergence.annotate_divergence(self.network_id, interval=progress.interval + 1):
                 is_whole = self._train(host)
             if not is_whole:
                 host.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
@@ -132,23 +134,23 @@ class Trainer:
             clock = Stopwatch(host)
             as_before = dataclasses.replace(progress), self._random.tensors()
             progress.complete_interval(self.schedule)
-            if not self._ends_alone:
-                host.prepare(self.origin(host.now()))
+            if not self._skips_last_exchange:
+                host.prefetch(self.origin(host.now()))
             is_judged = self.schedule.is_evaluated(progress.interval)
             with self._random:
                 scores = self._evaluate() if is_judged else None
-            progress.judged(scores)
+            progress.record_scores(scores)
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(host.now())
-            snapshot = self.snapshot(origin.made_seconds) if self.publishes else None
+            snapshot = self.snapshot(origin.created_at) if self.publishes else None
             if snapshot is None:
-                with divergence.named(self.network_id, interval=self.interval):
+                with divergence.annotate_divergence(self.network_id, interval=self.interval):
                     divergence.check_trained(self.module)
             seconds["freeze"] = clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot
             seconds["publish"] = clock.lap()
-            found = host.pull(origin) if snapshot is not None and not self._ends_alone else ()
+            found = host.fetch_scions(origin) if snapshot is not None and not self._skips_last_exchange else ()
             seconds["pull"] = clock.lap()
             if found is Refusal.STOPPING:
                 # The interval stays open: a network that goes on evaluates, publishes and exchanges first.
@@ -159,7 +161,7 @@ class Trainer:
             if is_judged:
                 self._note_best()
                 self._note_filters(origin, snapshot)
-            outcome = KEPT if self._ends_alone else self._exchange(found, origin, snapshot, host.now())
+            outcome = KEPT if self._skips_last_exchange else self._exchange(found, origin, snapshot, host.now())
             found = ()
             seconds["graft"] = clock.lap()
             report = dataclasses.replace(
@@ -170,15 +172,15 @@ class Trainer:
                 scion=self._last_scion,
                 age=self._last_age,
             )
-            self._diary.note_interval(report, time=host.now())
+            self._history.add_interval(report, time=host.now())
             progress.begin_interval()
-            goes_on = host.continues()
+            goes_on = host.should_continue()
             is_due = self.schedule.is_saved(progress.interval, every=self.config.checkpoint.every)
             host.commit(report, self._checkpoint() if is_due or not goes_on else None)
             if not goes_on:
                 return
 
-    def rehearse(self) -> None:
+    def dry_run_exchange(self) -> None:
         """Exchange once with a twin, so that what cannot be exchanged is said before anything starts. It is not to be
         trained afterwards.
 
@@ -187,22 +189,22 @@ class Trainer:
         """
         if self._exchanger is not None:
             snapshot = self.snapshot()
-            twin = dataclasses.replace(snapshot.origin, network=self.network_id + 1)
+            twin = dataclasses.replace(snapshot.origin, network_id=self.network_id + 1)
             scion = dataclasses.replace(snapshot, origin=twin, buffer=snapshot.buffer.copy())
             self._exchange((scion,) if self.publishes else (), self.origin(), snapshot, now=0.0)
 
-    def start_at(self, interval: int) -> None:
+    def fast_forward(self, interval: int) -> None:
         """Take a position in the schedule with the weights as they are: a fresh newcomer."""
         self._progress.interval = interval
         self._progress.step = self.schedule.end(interval)
 
-    def adopt(self, snapshot: Snapshot) -> None:
+    def clone_from(self, snapshot: Snapshot) -> None:
         """Take over a living network's weights and its position in the schedule: a cloned newcomer."""
         with torch.no_grad():
-            own, state = self._shared.entries(), snapshot.state()
+            own, state = self._shared.tensors(), snapshot.state()
             for name, tensor in own.items():
                 tensor.copy_(state[name])
-        self.start_at(snapshot.origin.interval)
+        self.fast_forward(snapshot.origin.interval)
         self._progress.trained_intervals = snapshot.origin.trained_intervals
         self._progress.trained_steps = snapshot.origin.trained_steps
         count_steps(self._optimizer, snapshot.origin.trained_steps)
@@ -214,10 +216,10 @@ class Trainer:
             CheckpointError: it is of another structure.
         """
         try:
-            load_entries(self.module, checkpoint.model)
+            load_tensors(self.module, checkpoint.model)
         except StructureError as error:
             raise CheckpointError(
-                f"the checkpoint of network {checkpoint.network} is of another structure: {error}"
+                f"the checkpoint of network {checkpoint.network_id} is of another structure: {error}"
             ) from None
         load_optimizer(self._optimizer, self._names, checkpoint.tensors)
         self._random.load(checkpoint.tensors)
@@ -227,11 +229,11 @@ class Trainer:
         self._progress = dataclasses.replace(self._progress, **saved)
         if self._exchanger is not None:
             within = checkpoint.id.step > 0
-            self._exchanger.load(checkpoint.tensors, self.origin(), self._shared.entries(), within=within)
+            self._exchanger.load(checkpoint.tensors, self.origin(), self._shared.tensors(), within=within)
         if checkpoint.training.get("scaler"):
             self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))
 
-    def _train(self, host: Host) -> bool:
+    def _train(self, host: TrainerRuntime) -> bool:
         """Steps to the end of the interval; False where the host ended them early."""
         progress, schedule = self._progress, self.schedule
         end = schedule.end(progress.interval + 1)
@@ -254,7 +256,7 @@ class Trainer:
                 progress.images += len(batch[1])
                 progress.step += 1
                 progress.trained_steps += 1
-                goes_on = host.stepped()
+                goes_on = host.after_step()
                 if progress.step >= end or not goes_on:
                     break
         progress.loss_sum += float(loss_sum)
@@ -265,7 +267,7 @@ class Trainer:
     def _begin_epoch(self, epoch: int) -> None:
         random = generator(self.config.seed, self.network_id, "training", counter=epoch)
         fused = self.task.begin_epoch(self.module, epoch=epoch, random=random)
-        self._diary.note_fusion(self._progress.interval + 1, epoch, fused)
+        self._history.add_fusion(self._progress.interval + 1, epoch, fused)
 
     def _step(self, batch: Any) -> tuple[Tensor, Tensor]:
         rate = self._progress.learning_rate * self.schedule.factor(self._progress.step)
@@ -278,14 +280,14 @@ class Trainer:
         self._scaler.update()
         done, schedule = self._progress.step + 1, self.schedule
         ends_epoch = done % schedule.steps_per_epoch == 0
-        self._average.stepped(self.module, progress=done / schedule.num_steps, ends_epoch=ends_epoch)
+        self._average.after_step(self.module, progress=done / schedule.num_steps, ends_epoch=ends_epoch)
         return loss.detach(), correct
 
     def _evaluate(self) -> Scores | None:
         mean = self._average.begun
         if mean is None:
             return self.task.validate(self._forward)
-        self._average.settle(self.task.statistics_images())
+        self._average.recalibrate(self.task.batch_norm_images())
         return self.task.validate(mean)
 
     def snapshot(self, now: float = 0.0) -> Snapshot:
@@ -294,16 +296,16 @@ class Trainer:
         Raises:
             NotFiniteError: the network diverged.
         """
-        state = self._shared.entries()
-        with divergence.named(self.network_id, interval=self.interval):
-            information = self._exchanger.tell(state, self.interval) if self._exchanger else ()
-        self._freezer.freeze(state)
+        state = self._shared.tensors()
+        with divergence.annotate_divergence(self.network_id, interval=self.interval):
+            information = self._exchanger.measure_information(state, self.interval) if self._exchanger else ()
+        self._staging.stage(state)
         return Snapshot(
-            origin=self.origin(now), information=information, buffer=self._freezer.buffer(), layout=self.layout
+            origin=self.origin(now), information=information, buffer=self._staging.buffer(), layout=self.layout
         )
 
     def _exchange(
-        self, found: tuple[Snapshot, ...] | Refusal, own: Origin, snapshot: Snapshot | None, now: float
+        self, found: tuple[Snapshot, ...] | Refusal, own: SnapshotInfo, snapshot: Snapshot | None, now: float
     ) -> str:
         """Let the rule take in what came, and note what that did; gives the outcome's name."""
         if self._exchanger is None:
@@ -311,7 +313,7 @@ class Trainer:
         exchanged = self._exchanger.exchange(
             found,
             own,
-            self._shared.entries(),
+            self._shared.tensors(),
             snapshot.information if snapshot else (),
             epoch=own.step / self.schedule.steps_per_epoch,
             rate_factor=self.schedule.factor(max(0, own.step - 1)),
@@ -319,38 +321,38 @@ class Trainer:
         )
         rootstock = exchanged.rootstock
         if rootstock is not None:
-            if rootstock.forgets_momentum:
+            if rootstock.reset_momentum:
                 self._optimizer.state.clear()
-            if rootstock.forgets_statistics and self.is_finished:  # nobody trains them up again
+            if rootstock.recalibrate_batch_norm and self.is_finished:  # nobody trains them up again
                 with self._random:
-                    update_bn(self.task.statistics_images(), self.module)
+                    update_bn(self.task.batch_norm_images(), self.module)
             if rootstock.peers is not None:
-                self.task.learn_from(rootstock.peers)
+                self.task.set_peers(rootstock.peers)
             self._progress.score = rootstock.score
             self._progress.learning_rate = rootstock.learning_rate
         if exchanged.taken:
             progress, first = self._progress, exchanged.taken[0].arrival
             progress.trained_intervals, progress.trained_steps = training_behind(own, exchanged.taken)
             progress.grafts += 1
-            self._diary.note_grafts(own, exchanged.taken)
-            self._last_scion = first.snapshot.origin.network if first else own.network
+            self._history.add_grafts(own, exchanged.taken)
+            self._last_scion = first.snapshot.origin.network_id if first else own.network_id
             self._last_age = first.age if first else None
         return exchanged.outcome
 
-    def _note_filters(self, own: Origin, snapshot: Snapshot | None) -> None:
+    def _note_filters(self, own: SnapshotInfo, snapshot: Snapshot | None) -> None:
         """How the filters of the convolutions stand, before the exchange; entropies that were told are not counted
         again."""
         told = self._exchanger.entropies(snapshot.information) if self._exchanger and snapshot else {}
-        self._diary.note_filters(own.interval, filter_rows(entries(self.module), self._convolutions, told))
+        self._history.add_filters(own.interval, filter_rows(named_tensors(self.module), self._convolutions, told))
 
     def _note_best(self) -> None:
         """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far;
         of equals those that trained longer."""
-        if self._progress.take_best():
-            self._best = _copies(entries(self._average.begun or self.module))
+        if self._progress.update_best():
+            self._best = _copies(named_tensors(self._average.begun or self.module))
 
     @property
-    def _ends_alone(self) -> bool:
+    def _skips_last_exchange(self) -> bool:
         """Whether this interval's exchange is left out: after the last nobody would train what it brings. The papers'
         protocol has it all the same."""
         return self._exchanger is not None and self.is_finished and self.config.mode == "async"
@@ -368,9 +370,9 @@ class Trainer:
             incarnation=self.incarnation, interval=progress.interval, step=progress.step if within else 0
         )
         return Checkpoint(
-            network=self.network_id,
+            network_id=self.network_id,
             id=identity,
-            model=_copies(entries(self.module)),
+            model=_copies(named_tensors(self.module)),
             tensors={
                 **optimizer_tensors(self._optimizer, self._names),
                 **self._random.tensors(),
@@ -379,10 +381,10 @@ class Trainer:
             },
             training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
             best=best,
-            rows=self._diary.hand_in(),
+            rows=self._history.drain(),
         )
 
-    def _report(self, seconds: Mapping[str, float], scores: Scores | None) -> Report:
+    def _report(self, seconds: Mapping[str, float], scores: Scores | None) -> IntervalReport:
         return self._progress.report(
             self.origin(),
             self.schedule,

@@ -12,7 +12,7 @@ from inarch.population.config import AveragingConfig
 from inarch.population.errors import ConfigError
 from inarch.population.extension.user_code import shortened
 from inarch.population.persistence.checkpoint import average_of
-from inarch.population.state.state_dict import constant_buffers, entries, is_private, load_entries
+from inarch.population.state.state_dict import constant_buffers, is_structural, load_tensors, named_tensors
 
 
 class WeightAverage:
@@ -43,8 +43,8 @@ class WeightAverage:
                     "torch.nn.utils.weight_norm use torch.nn.utils.parametrizations.weight_norm: "
                     f"{shortened(str(error))}"
                 ) from error
-            own, mean, constants = entries(module), entries(self._model.module), constant_buffers(module)
-            self._private = [(own[name], mean[name]) for name in own if is_private(name) or name in constants]
+            own, mean, constants = named_tensors(module), named_tensors(self._model.module), constant_buffers(module)
+            self._private = [(own[name], mean[name]) for name in own if is_structural(name) or name in constants]
 
     @property
     def begun(self) -> nn.Module | None:
@@ -52,7 +52,7 @@ class WeightAverage:
         has taken in any weights but the initial ones."""
         return self._model.module if self._model is not None and bool(self._model.n_averaged > 0) else None
 
-    def stepped(self, module: nn.Module, *, progress: float, ends_epoch: bool) -> None:
+    def after_step(self, module: nn.Module, *, progress: float, ends_epoch: bool) -> None:
         """Called after each step.
 
         Args:
@@ -67,7 +67,7 @@ class WeightAverage:
             for own, mean in self._private:  # what a compact network mixes its filters by, and masks, are not averaged
                 mean.copy_(own)
 
-    def settle(self, images: Iterable[Tensor]) -> None:
+    def recalibrate(self, images: Iterable[Tensor]) -> None:
         """Before it is judged: batch norm's statistics from images, where the mean has none of its own."""
         if self._config.kind == "swa" and self._model is not None:
             update_bn(images, self._model.module)
@@ -76,7 +76,7 @@ class WeightAverage:
         """What a checkpoint keeps of it, as copies on the CPU."""
         if self._model is None:
             return {}
-        mean = entries(self._model.module)
+        mean = named_tensors(self._model.module)
         found = {f"average.{name}": tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in mean.items()}
         return found | {"average_count": self._model.n_averaged.detach().cpu().clone()}
 
@@ -84,6 +84,6 @@ class WeightAverage:
         """Go on from a checkpoint; one without a mean leaves it as it is."""
         state = average_of(tensors)
         if state and self._model is not None:
-            load_entries(self._model.module, state)
+            load_tensors(self._model.module, state)
             with torch.no_grad():
                 self._model.n_averaged.copy_(tensors["average_count"])

@@ -1,0 +1,1 @@
+"""Stand-ins for parts of a run that a unit test drives itself."""

@@ -1,0 +1,63 @@
+"""A runtime that a test drives, in place of an actor or the simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from inarch.population import (
+    IntervalReport,
+    Refusal,
+    Snapshot,
+    Trainer,
+)
+from inarch.population.persistence.checkpoint import Checkpoint
+from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.training.runtime import TrainerRuntime
+
+
+class FakeRuntime(TrainerRuntime):
+    """A runtime without processes: its clock counts steps, and its scions come from a function."""
+
+    def __init__(
+        self, scion_for: Callable[[SnapshotInfo], Snapshot | Refusal] | None = None, *, stop_after: int | None = None
+    ) -> None:
+        self.seconds = 0.0
+        self.steps = 0
+        self.stop_after = stop_after
+        self.leaves = False
+        self.reports: list[IntervalReport] = []
+        self.checkpoints: list[Checkpoint] = []
+        self._scion_for = scion_for or (lambda own: Refusal.NOTHING_YET)
+
+    def now(self) -> float:
+        return self.seconds
+
+    def after_step(self) -> bool:
+        self.seconds += 1.0
+        self.steps += 1
+        return self.stop_after is None or self.steps < self.stop_after
+
+    def should_continue(self) -> bool:
+        return (self.stop_after is None or self.steps < self.stop_after) and not self.leaves
+
+    def prefetch(self, own: SnapshotInfo) -> None:
+        self.prefetched_for = own
+
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
+        found = self._scion_for(own)
+        return (found,) if isinstance(found, Snapshot) else found
+
+    def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
+        self.reports.append(report)
+        if checkpoint is not None:
+            self.checkpoints.append(checkpoint)
+
+
+def live(trainer: Trainer, runtime: FakeRuntime) -> list[Snapshot]:
+    """Train to the end and return copies of the published snapshots."""
+    return [
+        dataclasses.replace(snapshot, buffer=snapshot.buffer.copy())
+        for _, snapshot in trainer.intervals(runtime)
+        if snapshot is not None
+    ]
