@@ -3,28 +3,29 @@
 from inarch.actors.coordinator.actor import Coordinator, CoordinatorActor
 from inarch.actors.driver.discovery import find_run
 from inarch.actors.driver.population_run import PopulationRun, RunResult
-from inarch.actors.messages import Directive, Event, Facts, NetworkStatus, Outcome, RunSpec, RunStatus
-from inarch.actors.network.actor import Network, NetworkActor
-from inarch.actors.network.exchange_client import Courier
-from inarch.actors.resources import Placement, connect, place
+from inarch.actors.messages import Command, Event, ExitReason, NetworkStatus, RunStatus
+from inarch.actors.network.actor import NetworkActor, NetworkWorker
+from inarch.actors.network.exchange_client import ExchangeClient
+from inarch.actors.resources import NetworkResources, connect, plan_resources
+from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 __all__ = [
+    "Command",
     "Coordinator",
     "CoordinatorActor",
-    "Courier",
-    "Directive",
     "Event",
-    "Facts",
-    "Network",
+    "ExchangeClient",
+    "ExitReason",
     "NetworkActor",
+    "NetworkResources",
     "NetworkStatus",
-    "Outcome",
-    "Placement",
+    "NetworkWorker",
     "PopulationRun",
+    "RunInfo",
     "RunResult",
     "RunSpec",
     "RunStatus",
     "connect",
     "find_run",
-    "place",
+    "plan_resources",
 ]

@@ -9,9 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import ray
 
-from inarch.population.config import RunConfig
-from inarch.population.data import DataReport
-from inarch.population.models import ModelFactory
+from inarch.population.tasks.run_spec import RunSpec
 
 NAMESPACE = "inarch"
 """Ray namespace of all runs; a run's name tells its actors apart."""
@@ -27,10 +25,10 @@ def network_name(run: str, network_id: int, incarnation: int) -> str:
     return f"{run}/{network_id}/{incarnation}"
 
 
-class Directive(StrEnum):
+class Command(StrEnum):
     """What the coordinator wants of a network."""
 
-    GO_ON = "go_on"
+    CONTINUE = "go_on"
     LEAVE = "leave"
     """Finish the interval, commit, end."""
     STOP = "stop"
@@ -39,7 +37,7 @@ class Directive(StrEnum):
     """A later incarnation took over: end, commit nothing."""
 
 
-class Outcome(StrEnum):
+class ExitReason(StrEnum):
     """How a network's run ended."""
 
     DONE = "done"
@@ -53,31 +51,15 @@ class Outcome(StrEnum):
 References = list[ray.ObjectRef]
 """What lies on the board: one reference in a list, which Ray does not resolve when it is passed on."""
 
-Birth = Literal["founder", "newcomer", "resumed"]
+StartMode = Literal["initial", "joined", "resumed"]
 
 
-class Beginning(NamedTuple):
+class StartPlan(NamedTuple):
     """How a member begins."""
 
-    birth: Birth
+    mode: StartMode
     at_most_interval: int | None = None
     """lockstep: a checkpoint of no later interval counts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """What every process of a run is told."""
-
-    name: str
-    folder: str
-    """Path or URI of the run's folder."""
-    config: RunConfig
-    factory: ModelFactory | None = None
-    """A callable in place of config.model."""
-    token: str | None = None
-    """Of this start's claim on the folder (population/claim.py); None: nothing is claimed."""
-    is_resumed: bool = False
-    is_detached: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,36 +69,11 @@ class NetworkSpec:
     run: RunSpec
     network_id: int
     incarnation: int
-    birth: Birth
+    mode: StartMode
     threads: int
     gpus: float
     at_most_interval: int | None = None
     """lockstep: resume from no later checkpoint than this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known of a run once its data are read and its network built."""
-
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    train_images: int
-    data_bytes: int
-    """Of the decoded images in the object store; 0 where they are streamed."""
-    data_fingerprint: str
-    structure: str
-    """Fingerprint of a network's snapshot."""
-    snapshot_bytes: int
-    parameters: int
-    num_intervals: int
-    steps_per_epoch: int
-    multiply_adds: int = 0
-    """Of one image, as `population.cost.ModelComplexity`."""
-    data: DataReport | None = None
-    """What was read; None in runs of earlier versions."""
-    compact_parameters: int | None = None
-    """Of what a network that fuses its filters becomes; None where it does not."""
-    compact_multiply_adds: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ population must be able to grow."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class NetworkResources:
     """What Ray reserves for each network, and the threads that it computes with."""
 
     cpus: float
@@ -108,7 +108,7 @@ def check_reachable(address: str) -> None:
         raise ClusterError(f"the cluster at {address} cannot be reached: {error}") from None
 
 
-def place(config: RunConfig) -> Placement:
+def plan_resources(config: RunConfig) -> NetworkResources:
     """What each network gets of the connected cluster.
 
     Raises:
@@ -122,7 +122,7 @@ def place(config: RunConfig) -> Placement:
         own_gpus = 0.0 if gpus == 0 else (1.0 if size <= gpus else 1.0 / -(-size // int(gpus)))
     share = wanted.cpus if wanted.cpus is not None else cpus / size
     reserved = wanted.cpus if wanted.cpus is not None else (min(share, 1.0) if own_gpus else share) / GROWTH
-    placement = Placement(cpus=round(reserved, 4), gpus=own_gpus, threads=max(1, int(share)))
+    placement = NetworkResources(cpus=round(reserved, 4), gpus=own_gpus, threads=max(1, int(share)))
     needed = wanted.min_size or size
     fitting = sum(_fitting(node["Resources"], placement) for node in ray.nodes() if node["Alive"])
     if fitting < needed:
@@ -134,7 +134,7 @@ def place(config: RunConfig) -> Placement:
     return placement
 
 
-def _fitting(resources: dict[str, float], placement: Placement) -> int:
+def _fitting(resources: dict[str, float], placement: NetworkResources) -> int:
     """How many networks fit on one empty node."""
     counts = [
         int(resources.get(kind, 0.0) / each + 1e-6)
@@ -144,10 +144,10 @@ def _fitting(resources: dict[str, float], placement: Placement) -> int:
     return min(counts, default=1_000_000)
 
 
-def check_room(config: RunConfig, placement: Placement | None, *, size: int) -> None:
+def check_capacity(config: RunConfig, placement: NetworkResources | None, *, size: int) -> None:
     """Raises ResourceError where the cluster can never place `size` networks of a run, each as its first were."""
     wanted = dataclasses.replace(config.population, size=size, min_size=None, max_size=None)
     if placement is not None:
         wanted = dataclasses.replace(wanted, cpus=placement.cpus, gpus=placement.gpus)
     optimizer = dataclasses.replace(config.optimizer, learning_rates="same")
-    place(dataclasses.replace(config, population=wanted, optimizer=optimizer))
+    plan_resources(dataclasses.replace(config, population=wanted, optimizer=optimizer))

@@ -15,7 +15,7 @@ RETRY_SECONDS = 2.0
 T = TypeVar("T")
 
 
-def patiently(call: Callable[[], T], *, seconds: float, logger: logging.Logger | None = None) -> T:
+def retry(call: Callable[[], T], *, seconds: float, logger: logging.Logger | None = None) -> T:
     """What a call of storage gives, tried again while storage fails, for so long.
 
     Raises:

@@ -243,15 +243,15 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
     """Start or resume a run and show it to its end. Ctrl-C and SIGTERM stop it in order and leave a folder to resume;
     the exit status is then 130 or 143."""
     from inarch.actors.termination import Interruptions, Terminated, exit_status, forget
-    from inarch.experiments.display import facts_told, failure_lines, follow, result_table
+    from inarch.experiments.display import failure_lines, follow, info_lines, result_table
 
     run = None
     with Interruptions() as interruptions:
         try:
             run = begin()
             interruptions.check()
-            if run.facts is not None:
-                console.print(facts_told(run.facts), highlight=False, markup=False, soft_wrap=True)
+            if run.info is not None:
+                console.print(info_lines(run.info), highlight=False, markup=False, soft_wrap=True)
             if run.dashboard:
                 console.print(f"dashboard: {run.dashboard}", highlight=False)
             if detach:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from inarch.actors import Event, Facts, NetworkStatus, PopulationRun, RunResult, RunStatus
+from inarch.actors import Event, NetworkStatus, PopulationRun, RunInfo, RunResult, RunStatus
 
 REFRESH_SECONDS = 0.5
 
@@ -19,19 +19,19 @@ RETRIEVAL = {"mean_average_precision": "mAP", "accuracy": "rank-1", "top5": "ran
 """Columns of a result: the score and what it is called; the first is shown at the end of training too."""
 
 
-def facts_told(facts: Facts) -> str:
+def info_lines(info: RunInfo) -> str:
     """What was read, a line for each thing; the network, in a line; what a compact network saves, in another."""
     network = (
-        f"network: {facts.parameters:,} parameters, {facts.multiply_adds:,} multiply-adds an image; "
-        f"{facts.num_intervals} intervals, {facts.steps_per_epoch} steps an epoch"
+        f"network: {info.parameters:,} parameters, {info.multiply_adds:,} multiply-adds an image; "
+        f"{info.num_intervals} intervals, {info.steps_per_epoch} steps an epoch"
     )
-    told = "\n".join([*(facts.data.lines() if facts.data is not None else ()), network])
-    parameters, multiply_adds = facts.compact_parameters, facts.compact_multiply_adds
+    told = "\n".join([*(info.data.lines() if info.data is not None else ()), network])
+    parameters, multiply_adds = info.compact_parameters, info.compact_multiply_adds
     if parameters is None or multiply_adds is None:
         return told
     return (
-        f"{told}\ncompact: {parameters:,} parameters ({parameters / facts.parameters - 1:.1%}), {multiply_adds:,} "
-        f"multiply-adds ({multiply_adds / facts.multiply_adds - 1:.1%}) by torch.utils.flop_counter; published counts "
+        f"{told}\ncompact: {parameters:,} parameters ({parameters / info.parameters - 1:.1%}), {multiply_adds:,} "
+        f"multiply-adds ({multiply_adds / info.multiply_adds - 1:.1%}) by torch.utils.flop_counter; published counts "
         "come from another counter and are up to 1.6 % higher"
     )
 

@@ -68,11 +68,11 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
     fusion: FusionConfig = from_dict(FusionConfig, recorded["config"].get("fusion", {}))
     if fusion.mode != "off":
         state = _compact(state, recorded, fusion)
-    facts = recorded["facts"]
+    info = recorded["info"]
     metadata = {
         "architecture": recorded["model"],
-        "num_classes": str(facts["num_classes"]),
-        "in_channels": str(facts["image_shape"][0]),
+        "num_classes": str(info["num_classes"]),
+        "in_channels": str(info["image_shape"][0]),
         "run": str(recorded["config"]["name"]),
         **details,
         **_preprocessing(recorded),
@@ -174,12 +174,12 @@ def _soup(
 
 def _build(recorded: dict[str, Any], factory: ModelFactory | None) -> nn.Module:
     """A network of a run, its weights not set."""
-    config, facts = recorded["config"], recorded["facts"]
+    config, info = recorded["config"], recorded["info"]
     named: ModelConfig = from_dict(ModelConfig, config["model"] | {"weights": None})
-    channels, height, width = facts["image_shape"]
+    channels, height, width = info["image_shape"]
     module = build(
         factory or named,
-        num_classes=facts["num_classes"],
+        num_classes=info["num_classes"],
         in_channels=channels,
         image_shape=(channels, height, width),
         seed=0,
@@ -205,7 +205,7 @@ def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionC
 
 
 def _report(recorded: dict[str, Any]) -> DataReport | None:
-    data = recorded["facts"].get("data")
+    data = recorded["info"].get("data")
     return None if data is None else report_from(data)
 
 
@@ -270,8 +270,8 @@ def _snippet(file: str, recorded: dict[str, Any]) -> str:
 
 def _model_lines(recorded: dict[str, Any]) -> tuple[str, str]:
     """Imports, and the line that makes the network."""
-    facts, model = recorded["facts"], recorded["config"]["model"]
-    options = f"num_classes={facts['num_classes']}, in_channels={facts['image_shape'][0]}"
+    info, model = recorded["info"], recorded["config"]["model"]
+    options = f"num_classes={info['num_classes']}, in_channels={info['image_shape'][0]}"
     if recorded["model"] == "callable":
         return "", f"model = your_function({options.split(',')[0]})  # the callable that the run was begun with"
     leaky = ", leaky=True" if model["leaky"] else ""

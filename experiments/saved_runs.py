@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from inarch.actors import RunSpec, find_run
-from inarch.actors.coordinator.remote_tasks import judge
 from inarch.actors.coordinator.run_metadata import read_config, read_members
 from inarch.actors.driver.inputs import with_own_data
 from inarch.population.config import RunConfig, from_dict
@@ -19,6 +18,7 @@ from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.run_evaluation import evaluate_run
 
 
 def judge_again(path: str, *, model: ModelFactory | None = None) -> dict[str, Any]:
@@ -35,14 +35,14 @@ def judge_again(path: str, *, model: ModelFactory | None = None) -> dict[str, An
     """
     storage, spec, recorded = open_run(path, model)
     splits = run_splits(spec.config)
-    if splits.fingerprint != recorded["facts"]["data_fingerprint"]:
+    if splits.fingerprint != recorded["info"]["data_fingerprint"]:
         raise StructureError(f"{spec.config.data.train!r} has other images now than run {spec.name} was begun with")
     record = read_members(storage) or {"members": []}
     ended = {member["id"]: member["state"] for member in record["members"]}
     seconds = json.loads(storage.read("result.json"))["seconds"] if storage.exists("result.json") else float("nan")
     known = json.loads(storage.read("result.json"))["networks"] if storage.exists("result.json") else []
     reasons = {row["network"]: row.get("reason", "") for row in known}
-    result = judge(spec, splits, ended, reasons, seconds)
+    result = evaluate_run(spec, splits, ended, reasons, seconds)
     return result | {
         "similarity": similarity_over_time(
             storage, ImageClassification(spec.config, splits, factory=model, begins_trained=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from inarch.actors.coordinator.background_tasks import Background
+from inarch.actors.coordinator.background_tasks import BackgroundTasks
 
 
 def test_work_asked_for_often_is_done_once_and_once_more_if_asked_for_meanwhile() -> None:
     async def scene() -> list[str]:
-        background, said, gate = Background(lambda error: None), [], asyncio.Event()
+        background, said, gate = BackgroundTasks(lambda error: None), [], asyncio.Event()
 
         async def work() -> None:
             said.append("begun")
@@ -17,10 +17,10 @@ def test_work_asked_for_often_is_done_once_and_once_more_if_asked_for_meanwhile(
             said.append("done")
 
         for _ in range(5):
-            background.soon(work)
+            background.run_coalesced(work)
         await asyncio.sleep(0)
-        background.soon(work)
-        background.soon(work)
+        background.run_coalesced(work)
+        background.run_coalesced(work)
         gate.set()
         while said.count("done") < 2:
             await asyncio.sleep(0)
@@ -34,13 +34,13 @@ def test_work_asked_for_often_is_done_once_and_once_more_if_asked_for_meanwhile(
 def test_what_a_task_raises_is_told_and_work_can_be_asked_for_again() -> None:
     async def scene() -> list[str]:
         told: list[str] = []
-        background = Background(lambda error: told.append(str(error)))
+        background = BackgroundTasks(lambda error: told.append(str(error)))
 
         async def work() -> None:
             raise ValueError("no disk")
 
         for count in (1, 2):
-            background.soon(work)
+            background.run_coalesced(work)
             while len(told) < count:
                 await asyncio.sleep(0)
         return told
@@ -50,16 +50,16 @@ def test_what_a_task_raises_is_told_and_work_can_be_asked_for_again() -> None:
 
 def test_a_wait_ends_when_its_claim_holds_or_its_time_is_over() -> None:
     async def scene() -> list[bool]:
-        background, found = Background(lambda error: None), [False]
+        background, found = BackgroundTasks(lambda error: None), [False]
 
         async def change() -> None:
             found[0] = True
-            await background.wake()
+            await background.notify()
 
-        await background.until(lambda: found[0], seconds=0.01)
+        await background.wait_until(lambda: found[0], seconds=0.01)
         before = found[0]
         background.spawn(change())
-        await background.until(lambda: found[0], seconds=5.0)
+        await background.wait_until(lambda: found[0], seconds=5.0)
         return [before, found[0]]
 
     assert asyncio.run(scene()) == [False, True]

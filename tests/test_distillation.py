@@ -49,8 +49,8 @@ def teacher_run(tmp_path: Path) -> str:
         live(trainer, host)
         for checkpoint in host.checkpoints:
             assert store.commit(checkpoint)
-    facts = {"num_classes": 4, "image_shape": [1, 8, 8]}
-    recorded = {"config": to_dict(config), "model": "resnet8", "facts": facts}
+    info = {"num_classes": 4, "image_shape": [1, 8, 8]}
+    recorded = {"config": to_dict(config), "model": "resnet8", "info": info}
     (tmp_path / "teacher" / "config.json").write_text(json.dumps(recorded))
     return str(tmp_path / "teacher")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from inarch.actors.coordinator.admission import Gate
+from inarch.actors.coordinator.admission import Admission
 from inarch.population import Members, MemberState
 
 
@@ -15,8 +15,8 @@ def members(*states: MemberState) -> Members:
     return found
 
 
-def gate_of(found: Members, *, is_lockstep: bool = True, deadline_seconds: float = 600.0) -> Gate[int]:
-    return Gate(found, is_lockstep=is_lockstep, deadline_seconds=deadline_seconds)
+def gate_of(found: Members, *, is_lockstep: bool = True, deadline_seconds: float = 600.0) -> Admission[int]:
+    return Admission(found, is_lockstep=is_lockstep, deadline_seconds=deadline_seconds)
 
 
 TRAINING = MemberState.TRAINING
@@ -24,7 +24,7 @@ TRAINING = MemberState.TRAINING
 
 def test_where_nobody_waits_a_newcomer_begins_at_once() -> None:
     gate = gate_of(members(TRAINING, TRAINING), is_lockstep=False)
-    gate.keep_out(1)
+    gate.hold(1)
     assert asyncio.run(gate.join(1, lambda network_id: 10 + network_id)) == 11
     assert not gate.is_outside(1)
 
@@ -32,7 +32,7 @@ def test_where_nobody_waits_a_newcomer_begins_at_once() -> None:
 def test_in_lockstep_a_newcomer_begins_when_a_barrier_opens_that_does_not_wait_for_it() -> None:
     async def scene() -> tuple[list[int], int]:
         gate = gate_of(members(TRAINING, TRAINING, TRAINING))
-        gate.keep_out(2)
+        gate.hold(2)
         joining = asyncio.ensure_future(gate.join(2, lambda network_id: 10 + network_id))
         await asyncio.sleep(0)
         gate.arrive(0, 1)

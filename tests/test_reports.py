@@ -42,8 +42,8 @@ def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
         live(Trainer(task, config, network_id=model), host)
         for checkpoint in host.checkpoints:
             assert store.commit(checkpoint)
-    facts = {"num_classes": 10, "image_shape": [1, 8, 8]}
-    (folder / "config.json").write_text(json.dumps({"config": to_dict(config), "model": "resnet8", "facts": facts}))
+    info = {"num_classes": 10, "image_shape": [1, 8, 8]}
+    (folder / "config.json").write_text(json.dumps({"config": to_dict(config), "model": "resnet8", "info": info}))
     return str(folder), task.build(0)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inarch.actors.coordinator.resume_plan import resumable_members, resumed_beginnings, together
+from inarch.actors.coordinator.resume_plan import common_resume_interval, resumable_members, start_plans
 from inarch.actors.coordinator.run_metadata import read_members, write_members
 from inarch.population import Members, MemberState
 from inarch.population.errors import MissingError, RunError, StorageError
@@ -39,7 +39,7 @@ def record(storage: Storage, members: Members) -> None:
     ],
 )
 def test_networks_in_lockstep_go_on_together_and_nobody_who_was_left_behind_takes_them_back(kept, expected) -> None:
-    assert together(kept) == expected
+    assert common_resume_interval(kept) == expected
 
 
 def test_who_was_left_behind_goes_on_where_it_was(storage: Storage) -> None:
@@ -48,17 +48,17 @@ def test_who_was_left_behind_goes_on_where_it_was(storage: Storage) -> None:
         member = members.add(is_initial=True)
         for interval in kept:
             store.commit(_of(member.id, interval))
-    found = resumed_beginnings(storage, list(members), is_lockstep=True)
+    found = start_plans(storage, list(members), is_lockstep=True)
     assert found == {0: ("resumed", 10), 1: ("resumed", 10), 2: ("resumed", None)}
-    assert set(resumed_beginnings(storage, list(members), is_lockstep=False).values()) == {("resumed", None)}
+    assert set(start_plans(storage, list(members), is_lockstep=False).values()) == {("resumed", None)}
 
 
 def test_a_newcomer_without_a_checkpoint_joins_again(storage: Storage) -> None:
     members = Members()
     members.add(is_initial=True)
     members.add(is_initial=False)
-    found = resumed_beginnings(storage, list(members), is_lockstep=False)
-    assert found == {0: ("resumed", None), 1: ("newcomer", None)}
+    found = start_plans(storage, list(members), is_lockstep=False)
+    assert found == {0: ("resumed", None), 1: ("joined", None)}
 
 
 def test_members_that_were_given_up_start_again_and_those_that_left_do_not(storage: Storage) -> None:

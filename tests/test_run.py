@@ -327,7 +327,7 @@ def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
     step = 0.05
     run = begin("frozen", **paced(2000, step, population=PopulationConfig(size=3)))
     status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 3 and s)
-    assert run.facts is not None
+    assert run.info is not None
     coordinator = psutil.Process(status.coordinator_process)
     networks = [ray.get_actor(network_name("frozen", n, 1), namespace=NAMESPACE) for n in range(3)]
 
@@ -350,8 +350,8 @@ def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
         assert max(held()) <= 2
     finally:
         coordinator.resume()
-    two_each = 2 * 3 * (run.facts.snapshot_bytes + OBJECT_HEADER_BYTES)
-    assert max(*usual_bytes, *frozen_bytes) <= run.facts.data_bytes + two_each
+    two_each = 2 * 3 * (run.info.snapshot_bytes + OBJECT_HEADER_BYTES)
+    assert max(*usual_bytes, *frozen_bytes) <= run.info.data_bytes + two_each
     assert all(f >= 2 * u * 0.9 for f, u in zip(frozen, usual, strict=True)), (usual, frozen)
     until(lambda: min(intervals(run.status()).values()) >= min(before) + min(frozen))
     until(lambda: sum(n.outcome == "grafted" for n in run.status().networks) == 3)
@@ -803,8 +803,8 @@ def test_a_streamed_image_that_cannot_be_read_ends_the_run_with_its_row(begin, t
     result = run.wait(seconds=120)
     assert result.is_complete
     assert "row 77" in Path(result.path, "data", "unreadable.txt").read_text()
-    facts = json.loads(Path(result.path, "config.json").read_text())["facts"]
-    assert facts["data"]["sizes"]["train"] == 119 and len(facts["data"]["unreadable"]) == 1
+    info = json.loads(Path(result.path, "config.json").read_text())["info"]
+    assert info["data"]["sizes"]["train"] == 119 and len(info["data"]["unreadable"]) == 1
 
 
 @pytest.mark.slow

@@ -16,12 +16,10 @@ import torch
 from PIL import Image
 
 from inarch.actors import PopulationRun
-from inarch.actors.coordinator.remote_tasks import facts_of, judge
 from inarch.actors.coordinator.resume_plan import resumable_members
-from inarch.actors.coordinator.run_metadata import read_facts, update_config, write_config
+from inarch.actors.coordinator.run_metadata import read_info, update_config, write_config
 from inarch.actors.driver.claiming import claim_new_folder
 from inarch.actors.driver.inputs import with_data, with_more_epochs, with_moved_data, with_own_data
-from inarch.actors.messages import RunSpec
 from inarch.experiments import cli
 from inarch.experiments.display import failure_lines, result_table
 from inarch.experiments.export import export_network, predict_images
@@ -32,6 +30,9 @@ from inarch.population.membership.members import Members, MemberState
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.run_evaluation import evaluate_run
+from inarch.population.tasks.run_spec import RunSpec
+from inarch.population.training.run_preparation import describe_run
 from tests.conftest import small_config
 from tests.fakes.runtime import FakeRuntime, live
 from tests.images import write_classes
@@ -79,16 +80,16 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     )
     storage = Storage(str(root / "shapes"))
     splits = run_splits(config)
-    facts = facts_of(config, splits, None)
+    info = describe_run(config, splits, None)
     spec = RunSpec(name="shapes", folder=storage.uri, config=config)
-    write_config(storage, spec, facts)
+    write_config(storage, spec, info)
     store = CheckpointStore(storage)
     for model in (0, 1):
         host = FakeRuntime()
         live(Trainer(ImageClassification(config, splits), config, network_id=model), host)
         for checkpoint in host.checkpoints:
             assert store.commit(checkpoint)
-    result = judge(spec, splits, {0: "done", 1: "done"}, {}, 1.0)
+    result = evaluate_run(spec, splits, {0: "done", 1: "done"}, {}, 1.0)
     storage.write("result.json", json.dumps(result).encode())
     return storage.uri, test, result
 
@@ -150,11 +151,11 @@ def test_the_command_predicts_and_names_what_it_cannot_read(run: Run, tmp_path: 
 
 def test_what_was_read_is_in_config_json(run: Run) -> None:
     path, _, _ = run
-    data = json.loads(Path(path, "config.json").read_text())["facts"]["data"]
+    data = json.loads(Path(path, "config.json").read_text())["info"]["data"]
     assert data["class_names"] == ["left", "middle", "right"] and data["class_counts"] == [12, 12, 12]
     assert data["sizes"] == {"train": 32, "validation": 4, "test": 21}
-    facts = read_facts(Storage(path))
-    assert facts.data is not None and facts.data.lines()[0].startswith("data: 32 train, 4 validation, 21 test")
+    info = read_info(Storage(path))
+    assert info.data is not None and info.data.lines()[0].startswith("data: 32 train, 4 validation, 21 test")
 
 
 def test_failed_networks_are_rows_of_the_result(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_failed_networks_are_rows_of_the_result(tmp_path: Path) -> None:
     live(Trainer(ImageClassification(config, splits), config, network_id=0), host)
     assert CheckpointStore(storage).commit(host.checkpoints[-1])
     spec = RunSpec(name="x", folder=storage.uri, config=config)
-    result = judge(spec, splits, {0: "done", 1: "failed", 2: "retired"}, {1: "it diverged"}, 1.0)
+    result = evaluate_run(spec, splits, {0: "done", 1: "failed", 2: "retired"}, {1: "it diverged"}, 1.0)
     assert [(row["network"], row["ended"], row["reason"]) for row in result["networks"]] == [
         (0, "done", ""),
         (1, "failed", "it diverged"),
@@ -189,7 +190,7 @@ def test_a_run_that_nothing_judges_says_so(tmp_path: Path) -> None:
     host = FakeRuntime(stop_after=1)
     live(Trainer(ImageClassification(config, splits), config, network_id=0), host)
     assert CheckpointStore(storage).commit(host.checkpoints[-1])
-    result = judge(RunSpec(name="x", folder=storage.uri, config=config), splits, {0: "done"}, {}, 1.0)
+    result = evaluate_run(RunSpec(name="x", folder=storage.uri, config=config), splits, {0: "done"}, {}, 1.0)
     assert "not judged, since there are no test and validation images" in str(result_table(result).title)
     assert "no validation and no test images" in splits.report.lines()[0]
 
@@ -206,9 +207,9 @@ def test_more_epochs_and_moved_data_are_recorded_and_the_result_is_kept(run: Run
     shutil.copytree(config.data.train, tmp_path / "images")
     moved = with_moved_data(longer, {"train": str(tmp_path / "images")})
     assert moved.data.train == str(tmp_path / "images") and moved.data.test == config.data.test
-    facts = facts_of(moved, run_splits(moved), None)
-    assert facts.data_fingerprint == read_facts(storage).data_fingerprint
-    update_config(storage, RunSpec(name="x", folder=storage.uri, config=moved), facts)
+    info = describe_run(moved, run_splits(moved), None)
+    assert info.data_fingerprint == read_info(storage).data_fingerprint
+    update_config(storage, RunSpec(name="x", folder=storage.uri, config=moved), info)
     assert storage.exists("results/4-epochs.json") and not storage.exists("result.json")
     recorded = json.loads(storage.read("config.json"))["config"]
     assert recorded["schedule"]["epochs"] == 6 and recorded["data"]["train"] == str(tmp_path / "images")
@@ -243,13 +244,13 @@ def test_a_resume_that_dies_while_it_lengthens_the_schedule_is_resumed_alike(run
         storage = Storage(str(folder))
         config: RunConfig = from_dict(RunConfig, json.loads(storage.read("config.json"))["config"])
         longer = with_more_epochs(config, 6)
-        facts = facts_of(longer, run_splits(longer), None)
+        info = describe_run(longer, run_splits(longer), None)
         spec = RunSpec(name="x", folder=storage.uri, config=longer)
         broken = Storage(str(folder))
         setattr(broken, failing, fail)
         with pytest.raises(RuntimeError, match="inside"):
-            update_config(broken, spec, facts)
-        update_config(storage, spec, facts)
+            update_config(broken, spec, info)
+        update_config(storage, spec, info)
         assert json.loads(storage.read("config.json"))["config"]["schedule"]["epochs"] == 6
         assert not storage.exists("result.json") and storage.exists("results/4-epochs.json")
 
@@ -259,7 +260,7 @@ def test_a_damaged_configuration_is_a_named_error(run: Run, tmp_path: Path) -> N
     whole = (tmp_path / "run" / "config.json").read_text()
     for content in (whole[: len(whole) // 2], "", "[]", "{}"):
         (tmp_path / "run" / "config.json").write_text(content)
-        for use in (read_facts, lambda storage: list(predict_images(storage.uri, ["x.png"]))):
+        for use in (read_info, lambda storage: list(predict_images(storage.uri, ["x.png"]))):
             with pytest.raises(RunError, match=r"config.json is damaged"):
                 use(Storage(str(tmp_path / "run")))
 

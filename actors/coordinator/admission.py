@@ -13,7 +13,7 @@ from inarch.population.membership.members import Members
 T = TypeVar("T")
 
 
-class Gate(Generic[T]):
+class Admission(Generic[T]):
     """Of one run. Called on the coordinator's event loop only; a newcomer is let in with a T, its place to begin."""
 
     def __init__(self, members: Members, *, is_lockstep: bool, deadline_seconds: float) -> None:
@@ -23,11 +23,11 @@ class Gate(Generic[T]):
         self._outside: set[int] = set()
         self._joining: dict[int, asyncio.Future[T]] = {}
 
-    def keep_out(self, network_id: int) -> None:
+    def hold(self, network_id: int) -> None:
         """A newcomer that has not joined: no barrier waits for it, and it has trained nothing that could be lost."""
         self._outside.add(network_id)
 
-    def let_in(self, network_id: int) -> None:
+    def admit(self, network_id: int) -> None:
         """It takes part from now on."""
         self._outside.discard(network_id)
 
@@ -79,10 +79,10 @@ class Gate(Generic[T]):
 
     async def join(self, network_id: int, begin: Callable[[int], T]) -> T:
         """Where a newcomer begins; in lockstep, when a barrier opens."""
-        self.keep_out(network_id)
+        self.hold(network_id)
         if self._is_lockstep and self.expected():
             return await asyncio.shield(
                 self._joining.setdefault(network_id, asyncio.get_running_loop().create_future())
             )
-        self.let_in(network_id)
+        self.admit(network_id)
         return begin(network_id)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 
-class Background:
+class BackgroundTasks:
     """Of one event loop; called on it only."""
 
     def __init__(self, on_failure: Callable[[BaseException], None]) -> None:
@@ -32,20 +32,20 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(ended)
 
-    def soon(self, work: Callable[[], Awaitable[None]]) -> None:
+    def run_coalesced(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run something beside, once for all that ask until it begins; asked for while it runs, it runs once more."""
         self._wanted.add(work)
         if work not in self._running:
             self._running.add(work)
             self.spawn(self._while_wanted(work))
 
-    async def until(self, claim: Callable[[], Any], *, seconds: float | None) -> None:
-        """Wait until a claim holds, looked at after each `wake`, or the time has passed."""
+    async def wait_until(self, claim: Callable[[], Any], *, seconds: float | None) -> None:
+        """Wait until a claim holds, looked at after each `notify`, or the time has passed."""
         async with self._changed:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(claim), seconds)
 
-    async def wake(self) -> None:
+    async def notify(self) -> None:
         """Something has changed: let all who wait look again."""
         async with self._changed:
             self._changed.notify_all()

@@ -15,10 +15,10 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from inarch.actors.coordinator.failure_policy import is_worth_a_restart
-from inarch.actors.coordinator.network_group import reason_of
-from inarch.actors.coordinator.resume_plan import resumed_beginnings
+from inarch.actors.coordinator.network_group import format_error
+from inarch.actors.coordinator.resume_plan import start_plans
 from inarch.actors.coordinator.run_context import RunContext
-from inarch.actors.messages import Beginning, Birth, Directive, Outcome, References
+from inarch.actors.messages import Command, ExitReason, References, StartMode, StartPlan
 from inarch.actors.retry import RETRY_SECONDS
 from inarch.population.errors import InarchError, RunError, StorageError, StructureError
 from inarch.population.membership.members import ACTIVE, GONE, Member, MemberState
@@ -32,7 +32,7 @@ HEARD = frozenset({MemberState.TRAINING, MemberState.STALLED, MemberState.LEAVIN
 """States of members that give signs of life."""
 
 
-class Supervisor:
+class NetworkLifecycle:
     """Of one run. On the coordinator's event loop only."""
 
     def __init__(
@@ -46,46 +46,46 @@ class Supervisor:
         """Args: what it shares with the coordinator. save: see that the members are on record; changed: called when a
         life began or ended; fail: end the run."""
         self._spec, self._config, self._is_lockstep = context.spec, context.config, context.is_lockstep
-        self._storage, self._course, self._background = context.storage, context.course, context.background
-        self._members, self._index, self._gate = context.members, context.board, context.gate
-        self._crew, self._chronicle = context.crew, context.chronicle
+        self._storage, self._state, self._background = context.storage, context.course, context.background
+        self._members, self._index, self._admission = context.members, context.board, context.gate
+        self._group, self._monitor = context.crew, context.chronicle
         self._save, self._changed, self._fail = save, changed, fail
         self._idle_since: float | None = None
-        self._beginnings: dict[int, Beginning] = {}
+        self._resume_points: dict[int, StartPlan] = {}
 
-    async def raise_population(self) -> None:
+    async def start_all(self) -> None:
         """Start every member; when population.min_size are placed, those train, and the rest join as they come."""
-        self._beginnings = beginnings = await self._read_beginnings()
+        self._resume_points = beginnings = await self._read_beginnings()
         placing = {
-            network_id: asyncio.create_task(self._place_surely(network_id, beginning))
+            network_id: asyncio.create_task(self._create_with_retries(network_id, beginning))
             for network_id, beginning in beginnings.items()
-            if beginning.birth != "newcomer"
+            if beginning.mode != "joined"
         }
         founders = set(placing)
         await self._wait_for_enough(placing)
-        if self._course.state != "starting":
+        if self._state.state != "starting":
             for future in placing.values():
                 future.cancel()
             return
-        self._course.begin()
+        self._state.begin()
         for network_id, future in placing.items():
             if future.done():
                 self._background.spawn(self._supervise(network_id))
             else:
                 future.cancel()
-                self.dismiss(network_id)
+                self.terminate(network_id)
                 self._members.restart(network_id)
-                self._background.spawn(self.begin(network_id, "newcomer"))
+                self._background.spawn(self.begin(network_id, "joined"))
         for network_id in beginnings.keys() - founders:
-            self._background.spawn(self.begin(network_id, "newcomer"))
+            self._background.spawn(self.begin(network_id, "joined"))
         await self._changed()
 
-    async def _read_beginnings(self) -> dict[int, Beginning]:
+    async def _read_beginnings(self) -> dict[int, StartPlan]:
         """How each member that starts begins, by id."""
         starting = [member for member in self._members if member.state is MemberState.STARTING]
         if not self._spec.is_resumed:
-            return {member.id: Beginning("founder") for member in starting}
-        return await asyncio.to_thread(resumed_beginnings, self._storage, starting, is_lockstep=self._is_lockstep)
+            return {member.id: StartPlan("initial") for member in starting}
+        return await asyncio.to_thread(start_plans, self._storage, starting, is_lockstep=self._is_lockstep)
 
     async def _wait_for_enough(self, placing: dict[int, asyncio.Task[None]]) -> None:
         """Until population.min_size are placed, in lockstep all. A run that goes on gives up those that cannot be, and
@@ -93,11 +93,11 @@ class Supervisor:
         none left or waits too long."""
         population, patience = self._config.population, self._config.patience
         deadline = time.monotonic() + patience.start_seconds
-        while self._course.state == "starting":
+        while self._state.state == "starting":
             for network_id in [network_id for network_id in placing if self._members[network_id].state not in ACTIVE]:
                 placing.pop(network_id).cancel()
             for network_id in [n for n, future in placing.items() if future.done() and future.exception() is not None]:
-                reason = reason_of(placing[network_id].exception())
+                reason = format_error(placing[network_id].exception())
                 if not self._spec.is_resumed or len(placing) == 1:
                     return self._fail(f"network {network_id} could not start: {reason}")
                 del placing[network_id]
@@ -116,36 +116,36 @@ class Supervisor:
             await asyncio.wait(pending, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
         return None
 
-    async def begin(self, network_id: int, birth: Birth) -> None:
+    async def begin(self, network_id: int, mode: StartMode) -> None:
         """Place a network and let it train, unless the run or its membership ended before it could."""
         if not self._is_wanted(network_id):
             return
-        if birth == "newcomer":
-            self._gate.keep_out(network_id)
+        if mode == "joined":
+            self._admission.hold(network_id)
         try:
-            await self._place_surely(network_id, self._beginning(network_id, birth))
+            await self._create_with_retries(network_id, self._start_plan(network_id, mode))
         except (RayError, InarchError, ValueError) as error:
             if self._members[network_id].state in ACTIVE:
-                await self._give_up(network_id, reason_of(error))
+                await self._give_up(network_id, format_error(error))
             return
         self._save()
         if self._is_wanted(network_id):
             await self._supervise(network_id)
         else:
-            self.dismiss(network_id)
+            self.terminate(network_id)
 
-    def _beginning(self, network_id: int, birth: Birth) -> Beginning:
+    def _start_plan(self, network_id: int, mode: StartMode) -> StartPlan:
         """How a network begins that starts after the others. What a run that goes on begins with in lockstep holds
         until the network is past it."""
-        shared = self._beginnings[network_id].at_most_interval if network_id in self._beginnings else None
-        is_past = shared is None or self._chronicle.interval(network_id) > shared
-        return Beginning(birth, None if is_past or birth != "resumed" else shared)
+        shared = self._resume_points[network_id].at_most_interval if network_id in self._resume_points else None
+        is_past = shared is None or self._monitor.interval(network_id) > shared
+        return StartPlan(mode, None if is_past or mode != "resumed" else shared)
 
     def _is_wanted(self, network_id: int) -> bool:
         """Whether a member is still to train: while it was placed the run may have stopped, or it been sent away."""
-        return self._course.is_open and self._members[network_id].state in ACTIVE
+        return self._state.is_open and self._members[network_id].state in ACTIVE
 
-    async def _place_surely(self, network_id: int, beginning: Beginning) -> None:
+    async def _create_with_retries(self, network_id: int, beginning: StartPlan) -> None:
         """Place a network; where its process dies before it is built, again, as often as restarts allow. What its own
         code raises then is not tried again but for one that has lived: what it lacks, a device or a storage, may come
         back."""
@@ -155,7 +155,7 @@ class Supervisor:
             except RayActorError as error:
                 member = self._members[network_id]
                 is_own_fault = getattr(error, "actor_init_failed", False)
-                if is_own_fault and not (beginning.birth == "resumed" and member.restarts):
+                if is_own_fault and not (beginning.mode == "resumed" and member.restarts):
                     raise
                 if member.restarts >= self._config.population.restarts or not self._is_wanted(network_id):
                     raise
@@ -163,29 +163,29 @@ class Supervisor:
                 self._save()
                 await asyncio.sleep(RETRY_SECONDS if is_own_fault else 0.0)
 
-    async def _place(self, network_id: int, beginning: Beginning) -> None:
+    async def _place(self, network_id: int, beginning: StartPlan) -> None:
         """Create the actor and wait until its network is built.
 
         Raises:
             StructureError: it has another structure than the run's networks.
             RayActorError: its process died.
         """
-        member, placement = self._members[network_id], self._course.placement
+        member, placement = self._members[network_id], self._state.placement
         if placement is None:
             raise RunError("there is no placement yet")
-        structure, interval, process, node = await self._crew.create(
-            member, beginning, self._course.data, placement=placement
+        structure, interval, process, node = await self._group.create(
+            member, beginning, self._state.data, placement=placement
         )
-        if self._course.facts is not None and structure != self._course.facts.structure:
-            self.dismiss(network_id)
+        if self._state.info is not None and structure != self._state.info.structure:
+            self.terminate(network_id)
             raise StructureError(
                 f"network {network_id} has another structure than its neighbors ({structure}, theirs "
-                f"{self._course.facts.structure}); the network's function must build the same architecture each time"
+                f"{self._state.info.structure}); the network's function must build the same architecture each time"
             )
         self._members.mark_started(network_id, interval=interval)
-        self._chronicle.placed(network_id, interval=interval, process=process, node=node)
+        self._monitor.record_placement(network_id, interval=interval, process=process, node=node)
 
-    def birth_of(self, network_id: int) -> int | PublishedSnapshot[References]:
+    def select_parent(self, network_id: int) -> int | PublishedSnapshot[References]:
         """A newcomer's parent; where nothing is to be cloned, the interval to begin at with its own weights."""
         parent = self._index.select_parent(
             network_id, members=self._members.in_topology(), donors=self._members.donors()
@@ -193,7 +193,7 @@ class Supervisor:
         if parent is not None and self._config.population.newcomers == "clone":
             return parent
         others = [other for other in self._members.donors() if other != network_id]
-        furthest = max((self._chronicle.interval(other) for other in others), default=0)
+        furthest = max((self._monitor.interval(other) for other in others), default=0)
         return parent.origin.interval if parent is not None else furthest
 
     async def _supervise(self, network_id: int) -> None:
@@ -201,51 +201,51 @@ class Supervisor:
         incarnation = self._members[network_id].incarnation
         if self._members[network_id].state is not MemberState.LEAVING:
             self._members.set_state(network_id, MemberState.TRAINING)
-        self._chronicle.tell("join", network_id, incarnation=incarnation)
-        if self._course.state == "stopping":
-            self._crew.direct(network_id, Directive.STOP)
+        self._monitor.emit("join", network_id, incarnation=incarnation)
+        if self._state.state == "stopping":
+            self._group.direct(network_id, Command.STOP)
         try:
-            outcome: Outcome | BaseException = await self._crew.train(network_id)
+            outcome: ExitReason | BaseException = await self._group.train(network_id)
         except Exception as error:  # the network's own, or its process's death: told apart below
             outcome = error
-        if self._members[network_id].incarnation != incarnation or self._course.is_over:
+        if self._members[network_id].incarnation != incarnation or self._state.is_over:
             return
         if self._members[network_id].state in GONE:
             return  # it was sent away, and its process ended, before it had joined
-        if isinstance(outcome, Outcome):
+        if isinstance(outcome, ExitReason):
             await self._ended(network_id, outcome)
         elif is_worth_a_restart(outcome, has_worked=self._has_worked(network_id)):
-            await self._lost(network_id, reason_of(outcome))
+            await self._lost(network_id, format_error(outcome))
         else:
-            await self._give_up(network_id, reason_of(outcome))
+            await self._give_up(network_id, format_error(outcome))
 
     def _has_worked(self, network_id: int) -> bool:
         """Whether a network has completed an interval, or trained before a restart."""
-        return self._chronicle.interval(network_id) > 0 or self._members[network_id].restarts > 0
+        return self._monitor.interval(network_id) > 0 or self._members[network_id].restarts > 0
 
-    async def _ended(self, network_id: int, outcome: Outcome) -> None:
+    async def _ended(self, network_id: int, outcome: ExitReason) -> None:
         is_leaving = self._members[network_id].state is MemberState.LEAVING
-        if outcome in (Outcome.ORPHANED, Outcome.FENCED) and self._course.state == "training":
+        if outcome in (ExitReason.ORPHANED, ExitReason.FENCED) and self._state.state == "training":
             await self._lost(network_id, f"it ended, {outcome.value}")
             return
         state = MemberState.STOPPED
-        if outcome is Outcome.DONE:
+        if outcome is ExitReason.DONE:
             state = MemberState.DONE
-        elif outcome is Outcome.LEFT or is_leaving:
+        elif outcome is ExitReason.LEFT or is_leaving:
             state = MemberState.RETIRED
         self._members.set_state(network_id, state)
-        self._chronicle.tell("done" if state is MemberState.DONE else "leave", network_id, outcome=outcome.value)
+        self._monitor.emit("done" if state is MemberState.DONE else "leave", network_id, outcome=outcome.value)
         if state is not MemberState.DONE:
-            self.dismiss(network_id, is_gentle=self._is_lockstep)
+            self.terminate(network_id, is_gentle=self._is_lockstep)
         await self._changed()
 
     async def _lost(self, network_id: int, reason: str) -> None:
         """A network's process died: bring it back from its newest checkpoint. The others train on meanwhile."""
-        self._chronicle.tell("loss", network_id, reason=reason)
-        self.dismiss(network_id)
+        self._monitor.emit("loss", network_id, reason=reason)
+        self.terminate(network_id)
         is_leaving = self._members[network_id].state is MemberState.LEAVING
         self._members.set_state(network_id, MemberState.LOST)
-        if is_leaving or not self._course.is_open:
+        if is_leaving or not self._state.is_open:
             self._members.set_state(network_id, MemberState.RETIRED if is_leaving else MemberState.STOPPED)
             await self._changed()
         elif self._members[network_id].restarts >= self._config.population.restarts:
@@ -253,41 +253,41 @@ class Supervisor:
             await self._give_up(network_id, f"brought back {times} times, it came no further than before: {reason}")
         else:
             member = self._members.restart(network_id)
-            self._chronicle.tell("restart", network_id, incarnation=member.incarnation)
+            self._monitor.emit("restart", network_id, incarnation=member.incarnation)
             self._save()
             joins = not member.is_initial and not await self._has_checkpoint(network_id)
-            self._background.spawn(self.begin(network_id, "newcomer" if joins else "resumed"))
+            self._background.spawn(self.begin(network_id, "joined" if joins else "resumed"))
 
     async def _give_up(self, network_id: int, reason: str) -> None:
         self._members.set_state(network_id, MemberState.FAILED)
-        self._course.message = f"network {network_id}: {reason}"
-        self._course.reasons[network_id] = reason
-        self._chronicle.tell("failure", network_id, reason=reason)
-        self.dismiss(network_id)
+        self._state.message = f"network {network_id}: {reason}"
+        self._state.reasons[network_id] = reason
+        self._monitor.emit("failure", network_id, reason=reason)
+        self.terminate(network_id)
         await self._changed()
 
-    def let_go(self, network_id: int) -> None:
+    def request_leave(self, network_id: int) -> None:
         """A member is to leave: one that never trained at once, others after their interval."""
         if not self.takes_part(network_id):
             self._members.set_state(network_id, MemberState.RETIRED)
-            self.dismiss(network_id)
+            self.terminate(network_id)
             return
         self._members.set_state(network_id, MemberState.LEAVING)
-        self._crew.direct(network_id, Directive.LEAVE)
+        self._group.direct(network_id, Command.LEAVE)
 
     def takes_part(self, network_id: int) -> bool:
         """Whether a member trains, so that its process holds work that is not saved yet."""
         is_starting = self._members[network_id].state is MemberState.STARTING
-        return not (is_starting or self._gate.is_outside(network_id))
+        return not (is_starting or self._admission.is_outside(network_id))
 
-    def dismiss(self, network_id: int, *, is_gentle: bool = False) -> None:
+    def terminate(self, network_id: int, *, is_gentle: bool = False) -> None:
         """End a network's process. Gently, its snapshots stay until the next barrier: others may still take them."""
-        self._gate.forget(network_id)
+        self._admission.forget(network_id)
         if is_gentle:
-            self._crew.end_later(network_id)
+            self._group.end_later(network_id)
             return
         self._index.remove(network_id)
-        self._crew.end(network_id)
+        self._group.end(network_id)
 
     async def _has_checkpoint(self, network_id: int) -> bool:
         try:
@@ -295,77 +295,77 @@ class Supervisor:
         except StorageError:
             return True
 
-    def drop_the_unplaced(self) -> None:
+    def retire_never_placed(self) -> None:
         """Members that never found a place are no reason to wait when nobody else trains any more, and somebody has.
         Who found one is in the record: a coordinator that came back has not seen it."""
         left, has_anybody = self._members.active(), any(member.ever_started for member in self._members)
         is_idle = not any(self._members[network_id].ever_started for network_id in left)
-        if self._course.has_begun and has_anybody and is_idle:
+        if self._state.has_begun and has_anybody and is_idle:
             for network_id in left:
                 self._members.set_state(network_id, MemberState.RETIRED)
-                self.dismiss(network_id)
+                self.terminate(network_id)
 
     def find(self, member: Member) -> None:
         """Take over the process of a member that is known from the record, if there is one."""
-        incarnation = self._crew.find(member)
+        incarnation = self._group.find(member)
         if incarnation is not None:
             self._members.restore(dataclasses.replace(member, incarnation=incarnation))
 
-    def dismiss_the_gone(self) -> None:
+    def terminate_orphans(self) -> None:
         """Processes of members that had left when the coordinator died."""
         for member in self._members:
-            if member.state in GONE and self._crew.find(member) is not None:
-                self.dismiss(member.id, is_gentle=self._is_lockstep)
+            if member.state in GONE and self._group.find(member) is not None:
+                self.terminate(member.id, is_gentle=self._is_lockstep)
 
-    async def take_over(self, member: Member) -> None:
+    async def reattach(self, member: Member) -> None:
         """Ask a network that was found by its name how it stands; one that was not, or does not answer, is lost."""
-        if member.id not in self._crew:
+        if member.id not in self._group:
             if self._members[member.id].state in ACTIVE:
                 self._background.spawn(self._lost(member.id, "it was gone when the coordinator came back"))
             return
         try:
             patience = self._config.patience.lease_seconds / 2
-            report, postings, facts = await asyncio.wait_for(self._crew.describe(member.id), patience)
+            report, postings, info = await asyncio.wait_for(self._group.describe(member.id), patience)
         except (RayError, TimeoutError) as error:
             if member.state in ACTIVE:
-                self._background.spawn(self._lost(member.id, reason_of(error)))
+                self._background.spawn(self._lost(member.id, format_error(error)))
             return
-        _, interval, process, node = facts
+        _, interval, process, node = info
         self._members.mark_started(member.id, interval=interval)
-        self._chronicle.placed(member.id, interval=interval, process=process, node=node)
+        self._monitor.record_placement(member.id, interval=interval, process=process, node=node)
         for posting in postings:
             self._index.publish(posting)
-            self._gate.arrive(member.id, posting.origin.interval)
+            self._admission.arrive(member.id, posting.origin.interval)
         if report is not None:
-            self._chronicle.note(report, is_news=False)
+            self._monitor.record_report(report, is_news=False)
         self._background.spawn(self._supervise(member.id))
 
-    def see_to_the_silent(self) -> None:
+    def check_heartbeats(self) -> None:
         """A member that trains and is not heard from is stalled after a lease, and ended after three: it then comes
         back. One that is done gives nothing any more."""
         lease = self._config.patience.lease_seconds
         for member in list(self._members):
-            silent = self._chronicle.silent_seconds(member.id)
+            silent = self._monitor.silent_seconds(member.id)
             if member.state is MemberState.DONE and silent > 3 * lease:
-                self.dismiss(member.id)
+                self.terminate(member.id)
             elif member.state in HEARD and silent > 3 * lease:
-                self._crew.end(member.id)
+                self._group.end(member.id)
             elif member.state is MemberState.TRAINING and silent > lease:
                 self._members.set_state(member.id, MemberState.STALLED)
 
-    async def see_to_room(self) -> None:
+    async def reclaim_capacity(self) -> None:
         """When nobody trains and those who are to start find no room, or do not come up: end the finished ones, which
         are only donors by now and hold the room; then give the others up when they have had as long as a start has."""
         active, now = self._members.active(), time.monotonic()
         is_idle = bool(active) and all(self._members[network_id].state is MemberState.STARTING for network_id in active)
-        if not (is_idle and self._course.has_begun and self._course.state == "training"):
+        if not (is_idle and self._state.has_begun and self._state.state == "training"):
             self._idle_since = None
             return
         if self._idle_since is None:
             self._idle_since = now
         done = [member.id for member in self._members if member.state is MemberState.DONE]
         for network_id in done if now - self._idle_since > ROOM_SECONDS else ():
-            self.dismiss(network_id)
+            self.terminate(network_id)
         if now - self._idle_since > self._config.patience.start_seconds:
             for network_id in active:
                 reason = "it found no room in the cluster, or did not come up, within patience.start_seconds"

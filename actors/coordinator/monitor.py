@@ -7,7 +7,7 @@ import dataclasses
 import time
 from typing import Any
 
-from inarch.actors.coordinator.ray_metrics import RunMetrics
+from inarch.actors.coordinator.ray_metrics import RayMetrics
 from inarch.actors.messages import Event, NetworkStatus
 from inarch.population.membership.members import Member
 from inarch.population.persistence.interval_report import GRAFTED, KEPT, OFF, IntervalReport
@@ -16,18 +16,18 @@ KEPT_EVENTS = 4096
 """Events kept for drivers that read them; older ones are in the history."""
 
 
-class Chronicle:
+class RunMonitor:
     """Newest reports, events, and counts of refusals."""
 
     def __init__(self, run: str) -> None:
         self.refusals: collections.Counter[str] = collections.Counter()
         self.num_events = 0
-        self.metrics = RunMetrics(run)
+        self.metrics = RayMetrics(run)
         self._events: collections.deque[Event] = collections.deque(maxlen=KEPT_EVENTS)
         self._known: dict[int, NetworkStatus] = {}
-        self._heard: dict[int, float] = {}
+        self._heartbeats: dict[int, float] = {}
 
-    def tell(self, kind: Any, network_id: int | None, **detail: Any) -> None:
+    def emit(self, kind: Any, network_id: int | None, **detail: Any) -> None:
         """An event."""
         self.num_events += 1
         self._events.append(
@@ -39,26 +39,26 @@ class Chronicle:
         number = 0 if number > self.num_events else number
         return [event for event in self._events if event.number > number]
 
-    def placed(self, network_id: int, *, interval: int, process: int, node: str) -> None:
+    def record_placement(self, network_id: int, *, interval: int, process: int, node: str) -> None:
         """A network's process is there."""
         self._known[network_id] = dataclasses.replace(
             self._of(network_id), interval=interval, process=process, node=node
         )
-        self.heard(network_id)
+        self.record_heartbeat(network_id)
 
-    def heard(self, network_id: int) -> None:
+    def record_heartbeat(self, network_id: int) -> None:
         """A sign of life."""
-        self._heard[network_id] = time.monotonic()
+        self._heartbeats[network_id] = time.monotonic()
 
     def silent_seconds(self, network_id: int) -> float:
         """Since the last sign of life; 0 before the first."""
-        return time.monotonic() - self._heard[network_id] if network_id in self._heard else 0.0
+        return time.monotonic() - self._heartbeats[network_id] if network_id in self._heartbeats else 0.0
 
     def interval(self, network_id: int) -> int:
         """Intervals that a network has completed, as far as known."""
         return self._of(network_id).interval
 
-    def note(self, report: IntervalReport, *, is_news: bool = True) -> None:
+    def record_report(self, report: IntervalReport, *, is_news: bool = True) -> None:
         """A network's report: what it trained (before its exchange), or how the exchange ended."""
         network_id, known = report.origin.network_id, self._of(report.origin.network_id)
         if report.origin.interval < known.interval:
@@ -79,7 +79,7 @@ class Chronicle:
             age_seconds=report.age.seconds if report.age else None,
         )
         if is_news:
-            self._tell_of(report)
+            self._emit_report(report)
 
     def status(self, member: Member) -> NetworkStatus:
         """A network as it stands."""
@@ -90,19 +90,19 @@ class Chronicle:
             silent_seconds=round(self.silent_seconds(member.id), 2),
         )
 
-    def _tell_of(self, report: IntervalReport) -> None:
+    def _emit_report(self, report: IntervalReport) -> None:
         network_id, interval, outcome = report.origin.network_id, report.origin.interval, report.outcome
         if not outcome:
             loss, accuracy = report.train_loss, report.validation_accuracy
-            self.tell("interval", network_id, interval=interval, loss=loss, accuracy=accuracy)
+            self.emit("interval", network_id, interval=interval, loss=loss, accuracy=accuracy)
             return
         self.metrics.exchanged(outcome)
         if outcome == GRAFTED:
             age = report.age.intervals if report.age else None
-            self.tell("graft", network_id, interval=interval, scion=report.scion, age=age)
+            self.emit("graft", network_id, interval=interval, scion=report.scion, age=age)
         elif outcome not in (OFF, KEPT):
             self.refusals[outcome] += 1
-            self.tell("refusal", network_id, interval=interval, reason=outcome)
+            self.emit("refusal", network_id, interval=interval, reason=outcome)
 
     def _of(self, network_id: int) -> NetworkStatus:
         return self._known.get(network_id) or NetworkStatus(network_id=network_id, state="", incarnation=1)

@@ -8,17 +8,18 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from inarch.actors.messages import NAMESPACE, Beginning, Directive, NetworkSpec, Outcome, RunSpec, network_name
+from inarch.actors.messages import NAMESPACE, Command, ExitReason, NetworkSpec, StartPlan, network_name
 from inarch.actors.network.actor import create_network
-from inarch.actors.resources import Placement
+from inarch.actors.resources import NetworkResources
 from inarch.population.errors import InarchError
 from inarch.population.membership.members import Member
+from inarch.population.tasks.run_spec import RunSpec
 
 LONGEST = 500
 """Characters of a reason."""
 
 
-class Crew:
+class NetworkGroup:
     """Handles of the networks that live, by id. Called on the coordinator's event loop only."""
 
     def __init__(self, run: RunSpec) -> None:
@@ -35,7 +36,7 @@ class Crew:
         return list(self._handles)
 
     async def create(
-        self, member: Member, beginning: Beginning, data: Any, *, placement: Placement
+        self, member: Member, beginning: StartPlan, data: Any, *, placement: NetworkResources
     ) -> tuple[str, int, int, str]:
         """Ask Ray for a network's process and wait until its network is built.
 
@@ -50,13 +51,13 @@ class Crew:
             run=self._run,
             network_id=member.id,
             incarnation=member.incarnation,
-            birth=beginning.birth,
+            mode=beginning.mode,
             threads=placement.threads,
             gpus=placement.gpus,
             at_most_interval=beginning.at_most_interval,
         )
         handle = self._handles[member.id] = create_network(spec, data, cpus=placement.cpus)
-        return await result_of(handle.ready.remote())
+        return await await_result(handle.ready.remote())
 
     def find(self, member: Member) -> int | None:
         """Take over a member's process that lives already; gives its incarnation, which may be one that was begun and
@@ -68,18 +69,18 @@ class Crew:
                 return incarnation
         return None
 
-    async def train(self, network_id: int) -> Outcome:
+    async def train(self, network_id: int) -> ExitReason:
         """A network's life, to its end. Raises what the network raised, or RayError where its process died."""
-        return await result_of(self._handles[network_id].run.remote())
+        return await await_result(self._handles[network_id].run.remote())
 
     async def describe(self, network_id: int) -> Any:
         """How a network stands: report, postings, facts."""
-        return await result_of(self._handles[network_id].describe.remote())
+        return await await_result(self._handles[network_id].describe.remote())
 
-    def direct(self, network_id: int, directive: Directive) -> None:
+    def direct(self, network_id: int, command: Command) -> None:
         """Tell a network; nobody waits for it, and one that is gone does not hear it."""
         if network_id in self._handles:
-            self._handles[network_id].direct.remote(directive)
+            self._handles[network_id].direct.remote(command)
 
     def end(self, network_id: int) -> None:
         """End a network's process, with what it holds in the object store."""
@@ -100,7 +101,7 @@ class Crew:
         self._leavers.clear()
 
 
-async def result_of(reference: Any) -> Any:
+async def await_result(reference: Any) -> Any:
     """A task's or method's value; what it raised is raised as itself."""
     try:
         return await reference
@@ -109,7 +110,7 @@ async def result_of(reference: Any) -> Any:
         raise (cause if isinstance(cause, Exception) else error) from None
 
 
-def reason_of(error: BaseException | None) -> str:
+def format_error(error: BaseException | None) -> str:
     """What went wrong, in one line: of an error of Ray the last line of its traceback; of a network's own code its kind
     too, and where it was raised."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]

@@ -11,7 +11,7 @@ from ray.util.metrics import Counter, Gauge
 from inarch.actors.messages import NetworkStatus
 
 
-class RunMetrics:
+class RayMetrics:
     """Metrics of one run; they appear as ray_inarch_*, ten seconds late."""
 
     def __init__(self, run: str) -> None:
@@ -33,17 +33,17 @@ class RunMetrics:
         """Set the gauges to the population as it stands."""
         networks = list(networks)
         counts = dict.fromkeys(self._states, 0)
-        for network_id in networks:
-            counts[network_id.state] = counts.get(network_id.state, 0) + 1
+        for network in networks:
+            counts[network.state] = counts.get(network.state, 0) + 1
         self._states |= counts.keys()
         for state, count in counts.items():
             self._networks.set(count, tags={"state": state})
-        training = [network_id.images_per_second or 0.0 for network_id in networks if network_id.state == "training"]
+        training = [network.images_per_second or 0.0 for network in networks if network.state == "training"]
         self._speed.set(sum(training))
         accuracies = [n.validation_accuracy for n in networks if n.validation_accuracy is not None]
         if accuracies:
             self._accuracy.set(max(accuracies), tags={"of": "best"})
             self._accuracy.set(statistics.fmean(accuracies), tags={"of": "mean"})
-        ages = [network_id.age_intervals for network_id in networks if network_id.age_intervals is not None]
+        ages = [network.age_intervals for network in networks if network.age_intervals is not None]
         if ages:
             self._age.set(statistics.median(ages))

@@ -3,170 +3,26 @@ networks after it. Nothing here knows of actors."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 import torch
 
-from inarch.actors.messages import Facts, RunSpec
-from inarch.population.config import FusionConfig, RunConfig
-from inarch.population.data import MemorySplits, Splits
-from inarch.population.errors import RunError, StorageError
-from inarch.population.evaluation.population import EvaluationData, evaluate_population
-from inarch.population.evaluation.soups import Candidate
-from inarch.population.models import ModelFactory
-from inarch.population.models.complexity import complexity_of
-from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.data import Splits
+from inarch.population.errors import StorageError
 from inarch.population.persistence.claim import check_holds
-from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.image_classification import ImageClassification, run_splits
-from inarch.population.training.model_check import check_network
-from inarch.population.training.trainer import Trainer
+from inarch.population.tasks.run_evaluation import evaluate_run
+from inarch.population.tasks.run_spec import RunSpec
+from inarch.population.training.run_preparation import prepare
 
 JUDGING_THREADS = 8
 
 
-def prepare(spec: RunSpec) -> tuple[Splits, Facts]:
-    """Read the data, hold out validation images, build the network once and check that they fit.
-
-    Raises:
-        InarchError: the data or the network cannot be used; nothing was started.
-    """
-    splits = run_splits(spec.config)
-    return splits, facts_of(spec.config, splits, spec.factory)
-
-
-def facts_of(config: RunConfig, splits: Splits, factory: ModelFactory | None) -> Facts:
-    """Build a network and tell what is known of the run; raises ConfigError where network and data do not fit."""
-    task = ImageClassification(config, splits, factory=factory)
-    train = splits.batches("train", "cpu")
-    check_network(task, num_images=0 if train is None else len(train))
-    trainer = Trainer(
-        task, dataclasses.replace(config, device=dataclasses.replace(config.device, compile=False)), network_id=0
-    )
-    task.check()
-    trainer.dry_run_exchange()
-    network_id = factory or config.model
-    size = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}
-    cost = complexity_of(network_id, FusionConfig(), **size)
-    compact = complexity_of(network_id, config.fusion, **size) if config.fusion.mode != "off" else None
-    return Facts(
-        num_classes=splits.num_classes,
-        image_shape=splits.image_shape,
-        train_images=0 if train is None else len(train),
-        data_bytes=splits.nbytes if isinstance(splits, MemorySplits) else 0,
-        data_fingerprint=splits.fingerprint,
-        data=splits.report,
-        structure=trainer.layout.fingerprint,
-        snapshot_bytes=trainer.layout.nbytes,
-        parameters=cost.parameters,
-        multiply_adds=cost.multiply_adds,
-        compact_parameters=None if compact is None else compact.parameters,
-        compact_multiply_adds=None if compact is None else compact.multiply_adds,
-        num_intervals=trainer.schedule.num_intervals,
-        steps_per_epoch=trainer.schedule.steps_per_epoch,
-    )
-
-
-def judge(
-    spec: RunSpec, splits: Splits, ended: Mapping[int, str], reasons: Mapping[int, str], seconds: float
-) -> dict[str, Any]:
-    """Judge every network on the test images, or on the validation images where there are none.
-
-    Each network is judged twice: with the weights that were best by validation and with its last; ensemble, soups and
-    similarities too (the latter under `last`, without soups).
-
-    Args:
-        spec: The run.
-        splits: Its data.
-        ended: How each member ended, by id.
-        reasons: Why networks were given up, by id.
-        seconds: Of training.
-
-    Raises:
-        RunError: no network left a checkpoint.
-    """
-    storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
-    checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
-    checkpoints.flush_history()
-    task = ImageClassification(spec.config, splits, factory=spec.factory, begins_trained=False)
-    best, last, rows = [], [], []
-    for network_id in checkpoints.networks():
-        found, newest = checkpoints.best(network_id), checkpoints.newest(network_id)
-        if found is None or newest is None:
-            continue
-        state, score, interval = found
-        best.append(Candidate(network_id=network_id, state=state, validation_score=score))
-        last.append(
-            Candidate(
-                network_id=network_id, state=newest.evaluated_state, validation_score=newest.training.get("score")
-            )
-        )
-        rows.append(
-            {
-                "network": network_id,
-                "ended": ended.get(network_id, "unknown"),
-                "interval": newest.id.interval,
-                "best_interval": interval,
-                "validation_score": score,
-                "grafts": newest.training["grafts"],
-                "reason": reasons.get(network_id, ""),
-            }
-        )
-    if not rows:
-        raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
-    parts, part = _parts(task)
-    lost = [_lost_row(network_id, how, reasons) for network_id, how in ended.items() if how in LOST]
-    lost = [row for row in lost if row["network"] not in {kept["network"] for kept in rows}]
-    every = sorted([*rows, *lost], key=lambda row: row["network"])
-    result: dict[str, Any] = {"run": spec.name, "judged_on": part, "networks": every}
-    if parts is not None:
-        module = task.build(0)
-        of_best = evaluate_population(module, _aligned(task, best), parts)
-        of_last = evaluate_population(module, _aligned(task, last), parts, with_soups=False)
-        for row, one, other in zip(rows, of_best.pop("each"), of_last.pop("each"), strict=True):
-            row["best"], row["last"] = one, other
-        result |= of_best | {"last": of_last}
-    return result | {"seconds": seconds, "seconds_by_phase": _phases(storage), "finished": time.time()}
-
-
-LOST = frozenset({"failed", "lost"})
-"""How members ended that have a row in the result even if they left no checkpoint."""
-
-
-def _lost_row(network_id: int, how: str, reasons: Mapping[int, str]) -> dict[str, Any]:
-    """The row of a network that left no checkpoint: it has no scores, and no part in the mean."""
-    empty = {"interval": 0, "best_interval": None, "validation_score": None, "grafts": 0, "best": None, "last": None}
-    return {"network": network_id, "ended": how, **empty, "reason": reasons.get(network_id, "")}
-
-
-def _aligned(task: ImageClassification, candidates: Sequence[Candidate]) -> list[Candidate]:
-    states = task.align_states([one.state for one in candidates])
-    return [dataclasses.replace(one, state=state) for one, state in zip(candidates, states, strict=True)]
-
-
-def _parts(task: ImageClassification) -> tuple[EvaluationData | None, str | None]:
-    """The images that judge, and which part of the data they are; None where there are neither test nor validation
-    images."""
-    validation, test = task.part("validation"), task.part("test")
-    judged, name = (test, "test") if test is not None else (validation, "validation")
-    if judged is None:
-        return None, None
-    return EvaluationData(
-        judged=judged,
-        validation=validation,
-        statistics=task.batch_norm_images,
-    ), name
-
-
 @ray.remote(num_cpus=0, max_retries=3, num_returns=2)
-def prepare_task(spec: RunSpec):
+def prepare_run(spec: RunSpec):
     """`prepare` on the cluster: the splits become one object in the store, which Ray can make again if a node dies."""
     return prepare(spec)
 
@@ -175,18 +31,11 @@ _ON_RAY: dict[str, Any] = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": 
 
 
 @ray.remote(**_ON_RAY)
-def judge_task(spec: RunSpec, splits: Splits, ended: dict[int, str], reasons: dict[int, str], seconds: float):
-    """`judge` on the cluster, and result.json written. Ray gives a task one thread; training is over by now."""
+def evaluate_run_task(spec: RunSpec, splits: Splits, ended: dict[int, str], reasons: dict[int, str], seconds: float):
+    """`evaluate_run` on the cluster, and result.json written. Ray gives a task one thread; training is over by now."""
     torch.set_num_threads(min(JUDGING_THREADS, os.cpu_count() or 1))
-    result = judge(spec, splits, ended, reasons, seconds)
+    result = evaluate_run(spec, splits, ended, reasons, seconds)
     storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
     check_holds(storage, spec.token)
     storage.write("result.json", json.dumps(result, indent=2).encode())
     return result
-
-
-def _phases(storage: Storage) -> dict[str, float]:
-    """Seconds that all networks spent in each phase."""
-    table = read_table(storage, "metrics")
-    names = [name for name in table.schema.names if name.startswith("seconds_")]
-    return {name.removeprefix("seconds_"): float(sum(table[name].to_pylist())) for name in names}

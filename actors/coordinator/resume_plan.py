@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
 from inarch.actors.coordinator.run_metadata import members_of, read_members
-from inarch.actors.messages import Beginning
+from inarch.actors.messages import StartPlan
 from inarch.population.errors import RunError
 from inarch.population.membership.members import Member, MemberState
 from inarch.population.persistence.checkpoint import CheckpointStore
@@ -48,20 +48,20 @@ def _trains_on(storage: Storage, members: Sequence[Member], num_intervals: int) 
     return any(kept and max(found.interval for found in kept) < num_intervals for kept in done)
 
 
-def resumed_beginnings(storage: Storage, members: Sequence[Member], *, is_lockstep: bool) -> dict[int, Beginning]:
+def start_plans(storage: Storage, members: Sequence[Member], *, is_lockstep: bool) -> dict[int, StartPlan]:
     """How each member that starts again begins, by id: a founder, and whoever has a checkpoint, where it was; in
     lockstep at most at the interval that they go on from together, unless it has no part in that."""
     store = CheckpointStore(storage)
     kept = {member.id: {found.interval for found in store.list(member.id)} for member in members}
     resumed = {member.id: kept[member.id] for member in members if kept[member.id] or member.is_initial}
-    shared = together(resumed) if is_lockstep and resumed else None
-    found = dict.fromkeys(kept, Beginning("newcomer"))
+    shared = common_resume_interval(resumed) if is_lockstep and resumed else None
+    found = dict.fromkeys(kept, StartPlan("joined"))
     for network_id, intervals in resumed.items():
-        found[network_id] = Beginning("resumed", shared if shared in _beginnings(intervals) else None)
+        found[network_id] = StartPlan("resumed", shared if shared in _resume_points(intervals) else None)
     return found
 
 
-def together(kept: Mapping[int, Collection[int]]) -> int:
+def common_resume_interval(kept: Mapping[int, Collection[int]]) -> int:
     """The interval that networks in lockstep go on from: of the furthest network's newest two, one at least of which
     any that kept pace has, that which most have. Who was left behind must not take the others back to where it is.
 
@@ -69,10 +69,10 @@ def together(kept: Mapping[int, Collection[int]]) -> int:
         kept: Intervals of each network's checkpoints, by id; at least one network. One that has at most one checkpoint
             may begin anew, at 0: the interval before its first.
     """
-    beginnings = [_beginnings(intervals) for intervals in kept.values()]
+    beginnings = [_resume_points(intervals) for intervals in kept.values()]
     newest = sorted(max(beginnings, key=max))[-2:]
     return max(newest, key=lambda interval: (sum(interval in one for one in beginnings), interval))
 
 
-def _beginnings(kept: Collection[int]) -> set[int]:
+def _resume_points(kept: Collection[int]) -> set[int]:
     return {*kept, 0} if len(kept) < 2 else set(kept)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from inarch.actors.coordinator.admission import Gate
-from inarch.actors.coordinator.background_tasks import Background
-from inarch.actors.coordinator.monitor import Chronicle
-from inarch.actors.coordinator.network_group import Crew
-from inarch.actors.coordinator.run_state import Course
-from inarch.actors.messages import References, RunSpec
+from inarch.actors.coordinator.admission import Admission
+from inarch.actors.coordinator.background_tasks import BackgroundTasks
+from inarch.actors.coordinator.monitor import RunMonitor
+from inarch.actors.coordinator.network_group import NetworkGroup
+from inarch.actors.coordinator.run_state import RunState
+from inarch.actors.messages import References
 from inarch.population.membership.members import Members
 from inarch.population.membership.snapshot_index import PublishedSnapshot, SnapshotIndex
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_spec import RunSpec
 
 
 class RunContext:
@@ -29,14 +30,14 @@ class RunContext:
         self.spec, self.config = spec, config
         self.is_lockstep = config.mode == "lockstep"
         self.storage = Storage(spec.folder, deadline_seconds=config.patience.storage_seconds)
-        self.course = Course()
+        self.course = RunState()
         self.members = Members()
         self.board: SnapshotIndex[References] = SnapshotIndex(
             config.topology, seed=config.seed, num_versions=2 if self.is_lockstep else 1
         )
-        self.gate: Gate[int | PublishedSnapshot[References]] = Gate(
+        self.gate: Admission[int | PublishedSnapshot[References]] = Admission(
             self.members, is_lockstep=self.is_lockstep, deadline_seconds=config.patience.barrier_seconds
         )
-        self.chronicle = Chronicle(spec.name)
-        self.crew = Crew(spec)
-        self.background = Background(on_failure)
+        self.chronicle = RunMonitor(spec.name)
+        self.crew = NetworkGroup(spec)
+        self.background = BackgroundTasks(on_failure)

@@ -12,22 +12,22 @@ import ray
 import torch
 import torchvision
 
-from inarch.actors.messages import Facts, RunSpec
-from inarch.actors.resources import Placement
+from inarch.actors.resources import NetworkResources
 from inarch.population.config import to_dict
 from inarch.population.data import report_from
 from inarch.population.errors import DataError, MissingError, RunError, StorageError, StructureError
 from inarch.population.membership.members import Member, Members, MemberState
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.storage import Storage, joined
+from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
-def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
+def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
     """config.json: the whole configuration, what was found of data and network, versions that decide numbers."""
     content = {
         "config": to_dict(spec.config),
         "model": "callable" if spec.factory is not None else spec.config.model.architecture,
-        "facts": dataclasses.asdict(facts),
+        "info": dataclasses.asdict(info),
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
@@ -37,11 +37,11 @@ def write_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
         },
     }
     storage.replace("config.json", json.dumps(content, indent=2).encode())
-    if facts.data is not None and facts.data.unreadable:
-        storage.write("data/unreadable.txt", "\n".join(facts.data.unreadable).encode(errors="backslashreplace"))
+    if info.data is not None and info.data.unreadable:
+        storage.write("data/unreadable.txt", "\n".join(info.data.unreadable).encode(errors="backslashreplace"))
 
 
-def update_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
+def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
     """Record a resumed run's configuration where it is another: more epochs, data that were moved. The result of the
     shorter schedule is kept as results/EPOCHS-epochs.json."""
     recorded = read_config(storage)["config"]
@@ -51,14 +51,14 @@ def update_config(storage: Storage, spec: RunSpec, facts: Facts) -> None:
     if storage.exists("result.json"):
         storage.write(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read("result.json"))
         storage.delete("result.json")
-    write_config(storage, spec, facts)
+    write_config(storage, spec, info)
 
 
 def read_config(storage: Storage) -> dict[str, Any]:
     """What config.json holds. Raises RunError where it is damaged."""
     try:
         found = json.loads(storage.read("config.json"))
-        if {"config", "facts", "model"} <= set(found):
+        if {"config", "info", "model"} <= set(found):
             return found
     except (ValueError, TypeError):
         pass
@@ -67,23 +67,23 @@ def read_config(storage: Storage) -> dict[str, Any]:
     )
 
 
-def read_facts(storage: Storage) -> Facts:
+def read_info(storage: Storage) -> RunInfo:
     """What config.json says of data and network."""
-    saved = read_config(storage)["facts"]
+    saved = read_config(storage)["info"]
     data = saved.get("data")
     changed = {"image_shape": tuple(saved["image_shape"]), "data": None if data is None else report_from(data)}
-    return Facts(**{**saved, **changed})
+    return RunInfo(**{**saved, **changed})
 
 
-def check_facts(storage: Storage, facts: Facts, *, run: str) -> None:
+def check_info(storage: Storage, info: RunInfo, *, run: str) -> None:
     """Raises StructureError or DataError where a run has another network or other images than it was begun with."""
-    recorded = read_facts(storage)
-    if recorded.structure != facts.structure:
+    recorded = read_info(storage)
+    if recorded.structure != info.structure:
         raise StructureError(
             f"run {run} was begun with a network of {recorded.parameters} parameters and structure "
-            f"{recorded.structure}; this one has {facts.parameters} and {facts.structure}"
+            f"{recorded.structure}; this one has {info.parameters} and {info.structure}"
         )
-    if recorded.data_fingerprint != facts.data_fingerprint:
+    if recorded.data_fingerprint != info.data_fingerprint:
         raise DataError(f"run {run} was begun with other images than its data have now")
 
 
@@ -94,7 +94,7 @@ def write_members(
     state: str,
     message: str,
     members: Members,
-    placement: Placement | None,
+    placement: NetworkResources | None,
     began: float,
 ) -> None:
     """The members' record under the next number, then all but the last two dropped: a file that is written over can be
@@ -149,6 +149,6 @@ def members_of(record: dict[str, Any]) -> list[Member]:
     return [Member(**{**saved, "state": MemberState(saved["state"])}) for saved in record["members"]]
 
 
-def placement_of(record: dict[str, Any]) -> Placement | None:
+def placement_of(record: dict[str, Any]) -> NetworkResources | None:
     """What a record says that each network reserves."""
-    return None if record["placement"] is None else Placement(**record["placement"])
+    return None if record["placement"] is None else NetworkResources(**record["placement"])

@@ -6,14 +6,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from inarch.actors.messages import Facts
-from inarch.actors.resources import Placement
+from inarch.actors.resources import NetworkResources
+from inarch.population.tasks.run_spec import RunInfo
 
 State = Literal["starting", "training", "stopping", "finishing", "finished", "failed"]
 
 
 @dataclass
-class Course:
+class RunState:
     """Of one run; whoever steers it looks at the same one."""
 
     state: State = "starting"
@@ -26,11 +26,11 @@ class Course:
     began_seconds: float = field(default_factory=time.monotonic)
     """Of the monotonic clock: when they began to train, before that when the run was started."""
 
-    placement: Placement | None = None
+    placement: NetworkResources | None = None
     """What each network reserves; None before it is known."""
     data: Any = None
     """Reference to the splits."""
-    facts: Facts | None = None
+    info: RunInfo | None = None
     """What was found of data and network."""
 
     @property

@@ -11,10 +11,11 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
-from inarch.actors.messages import NAMESPACE, RunSpec, coordinator_name
+from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import check_reachable, connect
 from inarch.population.errors import ClusterError, RunError, RunExistsError, RunNotFoundError
 from inarch.population.persistence.storage import Storage, absolute, joined
+from inarch.population.tasks.run_spec import RunSpec
 
 EDITION = 1
 """Of cluster.json."""

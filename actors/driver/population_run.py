@@ -26,14 +26,15 @@ from inarch.actors.driver.inputs import (
     with_network,
     with_teachers,
 )
-from inarch.actors.messages import NAMESPACE, Event, Facts, RunSpec, RunStatus, coordinator_name
-from inarch.actors.resources import check_reachable, connect, place
+from inarch.actors.messages import NAMESPACE, Event, RunStatus, coordinator_name
+from inarch.actors.resources import check_reachable, connect, plan_resources
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import RunConfig, from_dict
 from inarch.population.errors import ClusterError, ConfigError, RunExistsError, RunNotFoundError
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.claim import Claim, withdraw
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 POLL_SECONDS = 2.0
 """How long one call waits at the coordinator for news."""
@@ -58,11 +59,11 @@ class PopulationRun:
     """One run. Make it by `start`, `attach` or `resume`."""
 
     def __init__(
-        self, coordinator: Any, storage: Storage, name: str, *, dashboard: str | None, facts: Facts | None
+        self, coordinator: Any, storage: Storage, name: str, *, dashboard: str | None, info: RunInfo | None
     ) -> None:
         self._coordinator, self._storage = coordinator, storage
         self._client = CoordinatorClient(coordinator, run=name, folder=storage.uri)
-        self.name, self.dashboard, self.facts = name, dashboard, facts
+        self.name, self.dashboard, self.info = name, dashboard, info
 
     @property
     def path(self) -> str:
@@ -133,7 +134,7 @@ class PopulationRun:
             raise ClusterError(f"run {found['run']}: {error}; it has ended, or runs on another machine") from None
         except ValueError:
             raise RunNotFoundError(f"run {found['run']} is not running any more; its folder is {folder.uri}") from None
-        return cls(coordinator, folder, found["run"], dashboard=found["dashboard"], facts=None)
+        return cls(coordinator, folder, found["run"], dashboard=found["dashboard"], info=None)
 
     @classmethod
     def resume(
@@ -204,7 +205,7 @@ class PopulationRun:
             is_resumed=is_resumed,
             is_detached=config.detach,
         )
-        place(config)
+        plan_resources(config)
         options: dict[str, Any] = {"name": coordinator_name(spec.name), "namespace": NAMESPACE}
         if config.detach:
             options["lifetime"] = "detached"
@@ -213,12 +214,12 @@ class PopulationRun:
         except ActorAlreadyExistsError:
             raise RunExistsError(f"a run named {spec.name!r} is live on this cluster; choose another name") from None
         try:
-            facts = value_of(coordinator.start.remote(), seconds=config.patience.start_seconds + CALL_SECONDS)
+            info = value_of(coordinator.start.remote(), seconds=config.patience.start_seconds + CALL_SECONDS)
             write_cluster(storage, spec, connection)
         except BaseException:
             ray.kill(coordinator)
             raise
-        run = cls(coordinator, storage, spec.name, dashboard=connection.dashboard, facts=facts)
+        run = cls(coordinator, storage, spec.name, dashboard=connection.dashboard, info=info)
         if not spec.is_detached:
             stop_at_exit(run)
         return run

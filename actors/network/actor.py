@@ -16,11 +16,11 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayError
 
-from inarch.actors.messages import NAMESPACE, Directive, NetworkSpec, Outcome, coordinator_name, network_name
-from inarch.actors.network.async_checkpointer import Committer
-from inarch.actors.network.exchange_client import Courier, fetch
+from inarch.actors.messages import NAMESPACE, Command, ExitReason, NetworkSpec, coordinator_name, network_name
+from inarch.actors.network.async_checkpointer import AsyncCheckpointer
+from inarch.actors.network.exchange_client import ExchangeClient, fetch
 from inarch.actors.network.log_file import LogFile
-from inarch.actors.retry import RETRY_SECONDS, patiently
+from inarch.actors.retry import RETRY_SECONDS, retry
 from inarch.population.data import Splits
 from inarch.population.errors import CheckpointError, RunError
 from inarch.population.extension.user_code import place_of
@@ -48,7 +48,7 @@ KEEP_MEMORY = {
 small network's CPU time, and more in a thread that is not the process's first, as Ray's are."""
 
 
-class Network:
+class NetworkWorker:
     """The plain class; `NetworkActor` is it on Ray."""
 
     def __init__(self, spec: NetworkSpec, splits: Splits) -> None:
@@ -69,16 +69,16 @@ class Network:
         self._checkpoints = CheckpointStore(self._storage, keep=config.checkpoint.keep, token=spec.run.token)
         seconds, logger = self._storage_patience, self._log.logger
         claim = functools.partial(self._checkpoints.acquire_fence, spec.network_id, spec.incarnation)
-        patiently(claim, seconds=seconds, logger=logger)
+        retry(claim, seconds=seconds, logger=logger)
         task = ImageClassification(config, splits, factory=spec.run.factory, device=device)
         self.trainer = Trainer(task, config, network_id=spec.network_id, incarnation=spec.incarnation)
-        self._resumed = patiently(self._resume, seconds=seconds, logger=logger)
+        self._resumed = retry(self._resume, seconds=seconds, logger=logger)
         self._coordinator = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
-        self._committer = Committer(self._checkpoints, self._log, deadline_seconds=seconds)
+        self._checkpointer = AsyncCheckpointer(self._checkpoints, self._log, deadline_seconds=seconds)
         self._latest: IntervalReport | None = None
-        self._outcome: Outcome | None = None
+        self._outcome: ExitReason | None = None
         self._failure: Exception | None = None
-        self._courier = Courier(
+        self._exchange = ExchangeClient(
             self._coordinator,
             network_id=spec.network_id,
             incarnation=spec.incarnation,
@@ -116,10 +116,10 @@ class Network:
     @ray.method(concurrency_group="control")
     def ready(self) -> tuple[str, int, int, str]:
         """Structure, interval, process and node: the first call, answered when the network is built."""
-        return self._facts()
+        return self._describe()
 
     @ray.method(concurrency_group="train")
-    def run(self) -> Outcome:
+    def run(self) -> ExitReason:
         """Train to the end. The pending call is the network's sign of life; a second one, of a coordinator that came
         back, waits for the first and tells the same."""
         if self._failure is not None:
@@ -139,10 +139,10 @@ class Network:
             finally:
                 self._is_training = False
                 self._log.sync()
-                if self._courier.is_orphaned:
+                if self._exchange.is_orphaned:
                     _exit_soon()
             self._log.logger.info("network %d: %s", self._spec.network_id, self._outcome.value)
-            if self._outcome is Outcome.FENCED:
+            if self._outcome is ExitReason.FENCED:
                 _exit_soon()
         return self._outcome
 
@@ -151,15 +151,15 @@ class Network:
         self,
     ) -> tuple[IntervalReport | None, list[PublishedSnapshot[list[ray.ObjectRef]]], tuple[str, int, int, str]]:
         """Newest report, what is on the board, and what `ready` tells: for a coordinator that came back."""
-        self._courier.heard()
-        return self._latest, self._courier.held(), self._facts()
+        self._exchange.record_heartbeat()
+        return self._latest, self._exchange.published(), self._describe()
 
     @ray.method(concurrency_group="control")
-    def direct(self, directive: Directive) -> None:
+    def direct(self, command: Command) -> None:
         """Leave or stop; sets a flag that the training thread looks at after each step."""
-        self._courier.heard()
-        self._is_stopping |= directive in (Directive.STOP, Directive.FENCED)
-        self._is_leaving |= directive is Directive.LEAVE
+        self._exchange.record_heartbeat()
+        self._is_stopping |= command in (Command.STOP, Command.FENCED)
+        self._is_leaving |= command is Command.LEAVE
 
     # The trainer's host.
 
@@ -170,27 +170,27 @@ class Network:
         self._moved_seconds = time.monotonic()
         if self._step_seconds:
             self._pad_step()
-        is_ending = self._is_stopping or self._courier.is_orphaned or self._committer.is_fenced
-        return not (is_ending or self._courier.directive in _ENDING)
+        is_ending = self._is_stopping or self._exchange.is_orphaned or self._checkpointer.is_fenced
+        return not (is_ending or self._exchange.command in _ENDING)
 
     def should_continue(self) -> bool:
-        return self.after_step() and not (self._is_leaving or self._courier.directive is Directive.LEAVE)
+        return self.after_step() and not (self._is_leaving or self._exchange.command is Command.LEAVE)
 
     def prefetch(self, own: SnapshotInfo) -> None:
-        self._courier.prepare(own)
+        self._exchange.prefetch(own)
 
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
-        return self._courier.pull(own)
+        return self._exchange.fetch_scions(own)
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         self._moved_seconds = time.monotonic()
         self._latest = report
         if report.outcome:
-            self._courier.report(report)
+            self._exchange.report(report)
         if checkpoint is not None:
-            self._committer.commit(checkpoint)
+            self._checkpointer.commit(checkpoint)
 
-    def _facts(self) -> tuple[str, int, int, str]:
+    def _describe(self) -> tuple[str, int, int, str]:
         return (
             self.trainer.layout.fingerprint,
             self.trainer.interval,
@@ -204,11 +204,11 @@ class Network:
         time.sleep(max(0.0, self._step_seconds - (now - self._step_ended)))
         self._step_ended = time.monotonic()
 
-    def _live(self) -> Outcome:
-        if self._spec.birth == "newcomer" and not self._resumed and not self._join():
-            return Outcome.STOPPED
+    def _live(self) -> ExitReason:
+        if self._spec.mode == "joined" and not self._resumed and not self._join():
+            return ExitReason.STOPPED
         if self.trainer.is_finished and self.trainer.publishes:
-            self._courier.offer(self.trainer.snapshot(time.time()))
+            self._exchange.publish(self.trainer.snapshot(time.time()))
         for report, snapshot in self.trainer.intervals(self):
             self._latest = report
             self._log.logger.info(
@@ -221,20 +221,20 @@ class Network:
                 ),
             )
             if self._spec.run.config.mode == "lockstep":
-                self._committer.settle()
-            self._courier.publish(report, snapshot)
-        self._committer.settle()
-        self._courier.flush(seconds=self._spec.run.config.patience.lease_seconds)
+                self._checkpointer.wait()
+            self._exchange.publish_interval(report, snapshot)
+        self._checkpointer.wait()
+        self._exchange.flush(seconds=self._spec.run.config.patience.lease_seconds)
         return self._how_it_ended()
 
-    def _how_it_ended(self) -> Outcome:
-        if self._committer.is_fenced or self._courier.directive is Directive.FENCED:
-            return Outcome.FENCED
+    def _how_it_ended(self) -> ExitReason:
+        if self._checkpointer.is_fenced or self._exchange.command is Command.FENCED:
+            return ExitReason.FENCED
         if self.trainer.is_finished:
-            return Outcome.DONE
-        if self._courier.is_orphaned:
-            return Outcome.ORPHANED
-        return Outcome.LEFT if self._is_leaving and not self._is_stopping else Outcome.STOPPED
+            return ExitReason.DONE
+        if self._exchange.is_orphaned:
+            return ExitReason.ORPHANED
+        return ExitReason.LEFT if self._is_leaving and not self._is_stopping else ExitReason.STOPPED
 
     def _join(self) -> bool:
         """Ask what to begin with: a network's weights, or a place in the schedule. In lockstep a barrier has to open
@@ -252,7 +252,7 @@ class Network:
             except (RayError, GetTimeoutError):
                 time.sleep(RETRY_SECONDS)
                 continue
-            self._courier.heard()
+            self._exchange.record_heartbeat()
             if isinstance(parent, int):
                 self.trainer.fast_forward(parent)
                 return True
@@ -269,7 +269,7 @@ class Network:
         return False
 
     def _resume(self) -> bool:
-        if self._spec.birth == "founder":
+        if self._spec.mode == "initial":
             return False
         network_id, at_most = self._spec.network_id, self._spec.at_most_interval
         newest = self._checkpoints.newest(network_id, at_most_interval=at_most)
@@ -303,7 +303,7 @@ class Network:
             _exit_soon()
 
 
-_ENDING = (Directive.STOP, Directive.FENCED)
+_ENDING = (Command.STOP, Command.FENCED)
 
 
 def create_network(spec: NetworkSpec, data: Any, *, cpus: float) -> Any:
@@ -332,8 +332,8 @@ def create_network(spec: NetworkSpec, data: Any, *, cpus: float) -> Any:
 
 _ON_RAY: dict[str, Any] = {"concurrency_groups": {"train": 1, "control": 2}}
 
-NetworkActor: Any = ray.remote(**_ON_RAY)(Network)
-"""`Network` on Ray."""
+NetworkActor: Any = ray.remote(**_ON_RAY)(NetworkWorker)
+"""`NetworkWorker` on Ray."""
 
 
 def _device(spec: NetworkSpec) -> torch.device:

@@ -13,7 +13,7 @@ from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.history import TABLES
 
 
-class Committer:
+class AsyncCheckpointer:
     """Writes checkpoints on a thread of its own, one at a time: training waits only for the one before.
 
     While storage fails, training goes on, and what could not be written is handed to the next checkpoint: rows and
@@ -40,7 +40,7 @@ class Committer:
         if not self.is_fenced:
             self._under_way = self._writer.submit(self._write, checkpoint)
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait until the last checkpoint is written, or found not to be wanted; write it again where it failed.
 
         Raises:

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from inarch.actors.messages import Directive
+from inarch.actors.messages import Command
 from inarch.population.config import PatienceConfig
 from inarch.population.membership.outcome import Refusal
 from inarch.population.membership.snapshot_index import PublishedSnapshot
@@ -36,7 +36,7 @@ HEARTBEATS = 6
 """Heartbeats in a lease time."""
 
 
-class Courier:
+class ExchangeClient:
     """One network's exchange with the coordinator and the object store."""
 
     def __init__(
@@ -58,14 +58,14 @@ class Courier:
         self._on_orphaned, self._logger = on_orphaned, logger
         self._changed = threading.Condition()
         self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=KEPT_REPORTS)
-        self._unposted: PublishedSnapshot[list[ray.ObjectRef]] | None = None
+        self._pending: PublishedSnapshot[list[ray.ObjectRef]] | None = None
         self._is_posting = False
-        self._held: list[PublishedSnapshot[list[ray.ObjectRef]]] = []
+        self._published: list[PublishedSnapshot[list[ray.ObjectRef]]] = []
         self._request: SnapshotInfo | None = None
         self._fetched: tuple[SnapshotInfo, tuple[Snapshot, ...] | Refusal] | None = None
         self._is_closed = False
         self._heard_seconds = time.monotonic()
-        self.directive = Directive.GO_ON
+        self.command = Command.CONTINUE
         self.is_orphaned = False
         self._threads = [
             threading.Thread(target=self._forever, args=(step,), name=f"courier-{name}", daemon=True)
@@ -74,20 +74,20 @@ class Courier:
         for thread in self._threads:
             thread.start()
 
-    def publish(self, report: IntervalReport, snapshot: Snapshot | None) -> None:
+    def publish_interval(self, report: IntervalReport, snapshot: Snapshot | None) -> None:
         """Called by the training thread: tell of an interval, and offer its snapshot."""
         with self._changed:
             self._reports.append(report)
         if snapshot is not None:
-            self.offer(snapshot)
+            self.publish(snapshot)
         with self._changed:
             self._changed.notify_all()
 
-    def offer(self, snapshot: Snapshot) -> None:
+    def publish(self, snapshot: Snapshot) -> None:
         """Called by the training thread: put the snapshot into the store and hand it to the posting thread. While an
         earlier one is on its way an asynchronous network keeps this one back."""
         with self._changed:
-            is_free = not self._is_posting and self._unposted is None
+            is_free = not self._is_posting and self._pending is None
         if not (is_free or self._is_lockstep):
             return
         self._forget_old()
@@ -96,10 +96,10 @@ class Courier:
         except RayError as error:  # a full store costs an exchange, not the network
             self._logger.warning("interval %d was not published: %s", snapshot.origin.interval, error)
             return
-        posting = PublishedSnapshot(origin=snapshot.origin, information=snapshot.information, payload=[reference])
+        snapshot_ = PublishedSnapshot(origin=snapshot.origin, information=snapshot.information, payload=[reference])
         with self._changed:
-            self._held.append(posting)
-            self._unposted = posting
+            self._published.append(snapshot_)
+            self._pending = snapshot_
             self._changed.notify_all()
 
     def report(self, report: IntervalReport) -> None:
@@ -108,12 +108,12 @@ class Courier:
             self._reports.append(report)
             self._changed.notify_all()
 
-    def prepare(self, own: SnapshotInfo) -> None:
+    def prefetch(self, own: SnapshotInfo) -> None:
         """Called before the evaluation: begin to ask and to fetch."""
         if not self._is_lockstep:
             self._ask(own)
 
-    def pull(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
         """Called by the training thread: what has arrived. In lockstep, waits for the barrier."""
         if self._is_lockstep:
             return self._pull_at_barrier(own)
@@ -122,20 +122,20 @@ class Courier:
             fetched, self._fetched = self._fetched, None
         return fetched[1] if fetched is not None else Refusal.LATE
 
-    def held(self) -> list[PublishedSnapshot[list[ray.ObjectRef]]]:
+    def published(self) -> list[PublishedSnapshot[list[ray.ObjectRef]]]:
         """What this network has on the board: for a coordinator that comes back."""
         with self._changed:
-            return list(self._held)
+            return list(self._published)
 
     def flush(self, *, seconds: float) -> None:
         """Wait until everything is posted, at most so long."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self.is_orphaned or not (self._reports or self._unposted is not None or self._is_posting),
+                lambda: self.is_orphaned or not (self._reports or self._pending is not None or self._is_posting),
                 seconds,
             )
 
-    def heard(self) -> None:
+    def record_heartbeat(self) -> None:
         """The coordinator gave a sign of life."""
         self._heard_seconds = time.monotonic()
 
@@ -149,7 +149,7 @@ class Courier:
         """Before a put: lockstep keeps the version that others may still have to take, async what is on the board
         until the new one has replaced it."""
         with self._changed:
-            del self._held[:-1]
+            del self._published[:-1]
 
     def _ask(self, own: SnapshotInfo) -> None:
         with self._changed:
@@ -190,40 +190,42 @@ class Courier:
         """The posting thread: newest snapshot and reports when there are any, a heartbeat when not."""
         pause = self._patience.lease_seconds / HEARTBEATS
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._reports or self._unposted is not None, pause)
+            self._changed.wait_for(lambda: self._is_closed or self._reports or self._pending is not None, pause)
             if self._is_closed:
                 return
             reports, self._reports = list(self._reports), collections.deque(maxlen=KEPT_REPORTS)
-            posting, self._unposted = self._unposted, None
-            self._is_posting = posting is not None or bool(reports)
+            snapshot_, self._pending = self._pending, None
+            self._is_posting = snapshot_ is not None or bool(reports)
         is_posted = False
         try:
-            is_posted = self._post(reports, posting)
+            is_posted = self._post(reports, snapshot_)
         finally:
             with self._changed:
                 self._is_posting = False
                 if not is_posted:
                     self._reports.extendleft(reversed(reports))
-                    self._unposted = self._unposted or posting
-                elif posting is not None and not self._is_lockstep:
-                    self._held = [held for held in self._held if held.origin.step >= posting.origin.step]
+                    self._pending = self._pending or snapshot_
+                elif snapshot_ is not None and not self._is_lockstep:
+                    self._published = [
+                        published for published in self._published if published.origin.step >= snapshot_.origin.step
+                    ]
                 self._changed.notify_all()
         self._check_lease()
         if not is_posted:
             time.sleep(min(RETRY_SECONDS, pause))
 
-    def _post(self, reports: list[IntervalReport], posting: PublishedSnapshot[list[ray.ObjectRef]] | None) -> bool:
-        call = self._coordinator.post.remote(self._network, self._incarnation, reports, posting)
+    def _post(self, reports: list[IntervalReport], snapshot_: PublishedSnapshot[list[ray.ObjectRef]] | None) -> bool:
+        call = self._coordinator.post.remote(self._network, self._incarnation, reports, snapshot_)
         try:
-            self.directive = ray.get(call, timeout=self._patience.lease_seconds)
+            self.command = ray.get(call, timeout=self._patience.lease_seconds)
         except (RayError, GetTimeoutError):
             return False
-        self.heard()
+        self.record_heartbeat()
         return True
 
     def _check_lease(self) -> None:
         is_over = time.monotonic() - self._heard_seconds > self._patience.lease_seconds
-        if self.directive is Directive.FENCED:
+        if self.command is Command.FENCED:
             self._on_orphaned()
         elif is_over and not self.is_orphaned:
             self.is_orphaned = True
@@ -252,7 +254,7 @@ class Courier:
         except (RayError, GetTimeoutError):
             time.sleep(min(RETRY_SECONDS, patience.pull_seconds))
             return Refusal.LATE
-        self.heard()
+        self.record_heartbeat()
         if isinstance(offered, Refusal):
             return offered
         return fetch_all(offered, self._layout, seconds=patience.pull_seconds)
@@ -263,7 +265,7 @@ def fetch_all(
 ) -> tuple[Snapshot, ...] | Refusal:
     """Those of several posted snapshots that came, all within `seconds`; where none did, why the first did not."""
     deadline = time.monotonic() + seconds
-    found = [fetch(posting, layout, seconds=max(0.0, deadline - time.monotonic())) for posting in offered]
+    found = [fetch(snapshot_, layout, seconds=max(0.0, deadline - time.monotonic())) for snapshot_ in offered]
     return tuple(one for one in found if isinstance(one, Snapshot)) or next(r for r in found if isinstance(r, Refusal))
 
 

@@ -46,11 +46,11 @@ def run_benchmarks(names: Sequence[str] = (), *, repeats: int = 5, out: str | No
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
         raise ConfigError(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
-    facts, found = machine(), []
+    info, found = machine(), []
     for name in names or BENCHMARKS:
         console.print(f"{name}: {repeats} repeats", highlight=False)
         measurement = BENCHMARKS[name](repeats=repeats)
-        found.append(to_json(measurement, facts))
+        found.append(to_json(measurement, info))
         console.print(table(measurement))
         for note in measurement.notes:
             console.print(note, highlight=False, soft_wrap=True)

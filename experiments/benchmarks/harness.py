@@ -84,11 +84,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def to_json(measurement: Measurement, facts: dict[str, Any]) -> dict[str, Any]:
+def to_json(measurement: Measurement, info: dict[str, Any]) -> dict[str, Any]:
     """A measurement in JSON's types, beside the machine that it was made on."""
     return {
         "name": measurement.name,
-        "machine": facts,
+        "machine": info,
         "repeats": measurement.repeats,
         "setting": measurement.setting,
         "rows": [_row_json(row) for row in measurement.rows],

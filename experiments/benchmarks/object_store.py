@@ -50,9 +50,9 @@ def store_rows(*, networks: int, seconds: float) -> tuple[list[Row], str]:
             run.stop()
         finally:
             run.close()
-    if run.facts is None:
+    if run.info is None:
         raise RuntimeError("a run that was started knows its facts")
-    snapshot, data = run.facts.snapshot_bytes, run.facts.data_bytes
+    snapshot, data = run.info.snapshot_bytes, run.info.data_bytes
     bound = data + 2 * networks * snapshot
     used = tuple((look - before) / 1e6 for look in looks)
     rows = [

@@ -69,14 +69,14 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
         recorded = json.loads(storage.read("config.json"))
     except StorageError as error:
         raise ConfigError(f"distillation.teachers: there is no run at {folder!r}: {error}") from error
-    facts, name = recorded["facts"], recorded["model"]
+    info, name = recorded["info"], recorded["model"]
     if name == "callable":
         raise ConfigError(
             f"distillation.teachers: {folder!r} was begun with a callable; a teacher needs a named network"
         )
-    if (facts["num_classes"], facts["image_shape"][0]) != (num_classes, in_channels):
+    if (info["num_classes"], info["image_shape"][0]) != (num_classes, in_channels):
         raise ConfigError(
-            f"distillation.teachers: {folder!r} has {facts['num_classes']} classes and {facts['image_shape'][0]} "
+            f"distillation.teachers: {folder!r} has {info['num_classes']} classes and {info['image_shape'][0]} "
             f"channels, the student {num_classes} and {in_channels}"
         )
     state = _taught_by(CheckpointStore(storage), path)

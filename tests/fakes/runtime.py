@@ -5,12 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from inarch.population import (
-    IntervalReport,
-    Refusal,
-    Snapshot,
-    Trainer,
-)
+from inarch.population import IntervalReport, Refusal, Snapshot, Trainer
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.state.snapshot import SnapshotInfo
 from inarch.population.training.runtime import TrainerRuntime
