@@ -158,7 +158,7 @@ def _soup(
 ) -> dict[str, Tensor]:
     """The mean of weights, with batch norm statistics of its own."""
     if recorded["model"] == "callable" and factory is None:
-        if recorded["config"]["graft"]["alignment"] != "none":
+        if recorded["config"]["graft"]["channel_matching"] != "none":
             raise ConfigError(
                 "this run was begun with a callable, without which channels cannot be brought into one order; "
                 "population.alignment.in_one_order and population.evaluation.soup do it with the module at hand"

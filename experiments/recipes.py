@@ -27,7 +27,7 @@ def digits() -> RunConfig:
         model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train="digits", augmentation="crop", padding=1),
         population=PopulationConfig(size=4),
-        schedule=ScheduleConfig(epochs=30, batch_size=64, shape="cosine"),
+        schedule=ScheduleConfig(epochs=30, batch_size=64, lr_decay="cosine"),
         optimizer=OptimizerConfig(learning_rate=0.1),
     )
 
@@ -41,7 +41,7 @@ def paper(data: str, architecture: str) -> RunConfig:
         model=ModelConfig(architecture=architecture),
         data=DataConfig(train=data, augmentation="crop_flip", padding=4),
         population=PopulationConfig(size=2),
-        schedule=ScheduleConfig(epochs=200, batch_size=256, shape="step", step_epochs=60, step_factor=0.1),
+        schedule=ScheduleConfig(epochs=200, batch_size=256, lr_decay="step", step_epochs=60, step_factor=0.1),
         optimizer=OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=5e-4),
     )
 
@@ -53,7 +53,7 @@ def paper_diverse(data: str, architecture: str) -> RunConfig:
         model=base.model,
         data=base.data,
         population=base.population,
-        schedule=ScheduleConfig(epochs=200, batch_size=256, shape="cosine"),
+        schedule=ScheduleConfig(epochs=200, batch_size=256, lr_decay="cosine"),
         optimizer=OptimizerConfig(learning_rate=0.1, learning_rates="spread", momentum=0.9, weight_decay=5e-4),
     )
 
@@ -75,7 +75,7 @@ def imagenet(architecture: str) -> RunConfig:
             workers=8,
         ),
         population=PopulationConfig(size=2),
-        schedule=ScheduleConfig(epochs=90, batch_size=256, shape="step", step_epochs=30, step_factor=0.1),
+        schedule=ScheduleConfig(epochs=90, batch_size=256, lr_decay="step", step_epochs=30, step_factor=0.1),
         optimizer=OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=1e-4),
     )
 
@@ -90,7 +90,7 @@ def dcff(data: str, architecture: str, preset: str) -> RunConfig:
         model=ModelConfig(architecture=architecture),
         data=DataConfig(train=data, augmentation="crop_flip", padding=4),
         population=PopulationConfig(size=1),
-        schedule=ScheduleConfig(epochs=300, batch_size=256, shape="step", step_at=(150, 225), step_factor=0.1),
+        schedule=ScheduleConfig(epochs=300, batch_size=256, lr_decay="step", step_at=(150, 225), step_factor=0.1),
         optimizer=OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=5e-4),
         exchange=ExchangeConfig(rule="none"),
         fusion=FusionConfig(mode="stable", preset=preset),
@@ -106,7 +106,7 @@ def dcff_imagenet(architecture: str, preset: str) -> RunConfig:
     schedule = ScheduleConfig(
         epochs=90 if falls_in_steps else 180,
         batch_size=256,
-        shape="step" if falls_in_steps else "cosine",
+        lr_decay="step" if falls_in_steps else "cosine",
         step_epochs=30,
         warmup_epochs=5,
     )
@@ -140,7 +140,7 @@ def persons(architecture: str) -> RunConfig:
             padding=10,
         ),
         population=PopulationConfig(size=2),
-        schedule=ScheduleConfig(epochs=60, batch_size=32, shape="step", step_epochs=20, step_factor=0.1),
+        schedule=ScheduleConfig(epochs=60, batch_size=32, lr_decay="step", step_epochs=20, step_factor=0.1),
         optimizer=OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=5e-4),
     )
 

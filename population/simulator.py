@@ -103,7 +103,7 @@ class Simulator:
         self.members = Members()
         kept = 2 if config.mode == "lockstep" else 1
         self.index: SnapshotIndex[Snapshot] = SnapshotIndex(config.topology, seed=config.seed, num_versions=kept)
-        self.barrier = Barrier(deadline_seconds=config.patience.barrier_seconds)
+        self.barrier = Barrier(deadline_seconds=config.timeouts.barrier_seconds)
         self._make_task, self._observe = make_task, observe
         self._step_seconds = dict(step_seconds or {})
         self._post_seconds = post_seconds
@@ -135,8 +135,8 @@ class Simulator:
             if opening.is_timed_out:
                 return Refusal.BARRIER_TIMEOUT
             members, donors, version = opening.members, opening.donors, own.interval
-        limit = staleness_limit(self.config.age, num_intervals=life.trainer.schedule.num_intervals)
-        count = self.config.exchange.num_donors
+        limit = staleness_limit(self.config.staleness, num_intervals=life.trainer.schedule.num_intervals)
+        count = self.config.exchange.donor_limit
         offered = self.index.select_donors(
             own, members=members, donors=donors, limit=limit, count=count, version=version
         )
@@ -214,7 +214,7 @@ class Simulator:
         interval = report.origin.interval
         self._at_barrier.setdefault(interval, []).append(life)
         self.barrier.arrive(life.trainer.network_id, interval, now=now)
-        deadline = now + self.config.patience.barrier_seconds
+        deadline = now + self.config.timeouts.barrier_seconds
         self._at(deadline, lambda later: self._open_barrier(interval, later))
         self._open_barrier(interval, now)
 

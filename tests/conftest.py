@@ -62,7 +62,7 @@ def small_config(**changes: Any) -> RunConfig:
         "model": ModelConfig(architecture="resnet8"),
         "data": DataConfig(augmentation="crop", padding=1),
         "population": PopulationConfig(size=2),
-        "schedule": ScheduleConfig(epochs=4, batch_size=32, shape="cosine"),
+        "schedule": ScheduleConfig(epochs=4, batch_size=32, lr_decay="cosine"),
         "optimizer": OptimizerConfig(learning_rate=0.05),
     }
     return RunConfig(**(fields | changes))

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inarch.population import (
-    AgeConfig,
     ExchangeConfig,
     FusionConfig,
     GraftConfig,
     ModelConfig,
     PopulationConfig,
     Simulator,
+    StalenessConfig,
     Trainer,
 )
 from inarch.population.errors import ConfigError
@@ -305,7 +305,9 @@ def test_published_filter_graft(vectors) -> None:
         }
         for side in ("own", "scion", "result")
     )
-    rule = GraftRule(GraftConfig(level="filter", criterion="batch_norm", reference=True), AgeConfig(policy="none"))
+    rule = GraftRule(
+        GraftConfig(level="filter", criterion="batch_norm", reference=True), StalenessConfig(policy="none")
+    )
     stock = rootstock(0, {key: value.clone() for key, value in own.items()}, rule)
     stock.units = tuple(GraftUnit(name=key, keys=(key,)) for key, value in own.items() if value.dim() == 4)
     (taken,) = rule.apply(stock, [arrival(1, scion, rule)])
@@ -355,7 +357,7 @@ def grafted(config: GraftConfig, *, left: float = 1.0) -> tuple[dict[str, Tensor
 
 @pytest.mark.parametrize("crossing", ["product", "mean", "output"])
 def test_each_entry_keeps_what_its_filters_keep(crossing: Any) -> None:
-    own, scion, result, made = grafted(GraftConfig(level="filter", criterion="batch_norm", crossing=crossing))
+    own, scion, result, made = grafted(GraftConfig(level="filter", criterion="batch_norm", weight_alpha=crossing))
     hidden, stream = made["layer1.0.conv1.weight"], made["conv1.weight"]
     gammas = [side["layer1.0.bn1.weight"].abs().double() for side in (own, scion)]
     torch.testing.assert_close(hidden, gammas[0] / (gammas[0] + gammas[1]))
@@ -383,7 +385,7 @@ def test_a_stream_is_judged_by_all_that_make_it() -> None:
 
 
 def test_age_leaves_less_of_the_scion() -> None:
-    config = GraftConfig(level="filter", criterion="constant", crossing="output")
+    config = GraftConfig(level="filter", criterion="constant", weight_alpha="output")
     own, _, gone, _ = grafted(config, left=0.0)
     assert all(torch.equal(value, own[key]) for key, value in gone.items())
     own, scion, half, _ = grafted(config, left=0.5)
@@ -416,7 +418,7 @@ def test_alignment_never_makes_networks_less_alike() -> None:
 
 
 def test_networks_that_matched_their_channels_are_averaged_in_one_order() -> None:
-    config = small_config(graft=GraftConfig(alignment="weights"))
+    config = small_config(graft=GraftConfig(channel_matching="weights"))
     task = tiny_task(config)
     model = task.build(0)
     channels = find_channels(model, task.image_shape)
@@ -431,10 +433,10 @@ def test_networks_that_matched_their_channels_are_averaged_in_one_order() -> Non
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "batch norm": {"graft": GraftConfig(level="filter", criterion="batch_norm")},
-    "entropy, mean": {"graft": GraftConfig(level="filter", crossing="mean")},
-    "two donors": {"graft": GraftConfig(level="filter", criterion="l1"), "exchange": ExchangeConfig(donors=2)},
-    "aligned filters": {"graft": GraftConfig(level="filter", criterion="batch_norm", alignment="weights")},
-    "aligned layers": {"graft": GraftConfig(alignment="weights")},
+    "entropy, mean": {"graft": GraftConfig(level="filter", weight_alpha="mean")},
+    "two donors": {"graft": GraftConfig(level="filter", criterion="l1"), "exchange": ExchangeConfig(num_donors=2)},
+    "aligned filters": {"graft": GraftConfig(level="filter", criterion="batch_norm", channel_matching="weights")},
+    "aligned layers": {"graft": GraftConfig(channel_matching="weights")},
 }
 
 
@@ -453,7 +455,7 @@ def test_populations_graft_filters(name: str) -> None:
 def test_several_donors_give_the_mean_of_the_blends() -> None:
     model = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
     channels = find_channels(model, (1, 32, 32))
-    rule = GraftRule(GraftConfig(level="filter", criterion="l1"), AgeConfig(), channels)
+    rule = GraftRule(GraftConfig(level="filter", criterion="l1"), StalenessConfig(), channels)
     arrivals = [arrival(number, state(number + 1), rule) for number in (1, 2)]
     blends = []
     for chosen in ([arrivals[0]], [arrivals[1]], arrivals):
@@ -470,8 +472,8 @@ def test_several_donors_give_the_mean_of_the_blends() -> None:
 def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: Any) -> None:
     model = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
     channels = find_channels(model, (1, 32, 32))
-    config = GraftConfig(level="filter", criterion="constant", crossing=crossing)
-    rule = GraftRule(config, AgeConfig(policy="polynomial", rate=1.0), channels)
+    config = GraftConfig(level="filter", criterion="constant", weight_alpha=crossing)
+    rule = GraftRule(config, StalenessConfig(policy="polynomial", rate=1.0), channels)
     old = Staleness(intervals=age, steps=age, seconds=0.0)
     scion, own = state(2), state(1)
     before = {key: tensor.clone() for key, tensor in own.items()}
@@ -498,11 +500,11 @@ def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: A
     [
         {"criterion": "robust_entropy"},
         {"momentum": "blend"},
-        {"crossing": "sum"},
-        {"alignment": "optimal"},
-        {"several": "best"},
+        {"weight_alpha": "sum"},
+        {"channel_matching": "optimal"},
+        {"multi_donor": "best"},
         {"reference": True},
-        {"reference": True, "criterion": "batch_norm", "crossing": "mean"},
+        {"reference": True, "criterion": "batch_norm", "weight_alpha": "mean"},
         {"reference": True, "criterion": "batch_norm", "batch_norm": "keep"},
     ],
 )

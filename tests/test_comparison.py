@@ -33,16 +33,16 @@ from inarch.experiments.comparison.editions import EDITION, means_the_same
 from inarch.experiments.comparison.report import SHOWN
 from inarch.experiments.comparison.results_store import fingerprint
 from inarch.population import (
-    AgeConfig,
-    AverageConfig,
-    AveragingConfig,
     DataConfig,
     DistillationConfig,
     ExchangeConfig,
     GraftConfig,
     ImageClassification,
+    PapaConfig,
     PopulationConfig,
     Simulator,
+    StalenessConfig,
+    WeightAveragingConfig,
 )
 from inarch.population.errors import ConfigError
 from inarch.population.persistence.history import THRESHOLDS
@@ -98,7 +98,7 @@ def test_published_tables_compare_what_is_there_and_teachers_come_first(name: st
             assert names.index(taught_by.name) < place and number < taught_by.config.population.size
     shorter = comparison(name, DataConfig(train="cifar100"), epochs=3)
     assert {arm.config.schedule.epochs for arm in shorter.arms} == {3}
-    falls = {arm.config.schedule.step_epochs for arm in shorter.arms if arm.config.schedule.shape == "step"}
+    falls = {arm.config.schedule.step_epochs for arm in shorter.arms if arm.config.schedule.lr_decay == "step"}
     assert falls <= {1}
 
 
@@ -183,12 +183,12 @@ def test_fingerprint_tells_configurations_apart_and_not_where_they_run() -> None
     assert fingerprint(base) == fingerprint(dataclasses.replace(base, name="x", storage="/else", seed=5))
     there, elsewhere = (small(DataConfig(train=f"{at}/a.parquet", test="t.parquet"), size=2, epochs=3) for at in "xy")
     assert fingerprint(there) == fingerprint(elsewhere) != fingerprint(base)
-    assert fingerprint(base) != fingerprint(dataclasses.replace(base, average=AverageConfig(pull=0.5)))
+    assert fingerprint(base) != fingerprint(dataclasses.replace(base, papa=PapaConfig(pull=0.5)))
 
 
 def test_papa_pulls_every_ten_steps_and_is_evaluated_once_an_epoch() -> None:
     config = papa(small(DIGITS, size=2, epochs=3))
-    assert (config.schedule.interval_steps, config.schedule.evaluate) == (10, "epoch")
+    assert (config.schedule.interval_steps, config.schedule.eval_every) == (10, "epoch")
 
 
 def tiny(seeds: tuple[int, ...] = (0, 1)) -> Comparison:
@@ -331,8 +331,8 @@ def test_a_run_of_the_same_configuration_and_data_is_taken_from_the_record_besid
 def test_an_edition_changes_what_it_concerns_and_nothing_else() -> None:
     alone, waits = (small(DIGITS, size=2, epochs=1, exchange=one, mode="lockstep") for one in (NONE, ExchangeConfig()))
     nobody_waits = dataclasses.replace(waits, mode="async")
-    averaged = dataclasses.replace(alone, averaging=AveragingConfig(kind="swa"))
-    unset = dataclasses.replace(nobody_waits, age=AgeConfig())
+    averaged = dataclasses.replace(alone, weight_averaging=WeightAveragingConfig(kind="swa"))
+    unset = dataclasses.replace(nobody_waits, staleness=StalenessConfig())
     since = {1: (alone, waits), 2: (nobody_waits, averaged), 3: (unset,)}
     for edition, configs in since.items():
         for config in configs:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from inarch.population import (
-    AgeConfig,
     ExchangeConfig,
     GraftConfig,
     PopulationConfig,
@@ -21,6 +20,7 @@ from inarch.population import (
     Simulator,
     Snapshot,
     SnapshotInfo,
+    StalenessConfig,
 )
 from inarch.population.errors import ConfigError
 from inarch.population.exchange import GraftRule
@@ -89,7 +89,7 @@ def test_the_past_moves_with_what_was_taken_in_and_not_with_what_was_trained() -
 
 
 def test_a_graft_of_an_old_scion_adds_what_was_trained_since() -> None:
-    rule = GraftRule(GraftConfig(criterion="constant"), AgeConfig())
+    rule = GraftRule(GraftConfig(criterion="constant"), StalenessConfig())
     own, then, scion = state(1), state(2), state(3)
     past = StateHistory(intervals=1)
     past.note(at(2), then)
@@ -119,7 +119,7 @@ def test_large_layers_are_blended_in_blocks_to_the_same_values() -> None:
 
 
 def test_several_old_scions_are_brought_forward_each_by_its_own_age() -> None:
-    rule = GraftRule(GraftConfig(criterion="constant"), AgeConfig(policy="none"))
+    rule = GraftRule(GraftConfig(criterion="constant"), StalenessConfig(policy="none"))
     own, then, one, two = state(1), state(2), state(3), state(4)
     past = StateHistory(intervals=1)
     past.note(at(2), then)
@@ -135,13 +135,13 @@ def test_old_scions_are_brought_forward_by_default_where_they_can_be() -> None:
     assert RunConfig().compensation == 2
     for config in (
         RunConfig(mode="lockstep"),
-        RunConfig(exchange=ExchangeConfig(rule="average")),
+        RunConfig(exchange=ExchangeConfig(rule="papa")),
         RunConfig(graft=GraftConfig(scion="noise")),
         RunConfig(graft=GraftConfig(momentum="blend")),
-        RunConfig(age=AgeConfig(compensation=0)),
+        RunConfig(staleness=StalenessConfig(compensation_intervals=0)),
     ):
         assert config.compensation == 0
-    assert RunConfig(mode="lockstep", age=AgeConfig(compensation=3)).compensation == 3
+    assert RunConfig(mode="lockstep", staleness=StalenessConfig(compensation_intervals=3)).compensation == 3
 
 
 def simulated(compensation: int, *, level: str = "layer") -> Simulation:
@@ -149,7 +149,7 @@ def simulated(compensation: int, *, level: str = "layer") -> Simulation:
     graft = GraftConfig() if level == "layer" else GraftConfig(level="filter", criterion="batch_norm")
     config = small_config(
         population=PopulationConfig(size=2),
-        age=AgeConfig(policy="none", compensation=compensation, limit_intervals=2.0),
+        staleness=StalenessConfig(policy="none", compensation_intervals=compensation, max_intervals=2.0),
         graft=graft,
     )
     splits = tiny_splits(config)
@@ -169,7 +169,7 @@ def test_a_compensated_population_keeps_all_training(level: str) -> None:
 
 
 def test_the_history_tells_by_how_much_a_scion_was_brought_forward() -> None:
-    config = small_config(age=AgeConfig(compensation=1, limit_intervals=5))
+    config = small_config(staleness=StalenessConfig(compensation_intervals=1, max_intervals=5))
     scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
     trainer, host = new_trainer(config), FakeRuntime(lambda own: scion if own.interval >= 2 else Refusal.NOTHING_YET)
     live(trainer, host)
@@ -183,8 +183,8 @@ def test_the_history_tells_by_how_much_a_scion_was_brought_forward() -> None:
 @pytest.mark.parametrize("compensation", [1, 2])
 def test_stopped_at_any_step_and_resumed_brings_forward_by_the_same_bits(compensation: int, stop_after: int) -> None:
     config = small_config(
-        age=AgeConfig(compensation=compensation, limit_intervals=5),
-        schedule=ScheduleConfig(epochs=5, batch_size=32, shape="cosine"),
+        staleness=StalenessConfig(compensation_intervals=compensation, max_intervals=5),
+        schedule=ScheduleConfig(epochs=5, batch_size=32, lr_decay="cosine"),
     )
     scions = live(new_trainer(config, network_id=1), FakeRuntime())
 
@@ -209,13 +209,13 @@ def test_stopped_at_any_step_and_resumed_brings_forward_by_the_same_bits(compens
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
-        ("age.compensation", {"exchange": ExchangeConfig(rule="average")}),
-        ("age.compensation", {"graft": GraftConfig(scion="noise")}),
+        ("staleness.compensation_intervals", {"exchange": ExchangeConfig(rule="papa")}),
+        ("staleness.compensation_intervals", {"graft": GraftConfig(scion="noise")}),
         ("graft.momentum", {"graft": GraftConfig(momentum="blend")}),
     ],
 )
 def test_what_cannot_be_compensated_is_named(field: str, changes: dict) -> None:
     with pytest.raises(ConfigError, match=field):
-        RunConfig(age=AgeConfig(compensation=1), **changes)
-    with pytest.raises(ConfigError, match=r"age\.compensation"):
-        AgeConfig(compensation=-1)
+        RunConfig(staleness=StalenessConfig(compensation_intervals=1), **changes)
+    with pytest.raises(ConfigError, match=r"staleness\.compensation_intervals"):
+        StalenessConfig(compensation_intervals=-1)

@@ -8,19 +8,19 @@ import pytest
 
 from inarch.experiments.recipes import RECIPES, recipe
 from inarch.population import (
-    AgeConfig,
-    AveragingConfig,
     CheckpointConfig,
     DataConfig,
     ExchangeConfig,
     GraftConfig,
     OptimizerConfig,
-    PaceConfig,
-    PatienceConfig,
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
+    StalenessConfig,
+    StragglerConfig,
+    TimeoutsConfig,
     TopologyConfig,
+    WeightAveragingConfig,
 )
 from inarch.population.config import from_dict, to_dict
 from inarch.population.errors import ConfigError
@@ -43,23 +43,23 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (OptimizerConfig, {"learning_rates": (0.1, -0.1)}, r"optimizer\.learning_rates"),
         (OptimizerConfig, {"nesterov": True, "momentum": 0.0}, r"optimizer\.nesterov"),
         (DataConfig, {"validation": 0.7}, r"data\.validation"),
-        (AgeConfig, {"rate": -1.0}, r"age\.rate"),
+        (StalenessConfig, {"rate": -1.0}, r"staleness\.rate"),
         (TopologyConfig, {"name": "edges"}, r"topology\.edges"),
         (TopologyConfig, {"name": "edges", "edges": ((1, 1),)}, r"topology\.edges"),
         (CheckpointConfig, {"keep": 1}, r"checkpoint\.keep"),
-        (PatienceConfig, {"pull_seconds": 0.0}, r"patience\.pull_seconds"),
-        (PaceConfig, {"slowdowns": (0.0,)}, r"pace\.slowdowns"),
+        (TimeoutsConfig, {"pull_seconds": 0.0}, r"timeouts\.pull_seconds"),
+        (StragglerConfig, {"slowdowns": (0.0,)}, r"debug\.straggler\.slowdowns"),
         (GraftConfig, {"scion": "noise", "level": "filter"}, r"graft\.level must be layer with graft\.scion noise"),
-        (GraftConfig, {"scion": "internal", "alignment": "weights"}, r"graft\.alignment must be none"),
+        (GraftConfig, {"scion": "internal", "channel_matching": "weights"}, r"graft\.channel_matching must be none"),
         (GraftConfig, {"scion": "internal", "momentum": "blend"}, r"graft\.momentum must be keep or reset"),
         (GraftConfig, {"scion": "noise", "batch_norm": "reset"}, r"graft\.batch_norm must be blend"),
         (GraftConfig, {"scion": "internal", "criterion": "random"}, r"graft\.criterion must be entropy or l1"),
         (
             RunConfig,
-            {"graft": GraftConfig(scion="noise"), "exchange": ExchangeConfig(donors=2)},
-            r"exchange\.donors must not be given with graft\.scion noise",
+            {"graft": GraftConfig(scion="noise"), "exchange": ExchangeConfig(num_donors=2)},
+            r"exchange\.num_donors must not be given with graft\.scion noise",
         ),
-        (GraftConfig, {"crossing": "mean"}, r"graft\.crossing must be given with graft\.level filter only"),
+        (GraftConfig, {"weight_alpha": "mean"}, r"graft\.weight_alpha must be given with graft\.level filter only"),
         (
             GraftConfig,
             {"level": "filter", "criterion": "l1", "units": "matrices"},
@@ -68,13 +68,13 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (GraftConfig, {"reference": True, "units": "matrices"}, r"graft\.units must be convolutions"),
         (
             RunConfig,
-            {"graft": GraftConfig(reference=True), "exchange": ExchangeConfig(donors=2)},
-            r"exchange\.donors must be 1 with graft\.reference",
+            {"graft": GraftConfig(reference=True), "exchange": ExchangeConfig(num_donors=2)},
+            r"exchange\.num_donors must be 1 with graft\.reference",
         ),
         (
             RunConfig,
-            {"exchange": ExchangeConfig(rule="exploit"), "averaging": AveragingConfig(kind="ema")},
-            r"averaging\.kind must be none with exchange\.rule exploit",
+            {"exchange": ExchangeConfig(rule="pbt"), "weight_averaging": WeightAveragingConfig(kind="ema")},
+            r"weight_averaging\.kind must be none with exchange\.rule pbt",
         ),
         (ScheduleConfig, {"epochs": 3, "warmup_epochs": 3}, r"schedule\.warmup_epochs must be .* fewer than epochs"),
         (RunConfig, {"mode": "sync"}, "mode must be one of async, lockstep"),
@@ -97,7 +97,7 @@ def test_nested_tuples_come_back() -> None:
     config = RunConfig(
         topology=TopologyConfig(name="edges", edges=((0, 1), (1, 0))),
         optimizer=OptimizerConfig(learning_rates=(0.1, 0.2, 0.3, 0.4)),
-        age=AgeConfig(limit_intervals=3),
+        staleness=StalenessConfig(max_intervals=3),
     )
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
 
@@ -126,7 +126,7 @@ def test_schedules_by_hand() -> None:
         ScheduleConfig(step_at=(5, 5))
     step = Schedule(config=ScheduleConfig(epochs=200, step_epochs=60), steps_per_epoch=10)
     assert [step.factor(s) for s in (0, 599, 600, 1200)] == [1.0, 1.0, 0.1, pytest.approx(0.01)]
-    cosine = Schedule(config=ScheduleConfig(epochs=10, shape="cosine", warmup_epochs=1), steps_per_epoch=10)
+    cosine = Schedule(config=ScheduleConfig(epochs=10, lr_decay="cosine", warmup_epochs=1), steps_per_epoch=10)
     assert cosine.factor(0) == 0.1
     assert cosine.factor(9) == 1.0
     assert cosine.factor(55) == pytest.approx(0.5)

@@ -117,7 +117,7 @@ def simulate(config: RunConfig):
 
 
 def test_mutual_learning_leaves_weights_alone_and_learns_from_the_newest_peers() -> None:
-    config = small_config(exchange=ExchangeConfig(rule="mutual"))
+    config = small_config(exchange=ExchangeConfig(rule="dml"))
     result = simulate(config)
     assert [line.outcome for line in result.ledger].count("grafted") >= 4
     one, other = result.trainers[0], result.trainers[1]

@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 
 from inarch.population import (
-    AgeConfig,
-    AverageConfig,
     CheckpointConfig,
     ExchangeConfig,
-    ExploitConfig,
     GraftConfig,
     GraftUnit,
     ModelConfig,
+    PapaConfig,
+    PbtConfig,
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
-    ShuffleConfig,
     Simulation,
     Simulator,
     Snapshot,
     SnapshotInfo,
+    StalenessConfig,
     TopologyConfig,
     Trainer,
+    WashConfig,
     differential_entropy,
     graft_units,
     layer_entropy,
@@ -113,7 +113,7 @@ def copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_averaging_pulls_toward_the_mean_of_all_as_the_learning_rate_falls() -> None:
-    rule = PapaRule(AverageConfig(pull=0.2))
+    rule = PapaRule(PapaConfig(pull=0.2))
     own, one, two = state(1), state(2), state(3)
     grafted = copies(own)
     taken = rule.apply(rootstock(0, grafted, rule), [arrival(1, one, rule), arrival(2, two, rule)])
@@ -127,7 +127,7 @@ def test_averaging_pulls_toward_the_mean_of_all_as_the_learning_rate_falls() -> 
 
 
 def test_shuffling_the_same_versions_permutes_each_weight_among_the_networks() -> None:
-    rule = WashRule(ShuffleConfig(probability=0.4))
+    rule = WashRule(WashConfig(probability=0.4))
     before = [state(seed) for seed in (1, 2, 3)]
     after = [copies(weights) for weights in before]
     for here in range(3):
@@ -145,7 +145,7 @@ def test_shuffling_the_same_versions_permutes_each_weight_among_the_networks() -
 
 
 def test_exploiting_copies_a_better_network_and_perturbs_its_learning_rate() -> None:
-    rule = PbtRule(ExploitConfig(factors=(0.5, 2.0)))
+    rule = PbtRule(PbtConfig(factors=(0.5, 2.0)))
     own, better = state(1), state(2)
     kept = copies(own)
     assert rule.apply(rootstock(0, kept, rule, score=0.9), [arrival(1, better, rule, score=0.8)]) == ()
@@ -161,7 +161,7 @@ def test_exploiting_copies_a_better_network_and_perturbs_its_learning_rate() -> 
 
 @pytest.mark.parametrize("several", ["mean", "best"])
 def test_grafting_from_several_donors(several) -> None:
-    rule = GraftRule(GraftConfig(several=several), AgeConfig())
+    rule = GraftRule(GraftConfig(multi_donor=several), StalenessConfig())
     own, one, two = state(1), state(2), state(3)
     grafted = copies(own)
     arrivals = [arrival(1, one, rule), arrival(2, two, rule)]
@@ -182,7 +182,7 @@ def test_grafting_from_several_donors(several) -> None:
 
 @pytest.mark.parametrize("num_donors", [1, 2])
 def test_batch_norms_statistics_can_be_reset(num_donors: int) -> None:
-    rule = GraftRule(GraftConfig(batch_norm="reset"), AgeConfig())
+    rule = GraftRule(GraftConfig(batch_norm="reset"), StalenessConfig())
     own, others = state(1), [state(seed) for seed in (2, 3)][:num_donors]
     own["bn1.running_mean"] += 3.0
     rule.apply(rootstock(0, own, rule), [arrival(n + 1, each, rule) for n, each in enumerate(others)])
@@ -190,7 +190,7 @@ def test_batch_norms_statistics_can_be_reset(num_donors: int) -> None:
 
 
 def test_what_is_too_old_to_have_a_part_resets_nothing() -> None:
-    age = AgeConfig(policy="exponential", cutoff_intervals=2.0)
+    age = StalenessConfig(policy="exponential", cutoff_intervals=2.0)
     rule = GraftRule(GraftConfig(batch_norm="reset", momentum="reset"), age)
     own, other = state(1), state(2)
     own["bn1.running_mean"] += 3.0
@@ -205,7 +205,7 @@ def test_what_is_too_old_to_have_a_part_resets_nothing() -> None:
 
 def test_noise_that_found_no_invalid_filter_keeps_the_momentum() -> None:
     for threshold, is_reset in ((0.0, False), (1e9, True)):
-        rule = GraftRule(GraftConfig(scion="noise", momentum="reset", threshold=threshold), AgeConfig())
+        rule = GraftRule(GraftConfig(scion="noise", momentum="reset", threshold=threshold), StalenessConfig())
         root = rootstock(0, state(1), rule)
         rule.apply(root, [])
         assert root.reset_momentum == is_reset
@@ -219,7 +219,7 @@ def test_in_lockstep_reset_statistics_are_measured_after_the_last_graft() -> Non
 
 
 def test_random_information_gives_two_networks_alphas_that_add_up_to_one() -> None:
-    rule = GraftRule(GraftConfig(criterion="random"), AgeConfig())
+    rule = GraftRule(GraftConfig(criterion="random"), StalenessConfig())
     one, two = state(1), state(2)
     (first,) = rule.apply(rootstock(0, copies(one), rule), [arrival(1, two, rule)])
     (second,) = rule.apply(rootstock(1, copies(two), rule), [arrival(0, one, rule)])
@@ -228,7 +228,7 @@ def test_random_information_gives_two_networks_alphas_that_add_up_to_one() -> No
 
 
 def test_constant_information_is_plain_averaging() -> None:
-    rule = GraftRule(GraftConfig(criterion="constant"), AgeConfig())
+    rule = GraftRule(GraftConfig(criterion="constant"), StalenessConfig())
     (taken,) = rule.apply(rootstock(0, state(1), rule), [arrival(1, state(2), rule)])
     assert {record.alpha for record in taken.layers} == {0.5}
 
@@ -307,15 +307,15 @@ def simulate(config: RunConfig) -> Simulation:
 
 
 RULES: dict[str, dict[str, Any]] = {
-    "graft from all": {"exchange": ExchangeConfig(donors=2)},
-    "graft, momentum blended": {"graft": GraftConfig(momentum="blend"), "exchange": ExchangeConfig(donors=2)},
+    "graft from all": {"exchange": ExchangeConfig(num_donors=2)},
+    "graft, momentum blended": {"graft": GraftConfig(momentum="blend"), "exchange": ExchangeConfig(num_donors=2)},
     "graft, random": {"graft": GraftConfig(criterion="random")},
     "graft, batch norm": {"graft": GraftConfig(criterion="batch_norm")},
     "internal": {"graft": GraftConfig(scion="internal", threshold=1e9), "population": PopulationConfig(size=1)},
     "noise": {"graft": GraftConfig(scion="noise"), "population": PopulationConfig(size=1)},
-    "average": {"exchange": ExchangeConfig(rule="average")},
-    "shuffle": {"exchange": ExchangeConfig(rule="shuffle")},
-    "exploit": {"exchange": ExchangeConfig(rule="exploit")},
+    "papa": {"exchange": ExchangeConfig(rule="papa")},
+    "wash": {"exchange": ExchangeConfig(rule="wash")},
+    "pbt": {"exchange": ExchangeConfig(rule="pbt")},
 }
 
 
@@ -340,9 +340,9 @@ def test_a_rule_that_takes_no_scions_publishes_nothing() -> None:
 
 
 def test_what_was_copied_is_not_copied_again_before_it_is_judged() -> None:
-    schedule = ScheduleConfig(epochs=2, batch_size=32, shape="cosine", interval_steps=1, evaluate="epoch")
-    age = AgeConfig(limit_intervals=100.0, compensation=0)
-    config = small_config(exchange=ExchangeConfig(rule="exploit"), schedule=schedule, age=age)
+    schedule = ScheduleConfig(epochs=2, batch_size=32, lr_decay="cosine", interval_steps=1, eval_every="epoch")
+    age = StalenessConfig(max_intervals=100.0, compensation_intervals=0)
+    config = small_config(exchange=ExchangeConfig(rule="pbt"), schedule=schedule, staleness=age)
     (donor, *_) = live(Trainer(tiny_task(config), config, network_id=1), FakeRuntime())
     donor = dataclasses.replace(donor, origin=dataclasses.replace(donor.origin, score=1.0))
     host = FakeRuntime(lambda own: donor)
@@ -351,9 +351,9 @@ def test_what_was_copied_is_not_copied_again_before_it_is_judged() -> None:
 
 
 def test_learning_rate_that_was_copied_is_kept_in_checkpoints() -> None:
-    exploit = ExploitConfig(factors=(0.5, 0.5))
+    exploit = PbtConfig(factors=(0.5, 0.5))
     three = PopulationConfig(size=3)
-    config = small_config(exchange=ExchangeConfig(rule="exploit"), exploit=exploit, population=three)
+    config = small_config(exchange=ExchangeConfig(rule="pbt"), pbt=exploit, population=three)
     result = simulate(config)
     copied = {line.network_id for line in result.ledger if line.outcome == "grafted"}
     assert copied
@@ -365,7 +365,7 @@ def test_learning_rate_that_was_copied_is_kept_in_checkpoints() -> None:
 
 
 def test_evaluation_and_checkpoint_when_an_epoch_has_ended() -> None:
-    schedule = ScheduleConfig(epochs=3, batch_size=32, shape="cosine", interval_steps=2, evaluate="epoch")
+    schedule = ScheduleConfig(epochs=3, batch_size=32, lr_decay="cosine", interval_steps=2, eval_every="epoch")
     config = small_config(schedule=schedule)
     reports = simulate(config).reports[0]
     assert [report.validation_accuracy is not None for report in reports] == [False, True, True, False, True]
@@ -375,7 +375,7 @@ def test_evaluation_and_checkpoint_when_an_epoch_has_ended() -> None:
 
 
 def test_tournament_needs_validation_images() -> None:
-    config = small_config(exchange=ExchangeConfig(rule="exploit"))
+    config = small_config(exchange=ExchangeConfig(rule="pbt"))
     with pytest.raises(ConfigError, match=r"data\.validation"):
         dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.0))
 

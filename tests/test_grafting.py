@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from inarch.population import (
-    AgeConfig,
     GraftConfig,
     ModelConfig,
+    StalenessConfig,
     adaptive_weight,
     discounted_alpha,
     graft,
@@ -100,7 +100,7 @@ def test_alpha_stays_in_its_range_and_the_pair_adds_up_to_one(own: float, scion:
     policy=st.sampled_from(["none", "polynomial", "exponential"]),
 )
 def test_age_only_raises_alpha(alpha: float, young: float, older: float, rate: float, policy) -> None:
-    config = AgeConfig(policy=policy, rate=rate)
+    config = StalenessConfig(policy=policy, rate=rate)
     first, second = discounted_alpha(alpha, young, config), discounted_alpha(alpha, young + older, config)
     assert alpha - 1e-12 <= first <= second + 1e-12 <= 1.0 + 2e-12
     assert discounted_alpha(alpha, 0.0, config) == pytest.approx(alpha)
@@ -108,13 +108,13 @@ def test_age_only_raises_alpha(alpha: float, young: float, older: float, rate: f
 
 
 def test_ages_by_hand() -> None:
-    assert staleness_discount(3.0, AgeConfig(policy="polynomial", rate=0.5)) == pytest.approx(0.5)
-    assert staleness_discount(8.0, AgeConfig(policy="exponential", rate=0.0)) == 1.0
-    assert staleness_discount(8.1, AgeConfig(policy="exponential", rate=0.0)) == 0.0
-    assert discounted_alpha(0.3, 9.0, AgeConfig(policy="exponential")) == 1.0
-    assert staleness_limit(AgeConfig(), num_intervals=200) == 10.0
-    assert staleness_limit(AgeConfig(), num_intervals=5) == 2.0
-    assert staleness_limit(AgeConfig(limit_intervals=3.0), num_intervals=200) == 3.0
+    assert staleness_discount(3.0, StalenessConfig(policy="polynomial", rate=0.5)) == pytest.approx(0.5)
+    assert staleness_discount(8.0, StalenessConfig(policy="exponential", rate=0.0)) == 1.0
+    assert staleness_discount(8.1, StalenessConfig(policy="exponential", rate=0.0)) == 0.0
+    assert discounted_alpha(0.3, 9.0, StalenessConfig(policy="exponential")) == 1.0
+    assert staleness_limit(StalenessConfig(), num_intervals=200) == 10.0
+    assert staleness_limit(StalenessConfig(), num_intervals=5) == 2.0
+    assert staleness_limit(StalenessConfig(max_intervals=3.0), num_intervals=200) == 3.0
 
 
 @pytest.mark.parametrize("criterion", ["entropy", "l1"])

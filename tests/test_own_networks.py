@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from inarch.actors.driver.inputs import with_network
 from inarch.population import (
-    AveragingConfig,
     DataConfig,
     ExchangeConfig,
     GraftConfig,
@@ -23,6 +22,7 @@ from inarch.population import (
     RunConfig,
     ScheduleConfig,
     Simulator,
+    WeightAveragingConfig,
 )
 from inarch.population.data import image_set, memory_splits
 from inarch.population.data.memory_batches import epoch_batches, epoch_steps
@@ -194,15 +194,15 @@ def changed(**fields: Any) -> RunConfig:
 @pytest.mark.parametrize("name", WORKS)
 @pytest.mark.parametrize("averaging", ["none", "ema"])
 def test_these_networks_train_graft_commit_and_are_judged(tmp_path, name: str, averaging: Any) -> None:
-    config = changed(averaging=AveragingConfig(kind=averaging, decay=0.5))
+    config = changed(weight_averaging=WeightAveragingConfig(kind=averaging, decay=0.5))
     splits = tiny_splits(config)
 
     def factory() -> nn.Module:
         return WORKS[name]()
 
     refused = {
-        "old weight norm": r"averaging.kind ema needs a copy .* use torch.nn.utils.parametrizations.weight_norm",
-        "sparse buffer that is not saved": "averaging.kind ema averages buffers too, and 'graph' is sparse",
+        "old weight norm": r"weight_averaging.kind ema needs a copy .* use torch.nn.utils.parametrizations.weight_norm",
+        "sparse buffer that is not saved": "weight_averaging.kind ema averages buffers too, and 'graph' is sparse",
     }
     if averaging == "ema" and name in refused:
         with pytest.raises(ConfigError, match=refused[name]):
@@ -237,7 +237,7 @@ def test_these_networks_train_graft_commit_and_are_judged(tmp_path, name: str, a
     assert judged["mean"]["accuracy"] == judged["each"][0]["accuracy"] > 0.2
 
 
-@pytest.mark.parametrize("rule", ["average", "shuffle", "exploit", "mutual", "none"])
+@pytest.mark.parametrize("rule", ["papa", "wash", "pbt", "dml", "none"])
 @pytest.mark.parametrize("name", ["MLP", "infinite mask", "no matrix"])
 def test_rules_that_graft_nothing_take_any_network(rule: Any, name: str) -> None:
     class Scale(nn.Module):

@@ -30,7 +30,7 @@ def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
         name="compact",
         data=DataConfig(train="digits", train_limit=200, test_limit=50, augmentation="none"),
         population=PopulationConfig(size=2, same_initial_weights=True),
-        schedule=ScheduleConfig(epochs=2, batch_size=64, shape="cosine"),
+        schedule=ScheduleConfig(epochs=2, batch_size=64, lr_decay="cosine"),
         exchange=ExchangeConfig(rule="none"),
         fusion=FusionConfig(mode="stable", rates=(0.5,)),
     )

@@ -226,7 +226,7 @@ def test_a_population_learns_to_find_digits(cluster: str, tmp_path: Path) -> Non
         model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train="digits", augmentation="crop", padding=1),
         population=PopulationConfig(size=2, cpus=1.0, same_initial_weights=True),
-        schedule=ScheduleConfig(epochs=4, batch_size=64, shape="cosine"),
+        schedule=ScheduleConfig(epochs=4, batch_size=64, lr_decay="cosine"),
         optimizer=OptimizerConfig(learning_rate=0.1),
         address=cluster,
     )
@@ -264,9 +264,9 @@ def test_photographs_of_unseen_classes_are_found(cluster: str, tmp_path: Path) -
         model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train=train, test=test, query=query),
         population=PopulationConfig(size=2, cpus=1.0),
-        schedule=ScheduleConfig(epochs=5, batch_size=64, shape="cosine"),
+        schedule=ScheduleConfig(epochs=5, batch_size=64, lr_decay="cosine"),
         optimizer=OptimizerConfig(learning_rate=0.1),
-        exchange=ExchangeConfig(rule="average"),
+        exchange=ExchangeConfig(rule="papa"),
         address=cluster,
     )
     task = ImageClassification(config, run_splits(config))

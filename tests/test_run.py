@@ -30,15 +30,16 @@ from inarch.actors.messages import NAMESPACE, network_name
 from inarch.experiments.export import export_network
 from inarch.experiments.saved_runs import judge_again
 from inarch.population import (
-    AgeConfig,
     DataConfig,
+    DebugConfig,
     ExchangeConfig,
     GraftConfig,
     OptimizerConfig,
-    PaceConfig,
-    PatienceConfig,
     PopulationConfig,
     ScheduleConfig,
+    StalenessConfig,
+    StragglerConfig,
+    TimeoutsConfig,
 )
 from inarch.population.data import write_arrow
 from inarch.population.errors import (
@@ -79,11 +80,11 @@ def begin(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationRun]
     runs: list[PopulationRun] = []
 
     def start(
-        name: str, *, data: Any = ARRAYS, data_config: DataConfig | None = None, network: Any = None, **changes: Any
+        name: str, *, data: Any = ARRAYS, data_config: DataConfig | None = None, model: Any = None, **changes: Any
     ) -> PopulationRun:
         changes |= {} if data_config is None else {"data": data_config}
         config = small_config(name=name, storage=str(tmp_path), **changes)
-        run = PopulationRun.start(config, data=data, model=network)
+        run = PopulationRun.start(config, data=data, model=model)
         runs.append(run)
         return run
 
@@ -126,8 +127,8 @@ def rows_in(path: str | Path) -> dict[int, list[int]]:
 
 def paced(epochs: int, step_seconds: float, **changes: Any) -> dict[str, Any]:
     return {
-        "schedule": ScheduleConfig(epochs=epochs, batch_size=32, shape="cosine"),
-        "pace": PaceConfig(step_seconds=step_seconds),
+        "schedule": ScheduleConfig(epochs=epochs, batch_size=32, lr_decay="cosine"),
+        "debug": DebugConfig(straggler=StragglerConfig(step_seconds=step_seconds)),
         **changes,
     }
 
@@ -378,7 +379,7 @@ def test_no_actor_is_left_a_lease_after_the_driver_died(tmp_path: Path, cluster:
         storage=str(tmp_path),
         address=cluster,
         data=DataConfig(augmentation="crop", padding=1),
-        patience=PatienceConfig(lease_seconds=4.0),
+        timeouts=TimeoutsConfig(lease_seconds=4.0),
         **paced(2000, 0.05),
     )
     driver = subprocess.Popen(
@@ -505,9 +506,9 @@ def test_a_network_whose_code_fails_where_it_had_worked_comes_back(begin, tmp_pa
 
 @pytest.mark.slow
 def test_a_network_that_stands_still_is_ended_and_comes_back(begin, tmp_path: Path) -> None:
-    patience = PatienceConfig(progress_seconds=1.0, barrier_seconds=1.0, storage_seconds=1.0)
+    timeouts = TimeoutsConfig(progress_seconds=1.0, barrier_seconds=1.0, storage_seconds=1.0)
     network = FailsOnce(tmp_path / "mark", stands_still=True)
-    run = begin("stands-still", model=network, **paced(4, 0.1, patience=patience))
+    run = begin("stands-still", model=network, **paced(4, 0.1, timeouts=timeouts))
     told = [event.kind for event in run.events()]
     assert "restart" in told and told.count("done") == 2
     assert (
@@ -538,7 +539,7 @@ def test_a_coordinator_that_comes_back_to_a_storage_that_fails_waits_for_it(begi
 @pytest.mark.slow
 def test_a_network_that_had_finished_donates_after_a_resume(begin) -> None:
     options = paced(12, 0.03)
-    options["pace"] = PaceConfig(step_seconds=0.03, slowdowns=(0.1, 4.0))
+    options["debug"] = DebugConfig(straggler=StragglerConfig(step_seconds=0.03, slowdowns=(0.1, 4.0)))
     run = begin("early", **options)
     until(lambda: intervals(run.status()).get(0) == 12 and intervals(run.status())[1] >= 1)
     run.stop(seconds=60)
@@ -554,8 +555,8 @@ def test_a_network_that_had_finished_donates_after_a_resume(begin) -> None:
 
 
 def test_a_network_that_is_ahead_brings_old_scions_forward(begin) -> None:
-    options = paced(7, 0.04, age=AgeConfig(compensation=3, limit_intervals=9.0))
-    options["pace"] = PaceConfig(step_seconds=0.04, slowdowns=(1.0, 1.6))
+    options = paced(7, 0.04, staleness=StalenessConfig(compensation_intervals=3, max_intervals=9.0))
+    options["debug"] = DebugConfig(straggler=StragglerConfig(step_seconds=0.04, slowdowns=(1.0, 1.6)))
     run = begin("forward", **options)
     assert run.wait(seconds=90).is_complete
     grafts = read_table(Storage(run.path), "grafts").to_pylist()
@@ -696,7 +697,7 @@ CTRL_C = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", "in
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    words = [*CTRL_C, "--storage", str(tmp_path), "--schedule.epochs", "60", "--pace.step-seconds", "0.02"]
+    words = [*CTRL_C, "--storage", str(tmp_path), "--schedule.epochs", "60", "--debug.straggler.step-seconds", "0.02"]
     train = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
     assert train.stdout is not None
     for line in train.stdout:
@@ -722,7 +723,7 @@ def train_command(tmp_path: Path, name: str, *words: str) -> tuple[list[str], di
     return [*command, *words], environment
 
 
-SHORT = ("--population.size", "2", "--schedule.epochs", "200", "--pace.step-seconds", "0.01")
+SHORT = ("--population.size", "2", "--schedule.epochs", "200", "--debug.straggler.step-seconds", "0.01")
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from inarch.population import (
-    AgeConfig,
     DataConfig,
     GraftConfig,
     ImageClassification,
@@ -18,12 +17,13 @@ from inarch.population import (
     Leave,
     Loss,
     OptimizerConfig,
-    PatienceConfig,
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
     Simulation,
     Simulator,
+    StalenessConfig,
+    TimeoutsConfig,
     Trainer,
 )
 from inarch.population.data import load_splits
@@ -68,7 +68,9 @@ def test_two_networks_in_lockstep_have_the_same_bits_after_each_graft() -> None:
         assert report.outcome == "grafted"
         after[report.origin.interval].append(weights(trainer))
 
-    config = config_of(2, mode="lockstep", graft=GraftConfig(batch_norm="blend"), age=AgeConfig(policy="none"))
+    config = config_of(
+        2, mode="lockstep", graft=GraftConfig(batch_norm="blend"), staleness=StalenessConfig(policy="none")
+    )
     result = simulate(config, observe=observe)
     assert sorted(after) == [1, 2, 3, 4]
     for one, two in after.values():
@@ -87,7 +89,7 @@ def ends(result: Simulation) -> dict[int, float]:
 
 
 def test_straggler_costs_the_others_nothing_and_halts_them_in_lockstep() -> None:
-    config = config_of(4, age=AgeConfig(limit_intervals=9))
+    config = config_of(4, staleness=StalenessConfig(max_intervals=9))
     plain, slowed = simulate(config), simulate(config, step_seconds={0: 5.0})
     assert (
         {n: ends(slowed)[n] for n in (1, 2, 3)}
@@ -100,7 +102,9 @@ def test_straggler_costs_the_others_nothing_and_halts_them_in_lockstep() -> None
 
 
 def test_a_straggler_is_refused_when_it_trails_too_far_and_the_next_one_is_asked() -> None:
-    config = config_of(3, schedule=ScheduleConfig(epochs=8, batch_size=32), age=AgeConfig(limit_intervals=1.0))
+    config = config_of(
+        3, schedule=ScheduleConfig(epochs=8, batch_size=32), staleness=StalenessConfig(max_intervals=1.0)
+    )
     result = simulate(config, step_seconds={0: 8.0})
     late = [line for line in result.ledger if line.network_id == 1 and 4 <= line.interval < 8]
     assert {line.scion for line in late} == {2}
@@ -122,7 +126,7 @@ def test_snapshots_under_way_arrive_late() -> None:
 
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
 def test_a_lost_network_comes_back_from_its_checkpoint_and_every_epoch_is_done(mode) -> None:
-    config = config_of(3, mode=mode, age=AgeConfig(limit_intervals=9))
+    config = config_of(3, mode=mode, staleness=StalenessConfig(max_intervals=9))
     result = simulate(config, events=[Loss(seconds=7.5, network_id=1, restart_seconds=4.0)])
     intervals = {n: [report.origin.interval for report in reports] for n, reports in result.reports.items()}
     assert intervals == {n: [1, 2, 3, 4] for n in range(3)}
@@ -143,7 +147,7 @@ def test_a_network_lost_before_its_first_checkpoint_begins_again() -> None:
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
 @pytest.mark.parametrize("is_fresh", [False, True])
 def test_a_newcomer_takes_the_populations_place_in_the_schedule(mode, is_fresh: bool) -> None:
-    config = config_of(2, mode=mode, age=AgeConfig(limit_intervals=9))
+    config = config_of(2, mode=mode, staleness=StalenessConfig(max_intervals=9))
     result = simulate(config, events=[Join(seconds=6.5, is_fresh=is_fresh)])
     assert [report.origin.interval for report in result.reports[2]] == ([3, 4] if mode == "async" else [4])
     first = result.reports[2][0].origin
@@ -174,7 +178,7 @@ def test_lockstep_barrier_opens_without_a_leaver() -> None:
 
 
 def test_lockstep_waits_no_longer_than_its_deadline() -> None:
-    config = config_of(2, mode="lockstep", patience=PatienceConfig(barrier_seconds=5.0))
+    config = config_of(2, mode="lockstep", timeouts=TimeoutsConfig(barrier_seconds=5.0))
     result = simulate(config, events=[Loss(seconds=4.0, network_id=0, restart_seconds=1000.0)])
     timed_out = [line for line in result.ledger if line.outcome == "barrier_timeout"]
     assert timed_out and timed_out[0].network_id == 1
@@ -191,7 +195,7 @@ def founders_accuracy(seed: int, *, joins: bool) -> float:
         model=small_config().model,
         data=DataConfig(augmentation="crop", padding=1),
         population=PopulationConfig(size=2),
-        schedule=ScheduleConfig(epochs=8, batch_size=64, shape="cosine"),
+        schedule=ScheduleConfig(epochs=8, batch_size=64, lr_decay="cosine"),
         optimizer=OptimizerConfig(learning_rate=0.1),
         seed=seed,
     )

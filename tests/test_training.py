@@ -13,8 +13,6 @@ import pytest
 import torch
 
 from inarch.population import (
-    AgeConfig,
-    AveragingConfig,
     CheckpointConfig,
     DataConfig,
     DeviceConfig,
@@ -27,7 +25,9 @@ from inarch.population import (
     RunConfig,
     ScheduleConfig,
     Snapshot,
+    StalenessConfig,
     Trainer,
+    WeightAveragingConfig,
 )
 from inarch.population.config import Mode
 from inarch.population.errors import CheckpointError, NotFiniteError, StructureError
@@ -106,7 +106,7 @@ def test_stopped_at_any_step_and_resumed_gives_the_same_bits(stop_after: int, op
 
 
 def test_run_that_stops_before_the_exchange_exchanges_first_when_it_goes_on() -> None:
-    config = small_config(age=AgeConfig(limit_intervals=9))
+    config = small_config(staleness=StalenessConfig(max_intervals=9))
     scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
     whole, host = new_trainer(config), FakeRuntime(lambda own: scion)
     live(whole, host)
@@ -174,7 +174,7 @@ def test_best_weights_are_those_that_were_evaluated_not_those_after_the_graft() 
 
 
 def test_of_weights_that_validate_equally_well_the_latest_are_the_best() -> None:
-    config = small_config(schedule=ScheduleConfig(epochs=8, batch_size=32, shape="cosine"))
+    config = small_config(schedule=ScheduleConfig(epochs=8, batch_size=32, lr_decay="cosine"))
     trainer, host = new_trainer(config), FakeRuntime()
     published = live(trainer, host)
     scores = [report.validation_accuracy or 0.0 for report in host.reports]
@@ -190,12 +190,12 @@ REHEARSED: dict[str, dict[str, Any]] = {
         "graft": GraftConfig(criterion="batch_norm"),
         "fusion": FusionConfig(mode="stable", rates=(0.5,)),
     },
-    "filters, aligned": {"graft": GraftConfig(level="filter", criterion="batch_norm", alignment="weights")},
+    "filters, aligned": {"graft": GraftConfig(level="filter", criterion="batch_norm", channel_matching="weights")},
     "internal": {"graft": GraftConfig(scion="internal")},
-    "average": {"exchange": ExchangeConfig(rule="average")},
-    "shuffle": {"exchange": ExchangeConfig(rule="shuffle")},
-    "exploit": {"exchange": ExchangeConfig(rule="exploit")},
-    "mutual": {"exchange": ExchangeConfig(rule="mutual")},
+    "papa": {"exchange": ExchangeConfig(rule="papa")},
+    "wash": {"exchange": ExchangeConfig(rule="wash")},
+    "pbt": {"exchange": ExchangeConfig(rule="pbt")},
+    "dml": {"exchange": ExchangeConfig(rule="dml")},
     "none": {"exchange": ExchangeConfig(rule="none")},
 }
 
@@ -205,7 +205,7 @@ def test_an_exchange_is_rehearsed_with_a_twin_and_changes_next_to_nothing(name: 
     trainer = new_trainer(small_config(**REHEARSED[name]))
     before = weights(trainer)
     trainer.dry_run_exchange()
-    assert trainer._progress.grafts == (name not in ("exploit", "none"))
+    assert trainer._progress.grafts == (name not in ("pbt", "none"))
     after = weights(trainer)
     if name != "internal":
         for key, value in before.items():
@@ -259,7 +259,7 @@ def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
 def test_after_the_last_interval_nothing_is_taken_in_but_behind_the_barrier(mode: Mode) -> None:
-    config = small_config(mode=mode, age=AgeConfig(limit_intervals=9))
+    config = small_config(mode=mode, staleness=StalenessConfig(max_intervals=9))
     scion = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
     asked: list[int] = []
 
@@ -281,7 +281,7 @@ def test_after_the_last_interval_nothing_is_taken_in_but_behind_the_barrier(mode
 
 
 def test_the_scions_buffer_is_only_read() -> None:
-    config = small_config(age=AgeConfig(limit_intervals=9))
+    config = small_config(staleness=StalenessConfig(max_intervals=9))
     scion = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
     scion.buffer.flags.writeable = False
     before = scion.buffer.copy()
@@ -292,8 +292,8 @@ def test_the_scions_buffer_is_only_read() -> None:
 
 
 def test_age_lowers_the_scions_part_and_raises_what_is_kept_of_training() -> None:
-    def graft_of(age: AgeConfig) -> tuple[float, float]:
-        config = small_config(age=age)
+    def graft_of(age: StalenessConfig) -> tuple[float, float]:
+        config = small_config(staleness=age)
         scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
         host = FakeRuntime(lambda own: scion if own.interval == 3 else Refusal.NOTHING_YET)
         trainer = new_trainer(config)
@@ -301,7 +301,7 @@ def test_age_lowers_the_scions_part_and_raises_what_is_kept_of_training() -> Non
         rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
         return float(np.mean([row["alpha"] for row in rows])), trainer.origin().trained_intervals
 
-    as_it_comes = AgeConfig(policy="none", compensation=0, limit_intervals=5)
+    as_it_comes = StalenessConfig(policy="none", compensation_intervals=0, max_intervals=5)
     plain, plain_trained = graft_of(as_it_comes)
     older, older_trained = graft_of(dataclasses.replace(as_it_comes, policy="polynomial", rate=1.0))
     assert 1 - older == pytest.approx((1 - plain) / 3, rel=1e-6)
@@ -339,7 +339,7 @@ DIVERGING: dict[str, dict[str, Any]] = {
     "grafting": {},
     "alone": {"exchange": ExchangeConfig(rule="none")},
     "noise": {"graft": GraftConfig(scion="noise")},
-    "average": {"exchange": ExchangeConfig(rule="average")},
+    "papa": {"exchange": ExchangeConfig(rule="papa")},
     "fused": {
         "fusion": FusionConfig(mode="stable", rates=(0.5,)),
         "schedule": ScheduleConfig(epochs=4, batch_size=32, interval_epochs=4),
@@ -497,8 +497,8 @@ def test_freezing_on_a_gpu_waits_for_nothing_but_its_own_copy() -> None:
 
 
 def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None:
-    schedule = ScheduleConfig(epochs=4, batch_size=32, shape="constant")
-    config = small_config(schedule=schedule, averaging=AveragingConfig(kind="swa", start=0.5))
+    schedule = ScheduleConfig(epochs=4, batch_size=32, lr_decay="constant")
+    config = small_config(schedule=schedule, weight_averaging=WeightAveragingConfig(kind="swa", start=0.5))
     trainer, seen, host = new_trainer(config), [], FakeRuntime()
     for _ in trainer.intervals(host):
         seen.append({name: tensor.clone() for name, tensor in named_tensors(trainer.module).items()})
@@ -528,7 +528,9 @@ def test_units_as_published_are_told_by_their_names() -> None:
         return torch.nn.Sequential(collections.OrderedDict(layers))
 
     for reference, expected in ((False, ["conv.weight"]), (True, ["conv.weight", "conv.bias", "conv_norm.weight"])):
-        config = small_config(graft=GraftConfig(reference=reference), age=AgeConfig(compensation=0))
+        config = small_config(
+            graft=GraftConfig(reference=reference), staleness=StalenessConfig(compensation_intervals=0)
+        )
         task = ImageClassification(config, tiny_splits(config), factory=network_id)
         units = Trainer(task, config, network_id=0).units
         assert [unit.name for unit in units][: len(expected)] == expected
@@ -539,9 +541,9 @@ def test_units_as_published_are_told_by_their_names() -> None:
 
 
 def test_until_the_mean_begins_the_network_itself_is_judged_and_kept() -> None:
-    schedule = ScheduleConfig(epochs=4, batch_size=32, shape="constant")
-    config = small_config(schedule=schedule, averaging=AveragingConfig(kind="swa", start=0.5))
-    plain = dataclasses.replace(config, averaging=AveragingConfig())
+    schedule = ScheduleConfig(epochs=4, batch_size=32, lr_decay="constant")
+    config = small_config(schedule=schedule, weight_averaging=WeightAveragingConfig(kind="swa", start=0.5))
+    plain = dataclasses.replace(config, weight_averaging=WeightAveragingConfig())
     hosts = FakeRuntime(), FakeRuntime()
     for one, host in zip((config, plain), hosts, strict=True):
         live(new_trainer(one), host)
@@ -554,7 +556,7 @@ def test_until_the_mean_begins_the_network_itself_is_judged_and_kept() -> None:
 
 def test_the_mean_of_a_compact_network_mixes_its_filters_as_the_network_does() -> None:
     config = small_config(
-        averaging=AveragingConfig(kind="ema", decay=0.9),
+        weight_averaging=WeightAveragingConfig(kind="ema", decay=0.9),
         fusion=FusionConfig(mode="stable", rates=(0.5,)),
         exchange=ExchangeConfig(rule="none"),
     )
@@ -570,7 +572,7 @@ def test_the_mean_of_a_compact_network_mixes_its_filters_as_the_network_does() -
 
 
 def test_an_exponential_mean_moves_a_part_each_step() -> None:
-    config = small_config(averaging=AveragingConfig(kind="ema", decay=0.5))
+    config = small_config(weight_averaging=WeightAveragingConfig(kind="ema", decay=0.5))
     trainer = new_trainer(config)
     before = {name: value.detach().clone() for name, value in trainer.module.named_parameters()}
     live(trainer, FakeRuntime(stop_after=2))
@@ -582,7 +584,7 @@ def test_an_exponential_mean_moves_a_part_each_step() -> None:
 
 def test_statistics_measured_anew_are_those_of_training_images() -> None:
     config = small_config()
-    asked = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, statistics_batches=2))
+    asked = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, batch_norm_batches=2))
     one, other = (tiny_task(each) for each in (config, asked))
     modules = [task.build(0) for task in (one, other)]
     for task, module in zip((one, other), modules, strict=True):
@@ -598,9 +600,9 @@ def test_statistics_measured_anew_are_those_of_training_images() -> None:
     [
         {"optimizer": OptimizerConfig(learning_rate=0.05)},
         {"optimizer": OptimizerConfig(name="adamw", learning_rate=0.005)},
-        {"averaging": AveragingConfig(kind="ema")},
-        {"averaging": AveragingConfig(kind="swa", start=0.3)},
-        {"age": AgeConfig(compensation=2)},
+        {"weight_averaging": WeightAveragingConfig(kind="ema")},
+        {"weight_averaging": WeightAveragingConfig(kind="swa", start=0.3)},
+        {"staleness": StalenessConfig(compensation_intervals=2)},
     ],
     ids=["sgd", "adamw", "ema", "swa", "compensation"],
 )

@@ -14,20 +14,20 @@ import pytest
 import torch
 
 from inarch.population import (
-    AgeConfig,
-    AverageConfig,
     ExchangeConfig,
-    ExploitConfig,
     FusionConfig,
     GraftConfig,
     Join,
+    PapaConfig,
+    PbtConfig,
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
-    ShuffleConfig,
     Simulation,
     Simulator,
+    StalenessConfig,
     TopologyConfig,
+    WashConfig,
 )
 from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
@@ -46,7 +46,7 @@ STRAGGLER = {0: 1.0, 1: 1.3, 2: 2.2}
 
 CASES: dict[str, tuple[RunConfig, dict[str, Any]]] = {
     "async": (
-        population_of(3, age=AgeConfig(limit_intervals=9)),
+        population_of(3, staleness=StalenessConfig(max_intervals=9)),
         {"step_seconds": STRAGGLER, "post_seconds": 0.7, "events": [Join(seconds=5.5)]},
     ),
     "lockstep": (population_of(3, mode="lockstep"), {}),
@@ -55,22 +55,22 @@ CASES: dict[str, tuple[RunConfig, dict[str, Any]]] = {
     "donors": (
         population_of(
             3,
-            exchange=ExchangeConfig(donors=2),
-            graft=GraftConfig(several="best"),
+            exchange=ExchangeConfig(num_donors=2),
+            graft=GraftConfig(multi_donor="best"),
             topology=TopologyConfig(name="complete"),
         ),
         {"step_seconds": STRAGGLER},
     ),
     "filter": (
-        population_of(2, graft=GraftConfig(level="filter", criterion="l1", alignment="weights")),
+        population_of(2, graft=GraftConfig(level="filter", criterion="l1", channel_matching="weights")),
         {"step_seconds": STRAGGLER},
     ),
     "internal": (population_of(1, graft=GraftConfig(scion="internal", threshold=50.0)), {}),
     "papa": (
         population_of(
             3,
-            exchange=ExchangeConfig(rule="average"),
-            average=AverageConfig(pull=0.3),
+            exchange=ExchangeConfig(rule="papa"),
+            papa=PapaConfig(pull=0.3),
             topology=TopologyConfig(name="complete"),
         ),
         {"step_seconds": STRAGGLER},
@@ -78,17 +78,17 @@ CASES: dict[str, tuple[RunConfig, dict[str, Any]]] = {
     "wash": (
         population_of(
             3,
-            exchange=ExchangeConfig(rule="shuffle"),
-            shuffle=ShuffleConfig(probability=0.2),
+            exchange=ExchangeConfig(rule="wash"),
+            wash=WashConfig(probability=0.2),
             topology=TopologyConfig(name="complete"),
         ),
         {"step_seconds": STRAGGLER},
     ),
     "pbt": (
-        population_of(3, exchange=ExchangeConfig(rule="exploit"), exploit=ExploitConfig(factors=(0.7, 1.4))),
+        population_of(3, exchange=ExchangeConfig(rule="pbt"), pbt=PbtConfig(factors=(0.7, 1.4))),
         {"step_seconds": STRAGGLER},
     ),
-    "dml": (population_of(2, exchange=ExchangeConfig(rule="mutual")), {}),
+    "dml": (population_of(2, exchange=ExchangeConfig(rule="dml")), {}),
     "dcff-stable": (population_of(2, fusion=FusionConfig(mode="stable", rates=(0.5,))), {}),
     "dcff-faithful": (
         population_of(

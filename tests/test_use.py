@@ -76,7 +76,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         model=ModelConfig(architecture="resnet8"),
         data=data,
         population=PopulationConfig(size=2),
-        schedule=ScheduleConfig(epochs=4, batch_size=8, shape="cosine"),
+        schedule=ScheduleConfig(epochs=4, batch_size=8, lr_decay="cosine"),
     )
     storage = Storage(str(root / "shapes"))
     splits = run_splits(config)

@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from inarch.population.errors import InarchError
 
 _CONFIG = (
-    "AgeConfig",
-    "AverageConfig",
-    "AveragingConfig",
+    "StalenessConfig",
+    "PapaConfig",
+    "WeightAveragingConfig",
     "CheckpointConfig",
     "DataConfig",
     "DeviceConfig",
     "DistillationConfig",
     "ExchangeConfig",
-    "ExploitConfig",
+    "PbtConfig",
     "FusionConfig",
     "GraftConfig",
     "ModelConfig",
     "OptimizerConfig",
-    "PaceConfig",
-    "PatienceConfig",
+    "StragglerConfig",
+    "TimeoutsConfig",
     "PopulationConfig",
     "RunConfig",
     "ScheduleConfig",
-    "ShuffleConfig",
+    "WashConfig",
     "TopologyConfig",
 )
 

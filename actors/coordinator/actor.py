@@ -198,8 +198,8 @@ class Coordinator:
                 return Refusal.BARRIER_TIMEOUT
             members, donors, version = opening.members, opening.donors, asker.interval
         info = self._state.info
-        limit = staleness_limit(self._config.age, num_intervals=info.num_intervals if info else 1)
-        count = self._config.exchange.num_donors
+        limit = staleness_limit(self._config.staleness, num_intervals=info.num_intervals if info else 1)
+        count = self._config.exchange.donor_limit
         return self._index.select_donors(
             asker, members=members, donors=donors, limit=limit, count=count, version=version
         )
@@ -217,9 +217,9 @@ class Coordinator:
     async def _prepare(self) -> RunInfo:
         promised = self._read_data()
         try:
-            info: RunInfo = await asyncio.wait_for(await_result(promised), self._config.patience.start_seconds)
+            info: RunInfo = await asyncio.wait_for(await_result(promised), self._config.timeouts.start_seconds)
         except TimeoutError:
-            raise RunError("the data were not read within patience.start_seconds") from None
+            raise RunError("the data were not read within timeouts.start_seconds") from None
         self._state.info = info
         return info
 
@@ -274,7 +274,7 @@ class Coordinator:
             await self._write_members()
             await self._give_free()
         if self._spec.is_detached:
-            await asyncio.sleep(self._config.patience.lease_seconds)
+            await asyncio.sleep(self._config.timeouts.lease_seconds)
             ray.kill(ray.get_runtime_context().current_actor)
 
     def _fail(self, message: str) -> None:
@@ -293,7 +293,7 @@ class Coordinator:
     async def recover(self) -> None:
         """Called by the actor itself when Ray brought it back: take the living networks over."""
         try:
-            seconds = self._config.patience.start_seconds
+            seconds = self._config.timeouts.start_seconds
             record = await asyncio.to_thread(retry, lambda: records.read_members(self._storage), seconds=seconds)
             if record is None:
                 self._fail("the coordinator died before the run had begun")

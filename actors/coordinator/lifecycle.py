@@ -91,8 +91,8 @@ class NetworkLifecycle:
         """Until population.min_size are placed, in lockstep all. A run that goes on gives up those that cannot be, and
         they are taken out of `placing`, like those that were sent away meanwhile; a new one fails, as does one that has
         none left or waits too long."""
-        population, patience = self._config.population, self._config.patience
-        deadline = time.monotonic() + patience.start_seconds
+        population, timeouts = self._config.population, self._config.timeouts
+        deadline = time.monotonic() + timeouts.start_seconds
         while self._state.state == "starting":
             for network_id in [network_id for network_id in placing if self._members[network_id].state not in ACTIVE]:
                 placing.pop(network_id).cancel()
@@ -109,8 +109,8 @@ class NetworkLifecycle:
                 return None
             if time.monotonic() > deadline:
                 return self._fail(
-                    f"only {num_placed} of {needed} networks were placed within patience.start_seconds "
-                    f"({patience.start_seconds:g} s); the cluster has {ray.cluster_resources()}"
+                    f"only {num_placed} of {needed} networks were placed within timeouts.start_seconds "
+                    f"({timeouts.start_seconds:g} s); the cluster has {ray.cluster_resources()}"
                 )
             pending = [future for future in placing.values() if not future.done()]
             await asyncio.wait(pending, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
@@ -157,7 +157,7 @@ class NetworkLifecycle:
                 is_own_fault = getattr(error, "actor_init_failed", False)
                 if is_own_fault and not (beginning.mode == "resumed" and member.restarts):
                     raise
-                if member.restarts >= self._config.population.restarts or not self._is_wanted(network_id):
+                if member.restarts >= self._config.population.max_restarts or not self._is_wanted(network_id):
                     raise
                 self._members.restart(network_id)
                 self._save()
@@ -190,7 +190,7 @@ class NetworkLifecycle:
         parent = self._index.select_parent(
             network_id, members=self._members.in_topology(), donors=self._members.donors()
         )
-        if parent is not None and self._config.population.newcomers == "clone":
+        if parent is not None and self._config.population.init_new_networks == "clone":
             return parent
         others = [other for other in self._members.donors() if other != network_id]
         furthest = max((self._monitor.interval(other) for other in others), default=0)
@@ -248,7 +248,7 @@ class NetworkLifecycle:
         if is_leaving or not self._state.is_open:
             self._members.set_state(network_id, MemberState.RETIRED if is_leaving else MemberState.STOPPED)
             await self._changed()
-        elif self._members[network_id].restarts >= self._config.population.restarts:
+        elif self._members[network_id].restarts >= self._config.population.max_restarts:
             times = self._members[network_id].restarts
             await self._give_up(network_id, f"brought back {times} times, it came no further than before: {reason}")
         else:
@@ -324,8 +324,8 @@ class NetworkLifecycle:
                 self._background.spawn(self._lost(member.id, "it was gone when the coordinator came back"))
             return
         try:
-            patience = self._config.patience.lease_seconds / 2
-            report, postings, info = await asyncio.wait_for(self._group.describe(member.id), patience)
+            timeouts = self._config.timeouts.lease_seconds / 2
+            report, postings, info = await asyncio.wait_for(self._group.describe(member.id), timeouts)
         except (RayError, TimeoutError) as error:
             if member.state in ACTIVE:
                 self._background.spawn(self._lost(member.id, format_error(error)))
@@ -343,7 +343,7 @@ class NetworkLifecycle:
     def check_heartbeats(self) -> None:
         """A member that trains and is not heard from is stalled after a lease, and ended after three: it then comes
         back. One that is done gives nothing any more."""
-        lease = self._config.patience.lease_seconds
+        lease = self._config.timeouts.lease_seconds
         for member in list(self._members):
             silent = self._monitor.silent_seconds(member.id)
             if member.state is MemberState.DONE and silent > 3 * lease:
@@ -366,7 +366,7 @@ class NetworkLifecycle:
         done = [member.id for member in self._members if member.state is MemberState.DONE]
         for network_id in done if now - self._idle_since > ROOM_SECONDS else ():
             self.terminate(network_id)
-        if now - self._idle_since > self._config.patience.start_seconds:
+        if now - self._idle_since > self._config.timeouts.start_seconds:
             for network_id in active:
-                reason = "it found no room in the cluster, or did not come up, within patience.start_seconds"
+                reason = "it found no room in the cluster, or did not come up, within timeouts.start_seconds"
                 await self._give_up(network_id, reason)

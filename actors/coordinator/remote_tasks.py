@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 import ray
@@ -34,8 +35,8 @@ _ON_RAY: dict[str, Any] = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": 
 def evaluate_run_task(spec: RunSpec, splits: Splits, ended: dict[int, str], reasons: dict[int, str], seconds: float):
     """`evaluate_run` on the cluster, and result.json written. Ray gives a task one thread; training is over by now."""
     torch.set_num_threads(min(JUDGING_THREADS, os.cpu_count() or 1))
-    result = evaluate_run(spec, splits, ended, reasons, seconds)
-    storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
+    result = evaluate_run(spec, splits, ended, reasons, seconds) | {"finished": time.time()}
+    storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     check_holds(storage, spec.token)
     storage.write("result.json", json.dumps(result, indent=2).encode())
     return result

@@ -29,14 +29,14 @@ class RunContext:
         config = spec.config
         self.spec, self.config = spec, config
         self.is_lockstep = config.mode == "lockstep"
-        self.storage = Storage(spec.folder, deadline_seconds=config.patience.storage_seconds)
+        self.storage = Storage(spec.folder, deadline_seconds=config.timeouts.storage_seconds)
         self.course = RunState()
         self.members = Members()
         self.board: SnapshotIndex[References] = SnapshotIndex(
             config.topology, seed=config.seed, num_versions=2 if self.is_lockstep else 1
         )
         self.gate: Admission[int | PublishedSnapshot[References]] = Admission(
-            self.members, is_lockstep=self.is_lockstep, deadline_seconds=config.patience.barrier_seconds
+            self.members, is_lockstep=self.is_lockstep, deadline_seconds=config.timeouts.barrier_seconds
         )
         self.chronicle = RunMonitor(spec.name)
         self.crew = NetworkGroup(spec)

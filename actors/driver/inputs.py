@@ -38,7 +38,7 @@ def new_name(stem: str) -> str:
 
 def run_storage(config: RunConfig) -> Storage:
     """The folder of a run."""
-    return Storage(joined(config.storage, str(config.name)), deadline_seconds=config.patience.storage_seconds)
+    return Storage(joined(config.storage, str(config.name)), deadline_seconds=config.timeouts.storage_seconds)
 
 
 def with_network(config: RunConfig, model: ModelFactory | str | None) -> tuple[RunConfig, ModelFactory | None]:

@@ -214,7 +214,7 @@ class PopulationRun:
         except ActorAlreadyExistsError:
             raise RunExistsError(f"a run named {spec.name!r} is live on this cluster; choose another name") from None
         try:
-            info = value_of(coordinator.start.remote(), seconds=config.patience.start_seconds + CALL_SECONDS)
+            info = value_of(coordinator.start.remote(), seconds=config.timeouts.start_seconds + CALL_SECONDS)
             write_cluster(storage, spec, connection)
         except BaseException:
             ray.kill(coordinator)

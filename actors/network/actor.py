@@ -37,7 +37,7 @@ STORAGE_DEADLINES = 8
 """Of the storage, one after another: then a network gives up what it wanted of it."""
 
 WATCHES = 20
-"""How often in patience.progress_seconds it is looked at whether training goes on."""
+"""How often in timeouts.progress_seconds it is looked at whether training goes on."""
 
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -64,10 +64,10 @@ class NetworkWorker:
         torch.set_num_threads(spec.threads)
         if config.device.deterministic:
             torch.use_deterministic_algorithms(True)
-        self._storage = Storage(spec.run.folder, deadline_seconds=config.patience.storage_seconds)
+        self._storage = Storage(spec.run.folder, deadline_seconds=config.timeouts.storage_seconds)
         self._log = LogFile(self._storage, f"network-{spec.network_id}")
         self._checkpoints = CheckpointStore(self._storage, keep=config.checkpoint.keep, token=spec.run.token)
-        seconds, logger = self._storage_patience, self._log.logger
+        seconds, logger = self._storage_timeout, self._log.logger
         claim = functools.partial(self._checkpoints.acquire_fence, spec.network_id, spec.incarnation)
         retry(claim, seconds=seconds, logger=logger)
         task = ImageClassification(config, splits, factory=spec.run.factory, device=device)
@@ -82,13 +82,13 @@ class NetworkWorker:
             self._coordinator,
             network_id=spec.network_id,
             incarnation=spec.incarnation,
-            patience=config.patience,
+            timeouts=config.timeouts,
             layout=self.trainer.layout,
             is_lockstep=config.mode == "lockstep",
             on_orphaned=self._end_if_idle,
             logger=self._log.logger,
         )
-        self._step_seconds = config.pace.seconds(spec.network_id)
+        self._step_seconds = config.debug.straggler.seconds(spec.network_id)
         self._step_ended = 0.0
         self._is_stopping = False
         self._is_leaving = False
@@ -224,7 +224,7 @@ class NetworkWorker:
                 self._checkpointer.wait()
             self._exchange.publish_interval(report, snapshot)
         self._checkpointer.wait()
-        self._exchange.flush(seconds=self._spec.run.config.patience.lease_seconds)
+        self._exchange.flush(seconds=self._spec.run.config.timeouts.lease_seconds)
         return self._how_it_ended()
 
     def _how_it_ended(self) -> ExitReason:
@@ -243,12 +243,12 @@ class NetworkWorker:
         Raises:
             RunError: no parent's weights came.
         """
-        patience = self._spec.run.config.patience
+        timeouts = self._spec.run.config.timeouts
         deadline: float | None = None
         while self.after_step():
             call = self._coordinator.join.remote(self._spec.network_id, self._spec.incarnation)
             try:
-                parent: Any = ray.get(call, timeout=patience.barrier_seconds)
+                parent: Any = ray.get(call, timeout=timeouts.barrier_seconds)
             except (RayError, GetTimeoutError):
                 time.sleep(RETRY_SECONDS)
                 continue
@@ -256,11 +256,11 @@ class NetworkWorker:
             if isinstance(parent, int):
                 self.trainer.fast_forward(parent)
                 return True
-            found = fetch(parent, self.trainer.layout, seconds=patience.pull_seconds)
+            found = fetch(parent, self.trainer.layout, seconds=timeouts.pull_seconds)
             if not isinstance(found, Refusal):
                 self.trainer.clone_from(found)
                 return True
-            deadline = deadline or time.monotonic() + patience.barrier_seconds
+            deadline = deadline or time.monotonic() + timeouts.barrier_seconds
             if time.monotonic() > deadline:
                 raise RunError(
                     f"network {self._spec.network_id} could not join: its parent's weights were {found.value}"
@@ -281,15 +281,15 @@ class NetworkWorker:
         return newest is not None
 
     @property
-    def _storage_patience(self) -> float:
-        return STORAGE_DEADLINES * self._spec.run.config.patience.storage_seconds
+    def _storage_timeout(self) -> float:
+        return STORAGE_DEADLINES * self._spec.run.config.timeouts.storage_seconds
 
     def _watch(self) -> None:
         """A thread of its own: where training stands still, in a kernel or a read that never ends, nothing but the
         process's end brings the network back."""
-        patience = self._spec.run.config.patience
-        waits = patience.barrier_seconds + patience.lease_seconds, 2 * self._storage_patience
-        longest = max(patience.progress_seconds, *waits)
+        timeouts = self._spec.run.config.timeouts
+        waits = timeouts.barrier_seconds + timeouts.lease_seconds, 2 * self._storage_timeout
+        longest = max(timeouts.progress_seconds, *waits)
         while True:
             time.sleep(longest / WATCHES)
             if self._is_training and time.monotonic() - self._moved_seconds > longest:

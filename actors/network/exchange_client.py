@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from inarch.actors.messages import Command
-from inarch.population.config import PatienceConfig
+from inarch.population.config import TimeoutsConfig
 from inarch.population.membership.outcome import Refusal
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
@@ -45,7 +45,7 @@ class ExchangeClient:
         *,
         network_id: int,
         incarnation: int,
-        patience: PatienceConfig,
+        timeouts: TimeoutsConfig,
         layout: Layout,
         is_lockstep: bool,
         on_orphaned: Callable[[], None],
@@ -54,7 +54,7 @@ class ExchangeClient:
         """Args: the coordinator's handle; whose courier; how long to wait; the snapshots' layout; whether pulls wait
         for the barrier; what to do when the lease has run out; where to log."""
         self._coordinator, self._network, self._incarnation = coordinator, network_id, incarnation
-        self._patience, self._layout, self._is_lockstep = patience, layout, is_lockstep
+        self._timeouts, self._layout, self._is_lockstep = timeouts, layout, is_lockstep
         self._on_orphaned, self._logger = on_orphaned, logger
         self._changed = threading.Condition()
         self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=KEPT_REPORTS)
@@ -157,8 +157,8 @@ class ExchangeClient:
             self._changed.notify_all()
 
     def _pull_at_barrier(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
-        deadline = time.monotonic() + self._patience.barrier_seconds + self._patience.lease_seconds
-        self.flush(seconds=self._patience.barrier_seconds)
+        deadline = time.monotonic() + self._timeouts.barrier_seconds + self._timeouts.lease_seconds
+        self.flush(seconds=self._timeouts.barrier_seconds)
         with self._changed:
             self._fetched = None
         self._ask(own)
@@ -188,7 +188,7 @@ class ExchangeClient:
 
     def _post_once(self) -> None:
         """The posting thread: newest snapshot and reports when there are any, a heartbeat when not."""
-        pause = self._patience.lease_seconds / HEARTBEATS
+        pause = self._timeouts.lease_seconds / HEARTBEATS
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._reports or self._pending is not None, pause)
             if self._is_closed:
@@ -217,14 +217,14 @@ class ExchangeClient:
     def _post(self, reports: list[IntervalReport], snapshot_: PublishedSnapshot[list[ray.ObjectRef]] | None) -> bool:
         call = self._coordinator.post.remote(self._network, self._incarnation, reports, snapshot_)
         try:
-            self.command = ray.get(call, timeout=self._patience.lease_seconds)
+            self.command = ray.get(call, timeout=self._timeouts.lease_seconds)
         except (RayError, GetTimeoutError):
             return False
         self.record_heartbeat()
         return True
 
     def _check_lease(self) -> None:
-        is_over = time.monotonic() - self._heard_seconds > self._patience.lease_seconds
+        is_over = time.monotonic() - self._heard_seconds > self._timeouts.lease_seconds
         if self.command is Command.FENCED:
             self._on_orphaned()
         elif is_over and not self.is_orphaned:
@@ -247,17 +247,17 @@ class ExchangeClient:
             self._changed.notify_all()
 
     def _fetch(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
-        patience = self._patience
-        seconds = patience.barrier_seconds + patience.pull_seconds if self._is_lockstep else patience.pull_seconds
+        timeouts = self._timeouts
+        seconds = timeouts.barrier_seconds + timeouts.pull_seconds if self._is_lockstep else timeouts.pull_seconds
         try:
             offered: Any = ray.get(self._coordinator.ask.remote(own), timeout=seconds)
         except (RayError, GetTimeoutError):
-            time.sleep(min(RETRY_SECONDS, patience.pull_seconds))
+            time.sleep(min(RETRY_SECONDS, timeouts.pull_seconds))
             return Refusal.LATE
         self.record_heartbeat()
         if isinstance(offered, Refusal):
             return offered
-        return fetch_all(offered, self._layout, seconds=patience.pull_seconds)
+        return fetch_all(offered, self._layout, seconds=timeouts.pull_seconds)
 
 
 def fetch_all(

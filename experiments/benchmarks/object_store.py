@@ -85,7 +85,7 @@ def _config(folder: str, networks: int) -> RunConfig:
         model=ModelConfig(architecture=ARCHITECTURE),
         data=DataConfig(train="given", validation=0.1, augmentation="none"),
         population=PopulationConfig(size=networks),
-        schedule=ScheduleConfig(epochs=10_000, batch_size=8, interval_steps=1, shape="constant"),
+        schedule=ScheduleConfig(epochs=10_000, batch_size=8, interval_steps=1, lr_decay="constant"),
         checkpoint=CheckpointConfig(every=1_000),
     )
 

@@ -115,7 +115,7 @@ def _config(folder: str, path: str, *, architecture: str, epochs: int) -> RunCon
         model=ModelConfig(architecture=architecture),
         data=DataConfig(train=path, augmentation="crop_flip"),
         population=PopulationConfig(size=NETWORKS),
-        schedule=ScheduleConfig(epochs=epochs, batch_size=128, shape="constant"),
+        schedule=ScheduleConfig(epochs=epochs, batch_size=128, lr_decay="constant"),
         optimizer=OptimizerConfig(learning_rate=0.05),
     )
 

@@ -14,12 +14,13 @@ from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.runs import own_ray
 from inarch.population.config import (
     DataConfig,
+    DebugConfig,
     Mode,
     ModelConfig,
-    PaceConfig,
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
+    StragglerConfig,
 )
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
@@ -114,8 +115,10 @@ def _config(folder: str, mode: Mode, is_slowed: bool, *, step_seconds: float, in
         model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train="digits", augmentation="crop", padding=1),
         population=PopulationConfig(size=NETWORKS),
-        schedule=ScheduleConfig(epochs=10_000, batch_size=16, interval_steps=interval_steps, shape="constant"),
-        pace=PaceConfig(step_seconds=step_seconds, slowdowns=(SLOWDOWN,) if is_slowed else ()),
+        schedule=ScheduleConfig(epochs=10_000, batch_size=16, interval_steps=interval_steps, lr_decay="constant"),
+        debug=DebugConfig(
+            straggler=StragglerConfig(step_seconds=step_seconds, slowdowns=(SLOWDOWN,) if is_slowed else ())
+        ),
     )
 
 

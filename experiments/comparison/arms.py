@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 
 from inarch.population.config import (
-    AgeConfig,
     CheckpointConfig,
     DataConfig,
     DeviceConfig,
@@ -17,6 +16,7 @@ from inarch.population.config import (
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
+    StalenessConfig,
     TopologyConfig,
 )
 
@@ -66,12 +66,12 @@ class Comparison:
         return arm.against or (arm.name if any(one.against == arm.name for one in self.arms) else self.baseline)
 
 
-AS_THEY_COME = AgeConfig(policy="none", rate=0.5, compensation=0)
+AS_THEY_COME = StalenessConfig(policy="none", rate=0.5, compensation_intervals=0)
 """Old scions are taken as if they were new, as the paper's formula would. It was the default of the first records."""
 
 FADED = dataclasses.replace(AS_THEY_COME, policy="polynomial", rate=1.5)
-FORWARD = dataclasses.replace(AS_THEY_COME, compensation=2)
-BOTH = dataclasses.replace(FADED, compensation=2)
+FORWARD = dataclasses.replace(AS_THEY_COME, compensation_intervals=2)
+BOTH = dataclasses.replace(FADED, compensation_intervals=2)
 """What is now the default, in words that stay."""
 
 
@@ -85,11 +85,11 @@ def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
         "model": ModelConfig(architecture="resnet8"),
         "data": data,
         "population": PopulationConfig(size=size),
-        "schedule": ScheduleConfig(epochs=epochs, batch_size=128, shape="cosine"),
+        "schedule": ScheduleConfig(epochs=epochs, batch_size=128, lr_decay="cosine"),
         "optimizer": OptimizerConfig(learning_rate=0.1, weight_decay=5e-4),
         "checkpoint": CheckpointConfig(keep=KEEP_ALL),
         "device": DeviceConfig(precision="bfloat16"),
-        "age": AS_THEY_COME,
+        "staleness": AS_THEY_COME,
     }
     return RunConfig(**(fields | changes))
 
@@ -101,9 +101,9 @@ def papa(config: RunConfig) -> RunConfig:
     """The authors' small pull every 10 steps, toward the mean of all; judged and saved once an epoch."""
     return dataclasses.replace(
         config,
-        exchange=ExchangeConfig(rule="average"),
+        exchange=ExchangeConfig(rule="papa"),
         topology=TopologyConfig(name="complete"),
-        schedule=dataclasses.replace(config.schedule, interval_steps=10, evaluate="epoch"),
+        schedule=dataclasses.replace(config.schedule, interval_steps=10, eval_every="epoch"),
     )
 
 

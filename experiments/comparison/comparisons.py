@@ -8,17 +8,18 @@ from functools import partial
 
 from inarch.experiments.comparison.arms import BOTH, FADED, FORWARD, NONE, Arm, Comparison, grafted, papa, small, varied
 from inarch.population.config import (
-    AgeConfig,
-    AveragingConfig,
     DataConfig,
+    DebugConfig,
     ExchangeConfig,
     FusionConfig,
     FusionMode,
     GraftConfig,
-    PaceConfig,
     PopulationConfig,
     RunConfig,
+    StalenessConfig,
+    StragglerConfig,
     TopologyConfig,
+    WeightAveragingConfig,
 )
 
 
@@ -69,15 +70,15 @@ def four_networks(data: DataConfig, epochs: int) -> Comparison:
                 grafting,
                 "grafting-async, compensated, aged",
                 "the same; old scions brought forward, and counting for less",
-                age=BOTH,
+                staleness=BOTH,
             ),
             varied(
                 grafting,
                 "grafting-async, compensated, aged, all to all",
                 "the same from all three others at once: the mean of the blends",
-                age=BOTH,
+                staleness=BOTH,
                 topology=TopologyConfig(name="complete"),
-                exchange=ExchangeConfig(donors=3),
+                exchange=ExchangeConfig(num_donors=3),
             ),
             last,
         ),
@@ -102,7 +103,7 @@ def equal_work(data: DataConfig, epochs: int) -> Comparison:
             Arm(
                 name="two grafting-async, compensated, aged",
                 told="the same; old scions brought forward, and counting for less",
-                config=small(data, size=2, epochs=epochs, age=BOTH),
+                config=small(data, size=2, epochs=epochs, staleness=BOTH),
             ),
             Arm(
                 name="one, twice as long",
@@ -112,12 +113,16 @@ def equal_work(data: DataConfig, epochs: int) -> Comparison:
             Arm(
                 name="one, twice as long, EMA",
                 told="the same, judged by an exponential mean of its weights (0.99 a step)",
-                config=small(data, size=1, epochs=2 * epochs, exchange=NONE, averaging=AveragingConfig(kind="ema")),
+                config=small(
+                    data, size=1, epochs=2 * epochs, exchange=NONE, weight_averaging=WeightAveragingConfig(kind="ema")
+                ),
             ),
             Arm(
                 name="one, twice as long, SWA",
                 told="the same, judged by the mean of its weights at the ends of the last quarter's epochs",
-                config=small(data, size=1, epochs=2 * epochs, exchange=NONE, averaging=AveragingConfig(kind="swa")),
+                config=small(
+                    data, size=1, epochs=2 * epochs, exchange=NONE, weight_averaging=WeightAveragingConfig(kind="swa")
+                ),
             ),
         ),
         baseline="two independent",
@@ -128,8 +133,8 @@ def equal_work(data: DataConfig, epochs: int) -> Comparison:
 def staleness(data: DataConfig, epochs: int) -> Comparison:
     """Table 3: one of four networks is slowed four times. A step takes 0.12 s of a core; each is padded to 0.25 s, the
     slow one's to 1 s, so that the four need 1.6 of 2 cores and the padding decides the pace."""
-    slow = PaceConfig(step_seconds=0.25, slowdowns=(4.0,))
-    async_ = small(data, size=4, epochs=epochs, pace=slow)
+    slow = StragglerConfig(step_seconds=0.25, slowdowns=(4.0,))
+    async_ = small(data, size=4, epochs=epochs, debug=DebugConfig(straggler=slow))
     return Comparison(
         name="staleness",
         question="What does a network that is four times slower cost the others, and does age weighting help?",
@@ -140,13 +145,13 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
                 async_,
                 "async, compensated, aged",
                 "scions brought forward by own training since, age policy polynomial with rate 1.5",
-                age=BOTH,
+                staleness=BOTH,
             ),
             varied(
                 async_,
                 "async, aged",
                 "age policy polynomial with rate 1.5, and as they come",
-                age=FADED,
+                staleness=FADED,
             ),
         ),
         baseline="lockstep",
@@ -168,21 +173,30 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
             arms["independent"],
             arms["grafting-lockstep"],
             arms["grafting-async"],
-            arm("async, compensated", "old scions brought forward by own training since", age=FORWARD),
-            arm("async, aged", "a scion's part is (1 - alpha) (1 + age)^-1.5", age=FADED),
-            arm("async, compensated, aged", "both", age=BOTH),
-            arm("async, reaching back by one", "both, by one interval at most", age=AgeConfig(compensation=1)),
-            arm("averaging, compensated, aged", "both, and alpha = 0.5 (A = 0)", age=BOTH, graft=GraftConfig(a=0.0)),
+            arm("async, compensated", "old scions brought forward by own training since", staleness=FORWARD),
+            arm("async, aged", "a scion's part is (1 - alpha) (1 + age)^-1.5", staleness=FADED),
+            arm("async, compensated, aged", "both", staleness=BOTH),
+            arm(
+                "async, reaching back by one",
+                "both, by one interval at most",
+                staleness=StalenessConfig(compensation_intervals=1),
+            ),
+            arm(
+                "averaging, compensated, aged",
+                "both, and alpha = 0.5 (A = 0)",
+                staleness=BOTH,
+                graft=GraftConfig(a=0.0),
+            ),
             arm(
                 "random alpha, compensated, aged",
                 "both, and alpha by chance, as spread as with entropy",
-                age=BOTH,
+                staleness=BOTH,
                 graft=GraftConfig(criterion="random"),
             ),
             arm(
                 "async, same beginning, compensated",
                 "brought forward, and equal initial weights",
-                age=FORWARD,
+                staleness=FORWARD,
                 population=same,
             ),
         ),
@@ -194,7 +208,7 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
 def scions(data: DataConfig, epochs: int) -> Comparison:
     """Table 5: the paper's scion sources and criteria, in small."""
     alone = small(data, size=2, epochs=epochs)
-    base = dataclasses.replace(alone, age=BOTH)
+    base = dataclasses.replace(alone, staleness=BOTH)
     return Comparison(
         name="scions",
         question="Where should a scion come from, and by what is it judged?",
@@ -228,7 +242,7 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
         return Arm(name=name, told=told, config=small(data, size=2, epochs=epochs, **fields))
 
     same = PopulationConfig(size=2, same_initial_weights=True)
-    grafting = {"exchange": ExchangeConfig(), "age": BOTH}
+    grafting = {"exchange": ExchangeConfig(), "staleness": BOTH}
     return Comparison(
         name="compact",
         question="What does fusing filters add to a network that is narrow from the start?",
@@ -255,7 +269,7 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
 def levels(data: DataConfig, epochs: int) -> Comparison:
     """Filter level and alignment: which rule for a weight between two filters, and do unrelated channels matter?"""
     alone = small(data, size=2, epochs=epochs)
-    base = dataclasses.replace(alone, age=BOTH)
+    base = dataclasses.replace(alone, staleness=BOTH)
     filters = {"level": "filter", "criterion": "batch_norm"}
     return Comparison(
         name="levels",
@@ -263,18 +277,22 @@ def levels(data: DataConfig, epochs: int) -> Comparison:
         arms=(
             Arm(name="independent", told="no graft", config=dataclasses.replace(alone, exchange=NONE)),
             grafted(base, "layer", "eq. 2, entropy"),
-            grafted(base, "layer, aligned", "the same after weight matching", alignment="weights"),
+            grafted(base, "layer, aligned", "the same after weight matching", channel_matching="weights"),
             grafted(base, "filter, product", "by batch norm's scale; both alphas multiplied, as published", **filters),
-            grafted(base, "filter, mean", "both alphas' mean", crossing="mean", **filters),
+            grafted(base, "filter, mean", "both alphas' mean", weight_alpha="mean", **filters),
             grafted(
-                base, "filter, output", "the alpha of the filter that a weight belongs to", crossing="output", **filters
+                base,
+                "filter, output",
+                "the alpha of the filter that a weight belongs to",
+                weight_alpha="output",
+                **filters,
             ),
             grafted(
                 base,
                 "filter, aligned",
                 "their mean after weight matching",
-                crossing="mean",
-                alignment="weights",
+                weight_alpha="mean",
+                channel_matching="weights",
                 **filters,
             ),
             Arm(

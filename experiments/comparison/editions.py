@@ -15,15 +15,15 @@ CHANGES: tuple[Callable[[RunConfig], bool], ...] = (
     # Of equal scores the latest is the best, not the first; no exchange after the last interval where nobody waits.
     lambda config: True,
     # A straggler's age has an end; of an averaged network the mean is judged at the end too.
-    lambda config: _nobody_waits(config) or config.averaging.kind != "none",
-    # age.compensation None is 2 instead of 1.
-    lambda config: _nobody_waits(config) and config.age.compensation is None,
+    lambda config: _nobody_waits(config) or config.weight_averaging.kind != "none",
+    # staleness.compensation_intervals None is 2 instead of 1.
+    lambda config: _nobody_waits(config) and config.staleness.compensation_intervals is None,
     # Resets happen where something was taken in; random filters' alphas are spread as random layers' are; what stands
     # for a network of averaged weights without validation images, and as a teacher, is the mean.
     lambda config: (
         "reset" in (config.graft.momentum, config.graft.batch_norm)
         or (config.graft.level, config.graft.criterion) == ("filter", "random")
-        or (config.averaging.kind != "none" and config.data.validation == 0)
+        or (config.weight_averaging.kind != "none" and config.data.validation == 0)
         or bool(config.distillation.teachers)
     ),
 )

@@ -109,7 +109,7 @@ def methods(data: DataConfig, epochs: int | None) -> Comparison:
         base = _on(recipes.paper("cifar10", architecture), data, epochs)
         spread = _on(recipes.paper_diverse("cifar10", architecture), data, epochs)
         changes = {"schedule": spread.schedule, "optimizer": spread.optimizer}
-        found = {"mutual learning": {"exchange": ExchangeConfig(rule="mutual")}, "grafting, same rates": {}}
+        found = {"mutual learning": {"exchange": ExchangeConfig(rule="dml")}, "grafting, same rates": {}}
         arms += _methods(architecture, base, found)
         arms += _methods(f"{architecture}, spread rates", dataclasses.replace(base, **changes), {"grafting": {}})
     return _table("paper-table-methods", "Grafting beside mutual learning, and what diversity adds.", arms)

@@ -82,7 +82,7 @@ def _setting(comparison: Comparison, rows: Sequence[Row]) -> str:
     schedule, optimizer = config.schedule, config.optimizer
     return (
         f"{config.model.architecture} on {_data(config.data)}; batch {schedule.batch_size}, {optimizer.name}, "
-        f"learning rate {optimizer.learning_rate:g} ({schedule.shape}), weight decay {optimizer.weight_decay:g}, "
+        f"learning rate {optimizer.learning_rate:g} ({schedule.lr_decay}), weight decay {optimizer.weight_decay:g}, "
         f"forward pass in {config.device.precision}; {comparison.arms[0].work} epochs of one network in each arm "
         f"({images} images trained on)."
     )

@@ -43,7 +43,7 @@ def fingerprint(config: RunConfig) -> str:
     plain = to_dict(dataclasses.replace(config, name=None, storage="runs", address=None, seed=0, detach=False))
     for images in ("train", "test", "query"):
         plain["data"][images] = _identity(plain["data"][images] or "")
-    told = _departures(plain, to_dict(RunConfig(age=AS_THEY_COME)))
+    told = _departures(plain, to_dict(RunConfig(staleness=AS_THEY_COME)))
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 

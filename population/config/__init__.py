@@ -2,35 +2,38 @@
 
 from inarch.population.config.data import DataConfig, ImageSize, height_and_width
 from inarch.population.config.exchange import (
-    AverageConfig,
     ExchangeConfig,
-    ExploitConfig,
+    PapaConfig,
+    PbtConfig,
     Rule,
-    ShuffleConfig,
     TopologyConfig,
     TopologyName,
+    WashConfig,
 )
 from inarch.population.config.fusion import FusionConfig, FusionMode
 from inarch.population.config.grafting import Criterion, GraftConfig
 from inarch.population.config.model import ModelConfig
 from inarch.population.config.population import PopulationConfig
 from inarch.population.config.run import Mode, RunConfig
-from inarch.population.config.runtime import CheckpointConfig, DeviceConfig, PaceConfig, PatienceConfig
+from inarch.population.config.runtime import (
+    CheckpointConfig,
+    DebugConfig,
+    DeviceConfig,
+    StragglerConfig,
+    TimeoutsConfig,
+)
 from inarch.population.config.serialization import from_dict, to_dict
-from inarch.population.config.staleness import AgeConfig
-from inarch.population.config.training import AveragingConfig, DistillationConfig, OptimizerConfig, ScheduleConfig
+from inarch.population.config.staleness import StalenessConfig
+from inarch.population.config.training import DistillationConfig, OptimizerConfig, ScheduleConfig, WeightAveragingConfig
 
 __all__ = [
-    "AgeConfig",
-    "AverageConfig",
-    "AveragingConfig",
     "CheckpointConfig",
     "Criterion",
     "DataConfig",
+    "DebugConfig",
     "DeviceConfig",
     "DistillationConfig",
     "ExchangeConfig",
-    "ExploitConfig",
     "FusionConfig",
     "FusionMode",
     "GraftConfig",
@@ -38,15 +41,19 @@ __all__ = [
     "Mode",
     "ModelConfig",
     "OptimizerConfig",
-    "PaceConfig",
-    "PatienceConfig",
+    "PapaConfig",
+    "PbtConfig",
     "PopulationConfig",
     "Rule",
     "RunConfig",
     "ScheduleConfig",
-    "ShuffleConfig",
+    "StalenessConfig",
+    "StragglerConfig",
+    "TimeoutsConfig",
     "TopologyConfig",
     "TopologyName",
+    "WashConfig",
+    "WeightAveragingConfig",
     "from_dict",
     "height_and_width",
     "to_dict",

@@ -8,7 +8,7 @@ from typing import Literal
 
 from inarch.population.config.checks import one_of, require
 
-Rule = Literal["graft", "average", "shuffle", "exploit", "mutual", "none"]
+Rule = Literal["graft", "papa", "wash", "pbt", "dml", "none"]
 TopologyName = Literal[
     "ring",
     "bidirectional_ring",
@@ -30,20 +30,22 @@ class ExchangeConfig:
     """graft: filter grafting; average: a pull toward the mean (PAPA); shuffle: a part of the weights is swapped (WASH);
     exploit: a better network is copied and its learning rate perturbed (PBT); mutual: weights stay, and peers'
     predictions are learned from (DML); none: networks train side by side."""
-    donors: int | None = None
+    num_donors: int | None = None
     """Neighbors whose newest snapshots are taken at once, at least 1; None: one for graft, exploit and mutual, for
     average and shuffle all along the topology."""
 
     def __post_init__(self) -> None:
         one_of(self.rule, Rule, "exchange.rule")
-        require(self.donors is None or self.donors >= 1, "exchange.donors", "be at least 1", self.donors)
+        require(
+            self.num_donors is None or self.num_donors >= 1, "exchange.num_donors", "be at least 1", self.num_donors
+        )
 
     @property
-    def num_donors(self) -> int:
+    def donor_limit(self) -> int:
         """Snapshots wanted at once."""
-        if self.donors is not None:
-            return self.donors
-        return EVERYBODY if self.rule in ("average", "shuffle") else 1
+        if self.num_donors is not None:
+            return self.num_donors
+        return EVERYBODY if self.rule in ("papa", "wash") else 1
 
 
 EVERYBODY = 2**31
@@ -51,7 +53,7 @@ EVERYBODY = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
-class AverageConfig:
+class PapaConfig:
     """A pull toward the population's mean. Source: Jolicoeur-Martineau et al. 2024 (arXiv:2304.03094), PAPA."""
 
     pull: float = 0.01
@@ -60,22 +62,22 @@ class AverageConfig:
     """Whether the pull falls with the learning rate, as the authors' code does."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.pull <= 1, "average.pull", "lie in [0, 1]", self.pull)
+        require(0 <= self.pull <= 1, "papa.pull", "lie in [0, 1]", self.pull)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShuffleConfig:
+class WashConfig:
     """Weights swapped among networks. Source: Fournier et al. 2024 (arXiv:2405.17517), WASH."""
 
     probability: float = 0.01
     """Part of the first layer's weights that is swapped, in [0, 1]; it falls linearly to 0 at the last layer."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.probability <= 1, "shuffle.probability", "lie in [0, 1]", self.probability)
+        require(0 <= self.probability <= 1, "wash.probability", "lie in [0, 1]", self.probability)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExploitConfig:
+class PbtConfig:
     """Copy and perturb. Source: Jaderberg et al. 2017 (arXiv:1711.09846), PBT with binary tournament."""
 
     factors: tuple[float, float] = (0.8, 1.2)
@@ -83,7 +85,7 @@ class ExploitConfig:
 
     def __post_init__(self) -> None:
         positive = len(self.factors) == 2 and all(0 < factor < math.inf for factor in self.factors)
-        require(positive, "exploit.factors", "be two numbers above 0", self.factors)
+        require(positive, "pbt.factors", "be two numbers above 0", self.factors)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,17 +44,17 @@ class GraftConfig:
     units: Literal["auto", "convolutions", "matrices"] = "auto"
     """What shares one alpha: a convolution with what follows it, or every weight matrix with what follows it; auto:
     convolutions, unless the network has more than three times as many other weight matrices, as transformers have."""
-    several: Literal["mean", "best"] = "mean"
+    multi_donor: Literal["mean", "best"] = "mean"
     """With several donors: the mean of the blends with each, or layer by layer the blend with the most informative."""
     momentum: Literal["keep", "blend", "reset"] = "keep"
     """What a graft does to the optimizer's running averages."""
     batch_norm: Literal["blend", "keep", "reset"] = "blend"
     """What a graft does to batch norm's running mean and variance; reset: to 0 and 1, and measured on training images
     after the last one."""
-    crossing: Literal["product", "mean", "output"] = "product"
+    weight_alpha: Literal["product", "mean", "output"] = "product"
     """filter: what a weight between two filters keeps: the product of both alphas, as the public code; their mean; or
     that of the filter it belongs to."""
-    alignment: Literal["none", "weights"] = "none"
+    channel_matching: Literal["none", "weights"] = "none"
     """weights: a scion's channels are first brought into the order in which its weights come closest to one's own."""
     threshold: float = 0.1
     """internal, noise: filters whose l1 norm lies below it are invalid, and are grafted; at least 0."""
@@ -71,17 +71,17 @@ class GraftConfig:
         require(self.c >= 0 and math.isfinite(self.c), "graft.c", "be finite and at least 0", self.c)
         require(self.bins >= 2, "graft.bins", "be at least 2", self.bins)
         one_of(self.units, Literal["auto", "convolutions", "matrices"], "graft.units")
-        one_of(self.several, Literal["mean", "best"], "graft.several")
+        one_of(self.multi_donor, Literal["mean", "best"], "graft.multi_donor")
         one_of(self.level, Literal["layer", "filter"], "graft.level")
-        one_of(self.crossing, Literal["product", "mean", "output"], "graft.crossing")
-        one_of(self.alignment, Literal["none", "weights"], "graft.alignment")
+        one_of(self.weight_alpha, Literal["product", "mean", "output"], "graft.weight_alpha")
+        one_of(self.channel_matching, Literal["none", "weights"], "graft.channel_matching")
         if self.level == "filter":
             allowed = ("entropy", "l1", "batch_norm", "constant", "random")
             is_known = self.criterion in allowed
             require(is_known, "graft.criterion", f"be one of {', '.join(allowed)} at level filter", self.criterion)
-            one_of_them = self.several == "mean"
-            require(one_of_them, "graft.several", "be mean at level filter", self.several)
-            published = self.criterion == "batch_norm" and self.crossing == "product"
+            one_of_them = self.multi_donor == "mean"
+            require(one_of_them, "graft.multi_donor", "be mean at level filter", self.multi_donor)
+            published = self.criterion == "batch_norm" and self.weight_alpha == "product"
             told = "be given with criterion batch_norm and crossing product at level filter, as published"
             require(published or not self.reference, "graft.reference", told, self.reference)
             is_blended = self.batch_norm == "blend" or not self.reference
@@ -89,13 +89,13 @@ class GraftConfig:
             is_usual = self.units != "matrices"
             require(is_usual, "graft.units", "be convolutions at level filter", self.units)
         else:
-            is_usual = self.crossing == "product"
-            require(is_usual, "graft.crossing", "be given with graft.level filter only", self.crossing)
+            is_usual = self.weight_alpha == "product"
+            require(is_usual, "graft.weight_alpha", "be given with graft.level filter only", self.weight_alpha)
             is_known = self.units != "matrices" or not self.reference
             require(is_known, "graft.units", "be convolutions with graft.reference", self.units)
         if self.scion != "external":
             self._check_own()
-        is_plain = self.level == "layer" and self.alignment == "none"
+        is_plain = self.level == "layer" and self.channel_matching == "none"
         require(is_plain or self.momentum != "blend", "graft.momentum", "be keep or reset there", self.momentum)
         one_of(self.momentum, Literal["keep", "blend", "reset"], "graft.momentum")
         one_of(self.batch_norm, Literal["blend", "keep", "reset"], "graft.batch_norm")
@@ -106,7 +106,7 @@ class GraftConfig:
         """What needs a donor cannot be asked of internal scions and noise."""
         told = f"be {{}} with graft.scion {self.scion}"
         require(self.level == "layer", "graft.level", told.format("layer"), self.level)
-        require(self.alignment == "none", "graft.alignment", told.format("none"), self.alignment)
+        require(self.channel_matching == "none", "graft.channel_matching", told.format("none"), self.channel_matching)
         require(self.momentum != "blend", "graft.momentum", told.format("keep or reset"), self.momentum)
         require(self.batch_norm == "blend", "graft.batch_norm", told.format("blend"), self.batch_norm)
         is_ranked = self.scion == "noise" or self.criterion in ("entropy", "l1")

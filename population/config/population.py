@@ -22,11 +22,11 @@ class PopulationConfig:
     """CPUs of each network, fractions too; None: an equal share of the cluster's."""
     gpus: float | None = None
     """GPUs of each network, fractions too; None: one where the cluster has GPUs, else none."""
-    newcomers: Literal["clone", "fresh"] = "clone"
+    init_new_networks: Literal["clone", "fresh"] = "clone"
     """What a network that joins later begins with: a living network's weights, or weights of its own."""
     same_initial_weights: bool = False
     """Whether all networks begin with the same weights."""
-    restarts: int = 3
+    max_restarts: int = 3
     """How often one network that died is brought back from its newest checkpoint before it is given up."""
 
     def __post_init__(self) -> None:
@@ -49,5 +49,5 @@ class PopulationConfig:
         require(self.gpus is None or self.gpus >= 0, "population.gpus", "be at least 0", self.gpus)
         if self.gpus is not None and self.gpus > 1:
             require(float(self.gpus).is_integer(), "population.gpus", "be whole above 1", self.gpus)
-        one_of(self.newcomers, Literal["clone", "fresh"], "population.newcomers")
-        require(self.restarts >= 0, "population.restarts", "be at least 0", self.restarts)
+        one_of(self.init_new_networks, Literal["clone", "fresh"], "population.init_new_networks")
+        require(self.max_restarts >= 0, "population.max_restarts", "be at least 0", self.max_restarts)

@@ -8,19 +8,19 @@ from typing import Literal
 from inarch.population.config.checks import one_of, require
 from inarch.population.config.data import DataConfig
 from inarch.population.config.exchange import (
-    AverageConfig,
     ExchangeConfig,
-    ExploitConfig,
-    ShuffleConfig,
+    PapaConfig,
+    PbtConfig,
     TopologyConfig,
+    WashConfig,
 )
 from inarch.population.config.fusion import FusionConfig
 from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.model import ModelConfig
 from inarch.population.config.population import PopulationConfig
-from inarch.population.config.runtime import CheckpointConfig, DeviceConfig, PaceConfig, PatienceConfig
-from inarch.population.config.staleness import AgeConfig
-from inarch.population.config.training import AveragingConfig, DistillationConfig, OptimizerConfig, ScheduleConfig
+from inarch.population.config.runtime import CheckpointConfig, DebugConfig, DeviceConfig, TimeoutsConfig
+from inarch.population.config.staleness import StalenessConfig
+from inarch.population.config.training import DistillationConfig, OptimizerConfig, ScheduleConfig, WeightAveragingConfig
 
 Mode = Literal["async", "lockstep"]
 
@@ -53,18 +53,18 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    weight_averaging: WeightAveragingConfig = field(default_factory=WeightAveragingConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     graft: GraftConfig = field(default_factory=GraftConfig)
-    average: AverageConfig = field(default_factory=AverageConfig)
-    shuffle: ShuffleConfig = field(default_factory=ShuffleConfig)
-    exploit: ExploitConfig = field(default_factory=ExploitConfig)
-    age: AgeConfig = field(default_factory=AgeConfig)
+    papa: PapaConfig = field(default_factory=PapaConfig)
+    wash: WashConfig = field(default_factory=WashConfig)
+    pbt: PbtConfig = field(default_factory=PbtConfig)
+    staleness: StalenessConfig = field(default_factory=StalenessConfig)
     topology: TopologyConfig = field(default_factory=TopologyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
-    patience: PatienceConfig = field(default_factory=PatienceConfig)
-    pace: PaceConfig = field(default_factory=PaceConfig)
+    timeouts: TimeoutsConfig = field(default_factory=TimeoutsConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
 
     def __post_init__(self) -> None:
         one_of(self.mode, Mode, "mode")
@@ -73,20 +73,27 @@ class RunConfig:
         require(is_full, "model.weights", "be given with fusion.mode off only", self.model.weights)
         asks = self.data.query is None or self.task == "retrieval"
         require(asks, "data.query", "be given with task=retrieval only", self.data.query)
-        is_ranked = self.exchange.rule != "exploit" or self.data.validation > 0
-        require(is_ranked, "data.validation", "be above 0 with exchange.rule exploit", self.data.validation)
+        is_ranked = self.exchange.rule != "pbt" or self.data.validation > 0
+        require(is_ranked, "data.validation", "be above 0 with exchange.rule pbt", self.data.validation)
         told = "be 0 but with exchange.rule graft, graft.scion external"
-        require(self._grafts_others or not self.age.compensation, "age.compensation", told, self.age.compensation)
-        has_donors = self.exchange.rule != "graft" or self.graft.scion == "external" or self.exchange.donors is None
+        require(
+            self._grafts_others or not self.staleness.compensation_intervals,
+            "staleness.compensation_intervals",
+            told,
+            self.staleness.compensation_intervals,
+        )
+        has_donors = self.exchange.rule != "graft" or self.graft.scion == "external" or self.exchange.num_donors is None
         told = f"not be given with graft.scion {self.graft.scion}"
-        require(has_donors, "exchange.donors", told, self.exchange.donors)
-        is_one = not (self._grafts_others and self.graft.reference) or self.exchange.num_donors == 1
-        require(is_one, "exchange.donors", "be 1 with graft.reference", self.exchange.donors)
-        is_plain = self.exchange.rule != "exploit" or self.averaging.kind == "none"
-        told = "be none with exchange.rule exploit, whose copies have no mean of their own"
-        require(is_plain, "averaging.kind", told, self.averaging.kind)
-        is_plain = self.graft.momentum != "blend" or not self.age.compensation
-        require(is_plain, "graft.momentum", "be keep or reset with age.compensation", self.graft.momentum)
+        require(has_donors, "exchange.num_donors", told, self.exchange.num_donors)
+        is_one = not (self._grafts_others and self.graft.reference) or self.exchange.donor_limit == 1
+        require(is_one, "exchange.num_donors", "be 1 with graft.reference", self.exchange.num_donors)
+        is_plain = self.exchange.rule != "pbt" or self.weight_averaging.kind == "none"
+        told = "be none with exchange.rule pbt, whose copies have no mean of their own"
+        require(is_plain, "weight_averaging.kind", told, self.weight_averaging.kind)
+        is_plain = self.graft.momentum != "blend" or not self.staleness.compensation_intervals
+        require(
+            is_plain, "graft.momentum", "be keep or reset with staleness.compensation_intervals", self.graft.momentum
+        )
         require(bool(self.storage), "storage", "name a folder or a URI", self.storage)
         require(0 <= self.seed < 2**63, "seed", "lie in [0, 2**63)", self.seed)
         if self.name is not None:
@@ -105,8 +112,8 @@ class RunConfig:
     @property
     def compensation(self) -> int:
         """Intervals of own training by which an old scion may be brought forward."""
-        if self.age.compensation is not None:
-            return self.age.compensation
+        if self.staleness.compensation_intervals is not None:
+            return self.staleness.compensation_intervals
         return 2 if self._grafts_others and self.mode == "async" and self.graft.momentum != "blend" else 0
 
     @property

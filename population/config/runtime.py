@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from inarch.population.config.checks import one_of, require
@@ -35,7 +35,7 @@ class CheckpointConfig:
     keep: int = 2
     """Newest checkpoints kept of each network, at least 2 (lockstep resumes from the interval that all have)."""
     every: int = 1
-    """Judged intervals (schedule.evaluate) between checkpoints, at least 1; the last interval always has one."""
+    """Judged intervals (schedule.eval_every) between checkpoints, at least 1; the last interval always has one."""
 
     def __post_init__(self) -> None:
         require(self.keep >= 2, "checkpoint.keep", "be at least 2", self.keep)
@@ -43,7 +43,7 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatienceConfig:
+class TimeoutsConfig:
     """How long anything waits. Every wait has an end."""
 
     lease_seconds: float = 30.0
@@ -64,11 +64,11 @@ class PatienceConfig:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            require(value > 0 and math.isfinite(value), f"patience.{item.name}", "be above 0", value)
+            require(value > 0 and math.isfinite(value), f"timeouts.{item.name}", "be above 0", value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaceConfig:
+class StragglerConfig:
     """Slower steps, on purpose: to see what a straggler does to the others."""
 
     step_seconds: float = 0.0
@@ -77,10 +77,17 @@ class PaceConfig:
     """What step_seconds is multiplied by for each network, by id; 1 for those not named."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.step_seconds < math.inf, "pace.step_seconds", "be at least 0", self.step_seconds)
+        require(0 <= self.step_seconds < math.inf, "debug.straggler.step_seconds", "be at least 0", self.step_seconds)
         positive = all(0 < factor < math.inf for factor in self.slowdowns)
-        require(positive, "pace.slowdowns", "be above 0", self.slowdowns)
+        require(positive, "debug.straggler.slowdowns", "be above 0", self.slowdowns)
 
     def seconds(self, network_id: int) -> float:
         """Least length of a network's steps."""
         return self.step_seconds * (self.slowdowns[network_id] if network_id < len(self.slowdowns) else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebugConfig:
+    """Aids for tests and benchmarks; a normal run leaves them alone."""
+
+    straggler: StragglerConfig = field(default_factory=StragglerConfig)

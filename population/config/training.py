@@ -24,13 +24,13 @@ class ScheduleConfig:
     """Epochs between exchanges, at least 1."""
     interval_steps: int | None = None
     """Steps between exchanges, in place of interval_epochs."""
-    evaluate: Literal["interval", "epoch"] = "interval"
+    eval_every: Literal["interval", "epoch"] = "interval"
     """When networks are judged on the validation images: after every interval, or after those in which an epoch ended
     (for intervals much shorter than an epoch); after the last in any case."""
-    statistics_batches: int = 0
+    batch_norm_batches: int = 0
     """Batches of training images, augmented as in training, by which batch norm's statistics are measured anew before
     each evaluation, at least 0; 0: they stay as training and grafts left them."""
-    shape: Literal["constant", "step", "cosine"] = "step"
+    lr_decay: Literal["constant", "step", "cosine"] = "step"
     """How the learning rate falls."""
     step_epochs: int = 60
     """step: epochs between falls, at least 1."""
@@ -48,9 +48,9 @@ class ScheduleConfig:
         if self.interval_steps is not None:
             require(self.interval_steps >= 1, "schedule.interval_steps", "be at least 1", self.interval_steps)
         one_of(self.drop_last, Literal["auto", "on", "off"], "schedule.drop_last")
-        one_of(self.evaluate, Literal["interval", "epoch"], "schedule.evaluate")
-        require(self.statistics_batches >= 0, "schedule.statistics_batches", "be at least 0", self.statistics_batches)
-        one_of(self.shape, Literal["constant", "step", "cosine"], "schedule.shape")
+        one_of(self.eval_every, Literal["interval", "epoch"], "schedule.eval_every")
+        require(self.batch_norm_batches >= 0, "schedule.batch_norm_batches", "be at least 0", self.batch_norm_batches)
+        one_of(self.lr_decay, Literal["constant", "step", "cosine"], "schedule.lr_decay")
         require(self.step_epochs >= 1, "schedule.step_epochs", "be at least 1", self.step_epochs)
         rises = all(one < other for one, other in zip((0, *self.step_at), self.step_at, strict=False))
         require(rises, "schedule.step_at", "be ascending epochs from 1", self.step_at)
@@ -111,7 +111,7 @@ class DistillationConfig:
     temperature: float = 2.0
     """Softens teachers' and student's probabilities, above 0."""
     weight: float = 1.0
-    """Of the teachers' loss beside the labels', at least 0; of the peers' with exchange.rule mutual."""
+    """Of the teachers' loss beside the labels', at least 0; of the peers' with exchange.rule dml."""
 
     def __post_init__(self) -> None:
         require(0 < self.temperature < math.inf, "distillation.temperature", "be above 0", self.temperature)
@@ -119,7 +119,7 @@ class DistillationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AveragingConfig:
+class WeightAveragingConfig:
     """A mean of each network's own weights over time, judged and saved in their place; exchanges do not see it."""
 
     kind: Literal["none", "ema", "swa"] = "none"
@@ -130,6 +130,6 @@ class AveragingConfig:
     """swa: part of the schedule after which it begins, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        one_of(self.kind, Literal["none", "ema", "swa"], "averaging.kind")
-        require(0 <= self.decay < 1, "averaging.decay", "lie in [0, 1)", self.decay)
-        require(0 <= self.start < 1, "averaging.start", "lie in [0, 1)", self.start)
+        one_of(self.kind, Literal["none", "ema", "swa"], "weight_averaging.kind")
+        require(0 <= self.decay < 1, "weight_averaging.decay", "lie in [0, 1)", self.decay)
+        require(0 <= self.start < 1, "weight_averaging.start", "lie in [0, 1)", self.start)

@@ -27,15 +27,15 @@ def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRu
         case "graft":
             graft = config.graft
             by_filters = graft.level == "filter" and not graft.reference
-            needs_them = by_filters or graft.alignment != "none"
-            return GraftRule(graft, config.age, find() if needs_them else None)
-        case "average":
-            return PapaRule(config.average)
-        case "shuffle":
-            return WashRule(config.shuffle)
-        case "exploit":
-            return PbtRule(config.exploit)
-        case "mutual":
+            needs_them = by_filters or graft.channel_matching != "none"
+            return GraftRule(graft, config.staleness, find() if needs_them else None)
+        case "papa":
+            return PapaRule(config.papa)
+        case "wash":
+            return WashRule(config.wash)
+        case "pbt":
+            return PbtRule(config.pbt)
+        case "dml":
             return DmlRule()
     return None
 

@@ -64,7 +64,7 @@ class Exchanger:
             num_intervals: Of the schedule.
         """
         self._rule, self._config, self._units, self._layout, self._network = rule, config, units, layout, network_id
-        self._limit = staleness_limit(config.age, num_intervals=num_intervals)
+        self._limit = staleness_limit(config.staleness, num_intervals=num_intervals)
         self._past = StateHistory(config.compensation) if config.compensation else None
         self._checked_keys = (
             rule.information_measure.checked_keys(units) if rule.information_measure else frozenset()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from inarch.population.config import AgeConfig, GraftConfig
+from inarch.population.config import GraftConfig, StalenessConfig
 from inarch.population.exchange.delay_compensation import compensate_delay
 from inarch.population.exchange.protocol import Contribution, Rootstock, Scion
 from inarch.population.grafting.channels import Channels, moved
@@ -25,7 +25,7 @@ from inarch.population.membership.staleness import staleness_discount
 class GraftRule:
     """Source: Meng et al. 2020 (arXiv:2001.05868)."""
 
-    def __init__(self, config: GraftConfig, age: AgeConfig, channels: Channels | None = None) -> None:
+    def __init__(self, config: GraftConfig, age: StalenessConfig, channels: Channels | None = None) -> None:
         """Args: how; what age does; the network's channels, for level filter and for alignment."""
         self._config, self._age, self._channels = config, age, channels
 
@@ -60,7 +60,7 @@ class GraftRule:
         return self._external(rootstock, arrivals, scions)
 
     def _aligned(self, rootstock: Rootstock, scion: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self._config.alignment == "none" or self._channels is None:
+        if self._config.channel_matching == "none" or self._channels is None:
             return scion
         return moved(scion, self._channels, match_channels(rootstock.state, scion, self._channels))
 
@@ -130,7 +130,7 @@ class GraftRule:
 
     def _shares(self, records: Sequence[tuple[LayerGraft, ...]]) -> list[list[float]]:
         """Each donor's part of each unit; what is left is the rootstock's."""
-        if self._config.several == "mean":
+        if self._config.multi_donor == "mean":
             return [[(1.0 - record.alpha) / len(records) for record in of] for of in records]
         best = [
             max(range(len(of)), key=lambda donor: of[donor].scion_information or 0.0)

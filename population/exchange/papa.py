@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inarch.population.config import AverageConfig
+from inarch.population.config import PapaConfig
 from inarch.population.exchange.protocol import Contribution, Rootstock, Scion
 from inarch.population.grafting.blending import blend_weighted
 from inarch.population.grafting.layer_level import WHOLE, LayerGraft
@@ -20,7 +20,7 @@ class PapaRule:
     takes_scions = True
     information_measure = None
 
-    def __init__(self, config: AverageConfig) -> None:
+    def __init__(self, config: PapaConfig) -> None:
         self._config = config
 
     def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:

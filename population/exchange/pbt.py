@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inarch.population.config import ExploitConfig
+from inarch.population.config import PbtConfig
 from inarch.population.exchange.protocol import Contribution, Rootstock, Scion
 from inarch.population.grafting.layer_level import WHOLE, LayerGraft
 
@@ -18,7 +18,7 @@ class PbtRule:
     takes_scions = True
     information_measure = None
 
-    def __init__(self, config: ExploitConfig) -> None:
+    def __init__(self, config: PbtConfig) -> None:
         self._config = config
 
     def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:

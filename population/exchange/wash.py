@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inarch.population.config import ShuffleConfig
+from inarch.population.config import WashConfig
 from inarch.population.exchange.protocol import Contribution, Rootstock, Scion
 from inarch.population.grafting.layer_level import WHOLE, LayerGraft
 from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, is_structural
@@ -27,7 +27,7 @@ class WashRule:
     takes_scions = True
     information_measure = None
 
-    def __init__(self, config: ShuffleConfig) -> None:
+    def __init__(self, config: WashConfig) -> None:
         self._config = config
 
     def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:

@@ -95,10 +95,10 @@ def _own_part(found: list[Axis], alphas: np.ndarray, config: GraftConfig) -> np.
     if set(by_dim) == {1}:
         return parts[1] if parts[1].ndim == 2 else parts[1][None, :]
     makes, is_made, reads, is_read = parts[0][:, None], known[0][:, None], parts[1], known[1]
-    if config.crossing == "product":
+    if config.weight_alpha == "product":
         return makes * reads
     both = is_made & is_read
-    if config.crossing == "mean":
+    if config.weight_alpha == "mean":
         return np.where(both, (makes + reads) / 2, makes * reads)
     return np.where(is_made, makes, 1.0) * np.where(~is_made & is_read, reads, 1.0)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from inarch.population.config import AgeConfig, GraftConfig
+from inarch.population.config import GraftConfig, StalenessConfig
 from inarch.population.errors import NotFiniteError
 from inarch.population.grafting.alpha import adaptive_weight
 from inarch.population.grafting.blending import blend_, blend_compensated_, blend_weighted, reset_
@@ -56,7 +56,7 @@ def graft(
     config: GraftConfig | None = None,
     *,
     units: Sequence[GraftUnit] | None = None,
-    age: AgeConfig | None = None,
+    age: StalenessConfig | None = None,
     age_intervals: float = 0.0,
     random: np.random.Generator | None = None,
 ) -> GraftResult:
@@ -112,7 +112,7 @@ def layer_alphas(
     scion: Sequence[float],
     config: GraftConfig,
     *,
-    age: AgeConfig | None = None,
+    age: StalenessConfig | None = None,
     age_intervals: float = 0.0,
 ) -> tuple[LayerGraft, ...]:
     """Alpha of each unit from both sides' information and the scion's age."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from inarch.population.config import AgeConfig
+from inarch.population.config import StalenessConfig
 from inarch.population.state.snapshot import SnapshotInfo
 
 
@@ -21,12 +21,12 @@ class Staleness:
     """Since it was made, at least 0."""
 
 
-def staleness_limit(config: AgeConfig, *, num_intervals: int) -> float:
+def staleness_limit(config: StalenessConfig, *, num_intervals: int) -> float:
     """Intervals above which a scion is refused: as configured, else a twentieth of the schedule, at least two."""
-    return config.limit_intervals if config.limit_intervals is not None else max(2.0, num_intervals / 20)
+    return config.max_intervals if config.max_intervals is not None else max(2.0, num_intervals / 20)
 
 
-def staleness_discount(intervals: float, config: AgeConfig) -> float:
+def staleness_discount(intervals: float, config: StalenessConfig) -> float:
     """What is left of a scion's part 1 - alpha at an age, in [0, 1]: 1 at age 0, never rising with age.
 
     Args:
@@ -43,7 +43,7 @@ def staleness_discount(intervals: float, config: AgeConfig) -> float:
     return 1.0
 
 
-def discounted_alpha(alpha: float, intervals: float, config: AgeConfig) -> float:
+def discounted_alpha(alpha: float, intervals: float, config: StalenessConfig) -> float:
     """Alpha after age: it rises from `alpha` toward 1 as the scion's part fades."""
     left = staleness_discount(intervals, config)
     return alpha if left == 1.0 else 1.0 - (1.0 - alpha) * left

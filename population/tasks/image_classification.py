@@ -28,7 +28,7 @@ from inarch.population.tasks.distillation import distillation_loss, load_teacher
 
 STATISTICS_BATCHES = 8
 """Training batches, augmented as in training, by which averaged weights' batch norm is measured, where
-schedule.statistics_batches does not say."""
+schedule.batch_norm_batches does not say."""
 
 
 def run_splits(config: RunConfig) -> Splits:
@@ -159,7 +159,7 @@ class ImageClassification:
 
     def batch_norm_images(self) -> Iterator[Tensor]:
         batches = self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)
-        wanted = self.config.schedule.statistics_batches or STATISTICS_BATCHES
+        wanted = self.config.schedule.batch_norm_batches or STATISTICS_BATCHES
         return (images for images, _ in itertools.islice(batches, wanted))
 
     def validate(self, model: nn.Module) -> Scores | None:
@@ -171,7 +171,7 @@ class ImageClassification:
     def align_states(self, states: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
         """Networks of a run whose weights may be averaged and compared: as they are, and where grafts matched channels
         first, which leaves each network its own order, in the first one's."""
-        is_matched = self.config.exchange.rule == "graft" and self.config.graft.alignment != "none"
+        is_matched = self.config.exchange.rule == "graft" and self.config.graft.channel_matching != "none"
         if not is_matched or len(states) < 2:
             return list(states)
         return in_common_order(states, find_channels(self.build(0), self.image_shape))
@@ -182,7 +182,7 @@ class ImageClassification:
 
     def _measure_statistics(self, model: nn.Module) -> None:
         """Batch norm's statistics anew, in place, where the schedule asks for it."""
-        if self.config.schedule.statistics_batches:
+        if self.config.schedule.batch_norm_batches:
             torch.optim.swa_utils.update_bn(self.batch_norm_images(), model)
 
     def check(self) -> None:

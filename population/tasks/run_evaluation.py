@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ def evaluate_run(
     Raises:
         RunError: no network left a checkpoint.
     """
-    storage = Storage(spec.folder, deadline_seconds=spec.config.patience.storage_seconds)
+    storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
     checkpoints.flush_history()
     task = ImageClassification(spec.config, splits, factory=spec.factory, begins_trained=False)
@@ -77,7 +76,7 @@ def evaluate_run(
         for row, one, other in zip(rows, of_best.pop("each"), of_last.pop("each"), strict=True):
             row["best"], row["last"] = one, other
         result |= of_best | {"last": of_last}
-    return result | {"seconds": seconds, "seconds_by_phase": _phases(storage), "finished": time.time()}
+    return result | {"seconds": seconds, "seconds_by_phase": _phases(storage)}
 
 
 LOST = frozenset({"failed", "lost"})

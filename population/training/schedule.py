@@ -36,7 +36,7 @@ class Schedule:
 
     def evaluations(self, interval: int) -> int:
         """How many evaluations are due by the end of an interval."""
-        if self.config.evaluate == "interval":
+        if self.config.eval_every == "interval":
             return interval
         return self.end(interval) // self.steps_per_epoch
 
@@ -54,9 +54,9 @@ class Schedule:
         warmup = self.config.warmup_epochs * self.steps_per_epoch
         if step < warmup:
             return (step + 1) / warmup
-        if self.config.shape == "cosine":
+        if self.config.lr_decay == "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, self.num_steps - warmup)))
-        if self.config.shape == "step":
+        if self.config.lr_decay == "step":
             epoch = step // self.steps_per_epoch
             falls = (
                 sum(epoch >= at for at in self.config.step_at)

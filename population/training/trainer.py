@@ -72,7 +72,7 @@ class Trainer:
         self.layout = layout_of(self._shared.tensors())
         self._staging = StagingBuffer(self.layout, self._device)
         self._staging.alias_parameters(self.module)
-        self._average = WeightAverage(self.module, config.averaging)
+        self._average = WeightAverage(self.module, config.weight_averaging)
         rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
         count = self.schedule.num_intervals
         self._exchanger = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from inarch.population.config import AveragingConfig
+from inarch.population.config import WeightAveragingConfig
 from inarch.population.errors import ConfigError
 from inarch.population.extension.user_code import shortened
 from inarch.population.persistence.checkpoint import average_of
@@ -24,7 +24,7 @@ class WeightAverage:
     Source: swa, Izmailov et al. 2018 (arXiv:1803.05407), without its change of the learning rate.
     """
 
-    def __init__(self, module: nn.Module, config: AveragingConfig) -> None:
+    def __init__(self, module: nn.Module, config: WeightAveragingConfig) -> None:
         """Args: the network, whose weights the mean begins with; which mean."""
         self._config = config
         self._model: AveragedModel | None = None
@@ -32,14 +32,14 @@ class WeightAverage:
             is_ema = config.kind == "ema"
             odd = [name for name, buffer in module.named_buffers() if buffer.layout != torch.strided]
             if is_ema and odd:
-                raise ConfigError(f"averaging.kind ema averages buffers too, and {odd[0]!r} is sparse; use swa")
+                raise ConfigError(f"weight_averaging.kind ema averages buffers too, and {odd[0]!r} is sparse; use swa")
             try:
                 self._model = AveragedModel(
                     module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
                 )
             except (RuntimeError, TypeError, NotImplementedError) as error:  # what deepcopy of odd tensors raises
                 raise ConfigError(
-                    f"averaging.kind {config.kind} needs a copy of the network, and copy.deepcopy failed; in place of "
+                    f"weight_averaging.kind {config.kind} needs a copy of the network, and copy.deepcopy failed; in place of "
                     "torch.nn.utils.weight_norm use torch.nn.utils.parametrizations.weight_norm: "
                     f"{shortened(str(error))}"
                 ) from error
