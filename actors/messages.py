@@ -117,9 +117,9 @@ class NetworkStatus:
     outcome: str = ""
     """Of the newest interval's exchange."""
     scion: int | None = None
-    age_intervals: float | None = None
+    staleness_intervals: float | None = None
     """Of the scion last grafted."""
-    age_seconds: float | None = None
+    staleness_seconds: float | None = None
     silent_seconds: float = 0.0
     """Since the network was last heard from."""
     process: int | None = None

@@ -59,7 +59,7 @@ def status_table(status: RunStatus) -> Table:
     refused = ", ".join(f"{count} {name}" for name, count in sorted(status.refusals.items()))
     title = f"{status.name}: {status.state}, {status.seconds:.0f} s" + (f"; refused {refused}" if refused else "")
     table = Table(title=title, title_justify="left")
-    for name in ("network", "epoch", "loss", "accuracy", "images/s", "grafts", "scion", "age", "state"):
+    for name in ("network", "epoch", "loss", "accuracy", "images/s", "grafts", "scion", "behind", "state"):
         table.add_column(name, justify="left" if name == "state" else "right")
     for network in status.networks:
         table.add_row(*_cells(network, status.epochs))
@@ -67,7 +67,11 @@ def status_table(status: RunStatus) -> Table:
 
 
 def _cells(network: NetworkStatus, epochs: int) -> tuple[str, ...]:
-    age = "" if network.age_intervals is None else f"{network.age_intervals:.1f} / {network.age_seconds or 0:.1f} s"
+    age = (
+        ""
+        if network.staleness_intervals is None
+        else f"{network.staleness_intervals:.1f} / {network.staleness_seconds or 0:.1f} s"
+    )
     is_plain = network.outcome in ("", "grafted", "off") or network.state == "done"
     state = network.state if is_plain else f"{network.state} ({network.outcome})"
     return (
@@ -92,8 +96,8 @@ def describe(event: Event) -> str:
         return f"{who}: interval {detail['interval']}, loss {detail['loss']:.4f}, validation accuracy {accuracy}"
     if event.kind == "graft":
         whence = "without a donor"  # internal scions and noise
-        if detail["age"] is not None:
-            whence = f"from {detail['scion']}, age {detail['age']:.1f} intervals"
+        if detail["staleness"] is not None:
+            whence = f"from {detail['scion']}, {detail['staleness']:.1f} intervals behind"
         return f"{who}: interval {detail['interval']}, grafted {whence}"
     if event.kind == "refusal":
         return f"{who}: interval {detail['interval']}, no graft ({detail['reason']})"

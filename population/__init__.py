@@ -40,7 +40,7 @@ from inarch.population.grafting.layer_level import GraftResult, LayerGraft, graf
 from inarch.population.grafting.units import GraftUnit, graft_units
 from inarch.population.membership.barrier import Barrier, BarrierResult
 from inarch.population.membership.members import Member, Members, MemberState
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PostOutcome, PublishedSnapshot, SnapshotIndex
 from inarch.population.membership.staleness import Staleness, discounted_alpha, staleness_discount
 from inarch.population.membership.topology import donors, neighbors
@@ -62,6 +62,7 @@ __all__ = [
     "DeviceConfig",
     "DistillationConfig",
     "ExchangeConfig",
+    "ExchangeOutcome",
     "ExchangeRule",
     "FusionConfig",
     "GraftConfig",
@@ -83,7 +84,6 @@ __all__ = [
     "PopulationConfig",
     "PostOutcome",
     "PublishedSnapshot",
-    "Refusal",
     "Rootstock",
     "RunConfig",
     "ScheduleConfig",

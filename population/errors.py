@@ -16,7 +16,7 @@
         ├── ClusterError     the cluster cannot be reached
         └── ResourceError    the cluster can never place what was asked
 
-What asynchrony makes normal (no scion yet, too old, its owner gone) is a value, `population.board.Refusal`.
+What asynchrony makes normal (no scion yet, too old, its owner gone) is a value, `population.board.ExchangeOutcome`.
 """
 
 from __future__ import annotations

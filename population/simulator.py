@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from inarch.population.config import RunConfig
 from inarch.population.membership.barrier import Barrier
 from inarch.population.membership.members import Members, MemberState
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot, SnapshotIndex
 from inarch.population.membership.staleness import staleness_limit
 from inarch.population.persistence.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ class LedgerEntry:
     network_id: int
     incarnation: int
     interval: int
-    outcome: str
+    outcome: ExchangeOutcome
     """grafted, off, or a refusal's name."""
     scion: int | None
     version: int | None
@@ -128,23 +128,24 @@ class Simulator:
         self.result.seconds = max((line.seconds for line in self.result.ledger), default=0.0)
         return self.result
 
-    def fetch_scions(self, life: _Life, own: SnapshotInfo, now: float) -> tuple[Snapshot, ...] | Refusal:
+    def fetch_scions(self, life: _Life, own: SnapshotInfo, now: float) -> tuple[Snapshot, ...] | ExchangeOutcome:
         """What a network gets when it pulls."""
         members, donors, version = self.members.in_topology(), self.members.donors(), None
         if (opening := self.barrier.opening(own.interval)) is not None:
             if opening.is_timed_out:
-                return Refusal.BARRIER_TIMEOUT
+                return ExchangeOutcome.BARRIER_TIMEOUT
             members, donors, version = opening.members, opening.donors, own.interval
         limit = staleness_limit(self.config.staleness, num_intervals=life.trainer.schedule.num_intervals)
         count = self.config.exchange.donor_limit
         offered = self.index.select_donors(
             own, members=members, donors=donors, limit=limit, count=count, version=version
         )
-        return offered if isinstance(offered, Refusal) else tuple(posting.payload for posting in offered)
+        return offered if isinstance(offered, ExchangeOutcome) else tuple(posting.payload for posting in offered)
 
     def committed(self, life: _Life, report: IntervalReport, scion: SnapshotInfo | None) -> None:
         """A network's interval is over."""
-        is_graft = report.outcome == "grafted"
+        assert report.outcome is not None
+        is_graft = report.outcome is ExchangeOutcome.GRAFTED
         self.result.ledger.append(
             LedgerEntry(
                 seconds=life.now(),
@@ -308,9 +309,9 @@ class _Life:
     def prefetch(self, own: SnapshotInfo) -> None:
         """Nothing to do: what is pulled is there at once."""
 
-    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         found = self._simulator.fetch_scions(self, own, self.seconds)
-        self._scion = None if isinstance(found, Refusal) else found[0].origin
+        self._scion = None if isinstance(found, ExchangeOutcome) else found[0].origin
         return found
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:

@@ -23,10 +23,11 @@ from inarch.experiments.benchmarks.reference_graft import published_alphas, publ
 from inarch.experiments.benchmarks.runs import Track, rates
 from inarch.experiments.benchmarks.straggler import pace, straggler
 from inarch.population import models
-from inarch.population.config import DataConfig, GraftConfig, ModelConfig, PopulationConfig, RunConfig, ScheduleConfig
+from inarch.population.config import DataConfig, ModelConfig, PopulationConfig, RunConfig, ScheduleConfig
 from inarch.population.data import write_arrow
 from inarch.population.errors import ConfigError
 from inarch.population.grafting.layer_level import graft
+from inarch.population.grafting.reference import graft_published
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def test_pace_counts_the_last_seconds_only():
 
 def test_the_published_graft_is_that_of_the_reference_mode():
     own, scion = (_state(seed) for seed in (0, 1))
-    expected = graft(own, scion, GraftConfig(reference=True))
+    expected = graft_published(own, scion)
     alphas = published_alphas(own, scion)
     found = published_blend(own, scion, alphas)
     assert alphas == pytest.approx({layer.layer: layer.alpha for layer in expected.layers})
@@ -101,7 +102,7 @@ def test_peers_graft_as_the_library_does():
     expected = graft(own, donor.model.state_dict())
     seconds, snapshot = donor.stage()
     seconds |= rootstock.apply(snapshot)
-    assert seconds.keys() == {"information", "freeze", "blend", "remember"}
+    assert seconds.keys() == {"information", "stage", "blend", "remember"}
     for key, weight in rootstock.model.state_dict().items():
         torch.testing.assert_close(weight, expected.state[key], rtol=1e-6, atol=1e-7)
 

@@ -6,11 +6,11 @@ import pytest
 
 from inarch.population import (
     Barrier,
+    ExchangeOutcome,
     Members,
     MemberState,
     PostOutcome,
     PublishedSnapshot,
-    Refusal,
     SnapshotIndex,
     SnapshotInfo,
     TopologyConfig,
@@ -44,7 +44,7 @@ def offer(
     index: SnapshotIndex[str], asker: SnapshotInfo, *, ids=(0, 1, 2), donors=(0, 1, 2), limit: float = 1.0, version=None
 ):
     found = index.select_donors(asker, members=ids, donors=donors, limit=limit, version=version)
-    if isinstance(found, Refusal):
+    if isinstance(found, ExchangeOutcome):
         return found
     (one,) = found
     return one
@@ -72,14 +72,14 @@ def test_offer_of_several_follows_the_ring_and_leaves_out_what_is_not_admissible
         index.publish(posting(network_id, interval))
     everybody = {"members": (0, 1, 2, 3), "donors": (0, 1, 2, 3), "limit": 1.0}
     found = index.select_donors(origin(0, 5), count=3, **everybody)
-    assert not isinstance(found, Refusal) and [one.payload for one in found] == ["3@5", "1@5"]
+    assert not isinstance(found, ExchangeOutcome) and [one.payload for one in found] == ["3@5", "1@5"]
     found = index.select_donors(origin(0, 5), count=1, **everybody)
-    assert not isinstance(found, Refusal) and [one.payload for one in found] == ["3@5"]
+    assert not isinstance(found, ExchangeOutcome) and [one.payload for one in found] == ["3@5"]
 
 
 def test_offer_is_the_nearest_admissible_snapshot_along_the_ring() -> None:
     index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
-    assert offer(index, origin(0)) is Refusal.NOTHING_YET
+    assert offer(index, origin(0)) is ExchangeOutcome.NOTHING_YET
     index.publish(posting(1, 5))
     found = offer(index, origin(0, 5))
     assert isinstance(found, PublishedSnapshot) and found.payload == "1@5"
@@ -91,7 +91,7 @@ def test_offer_is_the_nearest_admissible_snapshot_along_the_ring() -> None:
 def test_neighbor_that_trails_too_far_is_passed_over_and_counted_as_too_old() -> None:
     index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
     index.publish(posting(2, 5, trained=0.5))
-    assert offer(index, origin(0, 5)) is Refusal.TOO_OLD
+    assert offer(index, origin(0, 5)) is ExchangeOutcome.TOO_STALE
     index.publish(posting(1, 5))
     found = offer(index, origin(0, 5))
     assert isinstance(found, PublishedSnapshot) and found.payload == "1@5"
@@ -99,12 +99,12 @@ def test_neighbor_that_trails_too_far_is_passed_over_and_counted_as_too_old() ->
 
 def test_refusals_have_names() -> None:
     index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
-    assert offer(index, origin(0), ids=(0,), donors=(0,)) is Refusal.NO_NEIGHBOR
+    assert offer(index, origin(0), ids=(0,), donors=(0,)) is ExchangeOutcome.NO_NEIGHBOR
     index.publish(posting(1, 1, structure="other"))
-    assert offer(index, origin(0)) is Refusal.STRUCTURE
-    assert offer(index, origin(0), donors=(0, 2)) is Refusal.NOTHING_YET
+    assert offer(index, origin(0)) is ExchangeOutcome.STRUCTURE
+    assert offer(index, origin(0), donors=(0, 2)) is ExchangeOutcome.NOTHING_YET
     index.remove(1)
-    assert offer(index, origin(0)) is Refusal.NOTHING_YET
+    assert offer(index, origin(0)) is ExchangeOutcome.NOTHING_YET
 
 
 def test_lockstep_gives_the_version_that_all_have() -> None:
@@ -114,7 +114,7 @@ def test_lockstep_gives_the_version_that_all_have() -> None:
     found = offer(index, origin(0, 1), ids=(0, 1), donors=(0, 1), version=1)
     assert isinstance(found, PublishedSnapshot) and found.payload == "1@1"
     index.drop_before(2)
-    assert offer(index, origin(0, 1), ids=(0, 1), donors=(0, 1), version=1) is Refusal.NOTHING_YET
+    assert offer(index, origin(0, 1), ids=(0, 1), donors=(0, 1), version=1) is ExchangeOutcome.NOTHING_YET
 
 
 def test_parent_of_a_newcomer_is_the_furthest() -> None:
@@ -253,7 +253,7 @@ def test_a_straggler_that_took_in_more_than_its_place_still_grafts_from_those_wh
     index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
     index.publish(posting(0, 12))
     found = offer(index, origin(1, 8, trained=18.0), ids=(0, 1), donors=(0, 1), limit=2.0)
-    assert not isinstance(found, Refusal) and found.payload == "0@12"
+    assert not isinstance(found, ExchangeOutcome) and found.payload == "0@12"
     assert not is_too_stale(origin(1, 14, trained=18.0), found.origin, limit=2.0)
     assert is_too_stale(origin(1, 15, trained=18.0), found.origin, limit=2.0)
 
@@ -262,5 +262,5 @@ def test_the_last_bit_of_a_sum_makes_nothing_too_old() -> None:
     index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
     index.publish(posting(0, 10, trained=10.0 - 2**-40))
     found = offer(index, origin(1, 11, trained=11.0 + 2**-40), ids=(0, 1), donors=(0, 1))
-    assert not isinstance(found, Refusal) and found.payload == "0@10"
+    assert not isinstance(found, ExchangeOutcome) and found.payload == "0@10"
     assert staleness_of(origin(1, 11, trained=11.0 + 2**-40), found.origin, now=0.0).intervals == 1.0

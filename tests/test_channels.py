@@ -23,7 +23,7 @@ from inarch.population import (
 )
 from inarch.population.errors import ConfigError
 from inarch.population.evaluation.soups import soup
-from inarch.population.exchange import GraftRule
+from inarch.population.exchange import GraftRule, PublishedGraftRule
 from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.channels import UNTRACKED, Channels, declared_channels, moved
 from inarch.population.grafting.filter_level import blend_filters, filter_alphas
@@ -31,6 +31,7 @@ from inarch.population.grafting.information import filter_entropy
 from inarch.population.grafting.reference import published_filter_graft
 from inarch.population.grafting.units import GraftUnit
 from inarch.population.grafting.weight_matching import match_channels
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness
 from inarch.population.models import architectures, build
 from inarch.population.state.state_dict import named_tensors
@@ -305,9 +306,7 @@ def test_published_filter_graft(vectors) -> None:
         }
         for side in ("own", "scion", "result")
     )
-    rule = GraftRule(
-        GraftConfig(level="filter", criterion="batch_norm", reference=True), StalenessConfig(policy="none")
-    )
+    rule = PublishedGraftRule(GraftConfig(level="filter", criterion="batch_norm"), StalenessConfig(policy="none"))
     stock = rootstock(0, {key: value.clone() for key, value in own.items()}, rule)
     stock.units = tuple(GraftUnit(name=key, keys=(key,)) for key, value in own.items() if value.dim() == 4)
     (taken,) = rule.apply(stock, [arrival(1, scion, rule)])
@@ -327,7 +326,8 @@ def test_published_filter_graft_is_of_chains_and_divides_by_no_zero() -> None:
     assert kept == {"0.weight": 0.5} and all(bool(value.isfinite().all()) for value in found.values())
     config = small_config(
         model=ModelConfig(architecture="densenet40"),
-        graft=GraftConfig(level="filter", criterion="batch_norm", reference=True),
+        exchange=ExchangeConfig(rule="graft_published"),
+        graft=GraftConfig(level="filter", criterion="batch_norm"),
     )
     with pytest.raises(ConfigError, match=r"layers\.0\.conv2\.weight has no batch norm after it"):
         Trainer(tiny_task(config), config, network_id=0).dry_run_exchange()
@@ -346,7 +346,7 @@ def grafted(config: GraftConfig, *, left: float = 1.0) -> tuple[dict[str, Tensor
     own, scion = (plain(model) for model in networks)
     result = {key: value.clone() for key, value in own.items()}
     alphas = filter_alphas(own, scion, channels, config)
-    blend_filters(result, scion, channels, alphas, config, left=left)
+    blend_filters(result, scion, channels, alphas, config, discount=left)
     made = {
         axis.key: torch.from_numpy(alphas[axis.classes])
         for axis in channels.axes
@@ -445,7 +445,7 @@ def test_populations_graft_filters(name: str) -> None:
     config = small_config(population=PopulationConfig(size=3), **OPTIONS[name])
     splits = tiny_splits(config)
     results = [Simulator(config, lambda: tiny_task(config, splits)).run() for _ in range(2)]
-    assert [line.outcome for line in results[0].ledger].count("grafted") >= 8
+    assert [line.outcome for line in results[0].ledger].count(ExchangeOutcome.GRAFTED) >= 8
     for model, trainer in results[0].trainers.items():
         other = named_tensors(results[1].trainers[model].module)
         assert all(torch.equal(value, other[key]) for key, value in named_tensors(trainer.module).items())
@@ -477,7 +477,7 @@ def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: A
     old = Staleness(intervals=age, steps=age, seconds=0.0)
     scion, own = state(2), state(1)
     before = {key: tensor.clone() for key, tensor in own.items()}
-    arrivals = [dataclasses.replace(arrival(number, scion, rule), age=old) for number in range(1, donors + 1)]
+    arrivals = [dataclasses.replace(arrival(number, scion, rule), staleness=old) for number in range(1, donors + 1)]
     taken = rule.apply(rootstock(0, own, rule), arrivals)
     shares = []
     for layer, *of_donors in zip(*(one.layers for one in taken), strict=True):
@@ -503,9 +503,6 @@ def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: A
         {"weight_alpha": "sum"},
         {"channel_matching": "optimal"},
         {"multi_donor": "best"},
-        {"reference": True},
-        {"reference": True, "criterion": "batch_norm", "weight_alpha": "mean"},
-        {"reference": True, "criterion": "batch_norm", "batch_norm": "keep"},
     ],
 )
 def test_settings_that_do_not_go_with_filters_are_refused(fields: dict[str, Any]) -> None:

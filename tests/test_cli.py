@@ -51,12 +51,14 @@ def test_what_cannot_be_used_is_said_on_one_screen(capsys, words, message: str) 
 @pytest.mark.parametrize(
     ("age", "line"),
     [
-        (1.0, "network 2: interval 3, grafted from 1, age 1.0 intervals"),
+        (1.0, "network 2: interval 3, grafted from 1, 1.0 intervals behind"),
         (None, "network 2: interval 3, grafted without a donor"),
     ],
 )
 def test_a_graft_is_told_with_and_without_a_donor(age: float | None, line: str) -> None:
-    event = Event(number=1, kind="graft", network_id=2, seconds=0.0, detail={"interval": 3, "scion": 1, "age": age})
+    event = Event(
+        number=1, kind="graft", network_id=2, seconds=0.0, detail={"interval": 3, "scion": 1, "staleness": age}
+    )
     assert describe(event) == line
 
 

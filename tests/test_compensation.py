@@ -11,9 +11,9 @@ from torch import Tensor
 
 from inarch.population import (
     ExchangeConfig,
+    ExchangeOutcome,
     GraftConfig,
     PopulationConfig,
-    Refusal,
     RunConfig,
     ScheduleConfig,
     Simulation,
@@ -92,7 +92,7 @@ def test_a_graft_of_an_old_scion_adds_what_was_trained_since() -> None:
     rule = GraftRule(GraftConfig(criterion="constant"), StalenessConfig())
     own, then, scion = state(1), state(2), state(3)
     past = StateHistory(intervals=1)
-    past.note(at(2), then)
+    past.append(at(2), then)
     grafted = copies(own)
     came = dataclasses.replace(arrival(1, scion, rule), past=past.at(2))
     (taken,) = rule.apply(rootstock(0, grafted, rule), [came])
@@ -122,7 +122,7 @@ def test_several_old_scions_are_brought_forward_each_by_its_own_age() -> None:
     rule = GraftRule(GraftConfig(criterion="constant"), StalenessConfig(policy="none"))
     own, then, one, two = state(1), state(2), state(3), state(4)
     past = StateHistory(intervals=1)
-    past.note(at(2), then)
+    past.append(at(2), then)
     grafted = copies(own)
     old = dataclasses.replace(arrival(1, one, rule), past=past.at(2))
     rule.apply(rootstock(0, grafted, rule), [old, arrival(2, two, rule)])
@@ -171,12 +171,15 @@ def test_a_compensated_population_keeps_all_training(level: str) -> None:
 def test_the_history_tells_by_how_much_a_scion_was_brought_forward() -> None:
     config = small_config(staleness=StalenessConfig(compensation_intervals=1, max_intervals=5))
     scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
-    trainer, host = new_trainer(config), FakeRuntime(lambda own: scion if own.interval >= 2 else Refusal.NOTHING_YET)
+    trainer, host = (
+        new_trainer(config),
+        FakeRuntime(lambda own: scion if own.interval >= 2 else ExchangeOutcome.NOTHING_YET),
+    )
     live(trainer, host)
     rows = [row for checkpoint in host.checkpoints for row in checkpoint.rows["grafts"]]
     told = {(row["interval"], row["scion_version"], row["compensated_intervals"]) for row in rows}
     assert told == {(2, 1, 1), (3, 1, 1)}
-    assert {row["age_intervals"] for row in rows if row["interval"] == 2} == {1.0}
+    assert {row["staleness_intervals"] for row in rows if row["interval"] == 2} == {1.0}
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 5, 6, 9, 11])
@@ -188,8 +191,8 @@ def test_stopped_at_any_step_and_resumed_brings_forward_by_the_same_bits(compens
     )
     scions = live(new_trainer(config, network_id=1), FakeRuntime())
 
-    def pull(own: SnapshotInfo) -> Snapshot | Refusal:
-        return scions[own.interval - 3] if own.interval >= 3 else Refusal.NOTHING_YET
+    def pull(own: SnapshotInfo) -> Snapshot | ExchangeOutcome:
+        return scions[own.interval - 3] if own.interval >= 3 else ExchangeOutcome.NOTHING_YET
 
     whole = new_trainer(config)
     live(whole, FakeRuntime(pull))

@@ -47,7 +47,7 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (TopologyConfig, {"name": "edges"}, r"topology\.edges"),
         (TopologyConfig, {"name": "edges", "edges": ((1, 1),)}, r"topology\.edges"),
         (CheckpointConfig, {"keep": 1}, r"checkpoint\.keep"),
-        (TimeoutsConfig, {"pull_seconds": 0.0}, r"timeouts\.pull_seconds"),
+        (TimeoutsConfig, {"fetch_seconds": 0.0}, r"timeouts\.fetch_seconds"),
         (StragglerConfig, {"slowdowns": (0.0,)}, r"debug\.straggler\.slowdowns"),
         (GraftConfig, {"scion": "noise", "level": "filter"}, r"graft\.level must be layer with graft\.scion noise"),
         (GraftConfig, {"scion": "internal", "channel_matching": "weights"}, r"graft\.channel_matching must be none"),
@@ -57,19 +57,31 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (
             RunConfig,
             {"graft": GraftConfig(scion="noise"), "exchange": ExchangeConfig(num_donors=2)},
-            r"exchange\.num_donors must not be given with graft\.scion noise",
+            r"exchange\.num_donors must be None with graft\.scion noise",
         ),
-        (GraftConfig, {"weight_alpha": "mean"}, r"graft\.weight_alpha must be given with graft\.level filter only"),
+        (GraftConfig, {"weight_alpha": "mean"}, r"graft\.weight_alpha must be product without graft\.level filter"),
         (
             GraftConfig,
             {"level": "filter", "criterion": "l1", "units": "matrices"},
-            r"graft\.units must be convolutions",
+            r"graft\.units must be auto or convolutions",
         ),
-        (GraftConfig, {"reference": True, "units": "matrices"}, r"graft\.units must be convolutions"),
         (
             RunConfig,
-            {"graft": GraftConfig(reference=True), "exchange": ExchangeConfig(num_donors=2)},
-            r"exchange\.num_donors must be 1 with graft\.reference",
+            {"exchange": ExchangeConfig(rule="graft_published"), "graft": GraftConfig(units="matrices")},
+            r"graft\.units must be auto or convolutions with exchange\.rule graft_published",
+        ),
+        (
+            RunConfig,
+            {"exchange": ExchangeConfig(rule="graft_published", num_donors=2)},
+            r"exchange\.num_donors must be 1 with exchange\.rule graft_published",
+        ),
+        (
+            RunConfig,
+            {
+                "exchange": ExchangeConfig(rule="graft_published"),
+                "graft": GraftConfig(level="filter", criterion="l1"),
+            },
+            r"graft\.criterion must be batch_norm with exchange\.rule graft_published at level filter",
         ),
         (
             RunConfig,

@@ -13,6 +13,7 @@ import torch
 from inarch.population import DistillationConfig, ExchangeConfig, ImageClassification, RunConfig, Simulator, Trainer
 from inarch.population.config import to_dict
 from inarch.population.errors import ConfigError
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
@@ -119,7 +120,7 @@ def simulate(config: RunConfig):
 def test_mutual_learning_leaves_weights_alone_and_learns_from_the_newest_peers() -> None:
     config = small_config(exchange=ExchangeConfig(rule="dml"))
     result = simulate(config)
-    assert [line.outcome for line in result.ledger].count("grafted") >= 4
+    assert [line.outcome for line in result.ledger].count(ExchangeOutcome.GRAFTED) >= 4
     one, other = result.trainers[0], result.trainers[1]
     assert isinstance(one.task, ImageClassification) and len(one.task._peers) == 1
     taken = [line for line in result.ledger if line.network_id == 0 and line.outcome == "grafted"]

@@ -90,7 +90,7 @@ def arrival(network_id: int, weights: dict[str, Tensor], rule: ExchangeRule, **n
     snapshot = Snapshot(
         origin=origin(network_id, **named), information=information, buffer=staging.buffer().copy(), layout=layout
     )
-    return Scion(snapshot=snapshot, age=NOW)
+    return Scion(snapshot=snapshot, staleness=NOW)
 
 
 def rootstock(network_id: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Rootstock:
@@ -154,7 +154,7 @@ def test_exploiting_copies_a_better_network_and_perturbs_its_learning_rate() -> 
     worse = arrival(2, state(3), rule, score=0.75)
     (taken,) = rule.apply(root, [worse, arrival(1, better, rule, score=0.8, rate=0.3)])
     assert all(torch.equal(kept[key], better[key]) for key in own)
-    assert taken.scion_weight == 1.0 and taken.arrival is not None and taken.arrival.snapshot.origin.network_id == 1
+    assert taken.scion_weight == 1.0 and taken.scion is not None and taken.scion.snapshot.origin.network_id == 1
     assert root.reset_momentum and root.learning_rate in (0.15, 0.6)
     assert root.score == 0.8
 
@@ -196,7 +196,7 @@ def test_what_is_too_old_to_have_a_part_resets_nothing() -> None:
     own["bn1.running_mean"] += 3.0
     before = copies(own)
     for intervals, is_taken in ((3.0, False), (1.0, True)):
-        came = dataclasses.replace(arrival(1, other, rule), age=dataclasses.replace(NOW, intervals=intervals))
+        came = dataclasses.replace(arrival(1, other, rule), staleness=dataclasses.replace(NOW, intervals=intervals))
         root = rootstock(0, own, rule)
         rule.apply(root, [came])
         assert root.reset_momentum == is_taken
@@ -326,7 +326,7 @@ def test_every_rule_trains_a_population_to_its_end_and_repeats_it(name: str) -> 
     first, again = simulate(config), simulate(config)
     assert first.ledger == again.ledger
     outcomes = {line.outcome for line in first.ledger}
-    assert "grafted" in outcomes and outcomes <= {"grafted", "kept", "nothing_yet"}
+    assert "grafted" in outcomes and outcomes <= {"grafted", "unchanged", "nothing_yet"}
     for network_id, trainer in first.trainers.items():
         assert first.reports[network_id][-1].train_loss < 1.2
         other = named_tensors(again.trainers[network_id].module)
@@ -347,7 +347,13 @@ def test_what_was_copied_is_not_copied_again_before_it_is_judged() -> None:
     donor = dataclasses.replace(donor, origin=dataclasses.replace(donor.origin, score=1.0))
     host = FakeRuntime(lambda own: donor)
     live(Trainer(tiny_task(config), config, network_id=0), host)
-    assert [report.outcome for report in host.reports][:5] == ["kept", "kept", "grafted", "kept", "kept"]
+    assert [report.outcome for report in host.reports][:5] == [
+        "unchanged",
+        "unchanged",
+        "grafted",
+        "unchanged",
+        "unchanged",
+    ]
 
 
 def test_learning_rate_that_was_copied_is_kept_in_checkpoints() -> None:

@@ -36,6 +36,7 @@ from inarch.population.fusion import (
     update_fusion,
     wanted_filters,
 )
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.models import build
 from inarch.population.models.complexity import model_complexity
 from inarch.population.state.state_dict import named_tensors
@@ -293,7 +294,7 @@ def simulate(mode: FusionMode, **changes) -> Simulation:
 @pytest.mark.parametrize("mode", ["stable", "faithful", "random", "mean_distance"])
 def test_compact_networks_form_populations(mode: FusionMode) -> None:
     result, again = simulate(mode), simulate(mode)
-    assert [line.outcome for line in result.ledger].count("grafted") >= 4
+    assert [line.outcome for line in result.ledger].count(ExchangeOutcome.GRAFTED) >= 4
     for model, trainer in result.trainers.items():
         assert min(report.train_loss for report in result.reports[model]) < math.log(4)
         other = named_tensors(again.trainers[model].module)

@@ -560,7 +560,7 @@ def test_a_network_that_is_ahead_brings_old_scions_forward(begin) -> None:
     run = begin("forward", **options)
     assert run.wait(seconds=90).is_complete
     grafts = read_table(Storage(run.path), "grafts").to_pylist()
-    found = {(row["rootstock_version"], row["age_intervals"], row["compensated_intervals"]) for row in grafts}
+    found = {(row["rootstock_version"], row["staleness_intervals"], row["compensated_intervals"]) for row in grafts}
     assert any(compensated > 0 for _, _, compensated in found)
     assert all(compensated == min(3, round(age), version - 1) for version, age, compensated in found), found
 

@@ -114,7 +114,7 @@ def test_a_straggler_is_refused_when_it_trails_too_far_and_the_next_one_is_asked
 def test_a_straggler_grafts_from_networks_that_have_finished_until_its_own_end() -> None:
     result = simulate(config_of(4, schedule=ScheduleConfig(epochs=12, batch_size=32)), step_seconds={0: 4.0})
     outcomes = [line.outcome for line in result.ledger if line.network_id == 0]
-    assert outcomes == ["grafted"] * 11 + ["kept"]
+    assert outcomes == ["grafted"] * 11 + ["unchanged"]
     assert result.reports[0][-1].origin.trained_intervals > 12 + 2, "more than anybody else's, by more than the limit"
 
 
@@ -187,7 +187,7 @@ def test_lockstep_waits_no_longer_than_its_deadline() -> None:
 
 def test_population_of_one_trains_and_says_why_it_takes_nothing() -> None:
     result = simulate(config_of(1))
-    assert [line.outcome for line in result.ledger] == ["no_neighbor"] * 3 + ["kept"]
+    assert [line.outcome for line in result.ledger] == ["no_neighbor"] * 3 + ["unchanged"]
 
 
 def founders_accuracy(seed: int, *, joins: bool) -> float:

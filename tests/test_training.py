@@ -17,11 +17,11 @@ from inarch.population import (
     DataConfig,
     DeviceConfig,
     ExchangeConfig,
+    ExchangeOutcome,
     FusionConfig,
     GraftConfig,
     OptimizerConfig,
     PopulationConfig,
-    Refusal,
     RunConfig,
     ScheduleConfig,
     Snapshot,
@@ -64,7 +64,7 @@ def test_a_network_learns_and_reports_every_interval() -> None:
     assert host.reports[-1].train_loss < host.reports[0].train_loss
     assert host.reports[-1].validation_accuracy is not None and host.reports[-1].validation_accuracy > 0.8
     assert all(report.images == 86 for report in host.reports)
-    assert [report.outcome for report in host.reports] == ["nothing_yet"] * 3 + ["kept"]
+    assert [report.outcome for report in host.reports] == ["nothing_yet"] * 3 + ["unchanged"]
     assert [c.id.interval for c in host.checkpoints] == [1, 2, 3, 4]
     assert [row["interval"] for c in host.checkpoints for row in c.rows["metrics"]] == [1, 2, 3, 4]
 
@@ -110,7 +110,7 @@ def test_run_that_stops_before_the_exchange_exchanges_first_when_it_goes_on() ->
     scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
     whole, host = new_trainer(config), FakeRuntime(lambda own: scion)
     live(whole, host)
-    stopped = FakeRuntime(lambda own: Refusal.STOPPING if own.interval == 2 else scion)
+    stopped = FakeRuntime(lambda own: ExchangeOutcome.STOPPING if own.interval == 2 else scion)
     first, second = new_trainer(config), new_trainer(config)
     live(first, stopped)
     last = stopped.checkpoints[-1]
@@ -119,12 +119,12 @@ def test_run_that_stops_before_the_exchange_exchanges_first_when_it_goes_on() ->
     resumed = FakeRuntime(lambda own: scion)
     live(second, resumed)
     assert_equal(weights(whole), weights(second))
-    assert [r.outcome for r in resumed.reports] == ["grafted", "grafted", "kept"]
+    assert [r.outcome for r in resumed.reports] == ["grafted", "grafted", "unchanged"]
     assert second.origin().trained_intervals == whole.origin().trained_intervals
 
 
 def test_dropout_goes_on_from_its_own_random_state() -> None:
-    def network_id(num_classes: int) -> torch.nn.Module:
+    def build_model(num_classes: int) -> torch.nn.Module:
         return torch.nn.Sequential(
             torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(144, num_classes)
         )
@@ -132,7 +132,7 @@ def test_dropout_goes_on_from_its_own_random_state() -> None:
     from inarch.population import ImageClassification
 
     config = small_config()
-    task = ImageClassification(config, tiny_splits(config), factory=network_id)
+    task = ImageClassification(config, tiny_splits(config), factory=build_model)
     whole, first, second = (Trainer(task, config, network_id=0) for _ in range(3))
     live(whole, FakeRuntime())
     stopped = FakeRuntime(stop_after=5)
@@ -215,14 +215,17 @@ def test_an_exchange_is_rehearsed_with_a_twin_and_changes_next_to_nothing(name: 
 def test_a_graft_is_recorded_layer_by_layer() -> None:
     config = small_config()
     scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
-    trainer, host = new_trainer(config), FakeRuntime(lambda own: scion if own.interval == 2 else Refusal.TOO_OLD)
+    trainer, host = (
+        new_trainer(config),
+        FakeRuntime(lambda own: scion if own.interval == 2 else ExchangeOutcome.TOO_STALE),
+    )
     live(trainer, host)
-    assert [report.outcome for report in host.reports] == ["too_old", "grafted", "too_old", "kept"]
+    assert [report.outcome for report in host.reports] == ["too_stale", "grafted", "too_stale", "unchanged"]
     rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
     assert [row["layer"] for row in rows] == [unit.name for unit in trainer.units]
     row = rows[0]
     assert (row["rootstock"], row["scion"], row["rootstock_version"], row["scion_version"]) == (0, 1, 2, 1)
-    assert (row["age_intervals"], row["age_steps"]) == (1.0, 3.0)
+    assert (row["staleness_intervals"], row["staleness_steps"]) == (1.0, 3.0)
     assert 0.3 <= 1 - (1 - row["alpha"]) * 2**1.5 <= 0.7
     assert row["scion_information"] == scion.information[0]
 
@@ -239,10 +242,10 @@ def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
     behind = dataclasses.replace(good.origin, trained_intervals=-5.0)
     cases = {
         "not_finite": dataclasses.replace(good, buffer=poisoned),
-        "too_old": dataclasses.replace(good, origin=behind),
+        "too_stale": dataclasses.replace(good, origin=behind),
         "structure": dataclasses.replace(good, origin=dataclasses.replace(good.origin, structure="other")),
-        "gone": Refusal.GONE,
-        "late": Refusal.LATE,
+        "gone": ExchangeOutcome.GONE,
+        "late": ExchangeOutcome.LATE,
     }
     for name, scion in cases.items():
         host = FakeRuntime(lambda own, scion=scion: scion)
@@ -273,7 +276,7 @@ def test_after_the_last_interval_nothing_is_taken_in_but_behind_the_barrier(mode
     evaluated, last = published[-1].state(), weights(trainer)
     if mode == "async":
         assert asked == [1, 2, 3] and host.prefetched_for.interval == 3
-        assert [report.outcome for report in host.reports] == ["grafted"] * 3 + ["kept"]
+        assert [report.outcome for report in host.reports] == ["grafted"] * 3 + ["unchanged"]
         assert all(torch.equal(last[name], tensor) for name, tensor in evaluated.items())
     else:
         assert asked == [1, 2, 3, 4] and host.reports[-1].outcome == "grafted"
@@ -295,7 +298,7 @@ def test_age_lowers_the_scions_part_and_raises_what_is_kept_of_training() -> Non
     def graft_of(age: StalenessConfig) -> tuple[float, float]:
         config = small_config(staleness=age)
         scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
-        host = FakeRuntime(lambda own: scion if own.interval == 3 else Refusal.NOTHING_YET)
+        host = FakeRuntime(lambda own: scion if own.interval == 3 else ExchangeOutcome.NOTHING_YET)
         trainer = new_trainer(config)
         live(trainer, host)
         rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
@@ -517,7 +520,7 @@ def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None
 
 
 def test_units_as_published_are_told_by_their_names() -> None:
-    def network_id(num_classes: int) -> torch.nn.Module:
+    def build_model(num_classes: int) -> torch.nn.Module:
         layers = {
             "conv": torch.nn.Conv2d(1, 4, 3),
             "conv_norm": torch.nn.BatchNorm2d(4),
@@ -527,16 +530,16 @@ def test_units_as_published_are_told_by_their_names() -> None:
         }
         return torch.nn.Sequential(collections.OrderedDict(layers))
 
-    for reference, expected in ((False, ["conv.weight"]), (True, ["conv.weight", "conv.bias", "conv_norm.weight"])):
-        config = small_config(
-            graft=GraftConfig(reference=reference), staleness=StalenessConfig(compensation_intervals=0)
-        )
-        task = ImageClassification(config, tiny_splits(config), factory=network_id)
+    published = ["conv.weight", "conv.bias", "conv_norm.weight"]
+    by_module, as_published = ExchangeConfig(), ExchangeConfig(rule="graft_published")
+    for exchange, expected in ((by_module, ["conv.weight"]), (as_published, published)):
+        config = small_config(exchange=exchange)
+        task = ImageClassification(config, tiny_splits(config), factory=build_model)
         units = Trainer(task, config, network_id=0).units
         assert [unit.name for unit in units][: len(expected)] == expected
-        assert (len(units) > 1) == reference
-    config = small_config(graft=GraftConfig(reference=True, scion="noise"))
-    units = Trainer(ImageClassification(config, tiny_splits(config), factory=network_id), config, network_id=0).units
+        assert (len(units) > 1) == (exchange is as_published)
+    config = small_config(graft=GraftConfig(scion="noise"))
+    units = Trainer(ImageClassification(config, tiny_splits(config), factory=build_model), config, network_id=0).units
     assert [unit.name for unit in units][:1] == ["conv.weight"] and len(units) == 1, "noise is for filters"
 
 
@@ -616,7 +619,7 @@ def test_channels_last_networks_commit_and_resume_with_the_same_bits(
         scions[snapshot.origin.interval] = snapshot
     assert any(not tensor.is_contiguous() for tensor in named_tensors(donor.module).values())
 
-    def pull(own: SnapshotInfo) -> Snapshot | Refusal:
+    def pull(own: SnapshotInfo) -> Snapshot | ExchangeOutcome:
         return scions[max(1, own.interval - 1)]
 
     whole, stopped, resumed = FakeRuntime(pull), FakeRuntime(pull, stop_after=stop_after), FakeRuntime(pull)

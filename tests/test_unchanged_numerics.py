@@ -50,7 +50,7 @@ CASES: dict[str, tuple[RunConfig, dict[str, Any]]] = {
         {"step_seconds": STRAGGLER, "post_seconds": 0.7, "events": [Join(seconds=5.5)]},
     ),
     "lockstep": (population_of(3, mode="lockstep"), {}),
-    "published": (population_of(2, mode="lockstep", graft=GraftConfig(reference=True)), {}),
+    "published": (population_of(2, mode="lockstep", exchange=ExchangeConfig(rule="graft_published")), {}),
     "momentum": (population_of(2, mode="lockstep", graft=GraftConfig(momentum="blend", batch_norm="reset")), {}),
     "donors": (
         population_of(

@@ -34,7 +34,7 @@ from inarch.actors.retry import retry
 from inarch.population.errors import InarchError, RunError, RunExistsError, StorageError
 from inarch.population.membership.barrier import BarrierResult
 from inarch.population.membership.members import ACTIVE, DONORS, MemberState
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.membership.staleness import staleness_limit
 from inarch.population.persistence.claim import withdraw
@@ -184,18 +184,18 @@ class Coordinator:
             return Command.STOP
         return Command.LEAVE if self._members[network_id].state is MemberState.LEAVING else Command.CONTINUE
 
-    async def ask(self, asker: SnapshotInfo) -> tuple[PublishedSnapshot[References], ...] | Refusal:
+    async def ask(self, asker: SnapshotInfo) -> tuple[PublishedSnapshot[References], ...] | ExchangeOutcome:
         """What a network may take now; in lockstep, when the barrier of its interval has opened."""
         await self._knows_members.wait()
         if asker.incarnation != self._members[asker.network_id].incarnation:
-            return Refusal.STOPPING
+            return ExchangeOutcome.STOPPING
         members, donors, version = self._members.in_topology(), self._members.donors(), None
         if self._is_lockstep:
             opening = await self._pass_barrier(asker)
             if opening is None:
-                return Refusal.STOPPING
+                return ExchangeOutcome.STOPPING
             if opening.is_timed_out:
-                return Refusal.BARRIER_TIMEOUT
+                return ExchangeOutcome.BARRIER_TIMEOUT
             members, donors, version = opening.members, opening.donors, asker.interval
         info = self._state.info
         limit = staleness_limit(self._config.staleness, num_intervals=info.num_intervals if info else 1)

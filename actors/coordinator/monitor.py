@@ -10,7 +10,8 @@ from typing import Any
 from inarch.actors.coordinator.ray_metrics import RayMetrics
 from inarch.actors.messages import Event, NetworkStatus
 from inarch.population.membership.members import Member
-from inarch.population.persistence.interval_report import GRAFTED, KEPT, OFF, IntervalReport
+from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.persistence.interval_report import IntervalReport
 
 KEPT_EVENTS = 4096
 """Events kept for drivers that read them; older ones are in the history."""
@@ -73,10 +74,10 @@ class RunMonitor:
             else report.validation_accuracy,
             images_per_second=report.images_per_second,
             grafts=report.grafts,
-            outcome=report.outcome or known.outcome,
+            outcome=report.outcome.value if report.outcome else known.outcome,
             scion=report.scion,
-            age_intervals=report.age.intervals if report.age else None,
-            age_seconds=report.age.seconds if report.age else None,
+            staleness_intervals=report.staleness.intervals if report.staleness else None,
+            staleness_seconds=report.staleness.seconds if report.staleness else None,
         )
         if is_news:
             self._emit_report(report)
@@ -92,15 +93,15 @@ class RunMonitor:
 
     def _emit_report(self, report: IntervalReport) -> None:
         network_id, interval, outcome = report.origin.network_id, report.origin.interval, report.outcome
-        if not outcome:
+        if outcome is None:
             loss, accuracy = report.train_loss, report.validation_accuracy
             self.emit("interval", network_id, interval=interval, loss=loss, accuracy=accuracy)
             return
         self.metrics.exchanged(outcome)
-        if outcome == GRAFTED:
-            age = report.age.intervals if report.age else None
-            self.emit("graft", network_id, interval=interval, scion=report.scion, age=age)
-        elif outcome not in (OFF, KEPT):
+        if outcome is ExchangeOutcome.GRAFTED:
+            staleness = report.staleness.intervals if report.staleness else None
+            self.emit("graft", network_id, interval=interval, scion=report.scion, staleness=staleness)
+        elif outcome.is_refusal:
             self.refusals[outcome] += 1
             self.emit("refusal", network_id, interval=interval, reason=outcome)
 

@@ -44,6 +44,6 @@ class RayMetrics:
         if accuracies:
             self._accuracy.set(max(accuracies), tags={"of": "best"})
             self._accuracy.set(statistics.fmean(accuracies), tags={"of": "mean"})
-        ages = [network.age_intervals for network in networks if network.age_intervals is not None]
+        ages = [network.staleness_intervals for network in networks if network.staleness_intervals is not None]
         if ages:
             self._age.set(statistics.median(ages))

@@ -24,7 +24,7 @@ from inarch.actors.retry import RETRY_SECONDS, retry
 from inarch.population.data import Splits
 from inarch.population.errors import CheckpointError, RunError
 from inarch.population.extension.user_code import place_of
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.interval_report import IntervalReport
@@ -179,7 +179,7 @@ class NetworkWorker:
     def prefetch(self, own: SnapshotInfo) -> None:
         self._exchange.prefetch(own)
 
-    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         return self._exchange.fetch_scions(own)
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
@@ -256,8 +256,8 @@ class NetworkWorker:
             if isinstance(parent, int):
                 self.trainer.fast_forward(parent)
                 return True
-            found = fetch(parent, self.trainer.layout, seconds=timeouts.pull_seconds)
-            if not isinstance(found, Refusal):
+            found = fetch(parent, self.trainer.layout, seconds=timeouts.fetch_seconds)
+            if not isinstance(found, ExchangeOutcome):
                 self.trainer.clone_from(found)
                 return True
             deadline = deadline or time.monotonic() + timeouts.barrier_seconds

@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from inarch.actors.messages import Command
 from inarch.population.config import TimeoutsConfig
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
@@ -62,7 +62,7 @@ class ExchangeClient:
         self._is_posting = False
         self._published: list[PublishedSnapshot[list[ray.ObjectRef]]] = []
         self._request: SnapshotInfo | None = None
-        self._fetched: tuple[SnapshotInfo, tuple[Snapshot, ...] | Refusal] | None = None
+        self._fetched: tuple[SnapshotInfo, tuple[Snapshot, ...] | ExchangeOutcome] | None = None
         self._is_closed = False
         self._heard_seconds = time.monotonic()
         self.command = Command.CONTINUE
@@ -113,14 +113,14 @@ class ExchangeClient:
         if not self._is_lockstep:
             self._ask(own)
 
-    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         """Called by the training thread: what has arrived. In lockstep, waits for the barrier."""
         if self._is_lockstep:
             return self._pull_at_barrier(own)
         with self._changed:
             self._changed.wait_for(lambda: self._fetched is not None, timeout=GRACE_SECONDS)
             fetched, self._fetched = self._fetched, None
-        return fetched[1] if fetched is not None else Refusal.LATE
+        return fetched[1] if fetched is not None else ExchangeOutcome.LATE
 
     def published(self) -> list[PublishedSnapshot[list[ray.ObjectRef]]]:
         """What this network has on the board: for a coordinator that comes back."""
@@ -156,7 +156,7 @@ class ExchangeClient:
             self._request = own
             self._changed.notify_all()
 
-    def _pull_at_barrier(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
+    def _pull_at_barrier(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         deadline = time.monotonic() + self._timeouts.barrier_seconds + self._timeouts.lease_seconds
         self.flush(seconds=self._timeouts.barrier_seconds)
         with self._changed:
@@ -164,12 +164,12 @@ class ExchangeClient:
         self._ask(own)
         with self._changed:
             # An answer to an earlier interval's question, given up by then, says nothing of this one.
-            while self._fetched is None or self._fetched[0] is not own or self._fetched[1] is Refusal.LATE:
+            while self._fetched is None or self._fetched[0] is not own or self._fetched[1] is ExchangeOutcome.LATE:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    return Refusal.BARRIER_TIMEOUT
+                    return ExchangeOutcome.BARRIER_TIMEOUT
                 if self.is_orphaned:
-                    return Refusal.STOPPING
+                    return ExchangeOutcome.STOPPING
                 if self._fetched is not None:
                     self._fetched, self._request = None, own
                     self._changed.notify_all()
@@ -246,37 +246,41 @@ class ExchangeClient:
             self._fetched = (own, found)
             self._changed.notify_all()
 
-    def _fetch(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
+    def _fetch(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         timeouts = self._timeouts
-        seconds = timeouts.barrier_seconds + timeouts.pull_seconds if self._is_lockstep else timeouts.pull_seconds
+        seconds = timeouts.barrier_seconds + timeouts.fetch_seconds if self._is_lockstep else timeouts.fetch_seconds
         try:
             offered: Any = ray.get(self._coordinator.ask.remote(own), timeout=seconds)
         except (RayError, GetTimeoutError):
-            time.sleep(min(RETRY_SECONDS, timeouts.pull_seconds))
-            return Refusal.LATE
+            time.sleep(min(RETRY_SECONDS, timeouts.fetch_seconds))
+            return ExchangeOutcome.LATE
         self.record_heartbeat()
-        if isinstance(offered, Refusal):
+        if isinstance(offered, ExchangeOutcome):
             return offered
-        return fetch_all(offered, self._layout, seconds=timeouts.pull_seconds)
+        return fetch_all(offered, self._layout, seconds=timeouts.fetch_seconds)
 
 
 def fetch_all(
     offered: Sequence[PublishedSnapshot[list[ray.ObjectRef]]], layout: Layout, *, seconds: float
-) -> tuple[Snapshot, ...] | Refusal:
+) -> tuple[Snapshot, ...] | ExchangeOutcome:
     """Those of several posted snapshots that came, all within `seconds`; where none did, why the first did not."""
     deadline = time.monotonic() + seconds
     found = [fetch(snapshot_, layout, seconds=max(0.0, deadline - time.monotonic())) for snapshot_ in offered]
-    return tuple(one for one in found if isinstance(one, Snapshot)) or next(r for r in found if isinstance(r, Refusal))
+    return tuple(one for one in found if isinstance(one, Snapshot)) or next(
+        r for r in found if isinstance(r, ExchangeOutcome)
+    )
 
 
-def fetch(offered: PublishedSnapshot[list[ray.ObjectRef]], layout: Layout, *, seconds: float) -> Snapshot | Refusal:
+def fetch(
+    offered: PublishedSnapshot[list[ray.ObjectRef]], layout: Layout, *, seconds: float
+) -> Snapshot | ExchangeOutcome:
     """A posted snapshot's bytes: a read-only view of the store's memory; or why they did not come."""
     try:
         buffer: Any = ray.get(offered.payload[0], timeout=seconds)
     except GetTimeoutError:
-        return Refusal.LATE
+        return ExchangeOutcome.LATE
     except RayError:
-        return Refusal.GONE
+        return ExchangeOutcome.GONE
     if offered.origin.structure != layout.fingerprint or buffer.nbytes != layout.nbytes:
-        return Refusal.STRUCTURE
+        return ExchangeOutcome.STRUCTURE
     return Snapshot(origin=offered.origin, information=offered.information, buffer=buffer, layout=layout)

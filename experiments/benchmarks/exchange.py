@@ -28,7 +28,7 @@ from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.grafting.criteria import LayerInformation, measure
 from inarch.population.grafting.layer_level import blend_layers, layer_alphas
 from inarch.population.grafting.units import graft_units
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.state.snapshot import Snapshot, SnapshotInfo, StagingBuffer, layout_of
 from inarch.population.state.state_dict import named_tensors
@@ -39,7 +39,7 @@ JUDGED = "torchvision:resnet50"
 
 FASTER = Must(rule="at least", limit=15.0)
 NEAR_FLOOR = Must(rule="at most", limit=5.0)
-PHASES = ("information", "freeze", "publish", "pull", "blend", "remember")
+PHASES = ("information", "stage", "publish", "fetch", "blend", "remember")
 PUBLISHED_PHASES = ("save", "load", "entropy", "blend")
 
 WARM_TURNS = 3
@@ -86,7 +86,7 @@ class Peer:
         self._information = measure(self._state, self._units, self._config)
         self._past = StateHistory(RunConfig().compensation)
         for _ in range(RunConfig().compensation):
-            self._past.note(self._origin(), self._state)
+            self._past.append(self._origin(), self._state)
         self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
 
     def nbytes(self) -> int:
@@ -110,9 +110,9 @@ class Peer:
         """Take a snapshot out of the store and take it in."""
         laps = Laps()
         snapshot = fetch(posting, self._layout, seconds=CALL_SECONDS)
-        if isinstance(snapshot, Refusal):
+        if isinstance(snapshot, ExchangeOutcome):
             raise RuntimeError(f"the scion was refused: {snapshot}")
-        laps.end("pull")
+        laps.end("fetch")
         return laps.seconds | self.apply(snapshot)
 
     def stage(self) -> tuple[Seconds, Snapshot]:
@@ -122,7 +122,7 @@ class Peer:
         laps.end("information")
         self._staging.stage(self._state)
         buffer = self._staging.buffer()
-        laps.end("freeze")
+        laps.end("stage")
         return laps.seconds, Snapshot(
             origin=self._origin(), information=information, buffer=buffer, layout=self._layout
         )

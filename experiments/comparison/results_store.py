@@ -195,7 +195,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "cosine": result["last"]["cosine"],
         "images": sum(metrics["images"].to_pylist()),
         "exchanges": outcomes.count("grafted"),
-        "refusals": sum(outcome not in ("grafted", "kept", "off") for outcome in outcomes),
+        "refusals": sum(outcome not in ("grafted", "unchanged", "off") for outcome in outcomes),
         "train_seconds": result["seconds"],
     }
 
@@ -287,9 +287,9 @@ def _alphas(storage: Storage) -> list[dict[str, Any]]:
         return []
     spread = pc.VarianceOptions(ddof=0)
     found = table.group_by("layer").aggregate(
-        [("alpha", "mean"), ("alpha", "stddev", spread), ("age_intervals", "mean"), ("alpha", "count")]
+        [("alpha", "mean"), ("alpha", "stddev", spread), ("staleness_intervals", "mean"), ("alpha", "count")]
     )
-    return found.rename_columns(["layer", "alpha", "alpha_deviation", "age_intervals", "grafts"]).to_pylist()
+    return found.rename_columns(["layer", "alpha", "alpha_deviation", "staleness_intervals", "grafts"]).to_pylist()
 
 
 def _fusion(storage: Storage) -> list[dict[str, Any]]:

@@ -70,30 +70,10 @@ class RunConfig:
         one_of(self.mode, Mode, "mode")
         one_of(self.task, TaskName, "task")
         is_full = self.model.weights is None or self.fusion.mode == "off"
-        require(is_full, "model.weights", "be given with fusion.mode off only", self.model.weights)
-        asks = self.data.query is None or self.task == "retrieval"
-        require(asks, "data.query", "be given with task=retrieval only", self.data.query)
-        is_ranked = self.exchange.rule != "pbt" or self.data.validation > 0
-        require(is_ranked, "data.validation", "be above 0 with exchange.rule pbt", self.data.validation)
-        told = "be 0 but with exchange.rule graft, graft.scion external"
-        require(
-            self._grafts_others or not self.staleness.compensation_intervals,
-            "staleness.compensation_intervals",
-            told,
-            self.staleness.compensation_intervals,
-        )
-        has_donors = self.exchange.rule != "graft" or self.graft.scion == "external" or self.exchange.num_donors is None
-        told = f"not be given with graft.scion {self.graft.scion}"
-        require(has_donors, "exchange.num_donors", told, self.exchange.num_donors)
-        is_one = not (self._grafts_others and self.graft.reference) or self.exchange.donor_limit == 1
-        require(is_one, "exchange.num_donors", "be 1 with graft.reference", self.exchange.num_donors)
-        is_plain = self.exchange.rule != "pbt" or self.weight_averaging.kind == "none"
-        told = "be none with exchange.rule pbt, whose copies have no mean of their own"
-        require(is_plain, "weight_averaging.kind", told, self.weight_averaging.kind)
-        is_plain = self.graft.momentum != "blend" or not self.staleness.compensation_intervals
-        require(
-            is_plain, "graft.momentum", "be keep or reset with staleness.compensation_intervals", self.graft.momentum
-        )
+        require(is_full, "model.weights", "be None unless fusion.mode is off", self.model.weights)
+        is_used = self.data.query is None or self.task == "retrieval"
+        require(is_used, "data.query", "be None unless task is retrieval", self.data.query)
+        self._check_exchange()
         require(bool(self.storage), "storage", "name a folder or a URI", self.storage)
         require(0 <= self.seed < 2**63, "seed", "lie in [0, 2**63)", self.seed)
         if self.name is not None:
@@ -109,13 +89,35 @@ class RunConfig:
             fits = len(rates) == self.population.size
             require(fits, "optimizer.learning_rates", f"have {self.population.size} rates, one a network", rates)
 
-    @property
-    def compensation(self) -> int:
-        """Intervals of own training by which an old scion may be brought forward."""
-        if self.staleness.compensation_intervals is not None:
-            return self.staleness.compensation_intervals
-        return 2 if self._grafts_others and self.mode == "async" and self.graft.momentum != "blend" else 0
+    def _check_exchange(self) -> None:
+        """Check the fields that depend on the exchange rule."""
+        rule, compensation = self.exchange.rule, self.staleness.compensation_intervals
+        has_scores = rule != "pbt" or self.data.validation > 0
+        require(has_scores, "data.validation", "be above 0 with exchange.rule pbt", self.data.validation)
+        is_usable = self._grafts_external_scions or not compensation
+        text = "be 0 or None unless exchange.rule is graft and graft.scion is external"
+        require(is_usable, "staleness.compensation_intervals", text, compensation)
+        has_donors = rule != "graft" or self.graft.scion == "external" or self.exchange.num_donors is None
+        text = f"be None with graft.scion {self.graft.scion}"
+        require(has_donors, "exchange.num_donors", text, self.exchange.num_donors)
+        if rule == "graft_published":
+            is_one = self.exchange.donor_limit == 1
+            require(is_one, "exchange.num_donors", "be 1 with exchange.rule graft_published", self.exchange.num_donors)
+            self.graft.check_published()
+        is_plain = rule != "pbt" or self.weight_averaging.kind == "none"
+        text = "be none with exchange.rule pbt, because a copied network has no average of its own"
+        require(is_plain, "weight_averaging.kind", text, self.weight_averaging.kind)
+        is_plain = self.graft.momentum != "blend" or not compensation
+        text = "be keep or reset with staleness.compensation_intervals"
+        require(is_plain, "graft.momentum", text, self.graft.momentum)
 
     @property
-    def _grafts_others(self) -> bool:
+    def compensation(self) -> int:
+        """Intervals over which delay compensation reaches back; 0: none."""
+        if self.staleness.compensation_intervals is not None:
+            return self.staleness.compensation_intervals
+        return 2 if self._grafts_external_scions and self.mode == "async" and self.graft.momentum != "blend" else 0
+
+    @property
+    def _grafts_external_scions(self) -> bool:
         return self.exchange.rule == "graft" and self.graft.scion == "external"

@@ -48,7 +48,7 @@ class TimeoutsConfig:
 
     lease_seconds: float = 30.0
     """A network that hears from no coordinator for so long commits a checkpoint and ends."""
-    pull_seconds: float = 10.0
+    fetch_seconds: float = 10.0
     """A scion that has not arrived by then is refused."""
     barrier_seconds: float = 600.0
     """lockstep: a barrier that has waited so long opens with the outcome barrier_timeout."""

@@ -1,4 +1,4 @@
-"""What the staleness of a scion does, and when it is refused."""
+"""What the staleness of a scion does, and when a scion is refused."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from inarch.population.config.checks import one_of, require
 
 @dataclass(frozen=True, kw_only=True)
 class StalenessConfig:
-    """What the age of a scion does to its part, and when it is too old. Policy, rate and cut-off are for rule graft;
-    the limit is for every rule."""
+    """How the staleness of a scion lowers its weight, and when a scion is refused.
+
+    Staleness is the number of intervals of training by which a scion is behind the rootstock. Policy, rate and cut-off
+    are for grafting. The limit is for every rule.
+    """
 
     policy: Literal["none", "polynomial", "exponential"] = "polynomial"
-    """How the scion's part 1 - alpha falls with its age in intervals: not, as (1 + age)^-rate, or as exp(-rate age)."""
+    """How the scion's weight 1 - alpha falls with its staleness s: not at all, as (1 + s)^-rate, or as
+    exp(-rate s)."""
     rate: float = 1.5
-    """At least 0. With 1.5, polynomial, networks that see each other late come together soonest (docs/decisions.md)."""
+    """Rate of the policy, at least 0. The default made populations with slow members agree soonest
+    (docs/decisions.md)."""
     cutoff_intervals: float = 8.0
-    """exponential: above this age the scion has no part."""
+    """exponential only: above this staleness the scion has no weight."""
     max_intervals: float | None = None
-    """A scion that trails by more is refused; None: a twentieth of the schedule, at least two intervals."""
+    """A scion that is further behind is refused. None: a twentieth of the schedule, but at least two intervals."""
     compensation_intervals: int | None = None
-    """Intervals by which a scion may trail to be brought forward by what its rootstock has trained since, as in delayed
-    averaging: the exchange then costs no training. One that trails by more is brought forward by so many. It takes
-    as many copies of the weights. 0: scions are taken as they are. For rule graft with external scions; None: 2 for
-    these in mode async, if momentum is not blended."""
+    """Delay compensation: add the rootstock's own updates since the scion was published, over at most this many
+    intervals. Costs one copy of the weights per interval; 0 disables it. For rule graft with external scions only.
+    None: 2 in mode async, unless momentum is blended."""
 
     def __post_init__(self) -> None:
         is_known = self.compensation_intervals is None or self.compensation_intervals >= 0

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from inarch.population.config import RunConfig
 from inarch.population.exchange.dml import DmlRule
-from inarch.population.exchange.exchanger import Exchanged, Exchanger, graft_rows, training_behind
+from inarch.population.exchange.exchanger import Exchanger, ExchangeResult, graft_rows, training_behind
 from inarch.population.exchange.graft import GraftRule
+from inarch.population.exchange.graft_published import PublishedGraftRule
 from inarch.population.exchange.papa import PapaRule
 from inarch.population.exchange.pbt import PbtRule
 from inarch.population.exchange.protocol import Contribution, ExchangeRule, Rootstock, Scion
@@ -26,9 +27,10 @@ def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRu
     match config.exchange.rule:
         case "graft":
             graft = config.graft
-            by_filters = graft.level == "filter" and not graft.reference
-            needs_them = by_filters or graft.channel_matching != "none"
+            needs_them = graft.level == "filter" or graft.channel_matching != "none"
             return GraftRule(graft, config.staleness, find() if needs_them else None)
+        case "graft_published":
+            return PublishedGraftRule(config.graft, config.staleness)
         case "papa":
             return PapaRule(config.papa)
         case "wash":
@@ -43,12 +45,13 @@ def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRu
 __all__ = [
     "Contribution",
     "DmlRule",
+    "ExchangeResult",
     "ExchangeRule",
-    "Exchanged",
     "Exchanger",
     "GraftRule",
     "PapaRule",
     "PbtRule",
+    "PublishedGraftRule",
     "Rootstock",
     "Scion",
     "WashRule",

@@ -1,4 +1,4 @@
-"""What a network was in earlier intervals, so that an old scion can be brought forward by what was learned since."""
+"""Delay compensation: add the rootstock's own updates since a scion was published to that scion."""
 
 from __future__ import annotations
 
@@ -15,102 +15,126 @@ from inarch.population.state.snapshot import SnapshotInfo
 from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, is_structural
 
 PREFIX = "past."
-"""Begins a checkpoint's tensors: then interval, step, and the weight's name."""
+"""Prefix of the tensors in a checkpoint; interval, step and the weight's name follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PastState:
-    """A network as it would be now if it had taken in all that it did, and trained no more since an interval."""
+    """A network's weights as if it had stopped training after an earlier interval but had still grafted since."""
 
     interval: int
     step: int
-    """Of the schedule, when it had completed the interval."""
+    """Steps of the schedule completed with that interval."""
     state: Mapping[str, Tensor]
-    """Its weights; batch norm's running statistics are not among them."""
+    """Weights, without batch norm's running statistics."""
 
 
 class StateHistory:
-    """The last intervals of one network: a copy of its weights for each."""
+    """The last intervals of one network, with a copy of its weights for each."""
 
     def __init__(self, intervals: int) -> None:
-        """Args: how far back it reaches, at least 1."""
+        """Create an empty history.
+
+        Args:
+            intervals: How far it reaches back, at least 1.
+        """
         self._intervals = intervals
-        self._kept: deque[PastState] = deque()
+        self._past: deque[PastState] = deque()
 
     @contextlib.contextmanager
     def exchange(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """Around an exchange that takes something in; where nothing is, `note` is enough. What comes from others moves
-        the past too, so that the difference to the present stays what was trained.
+        """Enclose an exchange that may change the network.
+
+        What comes from other networks is added to the past states too, so that the difference between past and present
+        stays the network's own training.
 
         Args:
-            own: The network as it stands.
-            state: All that a snapshot holds; copied when the exchange is over.
+            own: Progress of the network.
+            state: Tensors that a snapshot holds; copied after the exchange.
         """
-        stays = list(self._kept)[1:] if len(self._kept) >= self._intervals else list(self._kept)
-        before = _copies(state, into={}) if stays else {}
+        remaining = list(self._past)[1:] if len(self._past) >= self._intervals else list(self._past)
+        before = _copies(state, into={}) if remaining else {}
         yield
         with torch.no_grad():
-            for past in stays:
-                for key, then in before.items():
-                    blend_compensated_(past.state[key], state[key], then, 0.0)  # past + (state - then)
-        self.note(own, state)
+            for past in remaining:
+                for key, old in before.items():
+                    blend_compensated_(past.state[key], state[key], old, 0.0)  # past + (state - old)
+        self.append(own, state)
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
-        """What a checkpoint must hold, not copied: all of it; but where no interval was begun since (not `within`), the
-        newest is the network itself, which is saved anyway."""
+        """Return the tensors that a checkpoint needs, not copied.
+
+        Args:
+            within: The checkpoint lies within an interval. Otherwise the newest state is left out, because it is the
+                network itself.
+        """
         return {
             f"{PREFIX}{past.interval}.{past.step}.{key}": tensor
-            for past in list(self._kept)[: None if within else -1]
+            for past in list(self._past)[: None if within else -1]
             for key, tensor in past.state.items()
         }
 
     def load(
         self, tensors: Mapping[str, Tensor], own: SnapshotInfo, state: Mapping[str, Tensor], *, within: bool
     ) -> None:
-        """Take over what a checkpoint of `own`, which has all that is in `state`, held."""
-        found: dict[tuple[int, int], dict[str, Tensor]] = {}
+        """Restore the history from a checkpoint.
+
+        Args:
+            tensors: Tensors of the checkpoint.
+            own: Progress of the network in the checkpoint.
+            state: Tensors of the network, restored already.
+            within: The checkpoint lies within an interval.
+        """
+        restored: dict[tuple[int, int], dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith(PREFIX):
                 interval, step, key = name.removeprefix(PREFIX).split(".", 2)
                 if key in state:
-                    place = found.setdefault((int(interval), int(step)), {})
-                    place[key] = torch.empty_like(state[key]).copy_(tensor)  # in the same memory order
-        self._kept.clear()
-        for (interval, step), weights in sorted(found.items(), key=lambda one: one[0]):
-            self._kept.append(PastState(interval=interval, step=step, state=weights))
+                    weights = restored.setdefault((int(interval), int(step)), {})
+                    weights[key] = torch.empty_like(state[key]).copy_(tensor)  # in the same memory order
+        self._past.clear()
+        for (interval, step), weights in sorted(restored.items(), key=lambda item: item[0]):
+            self._past.append(PastState(interval=interval, step=step, state=weights))
         if not within:
-            self.note(own, state)
+            self.append(own, state)
 
-    def note(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> None:
-        """Keep the network as it stands when an exchange is over, in place of the oldest where there are enough."""
-        oldest = self._kept.popleft().state if len(self._kept) >= self._intervals else {}
-        self._kept.append(PastState(interval=own.interval, step=own.step, state=_copies(state, into=oldest)))
+    def append(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> None:
+        """Add the network as it stands after an exchange, and drop the oldest state if the history is full.
+
+        Args:
+            own: Progress of the network.
+            state: Tensors that a snapshot holds; copied.
+        """
+        oldest = self._past.popleft().state if len(self._past) >= self._intervals else {}
+        self._past.append(PastState(interval=own.interval, step=own.step, state=_copies(state, into=oldest)))
 
     def at(self, interval: int) -> PastState | None:
-        """The network in an interval, or in the first after it that is kept; None where there is none."""
-        return next((past for past in self._kept if past.interval >= interval), None)
+        """Return the state of an interval, or of the first later one in the history, or None."""
+        return next((past for past in self._past if past.interval >= interval), None)
 
 
 def compensate_delay(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], past: PastState) -> dict[str, Tensor]:
-    """The scion, moved by what the rootstock has trained since the scion's interval.
+    """Return the scion with the rootstock's own updates since the scion's interval added.
+
+    Batch norm's running statistics are passed on unchanged: they follow the weights within a few steps, and a variance
+    moved in this way could fall below zero.
 
     Args:
-        scion: Only read. Batch norm's running statistics are handed on: they follow the weights within some steps, and
-            a variance moved so could fall below zero.
-        state: The rootstock's, before the exchange.
+        scion: Tensors of the scion; only read.
+        state: Tensors of the rootstock before the exchange.
         past: The rootstock in the scion's interval.
 
-    Source: averages that come late, added to what was trained meanwhile: DaSGD (Zhou et al. 2020, arXiv:2006.00441).
+    Source: averages that arrive late, added to what was trained meanwhile: DaSGD (Zhou et al. 2020, arXiv:2006.00441).
     Here every pair of networks has its own delay.
     """
-    moved = dict(scion)
-    for key, then in past.state.items():
-        moved[key] = scion[key].to(then.device) + (state[key].detach() - then)
-    return moved
+    compensated = dict(scion)
+    for key, old in past.state.items():
+        compensated[key] = scion[key].to(old.device) + (state[key].detach() - old)
+    return compensated
 
 
 def _copies(state: Mapping[str, Tensor], *, into: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of what is trained, written into earlier copies where there are any."""
+    """Copy the trained tensors, into earlier copies where there are any."""
     with torch.no_grad():
         return {
             key: into[key].copy_(tensor) if key in into else tensor.detach().clone()

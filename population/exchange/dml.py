@@ -1,4 +1,4 @@
-"""Deep mutual learning as an exchange rule: weights stay, and peers' predictions are learned from."""
+"""Deep mutual learning (DML): learn from the peers' predictions and leave the weights alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from inarch.population.grafting.layer_level import WHOLE, LayerGraft
 
 
 class DmlRule:
-    """Each step's loss holds the divergence from the predictions of the newest snapshots that came, on the same images.
+    """Add the divergence from the peers' predictions on the same images to the loss of each step.
 
-    The paper's peers are as young as the network itself; these are up to an interval older, so that nobody waits.
+    The paper's peers are as young as the network itself. Here a peer is up to one interval older, so that no network
+    waits for another.
 
     Source: Zhang et al. 2018 (arXiv:1706.00384).
     """
@@ -19,7 +20,8 @@ class DmlRule:
     takes_scions = True
     information_measure = None
 
-    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
-        rootstock.peers = [arrival.snapshot.state() for arrival in arrivals]
+    def apply(self, rootstock: Rootstock, scions: Sequence[Scion]) -> tuple[Contribution, ...]:
+        """Make the scions the rootstock's peers."""
+        rootstock.peers = [scion.snapshot.state() for scion in scions]
         record = LayerGraft(layer=WHOLE, alpha=1.0)
-        return tuple(Contribution(arrival=arrival, scion_weight=0.0, layers=(record,)) for arrival in arrivals)
+        return tuple(Contribution(scion=scion, scion_weight=0.0, layers=(record,)) for scion in scions)

@@ -1,4 +1,4 @@
-"""One network's side of every exchange: what its snapshots tell, whom it admits, and what the rule makes of them."""
+"""One network's side of every exchange: measure information, admit scions, apply the rule, record what it did."""
 
 from __future__ import annotations
 
@@ -18,28 +18,25 @@ from inarch.population.evaluation.filter_statistics import ENTROPY_BINS
 from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.exchange.protocol import Contribution, ExchangeRule, Rootstock, Scion
 from inarch.population.grafting.units import GraftUnit
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness, is_too_stale, staleness_limit, staleness_of
-from inarch.population.persistence.interval_report import GRAFTED, KEPT
 from inarch.population.state.seeding import generator
 from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
 from inarch.population.state.state_dict import check_finite, untrained_keys
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exchanged:
+class ExchangeResult:
     """How an exchange ended."""
 
-    outcome: str
-    """grafted, kept, or a refusal's name."""
-    taken: tuple[Contribution, ...] = ()
+    outcome: ExchangeOutcome
+    contributions: tuple[Contribution, ...] = ()
     rootstock: Rootstock | None = None
-    """As the rule left it; None where nothing was admitted."""
+    """The rootstock as the rule left it. None if no scion was admitted."""
 
 
 class Exchanger:
-    """Made once for a network; from one exchange to the next it holds the network's past alone, where that is asked
-    for."""
+    """Applies the run's exchange rule to one network. Its only state is the history for delay compensation."""
 
     def __init__(
         self,
@@ -52,67 +49,66 @@ class Exchanger:
         network_id: int,
         num_intervals: int,
     ) -> None:
-        """One network's side of its exchanges.
+        """Create the exchanger of one network.
 
         Args:
-            rule: What to do.
-            config: The run's.
-            units: What shares an alpha.
-            layout: What a snapshot must be.
-            module: The network; what it does not train may hold values that are not finite.
-            network_id: Its id.
-            num_intervals: Of the schedule.
+            rule: The exchange rule.
+            config: The run's configuration.
+            units: Groups of tensors that share one alpha.
+            layout: Layout that every snapshot must have.
+            module: The network. Entries that it does not train may hold values that are not finite.
+            network_id: Id of the network.
+            num_intervals: Intervals of the schedule.
         """
-        self._rule, self._config, self._units, self._layout, self._network = rule, config, units, layout, network_id
+        self._rule, self._config, self._units, self._layout = rule, config, units, layout
+        self._network_id = network_id
         self._limit = staleness_limit(config.staleness, num_intervals=num_intervals)
-        self._past = StateHistory(config.compensation) if config.compensation else None
-        self._checked_keys = (
-            rule.information_measure.checked_keys(units) if rule.information_measure else frozenset()
-        ) | untrained_keys(module)
+        self._history = StateHistory(config.compensation) if config.compensation else None
+        measure = rule.information_measure
+        self._checked_keys = (measure.checked_keys(units) if measure else frozenset()) | untrained_keys(module)
 
     @property
     def takes_scions(self) -> bool:
-        """Whether it needs others' snapshots."""
+        """Whether the rule needs snapshots of other networks."""
         return self._rule.takes_scions
 
     def measure_information(self, state: Mapping[str, Tensor], interval: int) -> tuple[float, ...]:
-        """What a snapshot of an interval tells beside its weights.
+        """Return the information that a snapshot of an interval publishes.
+
+        Args:
+            state: Tensors that the snapshot holds.
+            interval: Intervals completed.
 
         Raises:
-            NotFiniteError: a weight is NaN or infinite; names the entry.
+            NotFiniteError: A weight is NaN or infinite. The message names the entry.
         """
-        information_measure = self._rule.information_measure
-        found = (
-            information_measure.measure(state, self._units, self._draws(self._network, interval))
-            if information_measure
-            else ()
-        )
+        measure = self._rule.information_measure
+        random = self._random_numbers(self._network_id, interval)
+        information = measure.measure(state, self._units, random) if measure else ()
         check_finite(state, but=self._checked_keys)
-        return found
+        return information
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
-        """What a checkpoint needs to hold of the past, not copied; `within`: of an interval that is not complete."""
-        return self._past.tensors(within=within) if self._past is not None else {}
+        """Return the tensors that a checkpoint needs, not copied; `within`: it lies within an interval."""
+        return self._history.tensors(within=within) if self._history is not None else {}
 
     def load(
         self, tensors: Mapping[str, Tensor], own: SnapshotInfo, state: Mapping[str, Tensor], *, within: bool
     ) -> None:
-        """Take over a checkpoint's past; own: the network as it was saved, and all that a snapshot of it holds."""
-        if self._past is not None:
-            self._past.load(tensors, own, state, within=within)
+        """Restore from a checkpoint; the arguments are those of `StateHistory.load`."""
+        if self._history is not None:
+            self._history.load(tensors, own, state, within=within)
 
     def entropies(self, information: tuple[float, ...]) -> dict[str, float]:
-        """The layers' entropies (eq. 6, ten closed cells) among what a snapshot told, by key; empty where it told
-        something else."""
-        graft = self._config.graft
-        is_plain = (graft.criterion, graft.bins, graft.reference) == ("entropy", ENTROPY_BINS, False)
-        return (
-            dict(zip((unit.name for unit in self._units), information, strict=True)) if information and is_plain else {}
-        )
+        """Return the layers' entropies (eq. 6, ten closed cells) by key, if the information of a snapshot is that."""
+        graft, rule = self._config.graft, self._config.exchange.rule
+        is_entropy = (rule, graft.criterion, graft.bins) == ("graft", "entropy", ENTROPY_BINS)
+        names = (unit.name for unit in self._units)
+        return dict(zip(names, information, strict=True)) if information and is_entropy else {}
 
     def exchange(
         self,
-        found: Sequence[Snapshot] | Refusal,
+        snapshots: Sequence[Snapshot] | ExchangeOutcome,
         own: SnapshotInfo,
         state: Mapping[str, Tensor],
         information: tuple[float, ...],
@@ -120,24 +116,29 @@ class Exchanger:
         epoch: float,
         rate_factor: float,
         now: float,
-    ) -> Exchanged:
-        """Let the rule take in what may be taken.
+    ) -> ExchangeResult:
+        """Apply the rule to the snapshots that can be admitted.
 
         Args:
-            found: What was pulled, or why nothing was.
-            own: The network as it stands.
-            state: All that a snapshot holds, its own tensors; changed.
-            information: What its own snapshot of this interval told.
-            epoch, rate_factor: Of the schedule.
-            now: Seconds of the host's clock.
+            snapshots: What was fetched, or why nothing was.
+            own: Progress of the network.
+            state: Tensors that a snapshot holds, the network's own; changed.
+            information: Information that its own snapshot of this interval published.
+            epoch: Epochs completed.
+            rate_factor: Current learning rate as a share of the initial one.
+            now: Seconds of the runtime's clock.
         """
-        looked_at = [found] if isinstance(found, Refusal) else [self._admit(scion, own, now) for scion in found]
-        arrivals = [arrival for arrival in looked_at if isinstance(arrival, Scion)]
-        refused = next((one for one in looked_at if isinstance(one, Refusal)), None)
-        if refused is not None and not arrivals:
-            if self._past is not None:
-                self._past.note(own, state)
-            return Exchanged(outcome=refused.value)
+        admitted = (
+            [snapshots]
+            if isinstance(snapshots, ExchangeOutcome)
+            else [self._admit(item, own, now) for item in snapshots]
+        )
+        scions = [item for item in admitted if isinstance(item, Scion)]
+        refusal = next((item for item in admitted if isinstance(item, ExchangeOutcome)), None)
+        if refusal is not None and not scions:
+            if self._history is not None:
+                self._history.append(own, state)
+            return ExchangeResult(outcome=refusal)
         rootstock = Rootstock(
             origin=own,
             state=state,
@@ -147,52 +148,65 @@ class Exchanger:
             rate_factor=rate_factor,
             learning_rate=own.learning_rate,
             score=own.score,
-            random=self._draws(self._network, own.interval),
-            common_random=self._draws(None, own.interval),
+            random=self._random_numbers(self._network_id, own.interval),
+            common_random=self._random_numbers(None, own.interval),
         )
-        with torch.no_grad(), self._past.exchange(own, state) if self._past is not None else contextlib.nullcontext():
-            taken = self._rule.apply(rootstock, arrivals)
-        return Exchanged(outcome=GRAFTED if taken else KEPT, taken=taken, rootstock=rootstock)
+        history = self._history.exchange(own, state) if self._history is not None else contextlib.nullcontext()
+        with torch.no_grad(), history:
+            contributions = self._rule.apply(rootstock, scions)
+        outcome = ExchangeOutcome.GRAFTED if contributions else ExchangeOutcome.UNCHANGED
+        return ExchangeResult(outcome=outcome, contributions=contributions, rootstock=rootstock)
 
-    def _admit(self, scion: Snapshot, own: SnapshotInfo, now: float) -> Scion | Refusal:
-        """A snapshot that may be taken in, with its age; or why not."""
-        if scion.origin.structure != self._layout.fingerprint or scion.buffer.nbytes != self._layout.nbytes:
-            return Refusal.STRUCTURE
-        if is_too_stale(own, scion.origin, limit=self._limit):
-            return Refusal.TOO_OLD
-        is_told_finite = all(math.isfinite(value) for value in scion.information)
-        if not (is_told_finite and scion.is_finite(but=self._checked_keys)):
-            return Refusal.NOT_FINITE
-        age = staleness_of(own, scion.origin, now=now)
-        behind = round(age.intervals)
-        past = self._past.at(own.interval - behind) if self._past is not None and behind else None
-        return Scion(snapshot=scion, age=age, past=past)
+    def _admit(self, snapshot: Snapshot, own: SnapshotInfo, now: float) -> Scion | ExchangeOutcome:
+        """Return a snapshot as a scion, or the reason why it is refused."""
+        if snapshot.origin.structure != self._layout.fingerprint or snapshot.buffer.nbytes != self._layout.nbytes:
+            return ExchangeOutcome.STRUCTURE
+        if is_too_stale(own, snapshot.origin, limit=self._limit):
+            return ExchangeOutcome.TOO_STALE
+        has_finite_information = all(math.isfinite(value) for value in snapshot.information)
+        if not (has_finite_information and snapshot.is_finite(but=self._checked_keys)):
+            return ExchangeOutcome.NOT_FINITE
+        staleness = staleness_of(own, snapshot.origin, now=now)
+        behind = round(staleness.intervals)
+        past = self._history.at(own.interval - behind) if self._history is not None and behind else None
+        return Scion(snapshot=snapshot, staleness=staleness, past=past)
 
-    def _draws(self, network_id: int | None, interval: int) -> np.random.Generator:
-        """Random numbers of an interval's exchange: of one network, or None: common to all."""
+    def _random_numbers(self, network_id: int | None, interval: int) -> np.random.Generator:
+        """Random numbers of an interval's exchange: of one network, or common to all for None."""
         owner = 0 if network_id is None else network_id + 1
         return generator(self._config.seed, owner, "exchange", counter=interval)
 
 
-def training_behind(own: SnapshotInfo, taken: Sequence[Contribution]) -> tuple[float, float]:
-    """Intervals and steps of training behind weights after an exchange: each source's by its part, with what it was
-    brought forward by."""
-    kept = 1.0 - sum(one.scion_weight for one in taken)
-    intervals, steps = kept * own.trained_intervals, kept * own.trained_steps
-    for one in taken:
-        source, past = _source(own, one), one.arrival.past if one.arrival else None
-        intervals += one.scion_weight * (source.trained_intervals + (own.interval - past.interval if past else 0))
-        steps += one.scion_weight * (source.trained_steps + (own.step - past.step if past else 0))
+def training_behind(own: SnapshotInfo, contributions: Sequence[Contribution]) -> tuple[float, float]:
+    """Return the intervals and steps of training behind the weights after an exchange.
+
+    Each source counts by its weight. Compensated training counts too.
+
+    Args:
+        own: Progress of the rootstock before the exchange.
+        contributions: What each source contributed.
+    """
+    alpha = 1.0 - sum(item.scion_weight for item in contributions)
+    intervals, steps = alpha * own.trained_intervals, alpha * own.trained_steps
+    for item in contributions:
+        source, past = _source(own, item), item.scion.past if item.scion else None
+        intervals += item.scion_weight * (source.trained_intervals + (own.interval - past.interval if past else 0))
+        steps += item.scion_weight * (source.trained_steps + (own.step - past.step if past else 0))
     return intervals, steps
 
 
-def graft_rows(own: SnapshotInfo, taken: Sequence[Contribution]) -> list[dict[str, Any]]:
-    """Rows of the history's table of grafts."""
+def graft_rows(own: SnapshotInfo, contributions: Sequence[Contribution]) -> list[dict[str, Any]]:
+    """Return the rows of the history's table of grafts.
+
+    Args:
+        own: Progress of the rootstock before the exchange.
+        contributions: What each source contributed.
+    """
     rows = []
-    for one in taken:
-        source = _source(own, one)
-        age = one.arrival.age if one.arrival else Staleness(intervals=0.0, steps=0.0, seconds=0.0)
-        past = one.arrival.past if one.arrival else None
+    for item in contributions:
+        source = _source(own, item)
+        staleness = item.scion.staleness if item.scion else Staleness(intervals=0.0, steps=0.0, seconds=0.0)
+        past = item.scion.past if item.scion else None
         common = {
             "rootstock": own.network_id,
             "scion": source.network_id,
@@ -201,13 +215,13 @@ def graft_rows(own: SnapshotInfo, taken: Sequence[Contribution]) -> list[dict[st
             "rootstock_version": own.interval,
             "scion_version": source.interval,
             "scion_incarnation": source.incarnation,
-            **{f"age_{name}": value for name, value in dataclasses.asdict(age).items()},
+            **{f"staleness_{name}": value for name, value in dataclasses.asdict(staleness).items()},
             "compensated_intervals": own.interval - past.interval if past else 0,
         }
-        rows += [common | dataclasses.asdict(record) for record in one.layers]
+        rows += [common | dataclasses.asdict(record) for record in item.layers]
     return rows
 
 
-def _source(own: SnapshotInfo, taken: Contribution) -> SnapshotInfo:
-    """Whose weights were taken: another network's, or for noise and internal scions its own."""
-    return taken.arrival.snapshot.origin if taken.arrival else own
+def _source(own: SnapshotInfo, contribution: Contribution) -> SnapshotInfo:
+    """Progress of the network whose weights were used. For noise and internal scions, the rootstock itself."""
+    return contribution.scion.snapshot.origin if contribution.scion else own

@@ -1,4 +1,4 @@
-"""Filter grafting as an exchange rule: external scions of one or several donors, internal ones, noise."""
+"""Filter grafting as an exchange rule: scions from one or several donors, from the network itself, or from noise."""
 
 from __future__ import annotations
 
@@ -16,144 +16,149 @@ from inarch.population.grafting.criteria import LayerInformation
 from inarch.population.grafting.filter_level import blend_filters, filter_alphas
 from inarch.population.grafting.layer_level import LayerGraft, blend_layers, blend_several, layer_alphas
 from inarch.population.grafting.local_scions import internal_scion, noise_scion
-from inarch.population.grafting.reference import published_filter_graft
 from inarch.population.grafting.units import GraftUnit
 from inarch.population.grafting.weight_matching import match_channels
 from inarch.population.membership.staleness import staleness_discount
 
 
 class GraftRule:
-    """Source: Meng et al. 2020 (arXiv:2001.05868)."""
+    """Blend each layer or filter of the rootstock with the scion's, by their information.
 
-    def __init__(self, config: GraftConfig, age: StalenessConfig, channels: Channels | None = None) -> None:
-        """Args: how; what age does; the network's channels, for level filter and for alignment."""
-        self._config, self._age, self._channels = config, age, channels
+    Source: Meng et al. 2020 (arXiv:2001.05868).
+    """
+
+    def __init__(self, config: GraftConfig, staleness: StalenessConfig, channels: Channels | None = None) -> None:
+        """Create the rule.
+
+        Args:
+            config: Criterion, level and what happens to momentum and batch norm.
+            staleness: How staleness lowers the scion's weight.
+            channels: Channels of the network; needed at level filter and for channel matching.
+        """
+        self._config, self._staleness, self._channels = config, staleness, channels
 
     @property
     def takes_scions(self) -> bool:
+        """Whether scions come from other networks."""
         return self._config.scion == "external"
 
     @property
     def information_measure(self) -> LayerInformation | None:
-        """Layers' information. That of filters would be a number for each channel, and is measured where it is used."""
+        """Information of layers. That of filters is one number per channel, so it is measured where it is used."""
         return LayerInformation(self._config) if self.takes_scions and self._config.level == "layer" else None
 
-    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
-        taken = self._apply(rootstock, arrivals)
-        has_changed = any(record.alpha < 1.0 for one in taken for record in one.layers)
+    def apply(self, rootstock: Rootstock, scions: Sequence[Scion]) -> tuple[Contribution, ...]:
+        """Graft the scions onto the rootstock."""
+        contributions = self._graft(rootstock, scions)
+        has_changed = any(record.alpha < 1.0 for item in contributions for record in item.layers)
         rootstock.reset_momentum = has_changed and self._config.momentum == "reset"
         rootstock.recalibrate_batch_norm = has_changed and self._config.batch_norm == "reset" and self.takes_scions
-        return taken
+        return contributions
 
-    def _apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
+    def _graft(self, rootstock: Rootstock, scions: Sequence[Scion]) -> tuple[Contribution, ...]:
         if self._config.scion == "internal":
-            found = internal_scion(rootstock.state, rootstock.units, self._config)
-            return (Contribution(arrival=None, scion_weight=0.0, layers=found),)
+            records = internal_scion(rootstock.state, rootstock.units, self._config)
+            return (Contribution(scion=None, scion_weight=0.0, layers=records),)
         if self._config.scion == "noise":
-            found = noise_scion(
+            records = noise_scion(
                 rootstock.state, rootstock.units, self._config, epoch=rootstock.epoch, random=rootstock.random
             )
-            return (Contribution(arrival=None, scion_weight=0.0, layers=found),)
-        scions = [self._aligned(rootstock, arrival.snapshot.state()) for arrival in arrivals]
+            return (Contribution(scion=None, scion_weight=0.0, layers=records),)
+        states = [self._matched(rootstock, scion.snapshot.state()) for scion in scions]
         if self._config.level == "filter":
-            return self._filters(rootstock, arrivals, scions)
-        return self._external(rootstock, arrivals, scions)
+            return self._graft_filters(rootstock, scions, states)
+        return self._graft_layers(rootstock, scions, states)
 
-    def _aligned(self, rootstock: Rootstock, scion: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _matched(self, rootstock: Rootstock, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the scion's weights in the rootstock's order of channels, if the configuration asks for it."""
         if self._config.channel_matching == "none" or self._channels is None:
-            return scion
-        return moved(scion, self._channels, match_channels(rootstock.state, scion, self._channels))
+            return state
+        return moved(state, self._channels, match_channels(rootstock.state, state, self._channels))
 
-    @staticmethod
-    def _forward(rootstock: Rootstock, arrival: Scion, scion: dict[str, Tensor]) -> dict[str, Tensor]:
-        return scion if arrival.past is None else compensate_delay(scion, rootstock.state, arrival.past)
-
-    def _filters(
-        self, rootstock: Rootstock, arrivals: Sequence[Scion], scions: Sequence[dict[str, Tensor]]
+    def _graft_filters(
+        self, rootstock: Rootstock, scions: Sequence[Scion], states: Sequence[dict[str, Tensor]]
     ) -> tuple[Contribution, ...]:
-        """Filter by filter; of several donors the mean of the blends."""
+        """Graft filter by filter. With several donors, take the mean of the blends."""
+        assert self._channels is not None
         own = {key: tensor.clone() for key, tensor in rootstock.state.items()}
-        blends, found = [], []
-        for arrival, came in zip(arrivals, scions, strict=True):
-            scion = self._forward(rootstock, arrival, came)
-            left = staleness_discount(arrival.age.intervals, self._age)
-            if self._config.reference:
-                blend, kept = _as_published(own, scion, left=left)
-            else:
-                assert self._channels is not None
-                alphas = filter_alphas(own, scion, self._channels, self._config, random=rootstock.random)
-                blend = {key: tensor.clone() for key, tensor in own.items()}
-                kept = blend_filters(blend, scion, self._channels, alphas, self._config, left=left)
+        blends, contributions = [], []
+        for scion, matched in zip(scions, states, strict=True):
+            state = _compensated(rootstock, scion, matched)
+            discount = staleness_discount(scion.staleness.intervals, self._staleness)
+            alphas = filter_alphas(own, state, self._channels, self._config, random=rootstock.random)
+            blend = {key: tensor.clone() for key, tensor in own.items()}
+            mean_alphas = blend_filters(blend, state, self._channels, alphas, self._config, discount=discount)
             blends.append(blend)
-            found.append(_taken(arrival, self._records(rootstock.units, kept, donors=len(arrivals))))
+            contributions.append(contribution_of(scion, filter_records(rootstock.units, mean_alphas, len(scions))))
         for key, tensor in rootstock.state.items():
             if tensor.is_floating_point():
                 tensor.copy_(
                     torch.stack([blend[key] for blend in blends]).mean(0) if len(blends) > 1 else blends[0][key]
                 )
-        return tuple(found)
+        return tuple(contributions)
 
-    @staticmethod
-    def _records(units: Sequence[GraftUnit], kept: Mapping[str, float], *, donors: int) -> tuple[LayerGraft, ...]:
-        """The mean over each unit's weights; a unit whose channels are of no class keeps all of its own."""
-        return tuple(
-            LayerGraft(layer=unit.name, alpha=1.0 - (1.0 - kept.get(unit.name, 1.0)) / donors) for unit in units
-        )
-
-    def _external(
-        self, rootstock: Rootstock, arrivals: Sequence[Scion], scions: Sequence[dict[str, Tensor]]
+    def _graft_layers(
+        self, rootstock: Rootstock, scions: Sequence[Scion], states: Sequence[dict[str, Tensor]]
     ) -> tuple[Contribution, ...]:
-        """Blend with each donor by its own alphas; of several, the mean of the blends or each layer's best."""
+        """Graft layer by layer. With several donors, take the mean of the blends or each layer's best donor."""
         records = [
             layer_alphas(
                 rootstock.units,
                 rootstock.information,
-                arrival.snapshot.information,
+                scion.snapshot.information,
                 self._config,
-                age=self._age,
-                age_intervals=arrival.age.intervals,
+                staleness=self._staleness,
+                staleness_intervals=scion.staleness.intervals,
             )
-            for arrival in arrivals
+            for scion in scions
         ]
-        if len(arrivals) == 1:
-            past = arrivals[0].past.state if arrivals[0].past is not None else None
-            blend_layers(rootstock.state, scions[0], rootstock.units, records[0], self._config, past=past)
+        if len(scions) == 1:
+            past = scions[0].past.state if scions[0].past is not None else None
+            blend_layers(rootstock.state, states[0], rootstock.units, records[0], self._config, past=past)
         else:
-            scions = [self._forward(rootstock, arrival, scion) for arrival, scion in zip(arrivals, scions, strict=True)]
-            shares = self._shares(records)
-            blend_several(rootstock.state, scions, rootstock.units, shares, self._config)
+            compensated = [_compensated(rootstock, scion, state) for scion, state in zip(scions, states, strict=True)]
+            scion_weights = self._scion_weights(records)
+            blend_several(rootstock.state, compensated, rootstock.units, scion_weights, self._config)
             records = [
-                tuple(replace(record, alpha=1.0 - share) for record, share in zip(one, of, strict=True))
-                for one, of in zip(records, shares, strict=True)
+                tuple(replace(record, alpha=1.0 - weight) for record, weight in zip(donor, weights, strict=True))
+                for donor, weights in zip(records, scion_weights, strict=True)
             ]
-        return tuple(_taken(arrival, of) for arrival, of in zip(arrivals, records, strict=True))
+        return tuple(contribution_of(scion, donor) for scion, donor in zip(scions, records, strict=True))
 
-    def _shares(self, records: Sequence[tuple[LayerGraft, ...]]) -> list[list[float]]:
-        """Each donor's part of each unit; what is left is the rootstock's."""
+    def _scion_weights(self, records: Sequence[tuple[LayerGraft, ...]]) -> list[list[float]]:
+        """Return each donor's weight in each unit. The rootstock keeps the rest."""
         if self._config.multi_donor == "mean":
-            return [[(1.0 - record.alpha) / len(records) for record in of] for of in records]
+            return [[(1.0 - record.alpha) / len(records) for record in donor] for donor in records]
         best = [
-            max(range(len(of)), key=lambda donor: of[donor].scion_information or 0.0)
-            for of in zip(*records, strict=True)
+            max(range(len(unit)), key=lambda donor: unit[donor].scion_information or 0.0)
+            for unit in zip(*records, strict=True)
         ]
         return [
-            [1.0 - record.alpha if best[unit] == donor else 0.0 for unit, record in enumerate(of)]
-            for donor, of in enumerate(records)
+            [1.0 - record.alpha if best[unit] == number else 0.0 for unit, record in enumerate(donor)]
+            for number, donor in enumerate(records)
         ]
 
 
-def _as_published(
-    own: Mapping[str, Tensor], scion: Mapping[str, Tensor], *, left: float
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The public code's blend and what each weight kept, of which age leaves a part."""
-    blend, kept = published_filter_graft(own, scion)
-    if left < 1.0:
-        blend = {key: own[key].lerp(new, left) if new.is_floating_point() else new for key, new in blend.items()}
-    return blend, {key: 1.0 - (1.0 - part) * left for key, part in kept.items()}
+def _compensated(rootstock: Rootstock, scion: Scion, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return state if scion.past is None else compensate_delay(state, rootstock.state, scion.past)
 
 
-def _taken(arrival: Scion, layers: tuple[LayerGraft, ...]) -> Contribution:
-    """The part that was taken of a donor, a mean over layers."""
-    return Contribution(
-        arrival=arrival, scion_weight=sum(1.0 - record.alpha for record in layers) / len(layers), layers=layers
+def filter_records(
+    units: Sequence[GraftUnit], mean_alphas: Mapping[str, float], num_donors: int
+) -> tuple[LayerGraft, ...]:
+    """Records of a graft at level filter.
+
+    Args:
+        units: Units of the network.
+        mean_alphas: Mean alpha over the weights of each blended entry, by key. Other units keep all of their own.
+        num_donors: Donors whose blends are averaged.
+    """
+    return tuple(
+        LayerGraft(layer=unit.name, alpha=1.0 - (1.0 - mean_alphas.get(unit.name, 1.0)) / num_donors) for unit in units
     )
+
+
+def contribution_of(scion: Scion, layers: tuple[LayerGraft, ...]) -> Contribution:
+    """Return a donor's contribution; its weight is a mean over layers."""
+    scion_weight = sum(1.0 - record.alpha for record in layers) / len(layers)
+    return Contribution(scion=scion, scion_weight=scion_weight, layers=layers)

@@ -1,4 +1,4 @@
-"""Population averaging: every so often each network is pulled a little toward the mean of all."""
+"""Population averaging (PAPA): pull each network a little toward the mean of the population."""
 
 from __future__ import annotations
 
@@ -12,23 +12,31 @@ from inarch.population.state.state_dict import is_structural
 
 
 class PapaRule:
-    """w <- (1 - pull) w + pull mean(w of all), over the newest that came; batch norm's statistics too.
+    """Set w to (1 - pull) w + pull mean(w), the mean over this network and the scions.
 
-    Source: Jolicoeur-Martineau et al. 2024 (arXiv:2304.03094), PAPA; pull = 1 - alpha of the paper.
+    Batch norm's running statistics are averaged too.
+
+    Source: Jolicoeur-Martineau et al. 2024 (arXiv:2304.03094). The pull is 1 - alpha of the paper.
     """
 
     takes_scions = True
     information_measure = None
 
     def __init__(self, config: PapaConfig) -> None:
+        """Create the rule.
+
+        Args:
+            config: The pull, and whether it follows the learning rate.
+        """
         self._config = config
 
-    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
+    def apply(self, rootstock: Rootstock, scions: Sequence[Scion]) -> tuple[Contribution, ...]:
+        """Pull the rootstock toward the mean."""
         pull = self._config.pull * (rootstock.rate_factor if self._config.follows_rate else 1.0)
-        share = pull / (len(arrivals) + 1)
-        scions = [arrival.snapshot.state() for arrival in arrivals]
+        scion_weight = pull / (len(scions) + 1)
+        states = [scion.snapshot.state() for scion in scions]
         for key, own in rootstock.state.items():
             if own.is_floating_point() and not is_structural(key):
-                blend_weighted(own, [scion[key] for scion in scions], [share] * len(scions))
-        record = LayerGraft(layer=WHOLE, alpha=1.0 - share)
-        return tuple(Contribution(arrival=arrival, scion_weight=share, layers=(record,)) for arrival in arrivals)
+                blend_weighted(own, [state[key] for state in states], [scion_weight] * len(states))
+        record = LayerGraft(layer=WHOLE, alpha=1.0 - scion_weight)
+        return tuple(Contribution(scion=scion, scion_weight=scion_weight, layers=(record,)) for scion in scions)

@@ -1,4 +1,4 @@
-"""Exploit and explore: a network that is worse than its neighbor copies it and perturbs the learning rate it copied."""
+"""Population based training (PBT): replace a network by a better one and perturb its learning rate."""
 
 from __future__ import annotations
 
@@ -10,29 +10,35 @@ from inarch.population.grafting.layer_level import WHOLE, LayerGraft
 
 
 class PbtRule:
-    """Binary tournament by validation score with the donors that came; momentum is not copied but dropped.
+    """Copy the best scion if its validation score exceeds the rootstock's. Momentum is dropped, not copied.
 
-    Source: Jaderberg et al. 2017 (arXiv:1711.09846), PBT.
+    Source: Jaderberg et al. 2017 (arXiv:1711.09846), with binary tournament selection.
     """
 
     takes_scions = True
     information_measure = None
 
     def __init__(self, config: PbtConfig) -> None:
+        """Create the rule.
+
+        Args:
+            config: Factors for the copied learning rate.
+        """
         self._config = config
 
-    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
-        best = max(arrivals, key=lambda arrival: arrival.snapshot.origin.score or 0.0)
+    def apply(self, rootstock: Rootstock, scions: Sequence[Scion]) -> tuple[Contribution, ...]:
+        """Copy the best scion, or leave the rootstock as it is."""
+        best = max(scions, key=lambda scion: scion.snapshot.origin.score or 0.0)
         origin = best.snapshot.origin
         if rootstock.origin.score is None or origin.score is None or origin.score <= rootstock.origin.score:
             return ()
-        scion = best.snapshot.state()
+        state = best.snapshot.state()
         for key, own in rootstock.state.items():
-            own.copy_(scion[key])
+            own.copy_(state[key])
         rootstock.reset_momentum = True
         rootstock.score = origin.score
         rootstock.learning_rate = origin.learning_rate * float(rootstock.random.choice(self._config.factors))
         record = LayerGraft(
             layer=WHOLE, alpha=0.0, own_information=rootstock.origin.score, scion_information=origin.score
         )
-        return (Contribution(arrival=best, scion_weight=1.0, layers=(record,)),)
+        return (Contribution(scion=best, scion_weight=1.0, layers=(record,)),)

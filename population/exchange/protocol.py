@@ -1,4 +1,4 @@
-"""The one interface of all rules: what a snapshot tells beside its weights, and what a network makes of several."""
+"""The interface of every exchange rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from torch import Tensor
 
 from inarch.population.exchange.delay_compensation import PastState
-from inarch.population.grafting.criteria import LayerInformation
 from inarch.population.grafting.layer_level import LayerGraft
 from inarch.population.grafting.units import GraftUnit
 from inarch.population.membership.staleness import Staleness
@@ -19,70 +18,104 @@ from inarch.population.state.snapshot import Snapshot, SnapshotInfo
 
 @dataclass(frozen=True, kw_only=True)
 class Scion:
-    """A snapshot that came."""
+    """A snapshot that was admitted to an exchange."""
 
     snapshot: Snapshot
-    """Finite, of the rootstock's structure; its buffer is shared and only read."""
-    age: Staleness
-    """For this rootstock."""
+    """Finite and of the rootstock's structure. Its buffer is shared; a rule only reads it."""
+    staleness: Staleness
+    """How far the scion is behind this rootstock."""
     past: PastState | None = None
-    """The rootstock as long ago as the snapshot trails, or as is kept; None where nothing is compensated."""
+    """The rootstock as it was when the scion was published, or the oldest state kept. None without compensation."""
 
 
 @dataclass(kw_only=True)
 class Rootstock:
-    """The network that takes in, for the length of one exchange."""
+    """The network that takes part in one exchange. A rule reads it and changes it."""
 
     origin: SnapshotInfo
+    """Identity and training progress."""
     state: Mapping[str, Tensor]
-    """All that a snapshot holds, the network's own tensors: a rule writes into them."""
+    """The network's own tensors, all that a snapshot holds. A rule writes into them."""
     units: Sequence[GraftUnit]
+    """Groups of tensors that share one alpha."""
     information: tuple[float, ...]
-    """What its own snapshot of this interval told."""
+    """Information of each unit, as published with this interval's snapshot. Empty if the rule measures none."""
     epoch: float
+    """Epochs completed."""
     rate_factor: float
-    """The learning rate's part of its initial value."""
+    """Current learning rate as a share of the initial one."""
     learning_rate: float
-    """Initial; a rule may set it."""
+    """Initial learning rate. A rule may set it."""
     score: float | None
-    """By the newest evaluation; a rule that copies a network sets it to that one's."""
+    """Newest validation score. A rule that copies a network sets it to that network's score."""
     random: np.random.Generator
-    """The network's own for this interval."""
+    """Random numbers of this network and interval."""
     common_random: np.random.Generator
-    """Draws the same in every network of the run at this interval."""
+    """Random numbers that are the same in all networks at this interval."""
     reset_momentum: bool = False
-    """A rule may set it: the optimizer's running averages are dropped."""
+    """Set by a rule: drop the optimizer's state."""
     recalibrate_batch_norm: bool = False
-    """A rule may set it: batch norm's running statistics were reset, and are to be trained or measured anew."""
+    """Set by a rule: running statistics were reset and must be measured again."""
     peers: Sequence[Mapping[str, Tensor]] | None = None
-    """A rule may set it: weights of networks whose predictions are learned from until the next exchange; copied."""
+    """Set by a rule: weights of networks to learn from until the next exchange. The trainer copies them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """What was taken from one source."""
+    """What one source contributed to the rootstock."""
 
-    arrival: Scion | None
-    """None: from the network itself, or from noise."""
+    scion: Scion | None
+    """None if the source is noise or the network itself."""
     scion_weight: float
-    """Of all weights now, over units: how much of the training behind them is the source's; in [0, 1]."""
+    """Share of the training behind the new weights that comes from the source, in [0, 1], a mean over units."""
     layers: tuple[LayerGraft, ...]
-    """What the history keeps: a record a unit, or one for all."""
+    """Records for the history: one per unit, or one for all."""
+
+
+class InformationMeasure(Protocol):
+    """Measures what a snapshot publishes beside its weights."""
+
+    def measure(
+        self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
+    ) -> tuple[float, ...]:
+        """Return the information of each unit.
+
+        Args:
+            state: Tensors of the network.
+            units: Groups of tensors that share one alpha.
+            random: Random numbers of this network and interval.
+
+        Raises:
+            NotFiniteError: A weight is NaN or infinite. The message names the layer.
+        """
+        ...
+
+    def checked_keys(self, units: Sequence[GraftUnit]) -> frozenset[str]:
+        """Return the keys whose values are all finite if the information is finite."""
+        ...
 
 
 class ExchangeRule(Protocol):
-    """What a network does at the end of an interval."""
+    """What a network does with its neighbors' snapshots at the end of an interval."""
 
     @property
     def takes_scions(self) -> bool:
-        """Whether it needs others' snapshots."""
+        """Whether the rule needs snapshots of other networks."""
         ...
 
     @property
-    def information_measure(self) -> LayerInformation | None:
-        """What a snapshot tells beside its weights; None: nothing."""
+    def information_measure(self) -> InformationMeasure | None:
+        """Measure of what a snapshot publishes beside its weights. None if the rule needs none."""
         ...
 
-    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
-        """Change the rootstock; empty where it stays as it is. Called with one arrival at least if it takes scions."""
+    def apply(self, rootstock: Rootstock, scions: Sequence[Scion]) -> tuple[Contribution, ...]:
+        """Change the rootstock.
+
+        Args:
+            rootstock: The network; changed in place.
+            scions: Admitted snapshots, nearest donor first. At least one if the rule takes scions.
+
+        Returns:
+            What each source contributed. Empty if the rootstock stays as it is.
+        """
         ...

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from inarch.population.config import RunConfig
 from inarch.population.errors import ConfigError
-from inarch.population.grafting.units import GraftUnit, graft_units, reference_units
+from inarch.population.grafting.reference import published_units
+from inarch.population.grafting.units import GraftUnit, graft_units
 from inarch.population.state.optimizer import moment_buffers
 from inarch.population.state.state_dict import constant_buffers, named_tensors
 
@@ -41,16 +42,15 @@ class SharedState:
         Raises:
             ConfigError: rule graft, and nothing opens a unit.
         """
-        settings = self._config.graft
-        if self._config.exchange.rule == "none":
+        settings, rule = self._config.graft, self._config.exchange.rule
+        if rule == "none":
             return ()
-        if self._config.exchange.rule != "graft":
+        if rule not in ("graft", "graft_published"):
             return self._without_constants(self._units_in_order())
-        if settings.reference and settings.level == "layer" and settings.scion == "external":
-            units = reference_units(named_tensors(self._module))
+        if rule == "graft_published" and settings.level == "layer":
+            units = published_units(named_tensors(self._module))
         else:
-            by_convolutions = settings.level == "filter" or settings.reference
-            units = graft_units(self._module, "convolutions" if by_convolutions else settings.units)
+            units = graft_units(self._module, "convolutions" if settings.level == "filter" else settings.units)
         units = self._without_constants(units)
         averages = [(f"{slot}.{name}", name) for slot, name, _ in self._averages()]
         return tuple(

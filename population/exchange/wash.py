@@ -1,4 +1,4 @@
-"""Weight shuffling: single weights change places among the networks, so that the population's mean stays."""
+"""Weight shuffling (WASH): single weights change places among the networks, so that their mean stays the same."""
 
 from __future__ import annotations
 
@@ -15,63 +15,72 @@ from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, is_structu
 
 
 class WashRule:
-    """Each weight is, with a probability that falls from the first unit to the last, permuted among the networks.
+    """Permute each weight among the networks with a probability that falls from the first unit to the last.
 
-    Where all networks shuffle the same versions (lockstep, all as donors) the population's weights are permuted
-    exactly: draws are common to all. Asynchronously each replaces some of its own by others' newest, and the mean stays
-    in expectation.
+    In lockstep, with all networks as donors, the population's weights are permuted exactly, because all networks draw
+    the same random numbers. In async mode each network replaces some of its weights by those of the newest scions, and
+    the population's mean stays the same in expectation.
 
-    Source: Fournier et al. 2024 (arXiv:2405.17517), WASH.
+    Source: Fournier et al. 2024 (arXiv:2405.17517).
     """
 
     takes_scions = True
     information_measure = None
 
     def __init__(self, config: WashConfig) -> None:
+        """Create the rule.
+
+        Args:
+            config: The probability in the first unit.
+        """
         self._config = config
 
-    def apply(self, rootstock: Rootstock, arrivals: Sequence[Scion]) -> tuple[Contribution, ...]:
-        own = rootstock.origin.network_id
-        donors = {arrival.snapshot.origin.network_id: arrival.snapshot.state() for arrival in arrivals}
-        ring = sorted({own, *donors})
-        here, last = ring.index(own), max(1, len(rootstock.units) - 1)
-        swapped, total = dict.fromkeys(ring, 0), 0
+    def apply(self, rootstock: Rootstock, scions: Sequence[Scion]) -> tuple[Contribution, ...]:
+        """Replace the weights whose turn it is by those of the scions."""
+        own_id = rootstock.origin.network_id
+        states = {scion.snapshot.origin.network_id: scion.snapshot.state() for scion in scions}
+        ring = sorted({own_id, *states})
+        place, last_unit = ring.index(own_id), max(1, len(rootstock.units) - 1)
+        num_swapped, num_values = dict.fromkeys(ring, 0), 0
         for depth, unit in enumerate(rootstock.units):
-            probability = self._config.probability * (1.0 - depth / last)
+            probability = self._config.probability * (1.0 - depth / last_unit)
             for key in unit.keys:
                 values = rootstock.state[key]
                 if not values.is_floating_point() or is_structural(key) or key.endswith(BATCH_NORM_STATISTICS):
                     continue
-                total += values.numel()
-                places, shifts = _draw(rootstock.common_random, values.numel(), probability, len(ring))
-                for donor in donors:
-                    mine = places[(here + shifts) % len(ring) == ring.index(donor)]
-                    swapped[donor] += len(mine)
-                    _put(values, donors[donor][key], mine)
+                num_values += values.numel()
+                indices, shifts = _draw(rootstock.common_random, values.numel(), probability, len(ring))
+                for donor_id, state in states.items():
+                    from_donor = indices[(place + shifts) % len(ring) == ring.index(donor_id)]
+                    num_swapped[donor_id] += len(from_donor)
+                    _copy_values(values, state[key], from_donor)
         return tuple(
-            Contribution(
-                arrival=arrival,
-                scion_weight=swapped[arrival.snapshot.origin.network_id] / max(1, total),
-                layers=(
-                    LayerGraft(layer=WHOLE, alpha=1.0 - swapped[arrival.snapshot.origin.network_id] / max(1, total)),
-                ),
-            )
-            for arrival in arrivals
+            _contribution(scion, num_swapped[scion.snapshot.origin.network_id] / max(1, num_values)) for scion in scions
         )
+
+
+def _contribution(scion: Scion, scion_weight: float) -> Contribution:
+    record = LayerGraft(layer=WHOLE, alpha=1.0 - scion_weight)
+    return Contribution(scion=scion, scion_weight=scion_weight, layers=(record,))
 
 
 def _draw(
     random: np.random.Generator, num_values: int, probability: float, num_networks: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which weights change places, and by how many networks each: shapes (swapped,). A weight drawn twice counts once,
-    so that the part is a little below the probability."""
-    places = np.unique(random.integers(0, num_values, random.binomial(num_values, probability)))
-    return places, random.integers(1, num_networks, len(places))
+    """Draw which weights change places, and by how many networks each.
+
+    A weight that is drawn twice counts once, so the share of drawn weights is a little below the probability.
+
+    Returns:
+        Flat indices and shifts, both of shape (num_drawn,).
+    """
+    indices = np.unique(random.integers(0, num_values, random.binomial(num_values, probability)))
+    return indices, random.integers(1, num_networks, len(indices))
 
 
-def _put(values: Tensor, scion: Tensor, places: np.ndarray) -> None:
+def _copy_values(values: Tensor, scion: Tensor, indices: np.ndarray) -> None:
     """Copy single values of a scion into a tensor of any memory order."""
-    where = np.unravel_index(places, tuple(values.shape)) if values.dim() else ()
-    if values.dim() and len(places):
-        index = tuple(torch.from_numpy(axis) for axis in where)
+    axes = np.unravel_index(indices, tuple(values.shape)) if values.dim() else ()
+    if values.dim() and len(indices):
+        index = tuple(torch.from_numpy(axis) for axis in axes)
         values[index] = scion[index].to(values.device)

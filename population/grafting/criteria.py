@@ -1,4 +1,4 @@
-"""What a layer's information is, by name: the number that alpha compares."""
+"""Criteria by name: each measures the information of a layer, the number that alpha compares."""
 
 from __future__ import annotations
 
@@ -22,26 +22,24 @@ from inarch.population.grafting.information import (
 from inarch.population.grafting.units import GraftUnit
 
 
-def layer_information(
-    weight: Tensor, criterion: str, bins: int = 10, *, reference: bool = False, name: str = ""
-) -> float:
-    """A layer's information by a criterion that looks at the layer's weights alone.
+def layer_information(weight: Tensor, criterion: str, bins: int = 10, *, name: str = "") -> float:
+    """Return a layer's information by a criterion that needs the layer's weights alone.
 
     Args:
         weight: The layer's weights, shape (filters, ...).
-        criterion: entropy, l1, summed_entropy, robust_entropy, differential_entropy, orthogonality; constant is 0.
-        bins, reference: as `layer_entropy`.
+        criterion: entropy, l1, summed_entropy, robust_entropy, differential_entropy, orthogonality or constant.
+        bins: Cells of the histogram, at least 2.
         name: The layer's name, for the error.
 
     Raises:
-        NotFiniteError: a weight is NaN or infinite; names the layer.
+        NotFiniteError: A weight is NaN or infinite. The message names the layer.
     """
     if criterion == "constant":
         return 0.0
-    found = float(OF_WEIGHTS[criterion](weight, bins, reference, name))
-    if not math.isfinite(found):
+    information = float(OF_WEIGHTS[criterion](weight, bins, name))
+    if not math.isfinite(information):
         raise NotFiniteError(f"{name} has a weight that is NaN or infinite")
-    return found
+    return information
 
 
 def measure(
@@ -51,18 +49,18 @@ def measure(
     *,
     random: np.random.Generator | None = None,
 ) -> tuple[float, ...]:
-    """The information of each unit of a network.
+    """Return the information of each unit of a network.
 
     Args:
-        state: Its state dict.
-        units: What shares an alpha.
+        state: State dict of the network.
+        units: Groups of entries that share one alpha.
         config: Criterion and bins.
-        random: Draws the information of the criterion random, uniform in [0, 1).
+        random: Random numbers for the criterion `random`, whose information is uniform in [0, 1).
 
     Raises:
-        NotFiniteError: a weight is NaN or infinite; names the layer.
-        ConfigError: criterion batch_norm, and a unit has no batch norm.
-        ValueError: criterion random without a generator.
+        NotFiniteError: A weight is NaN or infinite. The message names the layer.
+        ConfigError: The criterion is batch_norm and a unit has no batch norm.
+        ValueError: The criterion is random and no generator is given.
     """
     if config.criterion == "random":
         if random is None:
@@ -70,33 +68,32 @@ def measure(
         return tuple(random.random(len(units)).tolist())
     if config.criterion == "batch_norm":
         return tuple(_scale(state, unit) for unit in units)
-    return tuple(
-        layer_information(state[unit.name], config.criterion, config.bins, reference=config.reference, name=unit.name)
-        for unit in units
-    )
+    return tuple(layer_information(state[unit.name], config.criterion, config.bins, name=unit.name) for unit in units)
 
 
 @dataclass(frozen=True)
 class LayerInformation:
-    """What a snapshot tells of its layers beside their weights."""
+    """Measures the information that a snapshot publishes beside its weights."""
 
     config: GraftConfig
 
     def measure(
         self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
     ) -> tuple[float, ...]:
-        """`measure`, by the configured criterion."""
+        """Return the information of each unit by the configured criterion."""
         return measure(state, units, self.config, random=random)
 
     def checked_keys(self, units: Sequence[GraftUnit]) -> frozenset[str]:
-        """Entries of which every value was looked at: where the information is finite, so are they."""
+        """Return the keys whose values are all finite if the information is finite."""
         return frozenset(unit.name for unit in units) if self.config.criterion in OF_WEIGHTS else frozenset()
 
 
 def batch_norm_key(state: Mapping[str, Tensor], unit: GraftUnit) -> str | None:
-    """Key of the scale of the batch norm that follows a unit's convolution: the first of its outputs' length; None:
-    there is none."""
-    mixtures = state.get(f"{unit.name.removesuffix('.weight')}.fusion_proxies")  # a compact network's outputs
+    """Return the key of the scale of the batch norm that follows a unit's convolution, or None.
+
+    It is the first scale of the unit that has as many values as the convolution has outputs.
+    """
+    mixtures = state.get(f"{unit.name.removesuffix('.weight')}.fusion_proxies")  # outputs of a compact network
     num_filters = len(state[unit.name] if mixtures is None else mixtures)
     for key in unit.keys:
         stem = key.removesuffix(".weight")
@@ -106,29 +103,29 @@ def batch_norm_key(state: Mapping[str, Tensor], unit: GraftUnit) -> str | None:
 
 
 def _scale(state: Mapping[str, Tensor], unit: GraftUnit) -> float:
-    """Mean absolute scale of a unit's batch norm."""
+    """Return the mean absolute scale of a unit's batch norm."""
     key = batch_norm_key(state, unit)
     if key is None:
         raise ConfigError(f"graft.criterion batch_norm needs a batch norm after each convolution; {unit.name} has none")
-    found = float(state[key].detach().abs().double().mean())
-    if not math.isfinite(found):
+    scale = float(state[key].detach().abs().double().mean())
+    if not math.isfinite(scale):
         raise NotFiniteError(f"{key} has a value that is NaN or infinite")
-    return found
+    return scale
 
 
-def _summed(weight: Tensor, bins: int, reference: bool, name: str) -> Tensor:
+def _summed(weight: Tensor, bins: int, name: str) -> Tensor:
     try:
-        return summed_filter_entropy(weight, bins, reference=reference)
+        return summed_filter_entropy(weight, bins)
     except NotFiniteError:
         raise NotFiniteError(f"{name} has a weight that is NaN or infinite") from None
 
 
-OF_WEIGHTS: dict[str, Callable[[Tensor, int, bool, str], Tensor]] = {
-    "entropy": lambda weight, bins, reference, name: layer_entropy(weight, bins, reference=reference, name=name),
-    "l1": lambda weight, bins, reference, name: weight.detach().abs().sum(dtype=torch.float64),
+OF_WEIGHTS: dict[str, Callable[[Tensor, int, str], Tensor]] = {
+    "entropy": lambda weight, bins, name: layer_entropy(weight, bins, name=name),
+    "l1": lambda weight, bins, name: weight.detach().abs().sum(dtype=torch.float64),
     "summed_entropy": _summed,
-    "robust_entropy": lambda weight, bins, reference, name: robust_entropy(weight, bins, name=name),
-    "differential_entropy": lambda weight, bins, reference, name: differential_entropy(weight, bins, name=name),
-    "orthogonality": lambda weight, bins, reference, name: orthogonality(weight),
+    "robust_entropy": lambda weight, bins, name: robust_entropy(weight, bins, name=name),
+    "differential_entropy": lambda weight, bins, name: differential_entropy(weight, bins, name=name),
+    "orthogonality": lambda weight, bins, name: orthogonality(weight),
 }
-"""Criteria that look at every weight of a unit's first entry, and at nothing else."""
+"""Criteria that read every weight of a unit's first entry and nothing else."""

@@ -51,7 +51,7 @@ def filter_alphas(
 
 
 def blend_filters(
-    state: State, scion: State, channels: Channels, alphas: np.ndarray, config: GraftConfig, *, left: float = 1.0
+    state: State, scion: State, channels: Channels, alphas: np.ndarray, config: GraftConfig, *, discount: float = 1.0
 ) -> dict[str, float]:
     """Blend the scion into `state` in place; the scion is only read. Entries and slices of no class, as a head's rows,
     stay as they are.
@@ -62,7 +62,7 @@ def blend_filters(
         channels: Of their network.
         alphas: Shape (classes,).
         config: crossing: what becomes of a weight between two classes; batch_norm.
-        left: What age leaves of the scion's part, in [0, 1].
+        discount: What staleness leaves of the scion's weight, in [0, 1].
 
     Returns:
         The part of its own that each blended entry kept, a mean over its weights.
@@ -73,7 +73,7 @@ def blend_filters(
         axes.setdefault(axis.key, []).append(axis)
     for key, found in axes.items():
         own = state[key]
-        part = 1.0 - (1.0 - _own_part(found, alphas, config)) * left
+        part = 1.0 - (1.0 - _own_part(found, alphas, config)) * discount
         if key.endswith(BATCH_NORM_STATISTICS) and config.batch_norm != "blend":
             if config.batch_norm == "reset":
                 reset_(own, key, alpha=float(part.min()))

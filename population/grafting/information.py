@@ -43,13 +43,12 @@ def l1_norm(weight: Tensor) -> Tensor:
     return weight.detach().abs().flatten(1).sum(1) if weight.dim() > 1 else weight.detach().abs()
 
 
-def filter_entropy(weight: Tensor, bins: int = 10, *, reference: bool = False) -> Tensor:
+def filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
     """Entropy of each filter's own weight histogram; a constant filter has 0.
 
     Args:
         weight: Filters of one layer, shape (filters, ...), finite floats on any device.
         bins: Equal cells between a filter's least and greatest weight; at least 2.
-        reference: As published, cells are half-open: the greatest weight falls into none.
 
     Returns:
         Nats, float64, shape (filters,), between 0 and log(bins).
@@ -67,29 +66,27 @@ def filter_entropy(weight: Tensor, bins: int = 10, *, reference: bool = False) -
     _check_finite(float(low.min()), float(high.max()), "weight")
     edges = _edges(low, high, bins)
     above = torch.stack([(flat >= edge).sum(1) for edge in edges], dim=1)
-    if not reference:
-        above[:, -1] = 0
+    above[:, -1] = 0  # the last cell is closed: no weight lies above the last edge
     cells = (above[:, :-1] - above[:, 1:]).to(torch.float64) / flat.shape[1]
     entropy = -torch.special.xlogy(cells, cells).sum(1)
     return torch.where((low == high).flatten(), torch.zeros_like(entropy), entropy.clamp_min(0.0))
 
 
-def summed_filter_entropy(weight: Tensor, bins: int = 10, *, reference: bool = False) -> Tensor:
+def summed_filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
     """Sum of the entropies of a layer's filters, nats, 0-dimensional float64.
 
     Takes, raises: as `filter_entropy`. Source: Meng et al. 2020 (arXiv:2001.05868), eq. 5, which the paper sets aside
     because it ignores how filters relate.
     """
-    return filter_entropy(weight, bins, reference=reference).sum()
+    return filter_entropy(weight, bins).sum()
 
 
-def layer_entropy(weight: Tensor, bins: int = 10, *, reference: bool = False, name: str = "weight") -> Tensor:
+def layer_entropy(weight: Tensor, bins: int = 10, *, name: str = "weight") -> Tensor:
     """Entropy of the histogram of a whole layer's weights; a constant layer has 0.
 
     Args:
         weight: A layer's weights, any shape with at least one value, finite floats on any device.
         bins: Equal cells between the least and the greatest weight; at least 2.
-        reference: As published, cells are half-open: the greatest weight falls into none.
         name: The layer's name, for the error.
 
     Returns:
@@ -111,9 +108,9 @@ def layer_entropy(weight: Tensor, bins: int = 10, *, reference: bool = False, na
     if bool(low == high):
         return torch.zeros((), dtype=torch.float64, device=weight.device)
     if flat.device.type == "cpu":
-        above = torch.from_numpy(_count_above_in_blocks(flat, low.numpy(), high.numpy(), bins, reference=reference))
+        above = torch.from_numpy(_count_above_in_blocks(flat, low.numpy(), high.numpy(), bins))
     else:
-        above = _count_above(flat, _edges(low, high, bins), reference=reference)
+        above = _count_above(flat, _edges(low, high, bins))
     cells = (above[:-1] - above[1:]).to(torch.float64) / flat.numel()
     return -torch.special.xlogy(cells, cells).sum()
 
@@ -233,19 +230,16 @@ def _edges(low: Tensor, high: Tensor, bins: int) -> list[Tensor]:
     return [low + index * width for index in range(bins + 1)]
 
 
-def _count_above(flat: Tensor, edges: list[Tensor], *, reference: bool) -> Tensor:
+def _count_above(flat: Tensor, edges: list[Tensor]) -> Tensor:
     """How many values are at least each edge, on the values' device. But as published, the last cell is closed: nothing
     lies above the last edge."""
     above = torch.stack([(flat >= edge).sum() for edge in edges])
     above[0] = flat.numel()
-    if not reference:
-        above[-1] = 0
+    above[-1] = 0
     return above
 
 
-def _count_above_in_blocks(
-    flat: Tensor, low: np.ndarray, high: np.ndarray, bins: int, *, reference: bool
-) -> np.ndarray:
+def _count_above_in_blocks(flat: Tensor, low: np.ndarray, high: np.ndarray, bins: int) -> np.ndarray:
     """The same on the CPU, in blocks that stay in cache; numpy counts booleans six times faster than torch does."""
     is_half = flat.dtype in (torch.float16, torch.bfloat16)
     values = None if is_half else flat.numpy()
@@ -257,7 +251,7 @@ def _count_above_in_blocks(
         stop = min(start + BLOCK_VALUES, flat.numel())
         block = flat[start:stop].float().numpy() if values is None else values[start:stop]
         hit = mask[: stop - start]
-        for index in range(1, bins + 1 if reference else bins):
+        for index in range(1, bins):
             np.greater_equal(block, edges[index], out=hit)
             above[index] += np.count_nonzero(hit)
     return above

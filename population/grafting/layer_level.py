@@ -1,7 +1,7 @@
-"""Scion and rootstock make new weights, layer by layer.
+"""Graft layer by layer: a layer keeps the share alpha of its own weights and takes 1 - alpha from the scion.
 
-A layer keeps the part alpha of its own weights and takes 1 - alpha of the scion's. Alpha follows from how much more
-information the layer has than the scion's layer, and from the scion's age.
+Alpha follows from how much more information the rootstock's layer has than the scion's, and from the scion's
+staleness.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from inarch.population.errors import NotFiniteError
 from inarch.population.grafting.alpha import adaptive_weight
 from inarch.population.grafting.blending import blend_, blend_compensated_, blend_weighted, reset_
 from inarch.population.grafting.criteria import measure
-from inarch.population.grafting.units import GraftUnit, graft_units_of_state, reference_units
+from inarch.population.grafting.units import GraftUnit, graft_units_of_state
 from inarch.population.membership.staleness import discounted_alpha
 from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, check_same_structure, is_structural
 
 WHOLE = "*"
-"""In place of a layer's name where one record stands for all."""
+"""Stands for a layer's name where one record covers the whole network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerGraft:
-    """What one graft did to one unit."""
+    """How one unit was grafted."""
 
     layer: str
-    """Key of the weight whose information decided; WHOLE where nothing was decided by layers."""
+    """Key of the weight whose information decided, or WHOLE."""
     alpha: float
-    """Part of its own weights that the rootstock kept; of several donors, 1 less this one's part."""
+    """Share of its own weights that the rootstock kept. With several donors, 1 less this donor's weight."""
     own_information: float | None = None
-    """Of the rootstock before the graft; None where the rule asks for none."""
+    """Information of the rootstock's layer before the graft. None if the rule measures none."""
     scion_information: float | None = None
-    """Of the scion."""
+    """Information of the scion's layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraftResult:
-    """New weights, and how each unit came to them."""
+    """A grafted state dict, with a record for each unit."""
 
     state: dict[str, Tensor]
-    """The grafted state dict: new tensors; a module's versions of its entries are handed on."""
+    """New tensors. Metadata of the rootstock's state dict is copied."""
     layers: tuple[LayerGraft, ...]
-    """A record for each unit, in the order of the state dict."""
+    """Records in the order of the state dict."""
 
 
 def graft(
@@ -56,36 +56,39 @@ def graft(
     config: GraftConfig | None = None,
     *,
     units: Sequence[GraftUnit] | None = None,
-    age: StalenessConfig | None = None,
-    age_intervals: float = 0.0,
+    staleness: StalenessConfig | None = None,
+    staleness_intervals: float = 0.0,
     random: np.random.Generator | None = None,
 ) -> GraftResult:
-    """Graft one state dict onto another of the same structure, at the level of layers.
+    """Graft one state dict onto another of the same structure, layer by layer.
 
     Args:
-        rootstock: State dict of the network that takes in; not changed.
+        rootstock: State dict of the network that is grafted onto; not changed.
         scion: State dict of its neighbor; not changed.
-        config: Criterion, a, c, bins, what becomes of batch norm; None: the paper's.
-        units: What shares an alpha; None: found from the shapes (with config.reference, from the keys as published).
-        age: How age lowers the scion's part; None: not.
-        age_intervals: How far the scion trails, at least 0.
-        random: For the criterion random.
+        config: Criterion, a, c, bins and what happens to batch norm; None: the paper's.
+        units: Groups of entries that share one alpha; None: found from the shapes.
+        staleness: How staleness lowers the scion's weight; None: it does not.
+        staleness_intervals: Intervals of training by which the scion is behind, at least 0.
+        random: Random numbers for the criterion `random`.
+
+    Returns:
+        The grafted state dict and a record for each unit.
 
     Raises:
-        StructureError: the two differ in an entry's name or shape.
-        NotFiniteError: a weight is NaN or infinite; names side and layer.
+        StructureError: The two differ in an entry's name or shape.
+        NotFiniteError: A weight is NaN or infinite. The message names side and layer.
 
     Source: Meng et al. 2020 (arXiv:2001.05868), eq. 2.
     """
     config = config or GraftConfig()
     check_same_structure(rootstock, scion)
     if units is None:
-        units = reference_units(rootstock) if config.reference else graft_units_of_state(rootstock, config.units)
-    own, theirs = (
+        units = graft_units_of_state(rootstock, config.units)
+    own, other = (
         _measure_side(side, state, units, config, random)
         for side, state in (("rootstock", rootstock), ("scion", scion))
     )
-    records = layer_alphas(units, own, theirs, config, age=age, age_intervals=age_intervals)
+    records = layer_alphas(units, own, other, config, staleness=staleness, staleness_intervals=staleness_intervals)
     state = copy.copy(rootstock) if isinstance(rootstock, dict) else dict(rootstock)
     for key, tensor in rootstock.items():
         state[key] = tensor.detach().clone()
@@ -112,16 +115,27 @@ def layer_alphas(
     scion: Sequence[float],
     config: GraftConfig,
     *,
-    age: StalenessConfig | None = None,
-    age_intervals: float = 0.0,
+    staleness: StalenessConfig | None = None,
+    staleness_intervals: float = 0.0,
 ) -> tuple[LayerGraft, ...]:
-    """Alpha of each unit from both sides' information and the scion's age."""
+    """Return a record with the alpha of each unit.
+
+    Args:
+        units: Units of the network.
+        own: Information of the rootstock's units.
+        scion: Information of the scion's units.
+        config: a and c.
+        staleness: How staleness lowers the scion's weight; None: it does not.
+        staleness_intervals: Intervals of training by which the scion is behind.
+    """
     records = []
-    for unit, mine, theirs in zip(units, own, scion, strict=True):
-        alpha = adaptive_weight(mine, theirs, config.a, config.c, reference=config.reference)
-        if age is not None:
-            alpha = discounted_alpha(alpha, age_intervals, age)
-        records.append(LayerGraft(layer=unit.name, alpha=alpha, own_information=mine, scion_information=theirs))
+    for unit, own_value, scion_value in zip(units, own, scion, strict=True):
+        alpha = adaptive_weight(own_value, scion_value, config.a, config.c)
+        if staleness is not None:
+            alpha = discounted_alpha(alpha, staleness_intervals, staleness)
+        records.append(
+            LayerGraft(layer=unit.name, alpha=alpha, own_information=own_value, scion_information=scion_value)
+        )
     return tuple(records)
 
 
@@ -134,18 +148,25 @@ def blend_layers(
     *,
     past: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Blend the scion into `state` in place, unit by unit; the scion is only read. Entries of the state that are no
-    floats, and with graft.batch_norm keep the running statistics, stay as they are. What is in `past`, the rootstock's
-    weights when the scion was made, is first brought forward: the scion's becomes scion + own - past."""
+    """Blend the scion into `state` in place, unit by unit.
+
+    Integers stay as they are. So do running statistics with graft.batch_norm=keep.
+
+    Args:
+        state: Tensors of the rootstock; changed.
+        scion: Tensors of the scion; only read.
+        units: Units of the network.
+        records: Alpha of each unit.
+        config: What happens to batch norm.
+        past: The rootstock's weights when the scion was published. An entry in it is compensated first: the scion's
+            becomes scion + own - past.
+    """
     for unit, record in zip(units, records, strict=True):
         for key in unit.keys:
             own = state[key]
-            if is_structural(key):
+            if is_structural(key) or not own.is_floating_point():
                 continue
-            if not own.is_floating_point():
-                if config.reference:
-                    own.copy_((own * record.alpha + scion[key].to(own.device) * (1.0 - record.alpha)).to(own.dtype))
-            elif key.endswith(BATCH_NORM_STATISTICS) and config.batch_norm == "reset":
+            if key.endswith(BATCH_NORM_STATISTICS) and config.batch_norm == "reset":
                 reset_(own, key, alpha=record.alpha)
             elif past is not None and key in past:
                 blend_compensated_(own, scion[key], past[key], record.alpha)
@@ -157,25 +178,25 @@ def blend_several(
     state: Mapping[str, Tensor],
     scions: Sequence[Mapping[str, Tensor]],
     units: Sequence[GraftUnit],
-    shares: Sequence[Sequence[float]],
+    scion_weights: Sequence[Sequence[float]],
     config: GraftConfig,
 ) -> None:
-    """`blend_layers` with several scions at once.
+    """Blend several scions into `state` at once, in place.
 
     Args:
-        state: Changed in place.
-        scions: Only read.
-        units: What shares an alpha.
-        shares: For each scion its part of each unit; a unit's parts add up to at most 1, the rest stays its own.
-        config: As `blend_layers`.
+        state: Tensors of the rootstock; changed.
+        scions: Tensors of each scion; only read.
+        units: Units of the network.
+        scion_weights: For each scion its weight in each unit. The weights of a unit add up to at most 1.
+        config: What happens to batch norm.
     """
     for index, unit in enumerate(units):
-        parts = [of[index] for of in shares]
+        weights = [donor[index] for donor in scion_weights]
         for key in unit.keys:
             own, is_statistic = state[key], key.endswith(BATCH_NORM_STATISTICS)
             if not own.is_floating_point() or is_structural(key) or (is_statistic and config.batch_norm == "keep"):
                 continue
             if is_statistic and config.batch_norm == "reset":
-                reset_(own, key, alpha=1.0 - sum(parts))
+                reset_(own, key, alpha=1.0 - sum(weights))
             else:
-                blend_weighted(own, [scion[key] for scion in scions], parts)
+                blend_weighted(own, [scion[key] for scion in scions], weights)

@@ -65,7 +65,7 @@ def internal_scion(
         weight = state[unit.name]
         before = l1_norm(weight)
         by_entropy = "entropy" in config.criterion
-        rank = filter_entropy(weight, config.bins, reference=config.reference) if by_entropy else before
+        rank = filter_entropy(weight, config.bins) if by_entropy else before
         order = rank.argsort()
         least, most = order, order.flip(0)
         half = len(order) // 2

@@ -55,10 +55,10 @@ def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ..
         own = named_tensors(module)
         weights = {stem: name for stem, name in weights.items() if name in own}  # the second of two tied ones has none
         stems = {stem: name for stem, name in weights.items() if not _is_shortcut(name)}
-        return _group(
+        return group_entries(
             named_tensors(module), lambda key: next((n for s, n in stems.items() if _is_of(key, s)), None), units
         )
-    return _group(
+    return group_entries(
         named_tensors(module), lambda key: key if key in parameters and parameters[key].dim() >= 2 else None, units
     )
 
@@ -112,24 +112,24 @@ def graft_units_of_state(state: Mapping[str, Tensor], units: Units = "auto") -> 
             return key if state[key].is_floating_point() and state[key].dim() >= 2 else None
         return key if is_convolution(state[key]) and not _is_shortcut(key) else None
 
-    return _group(state, opens, units)
-
-
-def reference_units(state: Mapping[str, Tensor]) -> tuple[GraftUnit, ...]:
-    """The units of the public code: a key with the word 'conv' and 'weight' or 'bias' opens one, all others follow.
-
-    Raises:
-        ConfigError: no key has the word.
-    """
-    return _group(state, lambda key: key if "conv" in key else None, "convolutions")
+    return group_entries(state, opens, units)
 
 
 def _is_shortcut(key: str) -> bool:
     return not SHORTCUT_NAMES.isdisjoint(key.split("."))
 
 
-def _group(keys: Iterable[str], opener: Callable[[str], str | None], units: Units) -> tuple[GraftUnit, ...]:
-    """Entries in units: one opens where the opener's name is none of the units' before."""
+def group_entries(keys: Iterable[str], opener: Callable[[str], str | None], units: Units) -> tuple[GraftUnit, ...]:
+    """Group entries into units.
+
+    Args:
+        keys: Keys of a state dict, in order.
+        opener: Returns the name of the unit that a key belongs to, or None for a key that joins the unit before it.
+        units: Kind of units, for the error.
+
+    Raises:
+        ConfigError: No key opens a unit.
+    """
     groups: list[tuple[str, list[str]]] = []
     early: list[str] = []
     names: set[str] = set()

@@ -1,28 +1,39 @@
-"""How an exchange can end."""
+"""How the exchange of an interval can end."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 
-class Refusal(StrEnum):
-    """Why a network took no scion this time. Counted in the history; never an error."""
+class ExchangeOutcome(StrEnum):
+    """How the exchange of an interval ended. Counted in the history; none of them is an error."""
 
+    GRAFTED = "grafted"
+    """The rule changed the network, or gave it peers."""
+    UNCHANGED = "unchanged"
+    """The rule left the network as it was. In async mode, also the outcome of the last interval."""
+    OFF = "off"
+    """The run has no exchange rule."""
     NO_NEIGHBOR = "no_neighbor"
-    """It is alone, or its topology gives it nobody."""
+    """The topology gives the network no neighbor."""
     NOTHING_YET = "nothing_yet"
-    """No neighbor has a snapshot."""
-    TOO_OLD = "too_old"
-    """Every snapshot trails by more than the limit."""
+    """No neighbor has published a snapshot."""
+    TOO_STALE = "too_stale"
+    """Every snapshot is further behind than the limit."""
     STRUCTURE = "structure"
-    """The scion is of another structure."""
+    """The scion has another structure."""
     NOT_FINITE = "not_finite"
     """The scion holds NaN or infinity."""
     GONE = "gone"
-    """The scion vanished with its owner."""
+    """The scion was lost with the process that owned it."""
     LATE = "late"
-    """The scion, or the coordinator's answer, had not arrived when it was needed."""
+    """The scion, or the coordinator's answer, had not arrived in time."""
     BARRIER_TIMEOUT = "barrier_timeout"
-    """lockstep: others did not reach the barrier before its deadline."""
+    """lockstep: other networks did not reach the barrier before its deadline."""
     STOPPING = "stopping"
-    """The run is being stopped."""
+    """The run is stopping."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the network wanted a scion and got none."""
+        return self not in (ExchangeOutcome.GRAFTED, ExchangeOutcome.UNCHANGED, ExchangeOutcome.OFF)

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from inarch.population.config import TopologyConfig
 from inarch.population.membership import topology
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import is_too_stale
 from inarch.population.state.snapshot import SnapshotInfo
 
@@ -86,7 +86,7 @@ class SnapshotIndex(Generic[T]):
         limit: float,
         count: int = 1,
         version: int | None = None,
-    ) -> tuple[PublishedSnapshot[T], ...] | Refusal:
+    ) -> tuple[PublishedSnapshot[T], ...] | ExchangeOutcome:
         """What a network may take now.
 
         Args:
@@ -102,14 +102,14 @@ class SnapshotIndex(Generic[T]):
         """
         order = topology.donors(self._config, members, asker.network_id, round=asker.interval, seed=self._seed)
         if not order:
-            return Refusal.NO_NEIGHBOR
+            return ExchangeOutcome.NO_NEIGHBOR
         donors_found: list[PublishedSnapshot[T]] = []
-        reason = Refusal.NOTHING_YET
+        reason = ExchangeOutcome.NOTHING_YET
         for donor in order:
-            looked_at = self._look_at(donor, asker, limit, version) if donor in donors else Refusal.NOTHING_YET
+            looked_at = self._look_at(donor, asker, limit, version) if donor in donors else ExchangeOutcome.NOTHING_YET
             if isinstance(looked_at, PublishedSnapshot):
                 donors_found.append(looked_at)
-            elif looked_at is not Refusal.NOTHING_YET:
+            elif looked_at is not ExchangeOutcome.NOTHING_YET:
                 reason = looked_at
             if len(donors_found) == count:
                 break
@@ -117,16 +117,16 @@ class SnapshotIndex(Generic[T]):
 
     def _look_at(
         self, donor: int, asker: SnapshotInfo, limit: float, version: int | None
-    ) -> PublishedSnapshot[T] | Refusal:
+    ) -> PublishedSnapshot[T] | ExchangeOutcome:
         """A donor's newest admissible snapshot, or why it has none."""
-        reason = Refusal.NOTHING_YET
+        reason = ExchangeOutcome.NOTHING_YET
         for snapshot in reversed(self._snapshots.get(donor, [])):
             if version is not None and snapshot.origin.interval != version:
                 continue
             if snapshot.origin.structure != asker.structure:
-                reason = Refusal.STRUCTURE
+                reason = ExchangeOutcome.STRUCTURE
             elif is_too_stale(asker, snapshot.origin, limit=limit):
-                reason = Refusal.TOO_OLD
+                reason = ExchangeOutcome.TOO_STALE
             else:
                 return snapshot
         return reason

@@ -1,4 +1,4 @@
-"""How far a scion trails the network that takes it in, and what that does to its part."""
+"""How far a scion is behind the network that grafts it, and what that does to its weight."""
 
 from __future__ import annotations
 
@@ -11,30 +11,41 @@ from inarch.population.state.snapshot import SnapshotInfo
 
 @dataclass(frozen=True, kw_only=True)
 class Staleness:
-    """How old a scion is when it is grafted."""
+    """How far a scion is behind the rootstock at the time of the graft."""
 
     intervals: float
-    """Intervals of training by which its weights trail the rootstock's; 0 when they are ahead."""
+    """Intervals of training that the scion is behind; 0 if it is ahead."""
     steps: float
     """The same in steps."""
     seconds: float
-    """Since it was made, at least 0."""
+    """Age of the snapshot, at least 0."""
 
 
 def staleness_limit(config: StalenessConfig, *, num_intervals: int) -> float:
-    """Intervals above which a scion is refused: as configured, else a twentieth of the schedule, at least two."""
+    """Return the staleness above which a scion is refused.
+
+    Args:
+        config: The limit, if it is set.
+        num_intervals: Intervals of the schedule. Without a set limit, it is a twentieth of them, but at least 2.
+
+    Returns:
+        Intervals.
+    """
     return config.max_intervals if config.max_intervals is not None else max(2.0, num_intervals / 20)
 
 
 def staleness_discount(intervals: float, config: StalenessConfig) -> float:
-    """What is left of a scion's part 1 - alpha at an age, in [0, 1]: 1 at age 0, never rising with age.
+    """Return the factor by which staleness lowers a scion's weight 1 - alpha.
 
     Args:
-        intervals: Age in intervals, at least 0.
+        intervals: Staleness in intervals, at least 0.
         config: The policy and its rate.
 
+    Returns:
+        A factor in [0, 1]: 1 for a fresh scion, and never larger for a staler one.
+
     Source: polynomial, FedAsync (Xie et al. 2019, arXiv:1903.03934); exponential with cut-off, CGAD (arXiv:2605.09126).
-    Neither paper's setting is this one; why the default is polynomial with rate 1.5: docs/decisions.md.
+    Both papers have another setting; docs/decisions.md says why the default is polynomial with rate 1.5.
     """
     if config.policy == "polynomial":
         return (1.0 + intervals) ** -config.rate
@@ -44,29 +55,46 @@ def staleness_discount(intervals: float, config: StalenessConfig) -> float:
 
 
 def discounted_alpha(alpha: float, intervals: float, config: StalenessConfig) -> float:
-    """Alpha after age: it rises from `alpha` toward 1 as the scion's part fades."""
-    left = staleness_discount(intervals, config)
-    return alpha if left == 1.0 else 1.0 - (1.0 - alpha) * left
+    """Return alpha after the discount: it rises toward 1 with staleness.
+
+    Args:
+        alpha: Alpha for a fresh scion, in [0, 1].
+        intervals: Staleness in intervals, at least 0.
+        config: The policy and its rate.
+    """
+    discount = staleness_discount(intervals, config)
+    return alpha if discount == 1.0 else 1.0 - (1.0 - alpha) * discount
 
 
 def is_too_stale(rootstock: SnapshotInfo, scion: SnapshotInfo, *, limit: float) -> bool:
-    """Whether a scion trails by more than `limit` intervals. It is measured against no more training than the
-    rootstock's place in the schedule: a straggler that has taken in what others trained, and trains on top of it, would
-    otherwise outgrow those who have finished, and graft no more."""
-    reached = min(rootstock.trained_intervals, rootstock.interval)
-    return round(reached - scion.trained_intervals, 6) > limit
+    """Return whether a scion is more than `limit` intervals behind.
 
+    The rootstock's training counts up to its position in the schedule. A straggler that has grafted from networks
+    ahead of it would otherwise count as trained further than networks that have finished, and could not graft any
+    more.
 
-def _lag(rootstock: SnapshotInfo, scion: SnapshotInfo) -> tuple[float, float]:
-    """How far a scion trails in training, in intervals and in steps; 0 where it is ahead. To a millionth: training is
-    summed by parts, and what trails by the limit itself must not be refused for the last bit of a sum."""
-    return (
-        round(max(0.0, rootstock.trained_intervals - scion.trained_intervals), 6),
-        round(max(0.0, rootstock.trained_steps - scion.trained_steps), 6),
-    )
+    Args:
+        rootstock: Progress of the rootstock.
+        scion: Progress of the scion.
+        limit: Intervals.
+    """
+    trained = min(rootstock.trained_intervals, rootstock.interval)
+    return round(trained - scion.trained_intervals, 6) > limit
 
 
 def staleness_of(rootstock: SnapshotInfo, scion: SnapshotInfo, *, now: float) -> Staleness:
-    """A scion's age for a rootstock: how far it trails, and how long ago it was made."""
-    intervals, steps = _lag(rootstock, scion)
-    return Staleness(intervals=intervals, steps=steps, seconds=max(0.0, now - scion.created_at))
+    """Return a scion's staleness for a rootstock.
+
+    Differences are rounded to a millionth, because training is summed in parts: a scion exactly at the limit must not
+    be refused for the last bit of a sum.
+
+    Args:
+        rootstock: Progress of the rootstock.
+        scion: Progress of the scion.
+        now: Time on the clock that dated the scion, in seconds.
+    """
+    return Staleness(
+        intervals=round(max(0.0, rootstock.trained_intervals - scion.trained_intervals), 6),
+        steps=round(max(0.0, rootstock.trained_steps - scion.trained_steps), 6),
+        seconds=max(0.0, now - scion.created_at),
+    )

@@ -1,4 +1,4 @@
-"""What a network tells of an interval."""
+"""The report of an interval: what the coordinator and the history learn of it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness
 from inarch.population.state.snapshot import SnapshotInfo
-
-GRAFTED, KEPT, OFF = "grafted", "kept", "off"
-"""Outcomes of an interval's exchange beside the refusals: something was taken in, the rule left the network as it was,
-there is no exchange."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalReport:
-    """What a network tells of an interval: before the exchange when it is published, after it when it is committed."""
+    """Report of one interval. A first version is sent before the exchange, a complete one after it."""
 
     origin: SnapshotInfo
     num_intervals: int
@@ -28,21 +25,25 @@ class IntervalReport:
     validation_accuracy: float | None
     validation_mean_average_precision: float | None
     images: int
-    """Trained on in this interval."""
+    """Images trained on in this interval."""
     images_per_second: float
     seconds: Mapping[str, float]
-    """By phase: steps, evaluate, freeze, publish, pull, graft."""
+    """Seconds of each phase: steps, evaluate, stage, publish, fetch, graft."""
     grafts: int
-    """Taken so far."""
-    outcome: str = ""
-    """grafted, kept, off, or a refusal's name; empty before the exchange."""
+    """Grafts so far."""
+    outcome: ExchangeOutcome | None = None
+    """How the exchange ended; None before it."""
     scion: int | None = None
-    """The network that was last grafted from."""
-    age: Staleness | None = None
-    """Of the last scion, when it was grafted."""
+    """Id of the last donor."""
+    staleness: Staleness | None = None
+    """Staleness of that scion at the time of the graft."""
 
     def row(self, *, time: float) -> dict[str, Any]:
-        """A row of the metrics table."""
+        """Return a row of the metrics table.
+
+        Args:
+            time: Seconds of the runtime's clock.
+        """
         origin = self.origin
         return {
             "network": origin.network_id,
@@ -51,6 +52,7 @@ class IntervalReport:
             "step": origin.step,
             **{f"seconds_{phase}": spent for phase, spent in self.seconds.items()},
             **{name: getattr(self, name) for name in _PLAIN_COLUMNS},
+            "outcome": self.outcome.value if self.outcome else "",
             "time": time,
         }
 
@@ -65,6 +67,5 @@ _PLAIN_COLUMNS = (
     "validation_mean_average_precision",
     "images",
     "images_per_second",
-    "outcome",
     "grafts",
 )

@@ -75,7 +75,7 @@ class Progress:
         seconds: Mapping[str, float],
         scores: Scores | None,
         scion: int | None,
-        age: Staleness | None,
+        staleness: Staleness | None,
     ) -> IntervalReport:
         """What it tells of the interval: before the exchange."""
         images = max(1, self.images)
@@ -94,5 +94,5 @@ class Progress:
             seconds=seconds,
             grafts=self.grafts,
             scion=scion,
-            age=age,
+            staleness=staleness,
         )

@@ -1,51 +1,71 @@
-"""What a network's training asks of whoever runs it: a clock, leave to go on, scions, a place to commit to."""
+"""The services that a trainer needs from its environment."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Snapshot, SnapshotInfo
 
 
 class TrainerRuntime(Protocol):
-    """Whoever runs a trainer."""
+    """Services that a `Trainer` needs from its environment: clock, stop signals, snapshot exchange, checkpointing.
+
+    The network actor, the simulator and the tests each implement it.
+    """
 
     def now(self) -> float:
-        """Seconds of the host's clock; virtual in the simulator."""
+        """Return seconds of the runtime's clock, which is virtual in the simulator."""
         ...
 
     def after_step(self) -> bool:
-        """Called after every step: whether to go on. False ends the life with a checkpoint within the interval."""
+        """Handle the end of a step and return whether to continue. After False the trainer commits and returns."""
         ...
 
     def should_continue(self) -> bool:
-        """Called after every interval's graft: whether to begin another. False ends the life with a checkpoint."""
+        """Return after an interval's exchange whether to begin another one. After False the trainer returns."""
         ...
 
     def prefetch(self, own: SnapshotInfo) -> None:
-        """The interval's steps are done: a scion may be asked for, so that it is there when it is pulled."""
+        """Begin to fetch scions while the network is evaluated.
+
+        Args:
+            own: Progress of the network after the interval's steps.
+        """
         ...
 
-    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
-        """The newest admissible scions, nearest donor first, at most exchange.num_donors; or why there is none."""
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
+        """Return the newest admissible snapshots, nearest donor first, or the reason why there are none.
+
+        Args:
+            own: Progress of the network.
+        """
         ...
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
-        """The interval is over. The checkpoint's tensors are copies, the host's to keep; None where none is due."""
+        """Record the end of an interval.
+
+        Args:
+            report: Report of the interval.
+            checkpoint: Copies that the runtime may keep; None if no checkpoint is due.
+        """
         ...
 
 
 class Stopwatch:
-    """Laps on a host's clock."""
+    """Measures laps on a runtime's clock."""
 
-    def __init__(self, host: TrainerRuntime) -> None:
-        """Args: whose clock; the first lap begins."""
-        self._host, self._last = host, host.now()
+    def __init__(self, runtime: TrainerRuntime) -> None:
+        """Start the first lap.
+
+        Args:
+            runtime: Its clock is used.
+        """
+        self._runtime, self._last = runtime, runtime.now()
 
     def lap(self) -> float:
-        """Seconds since the lap before."""
-        before, self._last = self._last, self._host.now()
+        """Return the seconds since the last lap, and start the next."""
+        before, self._last = self._last, self._runtime.now()
         return self._last - before

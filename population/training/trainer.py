@@ -22,14 +22,14 @@ from inarch.population.config import RunConfig
 from inarch.population.errors import CheckpointError, StructureError
 from inarch.population.evaluation.filter_statistics import filter_rows
 from inarch.population.evaluation.protocol import Scores
-from inarch.population.exchange import Exchanger, exchange_rule, training_behind
+from inarch.population.exchange import Exchanger, Rootstock, exchange_rule, training_behind
 from inarch.population.exchange.shared_state import SharedState
 from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.units import convolution_units
-from inarch.population.membership.outcome import Refusal
+from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId
-from inarch.population.persistence.interval_report import KEPT, OFF, IntervalReport
+from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.optimizer import count_steps, load_optimizer, make_optimizer, optimizer_tensors
 from inarch.population.state.seeding import RandomState, derive_seed, generator
 from inarch.population.state.snapshot import Snapshot, SnapshotInfo, StagingBuffer, layout_of
@@ -88,7 +88,7 @@ class Trainer:
         self._history = HistoryBuffer(network_id, incarnation)
         self._best: dict[str, Tensor] | None = None
         self._last_scion: int | None = None
-        self._last_age: Staleness | None = None
+        self._last_staleness: Staleness | None = None
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.device.precision == "float16")
 
     @property
@@ -115,11 +115,11 @@ class Trainer:
             created_at=now,
         )
 
-    def intervals(self, host: TrainerRuntime) -> Iterator[tuple[IntervalReport, Snapshot | None]]:
+    def intervals(self, runtime: TrainerRuntime) -> Iterator[tuple[IntervalReport, Snapshot | None]]:
         """Train to the end of the schedule.
 
-        Each interval yields what to publish; the snapshot's buffer is the trainer's own and holds until the host comes
-        back; it is None where nobody takes it. When the host comes back, the trainer pulls, grafts and commits.
+        Each interval yields what to publish; the snapshot's buffer is the trainer's own and holds until the runtime comes
+        back; it is None where nobody takes it. When the runtime comes back, the trainer pulls, grafts and commits.
 
         Raises:
             NotFiniteError: the network diverged; names network, interval and layer.
@@ -127,42 +127,45 @@ class Trainer:
         progress = self._progress
         while not self.is_finished:
             with self._random, divergence.annotate_divergence(self.network_id, interval=progress.interval + 1):
-                is_whole = self._train(host)
+                is_whole = self._train(runtime)
             if not is_whole:
-                host.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
+                runtime.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
                 return
-            clock = Stopwatch(host)
+            clock = Stopwatch(runtime)
             as_before = dataclasses.replace(progress), self._random.tensors()
             progress.complete_interval(self.schedule)
             if not self._skips_last_exchange:
-                host.prefetch(self.origin(host.now()))
+                runtime.prefetch(self.origin(runtime.now()))
             is_judged = self.schedule.is_evaluated(progress.interval)
             with self._random:
                 scores = self._evaluate() if is_judged else None
             progress.record_scores(scores)
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
-            origin = self.origin(host.now())
+            origin = self.origin(runtime.now())
             snapshot = self.snapshot(origin.created_at) if self.publishes else None
             if snapshot is None:
                 with divergence.annotate_divergence(self.network_id, interval=self.interval):
                     divergence.check_trained(self.module)
-            seconds["freeze"] = clock.lap()
+            seconds["stage"] = clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot
             seconds["publish"] = clock.lap()
-            found = host.fetch_scions(origin) if snapshot is not None and not self._skips_last_exchange else ()
-            seconds["pull"] = clock.lap()
-            if found is Refusal.STOPPING:
+            exchanges = snapshot is not None and not self._skips_last_exchange
+            snapshots = runtime.fetch_scions(origin) if exchanges else ()
+            seconds["fetch"] = clock.lap()
+            if snapshots is ExchangeOutcome.STOPPING:
                 # The interval stays open: a network that goes on evaluates, publishes and exchanges first.
                 self._progress, random = as_before
                 self._random.load(random)
-                host.commit(report, self._checkpoint(within=True))
+                runtime.commit(report, self._checkpoint(within=True))
                 return
             if is_judged:
                 self._note_best()
                 self._note_filters(origin, snapshot)
-            outcome = KEPT if self._skips_last_exchange else self._exchange(found, origin, snapshot, host.now())
-            found = ()
+            outcome = ExchangeOutcome.UNCHANGED
+            if not self._skips_last_exchange:
+                outcome = self._exchange(snapshots, origin, snapshot, runtime.now())
+            snapshots = ()
             seconds["graft"] = clock.lap()
             report = dataclasses.replace(
                 report,
@@ -170,13 +173,13 @@ class Trainer:
                 outcome=outcome,
                 grafts=progress.grafts,
                 scion=self._last_scion,
-                age=self._last_age,
+                staleness=self._last_staleness,
             )
-            self._history.add_interval(report, time=host.now())
+            self._history.add_interval(report, time=runtime.now())
             progress.begin_interval()
-            goes_on = host.should_continue()
+            goes_on = runtime.should_continue()
             is_due = self.schedule.is_saved(progress.interval, every=self.config.checkpoint.every)
-            host.commit(report, self._checkpoint() if is_due or not goes_on else None)
+            runtime.commit(report, self._checkpoint() if is_due or not goes_on else None)
             if not goes_on:
                 return
 
@@ -233,11 +236,11 @@ class Trainer:
         if checkpoint.training.get("scaler"):
             self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))
 
-    def _train(self, host: TrainerRuntime) -> bool:
-        """Steps to the end of the interval; False where the host ended them early."""
+    def _train(self, runtime: TrainerRuntime) -> bool:
+        """Steps to the end of the interval; False where the runtime ended them early."""
         progress, schedule = self._progress, self.schedule
         end = schedule.end(progress.interval + 1)
-        began = host.now()
+        began = runtime.now()
         loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
         correct = torch.zeros((), device=self._device, dtype=torch.int64)
         goes_on = True
@@ -256,12 +259,12 @@ class Trainer:
                 progress.images += len(batch[1])
                 progress.step += 1
                 progress.trained_steps += 1
-                goes_on = host.after_step()
+                goes_on = runtime.after_step()
                 if progress.step >= end or not goes_on:
                     break
         progress.loss_sum += float(loss_sum)
         progress.correct += int(correct)
-        progress.seconds_steps += host.now() - began
+        progress.seconds_steps += runtime.now() - began
         return progress.step >= end
 
     def _begin_epoch(self, epoch: int) -> None:
@@ -305,13 +308,24 @@ class Trainer:
         )
 
     def _exchange(
-        self, found: tuple[Snapshot, ...] | Refusal, own: SnapshotInfo, snapshot: Snapshot | None, now: float
-    ) -> str:
-        """Let the rule take in what came, and note what that did; gives the outcome's name."""
+        self,
+        snapshots: tuple[Snapshot, ...] | ExchangeOutcome,
+        own: SnapshotInfo,
+        snapshot: Snapshot | None,
+        now: float,
+    ) -> ExchangeOutcome:
+        """Apply the exchange rule and what it asks of the trainer.
+
+        Args:
+            snapshots: What was fetched, or why nothing was.
+            own: Progress of the network.
+            snapshot: Its own snapshot of this interval.
+            now: Seconds of the runtime's clock.
+        """
         if self._exchanger is None:
-            return OFF
-        exchanged = self._exchanger.exchange(
-            found,
+            return ExchangeOutcome.OFF
+        result = self._exchanger.exchange(
+            snapshots,
             own,
             self._shared.tensors(),
             snapshot.information if snapshot else (),
@@ -319,25 +333,28 @@ class Trainer:
             rate_factor=self.schedule.factor(max(0, own.step - 1)),
             now=now,
         )
-        rootstock = exchanged.rootstock
-        if rootstock is not None:
-            if rootstock.reset_momentum:
-                self._optimizer.state.clear()
-            if rootstock.recalibrate_batch_norm and self.is_finished:  # nobody trains them up again
-                with self._random:
-                    update_bn(self.task.batch_norm_images(), self.module)
-            if rootstock.peers is not None:
-                self.task.set_peers(rootstock.peers)
-            self._progress.score = rootstock.score
-            self._progress.learning_rate = rootstock.learning_rate
-        if exchanged.taken:
-            progress, first = self._progress, exchanged.taken[0].arrival
-            progress.trained_intervals, progress.trained_steps = training_behind(own, exchanged.taken)
+        if result.rootstock is not None:
+            self._apply_requests(result.rootstock)
+        if result.contributions:
+            progress, scion = self._progress, result.contributions[0].scion
+            progress.trained_intervals, progress.trained_steps = training_behind(own, result.contributions)
             progress.grafts += 1
-            self._history.add_grafts(own, exchanged.taken)
-            self._last_scion = first.snapshot.origin.network_id if first else own.network_id
-            self._last_age = first.age if first else None
-        return exchanged.outcome
+            self._history.add_grafts(own, result.contributions)
+            self._last_scion = scion.snapshot.origin.network_id if scion else own.network_id
+            self._last_staleness = scion.staleness if scion else None
+        return result.outcome
+
+    def _apply_requests(self, rootstock: Rootstock) -> None:
+        """Do what the rule asked for beside changing the weights."""
+        if rootstock.reset_momentum:
+            self._optimizer.state.clear()
+        if rootstock.recalibrate_batch_norm and self.is_finished:  # no later step would train the statistics
+            with self._random:
+                update_bn(self.task.batch_norm_images(), self.module)
+        if rootstock.peers is not None:
+            self.task.set_peers(rootstock.peers)
+        self._progress.score = rootstock.score
+        self._progress.learning_rate = rootstock.learning_rate
 
     def _note_filters(self, own: SnapshotInfo, snapshot: Snapshot | None) -> None:
         """How the filters of the convolutions stand, before the exchange; entropies that were told are not counted
@@ -391,7 +408,7 @@ class Trainer:
             seconds=seconds,
             scores=scores,
             scion=self._last_scion,
-            age=self._last_age,
+            staleness=self._last_staleness,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from inarch.population import IntervalReport, Refusal, Snapshot, Trainer
+from inarch.population import ExchangeOutcome, IntervalReport, Snapshot, Trainer
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.state.snapshot import SnapshotInfo
 from inarch.population.training.runtime import TrainerRuntime
@@ -15,7 +15,10 @@ class FakeRuntime(TrainerRuntime):
     """A runtime without processes: its clock counts steps, and its scions come from a function."""
 
     def __init__(
-        self, scion_for: Callable[[SnapshotInfo], Snapshot | Refusal] | None = None, *, stop_after: int | None = None
+        self,
+        scion_for: Callable[[SnapshotInfo], Snapshot | ExchangeOutcome] | None = None,
+        *,
+        stop_after: int | None = None,
     ) -> None:
         self.seconds = 0.0
         self.steps = 0
@@ -23,7 +26,7 @@ class FakeRuntime(TrainerRuntime):
         self.leaves = False
         self.reports: list[IntervalReport] = []
         self.checkpoints: list[Checkpoint] = []
-        self._scion_for = scion_for or (lambda own: Refusal.NOTHING_YET)
+        self._scion_for = scion_for or (lambda own: ExchangeOutcome.NOTHING_YET)
 
     def now(self) -> float:
         return self.seconds
@@ -39,7 +42,7 @@ class FakeRuntime(TrainerRuntime):
     def prefetch(self, own: SnapshotInfo) -> None:
         self.prefetched_for = own
 
-    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | Refusal:
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         found = self._scion_for(own)
         return (found,) if isinstance(found, Snapshot) else found
 
