@@ -32,9 +32,9 @@ from inarch.population.fusion import (
     published_importance,
     published_proxies,
     published_temperature,
+    target_filters,
     temperature_for,
     update_fusion,
-    wanted_filters,
 )
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.models import build
@@ -60,7 +60,7 @@ def test_temperature_is_the_published_one(vectors) -> None:
 
 @pytest.mark.parametrize("case", ["a", "b", "c"])
 @pytest.mark.parametrize("epoch", EPOCHS)
-def test_faithful_mode_is_the_published_code(vectors, case: str, epoch: int) -> None:
+def test_published_mode_is_the_published_code(vectors, case: str, epoch: int) -> None:
     weight, bias = (torch.from_numpy(vectors[f"dcff/{case}/{what}"]) for what in ("weight", "bias"))
     kept = int(vectors[f"dcff/{case}/keep"])
     proxies = published_proxies(weight, published_temperature(epoch, 300))
@@ -75,7 +75,7 @@ def test_faithful_mode_is_the_published_code(vectors, case: str, epoch: int) -> 
             layer.weight.copy_(weight)
             assert layer.bias is not None
             layer.bias.copy_(bias)
-        config = FusionConfig(mode="faithful", rates=(0.5,))
+        config = FusionConfig(mode="published", rates=(0.5,))
         (record,) = update_fusion(layer, config, epoch=0, epochs=300, random=random_of())
         assert layer.fusion_chosen.tolist() == vectors[f"dcff/{case}/e0/kept"].tolist()
         fused, fused_bias = layer.fused()
@@ -88,10 +88,10 @@ def test_faithful_mode_is_the_published_code(vectors, case: str, epoch: int) -> 
         )
 
 
-def test_faithful_mode_freezes_after_its_first_epoch_and_mixes_nothing() -> None:
+def test_published_mode_freezes_after_its_first_epoch_and_mixes_nothing() -> None:
     """The published code's behavior, in one layer whose weights go on changing."""
     torch.manual_seed(0)
-    layer, config = FusedConv2d(16, 32, 3, kept=12), FusionConfig(mode="faithful", rates=(0.6,))
+    layer, config = FusedConv2d(16, 32, 3, kept=12), FusionConfig(mode="published", rates=(0.6,))
     chosen = []
     for epoch in range(4):
         (record,) = update_fusion(layer, config, epoch=epoch, epochs=30, random=random_of())
@@ -178,9 +178,9 @@ def test_the_temperature_found_gives_the_number_wanted(filters: int, part: float
 
 
 def test_wanted_filters_fall_by_equal_ratios_from_all_to_one() -> None:
-    assert [wanted_filters(64, progress) for progress in (0.0, 0.5, 1.0)] == [64.0, 8.0, 1.0]
+    assert [target_filters(64, progress) for progress in (0.0, 0.5, 1.0)] == [64.0, 8.0, 1.0]
     with pytest.raises(ValueError, match="progress"):
-        wanted_filters(64, 1.5)
+        target_filters(64, 1.5)
 
 
 def test_distances_are_euclidean_and_do_not_overflow() -> None:
@@ -291,7 +291,7 @@ def simulate(mode: FusionMode, **changes) -> Simulation:
     return Simulator(config, lambda: tiny_task(config, splits)).run()
 
 
-@pytest.mark.parametrize("mode", ["stable", "faithful", "random", "mean_distance"])
+@pytest.mark.parametrize("mode", ["stable", "published", "random", "mean_distance"])
 def test_compact_networks_form_populations(mode: FusionMode) -> None:
     result, again = simulate(mode), simulate(mode)
     assert [line.outcome for line in result.ledger].count(ExchangeOutcome.GRAFTED) >= 4

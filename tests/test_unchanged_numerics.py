@@ -90,9 +90,9 @@ CASES: dict[str, tuple[RunConfig, dict[str, Any]]] = {
     ),
     "dml": (population_of(2, exchange=ExchangeConfig(rule="dml")), {}),
     "dcff-stable": (population_of(2, fusion=FusionConfig(mode="stable", rates=(0.5,))), {}),
-    "dcff-faithful": (
+    "dcff-published": (
         population_of(
-            1, fusion=FusionConfig(mode="faithful", rates=(0.5,)), schedule=ScheduleConfig(epochs=3, batch_size=32)
+            1, fusion=FusionConfig(mode="published", rates=(0.5,)), schedule=ScheduleConfig(epochs=3, batch_size=32)
         ),
         {},
     ),

@@ -248,7 +248,7 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
         question="What does fusing filters add to a network that is narrow from the start?",
         arms=(
             arm("random", "half of the filters, chosen by chance and never mixed", "random"),
-            arm("faithful", "as published: frozen after the first epoch", "faithful"),
+            arm("published", "as published: frozen after the first epoch", "published"),
             arm("stable", "mixtures that narrow over the whole schedule", "stable"),
             arm("mean distance", "the same, ranked by mean distance", "mean_distance"),
             arm("stable, grafting", "stable, and the networks graft each other", "stable", **grafting),
@@ -314,7 +314,7 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "equal-work": ("one network trained as long as all together", equal_work, 12),
     "staleness": ("a straggler: lockstep, async, aged", staleness, 12),
     "delay": ("old scions: less of them, brought forward", delay, 12),
-    "compact": ("DCFF: faithful, stable, controls, with grafting", compact, 12),
+    "compact": ("DCFF: published, stable, controls, with grafting", compact, 12),
     "levels": ("layers, filters, alignment, equal beginnings", levels, 12),
     "scions": ("noise, internal, external; criteria", scions, 12),
 }

@@ -229,7 +229,7 @@ def _compact(name: str, data: DataConfig, epochs: int | None, recipe: Recipe) ->
         full = f"{owner}: full" if not wanted else f"{owner}, {preset.split('-')[1]}: full"
         if full not in {arm.name for arm in arms}:
             arms.append(Arm(name=full, told="all filters", config=dataclasses.replace(base, fusion=FusionConfig())))
-        for mode in ("random", "faithful", "stable"):
+        for mode in ("random", "published", "stable"):
             config = dataclasses.replace(base, fusion=FusionConfig(mode=mode, preset=preset))
             arms.append(Arm(name=f"{preset}: {mode}", told=f"fusion.mode {mode}", config=config, against=full))
     return _table(name, "What do compact networks lose, and what does fusing add?", arms, seeds=(0, 1, 2))

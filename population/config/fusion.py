@@ -7,7 +7,7 @@ from typing import Literal
 
 from inarch.population.config.checks import one_of, require
 
-FusionMode = Literal["off", "stable", "faithful", "random", "mean_distance"]
+FusionMode = Literal["off", "stable", "published", "random", "mean_distance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,8 @@ class FusionConfig:
     """Dynamic-coded filter fusion. Source: Lin et al. 2021 (arXiv:2107.06916)."""
 
     mode: FusionMode = "off"
-    """off: full networks. stable: in log space, the temperature led by how many filters a fused one mixes. faithful: as
-    published. Controls: random, filters chosen once by chance and not mixed; mean_distance, stable's mixtures of the
+    """off: full networks. stable: in log space, the temperature led by how many filters a fused one mixes. published: as in
+    the authors' code. Controls: random, filters chosen once by chance and not mixed; mean_distance, stable's mixtures of the
     filters that lie furthest from all."""
     rates: tuple[float, ...] = ()
     """Part of the filters that goes at each place, in [0, 1); one rate stands for all places."""

@@ -7,13 +7,7 @@ from typing import Literal
 
 from inarch.population.config.checks import one_of, require
 from inarch.population.config.data import DataConfig
-from inarch.population.config.exchange import (
-    ExchangeConfig,
-    PapaConfig,
-    PbtConfig,
-    TopologyConfig,
-    WashConfig,
-)
+from inarch.population.config.exchange import ExchangeConfig, PapaConfig, PbtConfig, TopologyConfig, WashConfig
 from inarch.population.config.fusion import FusionConfig
 from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.model import ModelConfig

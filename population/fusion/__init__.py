@@ -3,17 +3,14 @@
 from inarch.population.fusion.fusing import LayerFusion, update_fusion
 from inarch.population.fusion.layer import FusedConv2d, compact_state
 from inarch.population.fusion.presets import PRESETS, preset_rates
-from inarch.population.fusion.proxies import (
+from inarch.population.fusion.proxies import effective_filters, filter_distances, importance, log_proxies, normalized
+from inarch.population.fusion.reference import (
     direct_importance,
-    effective_filters,
-    filter_distances,
-    importance,
-    log_proxies,
-    normalized,
     published_importance,
     published_proxies,
+    published_temperature,
 )
-from inarch.population.fusion.temperature import published_temperature, temperature_for, wanted_filters
+from inarch.population.fusion.temperature import target_filters, temperature_for
 
 __all__ = [
     "PRESETS",
@@ -30,7 +27,7 @@ __all__ = [
     "published_importance",
     "published_proxies",
     "published_temperature",
+    "target_filters",
     "temperature_for",
     "update_fusion",
-    "wanted_filters",
 ]

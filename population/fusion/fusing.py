@@ -11,16 +11,9 @@ from torch import Tensor, nn
 from inarch.population.config import FusionConfig
 from inarch.population.errors import NotFiniteError
 from inarch.population.fusion.layer import FusedConv2d
-from inarch.population.fusion.proxies import (
-    effective_filters,
-    filter_distances,
-    importance,
-    log_proxies,
-    normalized,
-    published_importance,
-    published_proxies,
-)
-from inarch.population.fusion.temperature import published_temperature, temperature_for, wanted_filters
+from inarch.population.fusion.proxies import effective_filters, filter_distances, importance, log_proxies, normalized
+from inarch.population.fusion.reference import published_importance, published_proxies, published_temperature
+from inarch.population.fusion.temperature import target_filters, temperature_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +24,7 @@ class LayerFusion:
     filters: int
     kept: int
     temperature: float
-    """Of distances as they are (faithful) or in units of their mean; 0 where filters are taken as they are."""
+    """Of distances as they are (published) or in units of their mean; 0 where filters are taken as they are."""
     effective: float
     """Filters mixed into a fused one, exp(entropy of its proxy), a mean over those kept."""
     changed: int
@@ -74,7 +67,7 @@ def _update_fusion(
         temperature, proxies = 0.0, torch.eye(len(layer.weight), dtype=torch.float64)
         chosen = torch.from_numpy(np.sort(random.permutation(len(layer.weight))[: layer.kept]))
         chosen = chosen if epoch == 0 else layer.fusion_chosen.cpu()
-    elif config.mode == "faithful":
+    elif config.mode == "published":
         temperature = published_temperature(epoch, epochs)
         proxies = published_proxies(layer.weight.cpu(), temperature)
         scores = published_importance(proxies)
@@ -87,7 +80,7 @@ def _update_fusion(
         except NotFiniteError as error:
             raise NotFiniteError(f"{name}: {error}") from None
         progress = min(1.0, epoch / max(1, epochs - 1))
-        wanted = wanted_filters(len(distances), progress) ** config.begin
+        wanted = target_filters(len(distances), progress) ** config.begin
         temperature = temperature_for(distances, wanted)
         log_p = log_proxies(distances, temperature)
         proxies = log_p.exp()

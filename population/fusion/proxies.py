@@ -11,9 +11,6 @@ from torch import Tensor
 
 from inarch.population.errors import NotFiniteError
 
-PUBLISHED_EPSILON = 1e-7
-"""In the denominator of the public code's divergence."""
-
 
 def filter_distances(weight: Tensor) -> Tensor:
     """Euclidean distance between every two filters of a layer.
@@ -83,24 +80,3 @@ def effective_filters(log_p: Tensor) -> Tensor:
     """How many filters each proxy mixes: exp of its entropy, shape (filters,), from 1 to filters."""
     p = log_p.exp()
     return (-(p * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(1)).exp()
-
-
-def published_proxies(weight: Tensor, temperature: float) -> Tensor:
-    """The public code's proxies: float32 softmax of unnormalized distances; off the diagonal it underflows to 0 from a
-    temperature of some 50 on. Shape (filters, filters); NaN where a weight is."""
-    flat = weight.detach().flatten(1).float()
-    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
-    return torch.softmax(-temperature * distances, dim=1)
-
-
-def published_importance(p: Tensor) -> Tensor:
-    """The public code's importance of its proxies, NaN where a proxy has a zero (0 * log 0). Shape (filters,)."""
-    p = p.double()
-    own = (p * p.log()).sum(1)
-    return own - p @ (p + PUBLISHED_EPSILON).log().mean(0)
-
-
-def direct_importance(p: Tensor) -> Tensor:
-    """The published formula as written, with its cube of filters^3: what `importance` is measured against."""
-    ratio = p[:, None, :] / (p[None, :, :] + PUBLISHED_EPSILON)
-    return (p[:, None, :] * ratio.log()).mean(2).sum(1)

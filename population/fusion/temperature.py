@@ -9,9 +9,6 @@ from torch import Tensor
 
 from inarch.population.fusion.proxies import effective_filters, log_proxies
 
-START, END, STEEPNESS = 1.0, 1e4, 1.0
-"""The published schedule's first and last temperature, and its k."""
-
 LARGEST = 1e12
 """No temperature is higher: filters that lie this close are the same."""
 
@@ -22,27 +19,7 @@ PRECISION = 1e-4
 """Of the number of filters, relative, at which the search ends."""
 
 
-def published_temperature(
-    epoch: float, epochs: int, *, start: float = START, end: float = END, steepness: float = STEEPNESS
-) -> float:
-    """T(e) = A / (1 + exp(-k e)) + T_s - A / 2, A = 2 (T_e - T_s) (1 + exp(-k E)) / (1 - exp(-k E)).
-
-    Args:
-        epoch: e, in [0, epochs].
-        epochs: E, at least 1.
-        start, end: T_s and T_e.
-        steepness: k, per epoch: with 1 the schedule is all but over after five epochs, whatever E is.
-
-    Source: Lin et al. 2021 (arXiv:2107.06916), DCFF.
-    """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
-    decay = math.exp(-steepness * epochs)
-    amplitude = 2.0 * (end - start) * (1.0 + decay) / (1.0 - decay)
-    return amplitude / (1.0 + math.exp(-steepness * epoch)) + start - amplitude / 2.0
-
-
-def wanted_filters(num_filters: int, progress: float) -> float:
+def target_filters(num_filters: int, progress: float) -> float:
     """How many filters a fused one is to mix: from all at the beginning to one at the end, by equal ratios.
 
     Args:
