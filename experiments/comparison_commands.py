@@ -24,8 +24,9 @@ def compare(
     storage: str = "runs/compare",
     out: str | None = None,
     address: str | None = None,
-    dry: bool = False,
-    trial: bool = False,
+    reuse: bool = False,
+    dry_run: bool = False,
+    smoke_test: bool = False,
 ) -> int:
     """Run a comparison, or what is left of it, and write table and pictures; published tables print their cost first.
 
@@ -40,10 +41,12 @@ def compare(
         arms: Those to run; all where none is named.
         epochs: Of each network where it trains in a population, in place of the comparison's own.
         storage: Folder of the runs; what was interrupted is resumed.
-        out: Folder of the record; None: experiments/results/NAME.
+        out: Folder of the results; None: experiments/results/NAME.
+        reuse: Keep runs of equal configuration that the folder of the results holds, and copy those of folders beside
+            it. An interrupted comparison continues with this flag.
         address: Of the Ray cluster; None: a Ray of this machine.
-        dry: Print the arms and their cost, and start nothing.
-        trial: Two steps of a few images for each arm, from random weights, to see that it runs; nothing is recorded.
+        dry_run: Print the arms and their cost, and start nothing.
+        smoke_test: Two steps of a few images for each arm, from random weights, to see that it runs; nothing is recorded.
     """
     from inarch.experiments import comparison as comparisons
 
@@ -51,7 +54,7 @@ def compare(
     chosen = comparisons.comparison(name, data, epochs=epochs)
     asked = comparisons.narrowed(chosen, arms=arms, seeds=seeds)
     console = plain_console()
-    if trial:
+    if smoke_test:
         with tempfile.TemporaryDirectory() as folder:
             comparisons.run_comparison(
                 comparisons.trial(asked),
@@ -62,13 +65,13 @@ def compare(
                 console=console,
             )
         return 0
-    if dry or name in comparisons.PAPER_TABLES:
-        table, told = comparisons.costs(asked)
+    if dry_run or name in comparisons.PAPER_TABLES:
+        table, description = comparisons.costs(asked)
         console.print(table)
-        console.print(told, highlight=False, soft_wrap=True)
-    if dry:
+        console.print(description, highlight=False, soft_wrap=True)
+    if dry_run:
         for arm in asked.arms:
-            console.print(f"{arm.name}: {arm.told}", highlight=False, markup=False)
+            console.print(f"{arm.name}: {arm.description}", highlight=False, markup=False)
         return 0
     from inarch.actors.termination import Interruptions, Terminated, exit_status
 
@@ -81,11 +84,12 @@ def compare(
                 arms=arms,
                 storage=storage,
                 out=out or f"experiments/results/{name}",
+                reuse=reuse,
                 address=address,
                 console=console,
             )
         except (KeyboardInterrupt, Terminated) as error:
-            console.print("stopped; the same command continues the comparison", highlight=False)
+            console.print("stopped; the same command with --reuse continues the comparison", highlight=False)
             return exit_status(error)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from inarch.experiments.comparison import (
     PAPER_TABLES,
     Arm,
     Comparison,
-    Record,
+    ResultsStore,
     comparison,
     costs,
     interval,
@@ -29,21 +30,19 @@ from inarch.experiments.comparison import (
     usual_data,
 )
 from inarch.experiments.comparison.arms import NONE, papa, small
-from inarch.experiments.comparison.editions import EDITION, means_the_same
 from inarch.experiments.comparison.report import SHOWN
-from inarch.experiments.comparison.results_store import fingerprint
+from inarch.experiments.comparison.results_store import code_version, comparable_config, is_same_config, read_rows
 from inarch.population import (
     DataConfig,
     DistillationConfig,
-    ExchangeConfig,
     GraftConfig,
     ImageClassification,
     PapaConfig,
     PopulationConfig,
+    RunConfig,
     Simulator,
-    StalenessConfig,
-    WeightAveragingConfig,
 )
+from inarch.population.config import from_dict
 from inarch.population.errors import ConfigError
 from inarch.population.persistence.history import THRESHOLDS
 from inarch.population.state.state_dict import named_tensors
@@ -76,7 +75,11 @@ def test_paired_differences_leave_out_what_only_one_has_and_widen_with_compariso
 def test_arms_of_a_comparison_do_equal_work_and_differ(name: str) -> None:
     found = comparison(name, DIGITS, epochs=4)
     assert len({arm.work for arm in found.arms}) == 1
-    assert len({fingerprint(arm.config) for arm in found.arms}) == len(found.arms) == len({a.name for a in found.arms})
+    assert (
+        len({comparable_config(arm.config) for arm in found.arms})
+        == len(found.arms)
+        == len({a.name for a in found.arms})
+    )
     assert found.baseline in {arm.name for arm in found.arms}
     assert len(found.seeds) >= 3
 
@@ -85,7 +88,7 @@ def test_arms_of_a_comparison_do_equal_work_and_differ(name: str) -> None:
 def test_published_tables_compare_what_is_there_and_teachers_come_first(name: str) -> None:
     found = comparison(name, DataConfig(train="cifar100"))
     names = [arm.name for arm in found.arms]
-    assert len({fingerprint(arm.config) for arm in found.arms}) == len(names) == len(set(names))
+    assert len({comparable_config(arm.config) for arm in found.arms}) == len(names) == len(set(names))
     for place, arm in enumerate(found.arms):
         against = found.arms[names.index(found.baseline_of(arm))]
         assert found.baseline_of(arm) in names[: place + 1] and arm.config.mode == "lockstep"
@@ -116,12 +119,12 @@ def test_published_settings_are_the_papers() -> None:
 def test_costs_are_those_of_the_networks(tmp_path: Path) -> None:
     table = comparison("paper-table-dcff-cifar10", DataConfig(train="cifar10"))
     kept = [arm for arm in table.arms if "vgg16" in arm.name and not arm.name.endswith(("random", "published"))]
-    shown, told = costs(dataclasses.replace(table, arms=tuple(kept), seeds=(0, 1)))
+    shown, description = costs(dataclasses.replace(table, arms=tuple(kept), seeds=(0, 1)))
     parameters, multiply_adds, images = (list(shown.columns[index].cells) for index in (3, 4, 5))
     assert parameters == ["14,728,266", "1,071,248"] and multiply_adds == ["313,201,664", "72,349,240"]
     assert images == ["13,500,000"] * 2
     operations = 2 * 13_500_000 * 6 * (313_201_664 + 72_349_240)
-    assert f"{operations:.2e} floating-point" in told and f"{operations / 1e13 / 3600:,.1f} hours" in told
+    assert f"{operations:.2e} floating-point" in description and f"{operations / 1e13 / 3600:,.1f} hours" in description
 
 
 @pytest.mark.parametrize(
@@ -178,12 +181,12 @@ def test_every_arm_of_a_published_table_trains_two_steps_and_exchanges(name: str
             assert all(bool(t.isfinite().all()) for t in named_tensors(trainer.module).values()), arm.name
 
 
-def test_fingerprint_tells_configurations_apart_and_not_where_they_run() -> None:
+def test_comparable_config_ignores_name_folder_and_seed() -> None:
     base = small(DIGITS, size=2, epochs=3)
-    assert fingerprint(base) == fingerprint(dataclasses.replace(base, name="x", storage="/else", seed=5))
+    assert comparable_config(base) == comparable_config(dataclasses.replace(base, name="x", storage="/else", seed=5))
     there, elsewhere = (small(DataConfig(train=f"{at}/a.parquet", test="t.parquet"), size=2, epochs=3) for at in "xy")
-    assert fingerprint(there) == fingerprint(elsewhere) != fingerprint(base)
-    assert fingerprint(base) != fingerprint(dataclasses.replace(base, papa=PapaConfig(pull=0.5)))
+    assert comparable_config(there) == comparable_config(elsewhere) != comparable_config(base)
+    assert comparable_config(base) != comparable_config(dataclasses.replace(base, papa=PapaConfig(pull=0.5)))
 
 
 def test_papa_pulls_every_ten_steps_and_is_evaluated_once_an_epoch() -> None:
@@ -199,15 +202,15 @@ def tiny(seeds: tuple[int, ...] = (0, 1)) -> Comparison:
         name="tiny",
         question="Does it run?",
         arms=(
-            Arm(name="independent", told="alone", config=dataclasses.replace(base, exchange=NONE)),
-            Arm(name="averaging", told="A = 0", config=dataclasses.replace(base, graft=GraftConfig(a=0.0))),
+            Arm(name="independent", description="alone", config=dataclasses.replace(base, exchange=NONE)),
+            Arm(name="averaging", description="A = 0", config=dataclasses.replace(base, graft=GraftConfig(a=0.0))),
         ),
         baseline="independent",
         seeds=seeds,
     )
 
 
-def run(asked: Comparison, folder: Path, console: Console, **options) -> Record:
+def run(asked: Comparison, folder: Path, console: Console, **options) -> ResultsStore:
     return run_comparison(
         asked, command="inarch compare tiny", storage=f"{folder}/runs", out=f"{folder}/out", console=console, **options
     )
@@ -219,8 +222,8 @@ def test_a_comparison_runs_goes_on_where_it_was_and_tells_what_it_found(cluster:
     with open(tmp_path / "said", "w") as said:
         record = run(tiny((0,)), tmp_path, Console(file=said, width=200))
         record = run(tiny((0, 1)), tmp_path, Console(file=said, width=200), arms=("independent",))
-    told = (tmp_path / "said").read_text()
-    assert "2 runs to do, 8 epochs of one network" in told and "1 runs to do, 4 epochs" in told
+    description = (tmp_path / "said").read_text()
+    assert "2 runs to do, 8 epochs of one network" in description and "1 runs to do, 4 epochs" in description
     scores = record.rows("scores")
     assert {(row["arm"], row["seed"]) for row in scores} == {("independent", 0), ("averaging", 0), ("independent", 1)}
     by_arm = {row["arm"]: row for row in scores if row["seed"] == 0}
@@ -235,22 +238,22 @@ def test_a_comparison_runs_goes_on_where_it_was_and_tells_what_it_found(cluster:
     firsts = [row["time"] for row in record.rows("curves") if row["epoch"] == 1.0]
     assert all(0 < seconds < 60 for seconds in firsts), "counted from the beginning of the first interval"
     report = (record.folder / "README.md").read_text()
-    assert "earlier editions" not in report
+    assert f"Made by these versions of the code: **{code_version()}**" in report
     assert "| independent | 2 |" in report and "Not run: averaging seed 1." in report
     assert all((record.folder / f"{name}.png").stat().st_size > 5_000 for name in ("accuracy", "filters", "similarity"))
 
 
 def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
     asked = dataclasses.replace(tiny((0, 1, 2)), is_timed=True)
-    record = Record(tmp_path, asked)
+    record = ResultsStore(tmp_path, asked)
     for seed in (0, 1, 2):
         for index, arm in enumerate(asked.arms):
             scores = {f"{kind}_accuracy": 0.5 + 0.01 * seed + 0.1 * index for kind in SHOWN}
             beside = ("mean_loss", "mean_calibration_error", "ensemble_calibration_error", "agreement", "cosine")
             counted = {"images": 1000, "exchanges": 4 * index, "refusals": 0, "train_seconds": 1.5}
             row = {
-                "fingerprint": fingerprint(arm.config),
-                "edition": EDITION if seed else None,
+                "config": comparable_config(arm.config),
+                "code": f"version {min(seed, 1)}",
                 "taken_from": "",
                 **scores,
                 **dict.fromkeys(beside, 0.25),
@@ -282,62 +285,80 @@ def test_the_report_is_made_from_the_record_alone(tmp_path: Path) -> None:
             record.add(arm.name, seed, found | {"fusion": fused if index else []})
     assert record.has("independent", 2) and not record.has("independent", 3)
     make_report(asked, record, command="inarch compare tiny")
-    told = (tmp_path / "README.md").read_text()
-    assert "| independent | 3 | 51.00 ± 2.48 |" in told
-    assert "| averaging | **+10.00 ± 0.00** |" in told and "Not run" not in told
-    assert "| averaging | filters mixed into a fused one | 5.00 | 1.00 |" in told
-    assert "| averaging | gradient to filters not kept, % |  | 50.00 |" in told
-    assert "| averaging | kept and not kept before, % |  | 25.00 |" in told and "| independent | filters" not in told
+    description = (tmp_path / "README.md").read_text()
+    assert "| independent | 3 | 51.00 ± 2.48 |" in description
+    assert "| averaging | **+10.00 ± 0.00** |" in description and "Not run" not in description
+    assert "| averaging | filters mixed into a fused one | 5.00 | 1.00 |" in description
+    assert "| averaging | gradient to filters not kept, % |  | 50.00 |" in description
     assert (
-        "| arm | below 1, first interval, % | below 1, half way, % | below 1, at the end, % | below 0.1, first" in told
+        "| averaging | kept and not kept before, % |  | 25.00 |" in description
+        and "| independent | filters" not in description
     )
-    assert "| averaging | 0.000 ± 0.000 | 25.00 ± 0.00 | 51.00 ± 2.48 | 0.000 ± 0.000 |" in told
-    assert "| averaging | 30.00 ± 0.00 | 2.000 ± 0.000 | 4.500 ± 0.000 | 0.500 ± 0.000 |" in told
-    assert (tmp_path / "layers.png").stat().st_size > 5_000 and "![layers](layers.png)" in told
-    assert "| arm | at 1 s, % | at 2 s, % | at 3 s, % | at 4 s, % | first" in told
-    assert "| averaging | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 8.000 ± 0.000 |" in told
     assert (
-        "| arm | at 1 s | at 2 s | at 3 s | at 4 s |" in told and "Differences to *independent* at these times" in told
+        "| arm | below 1, first interval, % | below 1, half way, % | below 1, at the end, % | below 0.1, first"
+        in description
     )
-    assert "| averaging | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 |" in told
-    assert "tells what differs): edition 0: independent seed 0; averaging seed 0." in told
+    assert "| averaging | 0.000 ± 0.000 | 25.00 ± 0.00 | 51.00 ± 2.48 | 0.000 ± 0.000 |" in description
+    assert "| averaging | 30.00 ± 0.00 | 2.000 ± 0.000 | 4.500 ± 0.000 | 0.500 ± 0.000 |" in description
+    assert (tmp_path / "layers.png").stat().st_size > 5_000 and "![layers](layers.png)" in description
+    assert "| arm | at 1 s, % | at 2 s, % | at 3 s, % | at 4 s, % | first" in description
+    assert "| averaging | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 8.000 ± 0.000 |" in description
+    assert (
+        "| arm | at 1 s | at 2 s | at 3 s | at 4 s |" in description
+        and "Differences to *independent* at these times" in description
+    )
+    assert "| averaging | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 |" in description
+    assert "Made by these versions of the code: **version 0**: independent seed 0; averaging seed 0; " in description
+    assert "**version 1**: independent seeds 1, 2; averaging seeds 1, 2." in description
     assert (tmp_path / "time.png").stat().st_size > 5_000
-    assert (tmp_path / "fusion.png").stat().st_size > 5_000 and "![fusion](fusion.png)" in told
+    assert (tmp_path / "fusion.png").stat().st_size > 5_000 and "![fusion](fusion.png)" in description
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
 
 
 def test_a_run_of_the_same_configuration_and_data_is_taken_from_the_record_beside(tmp_path: Path) -> None:
     asked = tiny()
     arm = asked.arms[0]
-    scores = {"fingerprint": fingerprint(arm.config), "edition": EDITION, "taken_from": "", "mean_accuracy": 0.5}
+    scores = {"config": comparable_config(arm.config), "code": "earlier", "taken_from": "", "mean_accuracy": 0.5}
     found = {"scores": [scores], "curves": [{"epoch": 1.0}, {"epoch": 2.0}]}
-    Record(tmp_path / "one", asked).add("another name", 1, found)
-    earlier = {"scores": [scores | {"edition": 0}], "curves": []}
-    Record(tmp_path / "one", asked).add("another name", 2, earlier)
-    assert not Record(tmp_path / "other", asked).borrow("independent", 2), "the same words, of other code"
-    other = Record(tmp_path / "other", asked)
-    assert not other.borrow("independent", 0) and not other.borrow("averaging", 1) and other.rows("scores") == []
+    ResultsStore(tmp_path / "one", asked).add("another name", 1, found)
+    other = ResultsStore(tmp_path / "other", asked)
+    assert not other.reuse("independent", 0) and not other.reuse("averaging", 1) and other.rows("scores") == []
     elsewhere = dataclasses.replace(arm.config, data=dataclasses.replace(DIGITS, train="x/digits.parquet", test="y"))
     there = dataclasses.replace(asked, arms=(dataclasses.replace(arm, config=elsewhere),))
-    assert not Record(tmp_path / "other", there).borrow("independent", 1)
-    assert other.borrow("independent", 1) and other.has("independent", 1)
+    assert not ResultsStore(tmp_path / "other", there).reuse("independent", 1)
+    assert other.reuse("independent", 1) and other.has("independent", 1)
     (row,) = other.rows("scores")
     assert (row["arm"], row["taken_from"], row["mean_accuracy"]) == ("independent", "one", 0.5)
     assert [line["epoch"] for line in other.rows("curves")] == [1.0, 2.0]
-    third = Record(tmp_path / "third", asked)
-    assert third.borrow("independent", 1) and third.rows("scores")[0]["taken_from"] == "one"
+    third = ResultsStore(tmp_path / "third", asked)
+    assert third.reuse("independent", 1) and third.rows("scores")[0]["taken_from"] == "one"
 
 
-def test_an_edition_changes_what_it_concerns_and_nothing_else() -> None:
-    alone, waits = (small(DIGITS, size=2, epochs=1, exchange=one, mode="lockstep") for one in (NONE, ExchangeConfig()))
-    nobody_waits = dataclasses.replace(waits, mode="async")
-    averaged = dataclasses.replace(alone, weight_averaging=WeightAveragingConfig(kind="swa"))
-    unset = dataclasses.replace(nobody_waits, staleness=StalenessConfig())
-    since = {1: (alone, waits), 2: (nobody_waits, averaged), 3: (unset,)}
-    for edition, configs in since.items():
-        for config in configs:
-            assert not means_the_same(config, edition=edition - 1)
-            assert all(means_the_same(config, edition=later) for later in range(edition, EDITION + 1))
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_recorded_configuration_without_a_newer_field_equals_that_with_its_default() -> None:
+    current = comparable_config(tiny().arms[0].config)
+    older, other, unknown = (json.loads(current) for _ in range(3))
+    del older["graft"]["weight_alpha"]
+    other["graft"]["a"] = 0.25
+    unknown["graft"]["removed_field"] = 1
+    assert is_same_config(current, current) and is_same_config(json.dumps(older), current)
+    assert not any(is_same_config(json.dumps(config), current) for config in (other, unknown))
+    assert not is_same_config(None, current)
+
+
+def test_committed_results_belong_to_the_arms_as_they_are_configured_now() -> None:
+    folders = sorted(path.parent for path in (ROOT / "experiments" / "results").glob("*/scores.parquet"))
+    assert len(folders) >= 8
+    for folder in folders:
+        rows = read_rows(folder, "scores")
+        assert all(row["code"] for row in rows) and any(row["config"] for row in rows), folder.name
+        for row in rows:
+            if row["config"] is not None:
+                config = json.loads(row["config"])
+                from_dict(RunConfig, config)
+                assert config["schedule"]["epochs"] > 0
 
 
 def test_rows_of_other_configurations_are_kept_and_not_shown(tmp_path: Path) -> None:
@@ -345,12 +366,12 @@ def test_rows_of_other_configurations_are_kept_and_not_shown(tmp_path: Path) -> 
     asked = tiny()
     shorter = dataclasses.replace(asked.arms[0], config=small(DIGITS, size=2, epochs=1))
     later = dataclasses.replace(asked, arms=(shorter, asked.arms[1]))
-    first, second = Record(tmp_path, asked), Record(tmp_path, later)
+    first, second = ResultsStore(tmp_path, asked), ResultsStore(tmp_path, later)
     for seed in (0, 1):
-        scores = {"fingerprint": fingerprint(asked.arms[0].config), "taken_from": "", "mean_accuracy": 0.5}
+        scores = {"config": comparable_config(asked.arms[0].config), "taken_from": "", "mean_accuracy": 0.5}
         first.add("independent", seed, {"scores": [scores], "fusion": [{"epoch": 0}]})
     assert first.has("independent", 1) and not second.has("independent", 1) and second.rows("scores") == []
-    scores = {"fingerprint": fingerprint(shorter.config), "taken_from": "", "mean_mean_average_precision": 0.3}
+    scores = {"config": comparable_config(shorter.config), "taken_from": "", "mean_mean_average_precision": 0.3}
     second.add("independent", 0, {"scores": [scores]})
     (row,) = second.rows("scores")
     assert row["mean_mean_average_precision"] == 0.3 and second.rows("fusion") == []
@@ -363,7 +384,7 @@ def test_files_of_one_name_and_other_content_are_other_data(tmp_path: Path) -> N
     for folder, content in (("a", b"12"), ("b", b"123"), ("c", b"12")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "train.parquet").write_bytes(content)
-        found.add(fingerprint(small(DataConfig(train=f"{tmp_path}/{folder}/train.parquet"), size=2, epochs=3)))
+        found.add(comparable_config(small(DataConfig(train=f"{tmp_path}/{folder}/train.parquet"), size=2, epochs=3)))
     assert len(found) == 2
 
 

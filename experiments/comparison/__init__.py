@@ -5,7 +5,7 @@ from inarch.experiments.comparison.catalog import comparison, trial, usual_data
 from inarch.experiments.comparison.comparisons import COMPARISONS
 from inarch.experiments.comparison.compute_budget import costs
 from inarch.experiments.comparison.published_tables import PAPER_TABLES
-from inarch.experiments.comparison.results_store import Record
+from inarch.experiments.comparison.results_store import ResultsStore
 from inarch.experiments.comparison.runner import make_report, narrowed, run_comparison
 from inarch.experiments.comparison.statistics import Estimate, interval, paired
 
@@ -15,7 +15,7 @@ __all__ = [
     "Arm",
     "Comparison",
     "Estimate",
-    "Record",
+    "ResultsStore",
     "comparison",
     "costs",
     "interval",

@@ -32,7 +32,7 @@ class Arm:
     """One way to train, run once for each seed."""
 
     name: str
-    told: str
+    description: str
     """What it is, in a line."""
     config: RunConfig
     """Without name, storage and seed; a teacher may be ARM and another arm's name, with the same seed."""
@@ -56,7 +56,7 @@ class Comparison:
     seeds: tuple[int, ...]
     does_equal_work: bool = True
     """Whether its arms must; published tables have arms of several sizes."""
-    may_borrow: bool = True
+    may_reuse: bool = True
     """Whether runs of other records count as its own; not where the folder of a run is needed: teachers, densities."""
     is_timed: bool = False
     """Whether the report tells accuracy by wall time; its runs must have the machine for themselves."""
@@ -66,12 +66,12 @@ class Comparison:
         return arm.against or (arm.name if any(one.against == arm.name for one in self.arms) else self.baseline)
 
 
-AS_THEY_COME = StalenessConfig(policy="none", rate=0.5, compensation_intervals=0)
+UNCORRECTED = StalenessConfig(policy="none", rate=0.5, compensation_intervals=0)
 """Old scions are taken as if they were new, as the paper's formula would. It was the default of the first records."""
 
-FADED = dataclasses.replace(AS_THEY_COME, policy="polynomial", rate=1.5)
-FORWARD = dataclasses.replace(AS_THEY_COME, compensation_intervals=2)
-BOTH = dataclasses.replace(FADED, compensation_intervals=2)
+DISCOUNTED = dataclasses.replace(UNCORRECTED, policy="polynomial", rate=1.5)
+COMPENSATED = dataclasses.replace(UNCORRECTED, compensation_intervals=2)
+DISCOUNTED_AND_COMPENSATED = dataclasses.replace(DISCOUNTED, compensation_intervals=2)
 """What is now the default, in words that stay."""
 
 
@@ -89,7 +89,7 @@ def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
         "optimizer": OptimizerConfig(learning_rate=0.1, weight_decay=5e-4),
         "checkpoint": CheckpointConfig(keep=KEEP_ALL),
         "device": DeviceConfig(precision="bfloat16"),
-        "staleness": AS_THEY_COME,
+        "staleness": UNCORRECTED,
     }
     return RunConfig(**(fields | changes))
 
@@ -107,11 +107,11 @@ def papa(config: RunConfig) -> RunConfig:
     )
 
 
-def varied(base: RunConfig, name: str, told: str, **changes) -> Arm:
+def varied(base: RunConfig, name: str, description: str, **changes) -> Arm:
     """An arm that differs from a configuration."""
-    return Arm(name=name, told=told, config=dataclasses.replace(base, **changes))
+    return Arm(name=name, description=description, config=dataclasses.replace(base, **changes))
 
 
-def grafted(base: RunConfig, name: str, told: str, **graft) -> Arm:
+def grafted(base: RunConfig, name: str, description: str, **graft) -> Arm:
     """An arm that differs in how it grafts."""
-    return varied(base, name, told, graft=GraftConfig(**graft))
+    return varied(base, name, description, graft=GraftConfig(**graft))

@@ -6,7 +6,18 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from inarch.experiments.comparison.arms import BOTH, FADED, FORWARD, NONE, Arm, Comparison, grafted, papa, small, varied
+from inarch.experiments.comparison.arms import (
+    COMPENSATED,
+    DISCOUNTED,
+    DISCOUNTED_AND_COMPENSATED,
+    NONE,
+    Arm,
+    Comparison,
+    grafted,
+    papa,
+    small,
+    varied,
+)
 from inarch.population.config import (
     DataConfig,
     DebugConfig,
@@ -30,10 +41,10 @@ def _side_by_side_to_papa(grafting: RunConfig) -> tuple[Arm, Arm, Arm, Arm]:
         varied(
             grafting, "grafting-lockstep", "entropy (eq. 6), A = 0.4, c = 500, the papers' barrier", mode="lockstep"
         ),
-        Arm(name="grafting-async", told="the same without a barrier; old scions as they come", config=grafting),
+        Arm(name="grafting-async", description="the same without a barrier; old scions as they come", config=grafting),
         Arm(
             name="papa-async",
-            told="a pull of 1 % toward the mean of all every 10 steps, falling with the learning rate",
+            description="a pull of 1 % toward the mean of all every 10 steps, falling with the learning rate",
             config=papa(grafting),
         ),
     )
@@ -70,13 +81,13 @@ def four_networks(data: DataConfig, epochs: int) -> Comparison:
                 grafting,
                 "grafting-async, compensated, aged",
                 "the same; old scions brought forward, and counting for less",
-                staleness=BOTH,
+                staleness=DISCOUNTED_AND_COMPENSATED,
             ),
             varied(
                 grafting,
                 "grafting-async, compensated, aged, all to all",
                 "the same from all three others at once: the mean of the blends",
-                staleness=BOTH,
+                staleness=DISCOUNTED_AND_COMPENSATED,
                 topology=TopologyConfig(name="complete"),
                 exchange=ExchangeConfig(num_donors=3),
             ),
@@ -94,32 +105,32 @@ def equal_work(data: DataConfig, epochs: int) -> Comparison:
         name="equal-work",
         question="Is a population better than one network that is trained as long as all of it together?",
         arms=(
-            Arm(name="two independent", told="two networks side by side", config=pair),
+            Arm(name="two independent", description="two networks side by side", config=pair),
             Arm(
                 name="two grafting-async",
-                told="two networks that graft; old scions as they come",
+                description="two networks that graft; old scions as they come",
                 config=small(data, size=2, epochs=epochs),
             ),
             Arm(
                 name="two grafting-async, compensated, aged",
-                told="the same; old scions brought forward, and counting for less",
-                config=small(data, size=2, epochs=epochs, staleness=BOTH),
+                description="the same; old scions brought forward, and counting for less",
+                config=small(data, size=2, epochs=epochs, staleness=DISCOUNTED_AND_COMPENSATED),
             ),
             Arm(
                 name="one, twice as long",
-                told="one network, twice the epochs",
+                description="one network, twice the epochs",
                 config=small(data, size=1, epochs=2 * epochs, exchange=NONE),
             ),
             Arm(
                 name="one, twice as long, EMA",
-                told="the same, judged by an exponential mean of its weights (0.99 a step)",
+                description="the same, judged by an exponential mean of its weights (0.99 a step)",
                 config=small(
                     data, size=1, epochs=2 * epochs, exchange=NONE, weight_averaging=WeightAveragingConfig(kind="ema")
                 ),
             ),
             Arm(
                 name="one, twice as long, SWA",
-                told="the same, judged by the mean of its weights at the ends of the last quarter's epochs",
+                description="the same, judged by the mean of its weights at the ends of the last quarter's epochs",
                 config=small(
                     data, size=1, epochs=2 * epochs, exchange=NONE, weight_averaging=WeightAveragingConfig(kind="swa")
                 ),
@@ -140,18 +151,18 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
         question="What does a network that is four times slower cost the others, and does age weighting help?",
         arms=(
             varied(async_, "lockstep", "the barrier", mode="lockstep"),
-            Arm(name="async", told="nobody waits; age policy none", config=async_),
+            Arm(name="async", description="nobody waits; age policy none", config=async_),
             varied(
                 async_,
                 "async, compensated, aged",
                 "scions brought forward by own training since, age policy polynomial with rate 1.5",
-                staleness=BOTH,
+                staleness=DISCOUNTED_AND_COMPENSATED,
             ),
             varied(
                 async_,
                 "async, aged",
                 "age policy polynomial with rate 1.5, and as they come",
-                staleness=FADED,
+                staleness=DISCOUNTED,
             ),
         ),
         baseline="lockstep",
@@ -173,9 +184,9 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
             arms["independent"],
             arms["grafting-lockstep"],
             arms["grafting-async"],
-            arm("async, compensated", "old scions brought forward by own training since", staleness=FORWARD),
-            arm("async, aged", "a scion's part is (1 - alpha) (1 + age)^-1.5", staleness=FADED),
-            arm("async, compensated, aged", "both", staleness=BOTH),
+            arm("async, compensated", "old scions brought forward by own training since", staleness=COMPENSATED),
+            arm("async, aged", "a scion's part is (1 - alpha) (1 + age)^-1.5", staleness=DISCOUNTED),
+            arm("async, compensated, aged", "both", staleness=DISCOUNTED_AND_COMPENSATED),
             arm(
                 "async, reaching back by one",
                 "both, by one interval at most",
@@ -184,19 +195,19 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
             arm(
                 "averaging, compensated, aged",
                 "both, and alpha = 0.5 (A = 0)",
-                staleness=BOTH,
+                staleness=DISCOUNTED_AND_COMPENSATED,
                 graft=GraftConfig(a=0.0),
             ),
             arm(
                 "random alpha, compensated, aged",
                 "both, and alpha by chance, as spread as with entropy",
-                staleness=BOTH,
+                staleness=DISCOUNTED_AND_COMPENSATED,
                 graft=GraftConfig(criterion="random"),
             ),
             arm(
                 "async, same beginning, compensated",
                 "brought forward, and equal initial weights",
-                staleness=FORWARD,
+                staleness=COMPENSATED,
                 population=same,
             ),
         ),
@@ -208,12 +219,12 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
 def scions(data: DataConfig, epochs: int) -> Comparison:
     """Table 5: the paper's scion sources and criteria, in small."""
     alone = small(data, size=2, epochs=epochs)
-    base = dataclasses.replace(alone, staleness=BOTH)
+    base = dataclasses.replace(alone, staleness=DISCOUNTED_AND_COMPENSATED)
     return Comparison(
         name="scions",
         question="Where should a scion come from, and by what is it judged?",
         arms=(
-            Arm(name="baseline", told="no graft", config=dataclasses.replace(alone, exchange=NONE)),
+            Arm(name="baseline", description="no graft", config=dataclasses.replace(alone, exchange=NONE)),
             grafted(alone, "noise", "sigma = 0.975^epoch into filters below 0.1", scion="noise"),
             grafted(
                 alone,
@@ -237,12 +248,12 @@ def scions(data: DataConfig, epochs: int) -> Comparison:
 def compact(data: DataConfig, epochs: int) -> Comparison:
     """Table 4: DCFF as published, stable, its control, and stable with grafting, at equal multiply-adds."""
 
-    def arm(name: str, told: str, mode: FusionMode, **changes) -> Arm:
+    def arm(name: str, description: str, mode: FusionMode, **changes) -> Arm:
         fields = {"exchange": NONE, "fusion": FusionConfig(mode=mode, rates=(0.5,))} | changes
-        return Arm(name=name, told=told, config=small(data, size=2, epochs=epochs, **fields))
+        return Arm(name=name, description=description, config=small(data, size=2, epochs=epochs, **fields))
 
     same = PopulationConfig(size=2, same_initial_weights=True)
-    grafting = {"exchange": ExchangeConfig(), "staleness": BOTH}
+    grafting = {"exchange": ExchangeConfig(), "staleness": DISCOUNTED_AND_COMPENSATED}
     return Comparison(
         name="compact",
         question="What does fusing filters add to a network that is narrow from the start?",
@@ -269,13 +280,13 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
 def levels(data: DataConfig, epochs: int) -> Comparison:
     """Filter level and alignment: which rule for a weight between two filters, and do unrelated channels matter?"""
     alone = small(data, size=2, epochs=epochs)
-    base = dataclasses.replace(alone, staleness=BOTH)
+    base = dataclasses.replace(alone, staleness=DISCOUNTED_AND_COMPENSATED)
     filters = {"level": "filter", "criterion": "batch_norm"}
     return Comparison(
         name="levels",
         question="Layers or filters, and should a scion's channels first be brought into one's own order?",
         arms=(
-            Arm(name="independent", told="no graft", config=dataclasses.replace(alone, exchange=NONE)),
+            Arm(name="independent", description="no graft", config=dataclasses.replace(alone, exchange=NONE)),
             grafted(base, "layer", "eq. 2, entropy"),
             grafted(base, "layer, aligned", "the same after weight matching", channel_matching="weights"),
             grafted(base, "filter, product", "by batch norm's scale; both alphas multiplied, as published", **filters),
@@ -297,7 +308,7 @@ def levels(data: DataConfig, epochs: int) -> Comparison:
             ),
             Arm(
                 name="same beginning",
-                told="layers, entropy, and equal initial weights: channels are related from the start",
+                description="layers, entropy, and equal initial weights: channels are related from the start",
                 config=dataclasses.replace(
                     base, population=dataclasses.replace(base.population, same_initial_weights=True)
                 ),

@@ -15,14 +15,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from inarch.experiments.comparison.arms import Comparison
-from inarch.experiments.comparison.results_store import Record
+from inarch.experiments.comparison.results_store import ResultsStore
 
 matplotlib.use("Agg")
 
 Row = dict[str, Any]
 
 
-def draw(comparison: Comparison, record: Record) -> None:
+def draw(comparison: Comparison, record: ResultsStore) -> None:
     """Pictures beside the record: accuracy (by time too where that counts), filters, alpha, similarity, fusion; those
     without rows are left out."""
     order = [arm.name for arm in comparison.arms]
@@ -36,7 +36,7 @@ def draw(comparison: Comparison, record: Record) -> None:
     _fusion(order, record)
 
 
-def _accuracy(order: list[str], record: Record) -> None:
+def _accuracy(order: list[str], record: ResultsStore) -> None:
     rows = record.rows("curves")
     if not rows:
         return
@@ -51,7 +51,7 @@ def _accuracy(order: list[str], record: Record) -> None:
     _save(figure, record, "accuracy")
 
 
-def _time(order: list[str], record: Record) -> None:
+def _time(order: list[str], record: ResultsStore) -> None:
     rows = record.rows("curves")
     if not rows:
         return
@@ -69,7 +69,7 @@ def _time(order: list[str], record: Record) -> None:
     _save(figure, record, "time")
 
 
-def _filters(order: list[str], record: Record) -> None:
+def _filters(order: list[str], record: ResultsStore) -> None:
     rows = record.rows("filters")
     if not rows:
         return
@@ -86,7 +86,7 @@ def _filters(order: list[str], record: Record) -> None:
     _save(figure, record, "filters")
 
 
-def _layers(order: list[str], record: Record) -> None:
+def _layers(order: list[str], record: ResultsStore) -> None:
     """Invalid filters by layer over training, a panel for each arm."""
     rows = record.rows("layers")
     if not rows:
@@ -111,7 +111,7 @@ def _layers(order: list[str], record: Record) -> None:
     _save(figure, record, "layers")
 
 
-def _alpha(order: list[str], record: Record) -> None:
+def _alpha(order: list[str], record: ResultsStore) -> None:
     rows = [row for row in record.rows("alphas") if row["layer"] != "*"]
     if not rows:
         return
@@ -134,7 +134,7 @@ def _alpha(order: list[str], record: Record) -> None:
     _save(figure, record, "alpha")
 
 
-def _similarity(order: list[str], record: Record) -> None:
+def _similarity(order: list[str], record: ResultsStore) -> None:
     rows = [row for row in record.rows("similarity") if row["agreement"] is not None]
     if not rows:
         return
@@ -150,7 +150,7 @@ def _similarity(order: list[str], record: Record) -> None:
     _save(figure, record, "similarity")
 
 
-def _fusion(order: list[str], record: Record) -> None:
+def _fusion(order: list[str], record: ResultsStore) -> None:
     rows = record.rows("fusion")
     if not rows:
         return
@@ -203,5 +203,5 @@ def _name(axes: Axes, across: str, up: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _save(figure: Figure, record: Record, name: str) -> None:
+def _save(figure: Figure, record: ResultsStore, name: str) -> None:
     figure.savefig(record.folder / f"{name}.png", dpi=90)

@@ -64,17 +64,17 @@ def _table(name: str, question: str, arms: Sequence[Arm], *, seeds: Sequence[int
         baseline=arms[0].name,
         seeds=tuple(seeds),
         does_equal_work=False,
-        may_borrow=False,
+        may_reuse=False,
     )
 
 
 def _methods(architecture: str, base: RunConfig, methods: dict[str, dict]) -> list[Arm]:
     """A baseline without exchange, and methods, of one architecture."""
     baseline = f"{architecture}: baseline"
-    arms = [Arm(name=baseline, told="no exchange", config=dataclasses.replace(base, exchange=NONE))]
+    arms = [Arm(name=baseline, description="no exchange", config=dataclasses.replace(base, exchange=NONE))]
     for method, changes in methods.items():
         config = dataclasses.replace(base, **changes)
-        arms.append(Arm(name=f"{architecture}: {method}", told=method, config=config, against=baseline))
+        arms.append(Arm(name=f"{architecture}: {method}", description=method, config=config, against=baseline))
     return arms
 
 
@@ -122,9 +122,11 @@ def networks(data: DataConfig, epochs: int | None) -> Comparison:
     for size in (1, 2, 3, 4, 6, 8):
         config = _population(base, size)
         alone = dataclasses.replace(config, exchange=NONE)
-        arms.append(Arm(name=f"{size} alone", told=f"{size} networks, no exchange", config=alone))
+        arms.append(Arm(name=f"{size} alone", description=f"{size} networks, no exchange", config=alone))
         if size > 1:
-            arms.append(Arm(name=f"{size} grafting", told=f"{size} on a ring", config=config, against=f"{size} alone"))
+            arms.append(
+                Arm(name=f"{size} grafting", description=f"{size} on a ring", config=config, against=f"{size} alone")
+            )
     return _table("paper-table-networks", "How many networks?", arms)
 
 
@@ -199,7 +201,7 @@ def _taught(teacher: str, count: int, student: str, size: int, data: DataConfig,
     """Teachers, trained first and without exchange; students without them and with them."""
     alone = _population(_on(recipes.paper("cifar10", teacher), data, epochs, exchange=NONE), count)
     name = f"{count} {teacher} to teach"
-    taught_by = Arm(name=name, told="teachers, trained without exchange", config=alone, against=name)
+    taught_by = Arm(name=name, description="teachers, trained without exchange", config=alone, against=name)
     base = _population(_on(recipes.paper("cifar10", student), data, epochs), size)
     folders = tuple(f"{ARM}{taught_by.name}#{number}" for number in range(count))
     taught = {"distillation": DistillationConfig(teachers=folders)}
@@ -228,16 +230,18 @@ def _compact(name: str, data: DataConfig, epochs: int | None, recipe: Recipe) ->
         base = _on(recipe(owner, preset), data, epochs)
         full = f"{owner}: full" if not wanted else f"{owner}, {preset.split('-')[1]}: full"
         if full not in {arm.name for arm in arms}:
-            arms.append(Arm(name=full, told="all filters", config=dataclasses.replace(base, fusion=FusionConfig())))
+            arms.append(
+                Arm(name=full, description="all filters", config=dataclasses.replace(base, fusion=FusionConfig()))
+            )
         for mode in ("random", "published", "stable"):
             config = dataclasses.replace(base, fusion=FusionConfig(mode=mode, preset=preset))
-            arms.append(Arm(name=f"{preset}: {mode}", told=f"fusion.mode {mode}", config=config, against=full))
+            arms.append(Arm(name=f"{preset}: {mode}", description=f"fusion.mode {mode}", config=config, against=full))
     return _table(name, "What do compact networks lose, and what does fusing add?", arms, seeds=(0, 1, 2))
 
 
 PAPER_TABLES: dict[str, tuple[str, Callable[[DataConfig, int | None], Comparison]]] = {
-    f"paper-table-{name}": (told, make)
-    for name, told, make in (
+    f"paper-table-{name}": (description, make)
+    for name, description, make in (
         ("scions", "noise, internal, external", scion_sources),
         ("criteria", "l1 or entropy, four architectures", criteria),
         ("methods", "mutual learning, grafting, spread learning rates", methods),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from inarch.experiments.comparison.arms import Comparison
-from inarch.experiments.comparison.results_store import DENSITIES, Record, edition_of
+from inarch.experiments.comparison.results_store import DENSITIES, ResultsStore
 from inarch.experiments.comparison.statistics import Estimate, interval, paired
 from inarch.population.config import DataConfig
 from inarch.population.persistence.history import THRESHOLDS
@@ -39,7 +39,7 @@ DENSE = ("valid_filters", "invalid_filters", "valid_l1", "invalid_l1")
 Row = dict[str, Any]
 
 
-def write_report(comparison: Comparison, record: Record, *, command: str) -> None:
+def write_report(comparison: Comparison, record: ResultsStore, *, command: str) -> None:
     """README.md beside the record."""
     rows = record.rows("scores")
     names = [arm.name for arm in comparison.arms if any(row["arm"] == arm.name for row in rows)]
@@ -61,9 +61,9 @@ def write_report(comparison: Comparison, record: Record, *, command: str) -> Non
         _fused(names, record.rows("fusion")),
         _timed(comparison, names, record.rows("curves")) if comparison.is_timed else "",
         "## Arms",
-        "\n".join(f"- **{arm.name}**: {arm.told}" for arm in comparison.arms if arm.name in names),
+        "\n".join(f"- **{arm.name}**: {arm.description}" for arm in comparison.arms if arm.name in names),
         _taken(rows),
-        _editions(record, rows),
+        _versions(rows),
         _missing(comparison, rows),
         "\n".join(f"![{name}]({name}.png)" for name in PICTURES if (record.folder / f"{name}.png").exists()),
     ]
@@ -109,7 +109,9 @@ def _means(names: Sequence[str], rows: Sequence[Row], score: str) -> str:
     table = [["arm", "seeds", *SHOWN.values()]]
     for name in names:
         found = [_values(name, rows, f"{kind}_{score}") for kind in SHOWN]
-        table.append([name, str(len(found[0])), *(_told(interval(list(of.values()))) if of else "" for of in found)])
+        table.append(
+            [name, str(len(found[0])), *(_format_estimate(interval(list(of.values()))) if of else "" for of in found)]
+        )
     judged = " and ".join(sorted({row.get("judged_on") or "test" for row in rows}))
     return f"{_scores(rows)[score]} on the {judged} images:\n\n{_markdown(table)}"
 
@@ -132,11 +134,11 @@ def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Ro
             line.append(_difference(mine, theirs, num_comparisons=len(pairs)))
         table.append(line)
     to = f" to *{against_all.pop()}*" if len(against_all) == 1 else ""
-    told = (
+    description = (
         f"Differences{to}, paired by seed, in points; the interval holds for all {len(pairs)} together (Bonferroni). "
         "**Bold** where it excludes zero."
     )
-    return f"{told}\n\n{_markdown(table)}"
+    return f"{description}\n\n{_markdown(table)}"
 
 
 def _difference(mine: dict[int, float], theirs: dict[int, float], *, num_comparisons: int) -> str:
@@ -144,8 +146,8 @@ def _difference(mine: dict[int, float], theirs: dict[int, float], *, num_compari
     if not mine.keys() & theirs.keys():
         return ""
     found = paired(mine, theirs, num_comparisons=num_comparisons)
-    told = _told(found, sign="+")
-    return f"**{told}**" if found.excludes_zero else told
+    description = _format_estimate(found, sign="+")
+    return f"**{description}**" if found.excludes_zero else description
 
 
 def _others(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:
@@ -160,12 +162,12 @@ def _others(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -
         "refusals": ("refused", 1.0),
         "train_seconds": (seconds, 1.0),
     }
-    table = [["arm", *(told for told, _ in columns.values())]]
+    table = [["arm", *(description for description, _ in columns.values())]]
     for name in names:
         line = [name]
         for column, (_, scale) in columns.items():
             found = [scale * row[column] for row in rows if row["arm"] == name and row.get(column) is not None]
-            line.append(_told(interval(found)) if found else "")
+            line.append(_format_estimate(interval(found)) if found else "")
         table.append(line)
     return _markdown(table)
 
@@ -185,9 +187,9 @@ def _invalid(names: Sequence[str], rows: Sequence[Row], scores: Sequence[Row]) -
             for row in of_arm:
                 if row["interval"] == intervals[WHEN[when](len(intervals))]:
                     of[row["seed"]].append(100 * row[name])
-            line.append(_told(interval([sum(found) / len(found) for found in of.values()])) if of else "")
+            line.append(_format_estimate(interval([sum(found) / len(found) for found in of.values()])) if of else "")
         table.append(line)
-    told = f"## Invalid filters\n\nPart of all filters, by l1 norm; means over networks.\n\n{_markdown(table)}"
+    description = f"## Invalid filters\n\nPart of all filters, by l1 norm; means over networks.\n\n{_markdown(table)}"
     columns = {
         f"{name}{end}": f"{name.replace('_', ' ')} ({below:g})" for end, below in DENSITIES.items() for name in DENSE
     }
@@ -196,11 +198,11 @@ def _invalid(names: Sequence[str], rows: Sequence[Row], scores: Sequence[Row]) -
         of_arm = [row for row in scores if row["arm"] == arm]
         values = [[row[column] for row in of_arm if row.get(column) is not None] for column in columns]
         if any(values):
-            dense.append([arm, *(_told(interval(found)) if found else "" for found in values)])
+            dense.append([arm, *(_format_estimate(interval(found)) if found else "" for found in values)])
     if not any(row.get(f"invalid_filters{end}") for row in scores for end in DENSITIES):
-        return told
+        return description
     return (
-        f"{told}\n\nFilters that are valid and invalid in the baseline's network at its end (l1 norm below 0.1, and "
+        f"{description}\n\nFilters that are valid and invalid in the baseline's network at its end (l1 norm below 0.1, and "
         f"below 1): how many, and their mean l1 norm in each arm's.\n\n{_markdown(dense)}"
     )
 
@@ -220,14 +222,14 @@ def _fused(names: Sequence[str], rows: Sequence[Row]) -> str:
         "kept and not kept before, %": lambda row: 100 * row["changed"] / row["kept"] if row["epoch"] else None,
     }
     for name in names:
-        for told, value in shown.items():
+        for description, value in shown.items():
             cells = []
             for epoch in epochs:
                 found = [value(row) for row in rows if row["arm"] == name and row["epoch"] == epoch]
                 known = [one for one in found if one is not None]
                 cells.append(f"{sum(known) / len(known):.2f}" if known else "")
             if any(cells):
-                table.append([name, told, *cells])
+                table.append([name, description, *cells])
     when = "when an epoch begins; the gradient is that of the last step before it"
     return f"## How filters are fused\n\nMeans over layers, networks and seeds {when}.\n\n{_markdown(table)}"
 
@@ -256,15 +258,15 @@ def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) ->
     others = [name for name in names if name != comparison.baseline]
     for name in names:
         scores = [at(name, place) for place in range(len(marks))]
-        line = [name, *(_told(interval(list(found.values()))) if found else "" for found in scores)]
+        line = [name, *(_format_estimate(interval(list(found.values()))) if found else "" for found in scores)]
         for place in (0, -1):
-            line.append(_told(interval([end[place] for (arm, _), end in ends.items() if arm == name])))
+            line.append(_format_estimate(interval([end[place] for (arm, _), end in ends.items() if arm == name])))
         table.append(line)
         if name in others:
             theirs = [at(comparison.baseline, place) for place in range(len(marks))]
             pairs = zip(scores, theirs, strict=True)
             gained.append([name, *(_difference(mine, other, num_comparisons=len(others)) for mine, other in pairs)])
-    told = (
+    description = (
         "Mean validation accuracy of all networks, each at its newest evaluation by that time (seconds since the first "
         "began to train); blank where a network had none yet."
     )
@@ -272,7 +274,7 @@ def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) ->
         f"Differences to *{comparison.baseline}* at these times, paired by seed, in points; the interval holds for all "
         f"{len(others)} arms together (Bonferroni)."
     )
-    return f"## By wall time\n\n{told}\n\n{_markdown(table)}\n\n{differences}\n\n{_markdown(gained)}"
+    return f"## By wall time\n\n{description}\n\n{_markdown(table)}\n\n{differences}\n\n{_markdown(gained)}"
 
 
 def _reached(networks: Iterable[Sequence[Row]], mark: float) -> float | None:
@@ -286,15 +288,13 @@ def _taken(rows: Sequence[Row]) -> str:
     return f"Runs of another table, with the same configuration, data and seed: {taken}." if taken else ""
 
 
-def _editions(record: Record, rows: Sequence[Row]) -> str:
-    """Runs that would be made otherwise now, by the edition of the code that made them."""
-    by_edition: dict[int, list[tuple[str, int]]] = defaultdict(list)
+def _versions(rows: Sequence[Row]) -> str:
+    """The versions of the code that made the runs."""
+    by_version: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for row in rows:
-        if not record.is_of_today(row):
-            by_edition[edition_of(row)].append((row["arm"], row["seed"]))
-    told = "; ".join(f"edition {edition}: {_seeds(by_edition[edition])}" for edition in sorted(by_edition))
-    where = "`experiments/comparison/editions.py` tells what differs"
-    return f"Made by earlier editions of the code, and not made again since ({where}): {told}." if told else ""
+        by_version[row["code"]].append((row["arm"], row["seed"]))
+    text = "; ".join(f"**{version}**: {_seeds(by_version[version])}" for version in sorted(by_version))
+    return f"Made by these versions of the code: {text}."
 
 
 def _missing(comparison: Comparison, rows: Sequence[Row]) -> str:
@@ -314,7 +314,7 @@ def _seeds(runs: Iterable[tuple[str, int]]) -> str:
     )
 
 
-def _told(found: Estimate, *, sign: str = "") -> str:
+def _format_estimate(found: Estimate, *, sign: str = "") -> str:
     digits = 3 if abs(found.mean) < 10 and not sign else 2
     half = "" if math.isinf(found.half) else f" ± {found.half:.{digits}f}"
     return f"{found.mean:{sign}.{digits}f}{half}"

@@ -1,11 +1,12 @@
-"""What a comparison keeps of each run, small enough to be committed: scores, curves, alphas, similarities."""
+"""Results of a comparison, small enough to be committed: scores, curves, alphas and similarities of each run."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import importlib.metadata
 import json
 import statistics
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from inarch.experiments.comparison.arms import AS_THEY_COME, Arm, Comparison
-from inarch.experiments.comparison.editions import EDITION, means_the_same
+from inarch.experiments.comparison.arms import Arm, Comparison
 from inarch.experiments.saved_runs import similarity_over_time
 from inarch.population.config import RunConfig, from_dict, to_dict
 from inarch.population.errors import ConfigError
@@ -36,15 +36,16 @@ Grafting+."""
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def fingerprint(config: RunConfig) -> str:
-    """Tells one arm's configuration and data from another's, in whatever folder and under whatever name it runs. A file
-    of images counts by its name and size, a folder by its path's last two names. What departs from the defaults of the
-    first records counts; where a default has changed since, these keep their fingerprints."""
+def comparable_config(config: RunConfig) -> str:
+    """Return a configuration as JSON without what does not change a result: name, folder, address and seed.
+
+    A file of images counts by its name and size, a folder by the last two names of its path.
+    """
     plain = to_dict(dataclasses.replace(config, name=None, storage="runs", address=None, seed=0, detach=False))
     for images in ("train", "test", "query"):
-        plain["data"][images] = _identity(plain["data"][images] or "")
-    told = _departures(plain, to_dict(RunConfig(staleness=AS_THEY_COME)))
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+        if plain["data"][images]:
+            plain["data"][images] = _identity(plain["data"][images])
+    return json.dumps(plain, sort_keys=True)
 
 
 def _identity(images: str) -> str:
@@ -54,82 +55,109 @@ def _identity(images: str) -> str:
     return "/".join(path.parts[-2:] if path.is_dir() else path.parts[-1:])
 
 
-def _departures(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-    """What is not as it is by default: a field that is new, and left at its default, makes no other configuration."""
-    found = {
-        key: _departures(value, usual[key]) if isinstance(value, dict) else value
-        for key, value in values.items()
-        if value != usual[key]
-    }
-    return {key: value for key, value in found.items() if value != {}}
+def is_same_config(recorded: str | None, current: str) -> bool:
+    """Return whether a recorded configuration is the current one. Fields added since count with their defaults.
+
+    Args:
+        recorded: JSON beside a row, or None where it is not known.
+        current: `comparable_config` of an arm.
+    """
+    if recorded is None or recorded == current:
+        return recorded == current
+    defaults = json.loads(json.dumps(to_dict(RunConfig())))
+    return _with_defaults(json.loads(recorded), defaults) == json.loads(current)
 
 
-class Record:
-    """The Parquet files of one comparison in a folder. It may hold runs of other configurations, of earlier times; they
-    are not shown."""
+def _with_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    filled = {key: value for key, value in defaults.items() if key not in values}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        filled[key] = _with_defaults(value, defaults[key]) if nested else value
+    return filled
+
+
+def code_version() -> str:
+    """Return the version of inarch, with the commit if it is installed from a git checkout."""
+    version = importlib.metadata.version("inarch")
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version}+{commit}"
+
+
+class ResultsStore:
+    """The Parquet files of one comparison in a folder.
+
+    It may also hold runs of other configurations, made earlier. They are kept but not shown.
+    """
 
     def __init__(self, folder: Path, comparison: Comparison) -> None:
-        """Args: where it lies; whose arms count, as they are configured now."""
+        """Open the store; nothing is written yet.
+
+        Args:
+            folder: Where the files lie.
+            comparison: Arms whose runs count, as they are configured now.
+        """
         self.folder = folder
-        self._configs = {arm.name: arm.config for arm in comparison.arms}
-        self._fingerprints = {name: fingerprint(config) for name, config in self._configs.items()}
+        self._configs = {arm.name: comparable_config(arm.config) for arm in comparison.arms}
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """The rows of one of TABLES, of the arms as they are configured now."""
+        """Return the rows of one of TABLES that belong to the arms as they are configured now."""
         runs = self._runs()
         return [row for row in read_rows(self.folder, table) if (row["arm"], row["seed"]) in runs]
 
     def has(self, arm: str, seed: int) -> bool:
-        """Whether a run is in it, with the arm's configuration as it is now."""
+        """Return whether the store holds a run of an arm with its present configuration."""
         return (arm, seed) in self._runs()
 
     def _runs(self) -> set[tuple[str, int]]:
         return {
             (row["arm"], row["seed"])
             for row in read_rows(self.folder, "scores")
-            if self._fingerprints.get(row["arm"]) == row["fingerprint"]
+            if row["arm"] in self._configs and is_same_config(row["config"], self._configs[row["arm"]])
         }
 
-    def is_of_today(self, row: Mapping[str, Any]) -> bool:
-        """Whether the run of a row of scores would be trained and judged the same way now."""
-        return means_the_same(self._configs[row["arm"]], edition=edition_of(row))
+    def reuse(self, arm: str, seed: int) -> bool:
+        """Copy a run of equal configuration, data and seed from a store beside this one, if there is one.
 
-    def borrow(self, arm: str, seed: int) -> bool:
-        """Take a run of the same configuration, data and seed from a record beside this one: it would be the same run,
-        unless an edition of the code since has changed what that configuration means.
+        `taken_from` in its scores then names the comparison that made it, and `code` the version that ran it.
 
-        Returns whether there is one; `taken_from` in its scores then names the comparison that made it.
+        Returns:
+            Whether there was one.
         """
-        wanted = self._fingerprints[arm], seed
+        config = self._configs[arm]
         beside = sorted({path.parent for path in self.folder.parent.glob("*/scores.parquet")} - {self.folder})
         for folder in beside:
-            rows = [row for row in read_rows(folder, "scores") if (row["fingerprint"], row["seed"]) == wanted]
-            owners = [row for row in rows if means_the_same(self._configs[arm], edition=edition_of(row))]
-            if owners:
-                found = {table: _rows_of(folder, table, owners[0]["arm"], seed) for table in TABLES}
-                found["scores"][0]["taken_from"] = owners[0]["taken_from"] or folder.name
-                self.add(arm, seed, found)
+            rows = read_rows(folder, "scores")
+            equal = [row for row in rows if row["seed"] == seed and is_same_config(row["config"], config)]
+            if equal:
+                run = {table: _rows_of(folder, table, equal[0]["arm"], seed) for table in TABLES}
+                run["scores"][0]["taken_from"] = equal[0]["taken_from"] or folder.name
+                self.add(arm, seed, run)
                 return True
         return False
 
-    def add(self, arm: str, seed: int, found: Rows) -> None:
-        """Put a run in, in place of an earlier one of the same arm and seed."""
+    def add(self, arm: str, seed: int, run: Rows) -> None:
+        """Add a run, in place of an earlier one of the same arm and seed.
+
+        Args:
+            arm: Name of the arm.
+            seed: Seed of the run.
+            run: Rows of each table.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for table in reversed(TABLES):
             before = read_rows(self.folder, table)
-            kept = [row for row in before if (row["arm"], row["seed"]) != (arm, seed)]
-            rows = kept + [{"arm": arm, "seed": seed, **row} for row in found.get(table, ())]
+            others = [row for row in before if (row["arm"], row["seed"]) != (arm, seed)]
+            rows = others + [{"arm": arm, "seed": seed, **row} for row in run.get(table, ())]
             if rows:
                 names = dict.fromkeys(name for row in rows for name in row)  # an older row may have fewer
                 whole = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
                 pq.write_table(whole, self.folder / f"{table}.parquet", compression="zstd")
             elif before:
                 (self.folder / f"{table}.parquet").unlink()
-
-
-def edition_of(row: Mapping[str, Any]) -> int:
-    """Of the code that made a row of scores."""
-    return row.get("edition") or 0
 
 
 def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:
@@ -169,8 +197,8 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
     metrics = read_table(storage, "metrics")
     outcomes = metrics["outcome"].to_pylist()
     row: dict[str, Any] = {
-        "fingerprint": fingerprint(arm.config),
-        "edition": EDITION,
+        "config": comparable_config(arm.config),
+        "code": code_version(),
         "taken_from": "",
         "networks": len(result["networks"]),
         "judged_on": result["judged_on"],

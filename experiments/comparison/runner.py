@@ -15,7 +15,7 @@ from inarch.actors.driver.inputs import with_absolute_data
 from inarch.experiments.comparison.arms import ARM, Arm, Comparison
 from inarch.experiments.comparison.plots import draw
 from inarch.experiments.comparison.report import write_report
-from inarch.experiments.comparison.results_store import Record, summarize
+from inarch.experiments.comparison.results_store import ResultsStore, summarize
 from inarch.population.config import DistillationConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
 from inarch.population.persistence.storage import Storage, absolute
@@ -29,10 +29,11 @@ def run_comparison(
     arms: Sequence[str] = (),
     storage: str = "runs",
     out: str,
+    reuse: bool = False,
     address: str | None = None,
     console: Console,
-) -> Record:
-    """Run what neither this record nor one beside it holds, seed by seed through the arms, and report after each run.
+) -> ResultsStore:
+    """Run a comparison, seed by seed through its arms, and write the report after each run.
 
     Args:
         comparison: Its arms.
@@ -40,22 +41,29 @@ def run_comparison(
         seeds: In place of the comparison's.
         arms: Names of those to run; all where none is named.
         storage: Folder of the runs; one that was interrupted is resumed.
-        out: Folder of the record and the report.
+        out: Folder of the results and the report.
+        reuse: Keep runs of equal configuration that this folder holds, and copy those of folders beside it.
         address: Of the Ray cluster; None: a Ray of this machine.
         console: Where progress is told.
 
     Raises:
-        ConfigError: no such arm, or arms of different work.
+        ConfigError: There is no such arm, arms do different work, or the folder holds some of the runs and `reuse` is
+            not set.
         RunError: a run failed.
     """
     asked = narrowed(comparison, arms=arms, seeds=seeds)
     chosen, seeds = asked.arms, asked.seeds
-    record = Record(Path(out), comparison)
+    record = ResultsStore(Path(out), comparison)
+    wanted = [(arm, seed) for seed in seeds for arm in chosen]
+    num_there = sum(record.has(arm.name, seed) for arm, seed in wanted)
+    if num_there and not reuse:
+        raise ConfigError(
+            f"out: {out} holds {num_there} of these {len(wanted)} runs; keep them with --reuse, or give another --out"
+        )
     left = [
         (arm, seed)
-        for seed in seeds
-        for arm in chosen
-        if not record.has(arm.name, seed) and not (comparison.may_borrow and record.borrow(arm.name, seed))
+        for arm, seed in wanted
+        if not record.has(arm.name, seed) and not (reuse and comparison.may_reuse and record.reuse(arm.name, seed))
     ]
     console.print(
         f"{comparison.name}: {len(chosen)} arms, seeds {', '.join(map(str, seeds))}; {len(left)} runs to do, "
@@ -82,7 +90,7 @@ def _score(scores: Mapping[str, float | None]) -> float:
     return scores.get("mean_average_precision") or scores["accuracy"] or 0.0
 
 
-def make_report(comparison: Comparison, record: Record, *, command: str) -> None:
+def make_report(comparison: Comparison, record: ResultsStore, *, command: str) -> None:
     """Write README.md and the pictures from the record alone."""
     if record.rows("scores"):
         draw(comparison, record)
