@@ -212,7 +212,7 @@ def test_parquet_has_cameras_and_classes_of_its_own_in_retrieval(tmp_path: Path)
     assert cameras is not None and cameras.tolist() == [3, 4, 3] and splits.num_classes == 2
     with pytest.raises(DataError, match="classes that the training images lack: '5', '6'"):
         run_splits(RunConfig(data=data))
-    with pytest.raises(ConfigError, match="task=retrieval only"):
+    with pytest.raises(ConfigError, match="unless task is retrieval"):
         RunConfig(data=DataConfig(train=train, test=test, query=test))
 
 
