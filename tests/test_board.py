@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from inarch.population import (
-    Barrier,
-    ExchangeOutcome,
-    Members,
-    MemberState,
-    PostOutcome,
-    PublishedSnapshot,
-    SnapshotIndex,
-    SnapshotInfo,
-    TopologyConfig,
-)
+from inarch.population import ExchangeOutcome, PostOutcome, SnapshotInfo, TopologyConfig
 from inarch.population.errors import ConfigError
+from inarch.population.membership.barrier import Barrier
+from inarch.population.membership.members import Members, MemberState
+from inarch.population.membership.snapshot_index import PublishedSnapshot, SnapshotIndex
 from inarch.population.membership.staleness import is_too_stale, staleness_of
 
 

@@ -29,17 +29,15 @@ from inarch.population import (
     TopologyConfig,
     Trainer,
     WashConfig,
-    differential_entropy,
     graft_units,
     layer_entropy,
     layer_information,
-    orthogonality,
-    robust_entropy,
 )
 from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.evaluation.filter_statistics import filter_density
 from inarch.population.exchange import ExchangeRule, GraftRule, PapaRule, PbtRule, Rootstock, Scion, WashRule
 from inarch.population.grafting.criteria import measure
+from inarch.population.grafting.information import differential_entropy, orthogonality, robust_entropy
 from inarch.population.grafting.local_scions import internal_scion, noise_scion
 from inarch.population.membership.staleness import Staleness
 from inarch.population.models import build

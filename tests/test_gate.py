@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from inarch.actors.coordinator.admission import Admission
-from inarch.population import Members, MemberState
+from inarch.population.membership.members import Members, MemberState
 
 
 def members(*states: MemberState) -> Members:

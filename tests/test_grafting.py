@@ -9,22 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from inarch.population import (
-    GraftConfig,
-    ModelConfig,
-    StalenessConfig,
-    adaptive_weight,
-    discounted_alpha,
-    graft,
-    graft_units,
-    staleness_discount,
-)
+from inarch.population import GraftConfig, ModelConfig, StalenessConfig, adaptive_weight, graft, graft_units
 from inarch.population.config import Criterion
 from inarch.population.errors import ConfigError, NotFiniteError, StructureError
 from inarch.population.grafting.blending import BLOCK_VALUES, blend_
 from inarch.population.grafting.reference import graft_published, published_alpha, published_units
 from inarch.population.grafting.units import Units, graft_units_of_state
-from inarch.population.membership.staleness import staleness_limit
+from inarch.population.membership.staleness import discounted_alpha, staleness_discount, staleness_limit
 from inarch.population.models import build
 from inarch.population.state.state_dict import named_tensors
 

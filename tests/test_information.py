@@ -10,15 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inarch.population import (
-    filter_entropy,
-    invalid_filters,
-    l1_norm,
-    layer_entropy,
-    layer_information,
-    summed_filter_entropy,
-)
+from inarch.population import filter_entropy, l1_norm, layer_entropy, layer_information
 from inarch.population.errors import NotFiniteError
+from inarch.population.grafting.information import invalid_filters, summed_filter_entropy
 from inarch.population.grafting.reference import published_filter_entropy, published_layer_entropy
 
 CASES = ("normal", "uniform", "two_values", "heavy_tail", "tiny", "offset", "ints", "depthwise")

@@ -10,8 +10,8 @@ import pytest
 
 from inarch.actors.coordinator.resume_plan import common_resume_interval, resumable_members, start_plans
 from inarch.actors.coordinator.run_metadata import read_members, write_members
-from inarch.population import Members, MemberState
 from inarch.population.errors import MissingError, RunError, StorageError
+from inarch.population.membership.members import Members, MemberState
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
 from tests.test_checkpoint import checkpoint

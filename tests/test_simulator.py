@@ -12,7 +12,6 @@ from inarch.population import (
     DataConfig,
     GraftConfig,
     ImageClassification,
-    IntervalReport,
     Join,
     Leave,
     Loss,
@@ -27,6 +26,7 @@ from inarch.population import (
     Trainer,
 )
 from inarch.population.data import load_splits
+from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 
@@ -34,9 +34,9 @@ STEPS = 3
 """Steps of an interval in these tests."""
 
 
-def simulate(config: RunConfig, **options) -> Simulation:
+def simulate(config: RunConfig, observe=None, **options) -> Simulation:
     splits = tiny_splits(config)
-    return Simulator(config, lambda: tiny_task(config, splits), **options).run()
+    return Simulator(config, lambda: tiny_task(config, splits), **options).run(observe)
 
 
 def config_of(size: int, **changes) -> RunConfig:

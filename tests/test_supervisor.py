@@ -13,7 +13,7 @@ from inarch.actors.coordinator.actor import Coordinator
 from inarch.actors.messages import NAMESPACE, StartPlan, network_name
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer
 from inarch.actors.network.log_file import LogFile
-from inarch.population import MemberState
+from inarch.population.membership.members import MemberState
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_spec import RunSpec

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inarch.population import TopologyConfig, donors, neighbors
+from inarch.population import TopologyConfig
 from inarch.population.config import TopologyName
+from inarch.population.membership.topology import donors, neighbors
 
 NAMES = [name for name in typing.get_args(TopologyName) if name != "edges"]
 

@@ -17,26 +17,27 @@ if TYPE_CHECKING:
     from inarch.population.errors import InarchError
 
 _CONFIG = (
-    "StalenessConfig",
-    "PapaConfig",
-    "WeightAveragingConfig",
     "CheckpointConfig",
     "DataConfig",
+    "DebugConfig",
     "DeviceConfig",
     "DistillationConfig",
     "ExchangeConfig",
-    "PbtConfig",
     "FusionConfig",
     "GraftConfig",
     "ModelConfig",
     "OptimizerConfig",
-    "StragglerConfig",
-    "TimeoutsConfig",
+    "PapaConfig",
+    "PbtConfig",
     "PopulationConfig",
     "RunConfig",
     "ScheduleConfig",
-    "WashConfig",
+    "StalenessConfig",
+    "StragglerConfig",
+    "TimeoutsConfig",
     "TopologyConfig",
+    "WashConfig",
+    "WeightAveragingConfig",
 )
 
 _MODULES = {

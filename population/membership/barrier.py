@@ -1,4 +1,4 @@
-"""lockstep: the barrier at the end of each interval."""
+"""The barrier at the end of each interval, in lockstep mode."""
 
 from __future__ import annotations
 
@@ -10,60 +10,82 @@ from inarch.population.membership.members import Members
 
 @dataclass(frozen=True, kw_only=True)
 class BarrierResult:
-    """How an interval's barrier opened, and who was there: all who pass it see the same topology."""
+    """How a barrier was released. All networks that pass it see the same members."""
 
     is_timed_out: bool
+    """Whether the deadline passed before all expected members had arrived."""
     members: tuple[int, ...]
     """Ids in the topology."""
     donors: tuple[int, ...]
-    """Ids whose snapshots may be given."""
+    """Ids whose snapshots may be fetched."""
 
 
 class Barrier:
-    """lockstep: an interval's exchange opens when every member that is expected has arrived, or at a deadline.
+    """Releases the exchange of an interval when every expected member has arrived, or at a deadline.
 
-    Membership changes only when a barrier opens: who starts meanwhile is expected from the next one on. Who was missing
-    at a deadline is late, and no barrier waits for it before it has reached the newest that is open.
+    Membership changes take effect when a barrier is released: a member that starts in between is expected from the next
+    barrier on. A member that was missing at a deadline is late. Later barriers ignore it until it has caught up with
+    the newest released one.
     """
 
     def __init__(self, *, deadline_seconds: float) -> None:
+        """Create the barriers of a run.
+
+        Args:
+            deadline_seconds: Longest wait after the first arrival.
+        """
         self._deadline = deadline_seconds
         self._reached: dict[int, int] = {}
-        self._first_seconds: dict[int, float] = {}
-        self._open: dict[int, BarrierResult] = {}
+        self._first_arrival: dict[int, float] = {}
+        self._released: dict[int, BarrierResult] = {}
         self._late: set[int] = set()
 
     def arrive(self, network_id: int, interval: int, *, now: float) -> None:
-        """A member completed an interval and posted its version of it."""
+        """Record that a member has completed an interval and published its snapshot.
+
+        Args:
+            network_id: Id of the member.
+            interval: Intervals completed.
+            now: Seconds of a monotonic clock.
+        """
         self._reached[network_id] = max(interval, self._reached.get(network_id, 0))
-        if interval >= max(self._open, default=0):
+        if interval >= max(self._released, default=0):
             self._late.discard(network_id)
-        self._first_seconds.setdefault(interval, now)
+        self._first_arrival.setdefault(interval, now)
 
     def forget(self, network_id: int) -> None:
-        """A member died: barriers that have not opened wait for it to arrive again."""
+        """Forget the arrivals of a member whose process died. Open barriers wait until it arrives again."""
         self._reached.pop(network_id, None)
 
     def try_release(
         self, interval: int, *, expected: Collection[int], members: Members, now: float
     ) -> BarrierResult | None:
-        """Open the barrier if all who are expected have arrived or its deadline has passed; None while it is closed."""
-        if interval not in self._open:
-            missing = {
-                network_id for network_id in expected if self._reached.get(network_id, 0) < interval
-            } - self._late
-            is_timed_out = now - self._first_seconds.get(interval, now) >= self._deadline
+        """Release a barrier if all expected members have arrived or its deadline has passed.
+
+        Args:
+            interval: Interval of the barrier.
+            expected: Ids of the members that will arrive.
+            members: All members of the run.
+            now: Seconds of the clock that `arrive` uses.
+
+        Returns:
+            How the barrier was released, now or earlier; None while it is closed.
+        """
+        if interval not in self._released:
+            absent = {network_id for network_id in expected if self._reached.get(network_id, 0) < interval}
+            missing = absent - self._late
+            is_timed_out = now - self._first_arrival.get(interval, now) >= self._deadline
             if not missing or is_timed_out:
                 self._late |= missing
-                self._open[interval] = BarrierResult(
+                self._released[interval] = BarrierResult(
                     is_timed_out=bool(missing), members=members.in_topology(), donors=members.donors()
                 )
-        return self._open.get(interval)
+        return self._released.get(interval)
 
     def waiting(self) -> list[int]:
-        """Intervals at whose barrier somebody waits."""
-        return [interval for interval in self._first_seconds if interval not in self._open]
+        """Return the intervals at whose closed barrier a member waits."""
+        return [interval for interval in self._first_arrival if interval not in self._released]
 
-    def opening(self, interval: int) -> BarrierResult | None:
-        """How an interval's barrier opened; None while it is closed."""
-        return self._open.get(interval)
+    def result(self, interval: int) -> BarrierResult | None:
+        """Return how a barrier was released, or None while it is closed."""
+        return self._released.get(interval)

@@ -10,36 +10,37 @@ from inarch.population.errors import ConfigError
 
 
 class MemberState(StrEnum):
-    """Where a member stands."""
+    """State of a member."""
 
     STARTING = "starting"
+    """Its process is being created."""
     TRAINING = "training"
     LEAVING = "leaving"
-    """Asked to go; finishes its interval."""
+    """It was asked to leave and finishes its interval."""
     STALLED = "stalled"
-    """Alive, but not heard from for a lease time."""
+    """No sign of life for a lease."""
     LOST = "lost"
-    """Its process died; a new incarnation is on its way."""
+    """Its process died. A new incarnation is about to start."""
     RETIRED = "retired"
-    """Checkpointed and gone, as asked."""
+    """It left as asked, after a checkpoint."""
     STOPPED = "stopped"
-    """Checkpointed before its schedule ended, since the run was stopped."""
+    """It was stopped with the run, after a checkpoint and before the end of its schedule."""
     FAILED = "failed"
-    """Given up."""
+    """It failed for good."""
     DONE = "done"
-    """Finished its schedule; still a donor."""
+    """It finished its schedule. It stays available as a donor."""
 
 
 ACTIVE = frozenset(
     {MemberState.STARTING, MemberState.TRAINING, MemberState.LEAVING, MemberState.STALLED, MemberState.LOST}
 )
-"""States of members that the run still waits for."""
+"""States of members that the run waits for."""
 
 DONORS = frozenset({MemberState.TRAINING, MemberState.LEAVING, MemberState.STALLED, MemberState.DONE})
-"""States of members that have a snapshot to give."""
+"""States of members whose snapshots may be fetched."""
 
 GONE = frozenset({MemberState.RETIRED, MemberState.FAILED, MemberState.STOPPED})
-"""States of members that are in nobody's topology."""
+"""States of members outside the topology."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +49,23 @@ class Member:
 
     id: int
     incarnation: int = 1
-    """How many processes it has had, this one included."""
+    """Number of its present process, counted from 1."""
     state: MemberState = MemberState.STARTING
     is_initial: bool = True
+    """Whether it started with the run. Other members join later."""
     restarts: int = 0
-    """How often it was brought back since it last began further than before."""
+    """Restarts since it last started from a later interval than before."""
     ever_started: bool = False
-    """Whether it ever had a process: what it trained is worth waiting for."""
+    """Whether it ever had a process."""
     began_interval: int = 0
-    """At which its newest process began, or was found by a coordinator that came back."""
+    """Interval at which its newest process started, or was found by a restarted coordinator."""
 
 
 class Members:
-    """All members, past ones too."""
+    """All members of a run, past ones too."""
 
     def __init__(self) -> None:
+        """Create an empty population."""
         self._members: dict[int, Member] = {}
         self._next_id = 0
 
@@ -79,19 +82,19 @@ class Members:
         return network_id in self._members
 
     def add(self, *, is_initial: bool) -> Member:
-        """A new member with an id of its own."""
+        """Add a member with a new id."""
         member = Member(id=self._next_id, is_initial=is_initial)
         self._members[member.id] = member
         self._next_id += 1
         return member
 
     def restore(self, member: Member) -> None:
-        """A member known from before, as it was."""
+        """Add a member from a record, as it was."""
         self._members[member.id] = member
         self._next_id = max(self._next_id, member.id + 1)
 
     def set_state(self, network_id: int, state: MemberState) -> Member:
-        """Put a member into a state; a member that is gone or done stays so."""
+        """Set the state of a member. A member that is gone keeps its state; a done one does not become active again."""
         member = self._members[network_id]
         if member.state not in GONE and not (member.state is MemberState.DONE and state in ACTIVE):
             member = replace(member, state=state)
@@ -99,7 +102,7 @@ class Members:
         return member
 
     def restart(self, network_id: int) -> Member:
-        """The next incarnation of a member whose process died."""
+        """Begin the next incarnation of a member whose process died."""
         member = self._members[network_id]
         member = replace(
             member,
@@ -111,34 +114,45 @@ class Members:
         return member
 
     def mark_started(self, network_id: int, *, interval: int) -> None:
-        """A member's process is there, at an interval. Earlier deaths are forgiven if that is further than the process
-        before began: intervals that are trained again and lost again are no progress."""
+        """Record that a member's process has started.
+
+        Earlier restarts are forgiven if it starts from a later interval than the process before. Intervals that are
+        trained again and lost again are no progress.
+
+        Args:
+            network_id: Id of the member.
+            interval: Intervals completed at the start.
+        """
         member = self._members[network_id]
         restarts = 0 if interval > member.began_interval else member.restarts
         self._members[network_id] = replace(member, ever_started=True, restarts=restarts, began_interval=interval)
 
     def in_topology(self) -> tuple[int, ...]:
-        """Ids of members that take part; starting and lost ones too, so that the others keep their neighbors."""
+        """Return the ids in the topology. Starting and lost members are among them, so that others keep their place."""
         return tuple(member.id for member in self if member.state not in GONE)
 
     def donors(self) -> tuple[int, ...]:
-        """Ids of members whose snapshots may be given."""
+        """Return the ids of members whose snapshots may be fetched."""
         return tuple(member.id for member in self if member.state in DONORS)
 
     def active(self) -> tuple[int, ...]:
-        """Ids of members that the run still waits for."""
+        """Return the ids of members that the run waits for."""
         return tuple(member.id for member in self if member.state in ACTIVE)
 
     def counted(self) -> tuple[int, ...]:
-        """Ids that count toward the population's size: active ones that were not asked to leave, and done ones."""
-        kept = (ACTIVE | {MemberState.DONE}) - {MemberState.LEAVING}
-        return tuple(member.id for member in self if member.state in kept)
+        """Return the ids that count toward the population's size: active members that stay, and done ones."""
+        states = (ACTIVE | {MemberState.DONE}) - {MemberState.LEAVING}
+        return tuple(member.id for member in self if member.state in states)
 
     def num_to_add(self, size: int, *, max_size: int | None) -> int:
-        """How many newcomers `size` asks for.
+        """Return how many members must be added to reach a size. Negative if members must leave.
+
+        Args:
+            size: Wanted number of networks.
+            max_size: Most networks; None: no limit.
 
         Raises:
-            ConfigError: size is below 1 or above max_size.
+            ConfigError: The size is below 1 or above max_size.
         """
         if size < 1:
             raise ConfigError(f"a population must have at least 1 network, got {size}")
@@ -147,6 +161,6 @@ class Members:
         return size - len(self.counted())
 
     def select_for_removal(self, count: int) -> tuple[int, ...]:
-        """Which members go when the population shrinks: the youngest of those still training."""
+        """Return the ids of the members that leave when the population shrinks: the youngest active ones."""
         training = [network_id for network_id in self.counted() if network_id in self.active()]
         return tuple(reversed(training))[:count]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from inarch.population import ExchangeOutcome, IntervalReport, Snapshot, Trainer
+from inarch.population import ExchangeOutcome, Snapshot, Trainer
 from inarch.population.persistence.checkpoint import Checkpoint
+from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import SnapshotInfo
 from inarch.population.training.runtime import TrainerRuntime
 
