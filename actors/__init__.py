@@ -1,4 +1,4 @@
-"""Processes, references, failure: inarch on Ray."""
+"""Train populations on Ray: an actor for each network, a coordinator, and the driver's handle on a run."""
 
 from inarch.actors.coordinator.actor import Coordinator, CoordinatorActor
 from inarch.actors.driver.discovery import find_run

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other: small frozen values."""
+"""Messages between the processes of a run: small frozen values."""
 
 from __future__ import annotations
 
@@ -12,124 +12,148 @@ import ray
 from inarch.population.tasks.run_spec import RunSpec
 
 NAMESPACE = "inarch"
-"""Ray namespace of all runs; a run's name tells its actors apart."""
+"""Ray namespace of all runs. The names of a run's actors begin with the name of the run."""
 
 
 def coordinator_name(run: str) -> str:
-    """The coordinator's actor name."""
+    """Return the actor name of a run's coordinator.
+
+    Args:
+        run: Name of the run.
+    """
     return f"{run}/coordinator"
 
 
 def network_name(run: str, network_id: int, incarnation: int) -> str:
-    """A network's actor name."""
+    """Return the actor name of a network.
+
+    Args:
+        run: Name of the run.
+        network_id: Id of the network.
+        incarnation: Number of the network's process, from 1.
+    """
     return f"{run}/{network_id}/{incarnation}"
 
 
 class Command(StrEnum):
-    """What the coordinator wants of a network."""
+    """Command of the coordinator to a network."""
 
-    CONTINUE = "go_on"
+    CONTINUE = "continue"
     LEAVE = "leave"
-    """Finish the interval, commit, end."""
+    """Finish the interval, write a checkpoint, end."""
     STOP = "stop"
-    """Commit at the next step, end."""
+    """Write a checkpoint at the next step, end."""
     FENCED = "fenced"
-    """A later incarnation took over: end, commit nothing."""
+    """A later incarnation has taken over. End without a checkpoint."""
 
 
 class ExitReason(StrEnum):
-    """How a network's run ended."""
+    """Reason why a network ended its training."""
 
     DONE = "done"
+    """The network completed its schedule."""
     LEFT = "left"
+    """The coordinator directed the network to leave the population."""
     STOPPED = "stopped"
+    """The run was stopped."""
     ORPHANED = "orphaned"
-    """No coordinator was heard from for the lease time."""
+    """The network had no contact with the coordinator for the lease time."""
     FENCED = "fenced"
+    """A later incarnation of the network has taken over."""
 
 
 References = list[ray.ObjectRef]
-"""What lies on the board: one reference in a list, which Ray does not resolve when it is passed on."""
+"""Payload of a published snapshot: one object reference in a list. Ray would resolve a bare reference in a call."""
 
 StartMode = Literal["initial", "joined", "resumed"]
+"""How a network starts.
+
+initial: with its own initial weights. resumed: from its newest checkpoint; without a checkpoint, like initial. joined:
+from its newest checkpoint; without a checkpoint, as the coordinator decides, with the weights of a parent or at a later
+interval with its own initial weights.
+"""
 
 
 class StartPlan(NamedTuple):
-    """How a member begins."""
+    """How a member of the population starts."""
 
     mode: StartMode
     at_most_interval: int | None = None
-    """lockstep: a checkpoint of no later interval counts."""
+    """Lockstep only: the latest interval whose checkpoint the member may resume from. None: any interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """What one network is told."""
+    """Everything that the actor of a network needs to start."""
 
     run: RunSpec
     network_id: int
     incarnation: int
+    """Number of the network's process, from 1."""
     mode: StartMode
     threads: int
+    """Threads that the network computes with."""
     gpus: float
+    """GPUs that Ray reserves. The network trains on the CPU if this is 0."""
     at_most_interval: int | None = None
-    """lockstep: resume from no later checkpoint than this."""
+    """As in `StartPlan`."""
+
+
+EventKind = Literal[
+    "interval", "graft", "refusal", "join", "loss", "restart", "leave", "done", "failure", "stop", "finish"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened in a run."""
+    """An event of a run."""
 
     number: int
-    """Counts from 1 within one life of the coordinator."""
-    kind: Literal[
-        "interval",
-        "graft",
-        "refusal",
-        "join",
-        "loss",
-        "restart",
-        "leave",
-        "done",
-        "failure",
-        "stop",
-        "finish",
-    ]
+    """Number of the event, from 1. A coordinator that restarts begins again at 1."""
+    kind: EventKind
     network_id: int | None
+    """Id of the network. None if the event concerns the whole run."""
     seconds: float
-    """Of the coordinator's clock."""
+    """Time of the event on the coordinator's wall clock, in seconds since 1970."""
     detail: Mapping[str, Any] = field(default_factory=dict)
+    """Further values by name. The names depend on the kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkStatus:
-    """One network as the coordinator last heard of it."""
+    """State of a network, as last reported to the coordinator."""
 
     network_id: int
     state: str
+    """A value of `MemberState`."""
     incarnation: int
     interval: int = 0
+    """Intervals completed."""
     epoch: float = 0.0
     train_loss: float | None = None
     validation_accuracy: float | None = None
     images_per_second: float | None = None
     grafts: int = 0
+    """Grafts so far."""
     outcome: str = ""
-    """Of the newest interval's exchange."""
+    """How the newest exchange ended, a value of `ExchangeOutcome`. Empty before the first exchange."""
     scion: int | None = None
+    """Id of the last donor."""
     staleness_intervals: float | None = None
-    """Of the scion last grafted."""
+    """Staleness of the scion grafted last, in intervals."""
     staleness_seconds: float | None = None
+    """Age of that scion at the time of the graft."""
     silent_seconds: float = 0.0
-    """Since the network was last heard from."""
+    """Seconds since the network's last heartbeat."""
     process: int | None = None
+    """Process id of the network's actor."""
     node: str | None = None
-    """Ray's id of the node that it runs on."""
+    """Ray's id of the node that the network runs on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """A run as its coordinator sees it."""
+    """State of a run, as its coordinator knows it."""
 
     name: str
     state: Literal["starting", "training", "stopping", "finishing", "finished", "failed"]
@@ -137,9 +161,10 @@ class RunStatus:
     epochs: int
     networks: tuple[NetworkStatus, ...]
     seconds: float
-    """Since the start of training."""
+    """Seconds since training began."""
     message: str = ""
-    """Why it failed."""
+    """Newest failure of the run, of a network or of storage. Empty if there was none."""
     coordinator_process: int = 0
+    """Process id of the coordinator."""
     refusals: Mapping[str, int] = field(default_factory=dict)
-    """Counts by name."""
+    """Numbers of refused exchanges, by `ExchangeOutcome`."""

@@ -1,4 +1,4 @@
-"""Ray itself: connecting, what the cluster has, what a network gets of it."""
+"""Connect to a Ray cluster, and decide what it reserves for each network."""
 
 from __future__ import annotations
 
@@ -17,64 +17,68 @@ from inarch.population.config import RunConfig
 from inarch.population.errors import ClusterError, ResourceError
 
 REACH_SECONDS = 3.0
-"""A cluster whose port does not accept a connection in this time cannot be reached."""
+"""Seconds in which the port of a cluster must accept a connection."""
 
 GROWTH = 4
-"""Without population.cpus a network reserves this part of its share: running actors cannot give CPUs back, and a
-population must be able to grow."""
+"""Divisor of the CPUs that a network reserves if population.cpus is not set: it reserves a quarter of its share.
+Running actors cannot return CPUs, so a population that reserved whole shares could not grow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkResources:
-    """What Ray reserves for each network, and the threads that it computes with."""
+    """Resources of each network."""
 
     cpus: float
+    """CPUs that Ray reserves, fractions allowed."""
     gpus: float
+    """GPUs that Ray reserves, fractions allowed. With 0, the network trains on the CPU."""
     threads: int
+    """Threads that the network computes with, at least 1. They may exceed the reserved CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """The Ray that this process is connected to."""
+    """The Ray cluster that this process is connected to."""
 
     address: str
-    """HOST:PORT, for other processes."""
+    """HOST:PORT, at which other processes reach the cluster."""
     dashboard: str | None
-    """Its dashboard's URL, None without one."""
+    """URL of the cluster's dashboard. None if there is none or its URL is not known."""
     is_own: bool
-    """Started by this process, and gone with it."""
+    """Whether this process started the cluster. Such a cluster ends with the process."""
 
 
 def connect(address: str | None = None) -> Connection:
-    """Connect this process to Ray.
+    """Connect this process to Ray. A process that is connected already keeps its connection, whatever the address.
 
     Args:
-        address: Of a cluster; None: RAY_ADDRESS if set, else a Ray of this machine, started here.
+        address: Address of a cluster: HOST:PORT, `auto`, or `local`, which starts a cluster on this machine. None: the
+            value of RAY_ADDRESS, or `local` if that is not set.
 
     Raises:
-        ClusterError: no cluster answers there.
+        ClusterError: No cluster answers at the address.
     """
     if ray.is_initialized():
         with own_sigterm():
             pass
         return Connection(address=_address(), dashboard=None, is_own=False)
-    wanted = address or os.environ.get("RAY_ADDRESS") or None
-    if wanted not in (None, "local", "auto"):
-        check_reachable(wanted)
-    is_own = wanted in (None, "local")
+    target = address or os.environ.get("RAY_ADDRESS") or None
+    if target not in (None, "local", "auto"):
+        check_reachable(target)
+    is_own = target in (None, "local")
     if not is_own:
         _use_token()
     try:
         with own_sigterm():
             context = ray.init(
-                address=wanted or "local",
+                address=target or "local",
                 namespace=NAMESPACE,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=True if is_own else None,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"no Ray cluster answers at {wanted or 'this machine'}: {error}") from error
+        raise ClusterError(f"no Ray cluster answers at {target or 'this machine'}: {error}") from error
     url = getattr(context, "dashboard_url", None)
     return Connection(address=_address(), dashboard=f"http://{url}" if url else None, is_own=is_own)
 
@@ -84,9 +88,12 @@ def _address() -> str:
 
 
 def _use_token() -> None:
-    """Speak to a cluster with the token that lies on this machine. A local Ray demands one since 2.60, but a second
-    process sends it only if RAY_AUTH_MODE says so, and Ray has read that when it was imported: hence the refresh,
-    the one use of a private name here (docs/decisions.md). A cluster that demands no token takes one all the same."""
+    """Let Ray send this machine's authentication token to the cluster, if there is a token.
+
+    A local Ray requires a token since version 2.60. A second process sends it only if RAY_AUTH_MODE is `token`, and Ray
+    read that variable when it was imported. Ray therefore has to read it again, through a private name: the only use of
+    a private name here (docs/decisions.md). A cluster that requires no token accepts it too.
+    """
     has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     has_token = has_token or (Path.home() / ".ray" / "auth_token").exists()
     if "RAY_AUTH_MODE" in os.environ or not has_token:
@@ -98,7 +105,14 @@ def _use_token() -> None:
 
 
 def check_reachable(address: str) -> None:
-    """Raises ClusterError unless something accepts connections at HOST:PORT, without waiting for Ray to find out."""
+    """Raise ClusterError if no process accepts connections at an address. This check is faster than Ray's own.
+
+    Args:
+        address: HOST:PORT, with or without `ray://`.
+
+    Raises:
+        ClusterError: The address has another form, or no connection is made within `REACH_SECONDS`.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdigit()):
         raise ClusterError(f"a cluster's address must be HOST:PORT, got {address!r}")
@@ -109,21 +123,29 @@ def check_reachable(address: str) -> None:
 
 
 def plan_resources(config: RunConfig) -> NetworkResources:
-    """What each network gets of the connected cluster.
+    """Return the resources of each network on the connected cluster.
+
+    Without population.cpus, a network's share is an equal part of the CPUs. It computes with as many threads, but
+    reserves less: see `GROWTH`. Without population.gpus, each network has a GPU of its own if there are enough.
+    Otherwise the networks share the GPUs evenly.
+
+    Args:
+        config: The run's configuration.
 
     Raises:
-        ResourceError: not even population.min_size networks could ever be placed; says what there is.
+        ResourceError: The cluster could not place population.min_size networks (by default all) even if it were empty.
+            The message states what the cluster has.
     """
-    has = ray.cluster_resources()
-    cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
-    wanted, size = config.population, config.population.size
-    own_gpus = wanted.gpus
-    if own_gpus is None:
-        own_gpus = 0.0 if gpus == 0 else (1.0 if size <= gpus else 1.0 / -(-size // int(gpus)))
-    share = wanted.cpus if wanted.cpus is not None else cpus / size
-    reserved = wanted.cpus if wanted.cpus is not None else (min(share, 1.0) if own_gpus else share) / GROWTH
-    placement = NetworkResources(cpus=round(reserved, 4), gpus=own_gpus, threads=max(1, int(share)))
-    needed = wanted.min_size or size
+    available = ray.cluster_resources()
+    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    population, size = config.population, config.population.size
+    network_gpus = population.gpus
+    if network_gpus is None:
+        network_gpus = 0.0 if gpus == 0 else (1.0 if size <= gpus else 1.0 / -(-size // int(gpus)))
+    share = population.cpus if population.cpus is not None else cpus / size
+    reserved = population.cpus if population.cpus is not None else (min(share, 1.0) if network_gpus else share) / GROWTH
+    placement = NetworkResources(cpus=round(reserved, 4), gpus=network_gpus, threads=max(1, int(share)))
+    needed = population.min_size or size
     fitting = sum(_fitting(node["Resources"], placement) for node in ray.nodes() if node["Alive"])
     if fitting < needed:
         raise ResourceError(
@@ -135,19 +157,29 @@ def plan_resources(config: RunConfig) -> NetworkResources:
 
 
 def _fitting(resources: dict[str, float], placement: NetworkResources) -> int:
-    """How many networks fit on one empty node."""
+    """Return how many networks fit on one empty node. A million stands for no limit."""
     counts = [
-        int(resources.get(kind, 0.0) / each + 1e-6)
-        for kind, each in (("CPU", placement.cpus), ("GPU", placement.gpus))
-        if each > 0
+        int(resources.get(kind, 0.0) / amount + 1e-6)
+        for kind, amount in (("CPU", placement.cpus), ("GPU", placement.gpus))
+        if amount > 0
     ]
     return min(counts, default=1_000_000)
 
 
 def check_capacity(config: RunConfig, placement: NetworkResources | None, *, size: int) -> None:
-    """Raises ResourceError where the cluster can never place `size` networks of a run, each as its first were."""
-    wanted = dataclasses.replace(config.population, size=size, min_size=None, max_size=None)
+    """Raise ResourceError if the cluster can never place a run of a given size.
+
+    Args:
+        config: The run's configuration.
+        placement: Resources that the run's networks have. A further network must get the same. None: they follow from
+            the configuration.
+        size: Number of networks.
+
+    Raises:
+        ResourceError: The cluster could not place that many networks even if it were empty.
+    """
+    population = dataclasses.replace(config.population, size=size, min_size=None, max_size=None)
     if placement is not None:
-        wanted = dataclasses.replace(wanted, cpus=placement.cpus, gpus=placement.gpus)
+        population = dataclasses.replace(population, cpus=placement.cpus, gpus=placement.gpus)
     optimizer = dataclasses.replace(config.optimizer, learning_rates="same")
-    plan_resources(dataclasses.replace(config, population=wanted, optimizer=optimizer))
+    plan_resources(dataclasses.replace(config, population=population, optimizer=optimizer))

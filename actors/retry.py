@@ -1,4 +1,4 @@
-"""Storage that fails for a while is asked again; what it says for certain is not."""
+"""Retry calls to storage that may fail for a while. A missing or damaged file is an answer and is not retried."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from typing import TypeVar
 from inarch.population.errors import CheckpointError, MissingError, StorageError
 
 RETRY_SECONDS = 2.0
-"""Between attempts to reach what does not answer."""
+"""Pause in seconds between two attempts to reach storage or an actor that does not answer."""
 
 T = TypeVar("T")
 
 
 def retry(call: Callable[[], T], *, seconds: float, logger: logging.Logger | None = None) -> T:
-    """What a call of storage gives, tried again while storage fails, for so long.
+    """Return the result of a call to storage, and repeat the call while storage fails.
+
+    Args:
+        call: The call. It raises StorageError if storage fails.
+        seconds: Time after which a failure is raised instead of retried.
+        logger: Logger that receives a warning for each failure. None: nothing is logged.
 
     Raises:
-        CheckpointError, MissingError: what is asked for is damaged or not there; at once.
-        StorageError: storage failed for all that time.
+        CheckpointError, MissingError: The file is damaged or does not exist. This is raised at once.
+        StorageError: Storage still failed after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -1,8 +1,8 @@
-"""End a driver in order: SIGTERM and Ctrl-C stop its runs with a checkpoint of every network.
+"""Shut a driver down cleanly: SIGTERM and Ctrl-C stop its runs, and every network writes a checkpoint.
 
-`ray.init` replaces the handler of SIGTERM, and its C++ core then aborts the process (status 134). `connect` therefore
-puts the caller's handler back, or, where there was none, one that raises `Terminated`. Runs that are still live when
-the process exits are stopped at exit.
+`ray.init` replaces the handler of SIGTERM, and Ray's C++ core then aborts the process (status 134). `connect` therefore
+restores the caller's handler. If the caller had none, `connect` installs a handler that raises `Terminated`. Runs that
+are still live when the process exits are stopped at exit.
 """
 
 from __future__ import annotations
@@ -20,26 +20,30 @@ from typing import Protocol
 import ray
 
 INTERRUPTED_STATUS, TERMINATED_STATUS = 130, 143
-"""Exit statuses after Ctrl-C and SIGTERM: 128 and the signal's number, as a shell reports them."""
+"""Exit statuses after Ctrl-C and SIGTERM: 128 plus the signal's number, as a shell reports them."""
 
 EXIT_SECONDS = 25.0
-"""Runs that are live at exit have so long to write their checkpoints: Kubernetes kills 30 s after SIGTERM."""
+"""Seconds in which runs that are live at exit write their checkpoints. Kubernetes kills 30 s after SIGTERM."""
 
 
 class Terminated(SystemExit):
-    """SIGTERM asked the process to end."""
+    """Exception that ends the process after SIGTERM."""
 
     def __init__(self) -> None:
         super().__init__(TERMINATED_STATUS)
 
 
 def exit_status(error: BaseException) -> int:
-    """Return the exit status for an interruption."""
+    """Return the exit status of a process that an interruption ends.
+
+    Args:
+        error: The interruption: `Terminated` for SIGTERM, any other exception for Ctrl-C.
+    """
     return TERMINATED_STATUS if isinstance(error, Terminated) else INTERRUPTED_STATUS
 
 
 class _Stoppable(Protocol):
-    """What the stop at exit needs of a run."""
+    """Interface of a run that can be stopped at exit."""
 
     name: str
 
@@ -56,34 +60,42 @@ class _Stoppable(Protocol):
 _runs: list[_Stoppable] = []
 
 _signals: list[int] = []
-"""SIGTERMs that have come."""
+"""SIGTERMs that this process has received, as signal numbers."""
 
 
 def stop_at_exit(run: _Stoppable) -> None:
-    """Stop a run in order if this process exits before the run ends."""
+    """Register a run to be stopped, with checkpoints, if this process exits before the run ends.
+
+    Args:
+        run: The run. It stays registered until `forget` removes it.
+    """
     if not _runs:
         atexit.unregister(_stop_runs)
-        atexit.register(_stop_runs)  # after Ray registered its own shutdown, so that it runs before
+        atexit.register(_stop_runs)  # registered after Ray's own shutdown, hence run before it
     _runs.append(run)
 
 
 def forget(run: _Stoppable) -> None:
-    """Do not stop a run at exit, because the user asked to leave at once."""
+    """Leave a run alone at exit, because the user wants the process to end at once.
+
+    Args:
+        run: The run. Nothing happens if it is not registered.
+    """
     if run in _runs:
         _runs.remove(run)
 
 
 def _stop_runs() -> None:
-    """Stop all live runs together within one deadline. An interruption ends the wait."""
+    """Stop all live runs at the same time, within one deadline. An interruption ends the wait."""
     deadline = time.monotonic() + EXIT_SECONDS
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
-        live = []
+        live_runs = []
         for run in _runs:
             with contextlib.suppress(Exception):
                 if ray.is_initialized() and run.is_live():
                     run.ask_to_stop()
-                    live.append(run)
-        for run in live:
+                    live_runs.append(run)
+        for run in live_runs:
             with contextlib.suppress(Exception):
                 run.stop(seconds=max(0.1, deadline - time.monotonic()))
                 print(f"run {run.name} stopped; resume it by: inarch resume {run.path}", file=sys.stderr)
@@ -91,7 +103,7 @@ def _stop_runs() -> None:
 
 @contextlib.contextmanager
 def as_terminated() -> Iterator[None]:
-    """Restore `Terminated` around a call of Ray, which converts it to a SystemExit of its own."""
+    """Raise `Terminated` again if a call of Ray within this context has converted it to a plain SystemExit."""
     try:
         yield
     except SystemExit as error:
@@ -102,18 +114,20 @@ def as_terminated() -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Restore the caller's SIGTERM handler after `ray.init`, or raise `Terminated` if there was none."""
+    """Restore the caller's SIGTERM handler after `ray.init`, or install one that raises `Terminated`."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # handlers belong to the main thread
+        yield  # Python sets signal handlers in the main thread only
         return
-    before = signal.getsignal(signal.SIGTERM)
+    previous_handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     except SystemExit as error:
-        raise Terminated from error  # Ray's own handler, while it starts
+        raise Terminated from error  # raised by the handler that Ray has while it starts
     finally:
-        is_default = before in (signal.SIG_DFL, None) or getattr(before, "__module__", "").startswith("ray")
-        signal.signal(signal.SIGTERM, _raise_terminated if is_default else before)
+        is_default = previous_handler in (signal.SIG_DFL, None) or getattr(
+            previous_handler, "__module__", ""
+        ).startswith("ray")
+        signal.signal(signal.SIGTERM, _raise_terminated if is_default else previous_handler)
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> None:
@@ -122,8 +136,11 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 
 
 class Interruptions:
-    """SIGINT and SIGTERM while a command runs. Each raises its exception and is recorded, since an exception that is
-    raised inside a hook of `os.fork` is lost."""
+    """Context that handles SIGINT and SIGTERM while a command runs.
+
+    Each signal raises its exception. The exception is also recorded, because Python loses an exception that is raised
+    inside a hook of `os.fork`.
+    """
 
     def __init__(self) -> None:
         self._noted: BaseException | None = None
@@ -137,7 +154,7 @@ class Interruptions:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise the exception of a signal that arrived, if its own was lost."""
+        """Raise the recorded exception of a signal, in case Python has lost it. Do nothing if no signal has arrived."""
         if self._noted is not None:
             raise self._noted
 

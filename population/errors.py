@@ -3,27 +3,28 @@
     InarchError
     ├── ConfigError          a field, a recipe or a name is wrong            (also a ValueError)
     ├── DataError            images or labels cannot be used
-    │   └── UnreadableImageError  one image cannot be read; names its file or row
-    ├── UserCodeError        the caller's own function, module or data set raised
+    │   └── UnreadableImageError  an image cannot be read
+    ├── UserCodeError        a function, module or data set of the caller raised
     ├── StructureError       two networks that must share a structure do not
     ├── NotFiniteError       a weight is NaN or infinite                     (also a ValueError)
     ├── StorageError         a folder or bucket cannot be read or written
-    │   ├── MissingError     a file is not there
+    │   ├── MissingError     a file does not exist
     │   └── CheckpointError  a checkpoint is missing, incomplete or altered
-    └── RunError             a run cannot be started, found or carried on
-        ├── RunExistsError   the name is taken
-        ├── RunNotFoundError no run lies there
+    └── RunError             a run cannot be started, found or resumed
+        ├── RunExistsError   the name or the folder of the run is already in use
+        ├── RunNotFoundError there is no such run, or it has ended
         ├── ClusterError     the cluster cannot be reached
-        └── ResourceError    the cluster can never place what was asked
+        └── ResourceError    the cluster can never place the requested networks
 
-What asynchrony makes normal (no scion yet, too old, its owner gone) is a value, `population.board.ExchangeOutcome`.
+Some outcomes are normal in an asynchronous run: there is no scion yet, it is too stale, or its owner is gone. They are
+values of `population.membership.outcome.ExchangeOutcome`, not errors.
 """
 
 from __future__ import annotations
 
 
 class InarchError(Exception):
-    """Anything that inarch itself found wrong; its message says what to do."""
+    """Base class of all errors that inarch raises. The message says what to do."""
 
 
 class ConfigError(InarchError, ValueError):
@@ -35,11 +36,11 @@ class DataError(InarchError):
 
 
 class UnreadableImageError(DataError):
-    """One image cannot be read; the message names its file or row."""
+    """An image cannot be read. The message names its file or row."""
 
 
 class UserCodeError(InarchError):
-    """The caller's own function, module or data set raised; the message holds the last frames of that code."""
+    """A function, module or data set of the caller raised. The message holds the last frames of the caller's code."""
 
 
 class StructureError(InarchError):
@@ -55,7 +56,7 @@ class StorageError(InarchError):
 
 
 class MissingError(StorageError):
-    """A file is not there."""
+    """A file does not exist."""
 
 
 class CheckpointError(StorageError):
@@ -63,15 +64,15 @@ class CheckpointError(StorageError):
 
 
 class RunError(InarchError):
-    """A run cannot be started, found or carried on."""
+    """A run cannot be started, found or resumed."""
 
 
 class RunExistsError(RunError):
-    """The name is taken."""
+    """The name or the folder of the run is already in use, or another start has claimed the folder."""
 
 
 class RunNotFoundError(RunError):
-    """No run lies there."""
+    """There is no such run, or it has ended."""
 
 
 class ClusterError(RunError):
@@ -79,4 +80,4 @@ class ClusterError(RunError):
 
 
 class ResourceError(RunError):
-    """The cluster can never place what was asked."""
+    """The cluster can never place the requested networks."""

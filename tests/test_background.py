@@ -9,7 +9,7 @@ from inarch.actors.coordinator.background_tasks import BackgroundTasks
 
 def test_work_asked_for_often_is_done_once_and_once_more_if_asked_for_meanwhile() -> None:
     async def scene() -> list[str]:
-        background, said, gate = BackgroundTasks(lambda error: None), [], asyncio.Event()
+        background, said, gate = BackgroundTasks(), [], asyncio.Event()
 
         async def work() -> None:
             said.append("begun")
@@ -33,24 +33,24 @@ def test_work_asked_for_often_is_done_once_and_once_more_if_asked_for_meanwhile(
 
 def test_what_a_task_raises_is_told_and_work_can_be_asked_for_again() -> None:
     async def scene() -> list[str]:
-        told: list[str] = []
-        background = BackgroundTasks(lambda error: told.append(str(error)))
+        background = BackgroundTasks()
 
         async def work() -> None:
             raise ValueError("no disk")
 
         for count in (1, 2):
             background.run_coalesced(work)
-            while len(told) < count:
+            while len(background.errors) < count:
                 await asyncio.sleep(0)
-        return told
+        assert background.has_changed.is_set()
+        return [str(error) for error in background.errors]
 
     assert asyncio.run(scene()) == ["no disk", "no disk"]
 
 
 def test_a_wait_ends_when_its_claim_holds_or_its_time_is_over() -> None:
     async def scene() -> list[bool]:
-        background, found = BackgroundTasks(lambda error: None), [False]
+        background, found = BackgroundTasks(), [False]
 
         async def change() -> None:
             found[0] = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inarch.population import ExchangeOutcome, PostOutcome, SnapshotInfo, TopologyConfig
+from inarch.population import ExchangeOutcome, SnapshotInfo, TopologyConfig
 from inarch.population.errors import ConfigError
 from inarch.population.membership.barrier import Barrier
 from inarch.population.membership.members import Members, MemberState
@@ -45,9 +45,9 @@ def offer(
 
 def test_late_snapshot_does_not_replace_a_newer_one() -> None:
     index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
-    assert index.publish(posting(0, 2)) is PostOutcome.TAKEN
-    assert index.publish(posting(0, 1)) is PostOutcome.OLDER
-    assert index.publish(posting(0, 2)) is PostOutcome.OLDER
+    assert index.publish(posting(0, 2))
+    assert not index.publish(posting(0, 1))
+    assert not index.publish(posting(0, 2))
     found = index.newest(0)
     assert found is not None and found.payload == "0@2"
 
@@ -55,8 +55,8 @@ def test_late_snapshot_does_not_replace_a_newer_one() -> None:
 def test_earlier_incarnation_is_fenced_and_a_later_one_replaces_what_it_redoes() -> None:
     index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig(), num_versions=2)
     index.publish(posting(0, 2, incarnation=1))
-    assert index.publish(posting(0, 2, incarnation=2)) is PostOutcome.TAKEN
-    assert index.publish(posting(0, 3, incarnation=1)) is PostOutcome.FENCED
+    assert index.publish(posting(0, 2, incarnation=2))
+    assert not index.publish(posting(0, 3, incarnation=1))
 
 
 def test_offer_of_several_follows_the_ring_and_leaves_out_what_is_not_admissible() -> None:
@@ -138,7 +138,7 @@ def test_barrier_opens_when_all_have_arrived() -> None:
     assert barrier.waiting() == [1]
     barrier.arrive(1, 1, now=2.0)
     found = opening(barrier, 1, (0, 1), 2.0)
-    assert found is not None and not found.is_timed_out and found is barrier.opening(1)
+    assert found is not None and not found.is_timed_out and found is barrier.result(1)
 
 
 def test_all_who_pass_a_barrier_see_the_members_that_were_there_when_it_opened() -> None:

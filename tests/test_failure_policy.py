@@ -1,30 +1,61 @@
-"""Which failures a network is restarted after."""
+"""Which networks are restarted after a failure."""
 
 from __future__ import annotations
 
-import pytest
-from ray.exceptions import ActorDiedError
+import dataclasses
 
-from inarch.actors.coordinator.failure_policy import is_worth_a_restart
+import pytest
+
 from inarch.population.errors import ConfigError, DataError, NotFiniteError, StorageError, UnreadableImageError
+from inarch.population.membership.failure_policy import FailureDecision, NetworkExit, NetworkHistory, decide
+from inarch.population.membership.members import MemberState
+
+HISTORY = NetworkHistory(state=MemberState.TRAINING)
 
 
 @pytest.mark.parametrize("has_worked", [False, True])
 @pytest.mark.parametrize(
-    ("error", "is_restarted"),
+    ("error", "decision"),
     [
-        (ActorDiedError(), True),
-        (StorageError("x"), True),
-        (DataError("x"), True),
-        (UnreadableImageError("x"), False),
-        (NotFiniteError("x"), False),
-        (ConfigError("x"), False),
+        (None, FailureDecision.RESTART),
+        (StorageError("x"), FailureDecision.RESTART),
+        (DataError("x"), FailureDecision.RESTART),
+        (UnreadableImageError("x"), FailureDecision.FAIL),
+        (NotFiniteError("x"), FailureDecision.FAIL),
+        (ConfigError("x"), FailureDecision.FAIL),
     ],
 )
-def test_failures_with_a_known_cause_do_not_depend_on_the_past(error, is_restarted: bool, has_worked: bool) -> None:
-    assert is_worth_a_restart(error, has_worked=has_worked) is is_restarted
+def test_decide_known_cause_does_not_depend_on_the_past(error, decision, has_worked: bool) -> None:
+    history = dataclasses.replace(HISTORY, has_worked=has_worked)
+    assert decide(NetworkExit(error=error), history) is decision
 
 
-def test_the_networks_own_code_gets_another_chance_only_where_it_has_worked() -> None:
-    assert is_worth_a_restart(RuntimeError("CUDA error"), has_worked=True)
-    assert not is_worth_a_restart(TypeError("forward"), has_worked=False)
+def test_decide_error_of_users_code_restarts_only_a_network_that_has_worked() -> None:
+    exit = NetworkExit(error=RuntimeError("CUDA error"))
+    assert decide(exit, dataclasses.replace(HISTORY, has_worked=True)) is FailureDecision.RESTART
+    assert decide(exit, HISTORY) is FailureDecision.FAIL
+
+
+def test_decide_without_progress_fails_after_max_restarts() -> None:
+    decisions = [
+        decide(NetworkExit(), dataclasses.replace(HISTORY, restarts=count, max_restarts=2)) for count in range(4)
+    ]
+    assert decisions == [FailureDecision.RESTART] * 2 + [FailureDecision.FAIL] * 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": MemberState.LEAVING},
+        {"is_run_open": False},
+        {"is_current": False},
+        {"state": MemberState.RETIRED},
+    ],
+)
+def test_decide_ignores_a_network_that_was_to_end_or_was_replaced(changes) -> None:
+    assert decide(NetworkExit(), dataclasses.replace(HISTORY, **changes)) is FailureDecision.IGNORE
+
+
+def test_decide_permanent_error_of_a_leaving_network_is_a_failure() -> None:
+    leaving = dataclasses.replace(HISTORY, state=MemberState.LEAVING)
+    assert decide(NetworkExit(error=NotFiniteError("x")), leaving) is FailureDecision.FAIL

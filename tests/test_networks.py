@@ -180,7 +180,7 @@ def test_trained_weights_are_taken_over_and_a_classifier_of_another_width_begins
 @pytest.mark.parametrize(
     ("architecture", "weights", "told"),
     [
-        ("resnet8", "nowhere.safetensors", "is no file"),
+        ("resnet8", "nowhere.safetensors", "does not exist"),
         ("torchvision:resnet18", "IMAGENET1K_V9", "IMAGENET1K_V1"),
         ("resnet14", "weights.safetensors", "are not those of resnet14"),
         ("resnet8", "broken", "cannot be read as safetensors"),

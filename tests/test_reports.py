@@ -74,5 +74,5 @@ def test_a_compact_network_of_ones_own_is_not_exported_as_another(compact_run: A
     folder, _ = compact_run
     path = Path(folder) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "callable"}))
-    with pytest.raises(ConfigError, match=r"begun with a callable; population\.fusion\.compact_state"):
+    with pytest.raises(ConfigError, match=r"started with a callable; population\.fusion\.compact_state"):
         export_network(folder, what="best", out=None)

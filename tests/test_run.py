@@ -153,7 +153,7 @@ def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(beg
     assert all(0.3 <= alpha < 1.0 for alpha in grafts["alpha"].to_pylist())
     recorded = json.loads(storage.read("config.json"))
     assert recorded["model"] == "callable" and recorded["config"]["seed"] == 0
-    with pytest.raises(ConfigError, match="begun with a callable"):
+    with pytest.raises(ConfigError, match="started with a callable"):
         judge_again(run.path)
     again = judge_again(run.path, model=own_network)
     assert again["networks"] == result.table["networks"]
@@ -770,7 +770,7 @@ def test_sigterm_ends_a_comparison_in_order(tmp_path: Path) -> None:
     until(lambda: list((tmp_path / "runs").glob("*/metrics/*.parquet")), seconds=120)
     driver.send_signal(signal.SIGTERM)
     said, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 143 and "the same command continues the comparison" in said, said
+    assert driver.returncode == 143 and "to continue, give the same command with --reuse" in said, said
     assert "Traceback" not in said and "SIGTERM received" not in said
 
 

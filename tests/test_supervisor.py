@@ -1,16 +1,17 @@
-"""The lives of networks, as far as they can be seen without training one: who is waited for, who comes back."""
+"""The lifecycle of networks, without training one: which members a run waits for, and which processes it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
 
 from inarch.actors.coordinator.actor import Coordinator
-from inarch.actors.messages import NAMESPACE, StartPlan, network_name
+from inarch.actors.messages import NAMESPACE, network_name
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer
 from inarch.actors.network.log_file import LogFile
 from inarch.population.membership.members import MemberState
@@ -21,91 +22,88 @@ from tests.conftest import small_config
 from tests.test_checkpoint import checkpoint
 
 
-def coordinator(tmp_path: Path, *states: MemberState, mode: str = "async", lived: bool = True) -> Coordinator:
-    """That of a run whose members stand so, without processes."""
-    found = Coordinator(RunSpec(name="run", folder=str(tmp_path / "run"), config=small_config(mode=mode)))
+def coordinator(tmp_path: Path, *states: MemberState, mode: str = "async", started: bool = True) -> Coordinator:
+    """A coordinator whose members have these states, without processes."""
+    result = Coordinator(RunSpec(name="run", folder=str(tmp_path / "run"), config=small_config(mode=mode)))
+    population = result.context.population
     for state in states:
-        member = found._members.add(is_initial=True)
-        if lived:
-            found._members.mark_started(member.id, interval=0)
-        found._members.set_state(member.id, state)
-    return found
+        member = population.members.add(is_initial=True)
+        if started:
+            population.mark_started(member.id, interval=0)
+        population.members.set_state(member.id, state)
+    return result
 
 
-def states(found: Coordinator) -> list[str]:
-    return [member.state.value for member in found._members]
+def states(coordinator: Coordinator) -> list[str]:
+    return [member.state.value for member in coordinator.context.population.members]
 
 
-async def settled(found: Coordinator) -> None:
-    await found._background.wait_until(lambda: found._state.is_over, seconds=5.0)
+async def settle(coordinator: Coordinator) -> None:
+    """Let the coordinator react until the run is over."""
+    await asyncio.wait_for(coordinator.react(), 10.0)
 
 
-def test_a_run_ends_when_the_last_that_was_waited_for_is_sent_away(tmp_path: Path) -> None:
-    async def live() -> Coordinator:
-        found = coordinator(tmp_path, MemberState.DONE, MemberState.STARTING, MemberState.STOPPED)
-        found._state.begin()
-        await found.scale(1)
-        await settled(found)
-        return found
+def test_run_finishes_when_last_active_network_is_removed(tmp_path: Path) -> None:
+    async def scenario() -> Coordinator:
+        run = coordinator(tmp_path, MemberState.DONE, MemberState.STARTING, MemberState.STOPPED)
+        run.context.state.begin()
+        await run.scale(1)
+        await settle(run)
+        return run
 
-    found = asyncio.run(live())
-    assert found._state.state == "finished"
-    assert states(found) == ["done", "retired", "stopped"]
-
-
-def test_members_of_a_run_that_never_had_a_network_are_waited_for(tmp_path: Path) -> None:
-    """As when the coordinator dies while the founders are built, and those die with it."""
-    found = coordinator(tmp_path, MemberState.STARTING, MemberState.STARTING, lived=False)
-    found._state.begin()
-    found._lifecycle.retire_never_placed()
-    assert states(found) == ["starting", "starting"]
+    run = asyncio.run(scenario())
+    assert run.context.state.phase == "finished"
+    assert states(run) == ["done", "retired", "stopped"]
 
 
-def test_members_that_never_found_a_place_are_dropped_once_the_others_are_done(tmp_path: Path) -> None:
-    found = coordinator(tmp_path, MemberState.DONE)
-    found._members.add(is_initial=False)
-    found._state.begin()
-    found._lifecycle.retire_never_placed()
-    assert states(found) == ["done", "retired"]
+def test_members_leave_and_stop_at_once_before_the_run_has_begun(tmp_path: Path) -> None:
+    async def scenario() -> list[list[str]]:
+        run = coordinator(tmp_path, *[MemberState.STARTING] * 3, started=False)
+        await run.scale(2)
+        after_scale = states(run)
+        await run.stop()
+        await settle(run)
+        return [after_scale, states(run), [run.context.state.phase]]
+
+    expected = [["starting", "starting", "retired"], ["stopped", "stopped", "retired"], ["finished"]]
+    assert asyncio.run(scenario()) == expected
 
 
-def test_before_the_run_has_begun_members_leave_and_stop_at_once(tmp_path: Path) -> None:
-    async def live() -> list[list[str]]:
-        found = coordinator(tmp_path, *[MemberState.STARTING] * 3, lived=False)
-        await found.scale(2)
-        told = [states(found)]
-        await found.stop()
-        await settled(found)
-        return [*told, states(found), [found._state.state]]
+def test_error_of_a_background_task_fails_the_run(tmp_path: Path) -> None:
+    async def broken() -> None:
+        raise ValueError("no disk")
 
-    assert asyncio.run(live()) == [["starting", "starting", "retired"], ["stopped", "stopped", "retired"], ["finished"]]
+    async def scenario() -> Coordinator:
+        run = coordinator(tmp_path, MemberState.TRAINING)
+        run.context.state.begin()
+        run.context.background.spawn(broken())
+        await settle(run)
+        return run
+
+    run = asyncio.run(scenario())
+    assert run.context.state.phase == "failed"
+    assert "the coordinator failed: ValueError('no disk')" in run.context.state.message
 
 
-def test_founders_that_are_sent_away_while_they_are_placed_are_not_waited_for(tmp_path: Path) -> None:
-    async def live() -> tuple[Coordinator, set[int]]:
-        found = coordinator(tmp_path, *[MemberState.STARTING] * 2)
-        placing = {0: asyncio.create_task(asyncio.sleep(0.2)), 1: asyncio.create_task(asyncio.sleep(60.0))}
-        found._lifecycle.request_leave(1)
-        await asyncio.wait_for(found._lifecycle._wait_for_enough(placing), 5.0)
-        return found, set(placing)
-
-    found, placed = asyncio.run(live())
-    assert placed == {0} and found._state.state == "starting"
+@pytest.fixture
+def left_process(cluster: str) -> Iterator[str]:
+    """The name of a process that stands for network 0 of the run."""
+    name = network_name("run", 0, 1)
+    ray.remote(num_cpus=0)(Left).options(name=name, namespace=NAMESPACE, lifetime="detached").remote()
+    yield name
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
-def test_processes_of_those_who_had_left_do_not_outlive_a_coordinator(cluster: str, tmp_path: Path, mode: str) -> None:
-    """In lockstep one that leaves is kept until the next barrier, and who keeps it may die before."""
-    name = network_name("run", 0, 1)
-    ray.remote(num_cpus=0)(Left).options(name=name, namespace=NAMESPACE, lifetime="detached").remote()
-    found = coordinator(tmp_path, MemberState.RETIRED, MemberState.TRAINING, mode=mode)
-    found._lifecycle.terminate_orphans()
-    found._group.end_leavers()
+def test_processes_of_retired_members_end_after_a_recovery(left_process: str, tmp_path: Path, mode: str) -> None:
+    """In lockstep the process of a leaving network lives until the next barrier, and the coordinator may die before."""
+    run = coordinator(tmp_path, MemberState.RETIRED, MemberState.TRAINING, mode=mode)
+    run.lifecycle.terminate_orphans()
+    run.context.group.end_leavers()
     deadline = time.monotonic() + 20.0
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=left_process):
         while time.monotonic() < deadline:
-            ray.get_actor(name, namespace=NAMESPACE)
+            ray.get_actor(left_process, namespace=NAMESPACE)
             time.sleep(0.1)
 
 
@@ -113,26 +111,17 @@ class Left:
     """Stands for a network's process."""
 
 
-def test_where_a_resumed_run_begins_together_holds_until_a_network_is_past_it(tmp_path: Path) -> None:
-    found = coordinator(tmp_path, MemberState.STARTING, mode="lockstep")
-    found._lifecycle._resume_points = {0: StartPlan("resumed", 10)}
-    assert found._lifecycle._start_plan(0, "resumed") == ("resumed", 10)
-    assert found._lifecycle._start_plan(0, "joined") == ("joined", None)
-    assert found._lifecycle._start_plan(1, "resumed") == ("resumed", None)
-    found._monitor.record_placement(0, interval=11, process=1, node="a")
-    assert found._lifecycle._start_plan(0, "resumed") == ("resumed", None)
-
-
-def test_a_network_that_was_replaced_knows_it_as_soon_as_it_commits(tmp_path: Path) -> None:
+def test_checkpointer_of_a_replaced_network_is_fenced_at_its_next_commit(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     store = CheckpointStore(storage)
-    committer = AsyncCheckpointer(store, LogFile(storage, "network-0"), deadline_seconds=20.0)
-    committer.commit(checkpoint(1))
-    committer.wait()
-    assert not committer.is_fenced and len(store.list(0)) == 1
+    checkpointer = AsyncCheckpointer(store, LogFile(storage, "network-0"), deadline_seconds=20.0)
+    checkpointer.commit(checkpoint(1))
+    checkpointer.wait()
+    assert not checkpointer.is_fenced and len(store.list(0)) == 1
     store.acquire_fence(0, 3)
-    committer.commit(checkpoint(2))
-    committer.wait()
-    assert committer.is_fenced and len(store.list(0)) == 1
-    committer.commit(checkpoint(3))
-    assert committer._under_way is None
+    checkpointer.commit(checkpoint(2))
+    checkpointer.wait()
+    assert checkpointer.is_fenced and len(store.list(0)) == 1
+    checkpointer.commit(checkpoint(3))
+    checkpointer.wait()
+    assert len(store.list(0)) == 1

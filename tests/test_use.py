@@ -191,7 +191,7 @@ def test_a_run_that_nothing_judges_says_so(tmp_path: Path) -> None:
     live(Trainer(ImageClassification(config, splits), config, network_id=0), host)
     assert CheckpointStore(storage).commit(host.checkpoints[-1])
     result = evaluate_run(RunSpec(name="x", folder=storage.uri, config=config), splits, {0: "done"}, {}, 1.0)
-    assert "not judged, since there are no test and validation images" in str(result_table(result).title)
+    assert "not evaluated: there are no test or validation images" in str(result_table(result).title)
     assert "no validation and no test images" in splits.report.lines()[0]
 
 
@@ -201,7 +201,7 @@ def test_more_epochs_and_moved_data_are_recorded_and_the_result_is_kept(run: Run
     storage = Storage(str(tmp_path / "moved"))
     config: RunConfig = from_dict(RunConfig, json.loads(storage.read("config.json"))["config"])
     for epochs in (4, 3):
-        with pytest.raises(ConfigError, match=f"more than the run's 4 to train on, got {epochs}"):
+        with pytest.raises(ConfigError, match=f"must be above 4, got {epochs}"):
             with_more_epochs(config, epochs)
     longer = with_more_epochs(config, 6)
     shutil.copytree(config.data.train, tmp_path / "images")

@@ -1,4 +1,4 @@
-"""What a coordinator knows and tells of a run: how each network stands, what happened, how exchanges ended."""
+"""The monitor of a run: newest report of each network, events, and counts of refusals."""
 
 from __future__ import annotations
 
@@ -8,70 +8,90 @@ import time
 from typing import Any
 
 from inarch.actors.coordinator.ray_metrics import RayMetrics
-from inarch.actors.messages import Event, NetworkStatus
+from inarch.actors.messages import Event, EventKind, NetworkStatus
 from inarch.population.membership.members import Member
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
 
-KEPT_EVENTS = 4096
-"""Events kept for drivers that read them; older ones are in the history."""
+MAX_EVENTS = 4096
+"""Events kept for drivers that read them. The history holds older ones."""
 
 
 class RunMonitor:
-    """Newest reports, events, and counts of refusals."""
+    """Newest reports, events and counts of one run."""
 
     def __init__(self, run: str) -> None:
+        """Create a monitor without reports.
+
+        Args:
+            run: Name of the run.
+        """
         self.refusals: collections.Counter[str] = collections.Counter()
         self.num_events = 0
         self.metrics = RayMetrics(run)
-        self._events: collections.deque[Event] = collections.deque(maxlen=KEPT_EVENTS)
+        self._events: collections.deque[Event] = collections.deque(maxlen=MAX_EVENTS)
         self._known: dict[int, NetworkStatus] = {}
         self._heartbeats: dict[int, float] = {}
 
-    def emit(self, kind: Any, network_id: int | None, **detail: Any) -> None:
-        """An event."""
+    def emit(self, kind: EventKind, network_id: int | None, **detail: Any) -> None:
+        """Append an event.
+
+        Args:
+            kind: Kind of the event.
+            network_id: Network that it is about; None: the run.
+            detail: Values of JSON types.
+        """
         self.num_events += 1
         self._events.append(
             Event(number=self.num_events, kind=kind, network_id=network_id, seconds=time.time(), detail=detail)
         )
 
     def after(self, number: int) -> list[Event]:
-        """Events numbered above `number`; a reader who knows numbers of an earlier coordinator begins anew."""
+        """Return the events numbered above `number`.
+
+        A reader that knows a higher number has read from an earlier coordinator. It gets all events.
+        """
         number = 0 if number > self.num_events else number
         return [event for event in self._events if event.number > number]
 
-    def record_placement(self, network_id: int, *, interval: int, process: int, node: str) -> None:
-        """A network's process is there."""
-        self._known[network_id] = dataclasses.replace(
-            self._of(network_id), interval=interval, process=process, node=node
-        )
+    def record_placement(self, network_id: int, interval: int, *, process: int, node: str) -> None:
+        """Record that the process of a network has started.
+
+        Args:
+            network_id: Id of the network.
+            interval: Intervals completed.
+            process: Process id.
+            node: Id of the Ray node.
+        """
+        known = self._status(network_id)
+        self._known[network_id] = dataclasses.replace(known, interval=interval, process=process, node=node)
         self.record_heartbeat(network_id)
 
     def record_heartbeat(self, network_id: int) -> None:
-        """A sign of life."""
+        """Record a sign of life."""
         self._heartbeats[network_id] = time.monotonic()
 
     def silent_seconds(self, network_id: int) -> float:
-        """Since the last sign of life; 0 before the first."""
+        """Return the seconds since the last sign of life; 0 before the first."""
         return time.monotonic() - self._heartbeats[network_id] if network_id in self._heartbeats else 0.0
 
-    def interval(self, network_id: int) -> int:
-        """Intervals that a network has completed, as far as known."""
-        return self._of(network_id).interval
-
     def record_report(self, report: IntervalReport, *, is_news: bool = True) -> None:
-        """A network's report: what it trained (before its exchange), or how the exchange ended."""
-        network_id, known = report.origin.network_id, self._of(report.origin.network_id)
+        """Record a report. An older one than the newest is ignored.
+
+        Args:
+            report: The report of an interval, before or after its exchange.
+            is_news: Whether it is emitted as an event too.
+        """
+        network_id, known = report.origin.network_id, self._status(report.origin.network_id)
         if report.origin.interval < known.interval:
             return
+        is_evaluated = report.validation_accuracy is not None
         self._known[network_id] = dataclasses.replace(
             known,
             interval=report.origin.interval,
             epoch=report.epoch,
             train_loss=report.train_loss,
-            validation_accuracy=known.validation_accuracy
-            if report.validation_accuracy is None
-            else report.validation_accuracy,
+            validation_accuracy=report.validation_accuracy if is_evaluated else known.validation_accuracy,
             images_per_second=report.images_per_second,
             grafts=report.grafts,
             outcome=report.outcome.value if report.outcome else known.outcome,
@@ -83,9 +103,9 @@ class RunMonitor:
             self._emit_report(report)
 
     def status(self, member: Member) -> NetworkStatus:
-        """A network as it stands."""
+        """Return the status of a member."""
         return dataclasses.replace(
-            self._of(member.id),
+            self._status(member.id),
             state=member.state.value,
             incarnation=member.incarnation,
             silent_seconds=round(self.silent_seconds(member.id), 2),
@@ -103,7 +123,7 @@ class RunMonitor:
             self.emit("graft", network_id, interval=interval, scion=report.scion, staleness=staleness)
         elif outcome.is_refusal:
             self.refusals[outcome] += 1
-            self.emit("refusal", network_id, interval=interval, reason=outcome)
+            self.emit("refusal", network_id, interval=interval, reason=outcome.value)
 
-    def _of(self, network_id: int) -> NetworkStatus:
+    def _status(self, network_id: int) -> NetworkStatus:
         return self._known.get(network_id) or NetworkStatus(network_id=network_id, state="", incarnation=1)

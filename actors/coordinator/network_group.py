@@ -1,84 +1,108 @@
-"""The processes of a run's networks: made, found again by name, told what to do, ended."""
+"""The processes of a run's networks: create them, find them by name, send them commands, end them."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar, cast
 
 import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle, ActorProxy
 from ray.exceptions import RayError, RayTaskError
 
 from inarch.actors.messages import NAMESPACE, Command, ExitReason, NetworkSpec, StartPlan, network_name
-from inarch.actors.network.actor import create_network
+from inarch.actors.network.actor import NetworkDescription, NetworkStanding, NetworkWorker, create_network
 from inarch.actors.resources import NetworkResources
+from inarch.population.data import Splits
 from inarch.population.errors import InarchError
 from inarch.population.membership.members import Member
 from inarch.population.tasks.run_spec import RunSpec
 
-LONGEST = 500
-"""Characters of a reason."""
+MAX_REASON = 500
+"""Most characters of a reason."""
+
+T = TypeVar("T")
 
 
 class NetworkGroup:
-    """Handles of the networks that live, by id. Called on the coordinator's event loop only."""
+    """Handles of the living networks, by id. Every method is called on the coordinator's event loop."""
 
     def __init__(self, run: RunSpec) -> None:
-        """Args: whose networks."""
+        """Create a group without processes.
+
+        Args:
+            run: The run that the networks belong to.
+        """
         self._run = run
-        self._handles: dict[int, Any] = {}
-        self._leavers: list[Any] = []
+        self._handles: dict[int, ActorProxy[NetworkWorker]] = {}
+        self._leavers: list[ActorProxy[NetworkWorker]] = []
 
     def __contains__(self, network_id: int) -> bool:
         return network_id in self._handles
 
     def networks(self) -> list[int]:
-        """Ids of those that have a process, or are about to."""
+        """Return the ids of networks that have a process, or will have one soon."""
         return list(self._handles)
 
     async def create(
-        self, member: Member, beginning: StartPlan, data: Any, *, placement: NetworkResources
-    ) -> tuple[str, int, int, str]:
-        """Ask Ray for a network's process and wait until its network is built.
+        self, member: Member, plan: StartPlan, data: ObjectRef[Splits], *, resources: NetworkResources
+    ) -> NetworkDescription:
+        """Create a network's process and wait until its model is built.
 
-        Returns:
-            Structure, interval, process and node.
+        Args:
+            member: The member.
+            plan: How it starts.
+            data: Reference to the splits.
+            resources: What Ray reserves for it.
 
         Raises:
-            RayActorError: its process died.
-            InarchError: its network could not be built.
+            RayActorError: Its process died.
+            InarchError: Its model could not be built.
         """
         spec = NetworkSpec(
             run=self._run,
             network_id=member.id,
             incarnation=member.incarnation,
-            mode=beginning.mode,
-            threads=placement.threads,
-            gpus=placement.gpus,
-            at_most_interval=beginning.at_most_interval,
+            mode=plan.mode,
+            threads=resources.threads,
+            gpus=resources.gpus,
+            at_most_interval=plan.at_most_interval,
         )
-        handle = self._handles[member.id] = create_network(spec, data, cpus=placement.cpus)
+        handle = self._handles[member.id] = create_network(spec, data, cpus=resources.cpus)
         return await await_result(handle.ready.remote())
 
     def find(self, member: Member) -> int | None:
-        """Take over a member's process that lives already; gives its incarnation, which may be one that was begun and
-        not yet recorded, or None where there is no such process."""
+        """Take over the living process of a member, if there is one.
+
+        Args:
+            member: The member, as it was last recorded.
+
+        Returns:
+            Incarnation of the process, which may be one that was started but not recorded; None without a process.
+        """
         for incarnation in (member.incarnation + 1, member.incarnation):
             with contextlib.suppress(ValueError):
                 name = network_name(self._run.name, member.id, incarnation)
-                self._handles[member.id] = ray.get_actor(name, namespace=NAMESPACE)
+                handle = ray.get_actor(name, namespace=NAMESPACE)
+                self._handles[member.id] = cast("ActorProxy[NetworkWorker]", handle)
                 return incarnation
         return None
 
     async def train(self, network_id: int) -> ExitReason:
-        """A network's life, to its end. Raises what the network raised, or RayError where its process died."""
+        """Let a network train to its end.
+
+        Raises:
+            Exception: What the network raised, or RayError if its process died.
+        """
         return await await_result(self._handles[network_id].run.remote())
 
-    async def describe(self, network_id: int) -> Any:
-        """How a network stands: report, postings, facts."""
+    async def describe(self, network_id: int) -> NetworkStanding:
+        """Return how a network stands."""
         return await await_result(self._handles[network_id].describe.remote())
 
-    def direct(self, network_id: int, command: Command) -> None:
-        """Tell a network; nobody waits for it, and one that is gone does not hear it."""
+    def send(self, network_id: int, command: Command) -> None:
+        """Send a command to a network without waiting. It has no effect if the process is gone."""
         if network_id in self._handles:
             self._handles[network_id].direct.remote(command)
 
@@ -86,38 +110,50 @@ class NetworkGroup:
         """End a network's process, with what it holds in the object store."""
         handle = self._handles.pop(network_id, None)
         if handle is not None:
-            ray.kill(handle)
+            _kill(handle)
 
     def end_later(self, network_id: int) -> None:
-        """Let a network that has finished keep its snapshots until `end_leavers`: others may still take them."""
+        """Keep a finished network's process until `end_leavers`, so that others can still fetch its snapshots."""
         handle = self._handles.pop(network_id, None)
         if handle is not None:
             self._leavers.append(handle)
 
     def end_leavers(self) -> None:
-        """End those that were to end later."""
+        """End the processes that `end_later` kept."""
         for handle in self._leavers:
-            ray.kill(handle)
+            _kill(handle)
         self._leavers.clear()
 
 
-async def await_result(reference: Any) -> Any:
-    """A task's or method's value; what it raised is raised as itself."""
+def _kill(handle: ActorProxy[NetworkWorker]) -> None:
+    ray.kill(cast("ActorHandle[NetworkWorker]", handle))
+
+
+async def await_result(reference: ObjectRef[T]) -> T:
+    """Return the value of a task or an actor call.
+
+    Raises:
+        Exception: The exception that the remote code raised, as itself; RayError for a failure of Ray.
+    """
     try:
-        return await reference
+        return await cast("Awaitable[T]", reference)
     except RayTaskError as error:
         cause = getattr(error, "cause", None)
         raise (cause if isinstance(cause, Exception) else error) from None
 
 
 def format_error(error: BaseException | None) -> str:
-    """What went wrong, in one line: of an error of Ray the last line of its traceback; of a network's own code its kind
-    too, and where it was raised."""
+    """Return what went wrong in one line.
+
+    An error of Ray is shortened to the last line of its traceback. An error of the user's code has its type and the
+    place where it was raised.
+    """
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if isinstance(error, RayError):
-        return (lines[-1] if lines else "")[:LONGEST] or type(error).__name__
-    text = " ".join(lines)[:LONGEST] or type(error).__name__
+        return (lines[-1] if lines else "")[:MAX_REASON] or type(error).__name__
+    text = " ".join(lines)[:MAX_REASON] or type(error).__name__
     if error is None or isinstance(error, InarchError):
         return text
-    where = "".join(f" ({note})" for note in getattr(error, "__notes__", [])[:1])
-    return f"{type(error).__name__}: {text}{where}" if lines else text
+    notes: list[Any] = getattr(error, "__notes__", [])
+    place = "".join(f" ({note})" for note in notes[:1])
+    return f"{type(error).__name__}: {text}{place}" if lines else text

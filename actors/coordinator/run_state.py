@@ -1,4 +1,4 @@
-"""Where a run stands, from its start to its end, and what it stands on."""
+"""The phase of a run, and what is known of it."""
 
 from __future__ import annotations
 
@@ -9,50 +9,55 @@ from typing import Any, Literal
 from inarch.actors.resources import NetworkResources
 from inarch.population.tasks.run_spec import RunInfo
 
-State = Literal["starting", "training", "stopping", "finishing", "finished", "failed"]
+Phase = Literal["starting", "training", "stopping", "finishing", "finished", "failed"]
 
 
 @dataclass
 class RunState:
-    """Of one run; whoever steers it looks at the same one."""
+    """State of one run. Coordinator and lifecycle share it."""
 
-    state: State = "starting"
+    phase: Phase = "starting"
     message: str = ""
-    """What went wrong last."""
+    """Newest error."""
     reasons: dict[int, str] = field(default_factory=dict)
-    """Why networks were given up, by id."""
+    """Why networks failed, by id."""
     has_begun: bool = False
-    """Whether its first networks were placed."""
+    """Whether the first networks were placed."""
     began_seconds: float = field(default_factory=time.monotonic)
-    """Of the monotonic clock: when they began to train, before that when the run was started."""
+    """When training began, on the monotonic clock. Before that, when the run was started."""
 
-    placement: NetworkResources | None = None
-    """What each network reserves; None before it is known."""
+    resources: NetworkResources | None = None
+    """Resources of each network; None before they are known."""
     data: Any = None
-    """Reference to the splits."""
+    """Reference to the splits in the object store."""
     info: RunInfo | None = None
-    """What was found of data and network."""
+    """What is known of data and model; None before the data are read."""
 
     @property
     def is_open(self) -> bool:
-        """Whether networks may still begin."""
-        return self.state in ("starting", "training")
+        """Whether networks may still start."""
+        return self.phase in ("starting", "training")
 
     @property
     def is_ending(self) -> bool:
-        """Whether its networks have ended, and are being judged or have been."""
-        return self.state == "finishing" or self.is_over
+        """Whether the networks have ended and are evaluated, or the run is over."""
+        return self.phase == "finishing" or self.is_over
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more happens."""
-        return self.state in ("finished", "failed")
+        """Whether the run has finished or failed."""
+        return self.phase in ("finished", "failed")
 
     @property
     def seconds(self) -> float:
-        """Since the first networks began to train."""
+        """Seconds since training began."""
         return time.monotonic() - self.began_seconds
 
     def begin(self) -> None:
-        """The first networks are placed."""
-        self.state, self.has_begun, self.began_seconds = "training", True, time.monotonic()
+        """Begin training: the first networks are placed."""
+        self.phase, self.has_begun, self.began_seconds = "training", True, time.monotonic()
+
+    def fail(self, message: str) -> None:
+        """Mark the run failed, unless it is over."""
+        if not self.is_over:
+            self.phase, self.message = "failed", message

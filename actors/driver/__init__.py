@@ -1,1 +1,1 @@
-"""The driver's side of a run: start, find, watch, scale, stop and resume it."""
+"""Start, find, watch, scale, stop and resume runs from the driver process."""

@@ -1,8 +1,8 @@
 """Claim a run's folder, so that only one of two starts of the same name proceeds.
 
-Neither object stores nor pyarrow have an exclusive create, so a claim is written, then all claims are listed. A start
-that sees no claim beside its own holds the folder: any start that writes later must see it. Of several that see each
-other, the one with the least token waits for the others to withdraw.
+Neither object stores nor pyarrow have an exclusive create. A start therefore writes its claim, and then lists all
+claims. A start that sees no other claim holds the folder, because every start that writes later must see this claim. If
+several starts see each other, the start with the smallest token waits, and the others withdraw.
 """
 
 from __future__ import annotations
@@ -23,66 +23,86 @@ from inarch.population.persistence.claim import Claim, claims, holds, withdraw
 from inarch.population.persistence.storage import Storage
 
 WITHDRAW_SECONDS = 5.0
-"""A rival that has not withdrawn its claim in this time holds the folder."""
+"""Seconds in which a rival must withdraw its claim. A rival that does not holds the folder."""
 
 WRITE_SECONDS = 2.0
-"""A claim that is not whole after this time was left by a process that died."""
+"""Seconds in which a claim must be completely written. After that, its process counts as dead."""
 
 POLL_SECONDS = 0.2
+"""Pause in seconds between two looks at the claims."""
 
 
 def claim_new_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
-    """Claim a folder for a new run, before anything else is written into it.
+    """Claim a folder for a new run. The claim is the first file that a start writes into it.
+
+    Args:
+        storage: The run's folder.
+        is_detached: Whether the run outlives this process.
 
     Raises:
-        RunExistsError: a run lies there, or another start holds the folder.
+        RunExistsError: The folder holds a run, or another start holds the folder.
     """
     if storage.exists("config.json") or storage.exists("cluster.json"):
         raise RunExistsError(
             f"there is a run at {storage.uri}; choose another name, or resume it: inarch resume {storage.uri}"
         )
-    before = claims(storage)
-    content = _read(storage, before[-1]) if before else None
+    earlier_claims = claims(storage)
+    content = _read(storage, earlier_claims[-1]) if earlier_claims else None
     if content is not None and (content["host"] != socket.gethostname() or _is_alive(content)):
         raise _taken(storage, content)
-    return _claim(storage, generation=before[-1].generation + 1 if before else 1, is_detached=is_detached)
+    return _claim(
+        storage, generation=earlier_claims[-1].generation + 1 if earlier_claims else 1, is_detached=is_detached
+    )
 
 
 def claim_existing_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
-    """Claim the folder of a run that is not live, to resume it. The earlier start can commit nothing from then on.
+    """Claim the folder of a run that is not live, to resume it. Earlier starts can commit nothing from then on.
+
+    Args:
+        storage: The run's folder.
+        is_detached: Whether the resumed run outlives this process.
 
     Raises:
-        RunExistsError: another process on this machine holds the folder and is alive.
+        RunExistsError: A living process on this machine holds the folder, or another start claims it now.
     """
-    before = claims(storage)
-    content = _read(storage, before[-1]) if before else None
+    earlier_claims = claims(storage)
+    content = _read(storage, earlier_claims[-1]) if earlier_claims else None
     if content is not None and content["host"] == socket.gethostname() and _drives(content):
         raise _taken(storage, content)
-    return _claim(storage, generation=before[-1].generation + 1 if before else 1, is_detached=is_detached)
+    return _claim(
+        storage, generation=earlier_claims[-1].generation + 1 if earlier_claims else 1, is_detached=is_detached
+    )
 
 
 def _drives(content: dict[str, Any]) -> bool:
-    """Whether another process may drive the run. A detached run needs none."""
+    """Return whether the process of a claim is another process that drives the run. A detached run needs no driver."""
     return content["process"] != os.getpid() and not content.get("is_detached", False) and _is_alive(content)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderContents:
-    """What a folder held before a start. A start that fails restores it."""
+    """Contents of a folder before a start. A start that fails restores them."""
 
     existed: bool
     names: frozenset[str]
+    """Names in the folder."""
     in_data: frozenset[str]
+    """Names in its folder `data`."""
 
     @classmethod
     def of(cls, storage: Storage) -> FolderContents:
-        """Record what the folder holds now."""
+        """Record the present contents of a run's folder."""
         names = frozenset(storage.names(""))
         in_data = frozenset(storage.names("data")) if "data" in names else frozenset()
         return cls(existed=storage.exists(""), names=names, in_data=in_data)
 
     def restore(self, storage: Storage, claim: Claim) -> None:
-        """Delete what the start with this claim has written, and nothing else."""
+        """Delete the files that a start has written, and nothing else.
+
+        Args:
+            storage: The run's folder.
+            claim: Claim of the start. Nothing is deleted if another start has claimed the folder since.
+        """
         if not holds(storage, claim.token):
             return
         for name in {"cluster.json", "data", "config.json", "members", "logs", "networks"} - self.names:
@@ -98,6 +118,7 @@ class FolderContents:
 
 
 def _claim(storage: Storage, *, generation: int, is_detached: bool) -> Claim:
+    """Write a claim, and return it once no rival is left. Raise RunExistsError if a rival holds the folder."""
     claim = Claim(generation=generation, token=secrets.token_hex(8))
     content = {
         "host": socket.gethostname(),
@@ -120,6 +141,7 @@ def _claim(storage: Storage, *, generation: int, is_detached: bool) -> Claim:
 
 
 def _taken(storage: Storage, content: dict[str, Any] | None) -> RunExistsError:
+    """Return the error for a folder in use. It names the process of the holder's claim, if the claim can be read."""
     holder = "another start"
     if content is not None:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(content["seconds"]))
@@ -130,7 +152,7 @@ def _taken(storage: Storage, content: dict[str, Any] | None) -> RunExistsError:
 
 
 def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
-    """Read a claim. None if it is withdrawn, or if its process died while writing it."""
+    """Return the content of a claim. None if it is withdrawn, or if its process died while writing it."""
     deadline = time.monotonic() + WRITE_SECONDS
     while claim in claims(storage):
         with contextlib.suppress(MissingError, ValueError):
@@ -142,7 +164,7 @@ def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
 
 
 def _is_alive(content: dict[str, Any]) -> bool:
-    """Whether the process of a claim runs on this machine: the same number and the same start time."""
+    """Return whether the process of a claim lives on this machine: a process of the same id and start time."""
     try:
         return abs(psutil.Process(content["process"]).create_time() - content["process_started"]) < 1.0
     except psutil.NoSuchProcess:

@@ -1,45 +1,75 @@
-"""Calls of the driver to a run's coordinator."""
+"""Call a run's coordinator from the driver."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle, ActorProxy
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
+from inarch.actors.coordinator.actor import Coordinator
+from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.termination import as_terminated
 from inarch.population.errors import ClusterError, InarchError, RunNotFoundError
 
+T = TypeVar("T")
+
 CALL_SECONDS = 60.0
-"""A coordinator that does not answer in this time, restarts included, cannot be reached."""
+"""Seconds in which the coordinator must answer a call, restarts of its process included."""
+
+
+CoordinatorHandle = ActorProxy[Coordinator]
+"""Handle of a run's coordinator."""
+
+
+def find_coordinator(run: str) -> CoordinatorHandle:
+    """Return the coordinator of a run on the connected cluster.
+
+    Args:
+        run: Name of the run.
+
+    Raises:
+        ValueError: There is none.
+    """
+    return cast("CoordinatorHandle", ray.get_actor(coordinator_name(run), namespace=NAMESPACE))
+
+
+def kill_coordinator(coordinator: CoordinatorHandle) -> None:
+    """End a coordinator's process."""
+    ray.kill(cast("ActorHandle[Coordinator]", coordinator))
 
 
 class CoordinatorClient:
-    """Calls the coordinator's methods, and retries while Ray restarts it."""
+    """Client that calls the coordinator's methods, and retries while Ray restarts the coordinator."""
 
-    def __init__(self, coordinator: Any, *, run: str, folder: str) -> None:
-        """Wrap an actor handle.
+    def __init__(self, *, run: str, folder: str) -> None:
+        """Create the client of a run.
 
         Args:
-            coordinator: The actor.
-            run: The run's name, for errors.
-            folder: The run's folder, for errors.
+            run: Name of the run, for errors.
+            folder: Path or URI of the run's folder, for errors.
         """
-        self._coordinator, self._run, self._folder = coordinator, run, folder
+        self._run, self._folder = run, folder
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """The value of a method.
+    def call(self, submit: Callable[[], ObjectRef[T]]) -> T:
+        """Submit a call to the coordinator and return its value.
+
+        Args:
+            submit: Submits the call, as in `lambda: coordinator.status.remote()`. It is called again for each retry.
 
         Raises:
-            ClusterError: the coordinator does not answer.
-            RunNotFoundError: the coordinator has ended.
-            InarchError: the coordinator raised it.
+            ClusterError: The coordinator does not answer.
+            RunNotFoundError: The coordinator's process has ended.
+            InarchError: The method raised it.
         """
         deadline = time.monotonic() + CALL_SECONDS
         while True:
             try:
-                return value_of(getattr(self._coordinator, method).remote(*arguments), seconds=CALL_SECONDS)
+                return value_of(submit(), seconds=CALL_SECONDS)
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if time.monotonic() > deadline:
                     raise ClusterError(f"run {self._run}: its coordinator does not answer: {error}") from None
@@ -50,8 +80,18 @@ class CoordinatorClient:
                 ) from None
 
 
-def value_of(reference: Any, *, seconds: float) -> Any:
-    """The value of a remote call. An InarchError that the call raised is raised as itself."""
+def value_of(reference: ObjectRef[T], *, seconds: float) -> T:
+    """Wait for a remote call and return its value.
+
+    Args:
+        reference: Reference that the call returned.
+        seconds: Longest wait.
+
+    Raises:
+        InarchError, TimeoutError: The call raised it. It is raised here as itself, not wrapped in Ray's error.
+        GetTimeoutError: The call has not returned after `seconds`.
+        RayError: The call failed in another way.
+    """
     try:
         with as_terminated():
             return ray.get(reference, timeout=seconds)

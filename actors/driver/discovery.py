@@ -1,4 +1,4 @@
-"""Runs found again: their folder, the cluster that it names, and whether they still live."""
+"""Find a run: its folder, the cluster recorded there, and whether the run is still live."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
+from inarch.actors.driver.coordinator_client import find_coordinator, kill_coordinator
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import check_reachable, connect
 from inarch.population.errors import ClusterError, RunError, RunExistsError, RunNotFoundError
@@ -18,27 +19,37 @@ from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.tasks.run_spec import RunSpec
 
 EDITION = 1
-"""Of cluster.json."""
+"""Version of the format of cluster.json."""
 
 ANSWER_SECONDS = 15.0
-"""A coordinator that does not answer in this time is taken to be busy with a live run."""
+"""Seconds in which a coordinator must answer. A coordinator that does not is taken to be busy with a live run."""
 
 
 def find_run(name: str, *, storage: str = "runs") -> Storage:
-    """The folder of a run, by its name or path.
+    """Return the folder of a run.
+
+    Args:
+        name: Name of the run, or path or URI of its folder.
+        storage: Folder that holds runs, searched by name.
 
     Raises:
-        RunNotFoundError: there is none.
+        RunNotFoundError: There is no such run.
     """
     for candidate in (name, joined(storage, name)):
-        found = Storage(candidate)
-        if found.exists("config.json"):
-            return found
+        folder = Storage(candidate)
+        if folder.exists("config.json"):
+            return folder
     raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {joined(absolute(storage), name)}")
 
 
 def write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:
-    """How another process finds the run."""
+    """Write cluster.json, which lets other processes find the run.
+
+    Args:
+        storage: The run's folder.
+        spec: The run.
+        connection: The `Connection` of this process, the run's driver.
+    """
     content = {
         "edition": EDITION,
         "run": spec.name,
@@ -54,56 +65,74 @@ def write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:
 
 
 def check_not_live(name: str) -> None:
-    """Raises RunExistsError where a run of this name is live on the connected cluster. The coordinator of a run that is
-    over is ended, so that the name is free."""
+    """Raise RunExistsError if a run of this name is live on the connected cluster.
+
+    If the run has ended but its coordinator still exists, the coordinator is killed. The name is then free.
+
+    Args:
+        name: Name of the run.
+    """
     if _is_live(name):
         raise RunExistsError(f"a run named {name!r} is live on this cluster; choose another name")
 
 
 def check_folder_not_live(storage: Storage) -> None:
-    """Raises RunError where the cluster that a folder names still runs it."""
+    """Raise RunError if a run is live on the cluster recorded in its folder.
+
+    A cluster that cannot be reached counts as ended. A process that is connected to another cluster cannot check the
+    recorded cluster. It then checks only whether the driver of a run that is not detached lives on this machine.
+
+    Args:
+        storage: The run's folder.
+    """
     if not storage.exists("cluster.json"):
         return
-    found = json.loads(storage.read("cluster.json"))
+    cluster = json.loads(storage.read("cluster.json"))
     try:
-        check_reachable(found["address"])
+        check_reachable(cluster["address"])
     except ClusterError:
         return
-    if ray.is_initialized() and ray.get_runtime_context().gcs_address != found["address"]:
-        # This process cannot look into the other cluster; a run that is not detached lives as long as its driver.
-        if not found["is_detached"] and _is_alive(**found["driver"]):
-            raise RunError(f"run {found['run']} is live: process {found['driver']['process']} drives it; stop it first")
+    if ray.is_initialized() and ray.get_runtime_context().gcs_address != cluster["address"]:
+        # This process cannot query the other cluster. A run that is not detached lives as long as its driver.
+        if not cluster["is_detached"] and _is_alive(**cluster["driver"]):
+            raise RunError(
+                f"run {cluster['run']} is live: process {cluster['driver']['process']} drives it; stop it first"
+            )
         return
     was_connected = ray.is_initialized()
     try:
-        connect_to(found["address"])
-        is_live = _is_live(found["run"])
+        connect_to(cluster["address"])
+        is_live = _is_live(cluster["run"])
     except ClusterError:
         return
     finally:
         if not was_connected and ray.is_initialized():
             ray.shutdown()
     if is_live:
-        raise RunError(f"run {found['run']} is live on {found['address']}; stop it first: inarch stop {storage.uri}")
+        raise RunError(
+            f"run {cluster['run']} is live on {cluster['address']}; stop it first: inarch stop {storage.uri}"
+        )
 
 
 def _is_live(name: str) -> bool:
-    """Whether the connected cluster runs a run of this name. A coordinator that is over is ended here; one that does
-    not answer counts as live."""
+    """Return whether a run of this name is live on the connected cluster. Kill the coordinator of a run that has ended.
+
+    A run whose coordinator does not answer counts as live.
+    """
     try:
-        coordinator = ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
-        status: Any = ray.get(coordinator.status.remote(), timeout=ANSWER_SECONDS)
+        coordinator = find_coordinator(name)
+        status = ray.get(coordinator.status.remote(), timeout=ANSWER_SECONDS)
     except (ValueError, ActorDiedError):
         return False
     except (RayError, GetTimeoutError):
         return True
     if status.state not in ("finished", "failed"):
         return True
-    ray.kill(coordinator)
+    kill_coordinator(coordinator)
     deadline = time.monotonic() + ANSWER_SECONDS
     while time.monotonic() < deadline:
         try:
-            ray.get_actor(coordinator_name(name), namespace=NAMESPACE)
+            find_coordinator(name)
         except ValueError:
             return False
         time.sleep(0.05)
@@ -111,7 +140,7 @@ def _is_live(name: str) -> bool:
 
 
 def _is_alive(*, host: str, process: int) -> bool:
-    """Whether another process of this machine lives; of other machines nothing is known."""
+    """Return whether another process lives on this machine. False for other machines, which cannot be checked."""
     if host != socket.gethostname() or process == os.getpid():
         return False
     try:
@@ -124,9 +153,16 @@ def _is_alive(*, host: str, process: int) -> bool:
 
 
 def connect_to(address: str) -> None:
-    """Connect this process to a cluster; raises ClusterError where it is connected to another."""
+    """Connect this process to a cluster, unless it is connected to that cluster already.
+
+    Args:
+        address: Address of the cluster, HOST:PORT.
+
+    Raises:
+        ClusterError: This process is connected to another cluster, or no cluster answers at the address.
+    """
     if ray.is_initialized():
         if ray.get_runtime_context().gcs_address != address:
-            raise ClusterError(f"this process is connected to another cluster than {address}")
+            raise ClusterError(f"this process is connected to a Ray cluster other than {address}")
         return
     connect(address)

@@ -1,4 +1,4 @@
-"""What a caller hands in, made part of a run's configuration: a name, a network, data."""
+"""Complete a run's configuration with the name, the model and the data that the caller passes."""
 
 from __future__ import annotations
 
@@ -23,27 +23,51 @@ from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.training.model_check import data_shape, try_network
 
 FIELDS = {"train": "train", "validation": "validation_set", "test": "test", "query": "query"}
-"""The parts of a data set, and the field of `DataConfig` that holds the path of each."""
+"""Parts of a data set, and the field of `DataConfig` that holds the path of each part."""
 
 
 def with_name(config: RunConfig) -> RunConfig:
-    """The configuration with a name: the time and random digits, where it has none."""
+    """Return a configuration that names the run. A run without a name gets one from `new_name`.
+
+    Args:
+        config: The run's configuration.
+    """
     return config if config.name else dataclasses.replace(config, name=new_name("run"))
 
 
 def new_name(stem: str) -> str:
-    """A name for a run: the time, and digits by which two starts in one second differ."""
+    """Return a new name for a run: stem, time, and random digits that distinguish two starts in the same second.
+
+    Args:
+        stem: Beginning of the name.
+    """
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def run_storage(config: RunConfig) -> Storage:
-    """The folder of a run."""
+    """Return the folder of a run.
+
+    Args:
+        config: The run's configuration, which names the run.
+    """
     return Storage(joined(config.storage, str(config.name)), deadline_seconds=config.timeouts.storage_seconds)
 
 
 def with_network(config: RunConfig, model: ModelFactory | str | None) -> tuple[RunConfig, ModelFactory | None]:
-    """The configuration with the network's name in it, or its callable, and its weights' file as every node sees it; an
-    unknown name is an error at once."""
+    """Return a configuration with the caller's model, and the caller's model factory.
+
+    The path of a file of weights is made absolute, so that every node reads the same file.
+
+    Args:
+        config: The run's configuration.
+        model: Name of an architecture, or a model factory. None: the configuration's own architecture.
+
+    Returns:
+        The configuration, and the model factory. The factory is None if the configuration names the architecture.
+
+    Raises:
+        ConfigError: The architecture is unknown, or the factory is not callable or cannot be sent to other processes.
+    """
     if model is not None and not isinstance(model, str):
         check_factory(model)
         check_sendable(model)
@@ -58,80 +82,99 @@ def with_network(config: RunConfig, model: ModelFactory | str | None) -> tuple[R
 
 
 def check_sendable(factory: ModelFactory) -> None:
-    """Raises ConfigError where a function cannot be sent to other processes; names the variables that prevent it."""
+    """Raise ConfigError if a model factory cannot be sent to other processes.
+
+    Args:
+        factory: The model factory. The message names those of its variables that cannot be pickled.
+    """
     error = _pickle_error(factory)
     if error is None:
         return
-    wrong: list[str] = []
+    unpicklable: list[str] = []
     with contextlib.suppress(TypeError):
         variables = inspect.getclosurevars(factory)
-        held = {**variables.nonlocals, **variables.globals}
-        wrong = [name for name, value in held.items() if _pickle_error(value) is not None]
-    reason = f" because of {', '.join(map(repr, wrong))}" if wrong else ""
+        captured = {**variables.nonlocals, **variables.globals}
+        unpicklable = [name for name, value in captured.items() if _pickle_error(value) is not None]
+    reason = f" because of {', '.join(map(repr, unpicklable))}" if unpicklable else ""
     name = getattr(factory, "__qualname__", type(factory).__name__)
     raise ConfigError(
-        f"the network function {name} cannot be sent to the cluster{reason}: {error}; make what it needs in the "
-        "function itself"
+        f"the network function {name} cannot be sent to the cluster{reason}: {error}; create such objects inside "
+        "the function"
     )
 
 
 def _pickle_error(value: Any) -> Exception | None:
-    cloudpickle: Any = importlib.import_module("ray.cloudpickle")  # Ray's own, which its types do not export
+    """Return the error that pickling a value raises. None if the value can be pickled."""
+    cloudpickle: Any = importlib.import_module("ray.cloudpickle")  # Ray's copy, which Ray's type stubs do not export
     try:
         cloudpickle.dumps(value)
-    except Exception as error:  # each kind of object refuses in its own way
+    except Exception as error:  # each kind of object raises its own error
         return error
     return None
 
 
 def with_teachers(config: RunConfig) -> RunConfig:
-    """The configuration with its teachers' folders as every node sees them."""
-    paths = [teacher.partition("#") for teacher in config.distillation.teachers]
-    teachers = tuple(f"{absolute(folder)}{mark}{chosen}" for folder, mark, chosen in paths)
+    """Return a configuration with absolute paths of its teachers, so that every node finds them.
+
+    Args:
+        config: The run's configuration.
+    """
+    parts = [teacher.partition("#") for teacher in config.distillation.teachers]
+    teachers = tuple(f"{absolute(folder)}{mark}{network}" for folder, mark, network in parts)
     return dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, teachers=teachers))
 
 
 def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
-    """The configuration with its data as every node sees them.
+    """Return a configuration with the caller's data, at paths that every node can read.
 
-    Paths are made absolute. What was handed in from Python is written into the run's folder first.
+    Paths are made absolute. Data that are passed as Python objects are first written into the run's folder.
 
     Args:
-        config: The run's.
-        data: As `PopulationRun.start`; None: the configuration's own paths.
-        storage: The run's folder, which is claimed.
+        config: The run's configuration.
+        data: As in `PopulationRun.start`. None: the configuration's own paths.
+        storage: The run's folder, which this start has claimed.
 
     Raises:
-        DataError: what was handed in cannot be used.
-        UserCodeError: a Dataset raised.
+        ConfigError: The folder holds data of another start.
+        DataError: The data cannot be used.
+        UserCodeError: A Dataset raised.
     """
     if data is None:
         return with_absolute_data(config)
     parts = parts_of(data)
     unreadable = UnreadableImages(config.data.skip_unreadable)
     paths = {}
-    for part, given in parts.items():
-        paths[FIELDS[part]] = str(given) if is_path(given) else _written(given, part, config, storage, unreadable)
-    changed = {"test": None, "validation_set": None} | paths
-    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changed)))
+    for part, source in parts.items():
+        paths[FIELDS[part]] = str(source) if is_path(source) else _written(source, part, config, storage, unreadable)
+    changes = {"test": None, "validation_set": None} | paths
+    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changes)))
 
 
 def with_own_data(config: RunConfig, storage: Storage) -> RunConfig:
-    """The configuration of a run whose folder may have been moved: data that were handed in lie in the folder."""
-    own = {
+    """Return a configuration that finds the data stored in the run's own folder, even if the folder was moved.
+
+    Args:
+        config: The recorded configuration. Its paths may point to the folder's former place.
+        storage: The run's folder.
+    """
+    own_paths = {
         field: joined(storage.uri, f"data/{part}.arrow")
         for part, field in FIELDS.items()
         if (getattr(config.data, field) or "").partition("?")[0].endswith(f"/data/{part}.arrow")
         and storage.exists(f"data/{part}.arrow")
     }
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **own))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **own_paths))
 
 
 def with_moved_data(config: RunConfig, data: str | Mapping[str, str] | None) -> RunConfig:
-    """The configuration with other paths of its data: the training images', or paths by part.
+    """Return a configuration with new paths of its data.
+
+    Args:
+        config: The run's configuration.
+        data: Path of the training images, or paths by part (the keys of `FIELDS`). None: nothing was moved.
 
     Raises:
-        ConfigError: no path, or an unknown part.
+        ConfigError: A part is unknown, or a value is not a path.
     """
     if data is None:
         return config
@@ -142,23 +185,24 @@ def with_moved_data(config: RunConfig, data: str | Mapping[str, str] | None) -> 
                 f"data of a resumed run must be a path, or paths by part ({', '.join(FIELDS)}), to the same images as "
                 f"before; got {part}: {type(path).__name__}"
             )
-    moved = {FIELDS[part]: str(path) for part, path in paths.items()}
-    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **moved)))
+    moved_paths = {FIELDS[part]: str(path) for part, path in paths.items()}
+    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **moved_paths)))
 
 
 def resumed_config(
     storage: Storage, recorded: RunConfig, *, data: str | Mapping[str, str] | None, epochs: int | None
 ) -> RunConfig:
-    """The configuration of a run that is resumed.
+    """Return the configuration of a run that is resumed.
 
     Args:
         storage: The run's folder, which may have been moved.
-        recorded: What the run was begun with.
-        data, epochs: As `PopulationRun.resume`.
+        recorded: The recorded configuration of the run.
+        data: New paths of the data, as in `with_moved_data`. None: nothing was moved.
+        epochs: Epochs of a longer schedule, as in `with_more_epochs`. None: the recorded schedule.
 
     Raises:
-        RunError: the run is complete, and no longer schedule is given.
-        ConfigError: as `with_moved_data` and `with_more_epochs`.
+        RunError: The run is complete, and `epochs` is None.
+        ConfigError: `with_moved_data` or `with_more_epochs` raised it.
     """
     config = with_moved_data(with_own_data(recorded, storage), data)
     if epochs is not None:
@@ -172,21 +216,33 @@ def resumed_config(
 
 
 def with_more_epochs(config: RunConfig, epochs: int) -> RunConfig:
-    """The configuration with a longer schedule. Raises ConfigError where it is not longer."""
+    """Return a configuration with a longer schedule.
+
+    Args:
+        config: The run's configuration.
+        epochs: Epochs of the whole schedule, more than before.
+
+    Raises:
+        ConfigError: The schedule is not longer.
+    """
     if epochs <= config.schedule.epochs:
-        raise ConfigError(
-            f"schedule.epochs must be more than the run's {config.schedule.epochs} to train on, got {epochs}"
-        )
+        raise ConfigError(f"schedule.epochs of a resumed run must be above {config.schedule.epochs}, got {epochs}")
     return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=epochs))
 
 
 def check_here(config: RunConfig, factory: ModelFactory | None) -> None:
-    """Try the network in this process, where it is defined, before Ray starts. Data that only the cluster can read are
-    checked there.
+    """Try the model in this process, where it is defined, before Ray starts.
+
+    The model is not tried if the shape of the images is unknown here, for example because only the cluster can read the
+    data. The cluster then checks data and model.
+
+    Args:
+        config: The run's configuration.
+        factory: The caller's model factory. None: the configuration's architecture.
 
     Raises:
-        ConfigError, UserCodeError: the network cannot be trained on images of this shape.
-        DataError: the data cannot be used, and the cluster is this machine.
+        ConfigError, UserCodeError: The model cannot be trained on images of this shape.
+        DataError, StorageError: The data cannot be used, and the run starts a cluster on this machine.
     """
     is_local = config.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     try:
@@ -200,7 +256,11 @@ def check_here(config: RunConfig, factory: ModelFactory | None) -> None:
 
 
 def with_absolute_data(config: RunConfig) -> RunConfig:
-    """The configuration with absolute paths of its data: a cluster that was started elsewhere reads the same files."""
+    """Return a configuration with absolute paths of its data. A cluster started in another folder reads the same files.
+
+    Args:
+        config: The run's configuration.
+    """
     data = config.data
     paths = {
         field: absolute(path)
@@ -211,7 +271,7 @@ def with_absolute_data(config: RunConfig) -> RunConfig:
 
 
 def _written(data: Any, part: str, config: RunConfig, storage: Storage, unreadable: UnreadableImages) -> str:
-    """The path of a part that was handed in, written as one Arrow file."""
+    """Write a part of the data as one Arrow file into the run's folder, and return its path."""
     if storage.exists(f"data/{part}.arrow"):
         raise ConfigError(
             f"{joined(storage.uri, f'data/{part}.arrow')} exists already; choose another name for the run"

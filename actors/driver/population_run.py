@@ -1,21 +1,28 @@
-"""The driver's handle on a run: start it, find it again, watch it, scale it, wait for it, stop it, resume it."""
+"""The driver's handle on a run, which starts, attaches to, watches, scales, stops and resumes it."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import ray
 from ray.exceptions import ActorAlreadyExistsError
 
 from inarch.actors.coordinator.actor import CoordinatorActor
 from inarch.actors.coordinator.run_metadata import read_config
 from inarch.actors.driver.claiming import FolderContents, claim_existing_folder, claim_new_folder
-from inarch.actors.driver.coordinator_client import CALL_SECONDS, CoordinatorClient, value_of
+from inarch.actors.driver.coordinator_client import (
+    CALL_SECONDS,
+    CoordinatorClient,
+    CoordinatorHandle,
+    find_coordinator,
+    kill_coordinator,
+    value_of,
+)
 from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
 from inarch.actors.driver.inputs import (
     check_here,
@@ -37,37 +44,52 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 POLL_SECONDS = 2.0
-"""How long one call waits at the coordinator for news."""
+"""Longest time in seconds that one call waits at the coordinator for an event or the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """How a run ended."""
+    """Result of a run."""
 
     path: str
-    """The run's folder."""
+    """Path or URI of the run's folder."""
     table: Mapping[str, Any] | None
-    """result.json: networks, mean, best, ensemble, soup, seconds; None where the run was stopped before its end."""
+    """Content of result.json: networks, mean, best, ensemble, soup, seconds. None if the run was stopped early."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether every network ended its schedule, or left as asked; not where one failed or the run was stopped."""
+        """Whether every network completed its schedule or left on request. False after a failure or a stop."""
         return self.table is not None and all(row["ended"] in ("done", "retired") for row in self.table["networks"])
 
 
 class PopulationRun:
-    """One run. Make it by `start`, `attach` or `resume`."""
+    """The driver's handle on one run. Create it with `start`, `attach` or `resume`."""
 
     def __init__(
-        self, coordinator: Any, storage: Storage, name: str, *, dashboard: str | None, info: RunInfo | None
+        self,
+        coordinator: CoordinatorHandle,
+        storage: Storage,
+        name: str,
+        *,
+        dashboard: str | None,
+        info: RunInfo | None,
     ) -> None:
+        """Wrap the coordinator of a run.
+
+        Args:
+            coordinator: Handle of the coordinator's actor.
+            storage: The run's folder.
+            name: Name of the run.
+            dashboard: URL of the cluster's dashboard, if it is known.
+            info: Facts about the run's data and model. None if another process started the run.
+        """
         self._coordinator, self._storage = coordinator, storage
-        self._client = CoordinatorClient(coordinator, run=name, folder=storage.uri)
+        self._client = CoordinatorClient(run=name, folder=storage.uri)
         self.name, self.dashboard, self.info = name, dashboard, info
 
     @property
     def path(self) -> str:
-        """The run's folder."""
+        """Path or URI of the run's folder."""
         return self._storage.uri
 
     @classmethod
@@ -78,24 +100,24 @@ class PopulationRun:
         model: ModelFactory | str | None = None,
         data: Any = None,
     ) -> PopulationRun:
-        """Check everything, then begin to train; returns when the networks are being placed.
+        """Check all inputs, start a run, and return while its networks are being placed.
 
         Args:
             config: The whole configuration.
-            model: In place of config.model: `module:function`, or a callable that takes num_classes (and
-                in_channels, if it names it) and gives a network.
-            data: In place of config.data's paths: training data, (training, test), (training, validation, test), or a
-                mapping with the keys train, validation and test. Each is a path, a pair (images, labels) of arrays or
-                lists, a torch Dataset, a Hugging Face Dataset, or a DataLoader, whose Dataset is used. All but paths
-                are read once and written into the run's folder.
+            model: Replaces config.model.architecture: a name such as `module:function`, or a model factory. A factory
+                takes num_classes, and in_channels if it has a parameter of that name, and returns a model.
+            data: Replaces the paths in config.data: training data, (training, test), (training, validation, test), or a
+                mapping with the keys train, validation and test. Each part is a path, a pair (images, labels) of arrays
+                or lists, a torch Dataset, a Hugging Face Dataset, or a DataLoader, whose Dataset is used. Parts other
+                than paths are read once and written into the run's folder.
 
         Raises:
-            InarchError: something cannot be used; nothing was started, and the folder is as it was.
+            InarchError: An input cannot be used. Nothing was started, and the run's folder is unchanged.
         """
         config = with_teachers(with_name(config))
         config, factory = with_network(config, model)
         storage = run_storage(config)
-        before = FolderContents.of(storage)
+        contents_before = FolderContents.of(storage)
         claim = claim_new_folder(storage, is_detached=config.detach)
         try:
             storage.check_writable()
@@ -109,32 +131,36 @@ class PopulationRun:
             check_not_live(str(config.name))
             return cls._begin(config, factory, storage, connection, claim, is_resumed=False)
         except BaseException:
-            before.restore(storage, claim)
+            contents_before.restore(storage, claim)
             raise
 
     @classmethod
     def attach(cls, name: str, *, storage: str = "runs") -> PopulationRun:
-        """The handle on a run that another process started.
+        """Return a handle on a live run that another process started.
 
         Args:
-            name: Of the run, or the path of its folder.
-            storage: Folder that holds runs.
+            name: Name of the run, or path or URI of its folder.
+            storage: Folder that holds runs, searched by name.
 
         Raises:
-            RunNotFoundError: there is no such run, or it has ended.
-            ClusterError: its cluster cannot be reached.
+            RunNotFoundError: There is no such run, or it has ended.
+            ClusterError: The run's cluster cannot be reached.
         """
         folder = find_run(name, storage=storage)
-        found = json.loads(folder.read("cluster.json"))
+        cluster = json.loads(folder.read("cluster.json"))
         try:
-            check_reachable(found["address"])
-            connect_to(found["address"])
-            coordinator = ray.get_actor(coordinator_name(found["run"]), namespace=NAMESPACE)
+            check_reachable(cluster["address"])
+            connect_to(cluster["address"])
+            coordinator = find_coordinator(cluster["run"])
         except ClusterError as error:
-            raise ClusterError(f"run {found['run']}: {error}; it has ended, or runs on another machine") from None
+            raise ClusterError(
+                f"run {cluster['run']}: {error}; the run has ended, or runs on another machine"
+            ) from None
         except ValueError:
-            raise RunNotFoundError(f"run {found['run']} is not running any more; its folder is {folder.uri}") from None
-        return cls(coordinator, folder, found["run"], dashboard=found["dashboard"], info=None)
+            raise RunNotFoundError(
+                f"run {cluster['run']} is not running any more; its folder is {folder.uri}"
+            ) from None
+        return cls(coordinator, folder, cluster["run"], dashboard=cluster["dashboard"], info=None)
 
     @classmethod
     def resume(
@@ -146,23 +172,25 @@ class PopulationRun:
         epochs: int | None = None,
         address: str | None = None,
     ) -> PopulationRun:
-        """Resume a run that was stopped or died, every network from its newest checkpoint; or train a finished one for
-        more epochs.
+        """Resume a run that was stopped or died, or train a finished run for more epochs.
+
+        Every network resumes from its newest checkpoint. In lockstep mode, networks resume from a common interval if
+        their checkpoints allow it.
 
         Args:
             path: The run's folder.
-            model: The callable that the run was begun with, where it was one; its structure is checked.
-            data: Where its data are now, if they were moved: the training images' path, or paths by part (train,
-                validation, test, query). The images are checked against the recorded fingerprint.
-            epochs: Of the whole schedule, more than before. The learning rate is that of the longer schedule from then
-                on; the result so far is kept in results/.
-            address: Of the cluster to resume on; None: the recorded one.
+            model: The model factory, if the run was started with a callable. The structure of its model is checked.
+            data: Present location of the data, if they were moved: the path of the training images, or paths by part
+                (train, validation, test, query). The images are checked against the recorded fingerprint.
+            epochs: Epochs of the whole schedule, more than before. From then on, the learning rate follows the longer
+                schedule. The result so far is kept in results/.
+            address: Address of the cluster to resume on. None: the recorded address.
 
         Raises:
-            RunNotFoundError: no run lies there.
-            RunError: it is running, or has nothing left to do.
-            ConfigError: fewer epochs, an unknown part, or the callable is missing.
-            StructureError, DataError: network or images are not those that it was begun with.
+            RunNotFoundError: The folder holds no run.
+            RunError: The run is live, or has nothing left to do.
+            ConfigError: The schedule is not longer, a part of the data is unknown, or the callable is missing.
+            StructureError, DataError: The model or the images differ from those that the run was started with.
         """
         storage = find_run(path)
         recorded = read_config(storage)
@@ -170,7 +198,7 @@ class PopulationRun:
         config = dataclasses.replace(config, address=address or config.address)
         if recorded["model"] == "callable" and model is None:
             raise ConfigError(
-                "this run was begun with a callable; PopulationRun.resume(path, model=...) needs it again"
+                "this run was begun with a callable; pass it again: PopulationRun.resume(path, model=...)"
             )
         config, factory = with_network(config, model)
         check_folder_not_live(storage)
@@ -178,7 +206,7 @@ class PopulationRun:
         try:
             connection = connect(config.address)
             check_not_live(str(config.name))
-            if connection.is_own:  # a Ray that ends with this process
+            if connection.is_own:  # this cluster ends with this process
                 config = dataclasses.replace(config, detach=False)
             return cls._begin(config, factory, storage, connection, claim, is_resumed=True)
         except BaseException:
@@ -196,6 +224,7 @@ class PopulationRun:
         *,
         is_resumed: bool,
     ) -> PopulationRun:
+        """Start the coordinator, and return a handle once it has checked the run and begun to place networks."""
         spec = RunSpec(
             name=str(config.name),
             folder=storage.uri,
@@ -210,14 +239,14 @@ class PopulationRun:
         if config.detach:
             options["lifetime"] = "detached"
         try:
-            coordinator = CoordinatorActor.options(**options).remote(spec)
+            coordinator = cast("CoordinatorHandle", CoordinatorActor.options(**options).remote(spec))
         except ActorAlreadyExistsError:
             raise RunExistsError(f"a run named {spec.name!r} is live on this cluster; choose another name") from None
         try:
             info = value_of(coordinator.start.remote(), seconds=config.timeouts.start_seconds + CALL_SECONDS)
             write_cluster(storage, spec, connection)
         except BaseException:
-            ray.kill(coordinator)
+            kill_coordinator(coordinator)
             raise
         run = cls(coordinator, storage, spec.name, dashboard=connection.dashboard, info=info)
         if not spec.is_detached:
@@ -225,49 +254,71 @@ class PopulationRun:
         return run
 
     def status(self) -> RunStatus:
-        """The run as it stands. Raises ClusterError when its coordinator does not answer."""
-        return self._client.call("status")
+        """Return the present state of the run.
+
+        Raises:
+            ClusterError: The coordinator does not answer.
+            RunNotFoundError: The coordinator's process has ended.
+        """
+        return self._client.call(lambda: self._coordinator.status.remote())
 
     def scale(self, size: int) -> None:
-        """Grow or shrink the population to `size` networks; returns when the change is under way."""
-        self._client.call("scale", size)
+        """Grow or shrink the population, and return while the change is under way.
+
+        Args:
+            size: New number of networks.
+
+        Raises:
+            ConfigError: The size is below 1 or above population.max_size.
+            RunError: The run is stopping or has ended.
+            ResourceError: The cluster can never place that many networks.
+        """
+        self._client.call(lambda: self._coordinator.scale.remote(size))
 
     def events(self) -> Iterator[Event]:
-        """What happens, as it happens, from the run's start (the newest 4,096 kept) to its end."""
+        """Yield the events of the run, from its start to its end, as they happen.
+
+        The coordinator keeps the newest 4,096 events. A caller that reads later misses older events.
+        """
         after = 0
         while True:
-            found = self._client.call("events", after, POLL_SECONDS)
-            yield from found
-            after = found[-1].number if found else after
-            if not found and self.status().state in ("finished", "failed"):
+            events = self._client.call(functools.partial(self._coordinator.events.remote, after, POLL_SECONDS))
+            yield from events
+            after = events[-1].number if events else after
+            if not events and self.status().state in ("finished", "failed"):
                 return
 
     def wait(self, *, seconds: float | None = None) -> RunResult:
-        """Wait for the end of the run.
+        """Wait for the end of the run, and return its result.
 
         Args:
-            seconds: At most so long; None: to its end, whenever that is.
+            seconds: Longest wait. None: no limit.
 
         Raises:
-            TimeoutError: it was not over after `seconds`.
-            RunError: it failed; says why.
+            TimeoutError: The run had not ended after `seconds`.
+            RunError: The run failed. The message gives the reason.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            left = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
-            if left <= 0:
+            remaining = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
+            if remaining <= 0:
                 raise TimeoutError(f"run {self.name} was not over after {seconds:g} s")
-            table = self._client.call("wait", max(left, 0.01))
+            table = self._client.call(functools.partial(self._coordinator.wait.remote, max(remaining, 0.01)))
             if table is not None:
                 return RunResult(path=self.path, table=table)
             if self.status().state == "finished":
-                return RunResult(path=self.path, table=self._client.call("wait", 0.01))
+                return RunResult(path=self.path, table=self._client.call(lambda: self._coordinator.wait.remote(0.01)))
 
     def stop(self, *, seconds: float = 300.0) -> None:
-        """Let every network commit a checkpoint at its next step, and end the run; it can be resumed.
+        """Stop the run, and wait for its end. Every network writes a checkpoint at its next step.
+
+        A stopped run can be resumed.
+
+        Args:
+            seconds: Longest wait.
 
         Raises:
-            TimeoutError: networks had not ended after `seconds`.
+            TimeoutError: The run had not ended after `seconds`.
         """
         deadline = time.monotonic() + seconds
         self.ask_to_stop()
@@ -277,19 +328,19 @@ class PopulationRun:
             time.sleep(0.1)
 
     def ask_to_stop(self) -> None:
-        """Begin to stop; `stop` waits for the end."""
-        self._client.call("stop")
+        """Request the stop without waiting for it, unlike `stop`."""
+        self._client.call(lambda: self._coordinator.stop.remote())
 
     def is_live(self) -> bool:
-        """Whether the run is under way."""
+        """Return whether the run has not ended yet."""
         return not self._is_over()
 
     def close(self) -> None:
-        """End the coordinator of a run that is over."""
-        ray.kill(self._coordinator)
+        """End the coordinator's process. Call this when the run has ended."""
+        kill_coordinator(self._coordinator)
 
     def _is_over(self) -> bool:
-        """Whether the run has ended; one that its own driver has taken down meanwhile has."""
+        """Return whether the run has ended. A run without a coordinator has, because its own driver has ended it."""
         try:
             return self.status().state in ("finished", "failed")
         except RunNotFoundError:

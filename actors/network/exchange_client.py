@@ -1,7 +1,7 @@
-"""Pushes what a network publishes and fetches what it may take, on threads of its own, so that training never waits.
+"""The exchange client of one network: it publishes snapshots and fetches scions while the network trains.
 
-At most one post is under way, and while it is, nothing newer is put into the store: the store holds at most two
-snapshots of a network, however long the coordinator is silent.
+Two threads do the waiting. The posting thread sends reports, snapshots and heartbeats to the coordinator. The fetching
+thread asks for scions and brings their bytes to this node. The training thread waits 50 ms at most.
 """
 
 from __future__ import annotations
@@ -11,71 +11,71 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError, RayError
+import numpy as np
 
-from inarch.actors.messages import Command
-from inarch.population.config import TimeoutsConfig
+from inarch.actors.messages import Command, References
+from inarch.actors.network.exchange_backend import ExchangeBackend, fetch_buffer
+from inarch.population.config import RunConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
 
 GRACE_SECONDS = 0.05
-"""How long a pull waits for an answer that was asked for before the evaluation began."""
+"""Longest wait for scions that were requested before the evaluation began."""
 
-KEPT_REPORTS = 256
-"""Reports kept for a coordinator that is silent; older ones are in the history anyway."""
+MAX_REPORTS = 256
+"""Reports kept while the coordinator is silent. The history holds older ones."""
 
 RETRY_SECONDS = 0.2
-"""Between calls to a coordinator that does not answer."""
+"""Pause between calls to a coordinator that does not answer."""
 
 HEARTBEATS = 6
-"""Heartbeats in a lease time."""
+"""Heartbeats in a lease."""
 
 
 class ExchangeClient:
-    """One network's exchange with the coordinator and the object store."""
+    """Publishes one network's snapshots and fetches scions for it."""
 
-    def __init__(
-        self,
-        coordinator: Any,
-        *,
-        network_id: int,
-        incarnation: int,
-        timeouts: TimeoutsConfig,
-        layout: Layout,
-        is_lockstep: bool,
-        on_orphaned: Callable[[], None],
-        logger: logging.Logger,
-    ) -> None:
-        """Args: the coordinator's handle; whose courier; how long to wait; the snapshots' layout; whether pulls wait
-        for the barrier; what to do when the lease has run out; where to log."""
-        self._coordinator, self._network, self._incarnation = coordinator, network_id, incarnation
-        self._timeouts, self._layout, self._is_lockstep = timeouts, layout, is_lockstep
-        self._on_orphaned, self._logger = on_orphaned, logger
+    def __init__(self, backend: ExchangeBackend, config: RunConfig, layout: Layout, *, logger: logging.Logger) -> None:
+        """Create the client and start its threads.
+
+        Args:
+            backend: Calls to coordinator and object store.
+            config: The run's configuration: mode and timeouts.
+            layout: Layout that every snapshot must have.
+            logger: Log of the network.
+        """
+        self._backend, self._timeouts, self._layout, self._logger = backend, config.timeouts, layout, logger
+        self._is_lockstep = config.mode == "lockstep"
         self._changed = threading.Condition()
-        self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=KEPT_REPORTS)
-        self._pending: PublishedSnapshot[list[ray.ObjectRef]] | None = None
+        self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=MAX_REPORTS)
+        self._pending: PublishedSnapshot[References] | None = None
         self._is_posting = False
-        self._published: list[PublishedSnapshot[list[ray.ObjectRef]]] = []
+        self._published: list[PublishedSnapshot[References]] = []
         self._request: SnapshotInfo | None = None
         self._fetched: tuple[SnapshotInfo, tuple[Snapshot, ...] | ExchangeOutcome] | None = None
         self._is_closed = False
-        self._heard_seconds = time.monotonic()
+        self._last_contact = time.monotonic()
         self.command = Command.CONTINUE
+        """Newest command of the coordinator."""
         self.is_orphaned = False
-        self._threads = [
-            threading.Thread(target=self._forever, args=(step,), name=f"courier-{name}", daemon=True)
-            for name, step in (("post", self._post_once), ("fetch", self._fetch_once))
-        ]
-        for thread in self._threads:
-            thread.start()
+        """Whether the coordinator was silent for a lease."""
+        self.must_end = threading.Event()
+        """Set when the network is orphaned, or a later incarnation has replaced it."""
+        for name, step in (("post", self._post_once), ("fetch", self._fetch_once)):
+            threading.Thread(target=self._repeat, args=(step,), name=f"exchange-{name}", daemon=True).start()
+
+    # Calls of the training thread.
 
     def publish_interval(self, report: IntervalReport, snapshot: Snapshot | None) -> None:
-        """Called by the training thread: tell of an interval, and offer its snapshot."""
+        """Send the report of an interval, and publish its snapshot.
+
+        Args:
+            report: The report, before the exchange.
+            snapshot: Its buffer is copied; None: nothing to publish.
+        """
         with self._changed:
             self._reports.append(report)
         if snapshot is not None:
@@ -84,60 +84,67 @@ class ExchangeClient:
             self._changed.notify_all()
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Called by the training thread: put the snapshot into the store and hand it to the posting thread. While an
-        earlier one is on its way an asynchronous network keeps this one back."""
+        """Put a snapshot into the object store and hand its reference to the posting thread.
+
+        In async mode, nothing is published while an earlier snapshot is on its way. A silent coordinator therefore
+        costs no memory.
+
+        Args:
+            snapshot: Its buffer is copied.
+        """
         with self._changed:
             is_free = not self._is_posting and self._pending is None
         if not (is_free or self._is_lockstep):
             return
         self._forget_old()
-        try:
-            reference = ray.put(snapshot.buffer)
-        except RayError as error:  # a full store costs an exchange, not the network
-            self._logger.warning("interval %d was not published: %s", snapshot.origin.interval, error)
+        references = self._backend.put(snapshot.buffer)
+        if references is None:
+            self._logger.warning("interval %d was not published: the store is full", snapshot.origin.interval)
             return
-        snapshot_ = PublishedSnapshot(origin=snapshot.origin, information=snapshot.information, payload=[reference])
+        published = PublishedSnapshot(origin=snapshot.origin, information=snapshot.information, payload=references)
         with self._changed:
-            self._published.append(snapshot_)
-            self._pending = snapshot_
+            self._published.append(published)
+            self._pending = published
             self._changed.notify_all()
 
     def report(self, report: IntervalReport) -> None:
-        """Called by the training thread after an interval: tell how its exchange went."""
+        """Send the report of an interval after its exchange."""
         with self._changed:
             self._reports.append(report)
             self._changed.notify_all()
 
     def prefetch(self, own: SnapshotInfo) -> None:
-        """Called before the evaluation: begin to ask and to fetch."""
+        """Begin to fetch scions, before the evaluation."""
         if not self._is_lockstep:
             self._ask(own)
 
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
-        """Called by the training thread: what has arrived. In lockstep, waits for the barrier."""
+        """Return the scions that have arrived, or the reason why there are none. In lockstep, wait for the barrier."""
         if self._is_lockstep:
-            return self._pull_at_barrier(own)
+            return self._fetch_at_barrier(own)
         with self._changed:
             self._changed.wait_for(lambda: self._fetched is not None, timeout=GRACE_SECONDS)
             fetched, self._fetched = self._fetched, None
         return fetched[1] if fetched is not None else ExchangeOutcome.LATE
 
-    def published(self) -> list[PublishedSnapshot[list[ray.ObjectRef]]]:
-        """What this network has on the board: for a coordinator that comes back."""
-        with self._changed:
-            return list(self._published)
-
     def flush(self, *, seconds: float) -> None:
-        """Wait until everything is posted, at most so long."""
+        """Wait until everything is sent, or so many seconds have passed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self.is_orphaned or not (self._reports or self._pending is not None or self._is_posting),
                 seconds,
             )
 
-    def record_heartbeat(self) -> None:
-        """The coordinator gave a sign of life."""
-        self._heard_seconds = time.monotonic()
+    # Calls of the control threads.
+
+    def published(self) -> list[PublishedSnapshot[References]]:
+        """Return the snapshots in the coordinator's index, for a coordinator that was restarted."""
+        with self._changed:
+            return list(self._published)
+
+    def record_contact(self) -> None:
+        """Record a sign of life of the coordinator. The lease begins anew."""
+        self._last_contact = time.monotonic()
 
     def close(self) -> None:
         """End the threads."""
@@ -146,8 +153,11 @@ class ExchangeClient:
             self._changed.notify_all()
 
     def _forget_old(self) -> None:
-        """Before a put: lockstep keeps the version that others may still have to take, async what is on the board
-        until the new one has replaced it."""
+        """Drop old snapshots before a put.
+
+        Lockstep keeps the version that others may still have to fetch. Async keeps the one in the index until the new
+        one has replaced it.
+        """
         with self._changed:
             del self._published[:-1]
 
@@ -156,29 +166,31 @@ class ExchangeClient:
             self._request = own
             self._changed.notify_all()
 
-    def _pull_at_barrier(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
+    def _fetch_at_barrier(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         deadline = time.monotonic() + self._timeouts.barrier_seconds + self._timeouts.lease_seconds
         self.flush(seconds=self._timeouts.barrier_seconds)
         with self._changed:
             self._fetched = None
         self._ask(own)
         with self._changed:
-            # An answer to an earlier interval's question, given up by then, says nothing of this one.
+            # The answer to the request of an earlier interval says nothing about this one.
             while self._fetched is None or self._fetched[0] is not own or self._fetched[1] is ExchangeOutcome.LATE:
-                left = deadline - time.monotonic()
-                if left <= 0:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     return ExchangeOutcome.BARRIER_TIMEOUT
                 if self.is_orphaned:
                     return ExchangeOutcome.STOPPING
                 if self._fetched is not None:
                     self._fetched, self._request = None, own
                     self._changed.notify_all()
-                self._changed.wait(timeout=min(left, 1.0))
-            found, self._fetched = self._fetched[1], None
-        return found
+                self._changed.wait(timeout=min(remaining, 1.0))
+            scions, self._fetched = self._fetched[1], None
+        return scions
 
-    def _forever(self, step: Callable[[], None]) -> None:
-        """A thread's life: an error that nobody foresaw is logged and must not end the exchange for good."""
+    # The two threads.
+
+    def _repeat(self, step: Callable[[], None]) -> None:
+        """Run the steps of a thread. An unexpected error is logged and must not end the exchange for good."""
         while not self._is_closed:
             try:
                 step()
@@ -187,100 +199,117 @@ class ExchangeClient:
                 time.sleep(RETRY_SECONDS)
 
     def _post_once(self) -> None:
-        """The posting thread: newest snapshot and reports when there are any, a heartbeat when not."""
+        """Send the newest snapshot and reports if there are any, and a heartbeat otherwise."""
         pause = self._timeouts.lease_seconds / HEARTBEATS
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._reports or self._pending is not None, pause)
             if self._is_closed:
                 return
-            reports, self._reports = list(self._reports), collections.deque(maxlen=KEPT_REPORTS)
-            snapshot_, self._pending = self._pending, None
-            self._is_posting = snapshot_ is not None or bool(reports)
-        is_posted = False
+            reports, self._reports = list(self._reports), collections.deque(maxlen=MAX_REPORTS)
+            snapshot, self._pending = self._pending, None
+            self._is_posting = snapshot is not None or bool(reports)
+        is_sent = False
         try:
-            is_posted = self._post(reports, snapshot_)
+            is_sent = self._post(reports, snapshot)
         finally:
             with self._changed:
                 self._is_posting = False
-                if not is_posted:
+                if not is_sent:
                     self._reports.extendleft(reversed(reports))
-                    self._pending = self._pending or snapshot_
-                elif snapshot_ is not None and not self._is_lockstep:
-                    self._published = [
-                        published for published in self._published if published.origin.step >= snapshot_.origin.step
-                    ]
+                    self._pending = self._pending or snapshot
+                elif snapshot is not None and not self._is_lockstep:
+                    self._published = [old for old in self._published if old.origin.step >= snapshot.origin.step]
                 self._changed.notify_all()
         self._check_lease()
-        if not is_posted:
+        if not is_sent:
             time.sleep(min(RETRY_SECONDS, pause))
 
-    def _post(self, reports: list[IntervalReport], snapshot_: PublishedSnapshot[list[ray.ObjectRef]] | None) -> bool:
-        call = self._coordinator.post.remote(self._network, self._incarnation, reports, snapshot_)
-        try:
-            self.command = ray.get(call, timeout=self._timeouts.lease_seconds)
-        except (RayError, GetTimeoutError):
+    def _post(self, reports: list[IntervalReport], snapshot: PublishedSnapshot[References] | None) -> bool:
+        command = self._backend.post(reports, snapshot, seconds=self._timeouts.lease_seconds)
+        if command is None:
             return False
-        self.record_heartbeat()
+        self.command = command
+        self.record_contact()
         return True
 
     def _check_lease(self) -> None:
-        is_over = time.monotonic() - self._heard_seconds > self._timeouts.lease_seconds
+        is_over = time.monotonic() - self._last_contact > self._timeouts.lease_seconds
         if self.command is Command.FENCED:
-            self._on_orphaned()
+            self.must_end.set()
         elif is_over and not self.is_orphaned:
             self.is_orphaned = True
             with self._changed:
                 self._changed.notify_all()
-            self._on_orphaned()
+            self.must_end.set()
 
     def _fetch_once(self) -> None:
-        """The fetching thread: ask the coordinator, then bring the scion's bytes to this node. One that arrives after
-        its pull waits for the next, which looks at its age."""
+        """Ask the coordinator for scions, then bring their bytes to this node.
+
+        Scions that arrive too late for their interval wait for the next one, where their staleness is checked.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._request is not None)
             own, self._request = self._request, None
         if own is None:
             return
-        found = self._fetch(own)
+        scions = self._fetch(own)
         with self._changed:
-            self._fetched = (own, found)
+            self._fetched = (own, scions)
             self._changed.notify_all()
 
     def _fetch(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
-        timeouts = self._timeouts
-        seconds = timeouts.barrier_seconds + timeouts.fetch_seconds if self._is_lockstep else timeouts.fetch_seconds
-        try:
-            offered: Any = ray.get(self._coordinator.ask.remote(own), timeout=seconds)
-        except (RayError, GetTimeoutError):
-            time.sleep(min(RETRY_SECONDS, timeouts.fetch_seconds))
+        fetch_seconds, barrier_seconds = self._timeouts.fetch_seconds, self._timeouts.barrier_seconds
+        seconds = barrier_seconds + fetch_seconds if self._is_lockstep else fetch_seconds
+        selected = self._backend.ask(own, seconds=seconds)
+        if selected is None:
+            time.sleep(min(RETRY_SECONDS, fetch_seconds))
             return ExchangeOutcome.LATE
-        self.record_heartbeat()
-        if isinstance(offered, ExchangeOutcome):
-            return offered
-        return fetch_all(offered, self._layout, seconds=timeouts.fetch_seconds)
+        self.record_contact()
+        if isinstance(selected, ExchangeOutcome):
+            return selected
+        return self._fetch_all(selected, seconds=fetch_seconds)
+
+    def _fetch_all(
+        self, selected: Sequence[PublishedSnapshot[References]], *, seconds: float
+    ) -> tuple[Snapshot, ...] | ExchangeOutcome:
+        """Fetch several snapshots within one deadline. If none arrives, return the reason of the first."""
+        deadline = time.monotonic() + seconds
+        results = []
+        for snapshot in selected:
+            remaining = max(0.0, deadline - time.monotonic())
+            buffer = self._backend.get(snapshot.payload, seconds=remaining)
+            results.append(
+                buffer if isinstance(buffer, ExchangeOutcome) else as_snapshot(snapshot, buffer, self._layout)
+            )
+        scions = tuple(result for result in results if isinstance(result, Snapshot))
+        return scions or next(result for result in results if isinstance(result, ExchangeOutcome))
 
 
-def fetch_all(
-    offered: Sequence[PublishedSnapshot[list[ray.ObjectRef]]], layout: Layout, *, seconds: float
-) -> tuple[Snapshot, ...] | ExchangeOutcome:
-    """Those of several posted snapshots that came, all within `seconds`; where none did, why the first did not."""
-    deadline = time.monotonic() + seconds
-    found = [fetch(snapshot_, layout, seconds=max(0.0, deadline - time.monotonic())) for snapshot_ in offered]
-    return tuple(one for one in found if isinstance(one, Snapshot)) or next(
-        r for r in found if isinstance(r, ExchangeOutcome)
-    )
-
-
-def fetch(
-    offered: PublishedSnapshot[list[ray.ObjectRef]], layout: Layout, *, seconds: float
+def as_snapshot(
+    published: PublishedSnapshot[References], buffer: np.ndarray, layout: Layout
 ) -> Snapshot | ExchangeOutcome:
-    """A posted snapshot's bytes: a read-only view of the store's memory; or why they did not come."""
-    try:
-        buffer: Any = ray.get(offered.payload[0], timeout=seconds)
-    except GetTimeoutError:
-        return ExchangeOutcome.LATE
-    except RayError:
-        return ExchangeOutcome.GONE
-    if offered.origin.structure != layout.fingerprint or buffer.nbytes != layout.nbytes:
+    """Return fetched bytes as a snapshot, or STRUCTURE if they have another layout.
+
+    Args:
+        published: The snapshot in the index.
+        buffer: Its bytes, shape (bytes,), uint8.
+        layout: Layout that it must have.
+    """
+    if published.origin.structure != layout.fingerprint or buffer.nbytes != layout.nbytes:
         return ExchangeOutcome.STRUCTURE
-    return Snapshot(origin=offered.origin, information=offered.information, buffer=buffer, layout=layout)
+    return Snapshot(origin=published.origin, information=published.information, buffer=buffer, layout=layout)
+
+
+def fetch(published: PublishedSnapshot[References], layout: Layout, *, seconds: float) -> Snapshot | ExchangeOutcome:
+    """Fetch a published snapshot from the object store.
+
+    Args:
+        published: The snapshot in the index.
+        layout: Layout that it must have.
+        seconds: Longest wait.
+
+    Returns:
+        The snapshot, whose buffer is a read-only view of the store's memory, or the reason why it did not come.
+    """
+    buffer = fetch_buffer(published.payload, seconds=seconds)
+    return buffer if isinstance(buffer, ExchangeOutcome) else as_snapshot(published, buffer, layout)

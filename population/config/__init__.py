@@ -1,4 +1,4 @@
-"""The whole configuration of a run: frozen values, checked when they are made, written beside every result."""
+"""The whole configuration of a run: frozen values, checked when they are created, stored beside every result."""
 
 from inarch.population.config.data import DataConfig, ImageSize, height_and_width
 from inarch.population.config.exchange import (

@@ -1,4 +1,4 @@
-"""Checks of a configuration's fields: the error names the field, the rule and the value."""
+"""Checks of configuration fields. Each error names the field, the rule and the value."""
 
 from __future__ import annotations
 
@@ -10,17 +10,35 @@ from inarch.population.errors import ConfigError
 
 
 def require(claim: bool, name: str, rule: str, value: object) -> None:
-    """Raises ConfigError where a claim about a field does not hold."""
+    """Raise ConfigError if a claim about a field is false.
+
+    Args:
+        claim: Whether the field is valid.
+        name: Name of the field, with its section: `graft.a`.
+        rule: The rule, as it follows the word `must` in the message: `lie in [0, 1]`.
+        value: Value of the field.
+    """
     if not claim:
         raise ConfigError(f"{name} must {rule}, got {value!r}")
 
 
 def one_of(value: str, options: Any, name: str) -> None:
-    """Raises ConfigError where a value is none of a Literal's."""
+    """Raise ConfigError if a value is not among the options.
+
+    Args:
+        value: Value of the field.
+        options: A `Literal` type that lists the allowed values.
+        name: Name of the field, with its section.
+    """
     allowed = typing.get_args(options)
     require(value in allowed, name, f"be one of {', '.join(allowed)}", value)
 
 
 def finite(value: float, name: str) -> None:
-    """Raises ConfigError where a number is NaN or infinite."""
+    """Raise ConfigError if a number is NaN or infinite.
+
+    Args:
+        value: Value of the field.
+        name: Name of the field, with its section.
+    """
     require(math.isfinite(value), name, "be a finite number", value)

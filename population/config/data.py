@@ -8,70 +8,80 @@ from typing import Literal
 from inarch.population.config.checks import one_of, require
 
 ImageSize = int | tuple[int, int]
-"""Pixels: of both sides, or (height, width)."""
+"""Size in pixels: of both sides, or (height, width)."""
 
 
 def height_and_width(size: ImageSize) -> tuple[int, int]:
-    """Of an image of a size."""
+    """Return the height and the width of an image size, in pixels.
+
+    Args:
+        size: Pixels of both sides, or (height, width).
+    """
     return (size, size) if isinstance(size, int) else size
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where images come from, and how they are split and augmented."""
+    """Source of the images, and how they are split, resized and augmented."""
 
     train: str = "digits"
-    """Training images: digits, cifar10, cifar100; a Parquet, Arrow or CSV file, a folder of Parquet shards or a pattern
-    of them (train-*.parquet), a folder that datasets.save_to_disk wrote; or a folder (a subfolder for each class,
-    torchvision's CIFAR format, files named as Market-1501's, or images with a metadata.csv). Paths and URIs."""
+    """Training images: a name (digits, cifar10, cifar100), or a path or URI. Tables: a Parquet, Arrow or CSV file, a
+    folder of Parquet shards, a pattern (train-*.parquet), or a folder written by datasets.save_to_disk. Folders: a
+    subfolder for each class, torchvision's CIFAR format, file names as in Market-1501, or images with a
+    metadata.csv."""
     test: str | None = None
-    """Test images, in the same forms; None where `train` holds both (digits, cifar10, cifar100, a folder of Parquet
-    shards named by their parts). In retrieval the gallery; its classes may be others than the training images'."""
+    """Test images, in the same forms as data.train. None: taken from data.train if it holds both training and test
+    images (digits, cifar10, cifar100, a folder of Parquet shards named by split). In retrieval they are the gallery,
+    whose classes may differ from the training classes."""
     validation_set: str | None = None
-    """Validation images of their own, in the same forms; then none are held out of the training images."""
+    """Separate validation images, in the same forms as data.train. None: they are held out from the training images."""
     query: str | None = None
-    """Images that ask the gallery, with task=retrieval; None: every test image asks all others."""
+    """Retrieval only: query images, in the same forms as data.train. None: each test image is a query to all others."""
     validation: float = 0.1
-    """Part of the training images held out, in [0, 0.5], evenly from the classes; they choose checkpoints and soups. 0:
-    the last checkpoint is kept. Not used with validation_set."""
+    """Share of the training images held out for validation, in [0, 0.5], evenly from all classes. They select
+    checkpoints and soups. 0: the last checkpoint is used. Ignored if data.validation_set is given."""
     image_size: ImageSize | None = None
-    """Pixels a side: images are scaled to it and their center cut out; or height and width: they are scaled to that as
-    a whole. None: as found (they must then be of one size); of streamed images 224."""
+    """Size in pixels. One number: the shorter side is scaled to it, and the center square is cut out. Height and width:
+    the whole image is scaled to them. None: images keep their size and must all have the same. Streamed images then
+    have 224 pixels a side."""
     channels: Literal["auto", "gray", "rgb"] = "auto"
-    """What images become: auto: gray where all of them are gray, else RGB (streamed images are RGB)."""
+    """Channels that images are converted to. auto: RGB, but gray if all images are gray and they are not streamed."""
     image_column: str | None = None
-    """Tables: column of the images (encoded bytes, or paths); None: image, img, file_name and the like."""
+    """Tables only: column with the images, as encoded bytes or paths. None: image, img, file_name or similar."""
     label_column: str | None = None
-    """Tables: column of the labels; None: label, labels, fine_label and the like."""
+    """Tables only: column with the labels. None: label, labels, fine_label or similar."""
     image_folder: str | None = None
-    """Tables: folder that image paths in rows are relative to; None: the table's own folder."""
+    """Tables only: folder to which the image paths are relative. None: the folder of the table."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes by number, for parts whose labels are numbers without names."""
+    """Names of the classes, in the order of their numbers. For images whose labels are numbers without names."""
     skip_unreadable: int = 0
-    """Images that may be left out because they cannot be read, over all parts; one more is an error. Where it is above
-    0, streamed images are all read once before training."""
+    """Most unreadable images that may be skipped, counted over all splits together. One more is an error. If
+    above 0, all streamed images are read once before training."""
     train_limit: int | None = None
-    """Training images used at most, evenly from the classes, before validation images are held out; None: all."""
+    """Most training images used, at least 2, evenly from all classes. Counted before the hold-out. None: all."""
     test_limit: int | None = None
-    """Test images used at most, and queries; None: all."""
+    """Most test images used, and most query images, each at least 2. None: all."""
     augmentation: Literal["none", "crop", "crop_flip", "imagenet"] = "crop_flip"
-    """Of training images: zero-padded random crop, with or without mirror; imagenet: random resized crop and mirror, of
-    images that are streamed."""
+    """Augmentation of training images. crop: zero padding and a random crop. crop_flip: crop, and a random mirror
+    image. imagenet: random resized crop and mirror image, for streamed images only."""
     padding: int = 4
-    """Zero pixels around an image before the random crop, at least 0."""
+    """Width in pixels of the zero padding before the random crop, at least 0."""
     stream: Literal["auto", "never", "always"] = "auto"
-    """Whether images are decoded by loader workers as they are needed, in place of once into the object store."""
+    """Whether loader workers decode images when they are needed, instead of once into the object store. auto: only if
+    the decoded images exceed data.memory_gib, or with data.augmentation imagenet."""
     memory_gib: float = 4.0
-    """With stream=auto: decoded images above this many GiB are streamed."""
+    """With data.stream auto: images are streamed if they need more than this many GiB when decoded."""
     workers: int = 2
-    """Loader processes for each network where images are streamed."""
+    """Loader processes of each network for streamed images, at least 0."""
 
     def __post_init__(self) -> None:
         require(bool(self.train), "data.train", "name a data set", self.train)
         require(0 <= self.validation <= 0.5, "data.validation", "lie in [0, 0.5]", self.validation)
         is_size = self.image_size is None or min(height_and_width(self.image_size)) >= 1
         require(is_size, "data.image_size", "be at least 1", self.image_size)
-        require(self.query is None or self.test is not None, "data.query", "come with data.test", self.query)
+        require(
+            self.query is None or self.test is not None, "data.query", "be None unless data.test is set", self.query
+        )
         one_of(self.channels, Literal["auto", "gray", "rgb"], "data.channels")
         require(self.skip_unreadable >= 0, "data.skip_unreadable", "be at least 0", self.skip_unreadable)
         is_unique = len(set(self.class_names)) == len(self.class_names)

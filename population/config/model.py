@@ -1,4 +1,4 @@
-"""Which architecture is trained."""
+"""The architecture of the networks and the weights that they start from."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from inarch.population.config.checks import require
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which architecture every network of the population has."""
+    """The architecture of every network in the population, and the weights that they start from."""
 
     architecture: str = "resnet20"
-    """A built-in name (resnet20, mobilenetv2, vgg16, ...), torchvision:NAME, or module:function of your own."""
+    """A built-in name (resnet20, mobilenetv2, vgg16, ...), torchvision:NAME, or module:function for your own model."""
     leaky: bool = False
-    """CIFAR ResNets only: leaky ReLU (slope 0.01) in place of ReLU."""
+    """CIFAR ResNets only: use leaky ReLU (slope 0.01) instead of ReLU."""
     weights: str | None = None
-    """Trained weights that every network begins with: a safetensors file, as `inarch export` writes it, or
-    torchvision's name of them (DEFAULT, IMAGENET1K_V1), which it fetches. A classifier of another width begins anew.
-    A file must stay where it is while the run may be resumed. Weights that were trained on these images with another
-    seed have learned images that are held out here. None: random ones."""
+    """Trained weights that every network starts from. Either a safetensors file, as `inarch export` writes it, or the
+    name of a torchvision weight set (DEFAULT, IMAGENET1K_V1), which torchvision downloads. None: random weights. A last
+    linear layer of another width keeps its random weights. Do not move the file while the run may still be resumed.
+    Weights trained on the same images with another seed have already learned some of this run's validation images."""
 
     def __post_init__(self) -> None:
         require(bool(self.architecture), "model.architecture", "name an architecture", self.architecture)

@@ -1,4 +1,4 @@
-"""Size of the population, and what each network gets."""
+"""Size of the population, and the resources of each network."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from inarch.population.config.checks import one_of, require
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationConfig:
-    """How many networks there are, and what each of them gets."""
+    """Number of networks, their resources, their initial weights and their restarts."""
 
     size: int = 4
-    """Networks wanted, at least 1."""
+    """Number of networks, at least 1."""
     min_size: int | None = None
-    """The run starts when this many are placed and grows as nodes appear; None: `size`."""
+    """Training starts when this many networks are placed, and the others join as nodes appear. In lockstep,
+    training waits for all networks. None: population.size."""
     max_size: int | None = None
-    """The most that `scale` may ask for; None: no limit."""
+    """Largest size that `inarch scale` may set. None: no limit."""
     cpus: float | None = None
-    """CPUs of each network, fractions too; None: an equal share of the cluster's."""
+    """CPUs of each network, above 0, also fractions. None: an equal share of the cluster's CPUs."""
     gpus: float | None = None
-    """GPUs of each network, fractions too; None: one where the cluster has GPUs, else none."""
+    """GPUs of each network, at least 0. A value below 1 lets networks share a GPU. A value above 1 must be whole. None:
+    1 if there is a GPU for each network, a fraction if there are fewer GPUs, 0 if there are none."""
     init_new_networks: Literal["clone", "fresh"] = "clone"
-    """What a network that joins later begins with: a living network's weights, or weights of its own."""
+    """Weights of a network that joins later. clone: those of another network in the population. fresh: its own initial
+    weights, as at the start of the run."""
     same_initial_weights: bool = False
-    """Whether all networks begin with the same weights."""
+    """Whether all networks start from the same random weights."""
     max_restarts: int = 3
-    """How often one network that died is brought back from its newest checkpoint before it is given up."""
+    """How often a network whose process died restarts from its newest checkpoint before it is marked failed, at
+    least 0."""
 
     def __post_init__(self) -> None:
         require(self.size >= 1, "population.size", "be at least 1", self.size)
@@ -48,6 +52,6 @@ class PopulationConfig:
         require(self.cpus is None or self.cpus > 0, "population.cpus", "be above 0", self.cpus)
         require(self.gpus is None or self.gpus >= 0, "population.gpus", "be at least 0", self.gpus)
         if self.gpus is not None and self.gpus > 1:
-            require(float(self.gpus).is_integer(), "population.gpus", "be whole above 1", self.gpus)
+            require(float(self.gpus).is_integer(), "population.gpus", "be a whole number if above 1", self.gpus)
         one_of(self.init_new_networks, Literal["clone", "fresh"], "population.init_new_networks")
         require(self.max_restarts >= 0, "population.max_restarts", "be at least 0", self.max_restarts)

@@ -1,4 +1,4 @@
-"""One run: its population, its modes, and how all of it becomes JSON and back."""
+"""The configuration of one run: its name, task and mode, and a section for each part."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ TaskName = Literal["classification", "retrieval"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run of a population."""
+    """Configuration of one run of a population."""
 
     name: str | None = None
-    """Name of the run and of its folder; None: the recipe's name and the time."""
+    """Name of the run and of its folder. None: the recipe's name and the time."""
     storage: str = "runs"
-    """Folder or URI (s3://, gs://) that holds runs; every node of the cluster must reach it."""
+    """Folder or URI (s3://, gs://) that holds the folders of runs. Every node of the cluster must reach it."""
     seed: int = 0
-    """Root of the seed tree; each network has its own branch."""
+    """Root of the seed tree, from which each network derives its own seeds. In [0, 2**63)."""
     task: TaskName = "classification"
-    """What networks are judged by: classes of images, or how well the images of a class (of a person) are found by each
-    other's embeddings. Both learn the training images' classes by cross-entropy."""
+    """How networks are evaluated. classification: by the predicted classes of images. retrieval: by how well an image's
+    embedding finds other images of the same class, for example of the same person. Both train by cross-entropy on the
+    classes of the training images."""
     mode: Mode = "async"
-    """async: nobody waits; lockstep: the papers' barrier at each interval."""
+    """async: networks do not wait for each other. lockstep: they meet at a barrier after each interval, as in the
+    papers."""
     detach: bool = False
-    """The run outlives this driver; needs a cluster that outlives it too."""
+    """Whether the run continues after this driver process ends. Needs a Ray cluster that also outlives the driver."""
     address: str | None = None
-    """Address of a Ray cluster; None: RAY_ADDRESS, else a Ray of this machine for this run."""
+    """Address of a Ray cluster. None: the environment variable RAY_ADDRESS if set, otherwise a local Ray started
+    for this run."""
     model: ModelConfig = field(default_factory=ModelConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -81,7 +84,7 @@ class RunConfig:
         rates = self.optimizer.learning_rates
         if not isinstance(rates, str):
             fits = len(rates) == self.population.size
-            require(fits, "optimizer.learning_rates", f"have {self.population.size} rates, one a network", rates)
+            require(fits, "optimizer.learning_rates", f"have {self.population.size} rates, one for each network", rates)
 
     def _check_exchange(self) -> None:
         """Check the fields that depend on the exchange rule."""
@@ -107,7 +110,7 @@ class RunConfig:
 
     @property
     def compensation(self) -> int:
-        """Intervals over which delay compensation reaches back; 0: none."""
+        """Most intervals that delay compensation covers. 0: there is no compensation."""
         if self.staleness.compensation_intervals is not None:
             return self.staleness.compensation_intervals
         return 2 if self._grafts_external_scions and self.mode == "async" and self.graft.momentum != "blend" else 0

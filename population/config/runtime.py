@@ -12,16 +12,16 @@ from inarch.population.config.checks import one_of, require
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
-    """How a network uses its device."""
+    """How a network uses its CPU or GPU."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the forward pass; auto: bfloat16 autocast on a GPU that has it, else float32."""
+    """Precision of the forward pass. auto: bfloat16 autocast on a GPU that supports it, float32 otherwise."""
     channels_last: Literal["auto", "on", "off"] = "auto"
-    """Memory format of convolutions; auto: on a GPU."""
+    """Whether convolutions use the channels-last memory format. auto: only on a GPU."""
     compile: bool = False
-    """torch.compile the network."""
+    """Whether to compile the network with torch.compile."""
     deterministic: bool = False
-    """Use only deterministic algorithms (slower on a GPU)."""
+    """Whether to use only deterministic algorithms. They are slower on a GPU."""
 
     def __post_init__(self) -> None:
         one_of(self.precision, Literal["auto", "float32", "bfloat16", "float16"], "device.precision")
@@ -30,12 +30,14 @@ class DeviceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What is kept of each network."""
+    """How often checkpoints are written, and how many are kept."""
 
     keep: int = 2
-    """Newest checkpoints kept of each network, at least 2 (lockstep resumes from the interval that all have)."""
+    """Number of newest checkpoints kept for each network. At least 2, because lockstep resumes from an interval that
+    all networks have saved."""
     every: int = 1
-    """Judged intervals (schedule.eval_every) between checkpoints, at least 1; the last interval always has one."""
+    """Evaluations (schedule.eval_every) from one checkpoint to the next, at least 1. The last interval always ends
+    with a checkpoint."""
 
     def __post_init__(self) -> None:
         require(self.keep >= 2, "checkpoint.keep", "be at least 2", self.keep)
@@ -44,22 +46,23 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeoutsConfig:
-    """How long anything waits. Every wait has an end."""
+    """Time limits. Every wait has one."""
 
     lease_seconds: float = 30.0
-    """A network that hears from no coordinator for so long commits a checkpoint and ends."""
+    """A network that receives no answer from the coordinator for this long commits a checkpoint and ends."""
     fetch_seconds: float = 10.0
-    """A scion that has not arrived by then is refused."""
+    """Limit for fetching a snapshot. A snapshot that takes longer is refused as late."""
     barrier_seconds: float = 600.0
-    """lockstep: a barrier that has waited so long opens with the outcome barrier_timeout."""
+    """lockstep only: a barrier that has waited this long is released with the outcome barrier_timeout."""
     start_seconds: float = 300.0
-    """Networks that are not placed by then fail the start, unless population.min_size are; later, networks that nobody
-    trains beside are given up after so long."""
+    """Limit for reading the data and for placing networks. The run fails if fewer than population.min_size networks
+    (in lockstep: fewer than all) are placed within this time. Later, if no network trains, the networks that are still
+    starting are marked failed after this time."""
     storage_seconds: float = 120.0
-    """A storage call that takes longer fails."""
+    """Limit for each read or write in the run's folder. A call that takes longer fails."""
     progress_seconds: float = 7200.0
-    """A network that trains and for so long has come to no next step and no end of an interval (longer than any
-    evaluation takes) is ended, and comes back from its newest checkpoint."""
+    """A network restarts from its newest checkpoint if it completes neither a step nor an interval for this long.
+    Must exceed the longest evaluation."""
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -69,12 +72,12 @@ class TimeoutsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StragglerConfig:
-    """Slower steps, on purpose: to see what a straggler does to the others."""
+    """Deliberately slow steps, to measure how a straggler affects the other networks."""
 
     step_seconds: float = 0.0
-    """Every step is padded to at least this length, at least 0."""
+    """Minimum duration of a training step, at least 0. Shorter steps are padded."""
     slowdowns: tuple[float, ...] = ()
-    """What step_seconds is multiplied by for each network, by id; 1 for those not named."""
+    """Factors for step_seconds, above 0. The first is for network 0. Networks without a factor have 1."""
 
     def __post_init__(self) -> None:
         require(0 <= self.step_seconds < math.inf, "debug.straggler.step_seconds", "be at least 0", self.step_seconds)
@@ -82,12 +85,16 @@ class StragglerConfig:
         require(positive, "debug.straggler.slowdowns", "be above 0", self.slowdowns)
 
     def seconds(self, network_id: int) -> float:
-        """Least length of a network's steps."""
+        """Return the minimum duration of a network's steps, in seconds.
+
+        Args:
+            network_id: Id of the network.
+        """
         return self.step_seconds * (self.slowdowns[network_id] if network_id < len(self.slowdowns) else 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DebugConfig:
-    """Aids for tests and benchmarks; a normal run leaves them alone."""
+    """Aids for tests and benchmarks. A normal run does not need them."""
 
     straggler: StragglerConfig = field(default_factory=StragglerConfig)

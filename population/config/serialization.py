@@ -1,4 +1,4 @@
-"""A configuration as JSON, and back."""
+"""Convert a configuration to JSON types and back."""
 
 from __future__ import annotations
 
@@ -12,25 +12,35 @@ from inarch.population.errors import ConfigError
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as JSON's types."""
+    """Return a configuration as nested dicts of JSON types. Tuples stay tuples, which JSON writes as lists.
+
+    Args:
+        config: A configuration dataclass.
+    """
     return dataclasses.asdict(config)
 
 
 def from_dict(kind: type, values: Mapping[str, Any], path: str = "") -> Any:
-    """A configuration from JSON's types.
+    """Return a configuration built from JSON types. Fields that are missing get their defaults.
+
+    Args:
+        kind: The configuration dataclass.
+        values: Values by field name. Sections are nested mappings.
+        path: Names of the enclosing sections, each followed by a dot, for error messages.
 
     Raises:
-        ConfigError: an unknown field, or a value that its check refuses; the message names it.
+        ConfigError: A field is unknown, or its value is refused. The message names the field.
     """
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(f"{path or 'the configuration'} has no field {unknown[0]!r}; it has {', '.join(hints)}")
-    made = {name: _revive(hints[name], value, f"{path}{name}.") for name, value in values.items()}
-    return kind(**made)
+    fields = {name: _revive(hints[name], value, f"{path}{name}.") for name, value in values.items()}
+    return kind(**fields)
 
 
 def _revive(hint: Any, value: Any, path: str) -> Any:
+    """Convert a JSON value: a mapping to its dataclass, a list to a tuple, an integer to an optional float."""
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(typing.cast(type, hint), value, path)
     if isinstance(value, list):

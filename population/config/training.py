@@ -1,4 +1,4 @@
-"""What one network learns, from what, and how."""
+"""How each network is trained: schedule, optimizer, distillation and weight averaging."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from inarch.population.config.checks import finite, one_of, require
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How long networks train, how the learning rate falls, and how often they exchange."""
+    """Length of training, decay of the learning rate, and how often networks exchange and are evaluated."""
 
     epochs: int = 200
     """Passes over the training images, at least 1."""
     batch_size: int = 256
-    """Images a step."""
+    """Images per training step, at least 1."""
     drop_last: Literal["auto", "on", "off"] = "auto"
-    """Whether the last, smaller batch of an epoch is left out; auto: only where it has a single image, by which batch
-    norm cannot be measured."""
+    """Whether to drop the last batch of an epoch if it is smaller than the others. auto: only if it has a single image,
+    because batch norm cannot compute statistics from one image."""
     interval_epochs: int = 1
     """Epochs between exchanges, at least 1."""
     interval_steps: int | None = None
-    """Steps between exchanges, in place of interval_epochs."""
+    """Training steps between exchanges, at least 1. Replaces schedule.interval_epochs."""
     eval_every: Literal["interval", "epoch"] = "interval"
-    """When networks are judged on the validation images: after every interval, or after those in which an epoch ended
-    (for intervals much shorter than an epoch); after the last in any case."""
+    """When networks are evaluated on the validation images. interval: after every interval. epoch: after each interval
+    in which an epoch ended, for intervals much shorter than an epoch. Both evaluate after the last interval."""
     batch_norm_batches: int = 0
-    """Batches of training images, augmented as in training, by which batch norm's statistics are measured anew before
-    each evaluation, at least 0; 0: they stay as training and grafts left them."""
+    """Batches of training images from which batch norm's statistics are measured again before each evaluation, at least
+    0. The images are augmented as in training. 0: the statistics stay as training and grafts left them."""
     lr_decay: Literal["constant", "step", "cosine"] = "step"
-    """How the learning rate falls."""
+    """How the learning rate decays: not at all (constant), in steps, or along a cosine."""
     step_epochs: int = 60
-    """step: epochs between falls, at least 1."""
+    """lr_decay step only: epochs between two decays, at least 1."""
     step_at: tuple[int, ...] = ()
-    """step: epochs after which the learning rate falls, ascending, in place of every step_epochs."""
+    """lr_decay step only: epochs after which the learning rate decays, ascending. Replaces schedule.step_epochs."""
     step_factor: float = 0.1
-    """step: what the learning rate is multiplied by at each fall, in (0, 1]."""
+    """lr_decay step only: factor of the learning rate at each decay, in (0, 1]."""
     warmup_epochs: int = 0
-    """Epochs over which the learning rate rises linearly from zero, at least 0."""
+    """Epochs in which the learning rate rises linearly from zero, at least 0 and less than schedule.epochs."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "schedule.epochs", "be at least 1", self.epochs)
@@ -52,7 +52,7 @@ class ScheduleConfig:
         require(self.batch_norm_batches >= 0, "schedule.batch_norm_batches", "be at least 0", self.batch_norm_batches)
         one_of(self.lr_decay, Literal["constant", "step", "cosine"], "schedule.lr_decay")
         require(self.step_epochs >= 1, "schedule.step_epochs", "be at least 1", self.step_epochs)
-        rises = all(one < other for one, other in zip((0, *self.step_at), self.step_at, strict=False))
+        rises = all(earlier < later for earlier, later in zip((0, *self.step_at), self.step_at, strict=False))
         require(rises, "schedule.step_at", "be ascending epochs from 1", self.step_at)
         require(0 < self.step_factor <= 1, "schedule.step_factor", "lie in (0, 1]", self.step_factor)
         is_part = self.warmup_epochs == 0 or 0 < self.warmup_epochs < self.epochs
@@ -61,22 +61,24 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The optimizer of each network; the papers' values are the defaults."""
+    """The optimizer of each network. The defaults are the papers' values."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum, or AdamW."""
+    """Optimizer: SGD with momentum, or AdamW."""
     learning_rate: float = 0.1
     """Initial learning rate, above 0."""
     learning_rates: Literal["same", "spread"] | tuple[float, ...] = "same"
-    """Diversity: the same for all; spread as in the paper, lr (1 + cos(pi (N - i) / N)) / 2; or one given for each."""
+    """Learning rate of each network, which makes the population diverse. same: learning_rate for all. spread: lr (1 +
+    cos(pi (N - i) / N)) / 2 for network i of N, counted from 1, as in the paper. Or one rate above 0 for each
+    network."""
     momentum: float = 0.9
-    """SGD's, in [0, 1)."""
+    """sgd only: momentum, in [0, 1)."""
     weight_decay: float = 5e-4
-    """At least 0."""
+    """Weight decay, at least 0."""
     nesterov: bool = False
-    """SGD with Nesterov's momentum."""
+    """sgd only: use Nesterov momentum."""
     label_smoothing: float = 0.0
-    """In [0, 1)."""
+    """Label smoothing of the cross-entropy loss, in [0, 1)."""
 
     def __post_init__(self) -> None:
         one_of(self.name, Literal["sgd", "adamw"], "optimizer.name")
@@ -94,7 +96,7 @@ class OptimizerConfig:
         require(
             not self.nesterov or self.momentum > 0,
             "optimizer.nesterov",
-            "come with momentum above 0",
+            "be False unless optimizer.momentum is above 0",
             self.nesterov,
         )
         require(0 <= self.label_smoothing < 1, "optimizer.label_smoothing", "lie in [0, 1)", self.label_smoothing)
@@ -102,16 +104,18 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
-    """Teachers whose predictions each network learns from. Source: Cheng et al. 2020 (arXiv:2004.12311), Grafting+."""
+    """Learning from the predictions of trained teachers. Source: Cheng et al. 2020 (arXiv:2004.12311), Grafting+."""
 
     teachers: tuple[str, ...] = ()
-    """Folders of runs (each its best network), folder#id, or folder#id@interval (as it was then, where the run kept
-    that checkpoint); every node must reach them. Which images are held out follows from the seed: teachers of another
-    seed have learned validation images of these networks, whose validation scores then are too good."""
+    """Teachers, each a network of an earlier run. A run's folder: its best network. folder#id: the network with this
+    id. folder#id@interval: its weights after this interval, if the run kept that checkpoint. Every node must reach the
+    folders. Use teachers of the same seed, because the seed decides which images are held out for validation. Teachers
+    of another seed have learned this run's validation images, which makes its validation scores too good."""
     temperature: float = 2.0
-    """Softens teachers' and student's probabilities, above 0."""
+    """Divides the logits of teachers and student, which softens their probabilities. Above 0."""
     weight: float = 1.0
-    """Of the teachers' loss beside the labels', at least 0; of the peers' with exchange.rule dml."""
+    """Weight of the teachers' loss, at least 0. The labels' loss has weight 1. With exchange.rule dml, the
+    peers' loss has this weight too."""
 
     def __post_init__(self) -> None:
         require(0 < self.temperature < math.inf, "distillation.temperature", "be above 0", self.temperature)
@@ -120,14 +124,15 @@ class DistillationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightAveragingConfig:
-    """A mean of each network's own weights over time, judged and saved in their place; exchanges do not see it."""
+    """A running mean of each network's own weights, evaluated and saved instead of them. Exchanges do not use it."""
 
     kind: Literal["none", "ema", "swa"] = "none"
-    """ema: exponential, after every step; swa: equal, after every epoch of the schedule's last part."""
+    """How the weights are averaged. ema: exponential moving average, updated after every step. swa: equal mean, updated
+    after every epoch in the last part of the schedule."""
     decay: float = 0.99
-    """ema: what is kept of the mean at each step, in [0, 1)."""
+    """ema only: share of the old mean that remains at each step, in [0, 1)."""
     start: float = 0.75
-    """swa: part of the schedule after which it begins, in [0, 1)."""
+    """swa only: share of the schedule after which averaging starts, in [0, 1)."""
 
     def __post_init__(self) -> None:
         one_of(self.kind, Literal["none", "ema", "swa"], "weight_averaging.kind")

@@ -1,4 +1,4 @@
-"""How good networks are: one by one, as an ensemble, and averaged into one."""
+"""Evaluate classification: loss, accuracy, top-5 accuracy and calibration of a network or an ensemble."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inarch.population.evaluation.protocol import Scores
 
 
 class ClassificationEvaluator:
-    """Images are given to classes; an ensemble is the mean of its networks' probabilities."""
+    """Evaluates the classes that a network predicts. An ensemble is the mean of its networks' class probabilities."""
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
         return evaluate(model, batches)
@@ -33,7 +33,14 @@ class ClassificationEvaluator:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Scores:
-    """Scores of a network in evaluation mode; its mode is put back. Waits for the device once, at the end."""
+    """Return the loss and accuracy of a network in evaluation mode.
+
+    The function waits for the device only once, at the end.
+
+    Args:
+        model: The network. Its former mode is restored.
+        batches: Images and labels, at least one batch.
+    """
     was_training = model.training
     model.eval()
     loss: Tensor | float = 0.0
@@ -50,22 +57,32 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Scores:
 
 @torch.no_grad()
 def probabilities(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Class probabilities (images, classes), float64, and labels (images,), on the CPU."""
+    """Return class probabilities (images, classes), float64, and labels (images,), on the CPU.
+
+    Args:
+        model: The network. It is left in evaluation mode.
+        batches: Images and labels, at least one batch.
+    """
     model.eval()
     outputs = [(model(images).double().softmax(1).cpu(), labels.cpu()) for images, labels in batches]
     return torch.cat([output for output, _ in outputs]), torch.cat([labels for _, labels in outputs])
 
 
 def score_probabilities(predicted: Tensor, labels: Tensor) -> Scores:
-    """All scores of class probabilities (images, classes) for labels (images,)."""
-    from torchmetrics.functional import classification  # takes a second to import; networks that train never do
+    """Return all scores of class probabilities.
+
+    Args:
+        predicted: Class probabilities, shape (images, classes).
+        labels: True classes, shape (images,).
+    """
+    from torchmetrics.functional import classification  # its import takes a second, and training does not need it
 
     num_classes = predicted.shape[1]
-    chosen = predicted.gather(1, labels[:, None]).squeeze(1).clamp_min(1e-300)
+    true_probabilities = predicted.gather(1, labels[:, None]).squeeze(1).clamp_min(1e-300)
     calibration = classification.multiclass_calibration_error(predicted, labels, num_classes, n_bins=15, norm="l1")
     top5 = (predicted.topk(5, dim=1).indices == labels[:, None]).any(1) if num_classes > 5 else None
     return Scores(
-        loss=float(-chosen.log().mean()),
+        loss=float(-true_probabilities.log().mean()),
         accuracy=float((predicted.argmax(1) == labels).double().mean()),
         images=len(labels),
         top5=None if top5 is None else float(top5.double().mean()),

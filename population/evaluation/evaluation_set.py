@@ -1,4 +1,4 @@
-"""Which images judge, and by what measure: the parts of a run's data."""
+"""Build the evaluation sets of a run: images of a split, and the evaluator of the task."""
 
 from __future__ import annotations
 
@@ -22,64 +22,71 @@ from inarch.population.evaluation.retrieval import (
 )
 
 LEAST_BATCH = 256
-"""Images that are judged at a time, at least."""
+"""Minimum number of images in a batch of an evaluation."""
 
 
 def evaluation_set(config: RunConfig, splits: Splits, name: str, *, device: torch.device | str) -> EvaluationSet | None:
-    """The images of a part and how they judge; in retrieval the queries come before their gallery.
+    """Return the evaluation set of a split. In retrieval, queries precede their gallery.
 
     Args:
-        config: The run's.
-        splits: Its data.
-        name: validation or test.
-        device: Where the images are judged.
+        config: Configuration of the run.
+        splits: Data of the run.
+        name: Split: validation or test.
+        device: Device on which networks are evaluated.
 
     Returns:
-        None where the part has no images.
+        The evaluation set, or None if the split has no images.
 
     Raises:
-        ConfigError: of query and gallery only one tells its cameras.
+        ConfigError: Cameras are known for the queries or for the gallery, but not for both.
     """
-    found = splits.batches(name, device)
-    if found is None:
+    images = splits.batches(name, device)
+    if images is None:
         return None
     size = max(LEAST_BATCH, config.schedule.batch_size)
     if config.task == "classification":
-        return EvaluationSet(batches=lambda: found.in_order(batch_size=size), measure=ClassificationEvaluator())
+        return EvaluationSet(batches=lambda: images.in_order(batch_size=size), measure=ClassificationEvaluator())
     query = splits.batches("query", device) if name == "test" else None
     return EvaluationSet(
         batches=lambda: itertools.chain(
-            () if query is None else query.in_order(batch_size=size), found.in_order(batch_size=size)
+            () if query is None else query.in_order(batch_size=size), images.in_order(batch_size=size)
         ),
         measure=RetrievalEvaluator(_roles(splits, name)),
     )
 
 
 def check_queries(splits: Splits) -> None:
-    """Raises ConfigError where a part that judges has no query with an image of its class to find."""
+    """Raise ConfigError if a split for evaluation has images, but no query has a matching gallery image.
+
+    Args:
+        splits: Data of a run whose task is retrieval.
+
+    Raises:
+        ConfigError: No query has a match, or cameras are known for only one of query and gallery.
+    """
     for name in ("validation", "test"):
         labels = splits.labels(name)
-        asking = splits.labels("query") if name == "test" else labels[:0]
-        all_labels = torch.from_numpy(np.concatenate([asking, labels]))
+        query_labels = splits.labels("query") if name == "test" else labels[:0]
+        all_labels = torch.from_numpy(np.concatenate([query_labels, labels]))
         if len(labels) and not num_answerable(all_labels, _roles(splits, name)):
-            more = "a larger data.validation, or 0" if name == "validation" else "other data.test or data.query"
+            remedy = "a larger data.validation, or 0" if name == "validation" else "another data.test or data.query"
             raise ConfigError(
-                f"retrieval: none of the {name} images that ask has another of its class (by another camera, where "
-                f"cameras are known) to find; give {more}"
+                f"retrieval: no {name} query has a matching gallery image (same class, another camera if cameras are "
+                f"known); give {remedy}"
             )
 
 
 def _roles(splits: Splits, name: str) -> QueryGallery:
-    """Who asks whom among the images of a part, queries before it where there are any."""
+    """Return the queries and the gallery of a split. Separate queries precede the gallery's images."""
     cameras, num_images = splits.cameras(name), len(splits.labels(name))
     num_queries = len(splits.labels("query")) if name == "test" else 0
     if not num_queries:
         return all_vs_all(num_images, _tensor(cameras))
-    asking = splits.cameras("query")
-    if (asking is None) != (cameras is None):
-        raise ConfigError("data.query and data.test must both tell their cameras, or neither")
-    both = None if asking is None or cameras is None else np.concatenate([asking, cameras])
-    return query_and_gallery(num_queries, num_images, _tensor(both))
+    query_cameras = splits.cameras("query")
+    if (query_cameras is None) != (cameras is None):
+        raise ConfigError("data.query and data.test must both have cameras, or neither")
+    all_cameras = None if query_cameras is None or cameras is None else np.concatenate([query_cameras, cameras])
+    return query_and_gallery(num_queries, num_images, _tensor(all_cameras))
 
 
 def _tensor(array: np.ndarray | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""How a network's filters stand: entropy, l1 norms and invalid filters of each layer, as rows of the history."""
+"""Statistics of a network's filters for the history: entropy, l1 norm and invalid filters of each layer."""
 
 from __future__ import annotations
 
@@ -15,33 +15,38 @@ from inarch.population.persistence.history import THRESHOLDS
 from inarch.population.state.state_dict import is_convolution
 
 ENTROPY_BINS = 10
-"""Of the history's entropies, whatever grafts go by."""
+"""Histogram cells for the entropies in the history, whatever criterion the grafts use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterDensity:
-    """Mean l1 norm of the filters that a baseline holds valid, and of the others."""
+    """Mean l1 norm of the filters that are valid in a baseline, and of its invalid filters."""
 
     num_valid: int
+    """Filters that are valid in the baseline."""
     num_invalid: int
+    """Filters that are invalid in the baseline."""
     valid: float | None
-    """None where there are none."""
+    """Mean l1 norm of the network's filters that are valid in the baseline. None if there are none."""
     invalid: float | None
+    """The same for the filters that are invalid in the baseline."""
 
 
 def filter_rows(
     state: Mapping[str, Tensor], units: Sequence[GraftUnit], entropies: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """One row for each convolution that opens a unit: layer, filters, entropy (nats), mean_l1, and how many filters lie
-    below each of THRESHOLDS.
+    """Return one row of statistics for each graft unit that a convolution opens.
 
     Args:
-        state: A state dict.
-        units: Whose first entries are looked at.
-        entropies: Layers' entropies, by key, that are known already.
+        state: State dict of the network.
+        units: Graft units of the network. The weight that names a unit is measured.
+        entropies: Entropies that are already known, by key of the weight, in nats.
+
+    Returns:
+        Rows with layer, filters, entropy (nats), mean_l1, and for each of THRESHOLDS the number of filters below it.
 
     Raises:
-        NotFiniteError: a weight is NaN or infinite; names the layer.
+        NotFiniteError: A weight is NaN or infinite. The message names the layer.
     """
     rows = []
     for unit in units:
@@ -68,23 +73,23 @@ def _entropy(weight: Tensor, name: str) -> float:
 
 
 def filter_density(state: Mapping[str, Tensor], baseline: Mapping[str, Tensor], threshold: float) -> FilterDensity:
-    """How dense a network's filters are where a baseline of the same structure has valid and invalid ones.
+    """Return the mean l1 norm of a network's filters, for the valid and the invalid filters of a baseline.
 
     Args:
-        state: The network's state dict.
-        baseline: Decides which filters are valid.
-        threshold: l1 norm below which one is not.
+        state: State dict of the network.
+        baseline: State dict of the same structure, which determines which filters are valid.
+        threshold: l1 norm below which a filter of the baseline is invalid.
 
-    Source: Cheng et al. 2020 (arXiv:2004.12311), table of filter density; there the baseline is the network trained
+    Source: Cheng et al. 2020 (arXiv:2004.12311), table of filter density. There the baseline is the network trained
     alone.
     """
     keys = [key for key, weight in baseline.items() if is_convolution(weight)]
     valid = torch.cat([l1_norm(baseline[key]) >= threshold for key in keys])
     norms = torch.cat([l1_norm(state[key]) for key in keys]).double()
-    there, gone = norms[valid], norms[~valid]
+    valid_norms, invalid_norms = norms[valid], norms[~valid]
     return FilterDensity(
-        num_valid=len(there),
-        num_invalid=len(gone),
-        valid=float(there.mean()) if len(there) else None,
-        invalid=float(gone.mean()) if len(gone) else None,
+        num_valid=len(valid_norms),
+        num_invalid=len(invalid_norms),
+        valid=float(valid_norms.mean()) if len(valid_norms) else None,
+        invalid=float(invalid_norms.mean()) if len(invalid_norms) else None,
     )

@@ -1,4 +1,4 @@
-"""What every kind of evaluation provides: scores, a measure, and the data that it is applied to."""
+"""Interfaces of evaluation: scores, evaluators, and evaluation sets."""
 
 from __future__ import annotations
 
@@ -13,56 +13,82 @@ from inarch.population.data import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Of one network, ensemble or soup on one part of the data."""
+    """Scores of a network, ensemble or soup on one split of the data."""
 
     loss: float | None
-    """Mean cross-entropy, nats; None in retrieval."""
+    """Mean cross-entropy in nats. None in retrieval."""
     accuracy: float
-    """Part of the images whose class is right; in retrieval, whose nearest image is of their class (CMC rank-1)."""
+    """Share of the images whose class is predicted correctly, in [0, 1]. In retrieval: share of the queries whose
+    nearest image is of their class (CMC rank-1)."""
     images: int
-    """How many were judged; in retrieval, how many asked."""
+    """Number of images evaluated. In retrieval: queries with a matching image."""
     top5: float | None = None
-    """Part whose class is among the five most probable, or among those of the five nearest images (CMC rank-5); None
-    where it was not asked, or classes are no more."""
+    """Share of the images whose class is among the five most probable. In retrieval: share of the queries with an
+    image of their class among the five nearest (CMC rank-5). None if not computed, or with at most five classes."""
     calibration_error: float | None = None
-    """Expected calibration error (l1, 15 bins), in [0, 1]; None where it was not asked, and in retrieval."""
+    """Expected calibration error (l1, 15 bins), in [0, 1]. None if not computed, and in retrieval."""
     mean_average_precision: float | None = None
-    """In [0, 1]; None in classification."""
+    """Mean average precision, in [0, 1]. None in classification."""
 
     @property
     def score(self) -> float:
-        """What networks are ranked by: mean average precision in retrieval, else accuracy."""
+        """Score that ranks networks: mean average precision in retrieval, otherwise accuracy."""
         return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
 
 
 class Evaluator(Protocol):
-    """How networks are judged on one part of the data: alone, together, and against each other."""
+    """Evaluates networks on one split of the data: alone, as an ensemble, and for their agreement."""
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
-        """What is needed while a network trains; its mode is put back."""
+        """Return the scores that are needed during training.
+
+        Args:
+            model: The network. Its former mode is restored.
+            batches: Images and labels.
+        """
         ...
 
     def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        """What a network says of each image, (images, ...), and labels (images,), on the CPU."""
+        """Return a network's output for each image, (images, ...), and labels (images,), on the CPU.
+
+        Args:
+            model: The network. It may be left in evaluation mode.
+            batches: Images and labels.
+        """
         ...
 
     def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
-        """What several networks say as one: their ensemble."""
+        """Combine the outputs of several networks into the output of their ensemble.
+
+        Args:
+            outputs: The output of each network, as from `outputs`.
+        """
         ...
 
     def scores(self, outputs: Tensor, labels: Tensor) -> Scores:
-        """All scores."""
+        """Return all scores of an output.
+
+        Args:
+            outputs: Output of a network or an ensemble.
+            labels: Labels of the images, shape (images,).
+        """
         ...
 
     def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """What each image is taken for, one integer each: what two networks agree in."""
+        """Return the predictions that the agreement of two networks compares: one integer for each image or query.
+
+        Args:
+            outputs: Output of a network or an ensemble.
+            labels: Labels of the images, shape (images,).
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
-    """Images that judge, and by what measure."""
+    """Images for an evaluation, and their evaluator."""
 
     batches: Callable[[], Iterable[Batch]]
-    """From the beginning with each call."""
+    """Returns the batches. Each call starts from the first batch."""
     measure: Evaluator
+    """Evaluator of the task."""

@@ -1,4 +1,4 @@
-"""Retrieval: images are found by their embeddings; mean average precision and CMC with query and gallery."""
+"""Evaluate retrieval: rank gallery images by embedding, and compute mean average precision and CMC."""
 
 from __future__ import annotations
 
@@ -14,158 +14,192 @@ from inarch.population.errors import ConfigError, DataError
 from inarch.population.evaluation.protocol import Scores
 
 QUERIES_AT_ONCE = 512
-"""Rows of the matrix of similarities that are in memory at a time."""
+"""Rows of the similarity matrix that are in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryGallery:
-    """Who asks whom, over the images of one part in order."""
+    """Queries and gallery among the images of one split, in their order."""
 
     queries: Tensor
-    """Shape (images,), booleans: those that ask."""
+    """Whether an image is a query. Booleans, shape (images,)."""
     gallery: Tensor
-    """Shape (images,), booleans: those that answer; no image answers itself."""
+    """Whether an image is in the gallery. Booleans, shape (images,). No query is matched with itself."""
     cameras: Tensor | None = None
-    """Shape (images,): an image of the query's class by the query's own camera does not count, it would be too easy;
-    None: every image counts."""
+    """Camera of each image, shape (images,). A gallery image with the class and the camera of the query does not count,
+    because it would be too easy to find. None: every image counts."""
 
 
 def all_vs_all(num_images: int, cameras: Tensor | None = None) -> QueryGallery:
-    """Each image asks all others."""
-    each = torch.ones(num_images, dtype=torch.bool)
-    return QueryGallery(queries=each, gallery=each, cameras=cameras)
+    """Return roles in which each image is a query, and all other images are its gallery.
+
+    Args:
+        num_images: Images of the split.
+        cameras: Camera of each image, shape (num_images,), if known.
+    """
+    every_image = torch.ones(num_images, dtype=torch.bool)
+    return QueryGallery(queries=every_image, gallery=every_image, cameras=cameras)
 
 
 def query_and_gallery(num_queries: int, num_gallery: int, cameras: Tensor | None = None) -> QueryGallery:
-    """The first images ask, the others answer."""
-    asks = torch.arange(num_queries + num_gallery) < num_queries
-    return QueryGallery(queries=asks, gallery=~asks, cameras=cameras)
+    """Return roles in which the first images are queries and the others are the gallery.
+
+    Args:
+        num_queries: Number of queries.
+        num_gallery: Number of gallery images.
+        cameras: Camera of each image, queries first, shape (num_queries + num_gallery,), if known.
+    """
+    is_query = torch.arange(num_queries + num_gallery) < num_queries
+    return QueryGallery(queries=is_query, gallery=~is_query, cameras=cameras)
 
 
 def num_answerable(labels: Tensor, roles: QueryGallery) -> int:
-    """How many queries have an image of their class to find."""
+    """Return the number of queries that have a matching gallery image.
+
+    Args:
+        labels: Class of each image, shape (images,).
+        roles: Queries and gallery.
+    """
     gallery, queries = roles.gallery.nonzero()[:, 0], roles.queries.nonzero()[:, 0]
     count = 0
-    for asking in queries.split(QUERIES_AT_ONCE):
-        is_right, is_left_out = _answers(asking, gallery, labels, roles)
-        count += int((is_right & ~is_left_out).any(1).sum())
+    for query_chunk in queries.split(QUERIES_AT_ONCE):
+        is_match, is_ignored = _answers(query_chunk, gallery, labels, roles)
+        count += int((is_match & ~is_ignored).any(1).sum())
     return count
 
 
 class RetrievalEvaluator:
-    """Images are ranked by cosine similarity; an ensemble's similarity is the mean of its networks'."""
+    """Ranks images by cosine similarity. An ensemble's similarity is the mean of its networks' similarities."""
 
     def __init__(self, roles: QueryGallery) -> None:
+        """Create the evaluator.
+
+        Args:
+            roles: Queries and gallery among the images of the evaluation set.
+        """
         self.roles = roles
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
         was_training = model.training
-        found = self.scores(*self.outputs(model, batches))
+        scores = self.scores(*self.outputs(model, batches))
         model.train(was_training)
-        return found
+        return scores
 
     def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         return embeddings(model, batches)
 
     def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Embeddings side by side."""
+        """Concatenate the embeddings of the networks."""
         return torch.cat(list(outputs), dim=1)
 
     def scores(self, outputs: Tensor, labels: Tensor) -> Scores:
         return retrieval_scores(outputs, labels, self.roles)
 
     def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The nearest image of each query."""
+        """Return the index of the nearest gallery image of each query."""
         return torch.cat([order[:, 0] for order, _ in _rankings(outputs, labels, self.roles)])
 
 
 def classifier(model: nn.Module) -> nn.Linear:
-    """The last linear layer: what goes into it is an image's embedding. Raises ConfigError where there is none."""
+    """Return the last linear layer of a network. Its input is the embedding of an image.
+
+    Args:
+        model: The network.
+
+    Raises:
+        ConfigError: The network has no linear layer.
+    """
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ConfigError("task retrieval takes what goes into the last linear layer, and this network has none")
+        raise ConfigError(
+            "task=retrieval: embeddings are the inputs of the last linear layer; this network has no linear layer"
+        )
     return layers[-1]
 
 
 @torch.no_grad()
 def embeddings(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Embeddings of length 1, shape (images, width), float32, and labels (images,), on the CPU; the network is left in
-    evaluation mode.
+    """Return embeddings of length 1, shape (images, width), float32, and labels (images,), on the CPU.
+
+    Args:
+        model: The network. It is left in evaluation mode.
+        batches: Images and labels, at least one batch.
 
     Raises:
-        ConfigError: the network's last linear layer does not see one row an image.
+        ConfigError: The network has no linear layer, or the last one does not receive one row for each image.
     """
-    plain = getattr(model, "_orig_mod", model)  # of torch.compile: a hook needs the modules themselves
-    plain.eval()
-    seen: list[Tensor] = []
-    hook = classifier(plain).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    found, labels = [], []
+    uncompiled = getattr(model, "_orig_mod", model)  # torch.compile wraps the modules that the hook needs
+    uncompiled.eval()
+    layer_inputs: list[Tensor] = []
+    hook = classifier(uncompiled).register_forward_pre_hook(lambda _, inputs: layer_inputs.append(inputs[0]))
+    vectors, labels = [], []
     try:
         for images, targets in batches:
-            seen.clear()
-            plain(images)
-            if not seen or seen[-1].shape[:-1] != (len(images),):
-                shape = tuple(seen[-1].shape) if seen else None
+            layer_inputs.clear()
+            uncompiled(images)
+            if not layer_inputs or layer_inputs[-1].shape[:-1] != (len(images),):
+                shape = tuple(layer_inputs[-1].shape) if layer_inputs else None
                 raise ConfigError(
-                    f"the last linear layer must see one row for each of {len(images)} images, got {shape}"
+                    f"the last linear layer must receive one row for each of {len(images)} images, got {shape}"
                 )
-            found.append(F.normalize(seen[-1].float(), dim=1).cpu())
+            vectors.append(F.normalize(layer_inputs[-1].float(), dim=1).cpu())
             labels.append(targets.cpu())
     finally:
         hook.remove()
-    return torch.cat(found), torch.cat(labels)
+    return torch.cat(vectors), torch.cat(labels)
 
 
 def retrieval_scores(vectors: Tensor, labels: Tensor, roles: QueryGallery) -> Scores:
-    """Mean average precision, and CMC rank-1 and rank-5, over the queries that have an image of their class to find.
+    """Return mean average precision, CMC rank-1 and CMC rank-5 over the queries that have a matching gallery image.
 
     Args:
-        vectors: Embeddings, shape (images, width); their inner products are the similarities.
-        labels: Shape (images,).
-        roles: Who asks whom.
+        vectors: Embeddings, shape (images, width). Their inner products are the similarities.
+        labels: Class of each image, shape (images,).
+        roles: Queries and gallery.
 
     Raises:
-        DataError: no query has an image of its class in the gallery.
+        DataError: No query has a matching gallery image.
 
-    Source: Zheng et al. 2015 (Scalable Person Re-identification: A Benchmark), section 5; average precision as the mean
-    of the precisions at the ranks of the right images (without the trapezoids of the first evaluation code).
+    Source: Zheng et al. 2015 (Scalable Person Re-identification: A Benchmark), section 5. Average precision is the
+    mean of the precisions at the ranks of the matching images, without the trapezoids of the first evaluation code.
     """
-    precisions, firsts, fives = [], [], []
+    precisions, rank1_hits, rank5_hits = [], [], []
     for _, hits in _rankings(vectors, labels, roles):
         hits = hits[hits.any(1)]
         precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1)
         precisions.append((precision * hits).sum(1) / hits.sum(1))
-        firsts.append(hits[:, 0])
-        fives.append(hits[:, :5].any(1))
+        rank1_hits.append(hits[:, 0])
+        rank5_hits.append(hits[:, :5].any(1))
     precision = torch.cat(precisions).double()
     if not len(precision):
-        raise DataError(
-            "no query has an image of its class to find; labels or cameras of query and gallery do not match"
-        )
+        raise DataError("no query has a matching gallery image; check the labels and cameras of queries and gallery")
     return Scores(
         loss=None,
-        accuracy=float(torch.cat(firsts).double().mean()),
+        accuracy=float(torch.cat(rank1_hits).double().mean()),
         images=len(precision),
-        top5=float(torch.cat(fives).double().mean()),
+        top5=float(torch.cat(rank5_hits).double().mean()),
         mean_average_precision=float(precision.mean()),
     )
 
 
 def _rankings(vectors: Tensor, labels: Tensor, roles: QueryGallery) -> Iterable[tuple[Tensor, Tensor]]:
-    """Of some queries at a time: the gallery's images by falling similarity, as indices, and which of them are of the
-    query's class; both (queries, gallery). What does not count comes last and is of no class."""
+    """Yield rankings for chunks of queries, as two tensors of shape (queries, gallery).
+
+    The first holds the indices of the gallery's images by falling similarity. The second marks the matching images.
+    Ignored images come last and are not marked.
+    """
     gallery = roles.gallery.nonzero()[:, 0]
-    for asking in roles.queries.nonzero()[:, 0].split(QUERIES_AT_ONCE):
-        similarity = vectors[asking] @ vectors[gallery].T
-        is_right, is_left_out = _answers(asking, gallery, labels, roles)
-        order = similarity.masked_fill(is_left_out, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        yield gallery[order], (is_right & ~is_left_out).gather(1, order)
+    for query_chunk in roles.queries.nonzero()[:, 0].split(QUERIES_AT_ONCE):
+        similarity = vectors[query_chunk] @ vectors[gallery].T
+        is_match, is_ignored = _answers(query_chunk, gallery, labels, roles)
+        order = similarity.masked_fill(is_ignored, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        yield gallery[order], (is_match & ~is_ignored).gather(1, order)
 
 
 def _answers(asking: Tensor, gallery: Tensor, labels: Tensor, roles: QueryGallery) -> tuple[Tensor, Tensor]:
-    """Which of the gallery's images are of the query's class, and which do not count; both (queries, gallery)."""
-    is_right = labels[asking, None] == labels[gallery]
-    is_left_out = asking[:, None] == gallery
+    """Mark the gallery images of each query's class, and those to ignore. Both have shape (queries, gallery)."""
+    is_match = labels[asking, None] == labels[gallery]
+    is_ignored = asking[:, None] == gallery
     if roles.cameras is not None:
-        is_left_out |= is_right & (roles.cameras[asking, None] == roles.cameras[gallery])
-    return is_right, is_left_out
+        is_ignored |= is_match & (roles.cameras[asking, None] == roles.cameras[gallery])
+    return is_match, is_ignored

@@ -1,4 +1,4 @@
-"""How alike networks are: in their predictions, and in their weights."""
+"""Measure the similarity of networks, in their predictions and in their weights."""
 
 from __future__ import annotations
 
@@ -11,30 +11,41 @@ from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, State, is_
 
 
 def agreement(predictions: Sequence[Tensor]) -> float | None:
-    """Part of the images that two networks take for the same, a mean over pairs; None for one network.
+    """Return the share of equal predictions of two networks, averaged over all pairs.
 
     Args:
-        choices: Of each network, shape (images,), as `Evaluator.predictions`.
+        predictions: Predictions of each network, as from `Evaluator.predictions`, shape (images,).
+
+    Returns:
+        A share in [0, 1], or None for fewer than two networks.
     """
     pairs = [
-        float((one == other).double().mean())
-        for index, one in enumerate(predictions)
-        for other in predictions[index + 1 :]
+        float((first == second).double().mean())
+        for index, first in enumerate(predictions)
+        for second in predictions[index + 1 :]
     ]
     return sum(pairs) / len(pairs) if pairs else None
 
 
 def mean_cosine(states: Sequence[State]) -> float | None:
-    """Cosine between two networks' weights as one vector, a mean over pairs; None for one network. Batch norm's
-    statistics are no weights."""
+    """Return the cosine similarity of two networks' weights, averaged over all pairs.
+
+    All weights of a network form one vector. It holds no batch norm statistics and no structural buffers.
+
+    Args:
+        states: State dict of each network, all of one structure, at least one.
+
+    Returns:
+        A cosine in [-1, 1], or None for fewer than two networks.
+    """
     flat = [
         torch.cat([state[key].double().flatten() for key, value in states[0].items() if _is_weight(key, value)])
         for state in states
     ]
     pairs = [
-        float(torch.nn.functional.cosine_similarity(one, other, dim=0))
-        for index, one in enumerate(flat)
-        for other in flat[index + 1 :]
+        float(torch.nn.functional.cosine_similarity(first, second, dim=0))
+        for index, first in enumerate(flat)
+        for second in flat[index + 1 :]
     ]
     return sum(pairs) / len(pairs) if pairs else None
 

@@ -1,4 +1,4 @@
-"""Averages of several networks' weights."""
+"""Soups: averages of the weights of several networks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from inarch.population.state.state_dict import State, is_structural
 
 
 def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of the weights of several networks of one structure; entries that are no
-    weights are the first's.
+    """Return the mean of the weights of several networks.
+
+    Integer entries and structural buffers are copied from the first network.
+
+    Args:
+        states: State dict of each network, all of one structure, at least one.
+
+    Returns:
+        New tensors.
 
     Source: Wortsman et al. 2022 (arXiv:2203.05482), uniform soup.
     """
@@ -27,44 +34,52 @@ def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def with_statistics(network_id: nn.Module, images: Iterable[Tensor]) -> nn.Module:
-    """A copy of a network whose batch norm statistics are measured anew, from batches of images: an average's are not
-    the averages'."""
-    fresh = copy.deepcopy(network_id)
+def with_statistics(model: nn.Module, images: Iterable[Tensor]) -> nn.Module:
+    """Return a copy of a network with batch norm statistics measured on images.
+
+    The statistics of averaged weights differ from the average of the networks' statistics.
+
+    Args:
+        model: The network, an nn.Module. It is not changed.
+        images: Batches of images.
+    """
+    fresh = copy.deepcopy(model)
     torch.optim.swa_utils.update_bn(images, fresh)
     return fresh
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One network's weights."""
+    """Weights of one network, and its validation score."""
 
     network_id: int
+    """Id of the network."""
     state: State
+    """State dict of the network."""
     validation_score: float | None = None
-    """As `Scores.score`; None where nothing is held out."""
+    """Validation score, as `Scores.score`. None if no images are held out."""
 
 
 def greedy_soup(
     candidates: Sequence[Candidate], score: Callable[[State], float]
 ) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-    """Average networks one by one, best by validation first, and keep each that does not lower the soup's score.
+    """Return the greedy soup: add networks in order of validation score, and keep each that does not lower the score.
 
     Args:
-        candidates: At least one, with validation accuracies.
-        score: Of weights on the validation images.
+        candidates: Networks with validation scores, at least one.
+        score: Returns the validation score of weights.
 
     Returns:
-        The soup and the ids that are in it.
+        The soup, and the ids of its members.
 
     Source: Wortsman et al. 2022 (arXiv:2203.05482), recipe 1.
     """
-    ranked = sorted(candidates, key=lambda one: (-(one.validation_score or 0.0), one.network_id))
-    kept = [ranked[0]]
-    reached = score(soup([ranked[0].state]))
+    ranked = sorted(candidates, key=lambda candidate: (-(candidate.validation_score or 0.0), candidate.network_id))
+    members = [ranked[0]]
+    best_score = score(soup([ranked[0].state]))
     for candidate in ranked[1:]:
-        tried = score(soup([*(one.state for one in kept), candidate.state]))
-        if tried >= reached:
-            kept.append(candidate)
-            reached = tried
-    return soup([one.state for one in kept]), tuple(one.network_id for one in kept)
+        new_score = score(soup([*(member.state for member in members), candidate.state]))
+        if new_score >= best_score:
+            members.append(candidate)
+            best_score = new_score
+    return soup([member.state for member in members]), tuple(member.network_id for member in members)

@@ -1,4 +1,4 @@
-"""Dynamic-coded filter fusion: compact networks trained directly, their filters mixtures of more filters."""
+"""Dynamic-coded filter fusion (DCFF): train a compact model directly. Its filters are mixtures of more filters."""
 
 from inarch.population.fusion.fusing import LayerFusion, update_fusion
 from inarch.population.fusion.layer import FusedConv2d, compact_state

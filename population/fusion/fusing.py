@@ -1,4 +1,4 @@
-"""Refreshing a network's fused convolutions at the beginning of an epoch, and what that did."""
+"""Update the fused convolutions of a model at the start of an epoch, and record the change."""
 
 from __future__ import annotations
 
@@ -21,37 +21,42 @@ class LayerFusion:
     """How one layer was fused for an epoch."""
 
     layer: str
+    """Name of the fused convolution."""
     filters: int
+    """Filters of the full convolution."""
     kept: int
+    """Filters that the compact form keeps."""
     temperature: float
-    """Of distances as they are (published) or in units of their mean; 0 where filters are taken as they are."""
+    """Temperature of the proxies. It multiplies raw distances in mode published, otherwise distances in units of their
+    mean. 0 in mode random, which does not mix filters."""
     effective: float
-    """Filters mixed into a fused one, exp(entropy of its proxy), a mean over those kept."""
+    """Number of filters that a fused filter mixes: exp(entropy of its proxy), averaged over the kept filters."""
     changed: int
-    """Kept filters that were not kept in the epoch before; all that are not among the first ones at the beginning."""
+    """Number of kept filters that the previous epoch did not keep. Before epoch 0 the first `kept` filters count as
+    kept."""
     discarded_gradient: float | None
-    """Part of the gradient's norm, at the step before, that reached filters which were not kept; None before a step."""
+    """Share of the gradient norm at filters that were not kept, in the previous step. None before the first step."""
 
 
 def update_fusion(
     module: nn.Module, config: FusionConfig, *, epoch: int, epochs: int, random: np.random.Generator
 ) -> tuple[LayerFusion, ...]:
-    """Set the proxies of every fused convolution for an epoch, from its weights as they are.
+    """Set the proxies of every fused convolution for an epoch, from its current weights.
 
     Args:
-        module: Changed in place; its other modules are left alone.
-        config: The mode.
-        epoch: From 0.
-        epochs: Of the schedule.
-        random: Chooses the filters of the mode random, once.
+        module: The model. Its fused convolutions are changed in place. Other modules stay as they are.
+        config: Mode of the fusion, and its target at the start.
+        epoch: Current epoch, from 0.
+        epochs: Epochs of the schedule.
+        random: Random numbers for mode random, which chooses its filters once, at epoch 0.
 
     Returns:
-        A record a layer, in order.
+        A record for each fused convolution, in the order of the modules.
 
     Raises:
-        NotFiniteError: a weight is NaN or infinite; names the layer.
+        NotFiniteError: A weight is NaN or infinite, in mode stable or mean_distance. The message names the layer.
     """
-    layers = [(name, found) for name, found in module.named_modules() if isinstance(found, FusedConv2d)]
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, FusedConv2d)]
     return tuple(
         _update_fusion(name, layer, config, epoch=epoch, epochs=epochs, random=random) for name, layer in layers
     )
@@ -62,7 +67,7 @@ def _update_fusion(
     name: str, layer: FusedConv2d, config: FusionConfig, *, epoch: int, epochs: int, random: np.random.Generator
 ) -> LayerFusion:
     gradient = _discarded_gradient(layer)
-    before = set(layer.fusion_chosen.tolist())
+    previous = set(layer.fusion_chosen.tolist())
     if config.mode == "random":
         temperature, proxies = 0.0, torch.eye(len(layer.weight), dtype=torch.float64)
         chosen = torch.from_numpy(np.sort(random.permutation(len(layer.weight))[: layer.kept]))
@@ -80,8 +85,8 @@ def _update_fusion(
         except NotFiniteError as error:
             raise NotFiniteError(f"{name}: {error}") from None
         progress = min(1.0, epoch / max(1, epochs - 1))
-        wanted = target_filters(len(distances), progress) ** config.begin
-        temperature = temperature_for(distances, wanted)
+        target = target_filters(len(distances), progress) ** config.begin
+        temperature = temperature_for(distances, target)
         log_p = log_proxies(distances, temperature)
         proxies = log_p.exp()
         scores = importance(log_p) if config.mode == "stable" else distances.sum(1)
@@ -97,30 +102,34 @@ def _update_fusion(
         kept=layer.kept,
         temperature=temperature,
         effective=effective,
-        changed=len(set(chosen.tolist()) - before),
+        changed=len(set(chosen.tolist()) - previous),
         discarded_gradient=gradient,
     )
 
 
 def _top(scores: Tensor, count: int) -> Tensor:
-    """Ids of the greatest scores, ascending."""
+    """Return the indices of the greatest scores, ascending."""
     return scores.topk(count).indices.sort().values
 
 
 def _in_their_places(before: Tensor, chosen: Tensor) -> Tensor:
-    """The chosen ids, each where it was before, new ones where others left: batch norm and the next layer know a
-    channel by its place. (The public code orders them anew each epoch.)"""
-    staying = torch.isin(before, chosen)
+    """Return the chosen indices, with each index that was chosen before at its former position.
+
+    New indices take the positions of dropped ones, because batch norm and the next layer identify a channel by its
+    position. The authors' public code orders the indices anew each epoch.
+    """
+    is_chosen = torch.isin(before, chosen)
     new = chosen[~torch.isin(chosen, before)]
     placed = before.clone()
-    placed[~staying] = new
+    placed[~is_chosen] = new
     return placed
 
 
 def _discarded_gradient(layer: FusedConv2d) -> float | None:
+    """Return the share of the gradient norm at filters that are not kept. None without a gradient."""
     if layer.weight.grad is None:
         return None
-    norms = layer.weight.grad.detach().flatten(1).double().square().sum(1)
-    total = float(norms.sum())
-    kept = float(norms[layer.fusion_chosen].sum())
-    return float(np.sqrt(max(0.0, total - kept) / total)) if total > 0 else 0.0
+    squares = layer.weight.grad.detach().flatten(1).double().square().sum(1)
+    total = float(squares.sum())
+    reached = float(squares[layer.fusion_chosen].sum())
+    return float(np.sqrt(max(0.0, total - reached) / total)) if total > 0 else 0.0

@@ -1,6 +1,6 @@
-"""The published compression rates: what part of the filters goes at each place of an architecture.
+"""The published compression rates: the share of the filters that fusion removes at each place of an architecture.
 
-Source: Lin et al. 2021 (arXiv:2107.06916), tables and the authors' readme. The multiply-adds that the authors print
+Source: Lin et al. 2021 (arXiv:2107.06916), tables and the authors' readme. The multiply-adds that the authors report
 come from another counter and are up to 1.6 % higher than those of torch.utils.flop_counter.
 """
 
@@ -25,6 +25,7 @@ _RESNET110 = (
 
 
 def _inception(rate: float) -> list[float]:
+    """Rates of an inception module: convolutions that feed its output keep all filters."""
     return [0.0, rate, 0.0, rate, rate, 0.0, 0.0]
 
 
@@ -43,17 +44,25 @@ PRESETS: dict[str, tuple[str, tuple[float, ...]]] = {
     "resnet50-cos-66.7": ("resnet50", (0.0, *([0.7] * 7 + [0.45] * 9) * 2, *[0.24] * 3, 0.0)),
     "resnet50-cos-75.1": ("resnet50", (0.0, *([0.43] * 7 + [0.73] * 9) * 2, *[0.45] * 3, 0.0)),
 }
-"""Name (architecture, learning-rate schedule, per cent of the multiply-adds that go): architecture and rates."""
+"""Architecture and rates of each preset. A name holds the architecture, the learning-rate schedule, and the percentage
+of multiply-adds that fusion removes."""
 
 
 def preset_rates(name: str, architecture: str) -> tuple[float, ...]:
-    """A preset's rates.
+    """Return the rates of a preset.
+
+    Args:
+        name: A key of PRESETS.
+        architecture: Name of the architecture to fuse.
+
+    Returns:
+        One rate for each place of the architecture, each in [0, 1).
 
     Raises:
-        ConfigError: there is no such preset, or it is another architecture's.
+        ConfigError: The preset does not exist, or belongs to another architecture.
     """
     if name not in PRESETS:
-        raise ConfigError(f"there is no fusion preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ConfigError(f"there is no fusion preset {name!r}; choose one of {', '.join(PRESETS)}")
     owner, rates = PRESETS[name]
     if owner != architecture:
         raise ConfigError(f"fusion preset {name} is for {owner}, got model.architecture {architecture!r}")

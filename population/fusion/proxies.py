@@ -1,7 +1,8 @@
-"""Filter proxies, and which filters matter: what each filter of a layer would be as a mixture of all of them.
+"""Filter proxies, and the importance of filters. A proxy describes a filter as a mixture of all filters of its layer.
 
-Proxies follow from distances between filters and a temperature: low, and each is a mean of all; high, and each is
-itself. Everything is O(filters^2) in memory; the published code builds a cube of filters^3.
+Proxies follow from the distances between filters and from a temperature. At a low temperature each proxy is the mean of
+all filters. At a high temperature each proxy is the filter itself. Everything takes O(filters^2) memory, where the
+published code builds a cube of filters^3.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from inarch.population.errors import NotFiniteError
 
 
 def filter_distances(weight: Tensor) -> Tensor:
-    """Euclidean distance between every two filters of a layer.
+    """Return the Euclidean distance between every two filters of a layer.
 
     Args:
         weight: Filters, shape (filters, ...), finite floats.
@@ -22,7 +23,7 @@ def filter_distances(weight: Tensor) -> Tensor:
         Float64, shape (filters, filters), symmetric, zeros on the diagonal.
 
     Raises:
-        NotFiniteError: a weight is NaN or infinite.
+        NotFiniteError: A weight is NaN or infinite.
     """
     flat = weight.detach().flatten(1).double()
     if not bool(torch.isfinite(flat).all()):
@@ -36,21 +37,28 @@ def filter_distances(weight: Tensor) -> Tensor:
 
 
 def normalized(distances: Tensor) -> Tensor:
-    """Distances in units of their mean over pairs of different filters; zeros where all filters are equal."""
+    """Return distances in units of their mean over pairs of different filters.
+
+    Args:
+        distances: Shape (filters, filters), zeros on the diagonal.
+
+    Returns:
+        The same shape. All zeros if all filters are equal.
+    """
     count = len(distances)
     mean = distances.sum() / max(1, count * (count - 1))
     return distances / mean if float(mean) > 0 else torch.zeros_like(distances)
 
 
 def log_proxies(distances: Tensor, temperature: float) -> Tensor:
-    """Logarithms of the proxies: log softmax of -temperature * distance along each row.
+    """Return the logarithms of the proxies: log softmax of -temperature * distance along each row.
 
     Args:
         distances: Shape (filters, filters).
-        temperature: At least 0; 0 gives uniform proxies.
+        temperature: At least 0. 0 gives uniform proxies.
 
     Returns:
-        Shape (filters, filters), finite for finite distances; row j is filter j's proxy.
+        Shape (filters, filters), finite for finite distances. Row j is the proxy of filter j.
 
     Source: Lin et al. 2021 (arXiv:2107.06916), DCFF, with temperature = 1/t.
     """
@@ -58,18 +66,19 @@ def log_proxies(distances: Tensor, temperature: float) -> Tensor:
 
 
 def importance(log_p: Tensor) -> Tensor:
-    """How unlike all other proxies each filter's is: the sum of its Kullback-Leibler divergences to them.
+    """Return how much each proxy differs from the others: its mean Kullback-Leibler divergence to all proxies.
 
-    With the sums exchanged this is filters * (sum_p P_jp log P_jp - sum_p P_jp mean_k log P_kp) / filters: two products
-    of matrix and vector in place of a cube.
+    The published formula sums over k and takes the mean over p, which gives the same value. With the sums exchanged,
+    the importance of filter j is sum_p P_jp log P_jp - sum_p P_jp mean_k log P_kp. That needs two products of matrix
+    and vector in place of a cube.
 
     Args:
-        log_p: `log_proxies`.
+        log_p: Logarithms of the proxies, as from `log_proxies`, shape (filters, filters).
 
     Returns:
-        Shape (filters,), at least 0 and finite; the mean over p of the published formula, so divided by the filters.
+        Shape (filters,), at least 0 and finite.
 
-    Source: DCFF, eq. of filter importance.
+    Source: Lin et al. 2021 (arXiv:2107.06916), DCFF, equation of filter importance.
     """
     p = log_p.exp()
     own = torch.special.xlogy(p, p).sum(1)
@@ -77,6 +86,13 @@ def importance(log_p: Tensor) -> Tensor:
 
 
 def effective_filters(log_p: Tensor) -> Tensor:
-    """How many filters each proxy mixes: exp of its entropy, shape (filters,), from 1 to filters."""
+    """Return the number of filters that each proxy mixes: exp of its entropy.
+
+    Args:
+        log_p: Logarithms of proxies, shape (proxies, filters).
+
+    Returns:
+        Shape (proxies,), from 1 to filters.
+    """
     p = log_p.exp()
     return (-(p * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(1)).exp()

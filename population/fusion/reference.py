@@ -1,4 +1,4 @@
-"""DCFF as the authors' public code computes it, for parity tests and the fusion mode `published`."""
+"""DCFF as the authors' public code computes it, for parity tests and for fusion mode published."""
 
 from __future__ import annotations
 
@@ -8,22 +8,38 @@ import torch
 from torch import Tensor
 
 START, END, STEEPNESS = 1.0, 1e4, 1.0
-"""First temperature, last temperature and k of the published schedule."""
+"""First temperature, last temperature and steepness k of the published schedule."""
 
 PUBLISHED_EPSILON = 1e-7
-"""In the denominator of the public code's divergence."""
+"""Added to the denominator of the divergence in the public code."""
 
 
 def published_proxies(weight: Tensor, temperature: float) -> Tensor:
-    """The public code's proxies: float32 softmax of unnormalized distances; off the diagonal it underflows to 0 from a
-    temperature of some 50 on. Shape (filters, filters); NaN where a weight is."""
+    """Return the proxies of the public code: a float32 softmax of unnormalized distances.
+
+    Off the diagonal, the proxies underflow to 0 from a temperature of about 50 upward.
+
+    Args:
+        weight: Filters, shape (filters, ...).
+        temperature: At least 0.
+
+    Returns:
+        Shape (filters, filters), NaN where a weight is NaN.
+    """
     flat = weight.detach().flatten(1).float()
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.softmax(-temperature * distances, dim=1)
 
 
 def published_importance(p: Tensor) -> Tensor:
-    """The public code's importance of its proxies, NaN where a proxy has a zero (0 * log 0). Shape (filters,)."""
+    """Return the importance that the public code computes from its proxies.
+
+    Args:
+        p: Proxies, shape (filters, filters).
+
+    Returns:
+        Shape (filters,), NaN where a proxy holds a zero (0 * log 0).
+    """
     p = p.double()
     own = (p * p.log()).sum(1)
     return own - p @ (p + PUBLISHED_EPSILON).log().mean(0)
@@ -32,13 +48,19 @@ def published_importance(p: Tensor) -> Tensor:
 def published_temperature(
     epoch: float, epochs: int, *, start: float = START, end: float = END, steepness: float = STEEPNESS
 ) -> float:
-    """T(e) = A / (1 + exp(-k e)) + T_s - A / 2, A = 2 (T_e - T_s) (1 + exp(-k E)) / (1 - exp(-k E)).
+    """Return the temperature of the published schedule at an epoch.
+
+    T(e) = A / (1 + exp(-k e)) + T_s - A / 2, with A = 2 (T_e - T_s) (1 + exp(-k E)) / (1 - exp(-k E)).
 
     Args:
-        epoch: e, in [0, epochs].
-        epochs: E, at least 1.
-        start, end: T_s and T_e.
-        steepness: k, per epoch: with 1 the schedule is all but over after five epochs, whatever E is.
+        epoch: Current epoch e, in [0, epochs].
+        epochs: Epochs E of the schedule, at least 1.
+        start: First temperature T_s.
+        end: Last temperature T_e.
+        steepness: k, per epoch. With 1, the schedule is almost over after five epochs, for any E.
+
+    Raises:
+        ValueError: `epochs` is below 1.
 
     Source: Lin et al. 2021 (arXiv:2107.06916), DCFF.
     """
@@ -50,6 +72,15 @@ def published_temperature(
 
 
 def direct_importance(p: Tensor) -> Tensor:
-    """The published formula as written, with its cube of filters^3: what `importance` is measured against."""
+    """Return the importance by the published formula as written, with its cube of filters^3.
+
+    Tests and benchmarks compare `importance` with it.
+
+    Args:
+        p: Proxies, shape (filters, filters).
+
+    Returns:
+        Shape (filters,).
+    """
     ratio = p[:, None, :] / (p[None, :, :] + PUBLISHED_EPSILON)
     return (p[:, None, :] * ratio.log()).mean(2).sum(1)

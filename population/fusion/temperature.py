@@ -1,4 +1,4 @@
-"""How mixed filters are at each epoch: the published temperature, and one led by its effect."""
+"""Find the temperature at which proxies mix a given number of filters, and that number at each epoch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from torch import Tensor
 from inarch.population.fusion.proxies import effective_filters, log_proxies
 
 LARGEST = 1e12
-"""No temperature is higher: filters that lie this close are the same."""
+"""Highest temperature. Filters that it cannot separate count as equal."""
 
 STEPS = 60
-"""Halvings of the search for a temperature, at most."""
+"""Maximum number of bisections in the search for a temperature."""
 
 PRECISION = 1e-4
-"""Of the number of filters, relative, at which the search ends."""
+"""The search ends when the number of filters beyond 1 is right to this relative precision."""
 
 
 def target_filters(num_filters: int, progress: float) -> float:
-    """How many filters a fused one is to mix: from all at the beginning to one at the end, by equal ratios.
+    """Return the number of filters that a fused filter should mix.
+
+    The number falls from all filters at the start to one at the end, by the same ratio at each epoch.
 
     Args:
-        num_filters: In the layer, at least 1.
-        progress: Part of the schedule that is over, in [0, 1].
+        num_filters: Filters of the layer, at least 1.
+        progress: Share of the schedule that is over, in [0, 1].
+
+    Raises:
+        ValueError: `progress` is out of range.
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress must lie in [0, 1], got {progress!r}")
@@ -32,15 +37,18 @@ def target_filters(num_filters: int, progress: float) -> float:
 
 
 def temperature_for(distances: Tensor, wanted: float) -> float:
-    """The temperature at which proxies mix as many filters as wanted, a mean over filters.
+    """Return the temperature at which proxies mix `wanted` filters, averaged over the filters.
+
+    The search bisects the logarithm of the temperature, because the effective number of filters falls monotonically
+    with the temperature.
 
     Args:
-        distances: Shape (filters, filters).
-        wanted: In [1, filters]. Filters that are equal cannot be told apart: where `wanted` is below what they allow,
-            the highest temperature is given.
+        distances: Distances between filters, shape (filters, filters).
+        wanted: Effective number of filters, in [1, filters]. No temperature separates equal filters. If they keep the
+            number above `wanted`, the highest temperature is returned.
 
     Returns:
-        At least 0 and at most LARGEST, found to PRECISION; the effective number falls monotonically with it.
+        A temperature in [0, LARGEST], to PRECISION. It is 0 if `wanted` is all filters or a distance is not finite.
     """
     count = len(distances)
     if wanted >= count or not bool(torch.isfinite(distances).all()):
@@ -48,10 +56,10 @@ def temperature_for(distances: Tensor, wanted: float) -> float:
     low, high = -math.log(LARGEST), math.log(LARGEST)
     for _ in range(STEPS):
         middle = (low + high) / 2
-        found = float(effective_filters(log_proxies(distances, math.exp(middle))).mean())
-        if abs(found - wanted) <= PRECISION * (wanted - 1.0):
+        effective = float(effective_filters(log_proxies(distances, math.exp(middle))).mean())
+        if abs(effective - wanted) <= PRECISION * (wanted - 1.0):
             return math.exp(middle)
-        if found > wanted:
+        if effective > wanted:
             low = middle
         else:
             high = middle

@@ -1,4 +1,4 @@
-"""Architectures by name."""
+"""Architectures, and building a model from a configuration."""
 
 from inarch.population.extension.registry import import_object
 from inarch.population.models.build import ModelFactory, architectures, build, check_factory, resolve

@@ -1,4 +1,4 @@
-"""Architectures by name: `build` makes a network from a configuration, with weights that a seed decides."""
+"""Build a model from the name of an architecture or from a model factory, with weights that a seed determines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from inarch.population.models.vgg import CifarVgg16
 from inarch.population.models.wide_resnet import WideResNet
 
 ModelFactory = Callable[..., nn.Module]
-"""Takes num_classes (and in_channels, if it names it) and gives a network that maps images to logits."""
+"""Returns a new model that maps images to logits. It gets num_classes and in_channels if its signature names them."""
 
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
@@ -50,7 +50,7 @@ _BUILT_IN: dict[str, ModelFactory] = {
 
 
 def architectures() -> tuple[str, ...]:
-    """The built-in names, sorted."""
+    """Return the names of the built-in architectures, sorted."""
     return tuple(sorted(_BUILT_IN))
 
 
@@ -64,21 +64,23 @@ def build(
     fusion: FusionConfig | None = None,
     form: Form = "fused",
 ) -> nn.Module:
-    """A network on the CPU, initialized from the seed without touching the caller's random state.
+    """Build a model on the CPU.
+
+    With a seed, the caller's random state does not change.
 
     Args:
-        config: An architecture by name, or a callable of the user's own.
-        num_classes: Width of the head.
-        in_channels: Of the images.
-        image_shape: (channels, height, width) of the images, for lazy layers; None: not known.
-        seed: Decides the weights; None: torch's present random state does.
-        fusion: Makes it a compact network, where its mode is not off.
-        form: Of a compact network: fused, as it is trained, or compact, as it is used.
+        config: Configuration that names an architecture, or a model factory.
+        num_classes: Width of the logits.
+        in_channels: Channels of the images.
+        image_shape: (channels, height, width) of the images, which lazy layers need. None: not known.
+        seed: Determines the initial weights. None: torch's current random state determines them.
+        fusion: Fusion of the model's filters. None, or mode off: no fusion.
+        form: Form of a model with fusion. It is trained in the form fused and deployed in the form compact.
 
     Raises:
-        ConfigError: no such architecture, the user's function takes other arguments or does not give a network, the
-            network cannot be trained or saved, or fusion does not fit.
-        UserCodeError: the user's function raised.
+        ConfigError: The architecture is unknown. Or the factory needs other arguments, or returns no model. Or the
+            model cannot be trained or saved. Or fusion or pretrained weights do not fit.
+        UserCodeError: The factory raised an error.
     """
     if isinstance(config, nn.Module):
         raise ConfigError(_instance_message(config))
@@ -109,7 +111,13 @@ def build(
 
 
 def check_factory(factory: Any) -> None:
-    """Raises ConfigError where a caller's network is no function that gives one, before anything else is done."""
+    """Raise ConfigError if the caller's model factory is a model itself, or cannot be called.
+
+    Callers use this check before any other work.
+
+    Args:
+        factory: Model factory that the caller passed in.
+    """
     if isinstance(factory, nn.Module):
         raise ConfigError(_instance_message(factory))
     if not callable(factory):
@@ -129,23 +137,28 @@ def _name_of(factory: Any) -> str:
 
 
 def _check_arguments(factory: ModelFactory, accepted: dict[str, Any], subject: str) -> None:
-    """Raises ConfigError where a function needs arguments that it is not given."""
+    """Raise ConfigError if a factory needs arguments that it does not receive."""
     try:
         inspect.signature(factory).bind(**accepted)
     except TypeError as error:
         raise ConfigError(
-            f"{subject} cannot be called with {', '.join(accepted) or 'no arguments'}: {error}; it gets num_classes "
-            "and in_channels where it names them: wrap it, as in lambda num_classes: make(classes=num_classes)"
+            f"{subject} cannot be called with {', '.join(accepted) or 'no arguments'}: {error}; it receives "
+            "num_classes and in_channels if it names them; wrap it, as in lambda num_classes: make(classes=num_classes)"
         ) from None
-    except ValueError:  # no signature is known
+    except ValueError:  # the signature is not known
         return
 
 
 def resolve(config: ModelConfig) -> ModelFactory:
-    """The callable behind an architecture's name.
+    """Return the model factory of an architecture.
+
+    Args:
+        config: Names a built-in architecture, torchvision:NAME or module:function.
 
     Raises:
-        ConfigError: no such name; the message lists what there is.
+        ConfigError: The name is unknown or cannot be imported, or the architecture has no leaky form. The message of an
+            unknown name lists the known names.
+        UserCodeError: Importing the module raised an error.
     """
     name = config.architecture
     if config.leaky and name not in {f"resnet{depth}" for depth in RESNET_DEPTHS}:
@@ -159,8 +172,8 @@ def resolve(config: ModelConfig) -> ModelFactory:
         check_factory(factory)
         return factory
     raise ConfigError(
-        f"model.architecture {name!r} is unknown; built in are {', '.join(architectures())}, "
-        "else torchvision:NAME or module:function"
+        f"model.architecture {name!r} is unknown; built in are {', '.join(architectures())}; "
+        "torchvision:NAME and module:function work too"
     )
 
 
@@ -182,7 +195,7 @@ def _conv_factory(fusion: FusionConfig, architecture: str, form: Form) -> ConvFa
 
 
 def _accepted(factory: ModelFactory, options: dict) -> dict:
-    """The options that a factory names; one that takes none of them is called without."""
+    """Return the options that a factory's signature names, or all if it takes any or has no known signature."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):

@@ -1,6 +1,7 @@
-"""ResNets for small images: three stages of basic blocks, shortcuts without parameters.
+"""ResNets for small images: three stages of basic blocks, with shortcuts that have no parameters.
 
-Source: He et al. 2016 (arXiv:1512.03385), section 4.2, option A; leaky ReLU as in Meng et al. 2020's comparison.
+Source: He et al. 2016 (arXiv:1512.03385), section 4.2, option A. Leaky ReLU is as in the comparison of Meng et al. 2020
+(arXiv:2001.05868).
 """
 
 from __future__ import annotations
@@ -14,13 +15,22 @@ STAGE_CHANNELS = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut that strides and pads channels with zeros where the shape changes."""
+    """Two 3x3 convolutions with a shortcut, which strides and pads channels with zeros where the shape changes."""
 
     def __init__(
         self, inputs: int, filters: int, *, hidden: int, outputs: int, stride: int, slope: float, plan: ConvFactory
     ) -> None:
-        """Args: channels that come in; filters of both convolutions; those that the first and the second keep; the
-        first's stride; of the activation; what makes convolutions."""
+        """Build the block.
+
+        Args:
+            inputs: Input channels.
+            filters: Filters of each convolution before fusion.
+            hidden: Output channels of the first convolution.
+            outputs: Output channels of the second convolution, and of the block.
+            stride: Stride of the first convolution.
+            slope: Slope of the activation for negative values. 0 is ReLU.
+            plan: Creates the convolutions.
+        """
         super().__init__()
         self.conv1 = plan.conv(inputs, filters, 3, kept=hidden, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
@@ -40,8 +50,11 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A ResNet of depth 6n + 2 for images of 8 pixels a side and more. Fusion rates: one for each block's first
-    convolution, then three for the outputs of the stages; the stem shares the first of these."""
+    """A ResNet for images of at least 8 pixels a side.
+
+    Fusion rates: one for the first convolution of each block, then one for the outputs of each of the three stages. The
+    stem shares the rate of the first stage.
+    """
 
     def __init__(
         self,
@@ -52,8 +65,19 @@ class CifarResNet(nn.Module):
         leaky: bool = False,
         plan: ConvFactory | None = None,
     ) -> None:
-        """Args: depth 6n + 2; num_classes; in_channels of the images; leaky ReLU (slope 0.01) in place of ReLU; what
-        makes convolutions."""
+        """Build the model.
+
+        Args:
+            depth: 6n + 2, with n at least 1.
+            num_classes: Width of the logits.
+            in_channels: Channels of the images.
+            leaky: Use leaky ReLU with slope 0.01 in place of ReLU.
+            plan: Creates the convolutions. None: without fusion.
+
+        Raises:
+            ValueError: The depth is not 6n + 2.
+            ConfigError: The fusion rates do not fit the architecture.
+        """
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth must be 6n + 2 with n at least 1, got {depth}")
@@ -89,7 +113,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         hidden = _activate(self.bn1(self.conv1(images)), self.slope)
         hidden = self.layer3(self.layer2(self.layer1(hidden)))
         return self.linear(hidden.mean(dim=(2, 3)))

@@ -1,4 +1,4 @@
-"""What a network costs: its parameters, and the multiply-adds of one image."""
+"""Count the parameters of a model, and the multiply-adds that it needs for one image."""
 
 from __future__ import annotations
 
@@ -15,29 +15,36 @@ from inarch.population.models import ModelFactory, build
 
 @dataclass(frozen=True, kw_only=True)
 class ModelComplexity:
-    """Of one network."""
+    """Size and computation of one model."""
 
     parameters: int
     multiply_adds: int
-    """Of convolutions and matrix products for one image; half of what torch.utils.flop_counter counts. Published counts
-    of compact networks come from another counter and are up to 1.6 % higher."""
+    """Multiply-adds of convolutions and matrix products for one image: half of the count of torch.utils.flop_counter.
+    Published counts of compact networks come from another counter and are up to 1.6 % higher."""
 
     @property
     def training_flops(self) -> int:
-        """Floating-point operations to train on one image: forward, and twice as many backward."""
+        """Floating-point operations to train on one image. The backward pass counts twice the forward pass."""
         return 6 * self.multiply_adds
 
 
 @torch.no_grad()
 def model_complexity(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelComplexity:
-    """The cost of a network for images (channels, height, width); runs it once and puts its mode back."""
+    """Return the complexity of a model.
+
+    The model runs once in evaluation mode. Its former mode is restored.
+
+    Args:
+        model: The model, on any device.
+        image_shape: (channels, height, width) of the images.
+    """
     was_training, parameter = model.training, next(model.parameters())
-    with FlopCounterMode(display=False) as counted:
+    with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, *image_shape, device=parameter.device))
     model.train(was_training)
     return ModelComplexity(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        multiply_adds=counted.get_total_flops() // 2,
+        multiply_adds=counter.get_total_flops() // 2,
     )
 
 
@@ -48,10 +55,19 @@ def complexity_of(
     num_classes: int,
     image_shape: tuple[int, int, int],
 ) -> ModelComplexity:
-    """The cost of a network by its configuration; of one that fuses its filters, as the compact one that it becomes.
+    """Return the complexity of the model that a configuration describes.
+
+    A model that fuses its filters counts in its compact form.
+
+    Args:
+        model: Configuration of the model, or a model factory. Pretrained weights are not loaded.
+        fusion: Fusion of the model's filters, which may be off.
+        num_classes: Width of the logits.
+        image_shape: (channels, height, width) of the images.
 
     Raises:
-        ConfigError: as `population.networks.build`.
+        ConfigError: As `population.models.build`.
+        UserCodeError: As `population.models.build`.
     """
     if isinstance(model, ModelConfig):
         model = dataclasses.replace(model, weights=None)

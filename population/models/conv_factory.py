@@ -1,4 +1,4 @@
-"""How wide each convolution of an architecture is, and what stands in its place: one definition, three forms."""
+"""Create the convolutions of an architecture in one of three forms: full, fused or compact."""
 
 from __future__ import annotations
 
@@ -14,38 +14,70 @@ Form = Literal["full", "fused", "compact"]
 
 
 class ConvFactory:
-    """Makes an architecture's convolutions. Full: all filters. Fused: all filters, mixed into those kept. Compact:
-    those kept alone. Fused and compact networks have the same widths."""
+    """Creates the convolutions of an architecture, so that one definition serves three forms.
+
+    A full model has all filters. A fused model has all filters and mixes them into the kept channels. A compact model
+    has only the kept channels. Fused and compact models have the same widths. A place is a position in the
+    architecture's sequence of fusion rates.
+    """
 
     def __init__(self, rates: Sequence[float] = (), *, form: Form = "full") -> None:
-        """Args: the part of the filters that goes, for each of the architecture's places in its order; the form."""
+        """Create the factory.
+
+        Args:
+            rates: Share of the filters that fusion removes at each place, each in [0, 1). A single rate applies to all
+                places. Without rates, all filters are kept.
+            form: Form of the model.
+        """
         self.rates, self.form = tuple(rates), form
 
     def kept(self, place: int, filters: int) -> int:
-        """Filters kept at a place: int(filters * (1 - rate)), as published.
+        """Return the number of channels kept at a place: int(filters * (1 - rate)), as published.
+
+        Call `check` first: it expands a single rate to all places.
+
+        Args:
+            place: Index of the rate.
+            filters: Filters of the full convolution.
 
         Raises:
-            ConfigError: none would be left.
+            ConfigError: No channel would remain.
         """
         if self.form == "full" or not self.rates:
             return filters
-        left = int(filters * (1 - self.rates[place]))
-        if left < 1:
+        channels = int(filters * (1 - self.rates[place]))
+        if channels < 1:
             raise ConfigError(
                 f"fusion rate {self.rates[place]:g} at place {place} leaves none of {filters} filters; "
                 f"it must be at most {1 - 1 / filters:g}"
             )
-        return left
+        return channels
 
     def check(self, num_places: int, architecture: str) -> None:
-        """Raises ConfigError unless there are as many rates as places; one rate stands for all."""
+        """Expand a single rate to all places, and raise ConfigError if the number of rates does not fit.
+
+        Args:
+            num_places: Places of the architecture.
+            architecture: Name of the architecture, for the message.
+
+        Raises:
+            ConfigError: The number of rates differs from the number of places.
+        """
         if len(self.rates) == 1:
             self.rates *= num_places
         if self.rates and len(self.rates) != num_places:
             raise ConfigError(f"{architecture} has {num_places} places for fusion rates, got {len(self.rates)} rates")
 
     def conv(self, inputs: int, filters: int, kernel: int, *, kept: int, **options) -> nn.Conv2d:
-        """A convolution with `kept` outputs."""
+        """Create a convolution with `kept` output channels.
+
+        Args:
+            inputs: Input channels.
+            filters: Filters of the full convolution.
+            kernel: Kernel size.
+            kept: Output channels, from `kept`.
+            **options: Further arguments of Conv2d.
+        """
         if self.form == "fused" and self.rates:
             return FusedConv2d(inputs, filters, kernel, kept=kept, **options)
         return nn.Conv2d(inputs, kept, kernel, **options)

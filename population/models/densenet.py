@@ -1,6 +1,6 @@
-"""DenseNet-BC for small images: each layer reads all before it.
+"""DenseNet-BC for small images: each layer reads the outputs of all layers before it.
 
-Source: Huang et al. 2017 (arXiv:1608.06993); DenseNet-BC-100 with growth 12 has 0.8M parameters.
+Source: Huang et al. 2017 (arXiv:1608.06993). DenseNet-BC-100 with growth 12 has 0.8M parameters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class DenseLayer(nn.Module):
-    """A 1x1 convolution to four times the growth and a 3x3 one, whose outputs join the inputs."""
+    """A 1x1 convolution to four times the growth, then a 3x3 convolution. Its outputs are appended to the inputs."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Half the channels, half the pixels a side."""
+    """A 1x1 convolution and an average pooling that halves the height and the width."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -38,10 +38,20 @@ class Transition(nn.Module):
 
 
 class CifarDenseNet(nn.Module):
-    """DenseNet-BC of depth 6n + 4 for images of 8 pixels a side and more."""
+    """DenseNet-BC for images of at least 8 pixels a side."""
 
     def __init__(self, depth: int, growth: int, *, num_classes: int, in_channels: int = 3) -> None:
-        """Args: depth 6n + 4; channels that a layer adds; num_classes; in_channels of the images."""
+        """Build the model. Each transition halves the channels.
+
+        Args:
+            depth: 6n + 4, with n at least 1.
+            growth: Channels that each layer adds.
+            num_classes: Width of the logits.
+            in_channels: Channels of the images.
+
+        Raises:
+            ValueError: The depth is not 6n + 4.
+        """
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth must be 6n + 4 with n at least 1, got {depth}")
@@ -63,6 +73,6 @@ class CifarDenseNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         hidden = F.relu(self.bn(self.layers(self.conv1(images))))
         return self.linear(hidden.mean(dim=(2, 3)))

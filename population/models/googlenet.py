@@ -1,7 +1,7 @@
 """GoogLeNet for 32x32 images: nine inception modules with batch norm.
 
-Source: Szegedy et al. 2015 (arXiv:1409.4842); the form for small images that DCFF compresses: a 3x3 stem of 192
-filters, and the 5x5 branch as two 3x3 convolutions.
+Source: Szegedy et al. 2015 (arXiv:1409.4842). This is the form for small images that DCFF (arXiv:2107.06916)
+compresses: the stem is one 3x3 convolution of 192 filters, and the 5x5 branch is two 3x3 convolutions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from inarch.population.models.conv_factory import ConvFactory
 
 STEM = 192
 MODULES = (
-    # 1x1; 1x1, 3x3; 1x1, 5x5; 1x1 after pooling; a max pooling stands before the module
+    # filters by branch: 1x1; 1x1, 3x3; 1x1, 5x5; 1x1 after pooling. Then: whether max pooling precedes the module.
     (64, 96, 128, 16, 32, 32, False),
     (128, 128, 192, 32, 96, 64, False),
     (192, 96, 208, 16, 48, 64, True),
@@ -25,29 +25,35 @@ MODULES = (
     (384, 192, 384, 48, 128, 128, False),
 )
 CONVOLUTIONS = 7
-"""In one module."""
+"""Convolutions in one inception module."""
 
 
 class Inception(nn.Module):
-    """Four branches side by side."""
+    """Four parallel branches, whose outputs are concatenated."""
 
     def __init__(self, inputs: int, filters: tuple[int, ...], plan: ConvFactory, *, place: int) -> None:
-        """Args: channels that come in; filters of the six kinds of convolutions; the plan, and the module's first
-        place in it."""
+        """Build the module.
+
+        Args:
+            inputs: Input channels.
+            filters: The six filter counts of a row of MODULES.
+            plan: Creates the convolutions.
+            place: Place of the module's first convolution in the fusion rates.
+        """
         super().__init__()
-        one, three_in, three, five_in, five, pooled = filters
-        of = [one, three_in, three, five_in, five, five, pooled]
-        kept = [plan.kept(place + index, count) for index, count in enumerate(of)]
+        single, reduce3, conv3, reduce5, conv5, pooled = filters
+        counts = [single, reduce3, conv3, reduce5, conv5, conv5, pooled]
+        widths = [plan.kept(place + index, count) for index, count in enumerate(counts)]
 
         def unit(index: int, channels: int, kernel: int) -> list[nn.Module]:
-            conv = plan.conv(channels, of[index], kernel, kept=kept[index], padding=kernel // 2)
-            return [conv, nn.BatchNorm2d(kept[index]), nn.ReLU(inplace=True)]
+            conv = plan.conv(channels, counts[index], kernel, kept=widths[index], padding=kernel // 2)
+            return [conv, nn.BatchNorm2d(widths[index]), nn.ReLU(inplace=True)]
 
         self.branch1 = nn.Sequential(*unit(0, inputs, 1))
-        self.branch2 = nn.Sequential(*unit(1, inputs, 1), *unit(2, kept[1], 3))
-        self.branch3 = nn.Sequential(*unit(3, inputs, 1), *unit(4, kept[3], 3), *unit(5, kept[4], 3))
+        self.branch2 = nn.Sequential(*unit(1, inputs, 1), *unit(2, widths[1], 3))
+        self.branch3 = nn.Sequential(*unit(3, inputs, 1), *unit(4, widths[3], 3), *unit(5, widths[4], 3))
         self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), *unit(6, inputs, 1))
-        self.outputs = kept[0] + kept[2] + kept[5] + kept[6]
+        self.outputs = widths[0] + widths[2] + widths[5] + widths[6]
 
     def forward(self, images: Tensor) -> Tensor:
         branches = (self.branch1, self.branch2, self.branch3, self.branch4)
@@ -55,9 +61,19 @@ class Inception(nn.Module):
 
 
 class CifarGoogLeNet(nn.Module):
-    """GoogLeNet for images of 8 pixels a side and more. Fusion rates: one for each convolution, in order."""
+    """GoogLeNet for images of at least 8 pixels a side. Fusion rates: one for each convolution, in order."""
 
     def __init__(self, *, num_classes: int, in_channels: int = 3, plan: ConvFactory | None = None) -> None:
+        """Build the model.
+
+        Args:
+            num_classes: Width of the logits.
+            in_channels: Channels of the images.
+            plan: Creates the convolutions. None: without fusion.
+
+        Raises:
+            ConfigError: The fusion rates do not fit the architecture.
+        """
         super().__init__()
         plan = plan or ConvFactory()
         plan.check(1 + CONVOLUTIONS * len(MODULES), "googlenet")
@@ -76,5 +92,5 @@ class CifarGoogLeNet(nn.Module):
         self.linear = nn.Linear(inputs, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         return self.linear(self.layers(self.stem(images)).mean(dim=(2, 3)))

@@ -1,7 +1,7 @@
 """MobileNetV2 for small images: the published blocks, with the first two strides set to 1.
 
-Source: Sandler et al. 2018 (arXiv:1801.04381); strides as in the grafting paper's code, and a projection shortcut
-where a block of stride 1 changes the number of channels.
+Source: Sandler et al. 2018 (arXiv:1801.04381). The strides are those of the grafting paper's code. A block of
+stride 1 that changes the number of channels has a projection shortcut.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCKS = (
-    # expansion, outputs, repeats, stride of the first
+    # expansion, output channels, repeats, stride of the first repeat
     (1, 16, 1, 1),
     (6, 24, 2, 1),
     (6, 32, 3, 2),
@@ -22,7 +22,7 @@ BLOCKS = (
 
 
 class InvertedResidual(nn.Module):
-    """Expand by a 1x1 convolution, filter each channel by a 3x3, project by a 1x1."""
+    """A 1x1 convolution that expands, a 3x3 convolution of each channel, and a 1x1 convolution that projects."""
 
     def __init__(self, inputs: int, outputs: int, *, expansion: int, stride: int) -> None:
         super().__init__()
@@ -46,9 +46,15 @@ class InvertedResidual(nn.Module):
 
 
 class CifarMobileNetV2(nn.Module):
-    """MobileNetV2 of width 1 for images of 8 pixels a side and more."""
+    """MobileNetV2 of width 1 for images of at least 8 pixels a side."""
 
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
+        """Build the model.
+
+        Args:
+            num_classes: Width of the logits.
+            in_channels: Channels of the images.
+        """
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 32, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(32)
@@ -65,7 +71,7 @@ class CifarMobileNetV2(nn.Module):
         self.linear = nn.Linear(1280, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         hidden = F.relu(self.bn1(self.conv1(images)))
         hidden = F.relu(self.bn2(self.conv2(self.layers(hidden))))
         return self.linear(hidden.mean(dim=(2, 3)))

@@ -1,4 +1,4 @@
-"""Find the logits in the output of a network: a tensor, a tuple with auxiliary heads, a mapping, a model output."""
+"""Find the logits in a model's output: a tensor, a tuple with auxiliary heads, a mapping or an output object."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ from torch import Tensor, nn
 from inarch.population.errors import ConfigError
 
 KEYS = ("logits", "out", "output")
-"""Under which a mapping or a model output holds its logits, the likeliest first."""
+"""Names under which a mapping or an output object may hold its logits, the likeliest first."""
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits of a network's output.
+    """Return the logits in a model's output.
 
     Args:
-        output: A tensor; a tuple or list, whose first entry counts (auxiliary heads follow it); a mapping or an object
-            with an entry `logits`.
+        output: A tensor, a tuple or list, a mapping, or an object with attributes. In a tuple or list the first entry
+            holds the logits, and auxiliary heads follow it. In a mapping or object the first name of KEYS that it has
+            holds them.
 
     Raises:
-        ConfigError: it holds no tensor there.
+        ConfigError: The output holds no tensor in that place.
     """
     if isinstance(output, Tensor):
         return output
-    found = None
+    logits = None
     for key in KEYS:
-        if found is None:
-            found = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
-    if found is None and isinstance(output, (tuple, list)) and len(output):
-        found = output[0]
-    if not isinstance(found, Tensor):
-        held = f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+        if logits is None:
+            logits = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
+    if logits is None and isinstance(output, (tuple, list)) and len(output):
+        logits = output[0]
+    if not isinstance(logits, Tensor):
+        keys = f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
         raise ConfigError(
             f"the network must give logits, as a tensor, the first entry of a tuple, or under the name logits; it gave "
-            f"{type(output).__name__}{held}"
+            f"{type(output).__name__}{keys}"
         )
-    return found
+    return logits
 
 
 def give_logits(model: nn.Module) -> None:
-    """Register a hook by which every call of a network returns its logits alone."""
+    """Register a forward hook, so that every call of the model returns its logits alone."""
     model.register_forward_hook(_only_logits)
 
 

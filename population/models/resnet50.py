@@ -1,4 +1,4 @@
-"""ResNet-50 for images of 224 pixels a side; module names and weights are those of torchvision's.
+"""ResNet-50 for images of 224 pixels a side, with the module names and weight shapes of torchvision.
 
 Source: He et al. 2016 (arXiv:1512.03385), with the stride at the 3x3 convolution.
 """
@@ -10,36 +10,45 @@ from torch import Tensor, nn
 from inarch.population.models.conv_factory import ConvFactory
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
-"""Filters of a block's first two convolutions, blocks, stride of the first block."""
+"""For each stage: filters of a block's first two convolutions, number of blocks, stride of the first block."""
 
 EXPANSION = 4
-"""Filters of a block's last convolution, in those of its first."""
+"""Filters of a block's last convolution, as a multiple of those of its first."""
 
 NUM_BLOCKS = sum(blocks for _, blocks, _ in STAGES)
 STEM = 64
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut, projected where the shape changes."""
+    """A 1x1, a 3x3 and a 1x1 convolution, with a shortcut that `project` may give a projection."""
 
     def __init__(
         self, inputs: int, filters: int, *, first: int, second: int, outputs: int, stride: int, plan: ConvFactory
     ) -> None:
-        """Args: channels that come in; filters of the first two convolutions; those that each of the three keeps; the
-        second's stride; what makes convolutions."""
+        """Build the block.
+
+        Args:
+            inputs: Input channels.
+            filters: Filters of each of the first two convolutions before fusion.
+            first: Output channels of the first convolution.
+            second: Output channels of the second convolution.
+            outputs: Output channels of the third convolution, and of the block.
+            stride: Stride of the second convolution.
+            plan: Creates the convolutions.
+        """
         super().__init__()
-        last = filters * EXPANSION
+        expanded = filters * EXPANSION
         self.conv1 = plan.conv(inputs, filters, 1, kept=first, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
         self.conv2 = plan.conv(first, filters, 3, kept=second, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(second)
-        self.conv3 = plan.conv(second, last, 1, kept=outputs, bias=False)
+        self.conv3 = plan.conv(second, expanded, 1, kept=outputs, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Sequential | None = None
 
     def project(self, inputs: int, filters: int, *, outputs: int, stride: int, plan: ConvFactory) -> None:
-        """Give the shortcut a projection."""
+        """Give the shortcut a projection. The arguments are those of the block."""
         conv = plan.conv(inputs, filters * EXPANSION, 1, kept=outputs, stride=stride, bias=False)
         self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
@@ -52,10 +61,23 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """ResNet-50. Fusion rates: the stem, 16 for the blocks' first convolutions, 16 for their second, four for the
-    outputs of the stages."""
+    """ResNet-50.
+
+    Fusion rates, in order: one for the stem, 16 for the blocks' first convolutions, 16 for their second convolutions,
+    and four for the outputs of the stages.
+    """
 
     def __init__(self, *, num_classes: int = 1000, in_channels: int = 3, plan: ConvFactory | None = None) -> None:
+        """Build the model.
+
+        Args:
+            num_classes: Width of the logits.
+            in_channels: Channels of the images.
+            plan: Creates the convolutions. None: without fusion.
+
+        Raises:
+            ConfigError: The fusion rates do not fit the architecture.
+        """
         super().__init__()
         plan = plan or ConvFactory()
         plan.check(1 + 2 * NUM_BLOCKS + len(STAGES), "resnet50")
@@ -86,7 +108,7 @@ class ResNet50(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         hidden = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
         return self.fc(self.avgpool(hidden).flatten(1))

@@ -1,6 +1,6 @@
-"""ResNeXt for small images: bottlenecks whose 3x3 convolution works in groups.
+"""ResNeXt for small images: bottlenecks with a grouped 3x3 convolution.
 
-Source: Xie et al. 2017 (arXiv:1611.05431); ResNeXt-29, 8x64d has 34.4M parameters with 10 classes.
+Source: Xie et al. 2017 (arXiv:1611.05431). ResNeXt-29, 8x64d has 34.4M parameters with 10 classes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class GroupedBlock(nn.Module):
-    """1x1, grouped 3x3 and 1x1 convolutions and a shortcut, projected where the shape changes."""
+    """A 1x1, a grouped 3x3 and a 1x1 convolution, with a shortcut that is projected where the shape changes."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, groups: int, stride: int) -> None:
         super().__init__()
@@ -32,11 +32,21 @@ class GroupedBlock(nn.Module):
 
 
 class CifarResNeXt(nn.Module):
-    """ResNeXt of depth 9n + 2 for images of 8 pixels a side and more."""
+    """ResNeXt for images of at least 8 pixels a side."""
 
     def __init__(self, depth: int, groups: int, group_width: int, *, num_classes: int, in_channels: int = 3) -> None:
-        """Args: depth 9n + 2; groups of the 3x3 convolutions; channels of a group in the first stage; num_classes;
-        in_channels of the images."""
+        """Build the model.
+
+        Args:
+            depth: 9n + 2, with n at least 1.
+            groups: Groups of the 3x3 convolutions.
+            group_width: Channels of a group in the first stage. Each further stage doubles them.
+            num_classes: Width of the logits.
+            in_channels: Channels of the images.
+
+        Raises:
+            ValueError: The depth is not 9n + 2.
+        """
         super().__init__()
         if depth < 11 or (depth - 2) % 9:
             raise ValueError(f"depth must be 9n + 2 with n at least 1, got {depth}")
@@ -57,6 +67,6 @@ class CifarResNeXt(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         hidden = self.layers(F.relu(self.bn1(self.conv1(images))))
         return self.linear(hidden.mean(dim=(2, 3)))

@@ -1,4 +1,4 @@
-"""Make the networks of users fit for exchange and checkpoints, or refuse them by name."""
+"""Prepare models for exchange and checkpoints, or raise an error that names the tensor at fault."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ TYPES = frozenset(
         *(torch.complex64,),
     }
 )
-"""Types of the tensors that snapshots and checkpoints hold."""
+"""Types of tensors that snapshots and checkpoints can hold."""
 
 
 def make_usable(model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
-    """Materialize lazy layers, give expanded tensors memory of their own, and refuse what cannot be trained or saved.
+    """Prepare a model for training, exchange and checkpoints, or raise ConfigError if that is impossible.
+
+    A forward pass materializes lazy layers. Shared buffers and expanded tensors get memory of their own.
 
     Args:
-        model: Changed in place; what it computes stays.
-        image_shape: (channels, height, width) of the images, by which lazy layers get their sizes; None: not known.
+        model: The model, changed in place. It still computes the same function.
+        image_shape: (channels, height, width) of the images, which lazy layers need. None: not known.
 
     Raises:
-        ConfigError: names the tensor or module, and the remedy.
-        UserCodeError: the forward pass that materializes lazy layers raised.
+        ConfigError: The model cannot be trained, exchanged or saved. The message names the tensor and the remedy.
+        UserCodeError: The forward pass that materializes lazy layers, or the model's state_dict, raised an error.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ConfigError("the network is TorchScript, which cannot be used here; give the module that was scripted")
@@ -42,11 +44,11 @@ def make_usable(model: nn.Module, image_shape: tuple[int, int, int] | None) -> N
     for _, owner, entry, tensor in _tensors(model):
         if _overlaps_itself(tensor):
             with torch.no_grad():
-                own = tensor.detach().clone(memory_format=torch.contiguous_format)
+                contiguous = tensor.detach().clone(memory_format=torch.contiguous_format)
             if isinstance(tensor, nn.Parameter):
-                tensor.data = own
+                tensor.data = contiguous
             else:
-                setattr(owner, entry, own)
+                setattr(owner, entry, contiguous)
     _check_sharing(model)
     _check_state(model)
 
@@ -55,20 +57,20 @@ def _materialize(model: nn.Module, image_shape: tuple[int, int, int] | None) -> 
     if not any(is_lazy(tensor) for _, _, _, tensor in _tensors(model)):
         return
     if image_shape is None:
-        raise ConfigError("the network has lazy layers, whose sizes only a pass over an image gives; give their sizes")
+        raise ConfigError("the network has lazy layers, but the shape of the images is not known; declare their sizes")
     was_training = model.training
-    with torch.no_grad(), user_code("a first pass through the network, which gives its lazy layers their sizes,"):
+    with torch.no_grad(), user_code("the first forward pass, which sets the sizes of lazy layers,"):
         model.eval()(torch.zeros(2, *image_shape))
-        if any(is_lazy(tensor) for _, _, _, tensor in _tensors(model)):  # used in training alone
+        if any(is_lazy(tensor) for _, _, _, tensor in _tensors(model)):  # some layers run in training mode only
             model.train()(torch.zeros(2, *image_shape))
     model.train(was_training)
-    left = [name for name, _, _, tensor in _tensors(model) if is_lazy(tensor)]
-    if left:
-        raise ConfigError(f"lazy layer {left[0]!r} got no size, since no image passes through it; remove it")
+    unsized = [name for name, _, _, tensor in _tensors(model) if is_lazy(tensor)]
+    if unsized:
+        raise ConfigError(f"lazy layer {unsized[0]!r} got no size, because no image passes through it; remove it")
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
-    """Yield name, owner, entry and tensor of each parameter and buffer, a shared tensor once."""
+    """Yield name, owner, entry and tensor of each parameter and buffer. A shared tensor is yielded once."""
     seen: set[int] = set()
     for stem, owner in model.named_modules():
         named_tensors = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
@@ -99,7 +101,7 @@ def _check(name: str, owner: nn.Module, entry: str, tensor: Tensor) -> None:
 def _separate_buffers(model: nn.Module) -> None:
     """Give each module its own copy of a shared buffer.
 
-    A move to a device would separate the buffers too, and change the structure of the network there.
+    A move to another device would separate shared buffers anyway, and so change the model's structure.
     """
     seen: set[int] = set()
     for owner in model.modules():
@@ -110,45 +112,45 @@ def _separate_buffers(model: nn.Module) -> None:
 
 
 def _check_state(model: nn.Module) -> None:
-    """Raise ConfigError unless the network's state_dict holds its parameters and buffers themselves.
+    """Raise ConfigError if the model's state_dict lacks or copies a parameter or buffer, or holds extra state.
 
-    Checkpoints and exchange use the state_dict.
+    Checkpoints and exchange read and write the tensors of the state_dict.
     """
     with user_code("the network's state_dict"):
         state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor) or name.endswith("_extra_state"):
             raise ConfigError(
-                f"{name!r} of the network's state_dict is extra state, which checkpoints lack; keep it in a buffer"
+                f"{name!r} of the network's state_dict is extra state, which checkpoints omit; keep it in a buffer"
             )
     for name, owner, entry, tensor in _tensors(model):
         if isinstance(tensor, nn.Parameter) or entry not in owner._non_persistent_buffers_set:
             if name not in state:
-                raise ConfigError(f"the network's state_dict lacks {name!r}, which would be lost in checkpoints")
+                raise ConfigError(f"the network's state_dict lacks {name!r}, which checkpoints would lose; include it")
             if tensor.numel() and state[name].data_ptr() != tensor.data_ptr():
                 raise ConfigError(
-                    f"the network's state_dict gives a copy of {name!r}; weights are exchanged and resumed "
-                    "through it, so it must give the tensor itself"
+                    f"the network's state_dict gives a copy of {name!r}; inarch exchanges and "
+                    "resumes weights through it, so it must hold the tensor itself"
                 )
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
-    """Whether elements of a tensor share memory, as in an expanded tensor."""
+    """Return whether elements of a tensor share memory, as in an expanded tensor."""
     is_strided = tensor.layout == torch.strided and not tensor.is_quantized
     return is_strided and any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _check_sharing(model: nn.Module) -> None:
-    """Raise ConfigError where two different tensors share memory, since a checkpoint would separate them."""
-    places = sorted(
+    """Raise ConfigError if two different tensors share memory. A checkpoint would separate them."""
+    spans = sorted(
         (tensor.data_ptr(), tensor.data_ptr() + _span(tensor), name)
         for name, _, _, tensor in _tensors(model)
         if tensor.layout == torch.strided and not tensor.is_quantized and tensor.numel()
     )
-    for (_, end, first), (start, _, second) in itertools.pairwise(places):
+    for (_, end, first), (start, _, second) in itertools.pairwise(spans):
         if start < end:
             raise ConfigError(
-                f"{first!r} and {second!r} are different tensors of the same memory; let both names be one Parameter "
+                f"{first!r} and {second!r} are different tensors of the same memory; use one Parameter for both "
                 "(second.weight = first.weight, transposed where it is used), or copy one with clone()"
             )
 

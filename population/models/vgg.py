@@ -10,16 +10,26 @@ from torch import Tensor, nn
 from inarch.population.models.conv_factory import ConvFactory
 
 CHANNELS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
-"""Outputs of each convolution; 0 is a 2x2 max pooling."""
+"""Output channels of each convolution. 0 is a 2x2 max pooling."""
 
 
 NUM_CONVOLUTIONS = sum(outputs > 0 for outputs in CHANNELS)
 
 
 class CifarVgg16(nn.Module):
-    """VGG-16 for images of 16 pixels a side and more. Fusion rates: one for each convolution, in order."""
+    """VGG-16 for images of at least 16 pixels a side. Fusion rates: one for each convolution, in order."""
 
     def __init__(self, *, num_classes: int, in_channels: int = 3, plan: ConvFactory | None = None) -> None:
+        """Build the model.
+
+        Args:
+            num_classes: Width of the logits.
+            in_channels: Channels of the images.
+            plan: Creates the convolutions. None: without fusion.
+
+        Raises:
+            ConfigError: The fusion rates do not fit the architecture.
+        """
         super().__init__()
         plan = plan or ConvFactory()
         plan.check(NUM_CONVOLUTIONS, "vgg16")
@@ -30,13 +40,13 @@ class CifarVgg16(nn.Module):
             if outputs == 0:
                 layers.append(nn.MaxPool2d(2))
                 continue
-            kept = plan.kept(place, outputs)
-            conv = plan.conv(inputs, outputs, 3, kept=kept, padding=1)
-            layers += [conv, nn.BatchNorm2d(kept), nn.ReLU(inplace=True)]
-            inputs, place = kept, place + 1
+            width = plan.kept(place, outputs)
+            conv = plan.conv(inputs, outputs, 3, kept=width, padding=1)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            inputs, place = width, place + 1
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(inputs, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         return self.classifier(self.features(images).mean(dim=(2, 3)))

@@ -1,6 +1,6 @@
 """Wide ResNets for small images: batch norm and ReLU before each convolution.
 
-Source: Zagoruyko & Komodakis 2016 (arXiv:1605.07146); WRN-28-10 has depth 28 and widening 10.
+Source: Zagoruyko & Komodakis 2016 (arXiv:1605.07146). WRN-28-10 has depth 28 and widening factor 10.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ STEM = 16
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions, each after batch norm and ReLU; the shortcut is projected where the shape changes."""
+    """Two 3x3 convolutions, each after batch norm and ReLU. The shortcut is projected where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         super().__init__()
@@ -30,10 +30,20 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A wide ResNet of depth 6n + 4 for images of 8 pixels a side and more."""
+    """A wide ResNet for images of at least 8 pixels a side."""
 
     def __init__(self, depth: int, widening: int, *, num_classes: int, in_channels: int = 3) -> None:
-        """Args: depth 6n + 4; how many times wider than a ResNet; num_classes; in_channels of the images."""
+        """Build the model.
+
+        Args:
+            depth: 6n + 4, with n at least 1.
+            widening: Factor by which the model is wider than a ResNet.
+            num_classes: Width of the logits.
+            in_channels: Channels of the images.
+
+        Raises:
+            ValueError: The depth is not 6n + 4.
+        """
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth must be 6n + 4 with n at least 1, got {depth}")
@@ -53,6 +63,6 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, num_classes)."""
+        """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         hidden = F.relu(self.bn(self.layers(self.conv1(images))))
         return self.linear(hidden.mean(dim=(2, 3)))

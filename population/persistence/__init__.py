@@ -1,1 +1,1 @@
-"""Files of a run: storage, checkpoints, history tables and claims."""
+"""The files of a run: storage, checkpoints, history tables and claims."""

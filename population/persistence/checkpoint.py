@@ -1,14 +1,15 @@
-"""Checkpoints of networks: safetensors and JSON, committed by a manifest with checksums that is written last.
+"""Checkpoints of networks in safetensors and JSON files. A manifest with checksums is written last and commits them.
 
     networks/<id>/<interval>-<incarnation>[-<step>]/
       model.safetensors      weights after the interval's graft
       training.safetensors   optimizer, random states
       training.json          counters, hyperparameters, score
-      best.safetensors       where this interval's weights, as evaluated before the graft, are the best so far
-      metrics.parquet, grafts.parquet, filters.parquet, fusion.parquet   rows since the checkpoint before
+      best.safetensors       weights as evaluated before the graft, only if they are the best so far
+      metrics.parquet, grafts.parquet, filters.parquet, fusion.parquet   rows since the previous checkpoint
       manifest.json          size and SHA-256 of each file
 
-A checkpoint exists when its manifest does and matches. `<step>` names one made within an interval, by a stop.
+A checkpoint is valid if its manifest exists and matches the files. `<step>` is present if a stop made the checkpoint
+within an interval.
 """
 
 from __future__ import annotations
@@ -35,23 +36,24 @@ _NAME = re.compile(r"^(\d+)-(\d+)(?:-(\d+))?$")
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class CheckpointId:
-    """Which checkpoint of a network; the greatest is the newest."""
+    """Id of a checkpoint of one network. The greatest id is the newest checkpoint."""
 
     incarnation: int
+    """Incarnation of the network that made it."""
     interval: int
     """Intervals completed."""
     step: int = 0
-    """Above 0: made within interval + 1, after so many steps of the schedule."""
+    """0: made at the end of an interval. Above 0: made within interval + 1, after this many steps of the schedule."""
 
     @property
     def name(self) -> str:
-        """Its folder's name."""
+        """Name of its folder."""
         return f"{self.interval:06d}-{self.incarnation:03d}" + (f"-{self.step:09d}" if self.step else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """All that one network needs to go on, and the rows it has to hand in."""
+    """Everything that a network needs to resume, and the history rows since its previous checkpoint."""
 
     network_id: int
     id: CheckpointId
@@ -60,59 +62,82 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     """Optimizer and random states, on the CPU."""
     training: Mapping[str, Any]
-    """JSON's types."""
+    """Counters, hyperparameters and scores, as JSON types."""
     best: Mapping[str, Tensor] | None = None
-    """Weights as evaluated, where they are the best so far."""
+    """Weights as evaluated, if they are the best so far. None otherwise."""
     rows: Rows = field(default_factory=dict)
+    """History rows since the previous checkpoint. Empty in a checkpoint that was loaded."""
 
     @property
     def evaluated_state(self) -> Mapping[str, Tensor]:
-        """What is judged as the network: the mean of its weights, with the statistics that it had when it was last
-        judged, where one is kept and has begun, else the weights."""
+        """Weights that are evaluated as the network.
+
+        They are the running mean of the weights, once weight averaging has started. Batch norm's statistics are then
+        those of the last evaluation. Without weight averaging, they are the weights themselves.
+        """
         has_mean = int(self.tensors.get("average_count", 0)) > 0
         return average_of(self.tensors) if has_mean else self.model
 
 
 def average_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The averaged weights among a checkpoint's tensors; empty where none are kept."""
+    """Return the averaged weights of a checkpoint. The dict is empty if the run does not average weights.
+
+    Args:
+        tensors: Tensors of the checkpoint, as in `Checkpoint.tensors`.
+    """
     return {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
 
 
 class CheckpointStore:
-    """The checkpoints of a run."""
+    """The checkpoints of all networks of a run."""
 
     def __init__(self, storage: Storage, *, keep: int = 2, token: str | None = None) -> None:
-        """The store of a run.
+        """Open the store of a run.
 
         Args:
             storage: The run's folder.
-            keep: Newest checkpoints kept of each network.
-            token: Of the claim on the folder, without which nothing is committed; None: the folder is not shared.
+            keep: Number of newest checkpoints kept for each network.
+            token: Token of this start's claim on the folder. Nothing is committed unless the claim is the newest.
+                None: claims are not checked.
         """
         self._storage, self._keep, self._token = storage, keep, token
 
     def acquire_fence(self, network_id: int, incarnation: int) -> None:
-        """Mark an incarnation as the one that may commit: earlier ones that wake up again are fenced off.
+        """Give an incarnation the right to commit. Earlier incarnations that still run can no longer commit.
+
+        Args:
+            network_id: Id of the network.
+            incarnation: Number of the incarnation.
 
         Raises:
-            RunExistsError: another start has claimed the folder.
+            RunExistsError: Another start has claimed the folder.
+            StorageError: The storage fails.
         """
         check_holds(self._storage, self._token)
         self._storage.write(f"networks/{network_id}/incarnation-{incarnation:03d}", b"")
 
     def is_fenced(self, network_id: int, incarnation: int) -> bool:
-        """Whether a later incarnation has claimed the network."""
-        claims = [name for name in self._storage.names(f"networks/{network_id}") if name.startswith("incarnation-")]
-        return any(int(name.rpartition("-")[2]) > incarnation for name in claims)
+        """Return whether a later incarnation has acquired the right to commit.
+
+        Args:
+            network_id: Id of the network.
+            incarnation: Number of the incarnation.
+        """
+        markers = [name for name in self._storage.names(f"networks/{network_id}") if name.startswith("incarnation-")]
+        return any(int(name.rpartition("-")[2]) > incarnation for name in markers)
 
     def commit(self, checkpoint: Checkpoint) -> bool:
-        """Write a checkpoint, hand in its rows, and drop those that are no longer kept.
+        """Write a checkpoint, add its rows to the history, and delete checkpoints that are no longer kept.
+
+        Args:
+            checkpoint: The checkpoint, with all tensors on the CPU.
 
         Returns:
-            False where a later incarnation has claimed the network, or another start the folder: nothing was committed.
+            Whether the checkpoint was committed. False if a later incarnation has acquired the right to commit, or if
+            another start has claimed the folder.
 
         Raises:
-            StorageError: it could not be written; earlier checkpoints stand.
+            StorageError: The checkpoint could not be written. Earlier checkpoints remain valid.
         """
         if not self._holds_folder():
             return False
@@ -139,53 +164,64 @@ class CheckpointStore:
             for name, content in files.items()
         }
         self._storage.write(f"{folder}/manifest.json", json.dumps(manifest, sort_keys=True).encode())
-        with contextlib.suppress(StorageError):  # committed already; what fails here is made up for later
+        with contextlib.suppress(StorageError):  # The checkpoint is committed. A later call repeats what fails here.
             self._flush_history(checkpoint.network_id, checkpoint.id, files)
             self._drop_old(checkpoint.network_id)
         return True
 
     def _holds_folder(self) -> bool:
-        """Whether the folder is still this start's; what another start wrote is neither replaced nor deleted."""
+        """Whether this start still owns the folder. Files of another start must not be replaced or deleted."""
         return self._token is None or holds(self._storage, self._token)
 
     def list(self, network_id: int) -> list[CheckpointId]:
-        """Committed checkpoints of a network, oldest first."""
-        found = []
+        """Return the ids of a network's committed checkpoints, oldest first.
+
+        Args:
+            network_id: Id of the network.
+        """
+        checkpoints = []
         for name in self._storage.names(f"networks/{network_id}"):
             match = _NAME.match(name)
             if match and self._storage.exists(f"networks/{network_id}/{name}/manifest.json"):
                 interval, incarnation, step = (int(part or 0) for part in match.groups())
-                found.append(CheckpointId(interval=interval, incarnation=incarnation, step=step))
-        return sorted(found)
+                checkpoints.append(CheckpointId(interval=interval, incarnation=incarnation, step=step))
+        return sorted(checkpoints)
 
     def networks(self) -> list[int]:
-        """Ids of the networks that have a folder."""
+        """Return the sorted ids of the networks that have a folder."""
         return sorted(int(name) for name in self._storage.names("networks") if name.isdigit())
 
     def newest(self, network_id: int, *, at_most_interval: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint that is whole; one that is damaged is passed over, None where there is none.
+        """Return the newest intact checkpoint of a network, or None if there is none. Skip damaged checkpoints.
 
         Args:
-            network_id: Whose.
-            at_most_interval: Pass over those with more completed intervals.
+            network_id: Id of the network.
+            at_most_interval: Skip checkpoints with more completed intervals. None: consider all.
 
         Raises:
-            StorageError: storage fails, which says nothing about what lies there.
+            StorageError: The storage fails, so that it is unknown whether a checkpoint is intact.
         """
-        for found in reversed(self.list(network_id)):
-            if at_most_interval is None or found.interval <= at_most_interval:
+        for checkpoint_id in reversed(self.list(network_id)):
+            if at_most_interval is None or checkpoint_id.interval <= at_most_interval:
                 try:
-                    return self.load(network_id, found)
+                    return self.load(network_id, checkpoint_id)
                 except CheckpointError:
                     continue
         return None
 
     def load(self, network_id: int, checkpoint: CheckpointId) -> Checkpoint:
-        """One checkpoint, checked against its manifest.
+        """Read a checkpoint and check it against its manifest.
+
+        Args:
+            network_id: Id of the network.
+            checkpoint: Id of the checkpoint.
+
+        Returns:
+            The checkpoint, without history rows.
 
         Raises:
-            CheckpointError: a file is missing or altered.
-            StorageError: storage fails.
+            CheckpointError: A file is missing or altered.
+            StorageError: The storage fails.
         """
         files = self._files(network_id, checkpoint)
         best = files.get("best.safetensors")
@@ -199,25 +235,44 @@ class CheckpointStore:
         )
 
     def best(self, network_id: int) -> tuple[dict[str, Tensor], float | None, int] | None:
-        """Best weights by validation, their score and interval; the newest weights where nothing was held out."""
-        for found in reversed(self.list(network_id)):
+        """Return the best weights of a network by validation score.
+
+        Without validation images, the weights are those of the newest checkpoint. Damaged checkpoints are skipped.
+
+        Args:
+            network_id: Id of the network.
+
+        Returns:
+            The weights, their validation score (None if there is none) and their interval. None if the network has no
+            intact checkpoint.
+
+        Raises:
+            StorageError: The storage fails.
+        """
+        for checkpoint_id in reversed(self.list(network_id)):
             try:
-                loaded = self.load(network_id, found)
+                checkpoint = self.load(network_id, checkpoint_id)
             except CheckpointError:
                 continue
-            if loaded.best is not None:
-                return dict(loaded.best), loaded.training["best_score"], loaded.training["best_interval"]
+            if checkpoint.best is not None:
+                return dict(checkpoint.best), checkpoint.training["best_score"], checkpoint.training["best_interval"]
         newest = self.newest(network_id)
         return (
             None if newest is None else (dict(newest.evaluated_state), newest.training.get("score"), newest.id.interval)
         )
 
     def flush_history(self) -> None:
-        """Hand in rows of committed checkpoints whose writer died before it could."""
+        """Add the rows of committed checkpoints to the history, if their writer died before it could.
+
+        Checkpoints that cannot be read are skipped.
+
+        Raises:
+            StorageError: The checkpoints cannot be listed.
+        """
         for network_id in self.networks():
-            for found in self.list(network_id):
+            for checkpoint_id in self.list(network_id):
                 with contextlib.suppress(StorageError):
-                    self._flush_history(network_id, found, self._files(network_id, found))
+                    self._flush_history(network_id, checkpoint_id, self._files(network_id, checkpoint_id))
 
     def _flush_history(self, network_id: int, checkpoint: CheckpointId, files: Mapping[str, bytes]) -> None:
         for table in TABLES:
@@ -226,18 +281,20 @@ class CheckpointStore:
                 self._storage.write(name, content)
 
     def _drop_old(self, network_id: int) -> None:
-        """Keep the newest of each of the last k intervals, the newest of all and the best; before any other goes, its
-        rows are surely handed in."""
+        """Delete old checkpoints, after their rows have been added to the history.
+
+        The newest checkpoint of each of the last `keep` intervals, the newest of all and the best remain.
+        """
         committed = self.list(network_id)
-        of_interval = {found.interval: found for found in committed}
-        kept = {of_interval[interval] for interval in sorted(of_interval)[-self._keep :]} | {committed[-1]}
-        with_best = [found for found in committed if self._has_best(network_id, found)]
-        kept |= set(with_best[-1:])
-        for found in committed:
-            if found not in kept:
+        by_interval = {checkpoint_id.interval: checkpoint_id for checkpoint_id in committed}
+        retained = {by_interval[interval] for interval in sorted(by_interval)[-self._keep :]} | {committed[-1]}
+        with_best = [checkpoint_id for checkpoint_id in committed if self._has_best(network_id, checkpoint_id)]
+        retained |= set(with_best[-1:])
+        for checkpoint_id in committed:
+            if checkpoint_id not in retained:
                 with contextlib.suppress(CheckpointError):
-                    self._flush_history(network_id, found, self._files(network_id, found))
-                self._storage.delete(f"networks/{network_id}/{found.name}")
+                    self._flush_history(network_id, checkpoint_id, self._files(network_id, checkpoint_id))
+                self._storage.delete(f"networks/{network_id}/{checkpoint_id.name}")
 
     def _has_best(self, network_id: int, checkpoint: CheckpointId) -> bool:
         return self._storage.exists(f"networks/{network_id}/{checkpoint.name}/best.safetensors")
@@ -265,5 +322,5 @@ class CheckpointStore:
 
 
 def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """A safetensors file. The format knows no memory order: channels_last tensors are written row by row."""
+    """Return a safetensors file. The format has no memory order, so channels_last tensors are made contiguous."""
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})

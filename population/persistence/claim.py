@@ -1,8 +1,8 @@
-"""Decide which start may write into a run's folder: the one with the newest claim.
+"""Claims on a run's folder. Only the start with the newest claim may write into the folder.
 
-    claims/<generation>-<token>.json     which process made the claim, and when
+    claims/<generation>-<token>.json     process that made the claim, and time of the claim
 
-A start makes generation 1, and each resume the next generation. A claim is withdrawn when the run ends.
+The first start of a run makes generation 1, and each resume makes the next one. A claim is withdrawn when the run ends.
 """
 
 from __future__ import annotations
@@ -13,45 +13,65 @@ from inarch.population.errors import RunExistsError
 from inarch.population.persistence.storage import Storage
 
 FOLDER = "claims"
+"""Folder of the claims, relative to the run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Claim:
-    """The claim of one start on a folder."""
+    """The claim of one start on a run's folder. Claims are ordered by generation."""
 
     generation: int
-    """From 1; the greatest counts."""
+    """Number of the claim, at least 1. The claim with the largest number is valid."""
     token: str
-    """Random hexadecimal digits."""
+    """Random hexadecimal digits that identify the start."""
 
     @property
     def path(self) -> str:
-        """Its file, relative to the run's folder."""
+        """Path of the claim's file, relative to the run's folder."""
         return f"{FOLDER}/{self.generation:04d}-{self.token}.json"
 
 
 def claims(storage: Storage) -> list[Claim]:
-    """Return all claims on a folder, oldest generation first."""
-    found = []
-    for name in storage.names(FOLDER):
-        generation, _, token = name.removesuffix(".json").partition("-")
-        if generation.isdigit() and token:
-            found.append(Claim(generation=int(generation), token=token))
-    return sorted(found)
-
-
-def holds(storage: Storage, token: str) -> bool:
-    """Whether the newest claim on a folder has this token."""
-    found = claims(storage)
-    return bool(found) and found[-1].token == token
-
-
-def check_holds(storage: Storage, token: str | None) -> None:
-    """Raise RunExistsError where another start has claimed the folder since, or its claims are gone.
+    """Return all claims on a folder, oldest generation first.
 
     Args:
         storage: The run's folder.
-        token: Of the claim; None: nothing was claimed, and nothing is checked.
+
+    Raises:
+        StorageError: The claims cannot be listed.
+    """
+    parsed = []
+    for name in storage.names(FOLDER):
+        generation, _, token = name.removesuffix(".json").partition("-")
+        if generation.isdigit() and token:
+            parsed.append(Claim(generation=int(generation), token=token))
+    return sorted(parsed)
+
+
+def holds(storage: Storage, token: str) -> bool:
+    """Return whether the newest claim on a folder has this token.
+
+    Args:
+        storage: The run's folder.
+        token: Token of the claim.
+
+    Raises:
+        StorageError: The claims cannot be listed.
+    """
+    by_generation = claims(storage)
+    return bool(by_generation) and by_generation[-1].token == token
+
+
+def check_holds(storage: Storage, token: str | None) -> None:
+    """Raise RunExistsError if another start has claimed the folder since, or if its claims are gone.
+
+    Args:
+        storage: The run's folder.
+        token: Token of this start's claim. None: this start has no claim, and nothing is checked.
+
+    Raises:
+        RunExistsError: The newest claim has another token, or there is none.
+        StorageError: The claims cannot be listed.
     """
     if token is not None and not holds(storage, token):
         raise RunExistsError(
@@ -60,7 +80,15 @@ def check_holds(storage: Storage, token: str | None) -> None:
 
 
 def withdraw(storage: Storage, token: str | None) -> None:
-    """Delete the claims that have this token."""
+    """Delete the claims that have this token.
+
+    Args:
+        storage: The run's folder.
+        token: Token of the claims. None: no claim is deleted.
+
+    Raises:
+        StorageError: A claim cannot be deleted.
+    """
     for claim in claims(storage):
         if claim.token == token:
             storage.delete(claim.path)

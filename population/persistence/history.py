@@ -1,9 +1,12 @@
-"""What happened, as rows: one for each network and interval, one for each graft and layer, one for each evaluated
-interval and layer.
+"""The history of a run, as Parquet tables.
 
-Rows are committed with the checkpoint that follows them, and `metrics/`, `grafts/` and `filters/` hold the committed
-ones, a part for each checkpoint, named after it: written twice they are the same file, so nothing is counted twice or
-lost.
+    metrics/   a row for each network and interval
+    grafts/    a row for each graft and layer
+    filters/   a row for each evaluated interval and layer
+    fusion/    a row for each epoch and layer of a compact network
+
+Rows are committed with the checkpoint that follows them. The folders hold only committed rows, with a file for each
+checkpoint that bears its name. Writing a file twice gives the same file, so no row is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import pyarrow.parquet as pq
 from inarch.population.persistence.storage import Storage
 
 THRESHOLDS = {"invalid_1": 1.0, "invalid_0_1": 0.1, "invalid_0_01": 0.01, "invalid_0_001": 0.001}
-"""Columns of the history, and the l1 norm below which a filter is invalid there: those that the papers tabulate."""
+"""Columns of the filters table, each with its threshold: a filter is invalid if its l1 norm is below it. The papers
+tabulate these thresholds."""
 
 
 METRICS = pa.schema(
@@ -48,9 +52,16 @@ METRICS = pa.schema(
         ("time", pa.float64()),
     ]
 )
-"""validation_*: as `population.evaluation.Scores`, null where an interval was not judged or its task has no such score;
-outcome: 'grafted', 'kept' (the rule took nothing; in async also the last interval), 'off', or the refusal's name;
-grafts: taken so far; time: seconds of the host's clock."""
+"""A row for each network and interval.
+
+- validation_*: the fields of `population.evaluation.protocol.Scores`. Null if the interval was not evaluated, or if the
+  task has no such score.
+- images: images that the network trained on in the interval.
+- seconds_*: duration of each phase.
+- outcome: a value of `population.membership.outcome.ExchangeOutcome`.
+- grafts: grafts of the network so far.
+- time: seconds of the runtime's clock.
+"""
 
 GRAFTS = pa.schema(
     [
@@ -71,9 +82,14 @@ GRAFTS = pa.schema(
         ("alpha", pa.float64()),
     ]
 )
-"""interval: the rootstock's, equal to rootstock_version; versions count intervals; compensated_intervals: of the
-rootstock's training that the scion was brought forward by; alpha: the part of its own that the layer kept, at level
-filter a mean over its weights; informations: null where no layer's information was asked for."""
+"""A row for each graft and layer.
+
+- rootstock, scion: ids of the two networks.
+- interval: interval of the rootstock, equal to rootstock_version. Versions count intervals.
+- compensated_intervals: intervals of the rootstock's training that delay compensation added to the scion.
+- own_information, scion_information: information of the layer in each network. Null if the rule measures none.
+- alpha: share of its own weights that the layer kept. At level filter, the mean over the layer's weights.
+"""
 
 FILTERS = pa.schema(
     [
@@ -87,7 +103,13 @@ FILTERS = pa.schema(
         *((name, pa.int64()) for name in THRESHOLDS),
     ]
 )
-"""Before the interval's exchange; invalid_x: filters whose l1 norm lies below that threshold."""
+"""A row for each evaluated interval and layer, measured before the interval's exchange.
+
+- filters: filters of the layer.
+- entropy: entropy of the layer, in nats.
+- mean_l1: mean l1 norm of the filters.
+- invalid_x: filters with an l1 norm below that threshold, see THRESHOLDS.
+"""
 
 FUSION = pa.schema(
     [
@@ -104,30 +126,45 @@ FUSION = pa.schema(
         ("discarded_gradient", pa.float64()),
     ]
 )
-"""As `population.fusion.LayerFusion`, at the beginning of each epoch of a compact network."""
+"""A row for each layer at the beginning of each epoch of a compact network. The columns are those of
+`population.fusion.LayerFusion`."""
 
 TABLES = {"metrics": METRICS, "grafts": GRAFTS, "filters": FILTERS, "fusion": FUSION}
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Rows by table name."""
+"""Rows by table name. A row holds values by column name."""
 
 
 def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
-    """Rows of one table as a Parquet file's bytes."""
+    """Return rows of a table as the bytes of a Parquet file.
+
+    Args:
+        rows: Values by column name.
+        table: Name of the table, a key of TABLES.
+    """
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=TABLES[table]), sink, compression="zstd")
     return sink.getvalue()
 
 
 def read_table(storage: Storage, table: str) -> pa.Table:
-    """All committed rows of one of TABLES of a run, by network and interval. Of an interval that was trained again
-    after a death only the last time counts."""
-    whole = _parts(storage, table)
+    """Return all committed rows of a table, sorted by network and interval.
+
+    An interval that was trained again after a restart counts once, with the rows of its last incarnation.
+
+    Args:
+        storage: The run's folder.
+        table: Name of the table, a key of TABLES.
+
+    Raises:
+        StorageError: A file cannot be read.
+    """
+    rows = _parts(storage, table)
     key = "rootstock" if table == "grafts" else "network"
-    last = _last_incarnations(whole if table == "metrics" else _parts(storage, "metrics")).rename_columns(
+    last = _last_incarnations(rows if table == "metrics" else _parts(storage, "metrics")).rename_columns(
         [key, "interval", "last"]
     )
-    joined = whole.join(last, [key, "interval"])
+    joined = rows.join(last, [key, "interval"])
     is_last = pc.field("incarnation") == pc.field("last")
     names = TABLES[table].names
     order = [(key, "ascending"), ("interval", "ascending")]
@@ -135,15 +172,16 @@ def read_table(storage: Storage, table: str) -> pa.Table:
 
 
 def _parts(storage: Storage, table: str) -> pa.Table:
-    found = [
+    """All files of a table, concatenated."""
+    parts = [
         pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")), schema=TABLES[table])
         for name in storage.names(table)
         if name.endswith(".parquet")
     ]
-    return pa.concat_tables(found) if found else TABLES[table].empty_table()
+    return pa.concat_tables(parts) if parts else TABLES[table].empty_table()
 
 
 def _last_incarnations(metrics: pa.Table) -> pa.Table:
-    """network, interval and the last incarnation that trained it."""
+    """For each network and interval, the last incarnation that trained it."""
     grouped = metrics.group_by(["network", "interval"]).aggregate([("incarnation", "max")])
     return grouped.select(["network", "interval", "incarnation_max"])

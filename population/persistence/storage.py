@@ -1,6 +1,6 @@
-"""A folder or bucket that holds a run, over pyarrow.fs: whole files written and read, every call with a deadline.
+"""Storage of a run in a folder or bucket, through pyarrow.fs. Files are written and read whole.
 
-Nothing here relies on an atomic rename: object stores have none.
+Every call has a deadline. Nothing here relies on an atomic rename, because object stores have none.
 """
 
 from __future__ import annotations
@@ -19,25 +19,41 @@ T = TypeVar("T")
 
 
 def absolute(uri: str) -> str:
-    """A local path made absolute; other URIs as they are."""
+    """Return a local path as an absolute path, and a URI unchanged.
+
+    Args:
+        uri: A path or URI. A leading `~` is expanded.
+    """
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
 def joined(uri: str, relative: str) -> str:
-    """A path below a folder or URI; what follows a `?` stays at the end: `s3://b/runs?region=r` and `x` give
-    `s3://b/runs/x?region=r`."""
+    """Return the path or URI of an entry below a folder.
+
+    The query of a URI stays at the end: `s3://b/runs?region=r` and `x` give `s3://b/runs/x?region=r`.
+
+    Args:
+        uri: Path or URI of the folder.
+        relative: Path of the entry, relative to the folder.
+    """
     folder, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{folder.rstrip('/')}/{relative}{mark}{query}"
 
 
 class Storage:
-    """One folder. Paths are relative to it."""
+    """One folder, local or in a bucket. All paths of its methods are relative to it."""
 
     def __init__(self, uri: str, *, filesystem: pafs.FileSystem | None = None, deadline_seconds: float = 120.0) -> None:
-        """Args: uri, a path or URI; filesystem, given by tests and by users with one of their own; a call's deadline.
+        """Open a folder. The folder need not exist.
+
+        Args:
+            uri: A path or URI.
+            filesystem: File system that holds `uri`, for tests and for users with their own file system. None: the
+                file system that the URI names.
+            deadline_seconds: Limit of each call, in seconds.
 
         Raises:
-            StorageError: the URI cannot be opened.
+            StorageError: The URI cannot be opened.
         """
         self.uri = absolute(uri)
         self._deadline = deadline_seconds
@@ -54,15 +70,29 @@ class Storage:
 
     @property
     def filesystem(self) -> pafs.FileSystem:
-        """For readers of whole tables."""
+        """The file system, for readers of whole tables."""
         return self._filesystem
 
     def path(self, relative: str) -> str:
-        """A relative path as the file system wants it."""
+        """Return a path in the form that the file system takes.
+
+        Args:
+            relative: Path relative to the folder. Empty: the folder itself.
+        """
         return f"{self._root.rstrip('/')}/{relative}" if relative else self._root
 
     def write(self, relative: str, content: bytes) -> None:
-        """Write a file whole; its folder is made. A crash may leave a part: readers check sizes and checksums."""
+        """Write a whole file, and create its folder if needed.
+
+        A crash may leave a part of the file, so readers check sizes and checksums.
+
+        Args:
+            relative: Path of the file.
+            content: All bytes of the file.
+
+        Raises:
+            StorageError: The file cannot be written, or not within the deadline.
+        """
 
         def call() -> None:
             path = self.path(relative)
@@ -73,7 +103,15 @@ class Storage:
         self._within_deadline(call, f"write {relative}")
 
     def replace(self, relative: str, content: bytes) -> None:
-        """Write a file whole in place of an earlier one. On a local disk a crash leaves the one or the other."""
+        """Replace a file by a new version. On a local disk, a crash leaves either the old or the new version.
+
+        Args:
+            relative: Path of the file, which need not exist.
+            content: All bytes of the new version.
+
+        Raises:
+            StorageError: The file cannot be written, or not within the deadline.
+        """
         if not isinstance(self._filesystem, pafs.LocalFileSystem):
             self.write(relative, content)
             return
@@ -84,11 +122,14 @@ class Storage:
         )
 
     def read(self, relative: str) -> bytes:
-        """The content of a file.
+        """Return the content of a file.
+
+        Args:
+            relative: Path of the file.
 
         Raises:
-            MissingError: it is not there.
-            StorageError: it cannot be read, or not within the deadline.
+            MissingError: The file does not exist.
+            StorageError: The file cannot be read, or not within the deadline.
         """
 
         def call() -> bytes:
@@ -98,23 +139,51 @@ class Storage:
         return self._within_deadline(call, f"read {relative}")
 
     def exists(self, relative: str) -> bool:
-        """Whether a file or folder is there."""
+        """Return whether a file or folder exists.
+
+        Args:
+            relative: Path of the file or folder.
+
+        Raises:
+            StorageError: The storage fails, or does not answer within the deadline.
+        """
         info = self._within_deadline(lambda: self._filesystem.get_file_info(self.path(relative)), f"look up {relative}")
         return info.type != pafs.FileType.NotFound
 
     def size(self, relative: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Return the size of a file in bytes, or None if there is no such file.
+
+        Args:
+            relative: Path of the file.
+
+        Raises:
+            StorageError: The storage fails, or does not answer within the deadline.
+        """
         info = self._within_deadline(lambda: self._filesystem.get_file_info(self.path(relative)), f"look up {relative}")
         return info.size if info.type == pafs.FileType.File else None
 
     def names(self, relative: str) -> list[str]:
-        """Names in a folder, sorted; none where there is no folder."""
+        """Return the sorted names of the entries in a folder. The list is empty if the folder does not exist.
+
+        Args:
+            relative: Path of the folder.
+
+        Raises:
+            StorageError: The folder cannot be listed, or not within the deadline.
+        """
         selector = pafs.FileSelector(self.path(relative), allow_not_found=True)
-        found = self._within_deadline(lambda: self._filesystem.get_file_info(selector), f"list {relative}")
-        return sorted(info.base_name for info in found)
+        infos = self._within_deadline(lambda: self._filesystem.get_file_info(selector), f"list {relative}")
+        return sorted(info.base_name for info in infos)
 
     def delete(self, relative: str) -> None:
-        """Delete a folder with all in it, or a file; nothing where it is gone already."""
+        """Delete a file, or a folder with all its content. Do nothing if it does not exist.
+
+        Args:
+            relative: Path of the file or folder.
+
+        Raises:
+            StorageError: The entry cannot be deleted, or not within the deadline.
+        """
 
         def call() -> None:
             info = self._filesystem.get_file_info(self.path(relative))
@@ -126,17 +195,31 @@ class Storage:
         self._within_deadline(call, f"delete {relative}")
 
     def make(self, relative: str) -> None:
-        """Make a folder."""
-        self._within_deadline(lambda: self._filesystem.create_dir(self.path(relative), recursive=True), "make a folder")
+        """Create a folder and its parents. Do nothing if it exists.
+
+        Args:
+            relative: Path of the folder.
+
+        Raises:
+            StorageError: The folder cannot be created, or not within the deadline.
+        """
+        self._within_deadline(
+            lambda: self._filesystem.create_dir(self.path(relative), recursive=True), "create a folder"
+        )
 
     def check_writable(self) -> None:
-        """Raises StorageError unless a file can be written here, read back and deleted."""
+        """Write a small file, read it back and delete it.
+
+        Raises:
+            StorageError: One of the three failed, or the file that was read differs from the one written.
+        """
         self.write(".writable", b"inarch")
         if self.read(".writable") != b"inarch":
-            raise StorageError(f"storage {self.uri!r} does not give back what was written to it")
+            raise StorageError(f"storage {self.uri!r} is unusable: a test file differed when it was read back")
         self.delete(".writable")
 
     def _within_deadline(self, call: Callable[[], T], what: str) -> T:
+        """Return the result of a call, or raise StorageError. `what` names the call in the message."""
         future = self._calls.submit(call)
         try:
             return future.result(timeout=self._deadline)

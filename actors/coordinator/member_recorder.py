@@ -1,0 +1,63 @@
+"""Writes the record of the members whenever they change."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from inarch.actors.coordinator import run_metadata
+from inarch.actors.coordinator.background_tasks import BackgroundTasks
+from inarch.actors.coordinator.run_state import Phase, RunState
+from inarch.population.errors import RunExistsError, StorageError
+from inarch.population.membership.members import Members
+from inarch.population.persistence.storage import Storage
+
+
+class MemberRecorder:
+    """Writes members, phase and message of a run to its folder. The event loop never waits for storage."""
+
+    def __init__(
+        self, storage: Storage, members: Members, state: RunState, background: BackgroundTasks, *, token: str | None
+    ) -> None:
+        """Create the recorder; nothing is written yet.
+
+        Args:
+            storage: Folder of the run.
+            members: Members of the run.
+            state: State of the run.
+            background: Runs the writes.
+            token: Token of the run's claim on its folder; None: nothing was claimed.
+        """
+        self._storage, self._members, self._state = storage, members, state
+        self._background, self._token = background, token
+
+    def save(self) -> None:
+        """Write the record soon. No caller waits for it."""
+        self._background.run_coalesced(self.write)
+
+    async def write(self, *, phase: Phase | None = None) -> None:
+        """Write the record now.
+
+        A storage error becomes the run's message. If another start has claimed the folder, the run fails.
+
+        Args:
+            phase: Phase to record; None: the present one.
+        """
+        if not len(self._members):  # a restarted coordinator that has read no members yet must not record that
+            return
+        try:
+            await asyncio.to_thread(
+                run_metadata.write_members,
+                self._storage,
+                token=self._token,
+                state=phase or self._state.phase,
+                message=self._state.message,
+                members=self._members,
+                placement=self._state.resources,
+                began=time.time() - self._state.seconds,
+            )
+        except StorageError as error:
+            self._state.message = str(error)
+        except RunExistsError as error:
+            self._state.fail(str(error))
+            self._background.has_changed.set()

@@ -1,0 +1,64 @@
+"""The calls that networks make to the coordinator actor, as types.
+
+A network holds the coordinator's handle without importing its class, which lies above it.
+"""
+
+from __future__ import annotations
+
+import ray
+
+from inarch.actors.messages import Command, References
+from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.membership.population_state import JoinPoint
+from inarch.population.membership.snapshot_index import PublishedSnapshot
+from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.snapshot import SnapshotInfo
+
+
+class CoordinatorApi:
+    """What a network may call on the coordinator."""
+
+    @ray.method
+    async def post(
+        self,
+        network_id: int,
+        incarnation: int,
+        reports: list[IntervalReport],
+        snapshot: PublishedSnapshot[References] | None,
+    ) -> Command:
+        """Take a network's reports and its newest snapshot. The call is also its heartbeat.
+
+        Args:
+            network_id: Id of the network.
+            incarnation: Number of its process.
+            reports: Reports since the last call, oldest first.
+            snapshot: Its newest snapshot; None: nothing new.
+
+        Returns:
+            What the network is to do.
+        """
+        raise NotImplementedError
+
+    @ray.method
+    async def ask(self, own: SnapshotInfo) -> tuple[PublishedSnapshot[References], ...] | ExchangeOutcome:
+        """Return the snapshots that a network may fetch, or the reason why there are none.
+
+        In lockstep, the call returns when the barrier of the network's interval is released.
+
+        Args:
+            own: Progress of the network.
+        """
+        raise NotImplementedError
+
+    @ray.method
+    async def join(self, network_id: int, incarnation: int) -> JoinPoint[References]:
+        """Return where a joining network begins. In lockstep, the call returns when a barrier is released.
+
+        Args:
+            network_id: Id of the network.
+            incarnation: Number of its process.
+
+        Raises:
+            RunError: A later incarnation has replaced this one, or the network left before it could join.
+        """
+        raise NotImplementedError

@@ -1,0 +1,192 @@
+"""The state machine of a population, on a clock that the tests set."""
+
+from __future__ import annotations
+
+import pytest
+
+from inarch.population.config import PopulationConfig, RunConfig, TimeoutsConfig
+from inarch.population.membership.members import MemberState
+from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.membership.population_state import JoinPoint, PopulationState
+from inarch.population.membership.snapshot_index import PublishedSnapshot
+from inarch.population.state.snapshot import SnapshotInfo
+from tests.conftest import small_config
+
+TRAINING = MemberState.TRAINING
+
+
+def info(network_id: int, interval: int, *, incarnation: int = 1) -> SnapshotInfo:
+    return SnapshotInfo(
+        network_id=network_id,
+        incarnation=incarnation,
+        interval=interval,
+        step=3 * interval,
+        trained_intervals=float(interval),
+        trained_steps=3.0 * interval,
+        created_at=float(interval),
+        structure="same",
+        score=None,
+        learning_rate=0.1,
+    )
+
+
+def published(network_id: int, interval: int, *, incarnation: int = 1) -> PublishedSnapshot[str]:
+    origin = info(network_id, interval, incarnation=incarnation)
+    return PublishedSnapshot(origin=origin, information=(1.0,), payload=f"{network_id}@{interval}")
+
+
+def population(*states: MemberState, mode: str = "async", **changes) -> PopulationState[str]:
+    """A population whose members have these states."""
+    config: RunConfig = small_config(mode=mode, **changes)
+    state: PopulationState[str] = PopulationState(config)
+    for member_state in states:
+        network_id = state.members.add(is_initial=True).id
+        state.mark_started(network_id, interval=0)
+        state.members.set_state(network_id, member_state)
+    return state
+
+
+def test_join_in_async_mode_admits_at_once() -> None:
+    state = population(TRAINING, TRAINING)
+    state.publish(published(0, 7), now=0.0)
+    point = state.join(1)
+    assert point == JoinPoint(interval=7, parent=published(0, 7))
+    assert not state.is_held(1)
+
+
+def test_join_of_a_fresh_network_names_the_interval_alone() -> None:
+    fresh = PopulationConfig(size=2, init_new_networks="fresh")
+    state = population(TRAINING, TRAINING, population=fresh)
+    state.publish(published(0, 7), now=0.0)
+    assert state.join(1) == JoinPoint(interval=7, parent=None)
+
+
+def test_join_without_snapshots_begins_with_the_most_advanced_member() -> None:
+    state = population(TRAINING, MemberState.DONE, TRAINING)
+    state.record_interval(0, 3)
+    state.record_interval(1, 9)
+    assert state.join(2) == JoinPoint(interval=9)
+
+
+def test_join_in_lockstep_waits_for_a_release_that_does_not_wait_for_it() -> None:
+    state = population(TRAINING, TRAINING, TRAINING, mode="lockstep")
+    state.hold(2)
+    assert state.join(2) is None and state.is_joining(2)
+    state.publish(published(0, 1), now=0.0)
+    assert state.release_barriers(now=0.0).intervals == ()
+    state.publish(published(1, 1), now=1.0)
+    release = state.release_barriers(now=1.0)
+    assert release.intervals == (1,) and release.joins[2].interval == 1
+    assert not state.is_held(2) and not state.is_joining(2)
+
+
+def test_join_after_a_restart_of_the_coordinator_is_not_waited_for() -> None:
+    """The restarted coordinator does not know that the network was held."""
+    state = population(TRAINING, TRAINING, mode="lockstep")
+    assert state.join(1) is None
+    state.publish(published(0, 3), now=0.0)
+    release = state.release_barriers(now=0.0)
+    assert release.intervals == (3,) and set(release.joins) == {1}
+
+
+def test_join_in_lockstep_beside_no_active_member_admits_at_once() -> None:
+    state = population(TRAINING, MemberState.DONE, mode="lockstep")
+    assert state.join(0) == JoinPoint(interval=0)
+
+
+def test_terminated_network_does_not_wait_to_join_any_more() -> None:
+    state = population(TRAINING, TRAINING, mode="lockstep")
+    assert state.join(1) is None
+    state.forget(1)
+    assert not state.is_joining(1) and not state.is_held(1)
+    state.publish(published(0, 1), now=0.0)
+    assert state.release_barriers(now=0.0).joins == {}
+
+
+def test_barrier_waits_again_for_a_network_whose_process_died() -> None:
+    state = population(TRAINING, TRAINING, mode="lockstep")
+    state.publish(published(1, 1), now=0.0)
+    state.forget(1)
+    state.publish(published(0, 1), now=0.0)
+    assert state.release_barriers(now=0.0).intervals == ()
+    state.publish(published(1, 1, incarnation=2), now=1.0)
+    assert state.release_barriers(now=1.0).intervals == (1,)
+
+
+def test_select_donors_in_lockstep_is_none_until_the_release() -> None:
+    state = population(TRAINING, TRAINING, mode="lockstep")
+    state.publish(published(0, 1), now=0.0)
+    assert state.select_donors(info(0, 1)) is None
+    state.publish(published(1, 1), now=0.0)
+    state.release_barriers(now=0.0)
+    assert state.select_donors(info(0, 1)) == (published(1, 1),)
+
+
+def test_select_donors_after_a_timed_out_barrier_says_so() -> None:
+    state = population(TRAINING, TRAINING, mode="lockstep", timeouts=TimeoutsConfig(barrier_seconds=5.0))
+    state.publish(published(0, 1), now=0.0)
+    assert state.release_barriers(now=4.9).intervals == ()
+    assert state.release_barriers(now=5.0).intervals == (1,)
+    assert state.select_donors(info(0, 1)) is ExchangeOutcome.BARRIER_TIMEOUT
+
+
+def test_contact_admits_only_a_network_that_has_trained() -> None:
+    state = population(TRAINING, MemberState.STALLED)
+    state.hold(1)
+    state.record_contact(1, has_trained=False)
+    assert state.is_held(1) and state.members[1].state is TRAINING
+    state.record_contact(1, has_trained=True)
+    assert not state.is_held(1)
+
+
+@pytest.mark.parametrize(
+    ("held", "state_before", "is_finishing", "state_after"),
+    [
+        (False, TRAINING, True, MemberState.LEAVING),
+        (True, TRAINING, False, MemberState.RETIRED),
+        (False, MemberState.STARTING, False, MemberState.RETIRED),
+    ],
+)
+def test_leave_lets_only_a_network_with_work_finish(held, state_before, is_finishing, state_after) -> None:
+    state = population(TRAINING, state_before)
+    if held:
+        state.hold(1)
+    assert state.leave(1) is is_finishing
+    assert state.members[1].state is state_after
+
+
+def test_lose_removes_the_snapshots_of_the_network() -> None:
+    state = population(TRAINING, TRAINING)
+    state.publish(published(1, 2), now=0.0)
+    state.lose(1)
+    assert state.members[1].state is MemberState.LOST
+    assert state.select_donors(info(0, 2)) is ExchangeOutcome.NOTHING_YET
+
+
+def test_retire_never_started_spares_a_population_that_never_had_a_network() -> None:
+    """As when the coordinator dies while the first networks are built, and those die with it."""
+    state: PopulationState[str] = PopulationState(small_config())
+    for _ in range(2):
+        state.members.add(is_initial=True)
+    assert state.retire_never_started() == ()
+    assert [member.state for member in state.members] == [MemberState.STARTING] * 2
+
+
+def test_retire_never_started_retires_members_beside_finished_ones() -> None:
+    state = population(MemberState.DONE)
+    state.members.add(is_initial=False)
+    assert state.retire_never_started() == (1,)
+    assert [member.state for member in state.members] == [MemberState.DONE, MemberState.RETIRED]
+
+
+def test_check_heartbeats_stalls_then_selects_silent_members() -> None:
+    state = population(TRAINING, TRAINING, MemberState.LEAVING, MemberState.DONE, MemberState.STARTING)
+    silent = state.check_heartbeats({0: 31.0, 1: 91.0, 2: 91.0, 3: 91.0, 4: 1000.0}, lease_seconds=30.0)
+    assert silent.hanging == (1, 2) and silent.lost_donors == (3,)
+    assert state.members[0].state is MemberState.STALLED and state.members[4].state is MemberState.STARTING
+
+
+def test_is_starved_only_if_all_active_members_start() -> None:
+    assert population(MemberState.STARTING, MemberState.DONE).is_starved()
+    assert not population(MemberState.STARTING, TRAINING).is_starved()
+    assert not population(MemberState.DONE).is_starved()
