@@ -158,14 +158,14 @@ def test_parts_in_every_form(tmp_path: Path) -> None:
         ((X, np.ones((40, 4))), "multi-label"),
         ((np.zeros((8, 4, 9, 9), np.uint8), [0, 1] * 4), r"with 1 or 3 channels, got \(8, 4, 9, 9\)"),
         ((np.zeros((8, 9, 9, 13), np.uint8), [0, 1] * 4), r"with 1 or 3 channels, got \(8, 9, 9, 13\)"),
-        (Pictures([(ITEMS[0][0], 0), (ITEMS[0][0], 1.7)]), "item 1 has label 1.7, which is no whole number"),
+        (Pictures([(ITEMS[0][0], 0), (ITEMS[0][0], 1.7)]), "item 1 has label 1.7, which is not a whole number"),
         ((X[:6], ["a", float("nan"), "b"] * 2), "item 1 has no label"),
         ((X[:6], ["a", 1] * 3), "labels must be all numbers or all names"),
         ((X[:6], [[1], [1, 2], [1], [0], [0], [0]]), "multi-label"),
         (([item[0] for item in ITEMS], None), "labels must be a list or an array"),
         (
             ConcatDataset([Named(ITEMS[:4], ["c", "d", "e", "f"]), Named(ITEMS[4:8], ["d", "c", "e", "f"])]),
-            "joined name other classes",
+            "joined Datasets name different classes",
         ),
         (Named(ITEMS[:4], ["a", "b", "a", "b"]), "two classes are called 'a'"),
         ([(Image.fromarray(np.full((9, 9), 200, np.int32)), 0)] * 4, "32-bit integers"),
@@ -247,7 +247,7 @@ def test_random_transforms_are_refused_and_not_frozen(probability: float, seed: 
     if probability == 1.0:  # no chance in it: the same image each time
         assert len(from_dataset(noisy, name="data")) == 40
         return
-    with pytest.raises(DataError, match=r"is another image each time it is read.*data.augmentation"):
+    with pytest.raises(DataError, match=r"is a different image each time it is read.*data.augmentation"):
         from_dataset(noisy, name="data train")
 
 

@@ -53,7 +53,7 @@ def test_labels_of_every_kind(values: Any, labels: list[int], names: tuple[str, 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([0, 0.5, 1], "x: row 1 has label 0.5, which is no whole number"),
+        ([0, 0.5, 1], "x: row 1 has label 0.5, which is not a whole number"),
         ([0, 1, None], "x: row 2 has no label"),
         ([0.0, float("nan")], "x: row 1 has no label"),
         (["a", None], "x: row 1 has no label"),
@@ -61,7 +61,7 @@ def test_labels_of_every_kind(values: Any, labels: list[int], names: tuple[str, 
         (pa.array(["a", None]).dictionary_encode(), "x: row 1 has no label"),
         ([1, -1], "x: row 1 has label -1; labels must be 0 or above"),
         ([[0], [1, 2]], r"x: the labels are lists .*multi-label"),
-        ([0, 20_000_000], "x: row 1 has label 20000000, which asks for 20000001 outputs for 2 classes"),
+        ([0, 20_000_000], "x: row 1 has label 20000000, which needs 20000001 outputs for 2 classes"),
         ([3_000_000_000, 1], "x: row 0 has label 3000000000"),
         ([0, 2**70], "x: labels must be all numbers or all names"),
         ([0, "a"], "x: labels must be all numbers or all names"),
@@ -76,9 +76,9 @@ def test_labels_that_cannot_be_used_name_the_row(values: Any, message: str) -> N
 def test_labels_with_known_names() -> None:
     assert encode_labels(["b", "a"], name="x", class_names=["b", "a"])[0].tolist() == [0, 1]
     assert encode_labels([1, 0], name="x", class_names=["b", "a"])[1] == ("b", "a")
-    with pytest.raises(DataError, match="row 1 has label 'c', which is none of the 2 named classes"):
+    with pytest.raises(DataError, match="row 1 has label 'c', which is not one of the 2 named classes"):
         encode_labels(["b", "c"], name="x", class_names=["b", "a"])
-    with pytest.raises(DataError, match="row 0 has label 2, but there are names for 2 classes only"):
+    with pytest.raises(DataError, match="row 0 has label 2, but only 2 classes have names"):
         encode_labels([2, 0], name="x", class_names=["b", "a"])
 
 
@@ -140,7 +140,7 @@ def test_validation_gets_the_asked_number_and_every_class_that_can_spare_one(
     labels = np.repeat(np.arange(len(counts)), counts)
     asked = round(fraction * len(labels))
     if asked == 0:
-        with pytest.raises(DataError, match="leaves one side empty"):
+        with pytest.raises(DataError, match="leaves training or validation empty"):
             held_out(labels, fraction, seed=seed)
         return
     spare = sum(count > 1 for count in counts)

@@ -110,7 +110,7 @@ def test_unreadable_images_are_refused_by_name(monkeypatch) -> None:
     whole = encoded(RGB.resize((64, 64)), "JPEG")
     for content, message in (
         (b"", "x is empty"),
-        (b"no image at all", "x is no image"),
+        (b"no image at all", "x is not an image"),
         (whole[: len(whole) // 2], "x cannot be decoded as an image"),
         (encoded(RGB)[:-30], "x cannot be decoded as an image"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "x is a Git LFS pointer"),
@@ -231,9 +231,9 @@ def test_so_many_unreadable_images_are_left_out_counted_and_listed(tmp_path: Pat
     assert batches is not None and sum(len(labels) for _, labels in batches.in_order(batch_size=4)) == 18
     with pytest.raises(
         DataError,
-        match=r"more images than 1 cannot be read \(data.skip_unreadable\), among them: .*x"
+        match=r"data.skip_unreadable=1: more images than that cannot be read, among them: .*x"
         if carrier == "table"
-        else "more images than 1 cannot be read",
+        else "more images than that cannot be read",
     ):
         load_splits(DataConfig(train=train, skip_unreadable=1, **fields), seed=0)
 

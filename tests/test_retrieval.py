@@ -180,7 +180,7 @@ def test_what_nobody_can_find_is_said_before_training(tmp_path: Path) -> None:
         check(query=seen_by_two, validation=0.5)
     with pytest.raises(ConfigError, match="both have cameras"):
         check(query=parquet(tmp_path / "plain.parquet", [0, 1], None, shape=(16, 8, 3)))
-    with pytest.raises(DataError, match=r"data\.query 'digits' names training and test images"):
+    with pytest.raises(DataError, match=r"data\.query='digits' stands for training and test images"):
         check(query="digits")
 
 

@@ -60,7 +60,7 @@ def test_shards_named_by_their_parts_hold_training_and_test_images(tmp_path: Pat
 
 def test_columns_are_chosen(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.parquet", [0, 1, 0], columns=("pixel_values", "label_id"))
-    with pytest.raises(DataError, match=r"it has pixel_values, label_id; name it by data.image_column"):
+    with pytest.raises(DataError, match=r"it has pixel_values, label_id; name the column in data.image_column"):
         load(path)
     assert load(path, image_column="pixel_values", label_column="label_id").train.labels.tolist() == [0, 1, 0]
     with pytest.raises(DataError, match=r"has no column 'y' \(data.label_column\); it has"):
@@ -253,7 +253,7 @@ def test_texts_of_a_csv_stay_texts(tmp_path: Path) -> None:
     (tmp_path / "a" / "labels.csv").write_text("image_id,label\n001,x\n,y\n002,z\n")
     assert len(load(path, skip_unreadable=1).train) == 2
     (tmp_path / "a" / "labels.csv").write_text("image,label\nhttp://example.com/a.png,x\n001,y\n")
-    with pytest.raises(DataError, match="download images that lie on the web"):
+    with pytest.raises(DataError, match="download images that are on the web"):
         load(path)
 
 
@@ -278,7 +278,7 @@ def test_shards_of_mixed_types_and_tables_of_odd_columns(tmp_path: Path) -> None
         pa.table({"image": cells, "label": [0, 1], "camera": ["Canon", "Nikon"]}), tmp_path / "t" / "c.parquet"
     )
     found = load(tmp_path / "t" / "c.parquet")
-    assert found.train.cameras is None and "column 'camera' holds no whole numbers" in found.report.notes[0]
+    assert found.train.cameras is None and "column 'camera' does not hold whole numbers" in found.report.notes[0]
     twice = pa.Table.from_arrays([pa.array(cells), pa.array([0, 1]), pa.array([0, 1])], ["image", "label", "label"])
     pq.write_table(twice, tmp_path / "t" / "d.parquet")
     with pytest.raises(DataError, match="two columns called 'label'"):
@@ -293,7 +293,7 @@ def test_shards_of_other_parts_are_named(tmp_path: Path) -> None:
         write_table(tmp_path / f"{name}.parquet", [0, 1])
     notes = load(tmp_path).report.notes
     assert "left out 2 Parquet files of other parts (extra.parquet, validation-0.parquet)" in notes[0]
-    with pytest.raises(DataError, match=r"data.test: the Parquet files in .* are named by other parts: extra"):
+    with pytest.raises(DataError, match=r"data.test: the Parquet files in .* have the names of other parts: extra"):
         load(tmp_path, test=str(tmp_path))
     write_table(tmp_path / "hub" / "data" / "train-0.parquet", [0, 1])
     write_table(tmp_path / "hub" / "data" / "test-0.parquet", [1, 1])

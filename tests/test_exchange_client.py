@@ -1,0 +1,258 @@
+"""The exchange client against a fake coordinator: late answers, lost owners, silence, and the end of the lease."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from inarch.actors.messages import Command
+from inarch.actors.network.exchange_client import ExchangeClient
+from inarch.population.config import Mode, RunConfig, TimeoutsConfig
+from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
+from inarch.population.training.trainer import Trainer
+from tests.conftest import small_config, tiny_task
+from tests.fakes.exchange_backend import FakeBackend
+
+TIMEOUTS = TimeoutsConfig(lease_seconds=0.6, fetch_seconds=0.5, barrier_seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def snapshot() -> Snapshot:
+    """A snapshot of a small network."""
+    config = small_config()
+    made = Trainer(tiny_task(config), config, network_id=0).snapshot()
+    return dataclasses.replace(made, buffer=made.buffer.copy())
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def clients(snapshot: Snapshot, backend: FakeBackend) -> Iterator[Callable[..., ExchangeClient]]:
+    """Makes clients, and closes them after the test."""
+    made: list[ExchangeClient] = []
+
+    def make(mode: Mode = "async", layout: Layout | None = None) -> ExchangeClient:
+        config = RunConfig(mode=mode, timeouts=TIMEOUTS)
+        client = ExchangeClient(backend, config, layout or snapshot.layout, logger=logging.getLogger("test"))
+        made.append(client)
+        return client
+
+    yield make
+    for client in made:
+        client.close()
+
+
+def of_interval(snapshot: Snapshot, interval: int) -> Snapshot:
+    origin = dataclasses.replace(snapshot.origin, interval=interval, step=3 * interval)
+    return dataclasses.replace(snapshot, origin=origin)
+
+
+def report(snapshot: Snapshot) -> IntervalReport:
+    return IntervalReport(
+        origin=snapshot.origin,
+        num_intervals=4,
+        epoch=1.0,
+        learning_rate=0.1,
+        train_loss=1.0,
+        train_accuracy=0.5,
+        validation_loss=None,
+        validation_accuracy=None,
+        validation_mean_average_precision=None,
+        images=96,
+        images_per_second=10.0,
+        seconds={},
+        grafts=0,
+    )
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not hold in time"
+        time.sleep(0.005)
+
+
+def publish(client: ExchangeClient, snapshot: Snapshot, interval: int) -> Snapshot:
+    published = of_interval(snapshot, interval)
+    client.publish_interval(report(published), published)
+    return published
+
+
+def test_publish_sends_report_and_reference_of_a_copy(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients()
+    publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    assert backend.reported_intervals() == [1]
+    (published,) = backend.published()
+    stored = backend.get(published.payload, seconds=1.0)
+    assert isinstance(stored, np.ndarray) and np.array_equal(stored, snapshot.buffer)
+
+
+def test_publish_while_a_post_is_under_way_keeps_the_snapshot_back(clients, backend, snapshot: Snapshot) -> None:
+    client = clients()
+    backend.gate.clear()
+    for interval in (1, 2, 3):
+        publish(client, snapshot, interval)
+    backend.gate.set()
+    client.flush(seconds=5.0)
+    assert [item.origin.interval for item in backend.published()] == [1]
+    assert backend.reported_intervals() == [1, 2, 3]
+
+
+def test_publish_in_lockstep_sends_every_version(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients("lockstep")
+    for interval in (1, 2, 3):
+        publish(client, snapshot, interval)
+        client.flush(seconds=5.0)
+    assert [item.origin.interval for item in backend.published()] == [1, 2, 3]
+    assert [item.origin.interval for item in client.published()] == [2, 3], "others may still fetch version 2"
+
+
+def test_publish_into_a_full_store_costs_the_exchange_alone(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients()
+    backend.is_full = True
+    publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    assert backend.published() == [] and backend.reported_intervals() == [1]
+
+
+def test_silent_coordinator_loses_no_report_and_gets_them_in_order(clients, backend, snapshot: Snapshot) -> None:
+    client = clients()
+    backend.command = None
+    for interval in (1, 2, 3):
+        publish(client, snapshot, interval)
+    time.sleep(0.1)
+    assert backend.posts == []
+    backend.command = Command.CONTINUE
+    client.flush(seconds=5.0)
+    assert backend.reported_intervals() == [1, 2, 3]
+    assert [item.origin.interval for item in backend.published()] == [1]
+
+
+def test_silence_for_a_lease_orphans_the_network(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients()
+    backend.command = None
+    publish(client, snapshot, 1)
+    assert client.must_end.wait(5.0) and client.is_orphaned
+    client.flush(seconds=60.0)  # returns at once: nobody takes the posts any more
+
+
+def test_contact_by_a_control_call_extends_the_lease(clients, backend: FakeBackend) -> None:
+    client = clients()
+    backend.command = None
+    deadline = time.monotonic() + 3 * TIMEOUTS.lease_seconds
+    while time.monotonic() < deadline:
+        client.record_contact()
+        time.sleep(0.05)
+    assert not client.is_orphaned
+
+
+def test_heartbeats_are_sent_without_news(clients, backend: FakeBackend) -> None:
+    clients()
+    wait_until(lambda: len(backend.posts) >= 3)
+    assert all(post == ([], None) for post in backend.posts)
+
+
+def test_fenced_command_ends_the_network_without_orphaning_it(clients, backend: FakeBackend) -> None:
+    client = clients()
+    backend.command = Command.FENCED
+    assert client.must_end.wait(5.0)
+    assert client.command is Command.FENCED and not client.is_orphaned
+
+
+def scions_of(client: ExchangeClient, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
+    client.prefetch(own)
+    time.sleep(0.2)
+    return client.fetch_scions(own)
+
+
+def test_fetch_returns_the_bytes_of_the_selected_snapshot(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients()
+    publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    backend.answer = lambda own: tuple(backend.published())
+    scions = scions_of(client, snapshot.origin)
+    assert isinstance(scions, tuple) and np.array_equal(scions[0].buffer, snapshot.buffer)
+
+
+def test_fetch_without_an_answer_is_late_and_the_answer_serves_the_next_interval(clients, backend, snapshot) -> None:
+    client = clients()
+    publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    backend.answer = lambda own: tuple(backend.published())
+    backend.answer_gate.clear()
+    client.prefetch(snapshot.origin)
+    began = time.monotonic()
+    assert client.fetch_scions(snapshot.origin) is ExchangeOutcome.LATE
+    assert time.monotonic() - began < 0.4, "training waits 50 ms at most"
+    backend.answer_gate.set()
+    time.sleep(0.2)
+    assert isinstance(client.fetch_scions(snapshot.origin), tuple)
+    assert client.fetch_scions(snapshot.origin) is ExchangeOutcome.LATE, "scions are handed out once"
+
+
+def test_fetch_from_a_silent_coordinator_is_late(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients()
+    backend.answer = lambda own: None
+    assert scions_of(client, snapshot.origin) is ExchangeOutcome.LATE
+
+
+def test_fetch_of_a_snapshot_whose_owner_died_is_gone(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients()
+    publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    backend.answer = lambda own: tuple(backend.published())
+    backend.lose(backend.published()[0])
+    assert scions_of(client, snapshot.origin) is ExchangeOutcome.GONE
+
+
+def test_fetch_of_another_structure_is_refused(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients()
+    publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    other = dataclasses.replace(backend.published()[0].origin, structure="other")
+    backend.answer = lambda own: (dataclasses.replace(backend.published()[0], origin=other),)
+    assert scions_of(client, snapshot.origin) is ExchangeOutcome.STRUCTURE
+
+
+def test_fetch_of_several_keeps_those_that_came(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients("lockstep")
+    for interval in (1, 2):
+        publish(client, snapshot, interval)
+        client.flush(seconds=5.0)
+    backend.answer = lambda own: tuple(backend.published())
+    backend.lose(backend.published()[0])
+    scions = client.fetch_scions(snapshot.origin)
+    assert isinstance(scions, tuple) and [scion.origin.interval for scion in scions] == [2]
+
+
+def test_fetch_in_lockstep_ignores_the_answer_of_an_earlier_interval(clients, backend, snapshot: Snapshot) -> None:
+    client = clients("lockstep")
+    backend.answer_gate.clear()
+    backend.answer = lambda own: ExchangeOutcome.NO_NEIGHBOR if own.interval == 1 else ExchangeOutcome.NOTHING_YET
+    assert client.fetch_scions(of_interval(snapshot, 1).origin) is ExchangeOutcome.BARRIER_TIMEOUT
+    backend.answer_gate.set()
+    assert client.fetch_scions(of_interval(snapshot, 2).origin) is ExchangeOutcome.NOTHING_YET
+
+
+def test_fetch_in_lockstep_ends_when_the_network_is_orphaned(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients("lockstep")
+    backend.command, backend.answer = None, lambda own: None
+    assert client.fetch_scions(snapshot.origin) is ExchangeOutcome.STOPPING
+    assert client.is_orphaned
+
+
+def test_stop_while_fetching_in_lockstep_is_returned(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients("lockstep")
+    backend.answer = lambda own: ExchangeOutcome.STOPPING
+    assert client.fetch_scions(snapshot.origin) is ExchangeOutcome.STOPPING
