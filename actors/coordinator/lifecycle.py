@@ -52,7 +52,7 @@ class NetworkLifecycle:
 
     async def start_all(self) -> None:
         """Start every member. When population.min_size are placed, those train, and the rest join later."""
-        self._plans = plans = await self._read_plans()
+        self._plans = plans = await self.read_plans()
         placing = {
             network_id: asyncio.create_task(self._create_with_retries(network_id, plan))
             for network_id, plan in plans.items()
@@ -77,7 +77,7 @@ class NetworkLifecycle:
             self._background.spawn(self.start(network_id, "joined"))
         self._background.has_changed.set()
 
-    async def _read_plans(self) -> dict[int, StartPlan]:
+    async def read_plans(self) -> dict[int, StartPlan]:
         """Return how each starting member starts, by id."""
         starting = [member for member in self._members if member.state is MemberState.STARTING]
         if not self._spec.is_resumed:

@@ -1,7 +1,7 @@
 """The exchange client of one network: it publishes snapshots and fetches scions while the network trains.
 
 Two threads do the waiting. The posting thread sends reports, snapshots and heartbeats to the coordinator. The fetching
-thread asks for scions and brings their bytes to this node. The training thread waits 50 ms at most.
+thread requests scions and brings their bytes to this node. The training thread waits 50 ms at most.
 """
 
 from __future__ import annotations

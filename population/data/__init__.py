@@ -1,4 +1,4 @@
-"""Data sets by name or path, their splits, and batches on a network's device."""
+"""Read data sets by name or path, split them, and deliver batches on a network's device."""
 
 from inarch.population.data.loading import load_splits, memory_splits
 from inarch.population.data.memory_batches import Batch, Batches, EpochSpec, MemoryBatches

@@ -1,4 +1,4 @@
-"""Read the parts of a data set: match their classes by name, hold validation images out, decode or stream."""
+"""Read the parts of a data set, match their classes by name, hold out validation images, and decode or stream them."""
 
 from __future__ import annotations
 
@@ -22,33 +22,35 @@ from inarch.population.errors import DataError, UnreadableImageError
 Images = ImageSet | EncodedImages
 
 PIXEL_LIMIT = 32.0
-"""Floats above this are taken for pixels up to 255; normalized ones are well below."""
+"""A float above this means that white is 255. Normalized floats are well below it."""
 
 
 def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> Splits:
     """Read a data set and hold out its validation images.
 
-    Classes are matched between the parts by name; numbers without names are their own names.
+    Classes of the parts are matched by name. A class that has only a number is named by that number.
 
     Args:
-        config: Where it lies, what is held out, whether it is decoded at once.
-        seed: Decides which images are held out.
-        same_classes: Whether the classes of test and validation images must be the training images', as in
+        config: Sources of the parts, share to hold out, and whether to decode or to stream.
+        seed: Seed of the choice of held-out images.
+        same_classes: Whether validation and test images must belong to classes of the training images, as in
             classification.
 
     Raises:
-        DataError: it cannot be read, labels cannot be matched, or there is one class only.
+        DataError: A part cannot be read, its labels cannot be matched, or all training images are of one class.
     """
     if config.query is not None and holds_parts(config.query):
-        raise DataError(f"data.query {config.query!r} names training and test images; name a file or a folder")
+        raise DataError(
+            f"data.query={config.query!r} stands for training and test images; name a file or a folder of queries"
+        )
     train = limited(open_images(config.train, split="train", config=config), config.train_limit)
     test_source = config.test or (config.train if holds_parts(config.train) else None)
     sources = {"validation": config.validation_set, "test": test_source, "query": config.query}
     parts: dict[str, Images] = {"train": train}
     for part, source in sources.items():
         if source is not None:
-            found = open_images(source, split=part, config=config)
-            parts[part] = limited(found, config.test_limit if part != "validation" else None)
+            images = open_images(source, split=part, config=config)
+            parts[part] = limited(images, config.test_limit if part != "validation" else None)
     for part in ("validation", "test") if same_classes else ():
         if part in parts:
             parts[part] = _with_classes_of(parts[part], train, source=f"data.{part} {sources[part]}")
@@ -61,7 +63,7 @@ def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> 
     if config.stream == "always":
         shown = ", ".join(name for name, part in parts.items() if name not in encoded)
         raise DataError(
-            f"data.stream always: the {shown or 'other'} images come decoded and cannot be streamed; use auto"
+            f"data.stream=always: the {shown or 'other'} images are already decoded and cannot be streamed; use auto"
         )
     decoded = {name: _decoded(part, config, unreadable) for name, part in parts.items()}
     return memory_splits(
@@ -82,18 +84,24 @@ def memory_splits(
     query: ImageSet | None = None,
     validation: ImageSet | None = None,
 ) -> MemorySplits:
-    """Make splits of decoded images, with the checks of `load_splits`.
+    """Return the splits of decoded images.
 
     Args:
-        train, test, query: The parts.
-        config: What is held out, channels.
-        seed: Decides which images are held out.
-        validation: Validation images of their own; None: they are held out of the training images.
+        train: Training images.
+        test: Test images. In retrieval they are the gallery. None: there are none.
+        config: Share to hold out, and number of channels.
+        seed: Seed of the choice of held-out images.
+        query: Queries of retrieval. None: there are none of their own.
+        validation: Validation images from a source of their own. None: they are held out of the training images.
+
+    Raises:
+        DataError: The augmentation needs streamed images, all training images are of one class, or the parts differ
+            in shape or in the scale of their pixels.
     """
     if config.augmentation == "imagenet":
         raise DataError(
-            "data.augmentation imagenet (crops of random size) needs images that are decoded as they are needed: "
-            "data.stream always, of a folder or a Parquet file; crop_flip does without"
+            "data.augmentation=imagenet: crops of random size need streamed images; set data.stream=always with a "
+            "folder or a Parquet file, or data.augmentation=crop_flip"
         )
     parts = [part for part in (train, validation, test, query) if part is not None]
     channels = {"gray": 1, "rgb": 3}.get(config.channels, max(part.shape[0] for part in parts))
@@ -106,18 +114,18 @@ def memory_splits(
         if part is not None:
             _check_alike(part, train, name=name)
     notes = [note for part in parts for note in part.notes]
-    kept, held = train, validation
+    training, held = train, validation
     if validation is None:
         held_mask = held_out(train.labels, config.validation, seed=seed)
-        kept = train.select(np.flatnonzero(~held_mask)) if held_mask.any() else train
+        training = train.select(np.flatnonzero(~held_mask)) if held_mask.any() else train
         held = train.select(np.flatnonzero(held_mask)) if held_mask.any() else None
         notes += holdout_notes(train.labels, held_mask, train.class_names)
-    mean, deviation = kept.statistics()
+    mean, deviation = training.statistics()
     white = _white_of(train.images)
-    named = {"train": kept, "validation": held, "test": test, "query": query}
-    digest = "".join(part.fingerprint() for part in named.values() if part is not None)
+    final_parts = {"train": training, "validation": held, "test": test, "query": query}
+    digest = "".join(part.fingerprint() for part in final_parts.values() if part is not None)
     return MemorySplits(
-        train=kept,
+        train=training,
         validation=held,
         test=test,
         query=query,
@@ -127,7 +135,7 @@ def memory_splits(
         report=DataReport(
             class_names=train.class_names,
             class_counts=counts_of(train.labels, train.num_classes),
-            sizes={name: len(part) for name, part in named.items() if part is not None},
+            sizes={name: len(part) for name, part in final_parts.items() if part is not None},
             image_shape=train.shape,
             mean=tuple(float(value) / white for value in mean),
             deviation=tuple(float(value) / white for value in deviation),
@@ -142,9 +150,12 @@ def memory_splits(
 
 
 def _check_alike(part: ImageSet, train: ImageSet, *, name: str) -> None:
-    """Raise DataError where a part differs from the training images in shape or in the scale of pixels."""
+    """Raise DataError if a part differs from the training images in shape or in the scale of pixels."""
     if part.shape != train.shape:
-        raise DataError(f"{name} images are {part.shape}, training images {train.shape} (channels, height, width)")
+        raise DataError(
+            f"{name} images have shape {part.shape}, training images {train.shape} (channels, height, width); "
+            "give all parts one shape"
+        )
     white, other = _white_of(train.images), _white_of(part.images)
     if other != white:
         raise DataError(
@@ -159,7 +170,7 @@ def _white_of(images: Array) -> float:
 
 
 def _are_pixels(images: Array) -> bool:
-    """Whether all values lie between 0 and white; normalized floats do not."""
+    """Return whether all values lie between 0 and white. Normalized floats do not."""
     is_8_bit = images.dtype == np.uint8
     return is_8_bit or (float(images.min()) >= 0.0 and float(images.max()) <= _white_of(images))
 
@@ -171,21 +182,27 @@ def _resize(config: DataConfig) -> Resize:
 
 
 def limited(images: Images, limit: int | None) -> Images:
-    """At most so many of the images: the first of each class (and camera), then the second of each, and so on; in their
-    order."""
+    """Return at most `limit` images, evenly from the classes, in their original order.
+
+    The first image of each class (and camera) is taken, then the second image of each, and so on.
+
+    Args:
+        images: The images. Not changed.
+        limit: Greatest number of images. None: no limit.
+    """
     if limit is None or limit >= len(images.labels):
         return images
     cameras = np.zeros_like(images.labels) if images.cameras is None else images.cameras
     groups = np.unique(np.stack([images.labels, cameras]), axis=1, return_inverse=True)[1].reshape(-1)
-    turn = np.empty(len(groups), dtype=np.int64)
+    rank = np.empty(len(groups), dtype=np.int64)
     for group in np.unique(groups):
-        places = np.flatnonzero(groups == group)
-        turn[places] = np.arange(len(places))
-    return images.select(np.sort(np.argsort(turn, kind="stable")[:limit]))
+        indices = np.flatnonzero(groups == group)
+        rank[indices] = np.arange(len(indices))
+    return images.select(np.sort(np.argsort(rank, kind="stable")[:limit]))
 
 
 def _matched(images: Images, known: Images) -> Images:
-    """Renumber images by the classes of other images, as `numbered_as`."""
+    """Renumber images by the classes of other images, with `numbered_as`."""
     labels, names = numbered_as(images.labels, images.class_names, known.class_names)
     return dataclasses.replace(images, labels=labels, class_names=names)
 
@@ -194,25 +211,33 @@ def _with_classes_of(images: Images, train: Images, *, source: str) -> Images:
     """Renumber images by the classes of the training images.
 
     Raises:
-        DataError: an image is of a class that the training images lack.
+        DataError: An image is of a class that the training images lack.
     """
-    found, num_known = _matched(images, train), len(train.class_names)
-    unknown = np.unique(found.labels[found.labels >= num_known])
+    matched, num_known = _matched(images, train), len(train.class_names)
+    unknown = np.unique(matched.labels[matched.labels >= num_known])
     if len(unknown):
-        shown = ", ".join(repr(found.class_names[label]) for label in unknown[:5])
+        shown = ", ".join(repr(matched.class_names[label]) for label in unknown[:5])
         known = ", ".join(repr(name) for name in train.class_names[:5]) + (", ..." if num_known > 5 else "")
-        are_numbers = all(found.class_names[label].isdigit() for label in unknown)
+        are_numbers = all(matched.class_names[label].isdigit() for label in unknown)
         are_numbers = are_numbers and not all(name.isdigit() for name in train.class_names)
         remedy = "; name the classes of numbered labels by data.class_names" if are_numbers else ""
         raise DataError(
             f"{source} has images of classes that the training images lack: {shown}; the training images have {known}"
             f"{remedy}"
         )
-    return dataclasses.replace(found, class_names=train.class_names)
+    return dataclasses.replace(matched, class_names=train.class_names)
 
 
 def streams(train: EncodedImages, config: DataConfig) -> bool:
-    """Whether images are decoded in each epoch rather than once."""
+    """Return whether images are decoded anew in each epoch, instead of once.
+
+    With data.stream=auto, images are streamed for the augmentation imagenet, or if they would exceed data.memory_gib
+    when decoded. The size of the first readable image stands for all of them.
+
+    Args:
+        train: Training images.
+        config: Configuration of the data.
+    """
     if config.stream != "auto":
         return config.stream == "always"
     if config.augmentation == "imagenet":
@@ -227,18 +252,20 @@ def streams(train: EncodedImages, config: DataConfig) -> bool:
 
 
 def _decoded(images: Images, config: DataConfig, unreadable: UnreadableImages) -> ImageSet:
+    """Return images in memory, decoded if they are not."""
     if isinstance(images, EncodedImages):
         return decode_all(images, image_size=config.image_size, channels=config.channels, unreadable=unreadable)
     size = config.image_size
     if size is not None and images.shape[1:] != height_and_width(size):
         shown = "x".join(map(str, images.shape[1:]))
-        raise DataError(f"data.image_size {size}: these images are decoded already ({shown}) and cannot be resized")
+        raise DataError(f"data.image_size={size}: these images are already decoded ({shown}) and cannot be resized")
     return images
 
 
 def _stream_splits(
     parts: dict[str, EncodedImages], config: DataConfig, *, seed: int, unreadable: UnreadableImages
 ) -> StreamSplits:
+    """Return the splits of encoded images, without the unreadable ones if some may be left out."""
     if unreadable.limit:
         parts = {name: only_readable(part, unreadable) for name, part in parts.items()}
     train, validation = parts["train"], parts.get("validation")

@@ -1,4 +1,4 @@
-"""Batches of images in memory: shuffled by the network's own seed, augmented, normalized, on its device."""
+"""Deliver batches of images in memory: shuffled by the network's own seed, augmented, normalized, on its device."""
 
 from __future__ import annotations
 
@@ -20,56 +20,79 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class EpochSpec:
-    """One pass over the images: their order and augmentation are a pure function of it."""
+    """Description of one pass over the training images. Their order and augmentation are a pure function of it."""
 
     epoch: int
-    """Which pass, from 0."""
+    """Number of the pass, from 0."""
     order_seed: int
+    """Seed of the order."""
     augment_seed: int
+    """Seed of the random crops and mirrors."""
     batch_size: int
-    """Images a batch; the last may have fewer."""
+    """Images in a batch. The last batch may have fewer."""
     steps: int | None = None
-    """Batches; None: as many as use all images."""
+    """Batches of the pass. None: as many as use all images."""
     first: int = 0
-    """Batch to begin at."""
+    """Number of the first batch delivered, from 0. It is above 0 to resume within a pass."""
     padding: int = 0
-    """Pixels that a crop may shift an image by; 0: no crop."""
+    """Greatest shift of a random crop, in pixels. 0: no crop."""
     mirror: bool = False
-    """Mirror half of the images."""
+    """Whether to mirror each image with probability 0.5."""
 
 
 class Batches(Protocol):
-    """The images of one split, batch by batch."""
+    """Protocol of one split's images, delivered batch by batch."""
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         ...
 
     def epoch(self, wanted: EpochSpec) -> Iterator[Batch]:
-        """The batches of one pass, shuffled and augmented: for training."""
+        """Yield the batches of one training pass, shuffled and augmented.
+
+        Args:
+            wanted: Description of the pass.
+        """
         ...
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
-        """All images once, in order, as they are: for evaluation."""
+        """Yield all images once for evaluation, in order and without augmentation.
+
+        Args:
+            batch_size: Images in a batch. The last batch may have fewer.
+        """
         ...
 
 
 class MemoryBatches:
-    """Batches of one ImageSet."""
+    """Batches of an ImageSet."""
 
     def __init__(
         self, images: ImageSet, *, mean: np.ndarray, deviation: np.ndarray, device: torch.device | str = "cpu"
     ) -> None:
+        """Copy the statistics to the device. The images stay in host memory, shared and uncopied.
+
+        Args:
+            images: The images. Only read.
+            mean: Mean of each channel in the scale of the pixels, shape (channels,).
+            deviation: Standard deviation of each channel in the same scale, shape (channels,).
+            device: Device of the batches.
+        """
         self._set = images
         self._device = torch.device(device)
         self._mean = torch.tensor(mean, device=self._device)
         self._deviation = torch.tensor(deviation, device=self._device)
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self._set)
 
     def epoch(self, wanted: EpochSpec) -> Iterator[Batch]:
-        """Crops within `padding` and mirrors, normalized."""
+        """Yield the batches of one training pass, shuffled, cropped, mirrored and normalized.
+
+        Args:
+            wanted: Description of the pass.
+        """
         random = np.random.Generator(np.random.Philox(key=wanted.order_seed, counter=[0, 0, 0, wanted.epoch]))
         order, size, padding = random.permutation(len(self)), wanted.batch_size, wanted.padding
         steps = wanted.steps or -(-len(self) // size)
@@ -85,7 +108,11 @@ class MemoryBatches:
             yield normalize(pixels, self._mean, self._deviation), self._upload(self._set.labels[chosen])
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
-        """Normalized."""
+        """Yield all images once, in order and normalized.
+
+        Args:
+            batch_size: Images in a batch. The last batch may have fewer.
+        """
         for start in range(0, len(self), batch_size):
             stop = min(start + batch_size, len(self))
             pixels = self._upload(self._set.images[start:stop].copy())
@@ -98,11 +125,11 @@ class MemoryBatches:
 
 
 def epoch_batches(num_images: int, config: ScheduleConfig) -> tuple[int, ...]:
-    """Sizes of the batches of an epoch: the first and the last of them, or all where there are at most two.
+    """Return the sizes of the first and last batch of an epoch, or a single size if the epoch has one batch.
 
     Args:
         num_images: Training images, at least 1.
-        config: Batch size, and whether a smaller last batch is left out.
+        config: Batch size, and the rule for dropping a smaller last batch.
     """
     steps = epoch_steps(num_images, config)
     last = min(config.batch_size, num_images - (steps - 1) * config.batch_size)
@@ -110,7 +137,12 @@ def epoch_batches(num_images: int, config: ScheduleConfig) -> tuple[int, ...]:
 
 
 def epoch_steps(num_images: int, config: ScheduleConfig) -> int:
-    """Batches of an epoch."""
+    """Return the number of batches in an epoch, at least 1.
+
+    Args:
+        num_images: Training images, at least 1.
+        config: Batch size, and the rule for dropping a smaller last batch.
+    """
     full, rest = divmod(num_images, config.batch_size)
     is_dropped = config.drop_last == "on" or (config.drop_last == "auto" and rest == 1 and config.batch_size > 1)
     return full if full and (rest == 0 or is_dropped) else full + 1

@@ -1,4 +1,4 @@
-"""Prepare a picture for a trained network, by the report of its training data."""
+"""Prepare a picture for a trained network, as the report of its training data describes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from inarch.population.errors import DataError
 
 
 def preprocess(picture: Image.Image, report: DataReport, *, name: str) -> Tensor:
-    """Decode, scale and normalize one picture as the training images were.
+    """Convert, resize and normalize a picture in the same way as the training images.
 
     Args:
-        picture: Of any of Pillow's modes.
-        report: Of the run's data.
-        name: File, for errors.
+        picture: A picture in any of Pillow's modes.
+        report: Description of the run's data.
+        name: File of the picture, for error messages.
 
     Returns:
         Shape (channels, height, width), float32.
 
     Raises:
-        DataError: the network was trained on values that are no pixels, or the picture needs a size and the run gives
-            none.
+        DataError: The network was trained on values that are not pixels, or the picture's size differs from the
+            training images and the run does not resize.
+        UnreadableImageError: The picture's mode has no agreed appearance.
     """
     if not report.is_pixels:
-        raise DataError("the run was trained on arrays whose values are no pixels from 0 to 1 or 255")
+        raise DataError("the run was trained on arrays whose values are not pixels from 0 to 1 or 0 to 255")
     channels, height, width = report.image_shape
     shown = with_channels(as_shown(picture, name), "gray" if channels == 1 else "rgb")
     if report.resize == "margin":
@@ -39,8 +40,8 @@ def preprocess(picture: Image.Image, report: DataReport, *, name: str) -> Tensor
         shown = resized(shown, (height, width))
     elif shown.size != (width, height):
         raise DataError(
-            f"{name} has {shown.width}x{shown.height} pixels, the training images {width}x{height}; scale it to that"
+            f"{name} has {shown.width}x{shown.height} pixels, the training images {width}x{height}; resize the picture"
         )
     values = np.asarray(shown, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255.0
-    mean, deviation = (torch.tensor(of)[:, None, None] for of in (report.mean, report.deviation))
+    mean, deviation = (torch.tensor(value)[:, None, None] for value in (report.mean, report.deviation))
     return (torch.from_numpy(np.ascontiguousarray(values)) - mean) / deviation

@@ -1,4 +1,4 @@
-"""Batches of images that do not fit in memory: decoded by loader workers."""
+"""Deliver batches of images that do not fit in memory. Loader workers decode them as they are needed."""
 
 from __future__ import annotations
 
@@ -19,25 +19,32 @@ from inarch.population.errors import UnreadableImageError
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-"""Of ImageNet's channels, in [0, 1]."""
+"""Mean and standard deviation of ImageNet's channels, for values in [0, 1]."""
 
 GRAY_MEAN, GRAY_DEVIATION = (0.449,), (0.226,)
-"""The means of ImageNet's, for gray images."""
+"""Averages of the three channels' values above, for gray images."""
 
 WINDOW_GROUPS = 8
-"""Parquet row groups shuffled together: reading stays sequential, order does not repeat."""
+"""Parquet row groups that are shuffled together. Reading stays sequential, and the order does not repeat."""
 
 LOADER_SECONDS = 120.0
-"""A batch that the loader's workers do not deliver in this time is an error."""
+"""Seconds that loader workers have to deliver a batch. The loader raises an error after that."""
 
 
 def stream_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation by which streamed images are normalized, where white is 1."""
+    """Return the mean and standard deviation that normalize streamed images, with white as 1.
+
+    Args:
+        channels: 1 (gray) or 3 (RGB).
+
+    Returns:
+        Two tuples with one value for each channel.
+    """
     return (MEAN, DEVIATION) if channels == 3 else (GRAY_MEAN, GRAY_DEVIATION)
 
 
 class StreamBatches:
-    """Batches of encoded images."""
+    """Batches of encoded images, decoded by loader workers."""
 
     def __init__(
         self,
@@ -50,25 +57,35 @@ class StreamBatches:
         workers: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Batches of one part.
+        """Store the settings. Loader processes start with each pass.
 
         Args:
-            images: All images of a data set.
-            indices: Of those that belong to this part.
-            image_size: As data.image_size.
+            images: Images of a data set.
+            indices: Numbers of the images that belong to this part, shape (indices,).
+            image_size: Pixels a side, or height and width, as in data.image_size.
             channels: 1 (gray) or 3 (RGB).
-            resizes: Whether training crops have random sizes and shapes, and the others a margin, as for ImageNet.
-            workers: Loader processes.
-            device: Where batches go.
+            resizes: Whether to crop as usual for ImageNet: training crops of random size and shape, and evaluation
+                crops with a margin.
+            workers: Loader processes. With 0, this process decodes.
+            device: Device of the batches.
         """
         self._images, self._indices = images, indices
         self._size, self._channels, self._resizes, self._workers = image_size, channels, resizes, workers
         self._device = torch.device(device)
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self._indices)
 
     def epoch(self, wanted: EpochSpec) -> Iterator[Batch]:
+        """Yield the batches of one training pass, shuffled, augmented and normalized.
+
+        Args:
+            wanted: Description of the pass.
+
+        Raises:
+            UnreadableImageError: An image of a batch cannot be read.
+        """
         end = len(self) if wanted.steps is None else wanted.steps * wanted.batch_size
         order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size : end]
         steps: list[nn.Module] = (
@@ -82,14 +99,22 @@ class StreamBatches:
         yield from self._load(order, wanted.batch_size, transform=train, seed=wanted.augment_seed + wanted.epoch)
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
-        """Each image scaled without chance."""
+        """Yield all images once, in order, resized and normalized.
+
+        Args:
+            batch_size: Images in a batch. The last batch may have fewer.
+
+        Raises:
+            UnreadableImageError: An image of a batch cannot be read.
+        """
         yield from self._load(self._indices, batch_size, transform=v2.Compose([self._whole()]), seed=0)
 
     def _whole(self) -> nn.Module:
-        """To the size without chance."""
+        """Return the transform that resizes an image without random choices."""
         return _Whole(self._size, has_margin=self._resizes)
 
     def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the indices in the random order of an epoch, window by window of row groups."""
         random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, epoch]))
         groups = self._images.groups[self._indices]
         shuffled = random.permutation(np.unique(groups))
@@ -117,7 +142,7 @@ class StreamBatches:
 
 
 class _Whole(nn.Module):
-    """Scales a picture as images that are judged are scaled, in memory and streamed alike."""
+    """Transform that resizes pictures for evaluation. Without a margin, it resizes as decoding into memory does."""
 
     def __init__(self, size: ImageSize, *, has_margin: bool) -> None:
         super().__init__()
@@ -130,8 +155,11 @@ class _Whole(nn.Module):
 
 
 class _Decoded(Dataset):
-    """Decodes and transforms images. The random choices of an image depend on the seed and its number alone, not on the
-    worker that loads it. An unreadable image becomes its error message, since a worker would bury it in a traceback."""
+    """Dataset that decodes and transforms images.
+
+    The random choices of an image depend only on the seed and the image's number, not on the worker that loads it. An
+    unreadable image becomes its error message, because an exception in a worker would bury it in a traceback.
+    """
 
     def __init__(
         self, images: EncodedImages, order: np.ndarray, transform: v2.Compose, seed: int, *, channels: int
@@ -157,8 +185,8 @@ class _Decoded(Dataset):
 
 
 def _collated(items: list[tuple[torch.Tensor, int] | str]) -> tuple[torch.Tensor, torch.Tensor] | str:
-    """A batch, or the message about its first image that cannot be read."""
-    good = [item for item in items if not isinstance(item, str)]
-    if len(good) < len(items):
+    """Return a batch, or the message about its first unreadable image."""
+    readable = [item for item in items if not isinstance(item, str)]
+    if len(readable) < len(items):
         return next(item for item in items if isinstance(item, str))
-    return torch.stack([pixels for pixels, _ in good]), torch.tensor([label for _, label in good])
+    return torch.stack([pixels for pixels, _ in readable]), torch.tensor([label for _, label in readable])

@@ -1,1 +1,1 @@
-"""Readers of images and labels: folders, tables, arrays and Datasets."""
+"""Read images and labels from folders, tables, arrays and Datasets."""

@@ -1,4 +1,4 @@
-"""Read the items of torch and Hugging Face Datasets once into an ImageSet."""
+"""Read the items of PyTorch and Hugging Face Datasets once, into an ImageSet."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from inarch.population.errors import DataError, UnreadableImageError
 from inarch.population.extension.user_code import user_code
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "picture", "x", "input", "inputs")
+"""Usual keys of the image in items that are mappings, the most likely first."""
 
 LABEL_KEYS = ("label", "fine_label", "labels", "target", "class", "y")
-"""Keys of items that are mappings, the likeliest first."""
+"""Usual keys of the label in items that are mappings, the most likely first."""
 
 READ_TWICE = 64
-"""So many items are read twice, to find Datasets that give another image each time."""
+"""Number of items that are read twice, to detect Datasets that return a different image each time."""
 
 
 def from_dataset(
@@ -39,23 +40,23 @@ def from_dataset(
     """Read a map-style Dataset into an ImageSet.
 
     Args:
-        items: Of (image, label), or of mappings with an image and a label. Images are PIL pictures, arrays or tensors.
-            A DataLoader stands for its Dataset.
-        config: Size and channels of PIL pictures, names of columns and classes; None: the usual ones.
-        class_names: Names by label; None: the Dataset's own (`classes`, `features`).
-        name: What errors call it.
-        unreadable: As `to_images`.
+        items: A Dataset whose items are pairs (image, label), or mappings with an image and a label. Images are PIL
+            pictures, arrays or tensors. A DataLoader is replaced by its Dataset.
+        config: Size and channels of PIL pictures, and names of columns and classes. None: the defaults.
+        class_names: Names by label. None: the Dataset's own (`classes`, `features`).
+        name: Name of the Dataset, for error messages.
+        unreadable: Counter of the unreadable items that are left out. None: the first such item is an error.
 
     Raises:
-        DataError: it cannot be indexed, gives another image each time, images have several shapes, or labels cannot be
-            used.
-        UserCodeError: it raised.
+        DataError: The Dataset cannot be indexed, returns a different image each time, has images of several shapes, or
+            has labels that cannot be used.
+        UserCodeError: The Dataset raised an exception.
     """
     config = config or DataConfig()
     notes: tuple[str, ...] = ()
     if isinstance(items, DataLoader):
         items = items.dataset
-        notes = (f"{name}: of the DataLoader only its Dataset is used; batches are made by schedule.batch_size",)
+        notes = (f"{name}: only the Dataset of the DataLoader is used; schedule.batch_size sets the size of batches",)
     if isinstance(items, IterableDataset) or not (hasattr(items, "__len__") and hasattr(items, "__getitem__")):
         raise DataError(f"{name} must be a map-style Dataset with a length, got {type(items).__name__}")
     reader = _Items(items, config, name)
@@ -78,24 +79,37 @@ def from_dataset(
         raise DataError(f"{name} has no images")
     reader.check_repeats()
     names = class_names or reader.class_names() or configured_names(labels, config)
-    numbers, found_names = encode_labels(labels, name=name, class_names=names, unit="item")
-    found = image_set(_stacked(pictures, name), numbers, class_names=found_names, name=name)
-    return dataclasses.replace(found, notes=notes, unreadable=tuple(left_out))
+    numbers, encoded_names = encode_labels(labels, name=name, class_names=names, unit="item")
+    images = image_set(_stacked(pictures, name), numbers, class_names=encoded_names, name=name)
+    return dataclasses.replace(images, notes=notes, unreadable=tuple(left_out))
 
 
 class _Items:
-    """Reads the items of a Dataset one by one."""
+    """Reader of a Dataset's items, one by one."""
 
     def __init__(self, items: Any, config: DataConfig, name: str) -> None:
         self._items, self._config, self._name = items, config, name
 
     def item(self, index: int) -> tuple[Any, Any]:
-        """Return picture and label of one item. The picture is an array, or PIL's of mode L or RGB."""
+        """Return the picture and the label of an item.
+
+        Args:
+            index: Number of the item.
+
+        Returns:
+            The picture as an array or as a PIL picture of mode L or RGB, and the label. The label is a number, a
+            string, or None if the item has none.
+
+        Raises:
+            UnreadableImageError: The item has no image, or its image cannot be read.
+            DataError: The item has no known form, or several labels.
+            UserCodeError: The Dataset raised an exception.
+        """
         name = f"{self._name}[{index}]"
         with user_code(f"{name}: the Dataset"):
             try:
                 item = self._items[index]
-            except (OSError, SyntaxError) as error:  # PIL's errors about a file
+            except (OSError, SyntaxError) as error:  # what PIL raises about a file
                 if self._config.skip_unreadable:
                     raise UnreadableImageError(f"{name} cannot be read: {error}") from error
                 raise
@@ -103,24 +117,25 @@ class _Items:
         return self._picture(image, name), _plain_label(label, name)
 
     def class_names(self) -> Sequence[str] | None:
-        """Return the class names of the Dataset. A Subset has those of its own Dataset.
+        """Return the class names of the Dataset, or None if it has none. A Subset has those of its Dataset.
 
         Raises:
-            DataError: Datasets that are joined name other classes.
+            DataError: The Datasets of a ConcatDataset name different classes.
         """
         return self._names_of(self._items)
 
     def _names_of(self, items: Any) -> list[str] | None:
+        """Return the class names of a Dataset or of a Dataset within it."""
         names = getattr(items, "classes", None)
         if isinstance(names, (list, tuple, np.ndarray)) and len(names):
             return [str(name) for name in names]
         if isinstance(items, ConcatDataset):
-            found = [self._names_of(part) for part in items.datasets]
-            if any(names != found[0] for names in found):
+            names_by_part = [self._names_of(part) for part in items.datasets]
+            if any(names != names_by_part[0] for names in names_by_part):
                 raise DataError(
-                    f"{self._name}: the Datasets that are joined name other classes: {found[0]}, {found[1:]}"
+                    f"{self._name}: the joined Datasets name different classes: {names_by_part[0]}, {names_by_part[1:]}"
                 )
-            return found[0]
+            return names_by_part[0]
         if isinstance(items, Subset):
             return self._names_of(items.dataset)
         features = getattr(items, "features", None)
@@ -131,7 +146,7 @@ class _Items:
         return None
 
     def check_repeats(self) -> None:
-        """Raise DataError where an item is another image when it is read again."""
+        """Raise DataError if an item is a different image when it is read again."""
         if isinstance(self._items, (list, tuple)):
             return
         for index in range(min(READ_TWICE, len(self._items))):
@@ -141,12 +156,13 @@ class _Items:
                 continue
             if first.shape != second.shape or not np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
                 raise DataError(
-                    f"{self._name}[{index}] is another image each time it is read. The images are read once and shared "
-                    "by all networks, so random transforms would be frozen: hand in the Dataset without them, and set "
-                    "data.augmentation (none, crop, crop_flip)"
+                    f"{self._name}[{index}] is a different image each time it is read. Images are read once and shared "
+                    "by all networks, so that random transforms would be applied only once; pass the Dataset without "
+                    "them, and set data.augmentation (none, crop, crop_flip)"
                 )
 
     def _pair(self, item: Any, name: str) -> tuple[Any, Any]:
+        """Return the image and the label of an item."""
         if isinstance(item, Mapping):
             image = self._key(item, self._config.image_column, IMAGE_KEYS, "image", name)
             label = self._key(item, self._config.label_column, LABEL_KEYS, "label", name)
@@ -158,15 +174,17 @@ class _Items:
 
     @staticmethod
     def _key(item: Mapping[Any, Any], given: str | None, usual: Sequence[str], kind: str, name: str) -> str:
-        found = given if given in item else next((key for key in usual if key in item), None)
-        if found is None or (given is not None and given not in item):
+        """Return the configured key of image or label, or the most likely one if none is configured."""
+        chosen = given if given in item else next((key for key in usual if key in item), None)
+        if chosen is None or (given is not None and given not in item):
             raise DataError(
                 f"{name} has no {kind} under the keys {', '.join([given] if given else usual)}; it has "
-                f"{', '.join(map(str, item))}; name it by data.{kind}_column"
+                f"{', '.join(map(str, item))}; name the key in data.{kind}_column"
             )
-        return found
+        return chosen
 
     def _picture(self, image: Any, name: str) -> Any:
+        """Return an image as an array, or as a resized PIL picture of mode L or RGB."""
         if image is None:
             raise UnreadableImageError(f"{name} has no image")
         if isinstance(image, Image.Image):
@@ -176,15 +194,20 @@ class _Items:
 
 
 def as_array(image: Any) -> np.ndarray:
-    """Convert an array or tensor to an array. Types that NumPy lacks become float32."""
+    """Convert an array or tensor to a NumPy array.
+
+    Args:
+        image: An array, or a tensor on any device. Float types that NumPy lacks become float32.
+    """
     if isinstance(image, torch.Tensor):
-        plain = image.detach().cpu()
-        is_rare = plain.is_floating_point() and plain.dtype not in (torch.float16, torch.float32, torch.float64)
-        return (plain.float() if is_rare else plain).numpy()
+        tensor = image.detach().cpu()
+        is_rare = tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
+        return (tensor.float() if is_rare else tensor).numpy()
     return np.asarray(image)
 
 
 def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray:
+    """Return pictures as a single array, or raise DataError if they differ in size."""
     if all(isinstance(picture, Image.Image) for picture in pictures):
         sizes = {picture.size for picture in pictures}
         if len(sizes) > 1:
@@ -200,7 +223,7 @@ def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray:
 
 
 def _plain_label(label: Any, name: str) -> Any:
-    """Convert a label to a Python number or string. A one-hot row becomes the place of its 1."""
+    """Convert a label to a Python number or string. A one-hot row becomes the index of its 1."""
     if isinstance(label, torch.Tensor):
         label = label.detach().cpu().numpy()
     if isinstance(label, (list, tuple)):
@@ -217,7 +240,12 @@ def _plain_label(label: Any, name: str) -> Any:
 
 
 def configured_names(labels: Any, config: DataConfig) -> Sequence[str] | None:
-    """Return data.class_names for labels that are numbers, else None."""
+    """Return data.class_names if the labels are numbers, else None.
+
+    Args:
+        labels: Labels of a part. The first label decides.
+        config: Configuration of the data.
+    """
     is_several = isinstance(labels, Iterable) and getattr(labels, "ndim", 1) != 0
     first = next(iter(labels), None) if is_several else None
     return config.class_names if config.class_names and not isinstance(first, str) else None

@@ -1,4 +1,4 @@
-"""Decode images to what a viewer shows: upright, with palette and transparency resolved, 8 bits a channel."""
+"""Decode images as a viewer shows them: upright, with palette and transparency resolved, 8 bits a channel."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ IMAGE_SUFFIXES = frozenset(
         *(".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".tga"),
     }
 )
-"""Ends of the names of files that are read as images, in lower case."""
+"""Suffixes of files that are read as images, in lower case."""
 
 GRAY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 """Pillow's modes without color."""
 
 LFS_POINTER = b"version https://git-lfs"
-"""How a file begins that Git LFS has not fetched."""
+"""First bytes of a file that Git LFS has not fetched."""
 
 BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels."""
+"""Color behind transparent pixels."""
 
 
 def decode(content: bytes, name: str) -> Image.Image:
     """Decode an image.
 
     Args:
-        content: Of a file.
-        name: File or row, for the error.
+        content: Bytes of an image file.
+        name: File or row of the image, for error messages.
 
     Returns:
-        Mode L or RGB, as `as_shown`.
+        A picture of mode L or RGB, converted by `as_shown`.
 
     Raises:
-        UnreadableImageError: it cannot be decoded, or `as_shown` refuses it.
+        UnreadableImageError: The content cannot be decoded, or `as_shown` refuses the picture.
     """
     if not content:
-        raise UnreadableImageError(f"{name} is empty, and no image")
+        raise UnreadableImageError(f"{name} is empty and not an image")
     if content.startswith(LFS_POINTER):
-        raise UnreadableImageError(f"{name} is a Git LFS pointer, not the image itself; fetch it by git lfs pull")
+        raise UnreadableImageError(f"{name} is a Git LFS pointer, not the image itself; fetch it with git lfs pull")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -54,10 +54,10 @@ def decode(content: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UnreadableImageError(
-            f"{name} has more than {limit // 10**6} million pixels, which Pillow refuses to decode; scale it down"
+            f"{name} has more than {limit // 10**6} million pixels, which Pillow refuses to decode; make it smaller"
         ) from None
     except UnidentifiedImageError:
-        raise UnreadableImageError(f"{name} is no image that Pillow can read") from None
+        raise UnreadableImageError(f"{name} is not an image that Pillow can read") from None
     except Exception as error:  # Pillow raises what its parsers raise: OSError, SyntaxError, struct.error
         raise UnreadableImageError(f"{name} cannot be decoded as an image: {error}") from error
     return as_shown(picture, name)
@@ -70,14 +70,15 @@ def as_shown(picture: Image.Image, name: str) -> Image.Image:
     must lie in [0, 1].
 
     Args:
-        picture: Of any of Pillow's modes.
-        name: File, row or item, for the error.
+        picture: A picture in any of Pillow's modes.
+        name: File, row or item of the picture, for error messages.
 
     Returns:
-        Mode L for pictures of gray modes, else RGB.
+        A picture of mode L if its mode is gray, else of mode RGB.
 
     Raises:
-        UnreadableImageError: its mode has no agreed appearance (32-bit integers, floats outside [0, 1]).
+        UnreadableImageError: The mode has no agreed appearance (32-bit integers, floats outside [0, 1]), or Pillow
+            cannot convert the picture.
     """
     try:
         picture = ImageOps.exif_transpose(picture)
@@ -90,8 +91,8 @@ def as_shown(picture: Image.Image, name: str) -> Image.Image:
             picture = picture.convert(f"{picture.mode[:-1]}A")
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
-            shown = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
-            picture = Image.alpha_composite(shown, picture)
+            background = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
+            picture = Image.alpha_composite(background, picture)
         return picture.convert("RGB").convert("L") if is_gray else picture.convert("RGB")
     except UnreadableImageError:
         raise
@@ -100,13 +101,14 @@ def as_shown(picture: Image.Image, name: str) -> Image.Image:
 
 
 def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
+    """Return a picture of mode F, I or I;16 as mode L."""
     values = np.asarray(picture)
     if picture.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0.0 and values.max() <= 1.0):
             raise UnreadableImageError(f"{name} has floats outside [0, 1]; scale them, or save 8 or 16 bits a channel")
         scaled = values * 255.0
-    elif picture.mode == "I":  # 16 bits too, as some of Pillow's readers give them
-        if values.min() < 0 or values.max() > 65535 or values.max() <= 255:  # of no scale that is known
+    elif picture.mode == "I":  # some of Pillow's readers give 16 bits in this mode
+        if values.min() < 0 or values.max() > 65535 or values.max() <= 255:  # the scale is not known
             raise UnreadableImageError(f"{name} has 32-bit integers; save 8 or 16 bits a channel")
         scaled = values / 257.0
     else:
@@ -115,18 +117,23 @@ def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
 
 
 def with_channels(picture: Image.Image, channels: str) -> Image.Image:
-    """Convert a picture of mode L or RGB to gray or rgb; auto leaves it unchanged."""
+    """Convert a picture of mode L or RGB to the channels that data.channels sets.
+
+    Args:
+        picture: A picture of mode L or RGB.
+        channels: gray, rgb, or auto, which leaves the picture unchanged.
+    """
     mode = {"gray": "L", "rgb": "RGB"}.get(channels, picture.mode)
     return picture if picture.mode == mode else picture.convert(mode)
 
 
 def resized(picture: Image.Image, image_size: ImageSize | None) -> Image.Image:
-    """Scale a picture; its mode stays the same.
+    """Resize a picture and keep its mode.
 
     Args:
-        picture: Of mode L or RGB.
-        image_size: Pixels a side: the shorter side is scaled to it and the center cut out; or (height, width): the
-            whole is scaled to that; None: as it is.
+        picture: A picture of mode L or RGB.
+        image_size: Size in pixels. An integer: the shorter side is scaled to it, and the center square is cropped.
+            (height, width): height and width are scaled independently. None: the picture is returned unchanged.
     """
     if image_size is None:
         return picture
@@ -142,11 +149,23 @@ def resized(picture: Image.Image, image_size: ImageSize | None) -> Image.Image:
 
 
 def margin(image_size: int) -> int:
-    """Return the shorter side before a center crop of `image_size`, with the margin that is usual for ImageNet."""
+    """Return the shorter side before a center crop, with the margin that is usual for ImageNet (8/7).
+
+    Args:
+        image_size: Pixels a side of the crop.
+
+    Returns:
+        Pixels.
+    """
     return image_size * 8 // 7
 
 
 def center(picture: Image.Image, image_size: int) -> Image.Image:
-    """Crop the centered square of `image_size` pixels a side."""
+    """Crop the central square of a picture.
+
+    Args:
+        picture: A picture of any size.
+        image_size: Pixels a side of the square.
+    """
     left, top = round((picture.width - image_size) / 2), round((picture.height - image_size) / 2)  # as torchvision
     return picture.crop((left, top, left + image_size, top + image_size))

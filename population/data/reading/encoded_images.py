@@ -1,4 +1,4 @@
-"""Images that are not decoded yet, as the readers of folders and tables return them."""
+"""Encoded images, as the readers of folders and tables return them."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ from inarch.population.errors import DataError, UnreadableImageError
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedImages:
-    """Encoded images with their labels, and a function that decodes one of them."""
+    """A set of encoded images with their labels, and a function that decodes an image."""
 
     name: str
-    """Where they come from."""
+    """Source of the images, for error messages."""
     labels: np.ndarray
-    """Shape (images,), int64."""
+    """Label of each image, int64, shape (images,)."""
     class_names: tuple[str, ...]
-    """Names by label."""
+    """Names of the classes, by label."""
     read: Callable[[int], Image.Image]
-    """Decodes one image as a viewer shows it, of mode L or RGB; raises UnreadableImageError."""
+    """Function that decodes an image by number, to mode L or RGB as a viewer shows it. Raises UnreadableImageError."""
     groups: np.ndarray
-    """Shape (images,): the Parquet row group of each; images of one group are cheap to read together."""
+    """Group of each image (its Parquet row group), shape (images,). Images of a group are cheap to read together."""
     cameras: np.ndarray | None = None
-    """Shape (images,), int64: what took each image, for retrieval across cameras; None: not known."""
+    """Camera of each image, for retrieval across cameras, int64, shape (images,). None: not known."""
     is_thread_safe: bool = False
-    """Whether several threads may read at once."""
+    """Whether several threads may call `read` at once."""
     notes: tuple[str, ...] = ()
-    """What was left out, to be shown before training."""
+    """Notes on files and images that were left out. They are printed before training."""
     unreadable: tuple[str, ...] = ()
-    """A message for each image that was left out because it cannot be read."""
+    """A message for each unreadable image that was left out."""
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.labels)
 
     def select(self, indices: np.ndarray) -> EncodedImages:
-        """Return some of the images."""
+        """Return some of the images.
+
+        Args:
+            indices: Numbers of the images.
+        """
         return dataclasses.replace(
             self,
             labels=self.labels[indices],
@@ -50,7 +55,7 @@ class EncodedImages:
 
 
 class _Selected:
-    """Reads some of the images; picklable, so that loader workers can."""
+    """Reader of some of the images. It can be pickled, so that loader workers can receive it."""
 
     def __init__(self, read: Callable[[int], Image.Image], indices: np.ndarray) -> None:
         self._read, self._indices = read, indices
@@ -60,28 +65,31 @@ class _Selected:
 
 
 class UnreadableImages:
-    """Counts images that cannot be read, up to a limit (data.skip_unreadable)."""
+    """Counter of unreadable images, up to a limit (data.skip_unreadable)."""
 
     def __init__(self, limit: int) -> None:
-        """Start to count.
+        """Create a counter at 0.
 
         Args:
-            limit: How many images may be left out.
+            limit: Greatest number of images that may be left out. With 0, the first unreadable image is an error.
         """
         self._limit = limit
         self._found: list[str] = []
 
     @property
     def limit(self) -> int:
-        """How many may be left out."""
+        """Greatest number of images that may be left out."""
         return self._limit
 
     def add(self, error: UnreadableImageError) -> str:
-        """Count one image that is left out, and return its message.
+        """Count an image that is left out, and return its message.
+
+        Args:
+            error: Error of reading the image.
 
         Raises:
-            UnreadableImageError: none may be left out.
-            DataError: this is one more than may be left out.
+            UnreadableImageError: No image may be left out.
+            DataError: The count exceeds the limit.
         """
         if not self._limit:
             raise error
@@ -89,6 +97,6 @@ class UnreadableImages:
         if len(self._found) > self._limit:
             shown = "; ".join(self._found[:3])
             raise DataError(
-                f"more images than {self._limit} cannot be read (data.skip_unreadable), among them: {shown}"
+                f"data.skip_unreadable={self._limit}: more images than that cannot be read, among them: {shown}"
             )
         return str(error)

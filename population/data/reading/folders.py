@@ -1,4 +1,4 @@
-"""Read folders of images, local or in a bucket: a subfolder for each class, or files named as Market-1501's."""
+"""Read folders of images, local or in a bucket: a subfolder for each class, or files named as in Market-1501."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inarch.population.data.reading.encoded_images import EncodedImages
 from inarch.population.errors import DataError, UnreadableImageError
 
 PERSON = re.compile(r"(-1|\d+)_c(\d+)")
-"""How names of Market-1501's and DukeMTMC-reID's files begin: identity (-1: junk) and camera."""
+"""Start of the file names of Market-1501 and DukeMTMC-reID: identity (-1: junk) and camera."""
 
 PARTS = frozenset(
     {
@@ -25,10 +25,10 @@ PARTS = frozenset(
         *("query", "gallery"),
     }
 )
-"""Names of folders that hold a part of a data set, not a class."""
+"""Words in the name of a folder or file that mark a part of a data set, not a class."""
 
 PICTURE_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".cr2", ".nef", ".dng", ".arw", ".eps"})
-"""Ends of the names of pictures that are not read here."""
+"""Suffixes of pictures that this package does not read, in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,26 +38,36 @@ class Listing:
     files: tuple[str, ...]
     """Paths relative to the folder, with slashes, sorted."""
     folders: tuple[str, ...]
-    """Folders directly in it, sorted."""
+    """Names of the folders directly in the folder, sorted."""
 
 
 def list_folder(filesystem: pafs.FileSystem, path: str) -> Listing:
-    """List all files below a folder. Symlinks of a local folder are followed, but not around a loop."""
+    """List all files below a folder.
+
+    Symbolic links of a local folder are followed. A link to a folder above the link is skipped.
+
+    Args:
+        filesystem: File system of the folder.
+        path: The folder.
+
+    Raises:
+        OSError: A folder cannot be listed.
+    """
     if not isinstance(filesystem, pafs.LocalFileSystem):
-        found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+        infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
         start = len(path.rstrip("/")) + 1
-        files = [info.path[start:] for info in found if info.type == pafs.FileType.File]
+        files = [info.path[start:] for info in infos if info.type == pafs.FileType.File]
         folders = {name.split("/")[0] for name in files if "/" in name}
-        folders |= {info.path[start:] for info in found if info.type == pafs.FileType.Directory}
+        folders |= {info.path[start:] for info in infos if info.type == pafs.FileType.Directory}
         return Listing(
             files=tuple(sorted(name for name in files if name and not name.endswith("/"))),
             folders=tuple(sorted(name for name in folders if name and "/" not in name)),
         )
     files: list[str] = []
-    above: dict[str, frozenset[str]] = {}  # of each folder, the real folders that it lies in
+    above: dict[str, frozenset[str]] = {}  # real path of each folder and of all folders above it
     for folder, subfolders, names in os.walk(path, followlinks=True, onerror=_raise):
         real, outer = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
-        if real in outer:  # a link to a folder that it lies in
+        if real in outer:  # a link to a folder above the link
             subfolders.clear()
             continue
         above[folder] = outer | {real}
@@ -72,30 +82,39 @@ def _raise(error: OSError) -> None:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether any part of a path is hidden, or the archive leftovers of macOS."""
+    """Return whether a part of a path is hidden, or is a leftover of macOS archives or Synology drives.
+
+    Args:
+        path: Relative path with slashes.
+    """
     return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in path.split("/"))
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is read as an image, by the end of its name."""
+    """Return whether a file is read as an image, by its suffix.
+
+    Args:
+        path: Path or name of the file.
+    """
     return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
 
 
 def open_folder(filesystem: pafs.FileSystem, path: str, listing: Listing, *, name: str, split: str) -> EncodedImages:
-    """Open a folder of classes, numbered by their sorted names.
+    """Open a folder of images: a subfolder for each class, or files named as in Market-1501.
 
-    Hidden files and folders are left out, as are files that are no readable images; `notes` counts them.
+    Classes are numbered in the sorted order of their names. Hidden files, files of other kinds and images outside the
+    class folders are left out. The notes of the result count them.
 
     Args:
-        filesystem: Where it lies.
+        filesystem: File system of the folder.
         path: The folder.
-        listing: What lies in it.
-        name: How the caller named it, for errors.
+        listing: Files and folders in it.
+        name: The folder as the caller named it, for error messages.
         split: train, validation, test or query.
 
     Raises:
-        DataError: it holds the parts of a data set and not classes, a class has no image that can be read, or there are
-            no images.
+        DataError: The folder holds the parts of a data set instead of classes, a class folder has no readable image, or
+            there are no images.
     """
     files = [file for file in listing.files if not is_hidden(file)]
     folders = [folder for folder in listing.folders if not is_hidden(folder)]
@@ -129,10 +148,12 @@ def open_folder(filesystem: pafs.FileSystem, path: str, listing: Listing, *, nam
 
 
 def _check_no_parts(images: Sequence[str], folders: Sequence[str], name: str) -> None:
-    """Raise DataError where the folders are the parts of a data set, not classes.
+    """Raise DataError if the folders are the parts of a data set, not classes.
 
-    That is so where all of them have names of parts, where a part holds class folders, or where all files are named as
-    Market-1501's.
+    At least one folder must have the name of a part, and one of these must hold:
+    - All folders have names of parts.
+    - Two parts hold class folders, or one does and there is a training part.
+    - All files are named as in Market-1501.
     """
     parts = [folder for folder in folders if _is_part(folder)]
     nested = [
@@ -151,16 +172,16 @@ def _check_no_parts(images: Sequence[str], folders: Sequence[str], name: str) ->
 
 
 def _is_part(folder: str) -> bool:
-    """Whether a folder has the name of a part: train, seg_test, test1, bounding_box_train, query."""
+    """Return whether a folder has the name of a part: train, seg_test, test1, bounding_box_train, query."""
     words = [word for word in re.split(r"[\W_\d]+", folder.lower()) if word]
     return any(word in PARTS for word in words) and len(words) <= 3
 
 
 def _check_empty(empty: Sequence[str], others: Sequence[str], *, name: str, split: str) -> list[str]:
-    """Return notes on class folders without an image.
+    """Return notes on class folders without images.
 
     Raises:
-        DataError: such a folder holds pictures that are not read here, or is empty among the training images.
+        DataError: Such a folder belongs to the training images, or holds pictures of a format that is not read.
     """
     for folder in empty:
         within = [file for file in others if file.startswith(f"{folder}/")]
@@ -169,7 +190,7 @@ def _check_empty(empty: Sequence[str], others: Sequence[str], *, name: str, spli
             holds = f"only files that are not read ({_suffixes(within)})" if within else "no files"
             raise DataError(
                 f"{name}: class folder {folder!r} holds {holds}; images are read from files ending in "
-                f"{', '.join(sorted(IMAGE_SUFFIXES))}; convert them, or remove the folder"
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}; convert the files, or remove the folder"
             )
     return [f"{_count(len(empty), 'folder')} without images ({_few(empty)})"] if empty else []
 
@@ -177,32 +198,32 @@ def _check_empty(empty: Sequence[str], others: Sequence[str], *, name: str, spli
 def _open_persons(
     filesystem: pafs.FileSystem, path: str, images: Sequence[str], *, name: str, split: str
 ) -> EncodedImages:
-    """Open a folder in Market-1501's format, without its junk images."""
-    named = {file: PERSON.match(file) for file in images}
-    found = [(file, match[1], int(match[2])) for file, match in named.items() if match and match[1] != "-1"]
-    if not found:
+    """Open a folder in the format of Market-1501, without its junk images."""
+    matches = {file: PERSON.match(file) for file in images}
+    persons = [(file, match[1], int(match[2])) for file, match in matches.items() if match and match[1] != "-1"]
+    if not persons:
         raise DataError(
             f"data.{split}: {name} must hold a subfolder of images for each class, images with a metadata.csv, Parquet "
-            f"files, or images named IDENTITY_cCAMERA...; it has {len(images)} images, none of them named so"
+            f"files, or images named IDENTITY_cCAMERA...; it has {len(images)} images, none of them with such a name"
         )
-    others = [file for file, match in named.items() if not match]
-    classes = sorted({identity for _, identity, _ in found})
+    others = [file for file, match in matches.items() if not match]
+    classes = sorted({identity for _, identity, _ in persons})
     numbers = {class_: number for number, class_ in enumerate(classes)}
     notes = (f"{name}: left out {_count(len(others), 'image')} without an identity ({_few(others)})",) if others else ()
     return EncodedImages(
         name=name,
-        labels=np.asarray([numbers[identity] for _, identity, _ in found], dtype=np.int64),
+        labels=np.asarray([numbers[identity] for _, identity, _ in persons], dtype=np.int64),
         class_names=tuple(classes),
-        read=_Files(filesystem, path, [file for file, _, _ in found]),
-        groups=np.arange(len(found)),
+        read=_Files(filesystem, path, [file for file, _, _ in persons]),
+        groups=np.arange(len(persons)),
         is_thread_safe=True,
-        cameras=np.asarray([camera for _, _, camera in found], dtype=np.int64),
+        cameras=np.asarray([camera for _, _, camera in persons], dtype=np.int64),
         notes=notes,
     )
 
 
 class _Files:
-    """Reads images of a folder by number. Loader workers receive it by pickle."""
+    """Reader of a folder's images by number. Loader workers receive it by pickle."""
 
     def __init__(self, filesystem: pafs.FileSystem, path: str, files: Sequence[str]) -> None:
         self._filesystem, self._path, self._files = filesystem, path.rstrip("/"), list(files)
@@ -213,10 +234,19 @@ class _Files:
 
 
 def read_file(filesystem: pafs.FileSystem, path: str) -> bytes:
-    """Return a file's content. Raises UnreadableImageError for a missing file, DataError where storage fails."""
+    """Return the content of a file.
+
+    Args:
+        filesystem: File system of the file.
+        path: The file.
+
+    Raises:
+        UnreadableImageError: The file does not exist, is a folder, or may not be read.
+        DataError: The storage failed.
+    """
     try:
         if isinstance(filesystem, pafs.LocalFileSystem):
-            with open(path, "rb") as local:  # names that are no UTF-8 too
+            with open(path, "rb") as local:  # reads names that are not UTF-8 too
                 return local.read()
         with filesystem.open_input_file(path) as source:
             return source.read()
@@ -233,7 +263,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _tops(files: Sequence[str]) -> list[str]:
-    """Return the hidden part of each path, once."""
+    """Return the hidden part of each path, without repeats."""
     return list(dict.fromkeys(next(part for part in file.split("/") if is_hidden(part)) for file in files))
 
 

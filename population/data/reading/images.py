@@ -1,4 +1,4 @@
-"""Decoded images in memory: values that networks of one node share without copying."""
+"""Sets of decoded images in memory, which the networks of a node share without copying."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ Array = np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Images of one size with their labels."""
+    """A set of images of one size, with their labels."""
 
     images: Array
-    """Shape (images, channels, height, width), uint8 or float32; may be read-only."""
+    """Pixels, uint8 or float32, shape (images, channels, height, width). May be read-only."""
     labels: Array
-    """Shape (images,), int64, in [0, num_classes)."""
+    """Label of each image, int64 in [0, num_classes), shape (images,)."""
     class_names: tuple[str, ...]
-    """Names by label."""
+    """Names of the classes, by label."""
     cameras: Array | None = None
-    """Shape (images,), int64: what took each image, for retrieval across cameras; None: not known."""
+    """Camera of each image, for retrieval across cameras, int64, shape (images,). None: not known."""
     notes: tuple[str, ...] = ()
-    """What was left out, to be shown before training."""
+    """Notes on files and images that were left out. They are printed before training."""
     unreadable: tuple[str, ...] = ()
-    """A message for each image that was left out because it cannot be read."""
+    """A message for each unreadable image that was left out."""
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.labels)
 
     @property
     def num_classes(self) -> int:
-        """Number of labels there may be."""
+        """Number of classes, with those that have no images."""
         return len(self.class_names)
 
     @property
@@ -49,7 +50,11 @@ class ImageSet:
         return channels, height, width
 
     def select(self, indices: Array) -> ImageSet:
-        """A copy of some of the images."""
+        """Return a copy of some of the images.
+
+        Args:
+            indices: Numbers of the images, in the order of the copy.
+        """
         return dataclasses.replace(
             self,
             images=self.images[indices],
@@ -58,7 +63,11 @@ class ImageSet:
         )
 
     def statistics(self) -> tuple[Array, Array]:
-        """Mean and deviation of each channel, float32, shape (channels,); a constant channel has deviation 1."""
+        """Return the mean and standard deviation of each channel, in the scale of the pixels.
+
+        Returns:
+            Two arrays of float32, shape (channels,). A constant channel has deviation 1.
+        """
         sums, squares = np.zeros(self.images.shape[1]), np.zeros(self.images.shape[1])
         for start in range(0, len(self), 1024):
             block = self.images[start : start + 1024].astype(np.float64)
@@ -70,7 +79,7 @@ class ImageSet:
         return mean.astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
 
     def fingerprint(self) -> str:
-        """SHA-256 over shapes, classes, labels, cameras where they are known, and pixels."""
+        """Return the SHA-256 of the shapes, class names, labels, cameras (if known) and pixels."""
         digest = hashlib.sha256(repr((self.images.shape, str(self.images.dtype), self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.labels).data)
         if self.cameras is not None:
@@ -82,20 +91,20 @@ class ImageSet:
 def image_set(
     images: object, labels: object, *, class_names: Sequence[str] | None = None, name: str = "data"
 ) -> ImageSet:
-    """An ImageSet from arrays, checked.
+    """Check arrays and return them as an ImageSet.
 
     Args:
-        images: Shape (images, height, width), (images, height, width, channels) or (images, channels, height, width)
-            with 1 or 3 channels; uint8, or floats, which become float32.
-        labels: Shape (images,): whole numbers from 0, names of classes, or one-hot rows, as `encode_label_array`.
-        class_names: Names by label; None: the labels' own names or numbers.
-        name: What the errors call it.
+        images: Pixels, shape (images, height, width), (images, height, width, channels) or (images, channels, height,
+            width), with 1 or 3 channels. uint8, or floats, which become float32.
+        labels: Whole numbers from 0, names of classes, or one-hot rows, as for `encode_label_array`, shape (images,).
+        class_names: Names by label. None: the labels' own names or numbers.
+        name: Name of the data, for error messages.
 
     Raises:
-        DataError: shapes, types or labels cannot be used, or there is only one class.
+        DataError: The shapes, types or labels cannot be used, or there are no images.
     """
     pixels = np.asarray(images)
-    given = pixels.shape
+    input_shape = pixels.shape
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif pixels.ndim == 4 and pixels.shape[-1] in (1, 3) and pixels.shape[1] not in (1, 3):
@@ -103,7 +112,7 @@ def image_set(
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise DataError(
             f"{name}: images must have shape (images, height, width), (..., channels) or (images, channels, ...) "
-            f"with 1 or 3 channels, got {given}"
+            f"with 1 or 3 channels, got {input_shape}"
         )
     if len(pixels) == 0:
         raise DataError(f"{name} has no images")
@@ -120,20 +129,33 @@ def image_set(
 
 
 def with_set_channels(images: ImageSet, channels: int) -> ImageSet:
-    """Decoded images with 1 or 3 channels: gray is repeated, color is weighed as Pillow does."""
+    """Convert decoded images to 1 or 3 channels.
+
+    Gray is repeated in each channel. Color becomes gray with Pillow's weights.
+
+    Args:
+        images: The images. Not changed.
+        channels: 1 or 3.
+    """
     pixels = images.images
     if pixels.shape[1] == channels:
         return images
     if channels == 3:
         changed = np.repeat(pixels, 3, axis=1)
     else:
-        weighed = np.tensordot(pixels, np.asarray([0.299, 0.587, 0.114]), axes=(1, 0))[:, None]
-        changed = (np.rint(weighed) if pixels.dtype == np.uint8 else weighed).astype(pixels.dtype)
+        weighted = np.tensordot(pixels, np.asarray([0.299, 0.587, 0.114]), axes=(1, 0))[:, None]
+        changed = (np.rint(weighted) if pixels.dtype == np.uint8 else weighted).astype(pixels.dtype)
     return dataclasses.replace(images, images=np.ascontiguousarray(changed))
 
 
 def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> None:
-    """Write an ImageSet as one Arrow file: where arrays handed in from Python are kept in a run's folder."""
+    """Write an ImageSet as a single Arrow file. A run's folder keeps arrays from Python in this form.
+
+    Args:
+        images: The images.
+        filesystem: File system of the file.
+        path: The file. It is overwritten if it exists.
+    """
     row = images.images[0].nbytes
     pixels = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(row), len(images), [None, pa.py_buffer(np.ascontiguousarray(images.images))]
@@ -156,7 +178,12 @@ def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> Non
 
 
 def is_own_arrow(filesystem: pafs.FileSystem, path: str) -> bool:
-    """Whether an Arrow file is one that `write_arrow` wrote."""
+    """Return whether `write_arrow` wrote an Arrow file.
+
+    Args:
+        filesystem: File system of the file.
+        path: The file. If it cannot be read, the answer is False.
+    """
     try:
         with filesystem.open_input_file(path) as source:
             return b"dtype" in (pa.ipc.open_file(source).schema.metadata or {})
@@ -165,7 +192,15 @@ def is_own_arrow(filesystem: pafs.FileSystem, path: str) -> bool:
 
 
 def read_arrow(filesystem: pafs.FileSystem, path: str) -> ImageSet:
-    """What `write_arrow` wrote."""
+    """Return the ImageSet that `write_arrow` wrote.
+
+    Args:
+        filesystem: File system of the file.
+        path: The file.
+
+    Returns:
+        Images that share the memory of the Arrow table.
+    """
     with filesystem.open_input_file(path) as source:
         table = pa.ipc.open_file(source).read_all().combine_chunks()
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

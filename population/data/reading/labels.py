@@ -1,4 +1,4 @@
-"""Encode labels: numbers, names or categories become numbers from 0 and names of classes."""
+"""Encode labels (numbers, names or categories) as numbers from 0 and names of classes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from inarch.population.errors import DataError
 
 LEAST_LIMIT = 1_000
-"""Labels below this are accepted as they are, however few classes there are."""
+"""Numeric labels below this are accepted, however few classes have images."""
 
 OUTPUTS_A_CLASS = 100
-"""More outputs than this for each class that has images are taken for a mistake."""
+"""Greatest number of outputs for each class that has images. A label that needs more is taken for a mistake."""
 
 
 def encode_labels(
@@ -24,24 +24,24 @@ def encode_labels(
     """Encode labels as numbers, with the names of the classes.
 
     Args:
-        values: An Arrow column, a NumPy array or a list, shape (images,): whole numbers from 0 (floats that are whole
-            too), booleans, strings, or categories.
-        name: Where they come from, for errors.
-        class_names: Names by number, where they are known; strings must then be among them.
-        unit: What an entry is called in errors: row, item, file.
+        values: Labels as an Arrow column, a NumPy array or a list, shape (images,). Whole numbers from 0 (also as
+            floats), booleans, strings, or categories.
+        name: Source of the labels, for error messages.
+        class_names: Names by number. Labels that are strings must be among them. None: not known.
+        unit: Word for an entry in error messages: row, item or file.
 
     Returns:
-        Numbers, shape (images,), int64, and the names by number. Numbers without names are named by themselves, up to
-        the greatest. Strings are numbered in sorted order, by value where all are whole numbers; categories in their
-        own order.
+        Numbers, int64, shape (images,), and the names by number. Without `class_names`, each number up to the greatest
+        is its own name. Strings are numbered in sorted order, or by value if all are whole numbers. Categories keep
+        their own order.
 
     Raises:
-        DataError: a label is missing, negative, no whole number, of no known class, or far greater than the number of
-            classes; names the entry.
+        DataError: A label is missing, negative, not a whole number, of an unknown class, or far greater than the number
+            of classes. The message names the entry.
     """
     if class_names is not None and len(set(class_names)) < len(class_names):
-        twice = next(class_ for class_ in class_names if list(class_names).count(class_) > 1)
-        raise DataError(f"{name}: two classes are called {twice!r}; each class needs a name of its own")
+        repeated = next(class_ for class_ in class_names if list(class_names).count(class_) > 1)
+        raise DataError(f"{name}: two classes are called {repeated!r}; each class needs a name of its own")
     column = _column(values, name)
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -68,35 +68,53 @@ def encode_labels(
 def encode_label_array(
     values: Any, *, name: str, class_names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Encode labels that were handed in from Python, as `encode_labels`.
+    """Encode labels that were passed from Python, as `encode_labels` does.
 
-    A column (images, 1) counts as (images,), and rows with a single 1 among zeros (one-hot) as the place of the 1.
+    Args:
+        values: Labels in the forms of `encode_labels`, or a tensor. A column of shape (images, 1) counts as (images,).
+            A one-hot row (a single 1 among zeros) counts as the index of its 1.
+        name: Source of the labels, for error messages.
+        class_names: Names by number. None: not known.
+
+    Returns:
+        Numbers, int64, shape (images,), and the names by number.
+
+    Raises:
+        DataError: An image has several labels, or a label cannot be used.
     """
     if isinstance(values, (pa.Array, pa.ChunkedArray)) or hasattr(getattr(values, "dtype", None), "categories"):
         return encode_labels(values, name=name, class_names=class_names, unit="item")
     if isinstance(values, (list, tuple)) and any(isinstance(value, (str, bytes)) for value in values):
         return encode_labels(list(values), name=name, class_names=class_names, unit="item")
     try:
-        found = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
-    except ValueError:  # rows of several lengths
+        array = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    except ValueError:  # rows differ in length
         raise _multi_label(name) from None
-    if found.ndim == 2 and found.shape[1] == 1:
-        found = found[:, 0]
-    elif found.ndim == 2 and found.dtype != object:
-        is_one_hot = np.isin(found, (0, 1)).all() and (found.sum(1) == 1).all()
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    elif array.ndim == 2 and array.dtype != object:
+        is_one_hot = np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all()
         if not is_one_hot:
             raise _multi_label(name)
-        found = found.argmax(1)
-    if found.ndim != 1:
-        raise DataError(f"{name}: labels must have shape (images,), got {found.shape}")
-    return encode_labels(found, name=name, class_names=class_names, unit="item")
+        array = array.argmax(1)
+    if array.ndim != 1:
+        raise DataError(f"{name}: labels must have shape (images,), got {array.shape}")
+    return encode_labels(array, name=name, class_names=class_names, unit="item")
 
 
 def numbered_as(
     labels: np.ndarray, class_names: tuple[str, ...], known: tuple[str, ...]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Renumber labels by the classes of other images, matched by name. Classes that those images lack get the next
-    numbers."""
+    """Renumber labels by the classes of other images, matched by name.
+
+    Args:
+        labels: Label of each image, shape (images,).
+        class_names: Names by label.
+        known: Names of the other images' classes, by label.
+
+    Returns:
+        Labels, int64, shape (images,), and names by label: `known`, then the classes that it lacks.
+    """
     if class_names == known:
         return labels, known
     names = known + tuple(name for name in class_names if name not in set(known))
@@ -105,16 +123,22 @@ def numbered_as(
 
 
 def check_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Raises DataError where all images are of one class."""
+    """Raise DataError if all images are of one class.
+
+    Args:
+        labels: Label of each image, shape (images,), at least one image.
+        class_names: Names by label.
+    """
     present = np.unique(labels)
     if len(present) < 2:
         raise DataError(f"the training images are all of class {class_names[present[0]]!r}; two classes are needed")
 
 
 def _column(values: Any, name: str) -> pa.Array:
+    """Return labels as a single Arrow array."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):  # an extension type, or none
+    if isinstance(values, pa.ChunkedArray):  # of an extension type, or without chunks
         values = values.chunk(0) if values.num_chunks else pa.array([], values.type)
     if isinstance(values, pa.Array):
         return _as_text(values)
@@ -131,23 +155,25 @@ def _as_text(column: pa.Array) -> pa.Array:
 
 
 def _multi_label(name: str) -> DataError:
+    """Return the error for images with several labels."""
     return DataError(
         f"{name}: the labels are lists or rows of several classes (multi-label); each image must have one class"
     )
 
 
 def _whole(values: np.ndarray, name: str, unit: str) -> np.ndarray:
-    """Convert floats to whole numbers."""
+    """Convert floats to whole numbers, or raise DataError."""
     exact = values.astype(np.float64)
     wrong = np.flatnonzero(~(np.isfinite(exact) & (exact == np.floor(exact)) & (np.abs(exact) < 2**53)))
     if len(wrong):
-        raise DataError(f"{name}: {unit} {wrong[0]} has label {exact[wrong[0]]:g}, which is no whole number")
+        raise DataError(f"{name}: {unit} {wrong[0]} has label {exact[wrong[0]]:g}, which is not a whole number")
     return exact.astype(np.int64)
 
 
 def _numbers(
     values: np.ndarray, name: str, class_names: Sequence[str] | None, unit: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Encode labels that are whole numbers."""
     if len(values) == 0:
         return np.empty(0, dtype=np.int64), tuple(class_names or ())
     lowest, highest = int(values.argmin()), int(values.argmax())
@@ -158,12 +184,10 @@ def _numbers(
             "must be 0 or above (images without labels cannot be used)"
         )
     if class_names is not None and high >= len(class_names):
-        raise DataError(
-            f"{name}: {unit} {highest} has label {high}, but there are names for {len(class_names)} classes only"
-        )
+        raise DataError(f"{name}: {unit} {highest} has label {high}, but only {len(class_names)} classes have names")
     if class_names is None and high >= max(LEAST_LIMIT, OUTPUTS_A_CLASS * num_present):
         raise DataError(
-            f"{name}: {unit} {highest} has label {high}, which asks for {high + 1} outputs for {num_present} "
+            f"{name}: {unit} {highest} has label {high}, which needs {high + 1} outputs for {num_present} "
             "classes; number the classes from 0, or give their names as strings"
         )
     names = tuple(class_names) if class_names is not None else tuple(str(number) for number in range(high + 1))
@@ -173,17 +197,19 @@ def _numbers(
 def _names(
     values: Sequence[str], name: str, class_names: Sequence[str] | None, unit: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Encode labels that are names of classes."""
     names = tuple(class_names) if class_names is not None else _sorted(set(values))
     numbers = {class_: number for number, class_ in enumerate(names)}
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         if value not in numbers:
             raise DataError(
-                f"{name}: {unit} {place} has label {value!r}, which is none of the {len(names)} named classes"
+                f"{name}: {unit} {index} has label {value!r}, which is not one of the {len(names)} named classes"
             )
     return np.asarray([numbers[value] for value in values], dtype=np.int64), names
 
 
 def _sorted(names: set[str]) -> tuple[str, ...]:
+    """Return names in sorted order, by value if all are whole numbers."""
     are_numbers = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name), name)) if are_numbers else sorted(names))
 
@@ -191,6 +217,7 @@ def _sorted(names: set[str]) -> tuple[str, ...]:
 def _categories(
     column: pa.Array, name: str, class_names: Sequence[str] | None, unit: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Encode labels that are categories (a dictionary column)."""
     categories = [str(value) for value in column.dictionary.to_pylist()]
     indices = column.indices.cast(pa.int64()).to_numpy(zero_copy_only=False)
     if class_names is not None:

@@ -1,4 +1,4 @@
-"""Data sets by name or path: digits, CIFAR in torchvision's format, folders of images, tables."""
+"""Open data sets by name or path: digits, CIFAR in torchvision's format, folders of images, tables."""
 
 from __future__ import annotations
 
@@ -24,24 +24,28 @@ from inarch.population.data.reading.tables import open_table
 from inarch.population.errors import DataError, UnreadableImageError
 
 CIFAR = ("cifar10", "cifar100")
+"""Data sets that torchvision can download."""
 
 NAMES = ("digits", *CIFAR)
-"""Data sets that are known by name; each holds training and test images."""
+"""Data sets that are known by name. Each holds training and test images."""
 
 CIFAR_FOLDERS = (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python"))
-"""Data sets in torchvision's format, and the folder that marks each."""
+"""Data sets in torchvision's format, each with the name of the folder that identifies it."""
 
 
 def open_images(description: str, *, split: str, config: DataConfig | None = None) -> ImageSet | EncodedImages:
-    """The images behind a name or a path, decoded where they come decoded.
+    """Open the images that a name or a path stands for.
 
     Args:
-        description: As data.train.
-        split: train, validation, test or query; which part of a data set that has several.
-        config: Names of columns and classes; None: the usual ones.
+        description: Name, path, URI or pattern, as in data.train.
+        split: Part to open if the data set has several parts: train, validation, test or query.
+        config: Names of columns and classes. None: the defaults.
+
+    Returns:
+        An ImageSet if the source holds decoded images, else encoded images.
 
     Raises:
-        DataError: nothing readable lies there; the message names it and what was expected.
+        DataError: The source does not exist or cannot be read. The message names it and the forms that are expected.
     """
     config = config or DataConfig()
     if split == "validation" and description in NAMES:
@@ -64,7 +68,14 @@ def open_images(description: str, *, split: str, config: DataConfig | None = Non
 
 
 def holds_parts(description: str) -> bool:
-    """Whether a name or folder stands for training and test images alike."""
+    """Return whether a name or folder stands for both training and test images.
+
+    Args:
+        description: Name, path or URI, as in data.train.
+
+    Raises:
+        DataError: The source cannot be looked up.
+    """
     if description in NAMES:
         return True
     filesystem, path = locate(description)
@@ -85,52 +96,75 @@ def holds_parts(description: str) -> bool:
 
 
 def _names_in(filesystem: pafs.FileSystem, path: str, *, is_local: bool) -> list[str]:
-    """Names in a folder. A folder that cannot be listed gives none here and an error when it is read."""
+    """Return the names in a folder. A folder that cannot be listed gives none. Reading it raises an error later."""
     try:
         if is_local:
-            return sorted(os.listdir(path))  # names that are no UTF-8 too
+            return sorted(os.listdir(path))  # includes names that are not UTF-8
         return [info.base_name for info in filesystem.get_file_info(pafs.FileSelector(path))]
     except OSError:
         return []
 
 
 def locate(description: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path in it. Raises DataError where it cannot be opened."""
+    """Return the file system of a path or URI, and the path in it.
+
+    Args:
+        description: Path or URI. A local path may start with ~.
+
+    Raises:
+        DataError: The file system cannot be opened.
+    """
     if "://" not in description:
         return pafs.LocalFileSystem(), str(Path(description).expanduser().absolute())
     try:
         return pafs.FileSystem.from_uri(description)
-    except Exception as error:  # each file system has errors of its own, of its network library too
+    except Exception as error:  # each file system and its network library raise their own types
         raise DataError(f"{description!r} cannot be opened: {error}") from error
 
 
 def digits(split: str) -> ImageSet:
-    """The 1,797 handwritten digits, 8x8 gray, that scikit-learn installs; a fixed fifth of each class is for test."""
+    """Return the 1,797 handwritten digits of scikit-learn, 8x8 pixels, gray.
+
+    A fixed fifth of each class is reserved for test.
+
+    Args:
+        split: test, or any other part for the training images.
+    """
     from sklearn.datasets import load_digits
 
-    found: Any = load_digits()
-    pixels = np.rint(found.images * (255.0 / 16.0)).astype(np.uint8)
+    bunch: Any = load_digits()
+    pixels = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
     is_test = np.zeros(len(pixels), dtype=bool)
     for label in range(10):
-        places = np.flatnonzero(found.target == label)
-        is_test[np.random.default_rng([label, 1797]).permutation(places)[: round(len(places) / 5)]] = True
+        indices = np.flatnonzero(bunch.target == label)
+        is_test[np.random.default_rng([label, 1797]).permutation(indices)[: round(len(indices) / 5)]] = True
     chosen = is_test if split == "test" else ~is_test
-    return image_set(pixels[chosen], found.target[chosen], class_names=[str(n) for n in range(10)], name="digits")
+    return image_set(pixels[chosen], bunch.target[chosen], class_names=[str(n) for n in range(10)], name="digits")
 
 
 def cifar(name: str, root: Path, split: str, *, download: bool) -> ImageSet:
-    """CIFAR-10 or CIFAR-100 in torchvision's own format; its downloader fetches it where there is a network."""
+    """Return CIFAR-10 or CIFAR-100, read from torchvision's own format.
+
+    Args:
+        name: cifar10 or cifar100.
+        root: Folder above the folder of the data set.
+        split: train, or any other part for the test images.
+        download: Whether torchvision downloads the data set if it is missing.
+
+    Raises:
+        DataError: The data set is not in the folder and cannot be downloaded.
+    """
     import torchvision
 
     kind = torchvision.datasets.CIFAR10 if name == "cifar10" else torchvision.datasets.CIFAR100
     try:
-        found = kind(str(root), train=split == "train", download=download)
+        dataset = kind(str(root), train=split == "train", download=download)
     except (RuntimeError, OSError) as error:
         raise DataError(
             f"data.{split}: {name} was not found under {str(root)!r} and could not be fetched ({error}); "
             "name a folder that holds it, or a Parquet file"
         ) from error
-    return image_set(found.data, np.asarray(found.targets), class_names=found.classes, name=name)
+    return image_set(dataset.data, np.asarray(dataset.targets), class_names=dataset.classes, name=name)
 
 
 def decode_all(
@@ -140,26 +174,26 @@ def decode_all(
     channels: str = "auto",
     unreadable: UnreadableImages | None = None,
 ) -> ImageSet:
-    """Decode every image; with channels=auto gray where all are gray, else RGB.
+    """Decode every image.
 
     Args:
         encoded: The images.
-        image_size: As data.image_size.
-        channels: As data.channels.
-        unreadable: Takes note of images that cannot be read, which are left out; None: the first is an error.
+        image_size: Size of the decoded images, as in data.image_size.
+        channels: gray, rgb, or auto: gray if all images are gray, else RGB.
+        unreadable: Counter of the unreadable images that are left out. None: the first such image is an error.
 
     Raises:
-        UnreadableImageError: an image cannot be read.
-        DataError: more images cannot be read than may be left out, or sizes differ and no image_size is given.
+        UnreadableImageError: An image cannot be read, and none may be left out.
+        DataError: Too many images cannot be read, or sizes differ and `image_size` is None.
     """
     unreadable = unreadable or UnreadableImages(0)
     pictures: list[Image.Image] = []
-    kept: list[int] = []
+    readable: list[int] = []
     left_out: list[str] = []
     for index in range(len(encoded)):
         try:
             pictures.append(resized(with_channels(encoded.read(index), channels), image_size))
-            kept.append(index)
+            readable.append(index)
         except UnreadableImageError as error:
             left_out.append(unreadable.add(error))
     if not pictures:
@@ -172,20 +206,26 @@ def decode_all(
         )
     mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
     pixels = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
-    if len(kept) < len(encoded):
-        encoded = encoded.select(np.asarray(kept))
-    found = image_set(pixels, encoded.labels, class_names=encoded.class_names, name=encoded.name)
-    return dataclasses.replace(found, cameras=encoded.cameras, notes=encoded.notes, unreadable=tuple(left_out))
+    if len(readable) < len(encoded):
+        encoded = encoded.select(np.asarray(readable))
+    decoded = image_set(pixels, encoded.labels, class_names=encoded.class_names, name=encoded.name)
+    return dataclasses.replace(decoded, cameras=encoded.cameras, notes=encoded.notes, unreadable=tuple(left_out))
 
 
 def only_readable(encoded: EncodedImages, unreadable: UnreadableImages) -> EncodedImages:
-    """The images that can be read; each is decoded once, on all cores.
+    """Return the images that can be read. Each image is decoded once to check it, on all cores if threads may read.
+
+    Args:
+        encoded: The images.
+        unreadable: Counter of the unreadable images that are left out.
 
     Raises:
-        DataError: more cannot be read than may be left out.
+        UnreadableImageError: An image cannot be read, and none may be left out.
+        DataError: Too many images cannot be read, or all of them.
     """
 
     def error_of(index: int) -> UnreadableImageError | None:
+        """Return the error of reading an image, or None."""
         try:
             encoded.read(index)
         except UnreadableImageError as error:
@@ -196,13 +236,14 @@ def only_readable(encoded: EncodedImages, unreadable: UnreadableImages) -> Encod
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
         errors = list(pool.map(error_of, range(len(encoded))))
     left_out = tuple(unreadable.add(error) for error in errors if error is not None)
-    kept = np.asarray([index for index, error in enumerate(errors) if error is None], dtype=np.int64)
-    if not len(kept):
+    readable = np.asarray([index for index, error in enumerate(errors) if error is None], dtype=np.int64)
+    if not len(readable):
         raise DataError(f"{encoded.name} has no image that can be read")
-    return dataclasses.replace(encoded.select(kept), unreadable=left_out) if left_out else encoded
+    return dataclasses.replace(encoded.select(readable), unreadable=left_out) if left_out else encoded
 
 
 def _info(filesystem: pafs.FileSystem, path: str, description: str) -> pafs.FileInfo:
+    """Return what a file system knows of a path, or raise DataError."""
     try:
         return filesystem.get_file_info(path)
     except Exception as error:  # as in locate
@@ -212,18 +253,21 @@ def _info(filesystem: pafs.FileSystem, path: str, description: str) -> pafs.File
 def _open_pattern(
     filesystem: pafs.FileSystem, path: str, config: DataConfig, *, name: str, split: str
 ) -> ImageSet | EncodedImages:
-    """The tables that a pattern matches; nothing lies at the path itself."""
+    """Open the tables that a pattern matches. The path itself does not exist."""
     if not any(mark in path for mark in "*?["):
-        raise DataError(f"data.{split}: {name!r} does not exist (looked for {path}), and is none of {', '.join(NAMES)}")
-    found = matching(filesystem, path)
-    if not found:
+        raise DataError(
+            f"data.{split}: {name!r} does not exist (looked for {path}), and is not one of {', '.join(NAMES)}"
+        )
+    paths = matching(filesystem, path)
+    if not paths:
         raise DataError(f"data.{split}: no file matches {name!r}")
-    return _open_files(filesystem, found, config, name=name, split=split)
+    return _open_files(filesystem, paths, config, name=name, split=split)
 
 
 def _open_files(
     filesystem: pafs.FileSystem, paths: Sequence[str], config: DataConfig, *, name: str, split: str
 ) -> ImageSet | EncodedImages:
+    """Open the files of a table, or the file that `write_arrow` wrote."""
     if len(paths) == 1 and table_kind(paths[0]) == "arrow" and is_own_arrow(filesystem, paths[0]):
         return read_arrow(filesystem, paths[0])
     tables = []
@@ -238,6 +282,7 @@ def _open_files(
 def _open_folder(
     filesystem: pafs.FileSystem, path: str, config: DataConfig, *, name: str, split: str
 ) -> ImageSet | EncodedImages:
+    """Open a folder of images or of tables."""
     try:
         listing = list_folder(filesystem, path)
     except OSError as error:
@@ -249,11 +294,13 @@ def _open_folder(
         return open_folder(filesystem, path, listing, name=name, split=split)
     tables, others = shards(filesystem, path, listing.files, split=split)
     if tables:
-        found = open_table(tables, config, name=name)
+        images = open_table(tables, config, name=name)
         left_out = f"{name}: left out {len(others)} Parquet files of other parts ({', '.join(others[:3])})"
-        return dataclasses.replace(found, notes=(*found.notes, *([left_out] if others else [])))
+        return dataclasses.replace(images, notes=(*images.notes, *([left_out] if others else [])))
     if others:
-        raise DataError(f"data.{split}: the Parquet files in {name} are named by other parts: {', '.join(others[:3])}")
+        raise DataError(
+            f"data.{split}: the Parquet files in {name} have the names of other parts: {', '.join(others[:3])}"
+        )
     if _is_flat(listing):
         table = next((file for file in METADATA if file in listing.files), None)
         if table is not None:
@@ -262,7 +309,7 @@ def _open_folder(
 
 
 def _is_flat(listing: Listing) -> bool:
-    """Whether a folder's images are described by a table: it has one, at its top."""
+    """Return whether a table directly in the folder describes its images."""
     return any(file in METADATA for file in listing.files if not is_hidden(file))
 
 

@@ -1,4 +1,4 @@
-"""One file of a table, read column by column: Parquet, Arrow, CSV."""
+"""Read a file of a table (Parquet, Arrow or CSV) column by column."""
 
 from __future__ import annotations
 
@@ -18,35 +18,51 @@ from inarch.population.data.reading.decoding import LFS_POINTER
 from inarch.population.errors import DataError
 
 Kind = Literal["parquet", "arrow", "csv"]
+"""Format of a table file."""
 
 KINDS: dict[str, Kind] = {".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv"}
-"""What a table is, by the end of its name in lower case."""
+"""Format of a table file by its suffix in lower case."""
 
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
-"""Cells of a CSV that hold nothing."""
+"""Texts that mean an empty cell in a CSV file."""
 
 ROWS_A_GROUP = 1024
-"""Rows of an Arrow or CSV table that are shuffled together, as a Parquet row group is."""
+"""Rows of an Arrow or CSV table that are shuffled together, like a row group of Parquet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableFile:
-    """One file of a table."""
+    """Location and format of a file of a table."""
 
     filesystem: pafs.FileSystem = field(repr=False)
+    """File system of the file."""
     path: str
+    """Path in the file system."""
     kind: Kind
+    """Format of the file."""
 
 
 def table_kind(path: str) -> Kind | None:
-    """Return the kind of a table by the end of its name; None for other files."""
+    """Return the format of a table by its suffix, or None for other files.
+
+    Args:
+        path: Path or name of the file.
+    """
     return KINDS.get(posixpath.splitext(path)[1].lower())
 
 
 class TableReader:
-    """One file of a table, open in this process."""
+    """A file of a table, open in this process."""
 
     def __init__(self, file: TableFile) -> None:
+        """Open a file. Arrow and CSV tables are read whole, Parquet tables group by group.
+
+        Args:
+            file: The file.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
         self.file = file
         self._table: pa.Table | None = None
         try:
@@ -57,38 +73,54 @@ class TableReader:
         except (pa.ArrowException, OSError) as error:
             reason = "it does not exist" if isinstance(error, FileNotFoundError) else error
             if _is_pointer(file):
-                reason = "it is a Git LFS pointer, not the table itself; fetch it by git lfs pull"
+                reason = "it is a Git LFS pointer, not the table itself; fetch it with git lfs pull"
             raise DataError(f"{file.path} cannot be read as {file.kind}: {reason}") from error
 
     def columns(self) -> list[str]:
+        """Return the names of the columns."""
         return list(self._table.column_names if self._table is not None else self._parquet.schema_arrow.names)
 
     def metadata(self) -> Mapping[bytes, bytes]:
+        """Return the metadata of the table's schema."""
         schema = self._table.schema if self._table is not None else self._parquet.schema_arrow
         return schema.metadata or {}
 
     def group_sizes(self) -> list[int]:
-        """Rows of each group."""
+        """Return the number of rows in each group."""
         if self._table is None:
-            found = self._parquet.metadata
-            return [found.row_group(index).num_rows for index in range(found.num_row_groups)]
+            metadata = self._parquet.metadata
+            return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
         starts = range(0, len(self._table), ROWS_A_GROUP)
         return [min(ROWS_A_GROUP, len(self._table) - start) for start in starts]
 
     def column(self, name: str) -> pa.ChunkedArray:
+        """Return a whole column.
+
+        Args:
+            name: Name of the column.
+
+        Raises:
+            DataError: The column cannot be read.
+        """
         try:
             return self._table.column(name) if self._table is not None else self._parquet.read(columns=[name]).column(0)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.file.path}: column {name!r} cannot be read: {error}") from error
 
     def group(self, index: int, column: str) -> pa.ChunkedArray:
-        """A column of one group."""
+        """Return a column of a group.
+
+        Args:
+            index: Number of the group.
+            column: Name of the column.
+        """
         if self._table is None:
             return self._parquet.read_row_group(index, columns=[column]).column(0)
         return self._table.column(column).slice(index * ROWS_A_GROUP, ROWS_A_GROUP)
 
 
 def _is_pointer(file: TableFile) -> bool:
+    """Return whether a file is a pointer of Git LFS."""
     try:
         with file.filesystem.open_input_stream(file.path) as source:
             return source.read(len(LFS_POINTER)) == LFS_POINTER
@@ -109,7 +141,7 @@ def _read_table(file: TableFile) -> pa.Table:
 
 
 def _read_csv(file: TableFile) -> pa.Table:
-    """Read a CSV. Every column is read as text first, so that 001.png and the label 007 keep their zeros."""
+    """Read a CSV file. Columns are read as text first, so that 001.png and the label 007 keep their zeros."""
     options = pyarrow.csv.ParseOptions(delimiter="\t" if file.path.lower().endswith(".tsv") else ",")
     content = _text(file)
     with pyarrow.csv.open_csv(pa.BufferReader(content), parse_options=options) as opened:
@@ -122,7 +154,7 @@ def _read_csv(file: TableFile) -> pa.Table:
 
 
 def _text(file: TableFile) -> bytes:
-    """Return the content of a CSV file. Raises DataError where it is not UTF-8."""
+    """Return the content of a CSV file, or raise DataError if it is not UTF-8."""
     with file.filesystem.open_input_stream(file.path) as source:
         content = source.read()
     try:
@@ -133,10 +165,10 @@ def _text(file: TableFile) -> bytes:
 
 
 def _typed(column: pa.ChunkedArray) -> pa.Array:
-    """Convert a column of texts to numbers where all of them are numbers.
+    """Convert a column of texts to numbers if all texts are numbers.
 
-    Whole numbers must be canonical (7, not 007). Floats need a point in at least one text. Other columns stay texts,
-    without the spaces around them.
+    Whole numbers must be canonical (7, not 007). Floats need a decimal point in at least one text. Other columns remain
+    texts, without the spaces around them.
     """
     texts = [None if text is None else text.strip() for text in column.to_pylist()]
     if texts and all(_is_canonical(text) for text in texts):
@@ -147,13 +179,13 @@ def _typed(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _is_canonical(text: str | None) -> bool:
-    """Whether a text is a canonical whole number: 7, not 007."""
+    """Return whether a text is a canonical whole number: 7, not 007."""
     return text is not None and text.isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
 
 
 def _are_fractions(texts: Sequence[str | None]) -> bool:
-    """Whether all texts are numbers and at least one has a point."""
-    given = [text for text in texts if text is not None]
+    """Return whether all texts are numbers and at least one has a decimal point."""
+    present = [text for text in texts if text is not None]
     with contextlib.suppress(ValueError):
-        return any("." in text for text in given) and all(math.isfinite(float(text)) for text in given)
+        return any("." in text for text in present) and all(math.isfinite(float(text)) for text in present)
     return False

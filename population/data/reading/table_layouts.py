@@ -1,4 +1,4 @@
-"""Find the files of a table: shards in a folder, a pattern, a folder of `datasets.save_to_disk`."""
+"""Find the files of a table: shards in a folder, a pattern, or a folder that `datasets.save_to_disk` wrote."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from inarch.population.data.reading.table_files import TableFile, table_kind
 from inarch.population.errors import DataError
 
 METADATA = ("metadata.csv", "metadata.parquet", "labels.csv")
-"""Tables beside the images of a folder, as the Hub's image folders have them."""
+"""Names of tables beside the images of a folder, as in image folders of the Hugging Face Hub."""
 
 
 def shards(
     filesystem: pafs.FileSystem, path: str, files: Sequence[str], *, split: str
 ) -> tuple[list[TableFile], list[str]]:
-    """Find the Parquet files of a part directly in a folder, or in its subfolder data.
+    """Find the Parquet files of a part directly in a folder, or in its subfolder `data`.
 
-    Files named by parts (train-00000-of-00002.parquet) belong to that part; if none is, all files belong to every part.
+    A file with the name of a part (train-00000-of-00002.parquet) belongs to that part. Without such names, all files
+    belong to every part.
 
     Args:
-        filesystem: Where the folder lies.
+        filesystem: File system of the folder.
         path: The folder.
-        files: Paths in it, relative.
+        files: Paths of the files in the folder, relative to it.
         split: train, validation, test or query.
 
     Returns:
         The files, sorted by name, and the names of those that belong to other parts.
     """
-    found = sorted(file for file in files if table_kind(file) == "parquet" and not is_hidden(file))
-    in_top = [file for file in found if "/" not in file] or [file for file in found if file.startswith("data/")]
+    parquet_files = sorted(file for file in files if table_kind(file) == "parquet" and not is_hidden(file))
+    in_top = [file for file in parquet_files if "/" not in file] or [
+        file for file in parquet_files if file.startswith("data/")
+    ]
     in_top = [file for file in in_top if file not in METADATA]
     parts = {file: _part_of(file) for file in in_top}
     chosen = [file for file in in_top if parts[file] == split] if any(parts.values()) else in_top
@@ -46,7 +49,13 @@ def shards(
 
 
 def has_part(filesystem: pafs.FileSystem, path: str, *, split: str) -> bool:
-    """Whether a folder that `datasets.save_to_disk` wrote holds a part."""
+    """Return whether a folder that `datasets.save_to_disk` wrote holds a part.
+
+    Args:
+        filesystem: File system of the folder.
+        path: The folder.
+        split: train, validation, test or query.
+    """
     try:
         return bool(saved_dataset(filesystem, path, ["dataset_dict.json"], split=split))
     except DataError:
@@ -54,7 +63,7 @@ def has_part(filesystem: pafs.FileSystem, path: str, *, split: str) -> bool:
 
 
 def _part_of(file: str) -> str | None:
-    """Return the part in a shard's name: train, validation or test; None for other names."""
+    """Return the part in the name of a shard (train, validation or test), or None for other names."""
     stem = posixpath.basename(file).lower().removesuffix(".parquet").removesuffix(".pq")
     first = stem.split("-")[0].split("_")[0].split(".")[0]
     if first not in PARTS:
@@ -65,23 +74,35 @@ def _part_of(file: str) -> str | None:
 
 
 def matching(filesystem: pafs.FileSystem, pattern: str) -> list[str]:
-    """Return the sorted paths that match a pattern with *, ? or [."""
+    """Return the sorted paths that match a pattern.
+
+    Args:
+        filesystem: File system to search.
+        pattern: Path with at least one of the marks *, ? and [.
+    """
     if isinstance(filesystem, pafs.LocalFileSystem):
         folder, _, last = pattern.rpartition("/")
         literal = f"{glob.escape(folder)}/{last}" if os.path.isdir(folder) else pattern
         return sorted(glob.glob(literal, recursive=True))
     base = pattern[: min(pattern.find(mark) for mark in "*?[" if mark in pattern)].rpartition("/")[0]
-    found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
-    return sorted(info.path for info in found if fnmatch.fnmatchcase(info.path, pattern))
+    infos = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+    return sorted(info.path for info in infos if fnmatch.fnmatchcase(info.path, pattern))
 
 
 def saved_dataset(filesystem: pafs.FileSystem, path: str, files: Sequence[str], *, split: str) -> list[TableFile]:
-    """Find the Arrow files of a folder of `datasets.save_to_disk`, of the part `split` if it holds several parts.
+    """Find the Arrow files of a folder that `datasets.save_to_disk` wrote.
 
-    Other folders give an empty list.
+    Args:
+        filesystem: File system of the folder.
+        path: The folder.
+        files: Paths of the files in the folder, relative to it.
+        split: Part to find if the folder holds several parts: train, validation, test or query.
+
+    Returns:
+        The files in the order of their rows. Other folders give an empty list.
 
     Raises:
-        DataError: the folder's own files cannot be read, or it has no such part.
+        DataError: The JSON files of the folder cannot be read, or the folder lacks the part.
     """
     if "dataset_dict.json" in files:
         parts = _json(read_file(filesystem, f"{path}/dataset_dict.json"), f"{path}/dataset_dict.json").get("splits", [])
@@ -93,6 +114,7 @@ def saved_dataset(filesystem: pafs.FileSystem, path: str, files: Sequence[str], 
 
 
 def _saved(filesystem: pafs.FileSystem, path: str) -> list[TableFile]:
+    """Return the Arrow files that the state.json of a folder lists."""
     state = _json(read_file(filesystem, f"{path}/state.json"), f"{path}/state.json")
     names = [entry.get("filename", "") for entry in state.get("_data_files", [])]
     if not names:
@@ -101,10 +123,11 @@ def _saved(filesystem: pafs.FileSystem, path: str) -> list[TableFile]:
 
 
 def _json(content: bytes, name: str) -> dict[str, Any]:
+    """Return a JSON object, or raise DataError."""
     try:
-        found = json.loads(content)
+        value = json.loads(content)
     except ValueError as error:
         raise DataError(f"{name} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise DataError(f"{name} must hold a JSON object")
-    return found
+    return value

@@ -25,24 +25,26 @@ IMAGE_COLUMNS = (
     *("image", "img", "picture", "jpg", "png", "image_path", "file_name", "filename", "file_path", "filepath", "path"),
     *("file", "photo", "image_name", "image_id", "id"),
 )
-"""Names of the column of images, the likeliest first."""
+"""Usual names of the column of images, the most likely first."""
 
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "target", "category", "class_name")
-"""Names of the column of labels, the likeliest first."""
+"""Usual names of the column of labels, the most likely first."""
 
 CAMERA_COLUMNS = ("camera", "camera_id")
+"""Usual names of the column of cameras."""
 
 
 def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> EncodedImages:
     """Open a table of images and labels, in one or several files.
 
     Args:
-        files: In the order of their rows.
-        config: Names of columns and classes.
-        name: What the caller named, for errors.
+        files: Files of the table, in the order of their rows.
+        config: Names of columns and classes, and the folder of image paths.
+        name: The table as the caller named it, for error messages.
 
     Raises:
-        DataError: a file cannot be read, a column is missing, or labels cannot be used; names file and row.
+        DataError: A file cannot be read, a column is missing, files disagree on the classes, or labels cannot be
+            used. The message names the file and the row.
     """
     readers = [TableReader(file) for file in files]
     columns = readers[0].columns()
@@ -55,11 +57,13 @@ def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> 
     labels = _column(readers, label_column)
     if len(labels) == 0:
         raise DataError(f"{name} has no images")
-    every = [_class_names(reader.metadata(), label_column, name) for reader in readers]
-    for reader, others in zip(readers, every, strict=True):
-        if others != every[0]:
-            raise DataError(f"{reader.file.path} names other classes than {readers[0].file.path}: {others}, {every[0]}")
-    names = every[0]
+    all_names = [_class_names(reader.metadata(), label_column, name) for reader in readers]
+    for reader, file_names in zip(readers, all_names, strict=True):
+        if file_names != all_names[0]:
+            raise DataError(
+                f"{reader.file.path} names other classes than {readers[0].file.path}: {file_names}, {all_names[0]}"
+            )
+    names = all_names[0]
     if names is None and config.class_names and not _is_text(labels.type):
         names = list(config.class_names)
     numbers, class_names = encode_labels(labels, name=f"{name}, column {label_column!r}", class_names=names)
@@ -67,11 +71,11 @@ def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> 
     camera_column = next((column for column in CAMERA_COLUMNS if column in columns), None)
     cameras = None
     if camera_column is not None:
-        found = _column(readers, camera_column)
-        if not found.null_count and pa.types.is_integer(found.type):
-            cameras = found.to_numpy().astype(np.int64)
-        else:  # cameras count in retrieval only, and may be texts elsewhere
-            notes += (f"{name}: column {camera_column!r} holds no whole numbers, and is not used",)
+        camera_values = _column(readers, camera_column)
+        if not camera_values.null_count and pa.types.is_integer(camera_values.type):
+            cameras = camera_values.to_numpy().astype(np.int64)
+        else:  # only retrieval uses cameras; in other tables the column may hold texts
+            notes += (f"{name}: column {camera_column!r} does not hold whole numbers and is not used",)
     sizes = [size for reader in readers for size in reader.group_sizes()]
     return EncodedImages(
         name=name,
@@ -85,23 +89,25 @@ def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> 
 
 
 def _chosen(columns: Sequence[str], given: str | None, usual: Sequence[str], kind: str, name: str) -> str:
-    twice = next((column for column in columns if list(columns).count(column) > 1), None)
-    if twice is not None:
-        raise DataError(f"{name} has two columns called {twice!r}; rename one of them")
+    """Return the configured column of images or labels, or the most likely one if none is configured."""
+    repeated = next((column for column in columns if list(columns).count(column) > 1), None)
+    if repeated is not None:
+        raise DataError(f"{name} has two columns called {repeated!r}; rename one of them")
     if given is not None:
         if given not in columns:
             raise DataError(f"{name} has no column {given!r} (data.{kind}_column); it has {', '.join(columns)}")
         return given
-    found = next((column for column in usual if column in columns), None)
-    if found is None:
+    likeliest = next((column for column in usual if column in columns), None)
+    if likeliest is None:
         raise DataError(
             f"{name} has no column that is known to hold {kind}s; it has {', '.join(columns)}; "
-            f"name it by data.{kind}_column"
+            f"name the column in data.{kind}_column"
         )
-    return found
+    return likeliest
 
 
 def _column(readers: Sequence[TableReader], column: str) -> pa.Array:
+    """Return a column of all files as a single array of one type."""
     parts = [reader.column(column) for reader in readers]
     kinds = {part.type for part in parts}
     if len(kinds) > 1:
@@ -111,12 +117,12 @@ def _column(readers: Sequence[TableReader], column: str) -> pa.Array:
         elif all(_is_text(part.type) for part in parts):
             parts = [part.cast(pa.large_string()) for part in parts]
     try:
-        found = pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=parts[0].type)
+        joined = pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=parts[0].type)
     except (pa.ArrowException, TypeError) as error:
         raise DataError(f"column {column!r} is of several types: {', '.join(map(str, kinds))}") from error
-    if pa.types.is_dictionary(found.type):
-        found = found.unify_dictionaries()
-    whole = found.combine_chunks()
+    if pa.types.is_dictionary(joined.type):
+        joined = joined.unify_dictionaries()
+    whole = joined.combine_chunks()
     return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
 
 
@@ -125,47 +131,48 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _class_names(metadata: Mapping[bytes, bytes], label_column: str, name: str) -> list[str] | None:
-    """Return class names from the metadata `class_names` or from Hugging Face's entry `huggingface`.
+    """Return class names from the metadata entry `class_names` or from Hugging Face's entry `huggingface`.
 
-    Metadata of another form give None.
+    An entry `huggingface` of another form gives None.
     """
     if b"class_names" in metadata:
         try:
-            found = json.loads(metadata[b"class_names"])
+            value = json.loads(metadata[b"class_names"])
         except ValueError as error:
-            raise DataError(f"{name}: the metadata class_names is no JSON list: {error}") from error
-        if not isinstance(found, list):
+            raise DataError(f"{name}: the metadata class_names is not JSON: {error}") from error
+        if not isinstance(value, list):
             raise DataError(f"{name}: the metadata class_names must be a JSON list")
-        return [str(entry) for entry in found]
+        return [str(entry) for entry in value]
     try:
-        found = json.loads(metadata.get(b"huggingface", b"{}"))
+        value = json.loads(metadata.get(b"huggingface", b"{}"))
     except ValueError:
         return None
     for key in ("info", "features", label_column, "names"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return [str(entry) for entry in found] if isinstance(found, list) and found else None
+        value = value.get(key) if isinstance(value, dict) else None
+    return [str(entry) for entry in value] if isinstance(value, list) and value else None
 
 
 class _Rows:
-    """Reads images of a table by number and caches the newest groups. Loader workers receive it by pickle."""
+    """Reader of a table's images by number, which caches the newest groups. Loader workers receive it by pickle."""
 
     KEPT = 8
+    """Groups in the cache."""
 
     def __init__(
         self, files: Sequence[TableFile], column: str, sizes: Sequence[Sequence[int]], folder: str | None, name: str
     ) -> None:
-        """Prepare to read images.
+        """Prepare to read images. Files are opened at the first read, in each process.
 
         Args:
-            files: Of the table.
-            column: Of the images.
-            sizes: Rows of each group of each file.
-            folder: That paths in rows are relative to; None: the folder of the file.
-            name: For errors.
+            files: Files of the table.
+            column: Column of the images.
+            sizes: Number of rows in each group of each file.
+            folder: Folder that the paths in rows are relative to. None: the folder of the file.
+            name: Name of the table, for error messages.
         """
         self._files, self._column, self._folder, self._name = list(files), column, folder, name
-        self._places = [(file, group) for file, of in enumerate(sizes) for group in range(len(of))]
-        self._starts = np.concatenate([[0], np.cumsum([size for of in sizes for size in of])])
+        self._places = [(file, group) for file, group_sizes in enumerate(sizes) for group in range(len(group_sizes))]
+        self._starts = np.concatenate([[0], np.cumsum([size for group_sizes in sizes for size in group_sizes])])
         self._kept: dict[int, pa.ChunkedArray] = {}
         self._open: tuple[int, dict[int, TableReader]] = (os.getpid(), {})
 
@@ -187,26 +194,27 @@ class _Rows:
         raise UnreadableImageError(f"{name} has no image")
 
     def _at(self, path: str, file: TableFile, name: str) -> Image.Image:
-        """Read the image that a row names by its path."""
+        """Read the image at the path that a row holds."""
         if "://" in path:
             try:
-                filesystem, found = pafs.FileSystem.from_uri(path)
+                filesystem, target = pafs.FileSystem.from_uri(path)
             except Exception as error:  # each file system has errors of its own
                 raise DataError(
-                    f"{name}: {path} cannot be opened ({error}); download images that lie on the web"
+                    f"{name}: {path} cannot be opened ({error}); download images that are on the web"
                 ) from error
         else:
             filesystem = file.filesystem
             folder = file.path.rpartition("/")[0] if self._folder is None else os.path.expanduser(self._folder)
-            found = path if posixpath.isabs(path) else posixpath.join(folder, path)
-            if not posixpath.splitext(found)[1]:  # a name without its suffix
-                found = next(
-                    (f"{found}{end}" for end in (".jpg", ".jpeg", ".png") if _is_there(filesystem, f"{found}{end}")),
-                    found,
+            target = path if posixpath.isabs(path) else posixpath.join(folder, path)
+            if not posixpath.splitext(target)[1]:  # a name without its suffix
+                target = next(
+                    (f"{target}{end}" for end in (".jpg", ".jpeg", ".png") if _is_there(filesystem, f"{target}{end}")),
+                    target,
                 )
-        return decode(read_file(filesystem, found), f"{name} ({found})")
+        return decode(read_file(filesystem, target), f"{name} ({target})")
 
     def _group(self, group: int) -> pa.ChunkedArray:
+        """Return the images of a group, from the cache or from its file."""
         if self._open[0] != os.getpid():  # each process opens the files for itself
             self._open, self._kept = (os.getpid(), {}), {}
         if group not in self._kept:
@@ -224,4 +232,5 @@ class _Rows:
 
 
 def _is_there(filesystem: pafs.FileSystem, path: str) -> bool:
+    """Return whether a path is a file."""
     return filesystem.get_file_info(path).type == pafs.FileType.File

@@ -1,4 +1,4 @@
-"""Take data that were handed in from Python: arrays, lists, Datasets, in parts or as one."""
+"""Convert data passed from Python (arrays, lists, Datasets) to images, with or without separate parts."""
 
 from __future__ import annotations
 
@@ -21,19 +21,26 @@ PART_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Keys of a mapping of parts, and the part that each means."""
+"""Accepted keys of a mapping of parts, and the part that each key means."""
 
 FORMS = (
     "data must be a path, a pair (images, labels) of arrays or lists, a torch or Hugging Face Dataset, or parts of "
     "these: (train, test), (train, validation, test), or a mapping with the keys train, validation and test"
 )
+"""Accepted forms of data, for error messages."""
 
 
 def parts_of(data: Any) -> dict[str, Any]:
-    """Split data into the parts train, validation and test; the last two may be missing.
+    """Split data into the parts train, validation and test.
+
+    Args:
+        data: Data in a form that `FORMS` lists.
+
+    Returns:
+        The data of each part by name. Only train is always present.
 
     Raises:
-        DataError: it is of no known form.
+        DataError: The data has none of these forms, or no training part.
     """
     if isinstance(data, Mapping):
         unknown = [key for key in data if key not in PART_NAMES]
@@ -55,7 +62,11 @@ def parts_of(data: Any) -> dict[str, Any]:
 
 
 def is_path(data: Any) -> bool:
-    """Whether a part is a path or a name."""
+    """Return whether a part is a path or a name.
+
+    Args:
+        data: Data of one part.
+    """
     return isinstance(data, (str, os.PathLike))
 
 
@@ -64,13 +75,13 @@ def to_images(data: Any, config: DataConfig, *, name: str, unreadable: Unreadabl
 
     Args:
         data: An ImageSet, a pair (images, labels), or a Dataset.
-        config: Size, channels, names of columns and classes.
-        name: What errors call it.
-        unreadable: Takes note of items that cannot be read; None: the first is an error.
+        config: Size, channels, and names of columns and classes.
+        name: Name of the part, for error messages.
+        unreadable: Counter of the unreadable items that are left out. None: the first such item is an error.
 
     Raises:
-        DataError: it is of no known form, or images or labels cannot be used.
-        UserCodeError: the Dataset raised.
+        DataError: The part has no known form, or its images or labels cannot be used.
+        UserCodeError: The Dataset raised an exception.
     """
     if isinstance(data, ImageSet):
         return data
@@ -86,7 +97,7 @@ def to_images(data: Any, config: DataConfig, *, name: str, unreadable: Unreadabl
 
 
 def _plain_labels(labels: Any, name: str) -> Sequence[Any]:
-    """Convert the labels beside a list of images to a list."""
+    """Return the labels of a list of images as a list."""
     if isinstance(labels, (list, tuple)):
         return labels
     rows = np.asarray(labels)
@@ -96,11 +107,11 @@ def _plain_labels(labels: Any, name: str) -> Sequence[Any]:
 
 
 def _is_arrays(data: Sequence[Any]) -> bool:
-    """Whether a pair is (images, labels) and not two parts."""
+    """Return whether a sequence is a pair (images, labels), not two parts."""
     if len(data) != 2 or _is_items(data) or _is_pair(data[0]):
         return False
     images = data[0]
-    if isinstance(images, ImageSet) or hasattr(images, "features"):  # a part of its own
+    if isinstance(images, ImageSet) or hasattr(images, "features"):  # the first of two parts
         return False
     if isinstance(images, (np.ndarray, torch.Tensor)) or hasattr(images, "__array__"):
         return True
@@ -108,7 +119,7 @@ def _is_arrays(data: Sequence[Any]) -> bool:
 
 
 def _is_pair(value: Any) -> bool:
-    """Whether a value is (images, labels): an array of images, and as many labels."""
+    """Return whether a value is (images, labels): an array of images and as many labels."""
     if not isinstance(value, (tuple, list)) or len(value) != 2 or np.ndim(value[1]) == 0:
         return False
     images = value[0]
@@ -116,7 +127,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _is_items(data: Sequence[Any]) -> bool:
-    """Whether a list is one of items (image, label) and not of parts."""
+    """Return whether a sequence holds items (image, label), not parts."""
     first = data[0] if len(data) else None
     if isinstance(first, Mapping):
         return not set(first) <= set(PART_NAMES) and not any(is_path(value) for value in first.values())
@@ -130,5 +141,5 @@ def _is_items(data: Sequence[Any]) -> bool:
 
 
 def _is_picture(value: Any) -> bool:
-    """Whether a value is one image."""
+    """Return whether a value is a single image."""
     return isinstance(value, Image.Image) or (hasattr(value, "shape") and len(value.shape) in (2, 3))
