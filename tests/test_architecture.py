@@ -12,6 +12,41 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PACKAGES = ("population", "actors", "experiments")
 
+STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "population": (
+        ("errors",),
+        ("config", "extension"),
+        ("state", "data"),
+        ("membership", "fusion"),
+        ("grafting", "models", "persistence"),
+        ("evaluation",),
+        ("exchange", "tasks"),
+        ("training",),
+        ("simulator",),
+    ),
+    "actors": (
+        ("messages", "retry", "termination"),
+        ("coordinator_api", "resources"),
+        ("network",),
+        ("coordinator",),
+        ("driver",),
+    ),
+    "experiments": (
+        ("recipes", "display", "saved_runs", "benchmarks"),
+        ("export", "comparison"),
+        ("result_commands",),
+        ("comparison_commands",),
+        ("cli",),
+    ),
+}
+"""The storeys of each package, lowest first. A module imports only from storeys below its own."""
+
+MAX_ENTRIES = 16
+"""Most entries in the listing of a package, without `__init__.py` and `py.typed`."""
+
+MAX_LINES = 300
+"""Most lines of a file outside docstrings. Longer files say why at their top."""
+
 FORBIDDEN = {
     "population": ("ray", "inarch.actors", "inarch.experiments", "time"),
     "actors": ("inarch.experiments",),
@@ -41,6 +76,69 @@ def test_imports_point_downward() -> None:
         for path in (ROOT / package).rglob("*.py")
         for module in imports(path)
         if any(is_within(module, name) for name in forbidden)
+    ]
+    assert wrong == []
+
+
+def test_storeys_name_every_room() -> None:
+    for package, storeys in STOREYS.items():
+        rooms = {path.stem for path in entries(ROOT / package)}
+        assert rooms == {room for storey in storeys for room in storey}, package
+
+
+def test_storeys_are_imported_downward_only() -> None:
+    wrong = []
+    for package, storeys in STOREYS.items():
+        level = {room: number for number, storey in enumerate(storeys) for room in storey}
+        for path in (ROOT / package).rglob("*.py"):
+            room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+            if room == "__init__":
+                continue
+            for module in imports(path):
+                parts = module.split(".")
+                if parts[:2] != ["inarch", package] or len(parts) < 3 or parts[2] in (room, "__init__"):
+                    continue
+                if level.get(parts[2], 0) >= level[room]:
+                    wrong.append(f"{path.relative_to(ROOT)} (storey {level[room]}) imports {module}")
+    assert wrong == []
+
+
+def entries(folder: Path) -> list[Path]:
+    """The entries of a package's listing."""
+    ignored = {"__init__.py", "py.typed", "__pycache__", "results"}
+    return [path for path in sorted(folder.iterdir()) if path.name not in ignored]
+
+
+def test_listing_of_a_package_is_short() -> None:
+    folders = [path for package in PACKAGES for path in [ROOT / package, *(ROOT / package).rglob("*")] if path.is_dir()]
+    long = {
+        str(folder.relative_to(ROOT)): len(entries(folder))
+        for folder in folders
+        if folder.name not in ("__pycache__", "results") and "results" not in folder.parts
+        if len(entries(folder)) > MAX_ENTRIES
+    }
+    assert long == {}
+
+
+def num_code_lines(path: Path) -> int:
+    """Lines of a file outside docstrings. A docstring with one parameter a line must not make a file too long."""
+    source = path.read_text()
+    docstrings = sum(
+        node.value.end_lineno - node.value.lineno + 1
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if node.value.end_lineno is not None
+    )
+    return len(source.splitlines()) - docstrings
+
+
+def test_long_files_say_why() -> None:
+    wrong = [
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if num_code_lines(path) > MAX_LINES
+        and f"Longer than {MAX_LINES} lines:" not in (ast.get_docstring(ast.parse(path.read_text())) or "")
     ]
     assert wrong == []
 

@@ -7,8 +7,6 @@ the networks train on, and its next incarnation, which Ray starts, finds them by
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import time
 from typing import Any
@@ -16,24 +14,23 @@ from typing import Any
 import ray
 from ray import ObjectRef
 from ray.actor import ActorClass
-from ray.exceptions import RayError
 
 from inarch.actors.coordinator import run_metadata
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
-from inarch.actors.coordinator.network_group import await_result, format_error
-from inarch.actors.coordinator.remote_tasks import evaluate_run_task, prepare_run
+from inarch.actors.coordinator.network_group import await_result
+from inarch.actors.coordinator.recovery import find_networks, read_result, restore_run
+from inarch.actors.coordinator.remote_tasks import prepare_run
 from inarch.actors.coordinator.resume_plan import resumable_members
+from inarch.actors.coordinator.run_completion import RunCompletion
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.coordinator_api import CoordinatorApi
 from inarch.actors.messages import Command, Event, References, RunStatus
 from inarch.actors.resources import check_capacity, plan_resources
-from inarch.actors.retry import retry
-from inarch.population.errors import InarchError, RunError, StorageError
-from inarch.population.membership.members import ACTIVE, DONORS, MemberState
+from inarch.population.errors import RunError
+from inarch.population.membership.members import Member, MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint
 from inarch.population.membership.snapshot_index import PublishedSnapshot
-from inarch.population.persistence.claim import withdraw
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import SnapshotInfo
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
@@ -57,7 +54,7 @@ class Coordinator(CoordinatorApi):
         self._has_members = asyncio.Event()
         self._has_members.set()
         self._join_points: dict[tuple[int, int], JoinPoint[References]] = {}
-        self._result: dict[str, Any] | None = None
+        self._completion = RunCompletion(self.context, self.lifecycle)
 
     def __repr__(self) -> str:
         return f"Coordinator({self._spec.name})"
@@ -164,7 +161,7 @@ class Coordinator(CoordinatorApi):
         await self._background.wait_until(lambda: self._state.is_over, seconds=seconds)
         if self._state.phase == "failed":
             raise RunError(self._state.message)
-        return self._result
+        return self._completion.result
 
     # Calls of the networks: see CoordinatorApi.
 
@@ -268,12 +265,12 @@ class Coordinator(CoordinatorApi):
                     self._state.fail(f"the coordinator failed: {error!r}")
                 await self._release_barriers()
                 self._recorder.save()
-                await self._finish_if_over()
+                await self._completion.finish_if_over()
             except Exception as error:
                 self._state.fail(f"the coordinator failed: {error!r}")
             await self._background.notify()
         if self._state.phase == "failed":
-            await self._clean_up()
+            await self._completion.clean_up()
 
     async def _release_barriers(self) -> None:
         """lockstep: release barriers, admit joining networks, and wake the calls that wait."""
@@ -300,67 +297,6 @@ class Coordinator(CoordinatorApi):
             self.lifecycle.reclaim_capacity()
             self._monitor.metrics.show(self._monitor.status(member) for member in self._members)
 
-    # End.
-
-    async def _finish_if_over(self) -> None:
-        """Evaluate the networks, write the result and end them, once no member is active any more."""
-        self.lifecycle.retire_never_placed()
-        state = self._state
-        is_early = not (state.has_begun or state.phase == "stopping")
-        if self._members.active() or is_early or state.is_ending or not len(self._members):
-            return
-        is_stopped = state.phase == "stopping" or any(m.state is MemberState.STOPPED for m in self._members)
-        state.phase = "finishing"
-        await self._background.notify()
-        seconds = state.seconds
-        self._end_networks()
-        if all(member.state is MemberState.FAILED for member in self._members):
-            state.fail(state.message or "every network failed")
-            return
-        if not is_stopped and not await self._evaluate(seconds):
-            return
-        await self._recorder.write(phase="finished")
-        await self._withdraw_claim()
-        state.phase = "finished"
-        self._monitor.emit("finish", None, is_complete=not is_stopped)
-        await self._background.notify()
-        self._background.spawn(self._end_process())
-
-    async def _evaluate(self, seconds: float) -> bool:
-        """Evaluate the networks as a task of Ray. Returns False if that failed, and the run with it."""
-        ended = {member.id: member.state.value for member in self._members}
-        task: Any = evaluate_run_task.remote(self._spec, self._state.data, ended, self._state.reasons, seconds)
-        try:
-            self._result = await await_result(task)
-        except (InarchError, RayError) as error:
-            self._state.fail(format_error(error))
-            return False
-        return True
-
-    def _end_networks(self) -> None:
-        for network_id in self.context.group.networks():
-            self.lifecycle.terminate(network_id)
-        self.context.group.end_leavers()
-
-    async def _clean_up(self) -> None:
-        """End the networks of a failed run and record the failure."""
-        self._end_networks()
-        await self._background.notify()
-        await self._recorder.write()
-        await self._withdraw_claim()
-        await self._end_process()
-
-    async def _withdraw_claim(self) -> None:
-        """Free the run's folder for another start."""
-        with contextlib.suppress(StorageError):
-            await asyncio.to_thread(withdraw, self.context.storage, self._spec.token)
-
-    async def _end_process(self) -> None:
-        """Keep a detached coordinator for one lease, so that drivers learn how the run ended, then end it."""
-        if self._spec.is_detached:
-            await asyncio.sleep(self._config.timeouts.lease_seconds)
-            ray.kill(ray.get_runtime_context().current_actor)
-
     # Recovery.
 
     def await_recovery(self) -> None:
@@ -369,34 +305,16 @@ class Coordinator(CoordinatorApi):
 
     async def recover(self) -> None:
         """Take over the living networks. The actor calls this itself when Ray has restarted it."""
-        storage, state = self.context.storage, self._state
-        known = []
+        known: list[Member] = []
         self._background.spawn(self.react())
         try:
-            seconds = self._config.timeouts.start_seconds
-            record = await asyncio.to_thread(retry, lambda: run_metadata.read_members(storage), seconds=seconds)
-            if record is None:
-                state.fail("the coordinator died before the run had begun")
+            if not await restore_run(self.context):
+                self._completion.result = await read_result(self.context)
+                if self._state.phase == "finished":
+                    self._background.spawn(self._completion.end_process())
                 return
-            self._set_info(await asyncio.to_thread(retry, lambda: run_metadata.read_info(storage), seconds=seconds))
-            state.resources = run_metadata.placement_of(record)
-            state.message = record["message"]
-            state.began_seconds = time.monotonic() - (time.time() - record["began"])
             self._read_data()
-            for member in run_metadata.members_of(record):
-                self._members.restore(member)
-            state.has_begun = True
-            if record["state"] in ("finished", "failed"):
-                state.phase = record["state"]
-                await self._read_result()
-                if state.phase == "finished":
-                    self._background.spawn(self._end_process())
-                return
-            state.phase = "stopping" if record["state"] == "stopping" else "training"
-            known = [member for member in self._members if member.state in ACTIVE | DONORS]
-            for member in known:
-                self.lifecycle.find(member)
-            self.lifecycle.terminate_orphans()
+            known = find_networks(self.context, self.lifecycle)
         finally:
             # Before the networks are asked how they stand: one on a dead node answers late, and the living networks
             # need their lease.
@@ -405,10 +323,6 @@ class Coordinator(CoordinatorApi):
         await asyncio.gather(*(self.lifecycle.reattach(member) for member in known))
         self._background.spawn(self._watch())
         self._background.has_changed.set()
-
-    async def _read_result(self) -> None:
-        with contextlib.suppress(StorageError):
-            self._result = json.loads(await asyncio.to_thread(self.context.storage.read, "result.json"))
 
 
 class _RemoteCoordinator(Coordinator):

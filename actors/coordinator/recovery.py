@@ -1,0 +1,69 @@
+"""Restores a coordinator that Ray has restarted from the record in the run's folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import Any
+
+from inarch.actors.coordinator import run_metadata
+from inarch.actors.coordinator.lifecycle import NetworkLifecycle
+from inarch.actors.coordinator.run_context import RunContext
+from inarch.actors.retry import retry
+from inarch.population.errors import StorageError
+from inarch.population.membership.members import ACTIVE, DONORS, Member
+
+
+async def restore_run(context: RunContext) -> bool:
+    """Restore phase, members and what is known of data and model.
+
+    Args:
+        context: The parts of the run; changed.
+
+    Returns:
+        Whether the run continues. False if it was over, or had not begun.
+
+    Raises:
+        StorageError: Storage failed for timeouts.start_seconds.
+    """
+    storage, state, population = context.storage, context.state, context.population
+    seconds = context.config.timeouts.start_seconds
+    record = await asyncio.to_thread(retry, lambda: run_metadata.read_members(storage), seconds=seconds)
+    if record is None:
+        state.fail("the coordinator died before the run had begun")
+        return False
+    state.info = await asyncio.to_thread(retry, lambda: run_metadata.read_info(storage), seconds=seconds)
+    population.num_intervals = state.info.num_intervals
+    state.resources = run_metadata.placement_of(record)
+    state.message = record["message"]
+    state.began_seconds = time.monotonic() - (time.time() - record["began"])
+    for member in run_metadata.members_of(record):
+        population.members.restore(member)
+    state.has_begun = True
+    if record["state"] in ("finished", "failed"):
+        state.phase = record["state"]
+        return False
+    state.phase = "stopping" if record["state"] == "stopping" else "training"
+    return True
+
+
+def find_networks(context: RunContext, lifecycle: NetworkLifecycle) -> list[Member]:
+    """Take over the living networks by their names, and end the processes of members that had left.
+
+    Returns:
+        The members that are active or donate, as they were recorded.
+    """
+    known = [member for member in context.population.members if member.state in ACTIVE | DONORS]
+    for member in known:
+        lifecycle.find(member)
+    lifecycle.terminate_orphans()
+    return known
+
+
+async def read_result(context: RunContext) -> dict[str, Any] | None:
+    """Return the result of a finished run, or None if it cannot be read."""
+    with contextlib.suppress(StorageError):
+        return json.loads(await asyncio.to_thread(context.storage.read, "result.json"))
+    return None

@@ -1,0 +1,93 @@
+"""The end of a run: evaluate its networks, write the result, and free its folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from inarch.actors.coordinator.lifecycle import NetworkLifecycle
+from inarch.actors.coordinator.network_group import await_result, format_error
+from inarch.actors.coordinator.remote_tasks import evaluate_run_task
+from inarch.actors.coordinator.run_context import RunContext
+from inarch.population.errors import InarchError, StorageError
+from inarch.population.membership.members import MemberState
+from inarch.population.persistence.claim import withdraw
+
+
+class RunCompletion:
+    """Finishes one run, or cleans up after its failure."""
+
+    def __init__(self, context: RunContext, lifecycle: NetworkLifecycle) -> None:
+        """Create it; nothing happens yet.
+
+        Args:
+            context: The parts of the run.
+            lifecycle: Ends the networks.
+        """
+        self._context, self._lifecycle = context, lifecycle
+        self.result: dict[str, Any] | None = None
+        """The result of a finished run; None where it was stopped."""
+
+    async def finish_if_over(self) -> None:
+        """Evaluate the networks, write the result and end them, once no member is active any more."""
+        self._lifecycle.retire_never_placed()
+        context, state, members = self._context, self._context.state, self._context.population.members
+        is_early = not (state.has_begun or state.phase == "stopping")
+        if members.active() or is_early or state.is_ending or not len(members):
+            return
+        is_stopped = state.phase == "stopping" or any(member.state is MemberState.STOPPED for member in members)
+        state.phase = "finishing"
+        await context.background.notify()
+        seconds = state.seconds
+        self._end_networks()
+        if all(member.state is MemberState.FAILED for member in members):
+            state.fail(state.message or "every network failed")
+            return
+        if not is_stopped and not await self._evaluate(seconds):
+            return
+        await context.recorder.write(phase="finished")
+        await self._withdraw_claim()
+        state.phase = "finished"
+        context.monitor.emit("finish", None, is_complete=not is_stopped)
+        await context.background.notify()
+        context.background.spawn(self.end_process())
+
+    async def clean_up(self) -> None:
+        """End the networks of a failed run and record the failure."""
+        self._end_networks()
+        await self._context.background.notify()
+        await self._context.recorder.write()
+        await self._withdraw_claim()
+        await self.end_process()
+
+    async def end_process(self) -> None:
+        """Keep a detached coordinator for one lease, so that drivers learn how the run ended, then end it."""
+        if self._context.spec.is_detached:
+            await asyncio.sleep(self._context.config.timeouts.lease_seconds)
+            ray.kill(ray.get_runtime_context().current_actor)
+
+    async def _evaluate(self, seconds: float) -> bool:
+        """Evaluate the networks as a task of Ray. Returns False if that failed, and the run with it."""
+        context, state = self._context, self._context.state
+        ended = {member.id: member.state.value for member in context.population.members}
+        task: Any = evaluate_run_task.remote(context.spec, state.data, ended, state.reasons, seconds)
+        try:
+            self.result = await await_result(task)
+        except (InarchError, RayError) as error:
+            state.fail(format_error(error))
+            return False
+        return True
+
+    def _end_networks(self) -> None:
+        for network_id in self._context.group.networks():
+            self._lifecycle.terminate(network_id)
+        self._context.group.end_leavers()
+
+    async def _withdraw_claim(self) -> None:
+        """Free the run's folder for another start."""
+        with contextlib.suppress(StorageError):
+            await asyncio.to_thread(withdraw, self._context.storage, self._context.spec.token)
