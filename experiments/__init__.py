@@ -1,1 +1,1 @@
-"""The `inarch` command, recipes, benchmarks and reports."""
+"""The `inarch` command, recipes, comparisons and benchmarks."""

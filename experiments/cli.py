@@ -17,25 +17,35 @@ from inarch.population.config import RunConfig
 from inarch.population.errors import ClusterError, InarchError, RunNotFoundError
 from inarch.population.extension.user_code import described
 
-USAGE = """inarch: populations of networks that train asynchronously and graft each other, on Ray
+USAGE = """inarch: train populations of networks asynchronously on Ray; the networks graft each other's weights
 
-  inarch train [RECIPE] [--FIELD VALUE ...]   train; without a recipe, digits
-  inarch status NAME                          how a run stands
-  inarch scale NAME N                         grow or shrink it while it runs
-  inarch stop NAME                            checkpoint every network and end it
-  inarch resume PATH                          resume it, or train it on: --schedule.epochs N
-  inarch evaluate PATH                        judge its networks again, from their checkpoints
-  inarch export PATH                          its best network, or the soup, as safetensors
-  inarch predict PATH IMAGE ...               classes of images, with probabilities
-  inarch compare NAME                         arms of equal work over seeds, with intervals
-  inarch bench [NAME ...]                     measure exchange, fusion, input, overhead, straggler
+  inarch train [RECIPE] [--FIELD VALUE ...]   train a population (default recipe: digits)
+  inarch status NAME                          show the state of a run
+  inarch scale NAME N                         change a running population to N networks
+  inarch stop NAME                            checkpoint every network and end the run
+  inarch resume PATH                          resume a stopped run; --schedule.epochs N trains a finished run longer
+  inarch evaluate PATH                        evaluate a run's networks again, from their checkpoints
+  inarch export PATH                          write the best network or the soup as safetensors
+  inarch predict PATH IMAGE ...               classify images with a trained network
+  inarch compare COMPARISON                   compare methods at equal compute over several seeds
+  inarch bench [BENCHMARK ...]                measure the cost of exchange, fusion, input, overhead, straggler
 
-Ctrl-C and SIGTERM stop a run with a checkpoint (exit status 130 and 143). Errors have status 2; --debug shows their
-whole traceback. inarch COMMAND --help says more. NAME is a run's name below --storage (default runs), or its folder."""
+NAME is the name of a run below --storage (default: runs), or its folder. PATH is the folder of a run.
+Ctrl-C and SIGTERM stop a run after every network has committed a checkpoint; the exit status is 130 or 143.
+An error exits with status 2; --debug shows its traceback. inarch COMMAND --help lists the options of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exits with status 2 and a message of one screen where something cannot be used."""
+    """Run the `inarch` command.
+
+    An error prints a message of one screen and exits with status 2. With `--debug` it is raised instead.
+
+    Args:
+        arguments: Words of the command line after `inarch`. None: those of `sys.argv`.
+
+    Raises:
+        SystemExit: The command has ended. Its code is the exit status.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
@@ -66,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("inarch: interrupted", markup=False, highlight=False)
         raise SystemExit(130) from None
-    except Exception as error:  # the last place where an error can become one screen
+    except Exception as error:  # the outermost frame: every error becomes a message of one screen here
         if is_debugging:
             raise
         console.print(f"inarch: {_error_text(error, words[0])}")
@@ -74,16 +84,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _error_text(error: Exception, command: str) -> str:
-    """An error on one screen: what inarch found, as it is; of anything else its cause and its last frames."""
+    """Return the message of inarch's own errors, or the cause and the last frames of any other error."""
     cause = getattr(error, "cause", None)
-    found = cause if isinstance(cause, Exception) else error
-    if isinstance(found, (InarchError, TimeoutError)):
-        return str(found)
-    return f"{described(found, f'inarch {command}')}\n(--debug shows the whole traceback)"
+    origin = cause if isinstance(cause, Exception) else error
+    if isinstance(origin, (InarchError, TimeoutError)):
+        return str(origin)
+    return f"{described(origin, f'inarch {command}')}\n(--debug shows the whole traceback)"
 
 
 def train(words: list[str]) -> int:
-    """`inarch train [RECIPE] [--FIELD VALUE ...]`."""
+    """Train a population: `inarch train [RECIPE] [--FIELD VALUE ...]`.
+
+    Args:
+        words: Words of the command line after `train`.
+
+    Returns:
+        The exit status.
+    """
     name = words[0] if words and not words[0].startswith("-") else recipes.DEFAULT
     rest = words[1:] if words and words[0] == name else words
     default = recipes.recipe(name)
@@ -92,8 +109,9 @@ def train(words: list[str]) -> int:
         default=default,
         args=rest,
         prog=f"inarch train {name}",
-        description=f"Train a population. Recipe {name}: {recipes.RECIPES[name][0]}. The fields below override it. "
-        f"Recipes: {recipes.summary()} (-dlr: spread learning rates and cosine decay).",
+        description=f"Train a population. Recipe {name}: {recipes.RECIPES[name][0]}. The options below override its "
+        f"settings. Recipes: {recipes.summary()}. Suffixes: -dlr gives each network its own learning rate, with cosine "
+        "decay; -lockstep makes the networks wait for each other at every exchange, as in the papers.",
     )
     from inarch.actors import PopulationRun
     from inarch.actors.driver.inputs import new_name
@@ -107,12 +125,12 @@ def train(words: list[str]) -> int:
 
 
 def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool = False) -> int:
-    """How a run stands.
+    """Show the state of a run.
 
     Args:
-        name: Of the run, or its folder.
-        storage: Folder that holds runs.
-        json: Print JSON.
+        name: Name of the run, or its folder.
+        storage: Folder that holds the runs.
+        json: Print JSON instead of a table.
     """
     import json as codec
 
@@ -122,7 +140,7 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
 
     console = plain_console()
     try:
-        found = PopulationRun.attach(name, storage=storage).status()
+        run_status = PopulationRun.attach(name, storage=storage).status()
     except (ClusterError, RunNotFoundError) as error:
         folder = find_run(name, storage=storage)
         record = read_members(folder) or {}
@@ -135,67 +153,67 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
             return 0
         states = ", ".join(f"network {m['id']} {m['state']}" for m in record.get("members", []))
         console.print(
-            f"{error}\nas it was left ({record.get('state', 'unknown')}): {states}",
+            f"{error}\nlast recorded state: {record.get('state', 'unknown')}; {states}",
             highlight=False,
             soft_wrap=True,
         )
-        console.print(f"go on with it: inarch resume {folder.uri}", highlight=False, soft_wrap=True)
+        console.print(f"to resume it: inarch resume {folder.uri}", highlight=False, soft_wrap=True)
         return 0
     if json:
-        print(codec.dumps({"live": True, **dataclasses.asdict(found)}))
+        print(codec.dumps({"live": True, **dataclasses.asdict(run_status)}))
     else:
-        console.print(status_table(found))
+        console.print(status_table(run_status))
     return 0
 
 
 def scale(name: tyro.conf.Positional[str], size: tyro.conf.Positional[int], /, storage: str = "runs") -> int:
-    """Grow or shrink a run's population while it trains.
+    """Grow or shrink a population while it trains.
 
     Args:
-        name: Of the run, or its folder.
-        size: Networks wanted.
-        storage: Folder that holds runs.
+        name: Name of the run, or its folder.
+        size: Number of networks that the population is to have.
+        storage: Folder that holds the runs.
     """
     from inarch.actors import PopulationRun
 
     PopulationRun.attach(name, storage=storage).scale(size)
-    plain_console().print(f"run {name}: on its way to {size} networks", highlight=False)
+    plain_console().print(f"run {name}: scaling to {size} networks", highlight=False)
     return 0
 
 
 def stop(name: tyro.conf.Positional[str], /, storage: str = "runs") -> int:
-    """Checkpoint every network and end the run; `inarch resume` goes on with it.
+    """Checkpoint every network and end the run. `inarch resume` resumes it.
 
     Args:
-        name: Of the run, or its folder.
-        storage: Folder that holds runs.
+        name: Name of the run, or its folder.
+        storage: Folder that holds the runs.
     """
     from inarch.actors import PopulationRun
 
     run = PopulationRun.attach(name, storage=storage)
     run.stop()
     plain_console().print(
-        f"run {name}: stopped; resume it by inarch resume {run.path}", highlight=False, soft_wrap=True
+        f"run {name}: stopped; to resume it: inarch resume {run.path}", highlight=False, soft_wrap=True
     )
     return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MovedData:
-    """Where a resumed run's data are now, if they were moved; they must be the same images."""
+    """New paths of a resumed run's data, if they were moved. The images must be the same."""
 
     train: str | None = None
-    """Training images."""
+    """Path of the training images."""
     validation_set: str | None = None
-    """Validation images of their own."""
+    """Path of a separate validation set."""
     test: str | None = None
-    """Test images."""
+    """Path of the test images."""
     query: str | None = None
-    """Queries, in retrieval."""
+    """Path of the query images. For retrieval only."""
 
     @property
     def paths(self) -> dict[str, str] | None:
-        """Those that are given, by part."""
+        """The given paths by part: train, validation, test, query. None if there are none."""
         fields = {"train": self.train, "validation": self.validation_set, "test": self.test, "query": self.query}
         return {part: path for part, path in fields.items() if path is not None} or None
 
@@ -205,7 +223,7 @@ class LongerSchedule:
     """A longer schedule for a resumed run."""
 
     epochs: int | None = None
-    """Of the whole schedule, more than before; a finished run then trains on."""
+    """Epochs of the whole schedule, more than before. A finished run then trains further."""
 
 
 UNMOVED, SAME_SCHEDULE = MovedData(), LongerSchedule()
@@ -219,19 +237,20 @@ def resume(
     model: str | None = None,
     address: str | None = None,
 ) -> int:
-    """Resume a run that was stopped or died, every network from its newest checkpoint; or train a finished one for more
-    epochs.
+    """Resume a run that was stopped or has failed, or train a finished run for more epochs.
+
+    Every network continues from its newest checkpoint.
 
     Args:
-        path: The run's folder.
-        data: Where its data are now.
-        schedule: Its longer schedule.
-        model: module:function that makes its network, where it was begun with a callable.
-        address: Of the Ray cluster to resume on; the recorded one, else a Ray of this machine.
+        path: Folder of the run.
+        data: New paths of the data, if they were moved. The images must be the same.
+        schedule: A longer schedule.
+        model: module:function that builds the model. Required if the run was started from Python with a callable.
+        address: Address of the Ray cluster. None: the recorded address, else a Ray of this machine.
     """
     console = plain_console()
     console.print(f"run {path}: starting Ray and reading the data, to resume", highlight=False, soft_wrap=True)
-    from inarch.actors import PopulationRun  # after the line above, since it takes seconds
+    from inarch.actors import PopulationRun  # imported after the message, because the import takes seconds
 
     def begin() -> Any:
         return PopulationRun.resume(path, model=model, data=data.paths, epochs=schedule.epochs, address=address)
@@ -240,8 +259,10 @@ def resume(
 
 
 def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
-    """Start or resume a run and show it to its end. Ctrl-C and SIGTERM stop it in order and leave a folder to resume;
-    the exit status is then 130 or 143."""
+    """Start or resume a run, show its progress until it ends, and return the exit status.
+
+    After Ctrl-C or SIGTERM every network commits a checkpoint, and the run can be resumed. The status is 130 or 143.
+    """
     from inarch.actors.termination import Interruptions, Terminated, exit_status, forget
     from inarch.experiments.display import failure_lines, follow, info_lines, result_table
 
@@ -261,13 +282,13 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
         except (KeyboardInterrupt, Terminated) as error:
             if run is None:
                 raise
-            console.print("stopping: every network commits a checkpoint (again to leave at once)", highlight=False)
+            console.print("stopping: every network commits a checkpoint (repeat to exit at once)", highlight=False)
             try:
                 run.stop()
             except (KeyboardInterrupt, Terminated):
                 forget(run)
                 raise
-            console.print(f"stopped; resume it by: inarch resume {run.path}", highlight=False, soft_wrap=True)
+            console.print(f"stopped; to resume it: inarch resume {run.path}", highlight=False, soft_wrap=True)
             return exit_status(error)
     if result.table is not None:
         console.print(result_table(result.table))
@@ -276,7 +297,7 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
         seconds = result.table["seconds"]
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
     else:
-        console.print(f"stopped; resume it by: inarch resume {result.path}", highlight=False, soft_wrap=True)
+        console.print(f"stopped; to resume it: inarch resume {result.path}", highlight=False, soft_wrap=True)
     return 0
 
 

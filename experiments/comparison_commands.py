@@ -1,4 +1,4 @@
-"""The commands that measure: compare, bench."""
+"""The commands that run experiments: compare, bench."""
 
 from __future__ import annotations
 
@@ -28,36 +28,41 @@ def compare(
     dry_run: bool = False,
     smoke_test: bool = False,
 ) -> int:
-    """Run a comparison, or what is left of it, and write table and pictures; published tables print their cost first.
+    """Compare methods over several seeds, and write a report with a table and pictures.
+
+    Each method is an arm, which is one configuration. The arms of a comparison train on equally many images. Only the
+    published tables have arms of several sizes, and they print their cost before they start.
 
     Args:
-        name: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions; or a published table
-            at its own size: paper-table-scions, -criteria, -methods, -networks, -strengths, -levels, -imagenet,
-            -persons, -density, -cultivation, -teachers, -dcff-cifar10, -dcff-imagenet.
-        train: Training images, as --data.train; None: the published table's, else cifar10.
-        test: Test images, as --data.test.
-        query: Queries, as --data.query, for paper-table-persons.
-        seeds: In place of the comparison's own.
-        arms: Those to run; all where none is named.
-        epochs: Of each network where it trains in a population, in place of the comparison's own.
-        storage: Folder of the runs; what was interrupted is resumed.
-        out: Folder of the results; None: experiments/results/NAME.
-        reuse: Keep runs of equal configuration that the folder of the results holds, and copy those of folders beside
-            it. An interrupted comparison continues with this flag.
-        address: Of the Ray cluster; None: a Ray of this machine.
-        dry_run: Print the arms and their cost, and start nothing.
-        smoke_test: Two steps of a few images for each arm, from random weights, to see that it runs; nothing is recorded.
+        name: The comparison: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions.
+            Or paper-table-NAME for a table of a paper at its published size, where NAME is one of:
+            scions, criteria, methods, networks, strengths, levels, imagenet, persons, density, cultivation, teachers,
+            dcff-cifar10, dcff-imagenet.
+        train: Training images, as --data.train of `inarch train`. None: those of the published table, else cifar10.
+        test: Test images, as --data.test of `inarch train`. None: those of the published table, if it has its own.
+        query: Query images, as --data.query of `inarch train`. For paper-table-persons only.
+        seeds: Seeds to run. Empty: those of the comparison.
+        arms: Names of the arms to run, as --dry-run prints them. Empty: all.
+        epochs: Epochs of each network in a population. None: those of the comparison.
+            A single network that is compared with a population trains longer, on equally many images.
+        storage: Folder of the runs. A run that was interrupted is resumed.
+        out: Folder of the results. None: experiments/results/NAME.
+        reuse: Keep runs of equal configuration from the folder of the results, and copy those of the folders beside it.
+            An interrupted comparison continues with this flag.
+        address: Address of the Ray cluster. None: a Ray of this machine.
+        dry_run: Print the arms and their cost, and train nothing.
+        smoke_test: Test that each arm runs: train two steps on a few images, from random weights. Record nothing.
     """
     from inarch.experiments import comparison as comparisons
 
     data = comparisons.usual_data(name, train=train, test=test, query=query)
-    chosen = comparisons.comparison(name, data, epochs=epochs)
-    asked = comparisons.narrowed(chosen, arms=arms, seeds=seeds)
+    whole = comparisons.comparison(name, data, epochs=epochs)
+    selection = comparisons.narrowed(whole, arms=arms, seeds=seeds)
     console = plain_console()
     if smoke_test:
         with tempfile.TemporaryDirectory() as folder:
             comparisons.run_comparison(
-                comparisons.trial(asked),
+                comparisons.trial(selection),
                 command="",
                 storage=f"{folder}/runs",
                 out=f"{folder}/out",
@@ -66,11 +71,11 @@ def compare(
             )
         return 0
     if dry_run or name in comparisons.PAPER_TABLES:
-        table, description = comparisons.costs(asked)
+        table, description = comparisons.costs(selection)
         console.print(table)
         console.print(description, highlight=False, soft_wrap=True)
     if dry_run:
-        for arm in asked.arms:
+        for arm in selection.arms:
             console.print(f"{arm.name}: {arm.description}", highlight=False, markup=False)
         return 0
     from inarch.actors.termination import Interruptions, Terminated, exit_status
@@ -78,7 +83,7 @@ def compare(
     with Interruptions():
         try:
             comparisons.run_comparison(
-                chosen,
+                whole,
                 command=shlex.join(["inarch", *sys.argv[1:]]),
                 seeds=seeds,
                 arms=arms,
@@ -89,7 +94,7 @@ def compare(
                 console=console,
             )
         except (KeyboardInterrupt, Terminated) as error:
-            console.print("stopped; the same command with --reuse continues the comparison", highlight=False)
+            console.print("stopped; to continue, give the same command with --reuse", highlight=False)
             return exit_status(error)
     return 0
 
@@ -97,15 +102,17 @@ def compare(
 def bench(
     names: tyro.conf.Positional[tuple[Literal["exchange", "fusion", "input", "overhead", "straggler"], ...]] = (),
     /,
-    repeats: Annotated[int, tyro.conf.arg(help="Measurements of each thing, at least 5 to be quoted.")] = 5,
+    repeats: Annotated[int, tyro.conf.arg(help="How often each quantity is measured. Quote results of 5 or more.")] = 5,
     out: str | None = None,
 ) -> int:
-    """Measure, each thing beside what it is to beat in the same run.
+    """Measure what grafting, fusion, reading images and a slow network cost.
+
+    Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run.
 
     Args:
-        names: What to measure; all where none is named.
-        repeats: Measurements of each thing.
-        out: File for the JSON; it is printed after the tables where None.
+        names: Benchmarks to run. Empty: all.
+        repeats: How often each quantity is measured.
+        out: File for the results as JSON. None: print the JSON after the tables.
     """
     from inarch.experiments.benchmarks import run_benchmarks
 

@@ -1,4 +1,4 @@
-"""A run's networks in use: exported with what they need of their images, and asked about new images."""
+"""Use the trained networks of a run: export their weights with the preprocessing, and classify new images."""
 
 from __future__ import annotations
 
@@ -34,33 +34,34 @@ What = Literal["best", "soup"]
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The classes of one image by a network."""
+    """The classes that a network predicts for one image."""
 
     file: str
     classes: tuple[tuple[str, float], ...] = ()
-    """Names and probabilities, the likeliest first."""
+    """Names and probabilities of the classes, the likeliest first. Empty if the image cannot be read."""
     error: str = ""
-    """Why there are none."""
+    """Why the image cannot be read. Empty if it can."""
 
 
 def export_network(path: str, *, what: What, out: str | None = None) -> tuple[str, str]:
-    """Write the best network or the soup of a run as safetensors, with what it needs of its images in the metadata.
+    """Write the best network or the soup of a run as a safetensors file.
 
-    The soup's batch norm is measured anew on training images. Where the network is a callable that cannot be, and its
-    statistics are means too.
+    The metadata of the file describe the architecture and the preprocessing of images. The batch norm statistics of a
+    soup are measured anew on training images. If the run was started with a callable, the model cannot be built here,
+    and the statistics are means over the networks as well.
 
     Args:
-        path: The run's folder.
-        what: best or soup.
-        out: File to write; None: export/WHAT.safetensors in the run's folder.
+        path: Folder of the run.
+        what: best: the network with the best validation score. soup: the mean of all networks' weights.
+        out: File to write. None: export/WHAT.safetensors in the run's folder.
 
     Returns:
-        The file, and Python lines that load and apply it with PyTorch, torchvision and safetensors.
+        The path of the file, and Python code that loads and applies it with PyTorch, torchvision and safetensors.
 
     Raises:
-        CheckpointError: no network left a checkpoint.
-        ConfigError: the run was of compact networks that a callable made, or the soup is of a callable's networks whose
-            channels were matched.
+        CheckpointError: No network left a checkpoint.
+        ConfigError: The run was started with a callable, and either its networks are compact or the soup needs their
+            channels matched.
     """
     storage = find_run(path)
     recorded = read_config(storage)
@@ -92,27 +93,34 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
 def predict_images(
     path: str, images: Sequence[str], *, what: What = "best", top: int = 3, model: ModelFactory | str | None = None
 ) -> Iterator[Prediction]:
-    """Classes of images by a run's best network or soup, one image after the other.
+    """Classify images with the best network or the soup of a run.
 
     Args:
-        path: The run's folder.
-        images: Files, or folders, of which every image is taken.
-        what: best or soup.
-        top: Classes of each image.
-        model: The callable that the run was begun with, or module:function, where it was one.
+        path: Folder of the run.
+        images: Image files, and folders of which every image is classified.
+        what: best: the network with the best validation score. soup: the mean of all networks' weights.
+        top: Number of classes in each prediction.
+        model: The model factory that the run was started with, or its module:function, if it was a callable.
+
+    Yields:
+        One prediction per image. An image that cannot be read yields a prediction with an error.
 
     Raises:
-        ConfigError: the callable is missing, no image is named, or the run was made by an earlier version.
-        CheckpointError: no network left a checkpoint.
+        ConfigError: The run was started with a callable and `model` is None, there are no images, or an earlier
+            version of inarch made the run.
+        CheckpointError: No network left a checkpoint.
     """
     factory = import_object(model, "--model") if isinstance(model, str) else model
     storage, _, recorded = open_run(path, factory)
     report = _report(recorded)
     if report is None:
-        raise ConfigError(f"the run at {storage.uri} was made by an earlier version, which did not record its images")
+        raise ConfigError(
+            f"the run at {storage.uri} was made by an earlier version of inarch, which did not record how images are "
+            "preprocessed; train it again"
+        )
     files = [file for name in images for file in _files(name)]
     if not files:
-        raise ConfigError("name the images to be classified, or a folder of them")
+        raise ConfigError("there are no images to classify; name image files, or a folder that holds some")
     state, _ = _weights(storage, path, recorded, what, factory)
     module = _build(recorded, factory)
     load_tensors(module, state)
@@ -134,34 +142,35 @@ def predict_images(
 def _files(name: str) -> list[str]:
     if not os.path.isdir(name):
         return [name]
-    found = (os.path.join(folder, file) for folder, _, files in os.walk(name, followlinks=True) for file in files)
-    return sorted(file for file in found if is_image(file) and not is_hidden(os.path.relpath(file, name)))
+    paths = (os.path.join(folder, file) for folder, _, files in os.walk(name, followlinks=True) for file in files)
+    return sorted(path for path in paths if is_image(path) and not is_hidden(os.path.relpath(path, name)))
 
 
 def _weights(
     storage: Storage, path: str, recorded: dict[str, Any], what: What, factory: ModelFactory | None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The weights of the best network or of the soup, and their metadata."""
+    """Return the weights of the best network or of the soup, and their metadata."""
     store = CheckpointStore(storage)
-    found = {model: best for model in store.networks() if (best := store.best(model)) is not None}
-    if not found:
+    networks = {network_id: best for network_id in store.networks() if (best := store.best(network_id)) is not None}
+    if not networks:
         raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
     if what == "soup":
-        states = [best[0] for best in found.values()]
+        states = [best[0] for best in networks.values()]
         return _soup(states, path, recorded, factory), {"what": "soup", "validation_accuracy": ""}
-    chosen = max(found, key=lambda model: (found[model][1] or 0.0, -model))
-    return found[chosen][0], {"what": f"network {chosen}", "validation_accuracy": str(found[chosen][1])}
+    best_id = max(networks, key=lambda network_id: (networks[network_id][1] or 0.0, -network_id))
+    return networks[best_id][0], {"what": f"network {best_id}", "validation_accuracy": str(networks[best_id][1])}
 
 
 def _soup(
     states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any], factory: ModelFactory | None
 ) -> dict[str, Tensor]:
-    """The mean of weights, with batch norm statistics of its own."""
+    """Return the mean of several networks' weights, with batch norm statistics measured anew."""
     if recorded["model"] == "callable" and factory is None:
         if recorded["config"]["graft"]["channel_matching"] != "none":
             raise ConfigError(
-                "this run was begun with a callable, without which channels cannot be brought into one order; "
-                "population.alignment.in_one_order and population.evaluation.soup do it with the module at hand"
+                "this run was started with a callable, and without its model the channels of the networks cannot be "
+                "matched; with the model, use in_common_order of population.grafting.weight_matching and soup of "
+                "population.evaluation.soups"
             )
         return soup(states)
     _, spec, _ = open_run(path, factory)
@@ -173,12 +182,12 @@ def _soup(
 
 
 def _build(recorded: dict[str, Any], factory: ModelFactory | None) -> nn.Module:
-    """A network of a run, its weights not set."""
+    """Build the model of a run with initial weights."""
     config, info = recorded["config"], recorded["info"]
-    named: ModelConfig = from_dict(ModelConfig, config["model"] | {"weights": None})
+    model: ModelConfig = from_dict(ModelConfig, config["model"] | {"weights": None})
     channels, height, width = info["image_shape"]
     module = build(
-        factory or named,
+        factory or model,
         num_classes=info["num_classes"],
         in_channels=channels,
         image_shape=(channels, height, width),
@@ -190,14 +199,14 @@ def _build(recorded: dict[str, Any], factory: ModelFactory | None) -> nn.Module:
 
 
 def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionConfig) -> dict[str, Tensor]:
-    """The weights of the compact form of a network that was trained with all its filters.
+    """Return the compact form of weights that were trained with all filters.
 
     Raises:
-        ConfigError: the network was a callable.
+        ConfigError: The run was started with a callable.
     """
     if recorded["model"] == "callable":
         raise ConfigError(
-            "this run was begun with a callable; population.fusion.compact_state(module) gives its compact form"
+            "this run was started with a callable; population.fusion.compact_state(module) returns its compact form"
         )
     module = _build(recorded, None)
     load_tensors(module, state)
@@ -210,7 +219,7 @@ def _report(recorded: dict[str, Any]) -> DataReport | None:
 
 
 def _preprocessing(recorded: dict[str, Any]) -> dict[str, str]:
-    """What the exported network needs of its images, as safetensors metadata: strings, lists as JSON."""
+    """Return the preprocessing of images as safetensors metadata, which are strings. Lists are JSON."""
     report = _report(recorded)
     if report is None:
         return {}
@@ -228,7 +237,7 @@ def _preprocessing(recorded: dict[str, Any]) -> dict[str, str]:
 
 
 def _snippet(file: str, recorded: dict[str, Any]) -> str:
-    """Python lines that load the network, and apply it to one image."""
+    """Return Python code that loads the exported network and classifies one image."""
     imports, construction = _model_lines(recorded)
     report = _report(recorded)
     loads = "safetensors.torch.load_model(model, file)\nmodel.eval()"
@@ -269,11 +278,11 @@ def _snippet(file: str, recorded: dict[str, Any]) -> str:
 
 
 def _model_lines(recorded: dict[str, Any]) -> tuple[str, str]:
-    """Imports, and the line that makes the network."""
+    """Return the lines of Python that import and build the model."""
     info, model = recorded["info"], recorded["config"]["model"]
     options = f"num_classes={info['num_classes']}, in_channels={info['image_shape'][0]}"
     if recorded["model"] == "callable":
-        return "", f"model = your_function({options.split(',')[0]})  # the callable that the run was begun with"
+        return "", f"model = your_function({options.split(',')[0]})  # the callable that the run was started with"
     leaky = ", leaky=True" if model["leaky"] else ""
     fusion = recorded["config"].get("fusion", {"mode": "off"})
     names, compact = "ModelConfig", ""

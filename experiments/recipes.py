@@ -1,4 +1,4 @@
-"""Named configurations: each a function that returns a whole RunConfig."""
+"""Recipes: named configurations. Each is made by a function that returns a whole RunConfig."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT = "digits"
 
 
 def digits() -> RunConfig:
-    """Four small ResNets on the handwritten digits that scikit-learn installs: the first five minutes."""
+    """Return the recipe for a first try: four small ResNets on the handwritten digits of scikit-learn."""
     return RunConfig(
         model=ModelConfig(architecture="resnet8"),
         data=DataConfig(train="digits", augmentation="crop", padding=1),
@@ -33,7 +33,11 @@ def digits() -> RunConfig:
 
 
 def paper(data: str, architecture: str) -> RunConfig:
-    """Two networks with the same learning rate and step decay, the schedule of the paper's main tables (slr).
+    """Return the setting of the paper's main tables (slr): two networks, the same learning rate, step decay.
+
+    Args:
+        data: Data set, for example cifar10.
+        architecture: Name of the architecture.
 
     Source: Meng et al. 2020 (arXiv:2001.05868), section 4.1.
     """
@@ -47,7 +51,14 @@ def paper(data: str, architecture: str) -> RunConfig:
 
 
 def paper_diverse(data: str, architecture: str) -> RunConfig:
-    """Two networks with spread learning rates and cosine decay (dlr). Source: the public code's readme."""
+    """Return the diverse setting (dlr): two networks, spread learning rates, cosine decay.
+
+    Args:
+        data: Data set, for example cifar10.
+        architecture: Name of the architecture.
+
+    Source: readme of the authors' public code.
+    """
     base = paper(data, architecture)
     return RunConfig(
         model=base.model,
@@ -59,9 +70,13 @@ def paper_diverse(data: str, architecture: str) -> RunConfig:
 
 
 def imagenet(architecture: str) -> RunConfig:
-    """Two networks on folders of ImageNet's classes, streamed; the schedule of the paper's ImageNet table.
+    """Return the setting of the paper's ImageNet table: two networks on streamed folders of ImageNet's classes.
 
-    Source: Meng et al. 2020, section 4: batch 256, learning rate 0.1, a tenth every 30 of 90 epochs, weight decay 1e-4.
+    Args:
+        architecture: Name of a torchvision architecture.
+
+    Source: Meng et al. 2020, section 4: batch 256, learning rate 0.1, divided by 10 every 30 of 90 epochs, weight
+    decay 1e-4.
     """
     return RunConfig(
         model=ModelConfig(architecture=f"torchvision:{architecture}"),
@@ -81,10 +96,15 @@ def imagenet(architecture: str) -> RunConfig:
 
 
 def dcff(data: str, architecture: str, preset: str) -> RunConfig:
-    """One compact network of DCFF's CIFAR tables.
+    """Return the setting of DCFF's CIFAR tables: one compact network.
 
-    Source: Lin et al. 2021 (arXiv:2107.06916): 300 epochs, batch 256, learning rate 0.1, a tenth after 150 and 225,
-    weight decay 5e-4.
+    Args:
+        data: Data set, for example cifar10.
+        architecture: Name of the architecture.
+        preset: Name of the published compression rates. It must belong to the architecture.
+
+    Source: Lin et al. 2021 (arXiv:2107.06916): 300 epochs, batch 256, learning rate 0.1, divided by 10 after epochs 150
+    and 225, weight decay 5e-4.
     """
     return RunConfig(
         model=ModelConfig(architecture=architecture),
@@ -98,9 +118,14 @@ def dcff(data: str, architecture: str, preset: str) -> RunConfig:
 
 
 def dcff_imagenet(architecture: str, preset: str) -> RunConfig:
-    """One compact network on folders of ImageNet's classes; the preset's name tells steps or a cosine.
+    """Return the setting of DCFF's ImageNet table: one compact network on streamed folders of ImageNet's classes.
 
-    Source: Lin et al. 2021: 90 epochs in steps from 0.1, or 180 with a cosine from 0.01 and momentum 0.99; warm-up 5.
+    Args:
+        architecture: Name of the architecture.
+        preset: Name of the published compression rates. It contains `step` or `cos`, which decides the schedule.
+
+    Source: Lin et al. 2021: 90 epochs with step decay from 0.1, or 180 epochs with cosine decay from 0.01 and momentum
+    0.99. Both warm up for 5 epochs.
     """
     base, falls_in_steps = imagenet(architecture), "-step-" in preset
     schedule = ScheduleConfig(
@@ -123,10 +148,13 @@ def dcff_imagenet(architecture: str, preset: str) -> RunConfig:
 
 
 def persons(architecture: str) -> RunConfig:
-    """Two networks that begin with ImageNet's weights and learn to find persons in Market-1501's folders.
+    """Return the setting of the paper's person re-identification: two pretrained networks on Market-1501's folders.
 
-    Source: Meng et al. 2020: batch 32, learning rate 0.1, a tenth every 20 of 60 epochs, by the training setting of
-    OSNet (Zhou et al. 2019): 256x128 pixels, weight decay 5e-4.
+    Args:
+        architecture: Name of a torchvision architecture. Training starts from its ImageNet weights.
+
+    Source: Meng et al. 2020: batch 32, learning rate 0.1, divided by 10 every 20 of 60 epochs. Images of 256x128 pixels
+    and weight decay 5e-4 are OSNet's training setting (Zhou et al. 2019), which the paper uses.
     """
     return RunConfig(
         task="retrieval",
@@ -153,59 +181,59 @@ IMAGENET_ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "mobilenet_v2")
 
 
 BARRIER = "-lockstep"
-"""Ends the names of recipes that wait for each other as the papers do; nothing is old there, and age plays no part."""
+"""Suffix of recipes in lockstep mode. Networks wait for each other as in the papers, and staleness is always 0."""
 
 
 def _all() -> dict[str, tuple[str, Callable[[], RunConfig]]]:
-    found: dict[str, tuple[str, Callable[[], RunConfig]]] = {
+    entries: dict[str, tuple[str, Callable[[], RunConfig]]] = {
         DEFAULT: ("four small ResNets on 8x8 digits, under 90 s on 2 cores", digits)
     }
     for data in ("cifar10", "cifar100"):
         for architecture in ARCHITECTURES:
-            found[f"{data}-{architecture}"] = (
-                f"two {architecture} on {data}, same learning rate, the paper's schedule",
+            entries[f"{data}-{architecture}"] = (
+                f"two {architecture} on {data}, the same learning rate, the paper's schedule",
                 lambda data=data, architecture=architecture: paper(data, architecture),
             )
-            found[f"{data}-{architecture}-dlr"] = (
-                f"two {architecture} on {data}, spread learning rates and cosine decay",
+            entries[f"{data}-{architecture}-dlr"] = (
+                f"two {architecture} on {data}, different learning rates with cosine decay",
                 lambda data=data, architecture=architecture: paper_diverse(data, architecture),
             )
     for architecture in IMAGENET_ARCHITECTURES:
-        found[f"imagenet-{architecture}"] = (
-            f"two {architecture} of torchvision on folders of ImageNet, the paper's schedule",
+        entries[f"imagenet-{architecture}"] = (
+            f"two {architecture} of torchvision on ImageNet's class folders, the paper's schedule",
             lambda architecture=architecture: imagenet(architecture),
         )
     for architecture in ("resnet50", "mobilenet_v2"):
-        found[f"market1501-{architecture}"] = (
-            f"two pretrained {architecture} of torchvision that learn to find persons, the paper's schedule",
+        entries[f"market1501-{architecture}"] = (
+            f"two pretrained {architecture} of torchvision for person re-identification, the paper's schedule",
             lambda architecture=architecture: persons(architecture),
         )
-    for name, (told, make) in list(found.items()):
+    for name, (description, make) in list(entries.items()):
         if name != DEFAULT:
-            found[f"{name}{BARRIER}"] = (
-                f"{told}, its barrier and its formula: the paper's setting",
+            entries[f"{name}{BARRIER}"] = (
+                f"{description}, in lockstep mode as in the paper",
                 lambda make=make: dataclasses.replace(make(), mode="lockstep"),
             )
     for preset, (architecture, _) in PRESETS.items():
         if architecture == "resnet50":
-            found[f"imagenet-dcff-{preset}"] = (
-                f"a compact {architecture} on ImageNet, {preset.rpartition('-')[2]} % of the multiply-adds less",
+            entries[f"imagenet-dcff-{preset}"] = (
+                f"a compact {architecture} on ImageNet, {preset.rpartition('-')[2]} % fewer multiply-adds",
                 lambda architecture=architecture, preset=preset: dcff_imagenet(architecture, preset),
             )
         else:
-            found[f"cifar10-dcff-{preset}"] = (
-                f"a compact {architecture} on cifar10, {preset.rpartition('-')[2]} % of the multiply-adds less",
+            entries[f"cifar10-dcff-{preset}"] = (
+                f"a compact {architecture} on cifar10, {preset.rpartition('-')[2]} % fewer multiply-adds",
                 lambda architecture=architecture, preset=preset: dcff("cifar10", architecture, preset),
             )
-    return found
+    return entries
 
 
 RECIPES = _all()
-"""Name: what it is, and the function that makes it."""
+"""Recipes by name: a description, and the function that returns the configuration."""
 
 
 def summary() -> str:
-    """The recipes' names in one line."""
+    """Return the names of all recipes in one line, as patterns."""
     compact, large = (
         ",".join(name.removeprefix(prefix) for name in RECIPES if name.startswith(prefix))
         for prefix in ("cifar10-dcff-", "imagenet-dcff-")
@@ -218,7 +246,14 @@ def summary() -> str:
 
 
 def recipe(name: str) -> RunConfig:
-    """A recipe's configuration. Raises ConfigError for an unknown name; lists what there is."""
+    """Return the configuration of a recipe.
+
+    Args:
+        name: Name of the recipe.
+
+    Raises:
+        ConfigError: There is no such recipe. The message lists all recipes.
+    """
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe {name!r}; there are {summary()}")
     return RECIPES[name][1]()

@@ -1,4 +1,4 @@
-"""The commands that use what a run has left: evaluate, export, predict."""
+"""The commands that use the checkpoints of a run: evaluate, export, predict."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from rich.console import Console
 
 
 def plain_console() -> Console:
-    """Plain lines of any length where there is no terminal."""
+    """Return a console for standard output. Without a terminal its lines are 160 characters wide."""
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
-    """Judge a run's networks again, from their checkpoints: every network, mean, best, ensemble, soups, similarity over
-    the intervals whose checkpoints are kept (--checkpoint.keep).
+    """Evaluate a run's networks again, from their checkpoints.
+
+    Prints the scores of each network, their mean, the best network, the ensemble and the soups. Prints also how
+    similar the networks were after each interval whose checkpoints were kept (--checkpoint.keep of `inarch train`).
 
     Args:
-        path: The run's folder.
-        json: Print JSON.
+        path: Folder of the run.
+        json: Print JSON instead of tables.
     """
     import json as codec
 
@@ -45,12 +47,12 @@ def export(
     what: Literal["best", "soup"] = "best",
     out: str | None = None,
 ) -> int:
-    """Write a run's best network, or the mean of all, as safetensors, and print how to load it.
+    """Write a trained network as a safetensors file, and print Python code that loads it.
 
     Args:
-        path: The run's folder.
-        what: The network that was best by validation, or the soup.
-        out: File to write; None: export/WHAT.safetensors in the run's folder.
+        path: Folder of the run.
+        what: best: the network with the best validation score. soup: the mean of all networks' weights.
+        out: File to write. None: export/WHAT.safetensors in the run's folder.
     """
     from inarch.experiments.export import export_network
 
@@ -70,26 +72,28 @@ def predict(
     model: str | None = None,
     json: bool = False,
 ) -> int:
-    """Print the classes of images with their probabilities, by a run's best network or the mean of all.
+    """Classify images with a trained network, and print the likeliest classes with their probabilities.
 
     Args:
-        path: The run's folder.
-        images: Files, or folders of files.
-        what: The network that was best by validation, or the soup.
-        top: Classes to print for each image.
-        model: module:function that makes the run's network, where it was begun with a callable.
-        json: Print JSON.
+        path: Folder of the run.
+        images: Image files, or folders of images.
+        what: best: the network with the best validation score. soup: the mean of all networks' weights.
+        top: Number of classes to print for each image.
+        model: module:function that builds the model. Required if the run was started from Python with a callable.
+        json: Print one line of JSON for each image.
     """
     import json as codec
 
     from inarch.experiments.export import predict_images
 
     console, status = plain_console(), 0
-    for found in predict_images(path, images, what=what, top=top, model=model):
+    for prediction in predict_images(path, images, what=what, top=top, model=model):
         if json:
-            print(codec.dumps(dataclasses.asdict(found)))
+            print(codec.dumps(dataclasses.asdict(prediction)))
         else:
-            classes = ", ".join(f"{name} {probability:.1%}" for name, probability in found.classes)
-            console.print(f"{found.file}: {found.error or classes}", highlight=False, markup=False, soft_wrap=True)
-        status = 2 if found.error else status
+            classes = ", ".join(f"{name} {probability:.1%}" for name, probability in prediction.classes)
+            console.print(
+                f"{prediction.file}: {prediction.error or classes}", highlight=False, markup=False, soft_wrap=True
+            )
+        status = 2 if prediction.error else status
     return status

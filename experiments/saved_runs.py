@@ -1,4 +1,4 @@
-"""From a run's folder, without a cluster: its networks judged again, its best network exported."""
+"""Evaluate the networks of a finished or stopped run from its folder, without a cluster."""
 
 from __future__ import annotations
 
@@ -22,27 +22,32 @@ from inarch.population.tasks.run_evaluation import evaluate_run
 
 
 def judge_again(path: str, *, model: ModelFactory | None = None) -> dict[str, Any]:
-    """A run's result table, computed anew from its checkpoints, with the networks' similarity over the intervals whose
-    checkpoints are kept.
+    """Evaluate a run's networks again, from their checkpoints.
 
     Args:
-        path: The run's folder.
-        model: The callable that the run was begun with, where it was one.
+        path: Folder of the run.
+        model: The model factory that the run was started with, if it was a callable.
+
+    Returns:
+        The contents of result.json, evaluated anew. Under the key `similarity` are also the rows of
+        `similarity_over_time`, one for each interval whose checkpoints were kept.
 
     Raises:
-        ConfigError: the run was begun with a callable and none is given.
-        StructureError: the images are not those that the run was begun with.
+        ConfigError: The run was started with a callable and `model` is None.
+        StructureError: The images are not those that the run was started with.
     """
     storage, spec, recorded = open_run(path, model)
     splits = run_splits(spec.config)
     if splits.fingerprint != recorded["info"]["data_fingerprint"]:
-        raise StructureError(f"{spec.config.data.train!r} has other images now than run {spec.name} was begun with")
+        raise StructureError(
+            f"data.train {spec.config.data.train!r} does not hold the images that run {spec.name} was started with"
+        )
     record = read_members(storage) or {"members": []}
-    ended = {member["id"]: member["state"] for member in record["members"]}
+    end_states = {member["id"]: member["state"] for member in record["members"]}
     seconds = json.loads(storage.read("result.json"))["seconds"] if storage.exists("result.json") else float("nan")
-    known = json.loads(storage.read("result.json"))["networks"] if storage.exists("result.json") else []
-    reasons = {row["network"]: row.get("reason", "") for row in known}
-    result = evaluate_run(spec, splits, ended, reasons, seconds)
+    rows = json.loads(storage.read("result.json"))["networks"] if storage.exists("result.json") else []
+    reasons = {row["network"]: row.get("reason", "") for row in rows}
+    result = evaluate_run(spec, splits, end_states, reasons, seconds)
     return result | {
         "similarity": similarity_over_time(
             storage, ImageClassification(spec.config, splits, factory=model, begins_trained=False)
@@ -52,56 +57,59 @@ def judge_again(path: str, *, model: ModelFactory | None = None) -> dict[str, An
 
 @torch.no_grad()
 def similarity_over_time(storage: Storage, task: ImageClassification, *, every: int = 1) -> list[dict[str, Any]]:
-    """How alike the networks were: agreement on the validation images and cosine of the weights, after the exchange.
+    """Return how similar the networks of a run were after the exchange of each interval.
 
     Args:
-        storage: The run's folder; `checkpoint.keep` decides how far back its checkpoints go.
-        task: The run's, on the CPU.
-        every: Of the intervals that all networks saved; the last is among them.
+        storage: Folder of the run. `checkpoint.keep` decides how many intervals have checkpoints.
+        task: Task of the run, on the CPU.
+        every: Take every n-th of the intervals that all networks saved, counted back from the last.
 
     Returns:
-        A row an interval: interval, agreement, cosine; none for one network, or without validation images.
+        One row per interval: interval, agreement (share of validation images with equal predictions) and cosine (of
+        the weights). Empty for a single network or without validation images.
     """
     checkpoints = CheckpointStore(storage)
     saved = {
-        network: {found.interval: found for found in checkpoints.list(network) if not found.step}
-        for network in checkpoints.networks()
+        network_id: {
+            checkpoint.interval: checkpoint for checkpoint in checkpoints.list(network_id) if not checkpoint.step
+        }
+        for network_id in checkpoints.networks()
     }
-    shared = sorted(set.intersection(*(set(found) for found in saved.values()))) if len(saved) > 1 else []
+    shared = sorted(set.intersection(*(set(intervals) for intervals in saved.values()))) if len(saved) > 1 else []
     validation = task.part("validation")
     if validation is None:
         return []
     module, rows = task.build(0), []
     for interval in shared[::-every][::-1]:
         states = task.align_states(
-            [checkpoints.load(network, found[interval]).model for network, found in saved.items()]
+            [checkpoints.load(network_id, intervals[interval]).model for network_id, intervals in saved.items()]
         )
         predictions = []
         for state in states:
             load_tensors(module, state)
-            said, labels = validation.measure.outputs(module, validation.batches())
-            predictions.append(validation.measure.predictions(said, labels))
+            outputs, labels = validation.measure.outputs(module, validation.batches())
+            predictions.append(validation.measure.predictions(outputs, labels))
         rows.append({"interval": interval, "agreement": agreement(predictions), "cosine": mean_cosine(states)})
     return rows
 
 
 def open_run(path: str, model: ModelFactory | None) -> tuple[Storage, RunSpec, dict[str, Any]]:
-    """A run's folder, its specification and its config.json.
+    """Return the storage of a run, its specification and the contents of its config.json.
 
     Args:
-        path: The run's folder.
-        model: The callable that the run was begun with, where it was one.
+        path: Folder of the run.
+        model: The model factory that the run was started with, if it was a callable.
 
     Raises:
-        RunNotFoundError: no run lies there.
-        ConfigError: the run was begun with a callable and none is given.
+        RunNotFoundError: There is no run at `path`.
+        ConfigError: The run was started with a callable and `model` is None.
     """
     storage = find_run(path)
     recorded = read_config(storage)
     config = with_own_data(from_dict(RunConfig, recorded["config"]), storage)
     if recorded["model"] == "callable" and model is None:
         raise ConfigError(
-            "this run was begun with a callable, which is needed again: model=... in Python, --model "
+            "this run was started with a callable that builds its model; give it again: model=... in Python, --model "
             "module:function on the command line"
         )
     return (

@@ -267,7 +267,7 @@ def test_channels_that_cannot_be_followed_may_be_declared() -> None:
         (((*GROUP, ("head.bias", 0)),), "head.bias has 5 places, first.weight makes 6"),
         (((*GROUP, GROUP[0]),), "declared twice"),
         (((*GROUP, ("scale", 2)),), "dimension of scale must be 0 or 1"),
-        (((*GROUP, ("grouped.weight", 0)),), "grouped.weight is of a convolution of several groups"),
+        (((*GROUP, ("grouped.weight", 0)),), "grouped.weight belongs to a grouped convolution"),
         (((("norm.weight", 0), ("gain", 0)),), "no weight makes"),
     ],
 )

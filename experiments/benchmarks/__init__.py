@@ -1,4 +1,4 @@
-"""`inarch bench`: what exchange, fusion, input, grafting and a straggler cost, each beside what it is to beat."""
+"""`inarch bench`: what exchange, fusion, input, grafting and a straggler cost, each beside a reference."""
 
 from __future__ import annotations
 
@@ -23,38 +23,39 @@ BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "overhead": overhead,
     "straggler": straggler,
 }
-"""Each takes `repeats` and gives its measurement."""
+"""Benchmarks by name. Each takes `repeats` and returns a measurement."""
 
 
 def run_benchmarks(names: Sequence[str] = (), *, repeats: int = 5, out: str | None = None, console: Console) -> int:
-    """Measure, show a table of each, write the JSON.
+    """Run benchmarks, print a table of each, and write all results as JSON.
 
     Args:
-        names: Of BENCHMARKS; all of them where none is named.
-        repeats: Measurements of each thing, at least 1; fewer than 5 are not to be quoted.
-        out: File for the JSON; None: it goes to standard output after the tables.
-        console: Where the tables go.
+        names: Names in BENCHMARKS. Empty: all.
+        repeats: How often each quantity is measured, at least 1. Results of fewer than 5 should not be quoted.
+        out: File for the JSON. None: print it to standard output after the tables.
+        console: Console for the tables.
 
     Returns:
-        0. What is not reached is said and not made an error: a busy machine is none.
+        The exit status, always 0. A target that is not reached shows in the table. It is no error, because a busy
+        machine can cause it.
 
     Raises:
-        ConfigError: no repeats, or no such benchmark.
+        ConfigError: `repeats` is below 1, or there is no such benchmark.
     """
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, got {repeats}")
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
         raise ConfigError(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
-    info, found = machine(), []
+    info, results = machine(), []
     for name in names or BENCHMARKS:
         console.print(f"{name}: {repeats} repeats", highlight=False)
         measurement = BENCHMARKS[name](repeats=repeats)
-        found.append(to_json(measurement, info))
+        results.append(to_json(measurement, info))
         console.print(table(measurement))
         for note in measurement.notes:
             console.print(note, highlight=False, soft_wrap=True)
-    text = json.dumps({"benchmarks": found}, indent=2)
+    text = json.dumps({"benchmarks": results}, indent=2)
     if out is None:
         print(text)
     else:

@@ -1,7 +1,9 @@
-"""One graft between two actors, phase by phase: against the published way through files, and against the floor.
+"""Measure one graft between two actors, phase by phase.
 
-What a network pays for a graft is what it pays to publish (information, freeze, publish) and to take in (pull, blend,
-remember). The donor here does the first three, the rootstock the others, so that their sum is one network's share.
+Two references are measured beside it: the published graft through files, and the floor, which is plain copies of the
+same bytes. A network pays for publishing its snapshot (information, stage, publish) and for grafting another one
+(fetch, blend, remember). Here the donor does the first three phases and the rootstock the others. Their sum is the cost
+for one network.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from inarch.population.state.state_dict import named_tensors
 
 ARCHITECTURES = ("resnet20", "mobilenetv2", "torchvision:resnet50")
 JUDGED = "torchvision:resnet50"
-"""The one whose ratios must reach something; small states are all latency."""
+"""The architecture whose ratios have targets. Grafts of smaller models are dominated by latency."""
 
 FASTER = Must(rule="at least", limit=15.0)
 NEAR_FLOOR = Must(rule="at most", limit=5.0)
@@ -43,33 +45,49 @@ PHASES = ("information", "stage", "publish", "fetch", "blend", "remember")
 PUBLISHED_PHASES = ("save", "load", "entropy", "blend")
 
 WARM_TURNS = 3
-"""Turns that are not counted: memory of the store is touched for the first time in them."""
+"""Turns that are not counted. They touch the memory of the object store for the first time, which is slow."""
 
 CALL_SECONDS = 300.0
 
 Seconds = dict[str, float]
-"""By phase."""
+"""Seconds by phase."""
 
 Reference = PublishedSnapshot[list[ray.ObjectRef]]
 
 
 class Laps:
-    """Seconds from one `end` to the next, added to those of earlier phases."""
+    """A stopwatch for phases. A phase lasts from the previous `end`, or the start, to its own `end`."""
 
     def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        """Start the stopwatch.
+
+        Args:
+            seconds: Seconds of earlier phases.
+        """
         self.seconds: Seconds = dict(seconds or {})
         self._last = time.perf_counter()
 
     def end(self, phase: str) -> None:
+        """End a phase and add its time.
+
+        Args:
+            phase: Name of the phase. A name that occurs again adds up.
+        """
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
 
 
 class Peer:
-    """A network that donates and takes in with the library's own functions: the plain class of `PeerActor`."""
+    """A network that publishes and grafts snapshots with the library's functions. `PeerActor` is the class on Ray."""
 
     def __init__(self, architecture: str, seed: int) -> None:
+        """Build the network.
+
+        Args:
+            architecture: Name of the architecture.
+            seed: Seed of the initial weights.
+        """
         torch.set_num_threads(1)
         config = ModelConfig(architecture=architecture)
         self.model = models.build(config, num_classes=10, seed=seed)
@@ -90,11 +108,15 @@ class Peer:
         self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
 
     def nbytes(self) -> int:
-        """Of a snapshot."""
+        """Return the size of a snapshot in bytes."""
         return self._layout.nbytes
 
     def publish(self) -> tuple[Seconds, Reference]:
-        """Freeze, and put the snapshot into the store; the newest two stay there."""
+        """Stage the weights and put the snapshot into the object store, which keeps the newest two.
+
+        Returns:
+            Seconds by phase, and the reference to the snapshot.
+        """
         seconds, snapshot = self.stage()
         laps = Laps(seconds)
         if len(self._held) == self._held.maxlen:
@@ -107,7 +129,17 @@ class Peer:
         )
 
     def graft(self, posting: Reference) -> Seconds:
-        """Take a snapshot out of the store and take it in."""
+        """Fetch a snapshot from the object store and graft it.
+
+        Args:
+            posting: Reference to the snapshot.
+
+        Returns:
+            Seconds by phase.
+
+        Raises:
+            RuntimeError: The snapshot was refused.
+        """
         laps = Laps()
         snapshot = fetch(posting, self._layout, seconds=CALL_SECONDS)
         if isinstance(snapshot, ExchangeOutcome):
@@ -116,7 +148,11 @@ class Peer:
         return laps.seconds | self.apply(snapshot)
 
     def stage(self) -> tuple[Seconds, Snapshot]:
-        """Measure own information and copy the weights; the snapshot's buffer holds until the next freeze."""
+        """Measure the information of the weights and copy them to the staging buffer.
+
+        Returns:
+            Seconds by phase, and the snapshot. Its buffer is valid until the next call.
+        """
         laps = Laps()
         information = measure(self._state, self._units, self._config)
         laps.end("information")
@@ -128,8 +164,19 @@ class Peer:
         )
 
     def apply(self, scion: Snapshot) -> Seconds:
-        """Blend a snapshot into the network, brought forward as by default. Its own information is what it was when it
-        began: measured once."""
+        """Blend a snapshot into the network, with the default delay compensation.
+
+        The network's own information is not measured here. It was measured once, from the initial weights.
+
+        Args:
+            scion: The snapshot.
+
+        Returns:
+            Seconds by phase.
+
+        Raises:
+            RuntimeError: A weight of the snapshot is not finite.
+        """
         laps, own = Laps(), self._origin()
         past = self._past.at(0)
         assert past is not None
@@ -145,14 +192,28 @@ class Peer:
         return laps.seconds
 
     def save(self, path: str) -> Seconds:
-        """As published: the whole state into a file."""
+        """Save the whole state to a file, as the published code does before a graft.
+
+        Args:
+            path: The file to write.
+
+        Returns:
+            Seconds by phase.
+        """
         laps = Laps()
         torch.save(self._published.state_dict(), path)
         laps.end("save")
         return laps.seconds
 
     def graft_as_published(self, path: str) -> Seconds:
-        """As published: the neighbor's file, both networks' entropies, a new state dict."""
+        """Graft as the published code does: load the neighbor's file, measure both entropies, load a new state dict.
+
+        Args:
+            path: The neighbor's file.
+
+        Returns:
+            Seconds by phase.
+        """
         laps = Laps()
         scion = torch.load(path)
         laps.end("load")
@@ -164,7 +225,11 @@ class Peer:
         return laps.seconds
 
     def floor(self) -> Seconds:
-        """The same bytes by plain copies and one lerp: to a host buffer, to one that stands for the store, blended."""
+        """Move as many bytes by plain copies: to a host buffer, to a buffer in place of the store, then one lerp.
+
+        Returns:
+            Seconds of the only phase, `floor`.
+        """
         laps = Laps()
         self._buffer.copy_(self._flat)
         self._store.copy_(self._buffer)
@@ -197,28 +262,28 @@ def exchange(
     store_networks: int = 4,
     store_seconds: float = 10.0,
 ) -> Measurement:
-    """One graft's cost for each architecture between two actors, and what a population keeps in the object store.
+    """Measure the cost of a graft between two actors, and how much of the object store a population uses.
 
     Args:
-        repeats: Counted turns; in each, inarch, the published way and the floor one after the other.
-        architectures: By name.
-        store_networks: Size of the population whose store is looked at.
-        store_seconds: For how long.
+        repeats: Counted turns. Each turn measures inarch, the published graft and the floor one after the other.
+        architectures: Names of the architectures.
+        store_networks: Size of the population whose object store is sampled.
+        store_seconds: Seconds for which the object store is sampled.
     """
     rows: list[Row] = []
     sizes: dict[str, int] = {}
     with own_ray():
-        # First: what the peers below leave behind is reported as gone only some time later.
-        held, note = store_rows(networks=store_networks, seconds=store_seconds)
+        # The store is sampled first, because Ray reports the memory of the peers below as free only after some time.
+        rows_of_store, note = store_rows(networks=store_networks, seconds=store_seconds)
         for architecture in architectures:
-            found, sizes[architecture] = _exchange(architecture, repeats)
-            rows += found
+            rows_of_graft, sizes[architecture] = _exchange(architecture, repeats)
+            rows += rows_of_graft
     return Measurement(
         name="exchange",
         repeats=repeats,
-        rows=(*rows, *held),
+        rows=(*rows, *rows_of_store),
         setting={"snapshot_bytes": sizes, "threads": 1, "store_networks": store_networks},
-        notes=("as published: without its sleep of 10 s between looks for the neighbor's file", note),
+        notes=("the published graft is measured without its sleep of 10 s between checks for the file", note),
     )
 
 
@@ -231,27 +296,29 @@ def _exchange(architecture: str, repeats: int) -> tuple[list[Row], int]:
     finally:
         ray.kill(donor)
         ray.kill(rootstock)
-    ours, published, floor = (list(column) for column in zip(*turns[WARM_TURNS:], strict=True))
-    return _rows(f"{architecture} {nbytes / 1e6:.1f} MB", ours, published, floor, architecture == JUDGED), nbytes
+    library, published, floor = (list(column) for column in zip(*turns[WARM_TURNS:], strict=True))
+    return _rows(f"{architecture} {nbytes / 1e6:.1f} MB", library, published, floor, architecture == JUDGED), nbytes
 
 
 def _turn(donor: Any, rootstock: Any, path: str) -> tuple[Seconds, Seconds, Seconds]:
-    """inarch, as published, floor: one graft of each."""
-    seconds, posting = _get(donor.publish.remote())
-    ours = seconds | _get(rootstock.graft.remote(posting))
+    """Return the seconds of one graft by inarch, of one as published, and of the floor."""
+    seconds, snapshot = _get(donor.publish.remote())
+    library = seconds | _get(rootstock.graft.remote(snapshot))
     published = _get(donor.save.remote(path)) | _get(rootstock.graft_as_published.remote(path))
     Path(path).unlink()
-    return ours, published, _get(rootstock.floor.remote())
+    return library, published, _get(rootstock.floor.remote())
 
 
 def _rows(what: str, ours: list[Seconds], published: list[Seconds], floor: list[Seconds], is_judged: bool) -> list[Row]:
     totals = [[sum(turn.values()) for turn in side] for side in (ours, published, floor)]
     phases = [_milliseconds(f"{what}: {phase}", [turn[phase] for turn in ours]) for phase in PHASES]
-    theirs = [_milliseconds(f"{what}: published {p}", [turn[p] for turn in published]) for p in PUBLISHED_PHASES]
+    published_phases = [
+        _milliseconds(f"{what}: published {phase}", [turn[phase] for turn in published]) for phase in PUBLISHED_PHASES
+    ]
     return [
         *phases,
         _milliseconds(f"{what}: graft", totals[0]),
-        *theirs,
+        *published_phases,
         _milliseconds(f"{what}: published graft", totals[1]),
         _milliseconds(f"{what}: floor", totals[2]),
         ratio(f"{what}: published / inarch", totals[1], totals[0], FASTER if is_judged else None),

@@ -1,4 +1,4 @@
-"""What choosing filters costs: importance of a layer's filters without the published cube of filters^3."""
+"""Measure what choosing filters costs: their importance, with and without the published array of filters^3 values."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from inarch.population.fusion import direct_importance, filter_distances, import
 BESIDE_DIRECT = Must(rule="at least", limit=20.0)
 LARGE_SECONDS = Must(rule="at most", limit=2000.0)
 TEMPERATURE = 3.0
-"""Of normalized distances: neither uniform nor one-hot."""
+"""Temperature of the proxies, for normalized distances. The proxies are then neither uniform nor one-hot."""
 
 CHANNELS = 64
-"""Of the 3x3 filters; the distances' cost grows with them, that of importance does not."""
+"""Input channels of the 3x3 filters. The cost of the distances grows with them, the cost of importance does not."""
 
 
 def fusion(*, repeats: int = 5, filters: int = 512, large: int = 2048) -> Measurement:
-    """Milliseconds on one thread, in alternation.
+    """Measure the milliseconds of each computation on one thread, in turns.
 
     Args:
-        repeats: Turns.
-        filters: Of the layer on which the direct form is tried too: it takes 12 filters^3 bytes.
-        large: Of the layer on which it could not be.
+        repeats: Number of turns.
+        filters: Filters of the layer on which the published formula is measured too. It needs 12 filters^3 bytes.
+        large: Filters of a layer that is too large for the published formula.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        ours, direct, whole, big = _measure(repeats, filters, large)
+        fast, direct, whole, whole_large = _measure(repeats, filters, large)
     finally:
         torch.set_num_threads(threads)
     rows = (
-        Row(what=f"importance of {filters} filters", unit="ms", values=tuple(ours)),
+        Row(what=f"importance of {filters} filters", unit="ms", values=tuple(fast)),
         Row(what=f"the published formula as written, {filters} filters", unit="ms", values=tuple(direct)),
-        ratio("published / inarch", direct, ours, BESIDE_DIRECT),
+        ratio("published / inarch", direct, fast, BESIDE_DIRECT),
         Row(what=f"distances, proxies and importance of {filters} filters", unit="ms", values=tuple(whole)),
-        Row(what=f"the same of {large} filters", unit="ms", values=tuple(big), must=LARGE_SECONDS),
+        Row(what=f"the same for {large} filters", unit="ms", values=tuple(whole_large), must=LARGE_SECONDS),
     )
     setting = {"filters": filters, "large": large, "weight": [CHANNELS, 3, 3], "threads": 1}
     return Measurement(name="fusion", repeats=repeats, rows=rows, setting=setting)
@@ -50,7 +50,7 @@ def _measure(repeats: int, filters: int, large: int) -> tuple[list[float], list[
     some, many = (torch.randn(count, CHANNELS, 3, 3, generator=random) for count in (filters, large))
     log_p = log_proxies(normalized(filter_distances(some)), TEMPERATURE)
     p = log_p.exp().float()
-    found: tuple[list[float], ...] = ([], [], [], [])
+    timings: tuple[list[float], ...] = ([], [], [], [])
     calls: tuple[Callable[[], Tensor], ...] = (
         lambda: importance(log_p),
         lambda: direct_importance(p),
@@ -58,9 +58,9 @@ def _measure(repeats: int, filters: int, large: int) -> tuple[list[float], list[
         lambda: _whole(many),
     )
     for _ in range(repeats):
-        for values, call in zip(found, calls, strict=True):
+        for values, call in zip(timings, calls, strict=True):
             values.append(_milliseconds(call))
-    return found[0], found[1], found[2], found[3]
+    return timings[0], timings[1], timings[2], timings[3]
 
 
 def _whole(weight: Tensor) -> Tensor:
@@ -68,6 +68,6 @@ def _whole(weight: Tensor) -> Tensor:
 
 
 def _milliseconds(call: Callable[[], Tensor]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     call()
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""Repeated measurements: median, least and greatest, ratios pair by pair, as JSON and as a table."""
+"""Repeated measurements, with median, least and greatest value, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from rich.table import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Must:
-    """What a row's median must reach."""
+    """A target for the median of a row."""
 
     rule: Literal["at least", "at most"]
     limit: float
 
     def holds(self, value: float) -> bool:
-        """Whether a value reaches it."""
+        """Return whether a value reaches the target.
+
+        Args:
+            value: The value, in the unit of the row.
+        """
         return value >= self.limit if self.rule == "at least" else value <= self.limit
 
     def __str__(self) -> str:
@@ -31,48 +35,58 @@ class Must:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing, measured several times."""
+    """A quantity that is measured several times."""
 
     what: str
+    """What is measured, in a few words."""
     unit: str
-    """ms, images/s, ...; x for a ratio."""
+    """Unit of the values, for example ms or images/s. x for a ratio."""
     values: tuple[float, ...]
-    """In the order of measuring, at least one."""
+    """Values in the order of measuring, at least one."""
     must: Must | None = None
-    """None for what is only shown."""
+    """Target for the median. None if there is none."""
 
     @property
     def median(self) -> float:
-        """Of the values."""
+        """Median of the values."""
         return statistics.median(self.values)
 
     @property
     def reached(self) -> bool | None:
-        """Whether the median reaches what it must; None where nothing is asked."""
+        """Whether the median reaches the target. None without a target."""
         return None if self.must is None else self.must.holds(self.median)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What one benchmark found."""
+    """The results of one benchmark."""
 
     name: str
     repeats: int
     rows: tuple[Row, ...]
     setting: dict[str, Any]
-    """What it was measured with: sizes, lengths, counts."""
+    """Sizes, lengths and counts that the benchmark used, in JSON's types."""
     notes: tuple[str, ...] = ()
-    """What a reader of the table must know."""
+    """Facts that a reader of the table must know."""
 
 
 def ratio(what: str, above: Sequence[float], below: Sequence[float], must: Must | None = None) -> Row:
-    """Ratios of what was measured in one turn: what slows the machine for a while slows both sides of a pair."""
-    values = tuple(one / other for one, other in zip(above, below, strict=True))
+    """Return a row with the ratios of values that were measured in the same turn.
+
+    If the machine is slow for a while, both values of a pair are slow, and their ratio stays comparable.
+
+    Args:
+        what: What is measured, in a few words.
+        above: Numerators, one per turn.
+        below: Denominators, one per turn.
+        must: Target for the median ratio.
+    """
+    values = tuple(numerator / denominator for numerator, denominator in zip(above, below, strict=True))
     return Row(what=what, unit="x", values=values, must=must)
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Return facts about this machine: cores, processor, system, versions, and the load before the benchmark."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": platform.machine(),
@@ -85,7 +99,12 @@ def machine() -> dict[str, Any]:
 
 
 def to_json(measurement: Measurement, info: dict[str, Any]) -> dict[str, Any]:
-    """A measurement in JSON's types, beside the machine that it was made on."""
+    """Return a measurement in JSON's types.
+
+    Args:
+        measurement: The measurement.
+        info: Facts about the machine, as from `machine`.
+    """
     return {
         "name": measurement.name,
         "machine": info,
@@ -97,20 +116,24 @@ def to_json(measurement: Measurement, info: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(measurement: Measurement) -> Table:
-    """A row for each thing measured."""
-    shown = Table(title=f"{measurement.name}, {measurement.repeats} repeats", title_justify="left")
+    """Return a table with one row per measured quantity.
+
+    Args:
+        measurement: The measurement.
+    """
+    result = Table(title=f"{measurement.name}, {measurement.repeats} repeats", title_justify="left")
     for name in ("what", "median", "least", "greatest", "unit", "must", "reached"):
-        shown.add_column(name, justify="right" if name in ("median", "least", "greatest") else "left")
+        result.add_column(name, justify="right" if name in ("median", "least", "greatest") else "left")
     for row in measurement.rows:
         reached = {None: "", True: "yes", False: "NO"}[row.reached]
-        shown.add_row(
+        result.add_row(
             row.what,
             *(_number(value) for value in (row.median, min(row.values), max(row.values))),
             row.unit,
             "" if row.must is None else str(row.must),
             reached,
         )
-    return shown
+    return result
 
 
 def _row_json(row: Row) -> dict[str, Any]:
@@ -127,7 +150,7 @@ def _row_json(row: Row) -> dict[str, Any]:
 
 
 def _number(value: float) -> str:
-    """Three digits at least, and no more decimals than they need."""
+    """Return a number with at least three significant digits, and no more decimals than needed."""
     if abs(value) >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.1e}"

@@ -1,4 +1,4 @@
-"""Training images a second: whole batches of uint8 arrays, against torchvision on one PIL image at a time."""
+"""Measure training images per second: inarch transforms whole batches, torchvision one PIL image at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.population.data import Batches, EpochSpec, ImageSet, MemoryBatches
 
 SHAPE = (3, 32, 32)
-"""CIFAR's images."""
+"""Shape of CIFAR's images: channels, height, width."""
 
 CLASSES = 10
 PADDING = 4
@@ -26,36 +26,42 @@ MUST = Must(rule="at least", limit=10.0)
 
 
 def read_input(*, repeats: int = 5, num_images: int = 20_000, batch_size: int = 128, workers: int = 2) -> Measurement:
-    """Whole epochs of shuffled, cropped, mirrored, normalized batches, in turns.
+    """Measure whole epochs of shuffled, cropped, mirrored and normalized batches, in turns.
+
+    inarch reads in the training process itself, on one thread.
 
     Args:
-        repeats: Epochs of each.
-        num_images: Of each epoch, random pixels.
-        batch_size: Of both.
-        workers: Processes of the DataLoader. They live through all epochs and are warm when measured; inarch reads in
-            the training process itself, on one thread.
+        repeats: Measured epochs of each side. One more epoch before them is not counted.
+        num_images: Images of each epoch, with random pixels.
+        batch_size: Batch size of both sides.
+        workers: Worker processes of the DataLoader. They live through all epochs, and are warm when measured.
     """
     images = synthetic_images(num_images, seed=0)
     mean, deviation = images.statistics()
     batches = MemoryBatches(images, mean=mean, deviation=deviation)
     loader = _loader(images, mean, deviation, batch_size=batch_size, workers=workers)
-    ours, theirs = [], []
+    own_rates, reference_rates = [], []
     with _one_thread():
         for epoch in range(repeats + 1):
-            ours.append(_rate(_epoch(batches, batch_size=batch_size, epoch=epoch)))
-            theirs.append(_rate(iter(loader)))
-    ours, theirs = ours[1:], theirs[1:]
+            own_rates.append(_rate(_epoch(batches, batch_size=batch_size, epoch=epoch)))
+            reference_rates.append(_rate(iter(loader)))
+    own_rates, reference_rates = own_rates[1:], reference_rates[1:]
     rows = (
-        Row(what="inarch, 1 thread", unit="images/s", values=tuple(ours)),
-        Row(what=f"torchvision on PIL, DataLoader, {workers} workers", unit="images/s", values=tuple(theirs)),
-        ratio("inarch / torchvision", ours, theirs, MUST),
+        Row(what="inarch, 1 thread", unit="images/s", values=tuple(own_rates)),
+        Row(what=f"torchvision on PIL, DataLoader, {workers} workers", unit="images/s", values=tuple(reference_rates)),
+        ratio("inarch / torchvision", own_rates, reference_rates, MUST),
     )
     setting = {"images": num_images, "shape": list(SHAPE), "batch_size": batch_size, "workers": workers}
     return Measurement(name="input", repeats=repeats, rows=rows, setting=setting)
 
 
 def synthetic_images(num_images: int, *, seed: int) -> ImageSet:
-    """Random pixels of CIFAR's shape and type, classes in turn."""
+    """Return images with random pixels, of CIFAR's shape and type. Their classes take turns.
+
+    Args:
+        num_images: Number of images.
+        seed: Seed of the pixels.
+    """
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (num_images, *SHAPE), dtype=np.uint8)
     names = tuple(str(label) for label in range(CLASSES))
@@ -63,9 +69,15 @@ def synthetic_images(num_images: int, *, seed: int) -> ImageSet:
 
 
 class PerImage(Dataset[tuple[Any, int]]):
-    """Images as torchvision's CIFAR10 gives them: from an array by way of PIL, each transformed by itself."""
+    """A Dataset like torchvision's CIFAR10: each image is converted from an array to PIL and transformed alone."""
 
     def __init__(self, images: ImageSet, transform: transforms.Compose) -> None:
+        """Create the Dataset.
+
+        Args:
+            images: The images.
+            transform: Transform that is applied to each PIL image.
+        """
         self._pixels = np.ascontiguousarray(images.images.transpose(0, 2, 3, 1))
         self._labels = images.labels.tolist()
         self._transform = transform
@@ -92,23 +104,23 @@ def _loader(
         shuffle=True,
         num_workers=workers,
         persistent_workers=workers > 0,
-        # Not forked: this process may be connected to Ray, whose threads a fork does not survive.
+        # Workers are spawned, because this process may be connected to Ray, whose threads do not survive a fork.
         multiprocessing_context="spawn" if workers else None,
         generator=torch.Generator().manual_seed(0),
     )
 
 
 def _epoch(batches: Batches, *, batch_size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    wanted = EpochSpec(epoch=epoch, order_seed=1, augment_seed=2, batch_size=batch_size, padding=PADDING, mirror=True)
-    return batches.epoch(wanted)
+    spec = EpochSpec(epoch=epoch, order_seed=1, augment_seed=2, batch_size=batch_size, padding=PADDING, mirror=True)
+    return batches.epoch(spec)
 
 
 def _rate(batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-    """Images a second of one pass."""
-    began, count = time.perf_counter(), 0
+    """Return the images per second of one pass."""
+    start, count = time.perf_counter(), 0
     for images, _ in batches:
         count += len(images)
-    return count / (time.perf_counter() - began)
+    return count / (time.perf_counter() - start)
 
 
 @contextlib.contextmanager

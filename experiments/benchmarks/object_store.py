@@ -1,4 +1,7 @@
-"""What a training population keeps in the object store, against its bound: the data once, two snapshots a network."""
+"""Measure how much of the object store a training population uses.
+
+The bound is one copy of the data and two snapshots per network.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +23,24 @@ from inarch.population.config import (
 )
 
 ARCHITECTURE = "mobilenetv2"
-"""Its snapshots are large beside everything else in the store, and its steps short."""
+"""An architecture with short steps, whose snapshots are large compared with everything else in the store."""
 
 IMAGES = 512
 LOOK_SECONDS = 0.1
 START_SECONDS = 120.0
 SLACK = 1.02
-"""Headers, labels and lists lie in the store too."""
+"""Largest ratio of used bytes to the bound. It exceeds 1 because headers, labels and lists are in the store too."""
 
 
 def store_rows(*, networks: int, seconds: float) -> tuple[list[Row], str]:
-    """Look at the store while a population grafts as often as it can, at every step.
+    """Sample the object store while a population grafts as often as possible, which is at every step.
 
     Args:
         networks: Size of the population.
-        seconds: How long to look.
+        seconds: Seconds for which the store is sampled.
 
     Returns:
-        The bytes in use at each look beside the bound, and what the bound is made of.
+        Rows with the used megabytes, the bound and their ratio, and a note that explains the bound.
     """
     before = bytes_in_use()
     with tempfile.TemporaryDirectory() as folder:
@@ -45,16 +48,16 @@ def store_rows(*, networks: int, seconds: float) -> tuple[list[Row], str]:
         run = PopulationRun.start(_config(folder, networks), data=(images.images, images.labels))
         try:
             _await_grafts(run, networks)
-            looks = _look(seconds)
+            samples = _look(seconds)
             grafts = sum(network.grafts for network in run.status().networks)
             run.stop()
         finally:
             run.close()
     if run.info is None:
-        raise RuntimeError("a run that was started knows its facts")
+        raise RuntimeError("a run that this process has started has its info")
     snapshot, data = run.info.snapshot_bytes, run.info.data_bytes
     bound = data + 2 * networks * snapshot
-    used = tuple((look - before) / 1e6 for look in looks)
+    used = tuple((sample - before) / 1e6 for sample in samples)
     rows = [
         Row(what=f"object store, {networks} networks", unit="MB", values=used),
         Row(what="its bound", unit="MB", values=(bound / 1e6,)),
@@ -67,13 +70,16 @@ def store_rows(*, networks: int, seconds: float) -> tuple[list[Row], str]:
     ]
     note = (
         f"store: {networks} {ARCHITECTURE} that graft at every step; bound = data {data / 1e6:.1f} MB once + 2 x "
-        f"{networks} snapshots of {snapshot / 1e6:.1f} MB; {grafts} grafts seen"
+        f"{networks} snapshots of {snapshot / 1e6:.1f} MB; {grafts} grafts until the last sample"
     )
     return rows, note
 
 
 def bytes_in_use() -> float:
-    """Of the object stores of all nodes: primary copies, as the nodes last reported them (some tenths of a second)."""
+    """Return the bytes in use in the object stores of all nodes.
+
+    They are primary copies, as the nodes reported them last. A report is up to some tenths of a second old.
+    """
     name = "object_store_memory"
     return ray.cluster_resources()[name] - ray.available_resources().get(name, 0.0)
 
@@ -91,19 +97,19 @@ def _config(folder: str, networks: int) -> RunConfig:
 
 
 def _await_grafts(run: PopulationRun, networks: int) -> None:
-    """Until every network has grafted twice: from then on the store is as full as it gets."""
+    """Wait until every network has grafted twice. From then on the store is as full as it gets."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        found = run.status().networks
-        if len(found) == networks and all(network.grafts >= 2 for network in found):
+        statuses = run.status().networks
+        if len(statuses) == networks and all(status.grafts >= 2 for status in statuses):
             return
         time.sleep(LOOK_SECONDS)
-    raise TimeoutError(f"not every network had grafted twice after {START_SECONDS:g} s")
+    raise TimeoutError(f"not every network grafted twice within {START_SECONDS:g} s")
 
 
 def _look(seconds: float) -> list[float]:
-    looks, deadline = [], time.monotonic() + seconds
+    samples, deadline = [], time.monotonic() + seconds
     while time.monotonic() < deadline:
-        looks.append(bytes_in_use())
+        samples.append(bytes_in_use())
         time.sleep(LOOK_SECONDS)
-    return looks
+    return samples

@@ -1,4 +1,4 @@
-"""What grafting costs training: the same two networks with grafting, without it, and in plain PyTorch loops."""
+"""Measure what grafting costs: the same two networks with grafting, without it, and in plain PyTorch loops."""
 
 from __future__ import annotations
 
@@ -33,40 +33,47 @@ from inarch.population.evaluation.classification import evaluate
 BESIDE_NO_GRAFTING = Must(rule="at least", limit=0.97)
 BESIDE_PLAIN = Must(rule="at least", limit=0.95)
 NETWORKS = 2
-"""One for each of two cores."""
+"""Number of networks, one for each of two cores."""
 
 
 def overhead(
     *, repeats: int = 5, architecture: str = "resnet20", num_images: int = 2560, epochs: int = 4
 ) -> Measurement:
-    """Images a second, and CPU seconds an image, of two networks of one thread each.
+    """Measure images per second and CPU seconds per image of two networks with one thread each.
 
-    An interval counts whole: steps, evaluation, freeze, publish, pull, graft, checkpoint. The first epoch is not
-    counted, nor the time in which only one network trains.
+    An interval counts as a whole: steps, evaluation, staging, publishing, fetching, graft and checkpoint. The first
+    epoch does not count, and neither does the time in which only one network trains.
 
     Args:
-        repeats: Turns: grafting, no grafting, plain loops.
-        architecture: By name.
-        num_images: Random ones of CIFAR's shape, a tenth of them held out. CIFAR has 20 times as many in an epoch, so
-            that what a graft costs shows 20 times as much here.
-        epochs: At least 3.
+        repeats: Number of turns. Each turn measures grafting, no grafting and plain loops.
+        architecture: Name of the architecture.
+        num_images: Number of random images of CIFAR's shape. A tenth of them is held out. An epoch of CIFAR has 20
+            times as many images, so that the cost of a graft is 20 times as visible here.
+        epochs: Epochs of each network, at least 3.
     """
-    found: dict[str, list[Rates]] = {"grafting": [], "no grafting": [], "plain PyTorch": []}
+    results: dict[str, list[Rates]] = {"grafting": [], "no grafting": [], "plain PyTorch": []}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "train.arrow")
         write_arrow(synthetic_images(num_images, seed=2), pafs.LocalFileSystem(), str(path))
         config = _config(folder, str(path), architecture=architecture, epochs=epochs)
         for _ in range(repeats):
             with own_ray():
-                found["grafting"].append(rates(run_to_end(_named(config, is_grafting=True))))
-                found["no grafting"].append(rates(run_to_end(_named(config, is_grafting=False))))
-            found["plain PyTorch"].append(rates(plain_loops(config)))
+                results["grafting"].append(rates(run_to_end(_named(config, is_grafting=True))))
+                results["no grafting"].append(rates(run_to_end(_named(config, is_grafting=False))))
+            results["plain PyTorch"].append(rates(plain_loops(config)))
     setting = {"architecture": architecture, "networks": NETWORKS, "images": num_images, "epochs": epochs}
-    return Measurement(name="overhead", repeats=repeats, rows=_rows(found), setting=setting)
+    return Measurement(name="overhead", repeats=repeats, rows=_rows(results), setting=setting)
 
 
 def plain_loops(config: RunConfig) -> list[Track]:
-    """The same networks on the same batches, each in a process of its own with a loop that anyone would write."""
+    """Train the same networks on the same batches, each in its own process with a plain PyTorch loop.
+
+    Args:
+        config: Configuration of the run. Exchange and other parts of the runtime are not used.
+
+    Returns:
+        The track of each network.
+    """
     context = multiprocessing.get_context("spawn")
     size = config.population.size
     with concurrent.futures.ProcessPoolExecutor(max_workers=size, mp_context=context) as processes:
@@ -74,7 +81,12 @@ def plain_loops(config: RunConfig) -> list[Track]:
 
 
 def plain_loop(config: RunConfig, network: int) -> Track:
-    """One process's loop: steps and an evaluation, epoch after epoch."""
+    """Train one network with a plain loop: in each epoch all steps, then an evaluation.
+
+    Args:
+        config: Configuration of the run.
+        network: Id of the network. It is also the seed of its initial weights, order and augmentation.
+    """
     torch.set_num_threads(1)
     splits = load_splits(config.data, seed=config.seed)
     train, validation = splits.batches("train", "cpu"), splits.batches("validation", "cpu")
@@ -87,7 +99,7 @@ def plain_loop(config: RunConfig, network: int) -> Track:
     seconds, images, cpu, count = [], [], [], 0
     for epoch in range(config.schedule.epochs):
         model.train()
-        wanted = EpochSpec(
+        epoch_spec = EpochSpec(
             epoch=epoch,
             order_seed=network,
             augment_seed=network,
@@ -95,7 +107,7 @@ def plain_loop(config: RunConfig, network: int) -> Track:
             padding=config.data.padding,
             mirror=True,
         )
-        for pixels, labels in train.epoch(wanted):
+        for pixels, labels in train.epoch(epoch_spec):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(pixels), labels)
             loss.backward()
@@ -128,12 +140,12 @@ def _named(config: RunConfig, *, is_grafting: bool) -> RunConfig:
 def _rows(found: dict[str, list[Rates]]) -> tuple[Row, ...]:
     speed = {name: [turn.images_per_second for turn in turns] for name, turns in found.items()}
     cost = {name: [1e3 * turn.cpu_seconds_per_image for turn in turns] for name, turns in found.items()}
-    ours = "grafting"
+    grafting = "grafting"
     return (
         *(Row(what=name, unit="images/s", values=tuple(values)) for name, values in speed.items()),
-        ratio("images/s: grafting / no grafting", speed[ours], speed["no grafting"], BESIDE_NO_GRAFTING),
-        ratio("images/s: grafting / plain PyTorch", speed[ours], speed["plain PyTorch"], BESIDE_PLAIN),
+        ratio("images/s: grafting / no grafting", speed[grafting], speed["no grafting"], BESIDE_NO_GRAFTING),
+        ratio("images/s: grafting / plain PyTorch", speed[grafting], speed["plain PyTorch"], BESIDE_PLAIN),
         *(Row(what=name, unit="CPU ms an image", values=tuple(values)) for name, values in cost.items()),
-        ratio("CPU an image: grafting / no grafting", cost[ours], cost["no grafting"]),
-        ratio("CPU an image: grafting / plain PyTorch", cost[ours], cost["plain PyTorch"]),
+        ratio("CPU an image: grafting / no grafting", cost[grafting], cost["no grafting"]),
+        ratio("CPU an image: grafting / plain PyTorch", cost[grafting], cost["plain PyTorch"]),
     )

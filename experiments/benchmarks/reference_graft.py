@@ -1,7 +1,8 @@
-"""The graft as its authors published it, written from its description: what `exchange` is to beat.
+"""The graft as its authors published it: the reference of the benchmark `exchange`.
 
-Left out, in its favor: the sleep of 10 s between looks for the neighbor's file. The least weight is sought anew at
-both edges of each cell and the masks are multiplied and summed as floats, as there.
+It is written from the description of the authors' code. One part is left out, which makes the reference faster: the
+sleep of 10 s between checks for the neighbor's file. As in the authors' code, the least weight is computed anew at both
+edges of each cell, and masks are multiplied and summed as floats.
 """
 
 from __future__ import annotations
@@ -14,9 +15,16 @@ from torch import Tensor
 
 
 def published_alphas(own: Mapping[str, Tensor], scion: Mapping[str, Tensor]) -> dict[str, float]:
-    """Alpha of each key with the word conv, as the public code finds it: both entropies anew, two decimals.
+    """Return the alphas that the public code computes, by key. Only keys that contain `conv` have one.
 
-    a = 0.4, c = 500, 10 bins, the defaults of the authors' code. Source: Meng et al. 2020 (arXiv:2001.05868), eq. 6, 7.
+    Both entropies are measured anew, and alpha is rounded to two decimals. The constants are a = 0.4, c = 500 and 10
+    bins, which are the defaults of the authors' code.
+
+    Args:
+        own: State of the rootstock.
+        scion: State of the scion, with the same keys.
+
+    Source: Meng et al. 2020 (arXiv:2001.05868), eq. 6, 7.
     """
     alphas = {}
     for key in own:
@@ -27,21 +35,39 @@ def published_alphas(own: Mapping[str, Tensor], scion: Mapping[str, Tensor]) -> 
 
 
 def published_entropy(weight: Tensor, bins: int = 10) -> float:
-    """Entropy of a layer in nats, a mask for each half-open cell, as the public code counts."""
+    """Return the entropy of a layer as the public code computes it, with one mask for each cell.
+
+    The cells are half-open, so that the greatest weight is in none of them.
+
+    Args:
+        weight: Weights of the layer, of any shape.
+        bins: Number of cells.
+
+    Returns:
+        Nats.
+    """
     flat = weight.reshape(-1)
     width = (flat.max() - flat.min()) / bins
     total = 0.0
     for cell in range(bins):
         inside = (flat >= flat.min() + cell * width) * (flat < flat.min() + (cell + 1) * width)
-        part = float(inside.sum(dtype=torch.float)) / len(flat)
-        total -= part * math.log(part) if part else 0.0
+        share = float(inside.sum(dtype=torch.float)) / len(flat)
+        total -= share * math.log(share) if share else 0.0
     return total
 
 
 def published_blend(
     own: Mapping[str, Tensor], scion: Mapping[str, Tensor], alphas: Mapping[str, float]
 ) -> dict[str, Tensor]:
-    """Every entry with the alpha of the last key that has one, in new tensors; the first key has one."""
+    """Return the blend of two states in new tensors.
+
+    Each entry is blended with the alpha of its own key, or of the last key before it that has one.
+
+    Args:
+        own: State of the rootstock.
+        scion: State of the scion, with the same keys.
+        alphas: Alphas by key. The first key of `own` must have one.
+    """
     blended, alpha = {}, 1.0
     for key, weight in own.items():
         alpha = alphas.get(key, alpha)

@@ -1,4 +1,4 @@
-"""Runs that are measured: a Ray of the benchmark's own, progress and CPU time of each network, common rates."""
+"""Measured runs: a Ray for the benchmark, progress and CPU time of each network, and rates of all together."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 
 SAMPLE_SECONDS = 2.0
-"""Between two looks at the processes' CPU time: looking costs the coordinator CPU time too."""
+"""Seconds between two samples of the CPU time. More samples would cost the coordinator more CPU time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """One network's way: what it had done by when."""
+    """Progress and CPU time of one network over time."""
 
     seconds: np.ndarray
-    """Shape (intervals,): when each interval ended, graft included; of the machine's clock."""
+    """Times at which the intervals ended, after the graft, in seconds of the machine's clock. Shape (intervals,)."""
     images: np.ndarray
-    """Shape (intervals,): trained on by then."""
+    """Number of images trained on by these times. Shape (intervals,)."""
     cpu_at: np.ndarray
-    """Shape (samples,): when its CPU time was looked at."""
+    """Times at which the CPU time was sampled, in seconds of the machine's clock. Shape (samples,)."""
     cpu: np.ndarray
-    """Shape (samples,): CPU seconds by then."""
+    """CPU seconds used by these times. Shape (samples,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Of all networks together, while all of them trained."""
+    """Rates of all networks together, over the time in which all of them trained."""
 
     images_per_second: float
     cpu_seconds_per_image: float
@@ -47,7 +47,10 @@ class Rates:
 
 @contextlib.contextmanager
 def own_ray() -> Iterator[None]:
-    """A Ray of this machine for the benchmark, ended after it; one that this process has already is used and left."""
+    """Run the benchmark on a Ray of this machine, and shut that Ray down afterwards.
+
+    If this process is already connected to a Ray, the benchmark uses it and does not shut it down.
+    """
     connection = connect("local")
     try:
         yield
@@ -57,25 +60,35 @@ def own_ray() -> Iterator[None]:
 
 
 def rates(tracks: Sequence[Track]) -> Rates:
-    """Rates from the end of the last network's first interval to the end of the first network's last.
+    """Return the rates of all networks together, over the time in which all of them trained.
+
+    This time begins when every network has completed an interval. It ends when the first network ends its last one.
+
+    Args:
+        tracks: Track of each network.
 
     Raises:
-        ValueError: there is no such time.
+        ValueError: The networks did not train at the same time.
     """
-    began = max(float(track.seconds[0]) for track in tracks)
-    ended = min(float(track.seconds[-1]) for track in tracks)
-    if ended <= began:
-        raise ValueError("the networks did not train side by side; more epochs or images are needed")
-    images = sum(_between(track.seconds, track.images, began, ended) for track in tracks)
-    cpu = sum(_between(track.cpu_at, track.cpu, began, ended) for track in tracks)
-    return Rates(images_per_second=images / (ended - began), cpu_seconds_per_image=cpu / images)
+    start = max(float(track.seconds[0]) for track in tracks)
+    end = min(float(track.seconds[-1]) for track in tracks)
+    if end <= start:
+        raise ValueError("the networks did not train side by side; train for more epochs or on more images")
+    images = sum(_between(track.seconds, track.images, start, end) for track in tracks)
+    cpu = sum(_between(track.cpu_at, track.cpu, start, end) for track in tracks)
+    return Rates(images_per_second=images / (end - start), cpu_seconds_per_image=cpu / images)
 
 
 def run_to_end(config: RunConfig) -> list[Track]:
-    """Train a population on the connected Ray, and read how it went from what it committed.
+    """Train a population on the connected Ray, and return the track of each network.
+
+    The progress is read from the committed history, the CPU time from the networks' processes.
+
+    Args:
+        config: Configuration of the run.
 
     Raises:
-        RunError: it failed.
+        RunError: The run failed.
     """
     run = PopulationRun.start(config)
     try:
@@ -83,11 +96,14 @@ def run_to_end(config: RunConfig) -> list[Track]:
     finally:
         run.close()
     rows = read_table(Storage(run.path), "metrics")
-    return [_track(rows.filter(pc.field("network") == network), seen) for network, seen in sorted(samples.items())]
+    return [
+        _track(rows.filter(pc.field("network") == network_id), cpu_times)
+        for network_id, cpu_times in sorted(samples.items())
+    ]
 
 
 def _sample_cpu(run: PopulationRun) -> dict[int, list[tuple[float, float]]]:
-    """Time and CPU seconds of each network's process, again and again to the end of the run."""
+    """Sample the CPU time of each network's process until the run ends: pairs of time and CPU seconds."""
     samples: dict[int, list[tuple[float, float]]] = {}
     while True:
         status = run.status()
@@ -114,6 +130,6 @@ def _track(rows: pa.Table, samples: list[tuple[float, float]]) -> Track:
 
 
 def _between(seconds: np.ndarray, amount: np.ndarray, began: float, ended: float) -> float:
-    """How much a growing amount grew between two times."""
+    """Return how much a growing amount grew between two times, by linear interpolation."""
     first, last = np.interp([began, ended], seconds, amount)
     return float(last - first)

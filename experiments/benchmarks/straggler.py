@@ -1,4 +1,4 @@
-"""The pace of three networks while a fourth is five times slower: asynchronous, and in lockstep beside it."""
+"""Measure the pace of three networks while a fourth is five times slower, in async and in lockstep mode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from inarch.population.persistence.storage import Storage
 
 NETWORKS = 4
 SLOWDOWN = 5.0
-"""Of network 0."""
+"""Factor by which network 0 is slower than the others."""
 
 MODES: tuple[Mode, ...] = ("async", "lockstep")
 UNHURT = Must(rule="at least", limit=0.95)
@@ -38,44 +38,54 @@ POLL_SECONDS = 0.2
 def straggler(
     *, repeats: int = 5, step_seconds: float = 0.05, interval_steps: int = 12, seconds: float = 12.0
 ) -> Measurement:
-    """Intervals a second of networks 1 to 3, with and without a straggler, in turns.
+    """Measure the intervals per second of networks 1 to 3, with and without a straggler, in turns.
 
     Args:
-        repeats: Turns of four runs each.
-        step_seconds: What every step is padded to, so that cores are not what there is too little of.
+        repeats: Number of turns. Each turn has four runs: both modes, with and without a straggler.
+        step_seconds: Duration to which every step is padded, so that the number of cores does not limit the pace.
         interval_steps: Steps between grafts.
-        seconds: How long each run is measured.
+        seconds: Seconds for which each run is measured.
     """
-    found: dict[tuple[Mode, bool], list[float]] = {}
+    paces: dict[tuple[Mode, bool], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, own_ray():
         for _ in range(repeats):
             for mode in MODES:
                 for is_slowed in (False, True):
                     config = _config(folder, mode, is_slowed, step_seconds=step_seconds, interval_steps=interval_steps)
-                    found.setdefault((mode, is_slowed), []).append(pace_of_others(config, seconds=seconds))
+                    paces.setdefault((mode, is_slowed), []).append(pace_of_others(config, seconds=seconds))
     limit = 1 / (step_seconds * interval_steps)
-    rows = [Row(what="what the padding alone allows", unit="intervals/s", values=(limit,))]
+    rows = [Row(what="pace that the padding allows", unit="intervals/s", values=(limit,))]
     for mode in MODES:
-        alone, beside = found[mode, False], found[mode, True]
+        without, with_straggler = paces[mode, False], paces[mode, True]
         rows += [
-            Row(what=f"{mode}, all alike", unit="intervals/s", values=tuple(alone)),
-            Row(what=f"{mode}, one {SLOWDOWN:g} times slower", unit="intervals/s", values=tuple(beside)),
-            ratio(f"{mode}: with / without the straggler", beside, alone, UNHURT if mode == "async" else None),
+            Row(what=f"{mode}, all equally fast", unit="intervals/s", values=tuple(without)),
+            Row(what=f"{mode}, one {SLOWDOWN:g} times slower", unit="intervals/s", values=tuple(with_straggler)),
+            ratio(
+                f"{mode}: with / without the straggler", with_straggler, without, UNHURT if mode == "async" else None
+            ),
         ]
     setting = {"networks": NETWORKS, "step_seconds": step_seconds, "interval_steps": interval_steps, "seconds": seconds}
-    note = "where all alike stay far below what the padding allows, cores were too few, and the ratios flatter"
+    note = (
+        "if the pace without a straggler is far below what the padding allows, the cores were too few, and the ratios "
+        "are too good"
+    )
     return Measurement(name="straggler", repeats=repeats, rows=tuple(rows), setting=setting, notes=(note,))
 
 
 def pace_of_others(config: RunConfig, *, seconds: float) -> float:
-    """Intervals a second of every network but 0, their median, from what they committed.
+    """Train a population for a while, and return the median pace of all networks but network 0.
+
+    The pace is read from the committed history.
 
     Args:
-        config: Of a run that would last longer.
-        seconds: Measured once every network has an interval behind it.
+        config: Configuration of the run. It must last longer than `seconds`.
+        seconds: Seconds to train after every network has completed its first interval.
+
+    Returns:
+        Intervals per second.
 
     Raises:
-        TimeoutError: some network had no interval behind it in time.
+        TimeoutError: A network did not complete its first interval in time.
     """
     run = PopulationRun.start(config)
     try:
@@ -87,19 +97,22 @@ def pace_of_others(config: RunConfig, *, seconds: float) -> float:
     rows = read_table(Storage(run.path), "metrics")
     others = range(1, config.population.size)
     return statistics.median(
-        pace(rows.filter(pc.field("network") == network)["time"].to_pylist(), seconds) for network in others
+        pace(rows.filter(pc.field("network") == network_id)["time"].to_pylist(), seconds) for network_id in others
     )
 
 
 def pace(times: Sequence[float], seconds: float) -> float:
-    """Intervals a second over the last `seconds`: before, some of the networks were still being placed.
+    """Return the pace of a network over its last `seconds`. Earlier, some other networks may not have started yet.
 
     Args:
-        times: When each interval ended.
-        seconds: How far to look back.
+        times: Time at which each interval ended, in seconds, ascending.
+        seconds: Length of the counted time, which ends with the last interval.
+
+    Returns:
+        Intervals per second.
 
     Raises:
-        ValueError: no two intervals ended in that time.
+        ValueError: Fewer than two intervals ended in that time.
     """
     counted = [time for time in times if time >= times[-1] - seconds]
     if len(counted) < 2:
@@ -125,8 +138,8 @@ def _config(folder: str, mode: Mode, is_slowed: bool, *, step_seconds: float, in
 def _await_first_intervals(run: PopulationRun, size: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        found = run.status().networks
-        if len(found) == size and all(network.interval >= 1 for network in found):
+        networks = run.status().networks
+        if len(networks) == size and all(network.interval >= 1 for network in networks):
             return
         time.sleep(POLL_SECONDS)
-    raise TimeoutError(f"not every network had an interval behind it after {START_SECONDS:g} s")
+    raise TimeoutError(f"not every network completed its first interval within {START_SECONDS:g} s")

@@ -1,4 +1,4 @@
-"""`inarch compare`: arms that do equal work, over seeds, with their differences and how sure they are."""
+"""`inarch compare`: compare methods at equal compute over several seeds, with confidence intervals."""
 
 from inarch.experiments.comparison.arms import Arm, Comparison
 from inarch.experiments.comparison.catalog import comparison, trial, usual_data

@@ -1,4 +1,4 @@
-"""Arms: whole configurations that are compared, what they are made of, and a comparison of several."""
+"""Arms and comparisons. An arm is one whole configuration. A comparison trains several arms over several seeds."""
 
 from __future__ import annotations
 
@@ -21,65 +21,79 @@ from inarch.population.config import (
 )
 
 ARM = "arm:"
-"""Begins a teacher that is another arm of the comparison."""
+"""Prefix of a teacher that is another arm of the comparison: `arm:NAME`."""
 
 KEEP_ALL = 10_000
-"""Checkpoints: the similarity of networks over time is computed from them afterwards."""
+"""Value of checkpoint.keep. All checkpoints are kept, because the similarity over time is computed from them later."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to train, run once for each seed."""
+    """One method of a comparison, trained once per seed."""
 
     name: str
     description: str
-    """What it is, in a line."""
+    """What the arm does, in one line."""
     config: RunConfig
-    """Without name, storage and seed; a teacher may be ARM and another arm's name, with the same seed."""
+    """The configuration, without name, storage and seed. A teacher may be ARM followed by the name of another arm. Its
+    run with the same seed is then the teacher."""
     against: str | None = None
-    """The arm that it is compared with; None: the comparison's baseline; itself: none."""
+    """Name of the arm that this arm is compared with. None: the comparison's baseline. Its own name: no arm."""
 
     @property
     def work(self) -> int:
-        """Epochs of all networks together: arms of one comparison that are compared have the same."""
+        """Epochs of all networks together. Arms that do equal work have the same number."""
         return self.config.population.size * self.config.schedule.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Arms, and the one that the others are compared with."""
+    """Several arms, and the baseline that the others are compared with."""
 
     name: str
     question: str
+    """The question that the comparison answers, printed at the top of its report."""
     arms: tuple[Arm, ...]
     baseline: str
+    """Name of the arm that the others are compared with, unless they name another arm."""
     seeds: tuple[int, ...]
     does_equal_work: bool = True
-    """Whether its arms must; published tables have arms of several sizes."""
+    """Whether all arms must do equal work. Published tables have arms of several sizes."""
     may_reuse: bool = True
-    """Whether runs of other records count as its own; not where the folder of a run is needed: teachers, densities."""
+    """Whether runs of other comparisons with equal configuration may be copied. False if later steps need the folder of
+    a run: its networks are teachers, or the density of their filters is measured."""
     is_timed: bool = False
-    """Whether the report tells accuracy by wall time; its runs must have the machine for themselves."""
+    """Whether the report shows accuracy by wall time. No other process may then use the machine during a run."""
 
     def baseline_of(self, arm: Arm) -> str:
-        """The arm that an arm is compared with; a baseline with itself."""
-        return arm.against or (arm.name if any(one.against == arm.name for one in self.arms) else self.baseline)
+        """Return the name of the arm that an arm is compared with. A baseline is compared with itself.
+
+        Args:
+            arm: An arm of this comparison.
+        """
+        return arm.against or (arm.name if any(other.against == arm.name for other in self.arms) else self.baseline)
 
 
 UNCORRECTED = StalenessConfig(policy="none", rate=0.5, compensation_intervals=0)
-"""Old scions are taken as if they were new, as the paper's formula would. It was the default of the first records."""
+"""Stale scions are grafted as if they were fresh, as in the paper's formula. The first results had this default."""
 
 DISCOUNTED = dataclasses.replace(UNCORRECTED, policy="polynomial", rate=1.5)
 COMPENSATED = dataclasses.replace(UNCORRECTED, compensation_intervals=2)
 DISCOUNTED_AND_COMPENSATED = dataclasses.replace(DISCOUNTED, compensation_intervals=2)
-"""What is now the default, in words that stay."""
+"""Today's default, written out, so that the arms stay the same if the default changes."""
 
 
 def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
-    """ResNet-8 networks at the learning rate that the papers begin with, decayed by a cosine.
+    """Return a configuration of small networks: ResNet-8, the papers' initial learning rate, cosine decay.
 
-    Their forward pass is in bfloat16, as on a GPU: on a CPU that has it, it trains twice as many images a second. Old
-    scions are taken as they come.
+    The forward pass is in bfloat16, as on a GPU. A CPU with bfloat16 trains twice as many images per second with it.
+    Stale scions are grafted as if they were fresh.
+
+    Args:
+        data: Data that the networks train on.
+        size: Number of networks.
+        epochs: Epochs of each network.
+        **changes: Sections of the configuration to replace.
     """
     fields = {
         "model": ModelConfig(architecture="resnet8"),
@@ -98,7 +112,14 @@ NONE = ExchangeConfig(rule="none")
 
 
 def papa(config: RunConfig) -> RunConfig:
-    """The authors' small pull every 10 steps, toward the mean of all; judged and saved once an epoch."""
+    """Return a configuration with PAPA in place of its exchange rule.
+
+    As in the authors' code, each network is pulled slightly toward the mean of all networks every 10 steps. Networks
+    are evaluated and saved once per epoch.
+
+    Args:
+        config: The configuration to change.
+    """
     return dataclasses.replace(
         config,
         exchange=ExchangeConfig(rule="papa"),
@@ -108,10 +129,24 @@ def papa(config: RunConfig) -> RunConfig:
 
 
 def varied(base: RunConfig, name: str, description: str, **changes) -> Arm:
-    """An arm that differs from a configuration."""
+    """Return an arm whose configuration differs from a base configuration.
+
+    Args:
+        base: The base configuration.
+        name: Name of the arm.
+        description: What the arm does, in one line.
+        **changes: Sections and fields of the configuration to replace.
+    """
     return Arm(name=name, description=description, config=dataclasses.replace(base, **changes))
 
 
 def grafted(base: RunConfig, name: str, description: str, **graft) -> Arm:
-    """An arm that differs in how it grafts."""
+    """Return an arm whose section `graft` differs from a base configuration.
+
+    Args:
+        base: The base configuration.
+        name: Name of the arm.
+        description: What the arm does, in one line.
+        **graft: Fields of the section `graft`. The others have their defaults.
+    """
     return varied(base, name, description, graft=GraftConfig(**graft))

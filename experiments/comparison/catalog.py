@@ -1,4 +1,4 @@
-"""Comparisons by name: those of this project, and the published tables."""
+"""Find comparisons by name: those of this project, and the published tables."""
 
 from __future__ import annotations
 
@@ -19,29 +19,41 @@ LARGE = {
     "paper-table-cultivation": DataConfig(train="cifar100"),
     "paper-table-teachers": DataConfig(train="cifar100"),
 }
-"""What tables are trained on that are not about CIFAR-10."""
+"""Data of the published tables that are not about CIFAR-10."""
 
 TRIAL_BATCH = 8
 TRIAL_TEST_IMAGES = 32
 
 
 def usual_data(name: str, *, train: str | None, test: str | None, query: str | None) -> DataConfig:
-    """The data that were named, or those of the published table; CIFAR-10 for the others."""
+    """Return the data that a comparison trains on.
+
+    Args:
+        name: Name of the comparison.
+        train: Path of the training images. None: those of the published table, or CIFAR-10.
+        test: Path of the test images. None: those of the published table, if `train` is None too.
+        query: Path of the query images. None: those of the published table, if `train` is None too.
+    """
     if train is not None:
         return DataConfig(train=train, test=test, query=query)
-    found = LARGE.get(name, DataConfig(train="cifar10"))
-    return DataConfig(train=found.train, test=test or found.test, query=query or found.query)
+    usual = LARGE.get(name, DataConfig(train="cifar10"))
+    return DataConfig(train=usual.train, test=test or usual.test, query=query or usual.query)
 
 
 def trial(asked: Comparison) -> Comparison:
-    """The same arms for two steps of a few images and an exchange, from random weights: whether all of it runs.
+    """Return a comparison whose arms train only two steps and exchange once, to test that all of them run.
+
+    The arms train on a few images, from random weights, with one seed.
+
+    Args:
+        asked: The whole comparison.
 
     Raises:
-        ConfigError: there are no test images, and none are held out of so few.
+        ConfigError: There are no test images. A trial holds out no validation images in their place.
     """
     data = asked.arms[0].config.data
     if data.test is None and not holds_parts(data.train):
-        raise ConfigError("a trial needs test images: give --test")
+        raise ConfigError("a smoke test needs test images; give --test")
 
     def short(arm: Arm) -> Arm:
         config = arm.config
@@ -58,19 +70,19 @@ def trial(asked: Comparison) -> Comparison:
 
 
 def comparison(name: str, data: DataConfig, *, epochs: int | None = None) -> Comparison:
-    """A comparison on some data.
+    """Return a comparison by its name.
 
     Args:
-        name: Of COMPARISONS or PAPER_TABLES.
-        data: What its networks train on.
-        epochs: Of each network where it trains in a population; None: the comparison's own.
+        name: A name in COMPARISONS or PAPER_TABLES.
+        data: Data that the networks train on.
+        epochs: Epochs of each network in a population. None: those of the comparison.
 
     Raises:
-        ConfigError: an unknown name; the message lists what there is.
+        ConfigError: There is no such comparison. The message lists all names.
     """
     if name in COMPARISONS:
-        _, make, usual = COMPARISONS[name]
-        return make(data, usual if epochs is None else epochs)
+        _, make, usual_epochs = COMPARISONS[name]
+        return make(data, usual_epochs if epochs is None else epochs)
     if name in PAPER_TABLES:
         return PAPER_TABLES[name][1](data, epochs)
     raise ConfigError(f"there is no comparison {name!r}; there are {', '.join([*COMPARISONS, *PAPER_TABLES])}")

@@ -1,4 +1,7 @@
-"""The comparisons that a laptop can run, by name: small networks, few epochs, arms that do equal work."""
+"""Comparisons that a laptop can run: small networks, few epochs, arms that do equal work.
+
+Longer than 300 lines: each comparison is a table of its arms, and they are read side by side.
+"""
 
 from __future__ import annotations
 
@@ -35,32 +38,50 @@ from inarch.population.config import (
 
 
 def _side_by_side_to_papa(grafting: RunConfig) -> tuple[Arm, Arm, Arm, Arm]:
-    """Table 1's arms for any number of networks: no exchange, the papers' barrier, asynchronous grafting, PAPA."""
+    """Arms of table 1 for any number of networks: no exchange, grafting with and without a barrier, and PAPA."""
     return (
-        varied(grafting, "independent", "the networks side by side, no exchange", exchange=NONE),
+        varied(grafting, "independent", "the networks train side by side without exchange", exchange=NONE),
         varied(
-            grafting, "grafting-lockstep", "entropy (eq. 6), A = 0.4, c = 500, the papers' barrier", mode="lockstep"
+            grafting,
+            "grafting-lockstep",
+            "grafting by entropy (eq. 6) with A = 0.4, c = 500 and the papers' barrier",
+            mode="lockstep",
         ),
-        Arm(name="grafting-async", description="the same without a barrier; old scions as they come", config=grafting),
+        Arm(
+            name="grafting-async",
+            description="the same without a barrier; stale scions are grafted as if they were fresh",
+            config=grafting,
+        ),
         Arm(
             name="papa-async",
-            description="a pull of 1 % toward the mean of all every 10 steps, falling with the learning rate",
+            description="a pull of 1 % toward the mean of all networks every 10 steps; the pull falls with the "
+            "learning rate",
             config=papa(grafting),
         ),
     )
 
 
 def two_networks(data: DataConfig, epochs: int) -> Comparison:
-    """Table 1: what grafting gains over training side by side, and how much of it is plain averaging."""
+    """Return table 1: what grafting gains over independent training, and how much of that is plain averaging.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
     grafting = small(data, size=2, epochs=epochs)
     *first, last = _side_by_side_to_papa(grafting)
     return Comparison(
         name="two-networks",
-        question="What does grafting gain over independent networks, and what over plain averaging?",
+        question="How much does grafting gain over independent networks, and over plain averaging?",
         arms=(
             *first,
-            grafted(grafting, "averaging-async", "alpha = 0.5 (A = 0): no information is asked", a=0.0),
-            grafted(grafting, "random-alpha-async", "random alpha, as spread as with entropy", criterion="random"),
+            grafted(grafting, "averaging-async", "plain averaging: alpha = 0.5 (A = 0), without information", a=0.0),
+            grafted(
+                grafting,
+                "random-alpha-async",
+                "random alphas with the same spread as those from entropy",
+                criterion="random",
+            ),
             last,
         ),
         baseline="independent",
@@ -69,24 +90,29 @@ def two_networks(data: DataConfig, epochs: int) -> Comparison:
 
 
 def four_networks(data: DataConfig, epochs: int) -> Comparison:
-    """Table 1, four networks."""
+    """Return table 1 for four networks.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
     grafting = small(data, size=4, epochs=epochs)
     *first, last = _side_by_side_to_papa(grafting)
     return Comparison(
         name="four-networks",
-        question="The same with four networks on the paper's ring.",
+        question="How much does grafting gain with four networks on the paper's ring?",
         arms=(
             *first,
             varied(
                 grafting,
                 "grafting-async, compensated, aged",
-                "the same; old scions brought forward, and counting for less",
+                "the same with delay compensation and the staleness discount",
                 staleness=DISCOUNTED_AND_COMPENSATED,
             ),
             varied(
                 grafting,
                 "grafting-async, compensated, aged, all to all",
-                "the same from all three others at once: the mean of the blends",
+                "the same, but each network grafts from all three others at once: the mean of the three blends",
                 staleness=DISCOUNTED_AND_COMPENSATED,
                 topology=TopologyConfig(name="complete"),
                 exchange=ExchangeConfig(num_donors=3),
@@ -99,38 +125,43 @@ def four_networks(data: DataConfig, epochs: int) -> Comparison:
 
 
 def equal_work(data: DataConfig, epochs: int) -> Comparison:
-    """Table 2: one network trained as long as two together."""
+    """Return table 2: one network that trains as long as two together.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each of two networks. The single network trains twice as many.
+    """
     pair = small(data, size=2, epochs=epochs, exchange=NONE)
     return Comparison(
         name="equal-work",
-        question="Is a population better than one network that is trained as long as all of it together?",
+        question="Is a population better than a single network that trains as long as the whole population?",
         arms=(
-            Arm(name="two independent", description="two networks side by side", config=pair),
+            Arm(name="two independent", description="two networks side by side, without exchange", config=pair),
             Arm(
                 name="two grafting-async",
-                description="two networks that graft; old scions as they come",
+                description="two networks that graft; stale scions are grafted as if they were fresh",
                 config=small(data, size=2, epochs=epochs),
             ),
             Arm(
                 name="two grafting-async, compensated, aged",
-                description="the same; old scions brought forward, and counting for less",
+                description="the same with delay compensation and the staleness discount",
                 config=small(data, size=2, epochs=epochs, staleness=DISCOUNTED_AND_COMPENSATED),
             ),
             Arm(
                 name="one, twice as long",
-                description="one network, twice the epochs",
+                description="one network for twice as many epochs",
                 config=small(data, size=1, epochs=2 * epochs, exchange=NONE),
             ),
             Arm(
                 name="one, twice as long, EMA",
-                description="the same, judged by an exponential mean of its weights (0.99 a step)",
+                description="the same, evaluated with an exponential moving average of its weights (0.99 per step)",
                 config=small(
                     data, size=1, epochs=2 * epochs, exchange=NONE, weight_averaging=WeightAveragingConfig(kind="ema")
                 ),
             ),
             Arm(
                 name="one, twice as long, SWA",
-                description="the same, judged by the mean of its weights at the ends of the last quarter's epochs",
+                description="the same, evaluated with the mean of its weights at the ends of the last quarter's epochs",
                 config=small(
                     data, size=1, epochs=2 * epochs, exchange=NONE, weight_averaging=WeightAveragingConfig(kind="swa")
                 ),
@@ -142,26 +173,33 @@ def equal_work(data: DataConfig, epochs: int) -> Comparison:
 
 
 def staleness(data: DataConfig, epochs: int) -> Comparison:
-    """Table 3: one of four networks is slowed four times. A step takes 0.12 s of a core; each is padded to 0.25 s, the
-    slow one's to 1 s, so that the four need 1.6 of 2 cores and the padding decides the pace."""
+    """Return table 3: one of four networks is four times slower than the others.
+
+    A step takes 0.12 s of a core. Each step is padded to 0.25 s, those of the slow network to 1 s. The four networks
+    then need 1.6 of 2 cores, and the padding decides the pace.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
     slow = StragglerConfig(step_seconds=0.25, slowdowns=(4.0,))
     async_ = small(data, size=4, epochs=epochs, debug=DebugConfig(straggler=slow))
     return Comparison(
         name="staleness",
-        question="What does a network that is four times slower cost the others, and does age weighting help?",
+        question="What does a network that is four times slower cost the others, and does a staleness discount help?",
         arms=(
-            varied(async_, "lockstep", "the barrier", mode="lockstep"),
-            Arm(name="async", description="nobody waits; age policy none", config=async_),
+            varied(async_, "lockstep", "all networks wait at the barrier", mode="lockstep"),
+            Arm(name="async", description="no network waits; staleness policy none", config=async_),
             varied(
                 async_,
                 "async, compensated, aged",
-                "scions brought forward by own training since, age policy polynomial with rate 1.5",
+                "delay compensation, and staleness policy polynomial with rate 1.5",
                 staleness=DISCOUNTED_AND_COMPENSATED,
             ),
             varied(
                 async_,
                 "async, aged",
-                "age policy polynomial with rate 1.5, and as they come",
+                "staleness policy polynomial with rate 1.5, without delay compensation",
                 staleness=DISCOUNTED,
             ),
         ),
@@ -172,41 +210,54 @@ def staleness(data: DataConfig, epochs: int) -> Comparison:
 
 
 def delay(data: DataConfig, epochs: int) -> Comparison:
-    """What an old scion does, and what helps. Three of its arms are table 1's."""
+    """Return the comparison of remedies for stale scions. Three of its arms are those of table 1.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
     arms = {arm.name: arm for arm in two_networks(data, epochs).arms}
     async_ = arms["grafting-async"].config
     arm = partial(varied, async_)
     same = PopulationConfig(size=2, same_initial_weights=True)
     return Comparison(
         name="delay",
-        question="What does grafting lose by scions that come late, and what helps: less of them, or newer ones?",
+        question="What does grafting lose by stale scions, and what helps: less weight or delay compensation?",
         arms=(
             arms["independent"],
             arms["grafting-lockstep"],
             arms["grafting-async"],
-            arm("async, compensated", "old scions brought forward by own training since", staleness=COMPENSATED),
-            arm("async, aged", "a scion's part is (1 - alpha) (1 + age)^-1.5", staleness=DISCOUNTED),
-            arm("async, compensated, aged", "both", staleness=DISCOUNTED_AND_COMPENSATED),
+            arm(
+                "async, compensated",
+                "delay compensation: the rootstock's own updates since the scion was published are added to the scion",
+                staleness=COMPENSATED,
+            ),
+            arm(
+                "async, aged",
+                "staleness discount: the scion's weight is (1 - alpha) (1 + staleness)^-1.5",
+                staleness=DISCOUNTED,
+            ),
+            arm("async, compensated, aged", "delay compensation, and weights discounted by staleness", staleness=DISCOUNTED_AND_COMPENSATED),
             arm(
                 "async, reaching back by one",
-                "both, by one interval at most",
+                "both, with compensation over one interval at most",
                 staleness=StalenessConfig(compensation_intervals=1),
             ),
             arm(
                 "averaging, compensated, aged",
-                "both, and alpha = 0.5 (A = 0)",
+                "both, with plain averaging: alpha = 0.5 (A = 0)",
                 staleness=DISCOUNTED_AND_COMPENSATED,
                 graft=GraftConfig(a=0.0),
             ),
             arm(
                 "random alpha, compensated, aged",
-                "both, and alpha by chance, as spread as with entropy",
+                "both, with random alphas of the same spread as those from entropy",
                 staleness=DISCOUNTED_AND_COMPENSATED,
                 graft=GraftConfig(criterion="random"),
             ),
             arm(
                 "async, same beginning, compensated",
-                "brought forward, and equal initial weights",
+                "delay compensation, and equal initial weights",
                 staleness=COMPENSATED,
                 population=same,
             ),
@@ -217,27 +268,45 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
 
 
 def scions(data: DataConfig, epochs: int) -> Comparison:
-    """Table 5: the paper's scion sources and criteria, in small."""
+    """Return table 5: the paper's scion sources and criteria, with small networks.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
     alone = small(data, size=2, epochs=epochs)
     base = dataclasses.replace(alone, staleness=DISCOUNTED_AND_COMPENSATED)
     return Comparison(
         name="scions",
-        question="Where should a scion come from, and by what is it judged?",
+        question="Where should a scion come from, and which criterion should measure its information?",
         arms=(
-            Arm(name="baseline", description="no graft", config=dataclasses.replace(alone, exchange=NONE)),
-            grafted(alone, "noise", "sigma = 0.975^epoch into filters below 0.1", scion="noise"),
+            Arm(name="baseline", description="no exchange", config=dataclasses.replace(alone, exchange=NONE)),
+            grafted(
+                alone,
+                "noise",
+                "filters with an l1 norm below 0.1 are grafted with noise of standard deviation 0.975^epoch",
+                scion="noise",
+            ),
             grafted(
                 alone,
                 "internal",
-                "the most informative filters onto the least, below 0.1",
+                "filters with an l1 norm below 0.1 are grafted with the network's most informative filters",
                 scion="internal",
                 criterion="l1",
             ),
-            grafted(base, "external, l1", "l1 norm of the layer", criterion="l1"),
-            grafted(base, "external, entropy", "eq. 6"),
-            grafted(base, "external, summed entropy", "eq. 5", criterion="summed_entropy"),
+            grafted(base, "external, l1", "information is the l1 norm of the layer (eq. 3)", criterion="l1"),
+            grafted(base, "external, entropy", "information is the entropy of the layer's weights (eq. 6)"),
             grafted(
-                base, "external, differential entropy", "robust cells, knows scale", criterion="differential_entropy"
+                base,
+                "external, summed entropy",
+                "information is the summed entropy of the layer's filters (eq. 5)",
+                criterion="summed_entropy",
+            ),
+            grafted(
+                base,
+                "external, differential entropy",
+                "information is an entropy with robust cells that depends on the scale of the weights",
+                criterion="differential_entropy",
             ),
         ),
         baseline="baseline",
@@ -246,7 +315,12 @@ def scions(data: DataConfig, epochs: int) -> Comparison:
 
 
 def compact(data: DataConfig, epochs: int) -> Comparison:
-    """Table 4: DCFF as published, stable, its control, and stable with grafting, at equal multiply-adds."""
+    """Return table 4: DCFF as published and stable, its controls, and with grafting, at equal multiply-adds.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
 
     def arm(name: str, description: str, mode: FusionMode, **changes) -> Arm:
         fields = {"exchange": NONE, "fusion": FusionConfig(mode=mode, rates=(0.5,))} | changes
@@ -258,19 +332,19 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
         name="compact",
         question="What does fusing filters add to a network that is narrow from the start?",
         arms=(
-            arm("random", "half of the filters, chosen by chance and never mixed", "random"),
-            arm("published", "as published: frozen after the first epoch", "published"),
-            arm("stable", "mixtures that narrow over the whole schedule", "stable"),
-            arm("mean distance", "the same, ranked by mean distance", "mean_distance"),
+            arm("random", "control: a random half of the filters, never mixed", "random"),
+            arm("published", "as published: the fused filters are frozen after the first epoch", "published"),
+            arm("stable", "each fused filter mixes fewer and fewer filters over the whole schedule", "stable"),
+            arm("mean distance", "the same, with filters ranked by mean distance", "mean_distance"),
             arm("stable, grafting", "stable, and the networks graft each other", "stable", **grafting),
             arm(
                 "stable, grafting, same beginning",
-                "the same from equal initial weights, so that they keep the same filters",
+                "the same from equal initial weights, so that all networks keep the same filters",
                 "stable",
                 population=same,
                 **grafting,
             ),
-            arm("stable, same beginning", "equal initial weights, and no graft", "stable", population=same),
+            arm("stable, same beginning", "stable with equal initial weights, no exchange", "stable", population=same),
         ),
         baseline="random",
         seeds=(0, 1, 2),
@@ -278,37 +352,54 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
 
 
 def levels(data: DataConfig, epochs: int) -> Comparison:
-    """Filter level and alignment: which rule for a weight between two filters, and do unrelated channels matter?"""
+    """Return the comparison of graft levels, of rules for a weight between two filters, and of channel matching.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
     alone = small(data, size=2, epochs=epochs)
     base = dataclasses.replace(alone, staleness=DISCOUNTED_AND_COMPENSATED)
     filters = {"level": "filter", "criterion": "batch_norm"}
     return Comparison(
         name="levels",
-        question="Layers or filters, and should a scion's channels first be brought into one's own order?",
+        question="Should whole layers or single filters be grafted, and should the scion's channels be matched first?",
         arms=(
-            Arm(name="independent", description="no graft", config=dataclasses.replace(alone, exchange=NONE)),
-            grafted(base, "layer", "eq. 2, entropy"),
-            grafted(base, "layer, aligned", "the same after weight matching", channel_matching="weights"),
-            grafted(base, "filter, product", "by batch norm's scale; both alphas multiplied, as published", **filters),
-            grafted(base, "filter, mean", "both alphas' mean", weight_alpha="mean", **filters),
+            Arm(name="independent", description="no exchange", config=dataclasses.replace(alone, exchange=NONE)),
+            grafted(base, "layer", "whole layers by entropy (eq. 2)"),
+            grafted(base, "layer, aligned", "the same after channel matching by weights", channel_matching="weights"),
+            grafted(
+                base,
+                "filter, product",
+                "single filters by batch norm's scale; a weight between two filters has the product of both alphas, as "
+                "published",
+                **filters,
+            ),
+            grafted(
+                base,
+                "filter, mean",
+                "the same, but a weight has the mean of both alphas",
+                weight_alpha="mean",
+                **filters,
+            ),
             grafted(
                 base,
                 "filter, output",
-                "the alpha of the filter that a weight belongs to",
+                "the same, but a weight has the alpha of its output filter",
                 weight_alpha="output",
                 **filters,
             ),
             grafted(
                 base,
                 "filter, aligned",
-                "their mean after weight matching",
+                "the mean of both alphas, after channel matching by weights",
                 weight_alpha="mean",
                 channel_matching="weights",
                 **filters,
             ),
             Arm(
                 name="same beginning",
-                description="layers, entropy, and equal initial weights: channels are related from the start",
+                description="whole layers by entropy from equal initial weights: channels correspond from the start",
                 config=dataclasses.replace(
                     base, population=dataclasses.replace(base.population, same_initial_weights=True)
                 ),
@@ -320,13 +411,13 @@ def levels(data: DataConfig, epochs: int) -> Comparison:
 
 
 COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]] = {
-    "two-networks": ("grafting, averaging, random alpha, PAPA", two_networks, 12),
-    "four-networks": ("the same, four networks", four_networks, 12),
-    "equal-work": ("one network trained as long as all together", equal_work, 12),
-    "staleness": ("a straggler: lockstep, async, aged", staleness, 12),
-    "delay": ("old scions: less of them, brought forward", delay, 12),
+    "two-networks": ("two networks: grafting, averaging, random alpha, PAPA", two_networks, 12),
+    "four-networks": ("four networks on a ring: grafting and PAPA", four_networks, 12),
+    "equal-work": ("two networks against one that trains as long as both together", equal_work, 12),
+    "staleness": ("one slow network: lockstep, asynchronous, staleness discount", staleness, 12),
+    "delay": ("stale scions: staleness discount, delay compensation", delay, 12),
     "compact": ("DCFF: published, stable, controls, with grafting", compact, 12),
-    "levels": ("layers, filters, alignment, equal beginnings", levels, 12),
-    "scions": ("noise, internal, external; criteria", scions, 12),
+    "levels": ("layers or filters, channel matching, equal initial weights", levels, 12),
+    "scions": ("scions from noise, the network itself or others; criteria", scions, 12),
 }
-"""Name: what it is, the function that makes it, epochs."""
+"""Comparisons by name: a description, the function that makes the comparison, and its epochs."""

@@ -1,4 +1,4 @@
-"""What a comparison would cost, told before it starts."""
+"""Estimate the cost of a comparison before it starts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ KNOWN = {
     "imagenet/train": (1_281_167, (3, 224, 224), 1000),
     "Market-1501-v15.09.15/bounding_box_train": (12_936, (3, 256, 128), 751),
 }
-"""Training images, their shape and classes, of data sets that need not be there for it: as the recipes name them."""
+"""Number of training images, their shape and number of classes, by the recipes' names of data sets.
+
+The cost of a comparison on them can be estimated without the data."""
 
 REACHED = 10e12
-"""Operations a second of the device by which hours are told."""
+"""Floating-point operations per second of the device for which hours are estimated."""
 
 
 def costs(comparison: Comparison) -> tuple[Table, str]:
-    """A row for each arm, and what all of it takes over all seeds."""
+    """Return a table of the cost of each arm for one seed, and a text with the total cost over all seeds.
+
+    Args:
+        comparison: The comparison.
+    """
     table = Table(title=f"{comparison.name}: what one seed costs", title_justify="left")
     for name in ("arm", "networks", "epochs", "parameters", "multiply-adds an image", "images", "operations"):
         table.add_column(name, justify="left" if name == "arm" else "right")
@@ -46,17 +52,17 @@ def costs(comparison: Comparison) -> tuple[Table, str]:
             f"{operations:.2e}",
         )
     total *= len(comparison.seeds)
-    told = (
+    description = (
         f"{len(comparison.arms)} arms x {len(comparison.seeds)} seeds: {total:.2e} floating-point operations, "
         f"{total / REACHED / 3600:,.1f} hours of a device that sustains {REACHED / 1e12:g} TFLOP/s. Multiply-adds are "
-        "torch.utils.flop_counter's, of compact networks up to 1.6 % below the published ones; teachers' forward "
-        "passes are not counted."
+        "counted by torch.utils.flop_counter. Its counts of compact networks are up to 1.6 % below the published ones. "
+        "The teachers' forward passes are not counted."
     )
-    return table, told
+    return table, description
 
 
 def _size(arm: Arm, known: dict[str, tuple[int, ModelComplexity]]) -> tuple[int, ModelComplexity]:
-    """Training images, and the cost of the network that is trained; the same network is counted once."""
+    """Return the number of training images and the cost of the network. `known` holds the results of earlier arms."""
     config = arm.config
     key = repr((config.model, config.fusion, config.data))
     if key not in known:
@@ -75,12 +81,12 @@ def _images(data: DataConfig) -> tuple[int, tuple[int, int, int], int]:
 
 
 def _read(data: DataConfig) -> tuple[int, tuple[int, int, int], int]:
-    found = open_images(data.train, split="train")
-    if isinstance(found, ImageSet):
-        shape = found.shape
+    images = open_images(data.train, split="train")
+    if isinstance(images, ImageSet):
+        shape = images.shape
     elif data.image_size is None:
-        picture = found.read(0)
+        picture = images.read(0)
         shape = (1 if picture.mode == "L" else 3, picture.height, picture.width)
     else:
         shape = (3, *height_and_width(data.image_size))
-    return len(found.labels), shape, len(found.class_names)
+    return len(images.labels), shape, len(images.class_names)

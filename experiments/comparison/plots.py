@@ -1,4 +1,4 @@
-"""Pictures of a comparison: accuracy with its spread, entropy and invalid filters, alpha by layer, similarity."""
+"""Pictures of a comparison: accuracy, entropy and invalid filters, alpha by layer, similarity, and fusion."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ Row = dict[str, Any]
 
 
 def draw(comparison: Comparison, record: ResultsStore) -> None:
-    """Pictures beside the record: accuracy (by time too where that counts), filters, alpha, similarity, fusion; those
-    without rows are left out."""
+    """Draw the pictures of a comparison and save them beside its results. A picture without rows is left out.
+
+    Args:
+        comparison: The comparison. If it is timed, accuracy is also drawn by wall time.
+        record: Its results.
+    """
     order = [arm.name for arm in comparison.arms]
     _accuracy(order, record)
     if comparison.is_timed:
@@ -42,9 +46,9 @@ def _accuracy(order: list[str], record: ResultsStore) -> None:
         return
     figure, (by_epoch, loss) = _figure(2)
     for arm, color in _arms(order, rows):
-        of = [row for row in rows if row["arm"] == arm]
-        _band(by_epoch, of, "epoch", lambda row: 100 * row["validation_accuracy"], label=arm, color=color)
-        _band(loss, of, "epoch", lambda row: row["train_loss"], label=arm, color=color)
+        of_arm = [row for row in rows if row["arm"] == arm]
+        _band(by_epoch, of_arm, "epoch", lambda row: 100 * row["validation_accuracy"], label=arm, color=color)
+        _band(loss, of_arm, "epoch", lambda row: row["train_loss"], label=arm, color=color)
     _name(by_epoch, "epoch", "validation accuracy, %")
     _name(loss, "epoch", "training loss, nats")
     by_epoch.legend(fontsize=7)
@@ -60,11 +64,11 @@ def _time(order: list[str], record: ResultsStore) -> None:
         series: dict[tuple[int, int], list[Row]] = defaultdict(list)
         for row in sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["time"]):
             series[row["seed"], row["network"]].append(row)
-        for number, of in enumerate(series.values()):
+        for number, run in enumerate(series.values()):
             label = arm if number == 0 else None
-            accuracies = [100 * row["validation_accuracy"] for row in of]
-            axes.step([row["time"] for row in of], accuracies, where="post", color=color, lw=0.9, label=label)
-    _name(axes, "seconds, a line for each network and seed", "validation accuracy, %")
+            accuracies = [100 * row["validation_accuracy"] for row in run]
+            axes.step([row["time"] for row in run], accuracies, where="post", color=color, lw=0.9, label=label)
+    _name(axes, "seconds; one line for each network and seed", "validation accuracy, %")
     axes.legend(fontsize=7)
     _save(figure, record, "time")
 
@@ -75,10 +79,10 @@ def _filters(order: list[str], record: ResultsStore) -> None:
         return
     figure, (entropy, invalid, empty) = _figure(3)
     for arm, color in _arms(order, rows):
-        of = [row for row in rows if row["arm"] == arm]
-        _band(entropy, of, "interval", lambda row: row["entropy"], label=arm, color=color)
-        _band(invalid, of, "interval", lambda row: 100 * row["invalid_1"], label=arm, color=color)
-        _band(empty, of, "interval", lambda row: 100 * row["invalid_0_1"], label=arm, color=color)
+        of_arm = [row for row in rows if row["arm"] == arm]
+        _band(entropy, of_arm, "interval", lambda row: row["entropy"], label=arm, color=color)
+        _band(invalid, of_arm, "interval", lambda row: 100 * row["invalid_1"], label=arm, color=color)
+        _band(empty, of_arm, "interval", lambda row: 100 * row["invalid_0_1"], label=arm, color=color)
     _name(entropy, "interval", "mean entropy of the layers, nats")
     _name(invalid, "interval", "filters with l1 norm below 1, %")
     _name(empty, "interval", "filters with l1 norm below 0.1, %")
@@ -87,7 +91,7 @@ def _filters(order: list[str], record: ResultsStore) -> None:
 
 
 def _layers(order: list[str], record: ResultsStore) -> None:
-    """Invalid filters by layer over training, a panel for each arm."""
+    """Draw the share of invalid filters by layer and interval, with one panel for each arm."""
     rows = record.rows("layers")
     if not rows:
         return
@@ -95,19 +99,19 @@ def _layers(order: list[str], record: ResultsStore) -> None:
     arms = [arm for arm, _ in _arms(order, rows)]
     figure = Figure(figsize=(1.0 + 2.6 * len(arms), 1.0 + 0.28 * len(layers)), layout="constrained")
     panels = [figure.add_subplot(1, len(arms), place + 1) for place in range(len(arms))]
-    shown = None
+    image = None
     for arm, axes in zip(arms, panels, strict=True):
-        found: dict[tuple[str, int], list[float]] = defaultdict(list)
+        shares: dict[tuple[str, int], list[float]] = defaultdict(list)
         for row in rows:
             if row["arm"] == arm:
-                found[row["layer"], row["interval"]].append(100 * row["invalid_1"])
-        parts = [[np.mean(found.get((layer, at), [np.nan])) for at in sorted(intervals)] for layer in layers]
-        shown = axes.imshow(parts, aspect="auto", vmin=0.0, vmax=100.0, cmap="viridis")
+                shares[row["layer"], row["interval"]].append(100 * row["invalid_1"])
+        means = [[np.mean(shares.get((layer, at), [np.nan])) for at in sorted(intervals)] for layer in layers]
+        image = axes.imshow(means, aspect="auto", vmin=0.0, vmax=100.0, cmap="viridis")
         axes.set_title(arm, fontsize=7)
         axes.set_xlabel("evaluated interval")
         axes.set_yticks(range(len(layers)), [layer.removesuffix(".weight") for layer in layers], fontsize=6)
-    if shown is not None:
-        figure.colorbar(shown, ax=panels, label="filters with l1 norm below 1, %")
+    if image is not None:
+        figure.colorbar(image, ax=panels, label="filters with l1 norm below 1, %")
     _save(figure, record, "layers")
 
 
@@ -118,18 +122,18 @@ def _alpha(order: list[str], record: ResultsStore) -> None:
     figure, (axes,) = _figure(1)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     for arm, color in _arms(order, rows):
-        of: dict[str, list[Row]] = defaultdict(list)
+        by_layer: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             if row["arm"] == arm:
-                of[row["layer"]].append(row)
-        places = [place for place, layer in enumerate(layers) if layer in of]
+                by_layer[row["layer"]].append(row)
+        places = [place for place, layer in enumerate(layers) if layer in by_layer]
         means, spread = (
-            [np.mean([row[name] for row in of[layers[place]]]) for place in places]
+            [np.mean([row[name] for row in by_layer[layers[place]]]) for place in places]
             for name in ("alpha", "alpha_deviation")
         )
         axes.errorbar(places, means, yerr=spread, label=arm, color=color, capsize=2, marker="o", ms=3)
     axes.set_xticks(range(len(layers)), [layer.removesuffix(".weight") for layer in layers], rotation=70, fontsize=6)
-    _name(axes, "", "alpha: mean and deviation over exchanges")
+    _name(axes, "", "alpha: mean and standard deviation over exchanges")
     axes.legend(fontsize=7)
     _save(figure, record, "alpha")
 
@@ -140,11 +144,11 @@ def _similarity(order: list[str], record: ResultsStore) -> None:
         return
     figure, (agreement, cosine) = _figure(2)
     for arm, color in _arms(order, rows):
-        of = [row for row in rows if row["arm"] == arm]
-        _band(agreement, of, "interval", lambda row: 100 * row["agreement"], label=arm, color=color)
-        known = [row for row in of if row["cosine"] is not None]
+        of_arm = [row for row in rows if row["arm"] == arm]
+        _band(agreement, of_arm, "interval", lambda row: 100 * row["agreement"], label=arm, color=color)
+        known = [row for row in of_arm if row["cosine"] is not None]
         _band(cosine, known, "interval", lambda row: row["cosine"], label=arm, color=color)
-    _name(agreement, "interval", "same prediction after the exchange, %")
+    _name(agreement, "interval", "same predictions after the exchange, %")
     _name(cosine, "interval", "cosine of the weights after the exchange")
     agreement.legend(fontsize=7)
     _save(figure, record, "similarity")
@@ -156,16 +160,16 @@ def _fusion(order: list[str], record: ResultsStore) -> None:
         return
     figure, (effective, gradient, changed) = _figure(3)
     for arm, color in _arms(order, rows):
-        of = [row for row in rows if row["arm"] == arm]
-        _band(effective, of, "epoch", lambda row: row["effective"], label=arm, color=color)
-        known = [row for row in of if row["discarded_gradient"] is not None]
+        of_arm = [row for row in rows if row["arm"] == arm]
+        _band(effective, of_arm, "epoch", lambda row: row["effective"], label=arm, color=color)
+        known = [row for row in of_arm if row["discarded_gradient"] is not None]
         _band(gradient, known, "epoch", lambda row: 100 * row["discarded_gradient"], label=arm, color=color)
-        later = [row for row in of if row["epoch"] > 0]
+        later = [row for row in of_arm if row["epoch"] > 0]
         _band(changed, later, "epoch", lambda row: 100 * row["changed"] / row["kept"], label=arm, color=color)
     effective.set_yscale("log")
-    _name(effective, "epoch", "filters mixed into one: mean, range")
-    _name(gradient, "epoch", "gradient to filters not kept, step before, %")
-    _name(changed, "epoch", "kept, not kept before, %")
+    _name(effective, "epoch", "filters mixed into a fused filter: mean, range")
+    _name(gradient, "epoch", "gradient to discarded filters, last step, %")
+    _name(changed, "epoch", "kept filters that were discarded before, %")
     effective.legend(fontsize=7)
     _save(figure, record, "fusion")
 
@@ -173,23 +177,27 @@ def _fusion(order: list[str], record: ResultsStore) -> None:
 def _band(
     axes: Axes, rows: Iterable[Row], along: str, value: Callable[[Row], float], *, label: str, color: str
 ) -> None:
-    """Mean over networks and seeds, with the range from the least to the greatest."""
-    found: dict[float, list[float]] = defaultdict(list)
+    """Draw the mean over networks and seeds as a line, and the range from least to greatest as a band."""
+    values: dict[float, list[float]] = defaultdict(list)
     for row in rows:
-        found[round(float(row[along]), 2)].append(value(row))
-    places = sorted(found)
-    axes.plot(places, [np.mean(found[place]) for place in places], label=label, color=color, lw=1.5)
+        values[round(float(row[along]), 2)].append(value(row))
+    places = sorted(values)
+    axes.plot(places, [np.mean(values[place]) for place in places], label=label, color=color, lw=1.5)
     axes.fill_between(
-        places, [min(found[place]) for place in places], [max(found[place]) for place in places], color=color, alpha=0.1
+        places,
+        [min(values[place]) for place in places],
+        [max(values[place]) for place in places],
+        color=color,
+        alpha=0.1,
     )
 
 
 def _arms(order: list[str], rows: list[Row]) -> Iterable[tuple[str, str]]:
-    """Arms that have rows, each with its color, the same in every picture."""
+    """Return the arms that have rows, each with its color. The color of an arm is the same in every picture."""
     colors = itertools.cycle(color_sequences["tab10"])
-    there = {row["arm"] for row in rows}
-    chosen = itertools.islice(colors, len(order))
-    return [(arm, to_hex(color)) for arm, color in zip(order, chosen, strict=True) if arm in there]
+    present = {row["arm"] for row in rows}
+    arm_colors = itertools.islice(colors, len(order))
+    return [(arm, to_hex(color)) for arm, color in zip(order, arm_colors, strict=True) if arm in present]
 
 
 def _figure(count: int) -> tuple[Figure, list[Axes]]:

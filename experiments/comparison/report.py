@@ -1,4 +1,7 @@
-"""The report of a comparison: what was asked, with what it was made, means with intervals, paired differences."""
+"""The report of a comparison: question, setting, means with confidence intervals, and paired differences.
+
+Longer than 300 lines: one function a table of the report, in the order of the report.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ SHOWN = {
     "last_mean": "mean at the end",
     "validation": "mean on validation images",
 }
-"""Columns: the result's kinds, and what they are called."""
+"""Columns of the score tables: the kind of result and the heading."""
 
 PICTURES = ("accuracy", "time", "filters", "layers", "alpha", "similarity", "fusion")
 
@@ -32,7 +35,7 @@ WHEN: dict[str, Callable[[int], int]] = {
     "half way": lambda count: count // 2,
     "at the end": lambda count: count - 1,
 }
-"""Of so many evaluated intervals, which one."""
+"""Times at which filters are shown: label, and a function from the number of evaluated intervals to an index."""
 
 DENSE = ("valid_filters", "invalid_filters", "valid_l1", "invalid_l1")
 
@@ -40,7 +43,13 @@ Row = dict[str, Any]
 
 
 def write_report(comparison: Comparison, record: ResultsStore, *, command: str) -> None:
-    """README.md beside the record."""
+    """Write the report as README.md beside the results.
+
+    Args:
+        comparison: The comparison.
+        record: Its results.
+        command: Command line that made the results.
+    """
     rows = record.rows("scores")
     names = [arm.name for arm in comparison.arms if any(row["arm"] == arm.name for row in rows)]
     parts = [
@@ -48,14 +57,15 @@ def write_report(comparison: Comparison, record: ResultsStore, *, command: str) 
         comparison.question,
         f"Made by `{command}`.",
         _setting(comparison, rows),
-        "Weights are those that were best on the validation images, before that interval's exchange; soups have their "
-        "batch norm measured anew. Intervals are 95 % over seeds (Student's t), in percent and points.",
+        "Scores are those of each network's best weights by validation, taken before the exchange of that interval. "
+        "The batch norm of soups is measured anew. Means are in percent and differences in percentage points, both "
+        "with 95 % confidence intervals over seeds (Student's t).",
         *(
             part
             for score in _scores(rows)
             for part in (_means(names, rows, score), _differences(comparison, names, rows, score))
         ),
-        "## Beside accuracy",
+        "## Other measures",
         _others(comparison, names, rows),
         _invalid(names, record.rows("filters"), rows),
         _fused(names, record.rows("fusion")),
@@ -74,32 +84,32 @@ def _setting(comparison: Comparison, rows: Sequence[Row]) -> str:
     config = comparison.arms[0].config
     images = ", ".join(f"{count:,}" for count in sorted({int(row["images"]) for row in rows}))
     if not comparison.does_equal_work:
-        lengths = " and ".join(str(one) for one in sorted({arm.config.schedule.epochs for arm in comparison.arms}))
+        lengths = " and ".join(str(count) for count in sorted({arm.config.schedule.epochs for arm in comparison.arms}))
         return (
-            f"Networks, rates and batches as published, {config.mode}, {lengths} epochs, on {_data(config.data)}; arms "
-            f"do not do equal work: {images} images trained on."
+            f"Networks, learning rates and batch sizes are as published. Mode {config.mode}, {lengths} epochs, on "
+            f"{_data(config.data)}. The arms do not do equal work: they train on {images} images."
         )
     schedule, optimizer = config.schedule, config.optimizer
     return (
         f"{config.model.architecture} on {_data(config.data)}; batch {schedule.batch_size}, {optimizer.name}, "
         f"learning rate {optimizer.learning_rate:g} ({schedule.lr_decay}), weight decay {optimizer.weight_decay:g}, "
-        f"forward pass in {config.device.precision}; {comparison.arms[0].work} epochs of one network in each arm "
-        f"({images} images trained on)."
+        f"forward pass in {config.device.precision}. The networks of each arm train together for "
+        f"{comparison.arms[0].work} epochs ({images} images)."
     )
 
 
 def _data(data: DataConfig) -> str:
-    judged = f", judged on {data.test.rpartition('/')[2]}" if data.test else ""
-    return f"{data.train.rpartition('/')[2]} ({data.validation:.0%} of it held out){judged}"
+    evaluated = f", evaluated on {data.test.rpartition('/')[2]}" if data.test else ""
+    return f"{data.train.rpartition('/')[2]} ({data.validation:.0%} of it held out for validation){evaluated}"
 
 
 def _values(name: str, rows: Sequence[Row], column: str) -> dict[int, float]:
-    """By seed, in percent."""
+    """Return a column of an arm by seed, in percent."""
     return {row["seed"]: 100.0 * row[column] for row in rows if row["arm"] == name and row.get(column) is not None}
 
 
 def _scores(rows: Sequence[Row]) -> dict[str, str]:
-    """What is told of each arm, and what it is called."""
+    """Return the scores that are reported, with their headings."""
     if any(row.get("mean_mean_average_precision") is not None for row in rows):
         return {"mean_average_precision": "Mean average precision", "accuracy": "CMC rank-1"}
     return {"accuracy": "Accuracy"}
@@ -108,16 +118,20 @@ def _scores(rows: Sequence[Row]) -> dict[str, str]:
 def _means(names: Sequence[str], rows: Sequence[Row], score: str) -> str:
     table = [["arm", "seeds", *SHOWN.values()]]
     for name in names:
-        found = [_values(name, rows, f"{kind}_{score}") for kind in SHOWN]
+        columns = [_values(name, rows, f"{kind}_{score}") for kind in SHOWN]
         table.append(
-            [name, str(len(found[0])), *(_format_estimate(interval(list(of.values()))) if of else "" for of in found)]
+            [
+                name,
+                str(len(columns[0])),
+                *(_format_estimate(interval(list(values.values()))) if values else "" for values in columns),
+            ]
         )
-    judged = " and ".join(sorted({row.get("judged_on") or "test" for row in rows}))
-    return f"{_scores(rows)[score]} on the {judged} images:\n\n{_markdown(table)}"
+    images = " and ".join(sorted({row.get("judged_on") or "test" for row in rows}))
+    return f"{_scores(rows)[score]} on the {images} images:\n\n{_markdown(table)}"
 
 
 def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Row], score: str) -> str:
-    """Each arm with the one that it is compared with, where both ran."""
+    """Return the table of differences between each arm and its baseline, for the arms of which both ran."""
     pairs = [
         (arm.name, against)
         for arm in comparison.arms
@@ -130,24 +144,24 @@ def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Ro
     for name, against in pairs:
         line = [name if len(against_all) == 1 else f"{name} - {against}"]
         for kind in SHOWN:
-            mine, theirs = (_values(arm, rows, f"{kind}_{score}") for arm in (name, against))
-            line.append(_difference(mine, theirs, num_comparisons=len(pairs)))
+            values, baseline = (_values(arm, rows, f"{kind}_{score}") for arm in (name, against))
+            line.append(_difference(values, baseline, num_comparisons=len(pairs)))
         table.append(line)
-    to = f" to *{against_all.pop()}*" if len(against_all) == 1 else ""
+    baseline_name = f" to *{against_all.pop()}*" if len(against_all) == 1 else ""
     description = (
-        f"Differences{to}, paired by seed, in points; the interval holds for all {len(pairs)} together (Bonferroni). "
-        "**Bold** where it excludes zero."
+        f"Differences{baseline_name}, paired by seed, in percentage points. The intervals hold for all {len(pairs)} "
+        "together (Bonferroni). A difference is **bold** if its interval excludes zero."
     )
     return f"{description}\n\n{_markdown(table)}"
 
 
 def _difference(mine: dict[int, float], theirs: dict[int, float], *, num_comparisons: int) -> str:
-    """Of values by seed, bold where its interval excludes zero; empty where no seed is in both."""
+    """Return the difference of values by seed, bold if it excludes zero. Empty if they share no seed."""
     if not mine.keys() & theirs.keys():
         return ""
-    found = paired(mine, theirs, num_comparisons=num_comparisons)
-    description = _format_estimate(found, sign="+")
-    return f"**{description}**" if found.excludes_zero else description
+    difference = paired(mine, theirs, num_comparisons=num_comparisons)
+    description = _format_estimate(difference, sign="+")
+    return f"**{description}**" if difference.excludes_zero else description
 
 
 def _others(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:
@@ -155,7 +169,7 @@ def _others(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -
     columns = {
         "mean_loss": ("mean loss, nats", 1.0),
         "mean_calibration_error": ("mean calibration error, %", 100.0),
-        "ensemble_calibration_error": ("ensemble's, %", 100.0),
+        "ensemble_calibration_error": ("ensemble calibration error, %", 100.0),
         "agreement": ("agreement at the end, %", 100.0),
         "cosine": ("cosine at the end", 1.0),
         "exchanges": ("exchanges", 1.0),
@@ -166,30 +180,37 @@ def _others(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -
     for name in names:
         line = [name]
         for column, (_, scale) in columns.items():
-            found = [scale * row[column] for row in rows if row["arm"] == name and row.get(column) is not None]
-            line.append(_format_estimate(interval(found)) if found else "")
+            values = [scale * row[column] for row in rows if row["arm"] == name and row.get(column) is not None]
+            line.append(_format_estimate(interval(values)) if values else "")
         table.append(line)
     return _markdown(table)
 
 
 def _invalid(names: Sequence[str], rows: Sequence[Row], scores: Sequence[Row]) -> str:
-    """Filters below the papers' thresholds over training, and how dense those are that the baseline has below them."""
+    """Return the section on invalid filters: their share during training, and their mean l1 norm at the end."""
     if not rows:
         return ""
-    shown = list(itertools.product(("invalid_1", "invalid_0_1"), WHEN))
-    table = [["arm", *(f"below {THRESHOLDS[name]:g}, {when}, %" for name, when in shown)]]
+    headings = list(itertools.product(("invalid_1", "invalid_0_1"), WHEN))
+    table = [["arm", *(f"below {THRESHOLDS[name]:g}, {when}, %" for name, when in headings)]]
     for arm in names:
         of_arm = [row for row in rows if row["arm"] == arm]
         intervals = sorted({row["interval"] for row in of_arm})
         line = [arm]
-        for name, when in shown:
-            of: dict[int, list[float]] = defaultdict(list)
+        for name, when in headings:
+            by_seed: dict[int, list[float]] = defaultdict(list)
             for row in of_arm:
                 if row["interval"] == intervals[WHEN[when](len(intervals))]:
-                    of[row["seed"]].append(100 * row[name])
-            line.append(_format_estimate(interval([sum(found) / len(found) for found in of.values()])) if of else "")
+                    by_seed[row["seed"]].append(100 * row[name])
+            line.append(
+                _format_estimate(interval([sum(shares) / len(shares) for shares in by_seed.values()]))
+                if by_seed
+                else ""
+            )
         table.append(line)
-    description = f"## Invalid filters\n\nPart of all filters, by l1 norm; means over networks.\n\n{_markdown(table)}"
+    description = (
+        "## Invalid filters\n\nShare of the filters whose l1 norm is below a threshold; means over networks.\n\n"
+        f"{_markdown(table)}"
+    )
     columns = {
         f"{name}{end}": f"{name.replace('_', ' ')} ({below:g})" for end, below in DENSITIES.items() for name in DENSE
     }
@@ -198,23 +219,24 @@ def _invalid(names: Sequence[str], rows: Sequence[Row], scores: Sequence[Row]) -
         of_arm = [row for row in scores if row["arm"] == arm]
         values = [[row[column] for row in of_arm if row.get(column) is not None] for column in columns]
         if any(values):
-            dense.append([arm, *(_format_estimate(interval(found)) if found else "" for found in values)])
+            dense.append([arm, *(_format_estimate(interval(column)) if column else "" for column in values)])
     if not any(row.get(f"invalid_filters{end}") for row in scores for end in DENSITIES):
         return description
     return (
-        f"{description}\n\nFilters that are valid and invalid in the baseline's network at its end (l1 norm below 0.1, and "
-        f"below 1): how many, and their mean l1 norm in each arm's.\n\n{_markdown(dense)}"
+        f"{description}\n\nA filter is invalid if its l1 norm in the baseline's final network is below a threshold "
+        "(0.1 or 1), otherwise valid. The table has the numbers of valid and invalid filters, and their mean l1 norm "
+        f"in the networks of each arm.\n\n{_markdown(dense)}"
     )
 
 
 def _fused(names: Sequence[str], rows: Sequence[Row]) -> str:
-    """How filters are fused at some epochs: means over layers, networks and seeds."""
+    """Return the section on fusion: how filters are mixed at some epochs, as means over layers, networks and seeds."""
     if not rows:
         return ""
     last = max(row["epoch"] for row in rows)
     epochs = sorted({0, 1, 2, last // 2, last})
     table = [["arm", "", *(f"epoch {epoch}" for epoch in epochs)]]
-    shown: dict[str, Callable[[Row], float | None]] = {
+    measures: dict[str, Callable[[Row], float | None]] = {
         "filters mixed into a fused one": lambda row: row["effective"],
         "gradient to filters not kept, %": lambda row: (
             None if row["discarded_gradient"] is None else 100 * row["discarded_gradient"]
@@ -222,21 +244,23 @@ def _fused(names: Sequence[str], rows: Sequence[Row]) -> str:
         "kept and not kept before, %": lambda row: 100 * row["changed"] / row["kept"] if row["epoch"] else None,
     }
     for name in names:
-        for description, value in shown.items():
+        for description, value in measures.items():
             cells = []
             for epoch in epochs:
-                found = [value(row) for row in rows if row["arm"] == name and row["epoch"] == epoch]
-                known = [one for one in found if one is not None]
+                values = [value(row) for row in rows if row["arm"] == name and row["epoch"] == epoch]
+                known = [number for number in values if number is not None]
                 cells.append(f"{sum(known) / len(known):.2f}" if known else "")
             if any(cells):
                 table.append([name, description, *cells])
-    when = "when an epoch begins; the gradient is that of the last step before it"
+    when = "at the start of each epoch. The gradient is that of the last step before it"
     return f"## How filters are fused\n\nMeans over layers, networks and seeds {when}.\n\n{_markdown(table)}"
 
 
 def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:
-    """Validation accuracy of all networks at quarters of the time in which all runs of the fastest arm ended, and when
-    networks ended; differences to the baseline."""
+    """Return the section on wall time: validation accuracy at four times, when networks ended, and differences.
+
+    The times are the quarters of the time in which all runs of the fastest arm ended.
+    """
     runs: dict[tuple[str, int], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in sorted(rows, key=lambda row: row["time"]):
         runs[row["arm"], row["seed"]][row["network"]].append(row)
@@ -250,46 +274,48 @@ def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) ->
     reached = {key: [_reached(networks.values(), mark) for mark in marks] for key, networks in runs.items()}
 
     def at(name: str, place: int) -> dict[int, float]:
-        """By seed, in percent; empty where a network of a run had no evaluation yet."""
-        found = {seed: values[place] for (arm, seed), values in reached.items() if arm == name}
-        known = {seed: 100 * value for seed, value in found.items() if value is not None}
-        return known if len(known) == len(found) else {}
+        """Return percent by seed, or nothing if a network of some run had no evaluation yet."""
+        accuracies = {seed: values[place] for (arm, seed), values in reached.items() if arm == name}
+        known = {seed: 100 * accuracy for seed, accuracy in accuracies.items() if accuracy is not None}
+        return known if len(known) == len(accuracies) else {}
 
     others = [name for name in names if name != comparison.baseline]
     for name in names:
         scores = [at(name, place) for place in range(len(marks))]
-        line = [name, *(_format_estimate(interval(list(found.values()))) if found else "" for found in scores)]
+        line = [name, *(_format_estimate(interval(list(by_seed.values()))) if by_seed else "" for by_seed in scores)]
         for place in (0, -1):
             line.append(_format_estimate(interval([end[place] for (arm, _), end in ends.items() if arm == name])))
         table.append(line)
         if name in others:
-            theirs = [at(comparison.baseline, place) for place in range(len(marks))]
-            pairs = zip(scores, theirs, strict=True)
-            gained.append([name, *(_difference(mine, other, num_comparisons=len(others)) for mine, other in pairs)])
+            baseline_scores = [at(comparison.baseline, place) for place in range(len(marks))]
+            pairs = zip(scores, baseline_scores, strict=True)
+            gained.append(
+                [name, *(_difference(values, baseline, num_comparisons=len(others)) for values, baseline in pairs)]
+            )
     description = (
-        "Mean validation accuracy of all networks, each at its newest evaluation by that time (seconds since the first "
-        "began to train); blank where a network had none yet."
+        "Mean validation accuracy of all networks, each with its newest evaluation at that time. Times are in seconds "
+        "since the first network began to train. A cell is blank if a network had no evaluation yet."
     )
     differences = (
-        f"Differences to *{comparison.baseline}* at these times, paired by seed, in points; the interval holds for all "
-        f"{len(others)} arms together (Bonferroni)."
+        f"Differences to *{comparison.baseline}* at these times, paired by seed, in percentage points. The intervals "
+        f"hold for all {len(others)} arms together (Bonferroni)."
     )
     return f"## By wall time\n\n{description}\n\n{_markdown(table)}\n\n{differences}\n\n{_markdown(gained)}"
 
 
 def _reached(networks: Iterable[Sequence[Row]], mark: float) -> float | None:
-    """Mean over networks of the newest accuracy at a time."""
-    newest = [[row["validation_accuracy"] for row in rows if row["time"] <= mark] for rows in networks]
-    return sum(found[-1] for found in newest) / len(newest) if all(newest) else None
+    """Return the mean over networks of the newest accuracy at a time, or None if a network has none yet."""
+    so_far = [[row["validation_accuracy"] for row in rows if row["time"] <= mark] for rows in networks]
+    return sum(accuracies[-1] for accuracies in so_far) / len(so_far) if all(so_far) else None
 
 
 def _taken(rows: Sequence[Row]) -> str:
     taken = _seeds((f"{row['arm']} (from {row['taken_from']})", row["seed"]) for row in rows if row["taken_from"])
-    return f"Runs of another table, with the same configuration, data and seed: {taken}." if taken else ""
+    return f"Runs copied from another comparison with the same configuration, data and seed: {taken}." if taken else ""
 
 
 def _versions(rows: Sequence[Row]) -> str:
-    """The versions of the code that made the runs."""
+    """Return the versions of the code that made the runs."""
     by_version: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for row in rows:
         by_version[row["code"]].append((row["arm"], row["seed"]))
@@ -298,19 +324,20 @@ def _versions(rows: Sequence[Row]) -> str:
 
 
 def _missing(comparison: Comparison, rows: Sequence[Row]) -> str:
-    there = {(row["arm"], row["seed"]) for row in rows}
-    every = itertools.product((arm.name for arm in comparison.arms), comparison.seeds)
-    missing = _seeds(run for run in every if run not in there)
+    recorded = {(row["arm"], row["seed"]) for row in rows}
+    planned = itertools.product((arm.name for arm in comparison.arms), comparison.seeds)
+    missing = _seeds(run for run in planned if run not in recorded)
     return f"Not run: {missing}." if missing else ""
 
 
 def _seeds(runs: Iterable[tuple[str, int]]) -> str:
-    """Runs by name: each with its seeds."""
-    found: dict[str, list[int]] = {}
+    """Return a text that lists the names of runs, each with its seeds."""
+    by_name: dict[str, list[int]] = {}
     for name, seed in runs:
-        found.setdefault(name, []).append(seed)
+        by_name.setdefault(name, []).append(seed)
     return "; ".join(
-        f"{name} seed{'s' if len(of) > 1 else ''} {', '.join(map(str, sorted(of)))}" for name, of in found.items()
+        f"{name} seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
+        for name, seeds in by_name.items()
     )
 
 

@@ -1,4 +1,4 @@
-"""Results of a comparison, small enough to be committed: scores, curves, alphas and similarities of each run."""
+"""Results of a comparison, small enough to commit to git: scores, curves, alphas and similarities of each run."""
 
 from __future__ import annotations
 
@@ -30,16 +30,21 @@ TABLES = ("scores", "curves", "filters", "layers", "alphas", "similarity", "fusi
 """Files of a comparison's results, keyed by arm and seed."""
 
 DENSITIES = {"": 0.1, "_1": 1.0}
-"""Ends of the columns of densities, and the l1 norm below which a filter of the baseline is invalid there, as in
-Grafting+."""
+"""Suffixes of the density columns, with the l1 norm below which a filter of the baseline counts as invalid.
+
+Source: Grafting+, Cheng et al. 2020 (arXiv:2004.12311)."""
 
 Rows = dict[str, list[dict[str, Any]]]
 
 
 def comparable_config(config: RunConfig) -> str:
-    """Return a configuration as JSON without what does not change a result: name, folder, address and seed.
+    """Return a configuration as JSON, for comparing runs.
 
-    A file of images counts by its name and size, a folder by the last two names of its path.
+    The JSON leaves out fields that do not change a result (name, folder, address, detach), and the seed. A file of
+    images is identified by its name and size, a folder by the last two names of its path.
+
+    Args:
+        config: The configuration.
     """
     plain = to_dict(dataclasses.replace(config, name=None, storage="runs", address=None, seed=0, detach=False))
     for images in ("train", "test", "query"):
@@ -56,10 +61,12 @@ def _identity(images: str) -> str:
 
 
 def is_same_config(recorded: str | None, current: str) -> bool:
-    """Return whether a recorded configuration is the current one. Fields added since count with their defaults.
+    """Return whether a recorded configuration equals the current one.
+
+    Fields that are newer than the recorded configuration have their defaults in it.
 
     Args:
-        recorded: JSON beside a row, or None where it is not known.
+        recorded: JSON that is recorded with a row. None if it is not known, which equals no configuration.
         current: `comparable_config` of an arm.
     """
     if recorded is None or recorded == current:
@@ -71,13 +78,13 @@ def is_same_config(recorded: str | None, current: str) -> bool:
 def _with_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     filled = {key: value for key, value in defaults.items() if key not in values}
     for key, value in values.items():
-        nested = isinstance(value, dict) and isinstance(defaults.get(key), dict)
-        filled[key] = _with_defaults(value, defaults[key]) if nested else value
+        is_nested = isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        filled[key] = _with_defaults(value, defaults[key]) if is_nested else value
     return filled
 
 
 def code_version() -> str:
-    """Return the version of inarch, with the commit if it is installed from a git checkout."""
+    """Return the version of inarch, followed by the git commit if inarch is installed from a checkout."""
     version = importlib.metadata.version("inarch")
     command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--exclude", "*"]
     try:
@@ -90,26 +97,35 @@ def code_version() -> str:
 class ResultsStore:
     """The Parquet files of one comparison in a folder.
 
-    It may also hold runs of other configurations, made earlier. They are kept but not shown.
+    The files may also hold earlier runs with other configurations. The store keeps them but does not return them.
     """
 
     def __init__(self, folder: Path, comparison: Comparison) -> None:
-        """Open the store; nothing is written yet.
+        """Open the store. Nothing is written yet.
 
         Args:
-            folder: Where the files lie.
-            comparison: Arms whose runs count, as they are configured now.
+            folder: Folder of the files. It need not exist.
+            comparison: Comparison whose arms define the current configurations.
         """
         self.folder = folder
         self._configs = {arm.name: comparable_config(arm.config) for arm in comparison.arms}
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """Return the rows of one of TABLES that belong to the arms as they are configured now."""
+        """Return the rows of runs whose configuration is the current one of their arm.
+
+        Args:
+            table: One of TABLES.
+        """
         runs = self._runs()
         return [row for row in read_rows(self.folder, table) if (row["arm"], row["seed"]) in runs]
 
     def has(self, arm: str, seed: int) -> bool:
-        """Return whether the store holds a run of an arm with its present configuration."""
+        """Return whether the store holds a run of an arm with its current configuration.
+
+        Args:
+            arm: Name of the arm.
+            seed: Seed of the run.
+        """
         return (arm, seed) in self._runs()
 
     def _runs(self) -> set[tuple[str, int]]:
@@ -120,16 +136,20 @@ class ResultsStore:
         }
 
     def reuse(self, arm: str, seed: int) -> bool:
-        """Copy a run of equal configuration, data and seed from a store beside this one, if there is one.
+        """Copy a run of equal configuration, data and seed from a folder beside this one, if there is such a run.
 
-        `taken_from` in its scores then names the comparison that made it, and `code` the version that ran it.
+        In the copied scores `taken_from` names the comparison that made the run, and `code` the version of inarch.
+
+        Args:
+            arm: Name of the arm.
+            seed: Seed of the run.
 
         Returns:
-            Whether there was one.
+            Whether a run was copied.
         """
         config = self._configs[arm]
-        beside = sorted({path.parent for path in self.folder.parent.glob("*/scores.parquet")} - {self.folder})
-        for folder in beside:
+        other_folders = sorted({path.parent for path in self.folder.parent.glob("*/scores.parquet")} - {self.folder})
+        for folder in other_folders:
             rows = read_rows(folder, "scores")
             equal = [row for row in rows if row["seed"] == seed and is_same_config(row["config"], config)]
             if equal:
@@ -140,46 +160,51 @@ class ResultsStore:
         return False
 
     def add(self, arm: str, seed: int, run: Rows) -> None:
-        """Add a run, in place of an earlier one of the same arm and seed.
+        """Add a run. It replaces an earlier run of the same arm and seed.
 
         Args:
             arm: Name of the arm.
             seed: Seed of the run.
-            run: Rows of each table.
+            run: Rows by table, without the columns `arm` and `seed`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for table in reversed(TABLES):
-            before = read_rows(self.folder, table)
-            others = [row for row in before if (row["arm"], row["seed"]) != (arm, seed)]
+            earlier = read_rows(self.folder, table)
+            others = [row for row in earlier if (row["arm"], row["seed"]) != (arm, seed)]
             rows = others + [{"arm": arm, "seed": seed, **row} for row in run.get(table, ())]
             if rows:
-                names = dict.fromkeys(name for row in rows for name in row)  # an older row may have fewer
-                whole = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
-                pq.write_table(whole, self.folder / f"{table}.parquet", compression="zstd")
-            elif before:
+                names = dict.fromkeys(name for row in rows for name in row)  # older rows may have fewer columns
+                columns = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+                pq.write_table(columns, self.folder / f"{table}.parquet", compression="zstd")
+            elif earlier:
                 (self.folder / f"{table}.parquet").unlink()
 
 
 def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:
-    """All rows of one of TABLES in a folder."""
+    """Return all rows of a table, whatever their configuration. Empty if there is no file.
+
+    Args:
+        folder: Folder of the files.
+        table: One of TABLES.
+    """
     path = folder / f"{table}.parquet"
     return pq.read_table(path).to_pylist() if path.exists() else []
 
 
 def _rows_of(folder: Path, table: str, arm: str, seed: int) -> list[dict[str, Any]]:
-    """One run's rows of a table, without the run's name."""
+    """Return the rows of one run, without the columns `arm` and `seed`."""
     rows = [row for row in read_rows(folder, table) if (row["arm"], row["seed"]) == (arm, seed)]
     return [{key: value for key, value in row.items() if key not in ("arm", "seed")} for row in rows]
 
 
 def summarize(arm: Arm, result: dict[str, Any], folder: str, *, baseline: Storage) -> Rows:
-    """What is kept of one run.
+    """Return the rows of each table for one finished run.
 
     Args:
-        arm: Its arm.
-        result: Its result.json.
-        folder: Its folder, checkpoints and history.
-        baseline: The folder of the run that decides which filters are valid, where there is one.
+        arm: Arm of the run.
+        result: Contents of the run's result.json.
+        folder: Folder of the run, with checkpoints and history.
+        baseline: Folder of the baseline's run, which decides which filters are valid. It may be empty.
     """
     storage = Storage(folder)
     return {
@@ -205,10 +230,10 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "validation_accuracy": _validation(metrics, "validation_accuracy"),
         "validation_mean_average_precision": _validation(metrics, "validation_mean_average_precision"),
     }
-    chosen = next(one for one in result["networks"] if one["network"] == result["best"])
+    best = next(network for network in result["networks"] if network["network"] == result["best"])
     kinds = {
         "mean": result["mean"],
-        "best": chosen["best"],
+        "best": best["best"],
         "ensemble": result["ensemble"],
         "soup": result["soup"],
         "greedy_soup": result["greedy_soup"] or {},
@@ -229,34 +254,40 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
 
 
 def _validation(metrics: pa.Table, name: str) -> float | None:
-    """Mean over the networks of their best score on the validation images: what decides about a default."""
+    """Return the mean over networks of their best validation score. Defaults are chosen by it."""
     best = metrics.group_by("network").aggregate([(name, "max")]).to_pylist()
-    found = [row[f"{name}_max"] for row in best if row[f"{name}_max"] is not None]
-    return statistics.mean(found) if found else None
+    scores = [row[f"{name}_max"] for row in best if row[f"{name}_max"] is not None]
+    return statistics.mean(scores) if scores else None
 
 
 def _density(storage: Storage, baseline: Storage) -> dict[str, float | None]:
-    """Mean l1 norm of the filters that are valid and invalid in the baseline's network of the same id (and beginning),
-    over the networks as they ended; None where the baseline's run is not there or has another structure."""
+    """Return the mean number and l1 norm of valid and invalid filters, over the networks' newest checkpoints.
+
+    A filter is valid if it is valid in the baseline's network of the same id, which has the same initial weights.
+    Values are None if there is no run of the baseline, or if its networks have another structure.
+    """
     pairs = []
     if baseline.exists("config.json"):
-        theirs, own = CheckpointStore(baseline), CheckpointStore(storage)
-        for network_id in own.networks():
-            mine, other = own.newest(network_id), theirs.newest(network_id) if network_id in theirs.networks() else None
-            if mine is not None and other is not None and _shapes(mine.model) == _shapes(other.model):
-                pairs.append((mine.model, other.model))
-    found: dict[str, float | None] = {}
-    for end, threshold in DENSITIES.items():
-        densities = [filter_density(mine, other, threshold) for mine, other in pairs]
+        baseline_store, own_store = CheckpointStore(baseline), CheckpointStore(storage)
+        for network_id in own_store.networks():
+            own, base = (
+                own_store.newest(network_id),
+                baseline_store.newest(network_id) if network_id in baseline_store.networks() else None,
+            )
+            if own is not None and base is not None and _shapes(own.model) == _shapes(base.model):
+                pairs.append((own.model, base.model))
+    row: dict[str, float | None] = {}
+    for suffix, threshold in DENSITIES.items():
+        densities = [filter_density(own, base, threshold) for own, base in pairs]
         for name, values in {
-            "valid_l1": [one.valid for one in densities],
-            "invalid_l1": [one.invalid for one in densities],
-            "valid_filters": [float(one.num_valid) for one in densities],
-            "invalid_filters": [float(one.num_invalid) for one in densities],
+            "valid_l1": [density.valid for density in densities],
+            "invalid_l1": [density.invalid for density in densities],
+            "valid_filters": [float(density.num_valid) for density in densities],
+            "invalid_filters": [float(density.num_invalid) for density in densities],
         }.items():
             known = [value for value in values if value is not None]
-            found[f"{name}{end}"] = statistics.mean(known) if known else None
-    return found
+            row[f"{name}{suffix}"] = statistics.mean(known) if known else None
+    return row
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
@@ -264,18 +295,18 @@ def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
 
 
 def _curves(storage: Storage) -> list[dict[str, Any]]:
-    """By evaluated interval; time in seconds since the first network began its first."""
+    """Return one row per evaluated interval. `time` is in seconds since the first network began its first interval."""
     names = ["network", "epoch", "images", "train_loss", "validation_accuracy", "time"]
     table = read_table(storage, "metrics")
     phases = [name for name in table.schema.names if name.startswith("seconds_")]
-    spent = [sum(row[phase] or 0.0 for phase in phases) for row in table.select(phases).to_pylist()]
+    durations = [sum(row[phase] or 0.0 for phase in phases) for row in table.select(phases).to_pylist()]
     rows = table.select(names).to_pylist()
-    began = min(row["time"] - seconds for row, seconds in zip(rows, spent, strict=True))
-    return [row | {"time": row["time"] - began} for row in rows if row["validation_accuracy"] is not None]
+    start = min(row["time"] - seconds for row, seconds in zip(rows, durations, strict=True))
+    return [row | {"time": row["time"] - start} for row in rows if row["validation_accuracy"] is not None]
 
 
 def _filters(storage: Storage) -> list[dict[str, Any]]:
-    """By evaluated interval: mean entropy of the layers, and the part of the filters that is invalid."""
+    """Return one row per network and evaluated interval: mean entropy of the layers, and share of invalid filters."""
     table = read_table(storage, "filters")
     sums = table.group_by(["network", "interval"]).aggregate(
         [("entropy", "mean"), ("filters", "sum"), *((name, "sum") for name in THRESHOLDS)]
@@ -292,7 +323,7 @@ def _filters(storage: Storage) -> list[dict[str, Any]]:
 
 
 def _layers(storage: Storage) -> list[dict[str, Any]]:
-    """By evaluated interval and layer, over networks: the part of the filters that is invalid."""
+    """Return one row per evaluated interval and layer: share of invalid filters over all networks."""
     sums = (
         read_table(storage, "filters")
         .group_by(["interval", "layer"], use_threads=False)
@@ -309,19 +340,19 @@ def _layers(storage: Storage) -> list[dict[str, Any]]:
 
 
 def _alphas(storage: Storage) -> list[dict[str, Any]]:
-    """By layer, over all exchanges: mean and standard deviation of alpha, and the mean age of the scions."""
+    """Return one row per layer, over all exchanges: mean and standard deviation of alpha, and mean staleness."""
     table = read_table(storage, "grafts")
     if not len(table):
         return []
     spread = pc.VarianceOptions(ddof=0)
-    found = table.group_by("layer").aggregate(
+    by_layer = table.group_by("layer").aggregate(
         [("alpha", "mean"), ("alpha", "stddev", spread), ("staleness_intervals", "mean"), ("alpha", "count")]
     )
-    return found.rename_columns(["layer", "alpha", "alpha_deviation", "staleness_intervals", "grafts"]).to_pylist()
+    return by_layer.rename_columns(["layer", "alpha", "alpha_deviation", "staleness_intervals", "grafts"]).to_pylist()
 
 
 def _fusion(storage: Storage) -> list[dict[str, Any]]:
-    """By epoch and layer, of every network: as `population.fusion.LayerFusion`."""
+    """Return one row per network, epoch and layer, with the fields of `population.fusion.LayerFusion`."""
     names = [
         "network",
         "epoch",
@@ -337,7 +368,7 @@ def _fusion(storage: Storage) -> list[dict[str, Any]]:
 
 
 def _similarity(storage: Storage) -> list[dict[str, Any]]:
-    """By every second interval that all networks saved, the last too."""
+    """Return the networks' similarity at every second interval that all networks saved, counted from the last."""
     config = _config_of(storage)
     return similarity_over_time(storage, ImageClassification(config, run_splits(config), begins_trained=False), every=2)
 
@@ -345,5 +376,5 @@ def _similarity(storage: Storage) -> list[dict[str, Any]]:
 def _config_of(storage: Storage) -> RunConfig:
     recorded = json.loads(storage.read("config.json"))
     if recorded["model"] == "callable":
-        raise ConfigError("arms are named architectures, not callables")
+        raise ConfigError("an arm must train a named architecture, not a callable")
     return from_dict(RunConfig, recorded["config"])

@@ -1,4 +1,4 @@
-"""Run a comparison arm by arm on one Ray, resume what was interrupted, and write its record, table and pictures."""
+"""Run the arms of a comparison, resume runs that were interrupted, and write results, report and pictures."""
 
 from __future__ import annotations
 
@@ -33,47 +33,51 @@ def run_comparison(
     address: str | None = None,
     console: Console,
 ) -> ResultsStore:
-    """Run a comparison, seed by seed through its arms, and write the report after each run.
+    """Run a comparison seed by seed, all arms of a seed in turn, and write the report after each run.
 
     Args:
-        comparison: Its arms.
-        command: That made it: written into the report.
-        seeds: In place of the comparison's.
-        arms: Names of those to run; all where none is named.
-        storage: Folder of the runs; one that was interrupted is resumed.
+        comparison: The comparison.
+        command: Command line that started it, for the report.
+        seeds: Seeds to run. Empty: those of the comparison.
+        arms: Names of the arms to run. Empty: all.
+        storage: Folder of the runs. A run that was interrupted is resumed.
         out: Folder of the results and the report.
-        reuse: Keep runs of equal configuration that this folder holds, and copy those of folders beside it.
-        address: Of the Ray cluster; None: a Ray of this machine.
-        console: Where progress is told.
+        reuse: Keep runs of equal configuration that `out` holds, and copy such runs from the folders beside it.
+        address: Address of the Ray cluster. None: a Ray of this machine.
+        console: Console for progress.
+
+    Returns:
+        The results.
 
     Raises:
-        ConfigError: There is no such arm, arms do different work, or the folder holds some of the runs and `reuse` is
-            not set.
-        RunError: a run failed.
+        ConfigError: There is no such arm, the arms do different work, or `out` holds some of the runs and `reuse` is
+            False.
+        RunError: A run failed.
     """
-    asked = narrowed(comparison, arms=arms, seeds=seeds)
-    chosen, seeds = asked.arms, asked.seeds
+    selection = narrowed(comparison, arms=arms, seeds=seeds)
+    selected_arms, seeds = selection.arms, selection.seeds
     record = ResultsStore(Path(out), comparison)
-    wanted = [(arm, seed) for seed in seeds for arm in chosen]
-    num_there = sum(record.has(arm.name, seed) for arm, seed in wanted)
-    if num_there and not reuse:
+    planned = [(arm, seed) for seed in seeds for arm in selected_arms]
+    num_recorded = sum(record.has(arm.name, seed) for arm, seed in planned)
+    if num_recorded and not reuse:
         raise ConfigError(
-            f"out: {out} holds {num_there} of these {len(wanted)} runs; keep them with --reuse, or give another --out"
+            f"out: {out} already holds {num_recorded} of these {len(planned)} runs; keep them with --reuse, or give "
+            "another --out"
         )
-    left = [
+    missing = [
         (arm, seed)
-        for arm, seed in wanted
+        for arm, seed in planned
         if not record.has(arm.name, seed) and not (reuse and comparison.may_reuse and record.reuse(arm.name, seed))
     ]
     console.print(
-        f"{comparison.name}: {len(chosen)} arms, seeds {', '.join(map(str, seeds))}; {len(left)} runs to do, "
-        f"{sum(arm.work for arm, _ in left)} epochs of one network",
+        f"{comparison.name}: {len(selected_arms)} arms, seeds {', '.join(map(str, seeds))}; {len(missing)} runs to do, "
+        f"{sum(arm.work for arm, _ in missing)} epochs of one network",
         highlight=False,
     )
-    if left:
+    if missing:
         connect(address or "local")
-    for number, (arm, seed) in enumerate(left, start=1):
-        console.print(f"[{number}/{len(left)}] {arm.name}, seed {seed}", highlight=False, markup=False)
+    for number, (arm, seed) in enumerate(missing, start=1):
+        console.print(f"[{number}/{len(missing)}] {arm.name}, seed {seed}", highlight=False, markup=False)
         result, folder = _run(comparison, arm, seed, storage=storage, address=address)
         baseline = Storage(f"{storage}/{_run_name(comparison, comparison.baseline_of(arm), seed)}")
         record.add(arm.name, seed, summarize(arm, result, folder, baseline=baseline))
@@ -86,22 +90,33 @@ def run_comparison(
 
 
 def _score(scores: Mapping[str, float | None]) -> float:
-    """Mean average precision in retrieval, else accuracy."""
+    """Return mean average precision in retrieval, otherwise accuracy."""
     return scores.get("mean_average_precision") or scores["accuracy"] or 0.0
 
 
 def make_report(comparison: Comparison, record: ResultsStore, *, command: str) -> None:
-    """Write README.md and the pictures from the record alone."""
+    """Write README.md and the pictures from the recorded results alone. Without results, write nothing.
+
+    Args:
+        comparison: The comparison.
+        record: Its results.
+        command: Command line that made the results.
+    """
     if record.rows("scores"):
         draw(comparison, record)
         write_report(comparison, record, command=command)
 
 
 def narrowed(comparison: Comparison, *, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> Comparison:
-    """The comparison with some of its arms and other seeds; what is empty stays as it is.
+    """Return the comparison with some of its arms, or with other seeds.
+
+    Args:
+        comparison: The whole comparison.
+        arms: Names of the arms to keep. Empty: all.
+        seeds: Seeds to run. Empty: those of the comparison.
 
     Raises:
-        ConfigError: no such arm, arms of different work, or an arm without its teacher.
+        ConfigError: There is no such arm, the arms do different work, or the teacher of an arm is not among them.
     """
     known = [arm.name for arm in comparison.arms]
     for name in arms:
@@ -110,18 +125,18 @@ def narrowed(comparison: Comparison, *, arms: Sequence[str] = (), seeds: Sequenc
     work = {arm.work for arm in comparison.arms}
     if comparison.does_equal_work and len(work) > 1:
         raise ConfigError(f"the arms of {comparison.name} do not do equal work: {sorted(work)} epochs")
-    chosen = tuple(arm for arm in comparison.arms if not arms or arm.name in arms)
-    for arm in chosen:
-        missing = {name for name, _ in _teachers(arm)} - {one.name for one in chosen}
+    selected = tuple(arm for arm in comparison.arms if not arms or arm.name in arms)
+    for arm in selected:
+        missing = {name for name, _ in _teachers(arm)} - {other.name for other in selected}
         if missing:
             raise ConfigError(f"arm {arm.name!r} is taught by {missing.pop()!r}; name that arm too")
-    return dataclasses.replace(comparison, arms=chosen, seeds=tuple(seeds) or comparison.seeds)
+    return dataclasses.replace(comparison, arms=selected, seeds=tuple(seeds) or comparison.seeds)
 
 
 def _teachers(arm: Arm) -> list[tuple[str, str]]:
-    """Those that are arms: their names, and which network of each."""
-    found = [teacher.removeprefix(ARM) for teacher in arm.config.distillation.teachers if teacher.startswith(ARM)]
-    return [(teacher.partition("#")[0], teacher.partition("#")[2]) for teacher in found]
+    """Return the teachers of an arm that are networks of other arms: name of the arm and id of the network."""
+    teachers = [teacher.removeprefix(ARM) for teacher in arm.config.distillation.teachers if teacher.startswith(ARM)]
+    return [(teacher.partition("#")[0], teacher.partition("#")[2]) for teacher in teachers]
 
 
 def _run_name(comparison: Comparison, arm: str, seed: int) -> str:
@@ -132,7 +147,7 @@ def _run_name(comparison: Comparison, arm: str, seed: int) -> str:
 def _run(
     comparison: Comparison, arm: Arm, seed: int, *, storage: str, address: str | None
 ) -> tuple[dict[str, Any], str]:
-    """One run's result and folder: done already, resumed or begun."""
+    """Return the result and the folder of a run. Start the run, or resume it, unless it has finished already."""
     name = _run_name(comparison, arm.name, seed)
     config = dataclasses.replace(arm.config, name=name, storage=storage, seed=seed, address=address)
     config = dataclasses.replace(config, distillation=_taught(comparison, arm, seed, storage))
@@ -140,19 +155,19 @@ def _run(
     if isinstance(run, Storage):
         return json.loads(run.read("result.json")), run.uri
     try:
-        found = run.wait()
+        result = run.wait()
     except BaseException:
         run.stop()
         raise
     finally:
         run.close()
-    if found.table is None:
-        raise RunError(f"run {name} was stopped before its end; the same command goes on with it")
-    return dict(found.table), found.path
+    if result.table is None:
+        raise RunError(f"run {name} was stopped before its end; to resume it, give the same command with --reuse")
+    return dict(result.table), result.path
 
 
 def _taught(comparison: Comparison, arm: Arm, seed: int, storage: str) -> DistillationConfig:
-    """Teachers that are arms become the folders of their runs."""
+    """Return the arm's distillation, with teachers of other arms replaced by the folders of their runs."""
     teachers = tuple(
         f"{absolute(f'{storage}/{_run_name(comparison, name, seed)}')}#{network_id}"
         for name, network_id in _teachers(arm)
@@ -168,15 +183,15 @@ def _begin(config: RunConfig) -> PopulationRun | Storage:
     config = with_absolute_data(config)
     recorded = json.loads(folder.read("config.json"))["config"]
     if json.loads(json.dumps(dataclasses.asdict(config))) != recorded:
-        raise ConfigError(f"{folder.uri} holds a run of another configuration; remove it or give another --storage")
+        raise ConfigError(f"storage: {folder.uri} has another configuration; remove it, or give another --storage")
     return folder if folder.exists("result.json") else PopulationRun.resume(folder.uri, address=config.address)
 
 
 def _drop_weights(folder: str) -> None:
-    """Of a run that is in the record only the newest checkpoint of each network stays, and the history."""
+    """Delete all checkpoints of a recorded run but each network's newest and its best weights. The history stays."""
     storage = Storage(folder)
     for network_id in storage.names("networks"):
-        kept = sorted(name for name in storage.names(f"networks/{network_id}") if not name.startswith("incarnation"))
-        for name in kept[:-1]:
+        names = sorted(name for name in storage.names(f"networks/{network_id}") if not name.startswith("incarnation"))
+        for name in names[:-1]:
             if not storage.exists(f"networks/{network_id}/{name}/best.safetensors"):
                 storage.delete(f"networks/{network_id}/{name}")

@@ -1,4 +1,4 @@
-"""Means over seeds with intervals, and differences paired by seed."""
+"""Means over seeds with confidence intervals, and differences paired by seed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from scipy import stats
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean and half of its confidence interval's length."""
+    """A mean with its confidence interval, mean - half to mean + half."""
 
     mean: float
     half: float
-    """Infinite for one value."""
+    """Half of the interval's length. Infinite for a single value."""
     count: int
+    """Number of values."""
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
+        """Whether the whole interval lies on one side of zero."""
         return abs(self.mean) > self.half
 
 
 def interval(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
-    """The mean's confidence interval by Student's t.
+    """Return the mean of values and its confidence interval by Student's t.
+
+    Args:
+        values: Independent values, at least one.
+        confidence: Confidence level, in (0, 1).
 
     Raises:
-        ValueError: no values.
+        ValueError: There are no values.
     """
     if not values:
         raise ValueError("an interval needs at least one value")
@@ -43,11 +48,17 @@ def interval(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
 def paired(
     values: Mapping[int, float], baseline: Mapping[int, float], *, num_comparisons: int = 1, confidence: float = 0.95
 ) -> Estimate:
-    """Difference to a baseline over the seeds that both have; with several comparisons the interval is wider, so that
-    all of them hold together (Bonferroni).
+    """Return the mean difference to a baseline over the seeds that both have, with its confidence interval.
+
+    Args:
+        values: Values by seed.
+        baseline: Values of the baseline by seed.
+        num_comparisons: Number of differences whose intervals are to hold together. The interval is widened for it
+            (Bonferroni).
+        confidence: Confidence level of all intervals together, in (0, 1).
 
     Raises:
-        ValueError: they share no seed.
+        ValueError: They share no seed.
     """
     shared = sorted(values.keys() & baseline.keys())
     differences = [values[seed] - baseline[seed] for seed in shared]
