@@ -42,7 +42,7 @@ from inarch.population.models.complexity import model_complexity
 from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 
-SIZES = json.loads((Path(__file__).parent / "vectors" / "dcff_sizes.json").read_text())
+SIZES = json.loads((Path(__file__).resolve().parents[2] / "vectors" / "dcff_sizes.json").read_text())
 EPOCHS = (0, 1, 3, 7, 20)
 
 

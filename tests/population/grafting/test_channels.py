@@ -36,7 +36,7 @@ from inarch.population.membership.staleness import Staleness
 from inarch.population.models import architectures, build
 from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
-from tests.test_exchange import arrival, rootstock, state
+from tests.population.exchange.test_rules import arrival, rootstock, state
 
 HEAVY = {"wrn28-10", "densenet100", "resnext29", "resnet110", "resnet56", "resnet44", "resnet32"}
 

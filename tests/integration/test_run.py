@@ -681,7 +681,7 @@ def test_networks_of_a_node_that_is_gone_come_back_on_another(
 
     config = small_config(name="nodes", storage=str(tmp_path), **paced(14, 0.05, population=population))
     words = [sys.executable, "-c", NODES, json.dumps(to_dict(config)), also_lost]
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     ran = subprocess.run(words, capture_output=True, text=True, timeout=290, env={**os.environ, "PYTHONPATH": root})
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("{")))
@@ -696,7 +696,7 @@ CTRL_C = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", "in
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     words = [*CTRL_C, "--storage", str(tmp_path), "--schedule.epochs", "60", "--debug.straggler.step-seconds", "0.02"]
     train = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
     assert train.stdout is not None
@@ -718,7 +718,7 @@ def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None
 def train_command(tmp_path: Path, name: str, *words: str) -> tuple[list[str], dict[str, str]]:
     """The command `inarch train` on a Ray of its own, and its environment."""
     command = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", name, "--storage", str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     environment.pop("RAY_ADDRESS", None)
     return [*command, *words], environment
 

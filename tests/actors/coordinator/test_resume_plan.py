@@ -14,7 +14,7 @@ from inarch.population.errors import MissingError, RunError, StorageError
 from inarch.population.membership.members import Members, MemberState
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
-from tests.test_checkpoint import checkpoint
+from tests.population.persistence.test_checkpoint import checkpoint
 
 
 @pytest.fixture

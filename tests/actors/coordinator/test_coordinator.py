@@ -19,7 +19,7 @@ from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_spec import RunSpec
 from tests.conftest import small_config
-from tests.test_checkpoint import checkpoint
+from tests.population.persistence.test_checkpoint import checkpoint
 
 
 def coordinator(tmp_path: Path, *states: MemberState, mode: str = "async", started: bool = True) -> Coordinator:

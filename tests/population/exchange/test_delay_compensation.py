@@ -29,8 +29,8 @@ from inarch.population.grafting.blending import blend_compensated_
 from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.fakes.runtime import FakeRuntime, live
-from tests.test_exchange import arrival, copies, origin, rootstock, state
-from tests.test_training import new_trainer
+from tests.population.exchange.test_rules import arrival, copies, origin, rootstock, state
+from tests.population.training.test_trainer import new_trainer
 
 BIAS = "conv1.bias"
 

@@ -47,7 +47,7 @@ from inarch.population.errors import ConfigError
 from inarch.population.persistence.history import THRESHOLDS
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.image_classification import run_splits
-from tests.test_data import png, write_parquet
+from tests.population.data.test_loading import png, write_parquet
 
 DIGITS = DataConfig(train="digits", augmentation="crop", padding=1)
 
@@ -334,7 +334,7 @@ def test_a_run_of_the_same_configuration_and_data_is_taken_from_the_record_besid
     assert third.reuse("independent", 1) and third.rows("scores")[0]["taken_from"] == "one"
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_recorded_configuration_without_a_newer_field_equals_that_with_its_default() -> None:

@@ -85,13 +85,15 @@ def not_a_network(num_classes: int) -> int:
 
 
 def test_networks_of_the_readers_own() -> None:
-    by_name = build(ModelConfig(architecture="tests.test_networks:own_network"), num_classes=3, seed=0, **SHAPE)
+    by_name = build(
+        ModelConfig(architecture="tests.population.models.test_build:own_network"), num_classes=3, seed=0, **SHAPE
+    )
     assert by_name(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
     assert isinstance(build(lambda: CifarResNet(8, num_classes=2), num_classes=2), CifarResNet)
     with pytest.raises(ConfigError, match=r"must give a torch\.nn\.Module, got int"):
-        build(ModelConfig(architecture="tests.test_networks:not_a_network"), num_classes=3)
+        build(ModelConfig(architecture="tests.population.models.test_build:not_a_network"), num_classes=3)
     with pytest.raises(ConfigError, match="cannot be imported"):
-        build(ModelConfig(architecture="tests.test_networks:nothing"), num_classes=3)
+        build(ModelConfig(architecture="tests.population.models.test_build:nothing"), num_classes=3)
     with pytest.raises(ConfigError, match="'resnet21' is unknown; built in are densenet100"):
         build(ModelConfig(architecture="resnet21"), num_classes=3)
     with pytest.raises(ConfigError, match="torchvision has no classifier 'resnet19'"):

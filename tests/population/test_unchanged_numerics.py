@@ -1,6 +1,7 @@
-"""What a few seeds gave before the packages were regrouped: ledgers and final weights must stay the same.
+"""Ledgers and final weights of a few simulated runs, which no refactoring may change.
 
-`python -m tests.test_unchanged_numerics` writes the record anew. Do so only when a change of numerics is intended.
+`python -m tests.population.test_unchanged_numerics` writes the record again. Use it only for an intended change of
+numerics, and say so in the commit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from inarch.population import (
 from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 
-RECORD = Path(__file__).parent / "vectors" / "unchanged_numerics.json"
+RECORD = Path(__file__).resolve().parents[1] / "vectors" / "unchanged_numerics.json"
 
 TOLERANCE = 1e-3
 """Relative, for numbers of another processor or another version of torch."""
