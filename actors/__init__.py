@@ -1,8 +1,10 @@
 """Train populations on Ray: an actor for each network, a coordinator, and the driver's handle on a run."""
 
 from inarch.actors.coordinator.actor import Coordinator, CoordinatorActor
+from inarch.actors.driver.callbacks import RunCallback
 from inarch.actors.driver.discovery import find_run
-from inarch.actors.driver.population_run import PopulationRun, RunResult
+from inarch.actors.driver.population_run import PopulationRun
+from inarch.actors.driver.run_result import NetworkResult, RunResult
 from inarch.actors.messages import Command, Event, ExitReason, NetworkStatus, RunStatus
 from inarch.actors.network.actor import NetworkActor, NetworkWorker
 from inarch.actors.network.exchange_client import ExchangeClient
@@ -18,9 +20,11 @@ __all__ = [
     "ExitReason",
     "NetworkActor",
     "NetworkResources",
+    "NetworkResult",
     "NetworkStatus",
     "NetworkWorker",
     "PopulationRun",
+    "RunCallback",
     "RunInfo",
     "RunResult",
     "RunSpec",

@@ -100,7 +100,7 @@ class NetworkSpec:
 
 
 EventKind = Literal[
-    "interval", "graft", "refusal", "join", "loss", "restart", "leave", "done", "failure", "stop", "finish"
+    "interval", "commit", "graft", "refusal", "join", "loss", "restart", "leave", "done", "failure", "stop", "finish"
 ]
 
 

@@ -11,7 +11,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inarch.actors import PopulationRun, RunResult
+    from inarch.actors import PopulationRun, RunCallback, RunResult
     from inarch.population import Simulator, Task, graft
     from inarch.population.config import *  # noqa: F403
     from inarch.population.errors import InarchError
@@ -44,6 +44,7 @@ _MODULES = {
     **dict.fromkeys(_CONFIG, "inarch.population.config"),
     "InarchError": "inarch.population.errors",
     "PopulationRun": "inarch.actors",
+    "RunCallback": "inarch.actors",
     "RunResult": "inarch.actors",
     "Simulator": "inarch.population",
     "Task": "inarch.population",
@@ -51,7 +52,37 @@ _MODULES = {
 }
 """Where each public name is defined."""
 
-__all__ = sorted([*_MODULES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "DebugConfig",
+    "DeviceConfig",
+    "DistillationConfig",
+    "ExchangeConfig",
+    "FusionConfig",
+    "GraftConfig",
+    "InarchError",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PapaConfig",
+    "PbtConfig",
+    "PopulationConfig",
+    "PopulationRun",
+    "RunCallback",
+    "RunConfig",
+    "RunResult",
+    "ScheduleConfig",
+    "Simulator",
+    "StalenessConfig",
+    "StragglerConfig",
+    "Task",
+    "TimeoutsConfig",
+    "TopologyConfig",
+    "WashConfig",
+    "WeightAveragingConfig",
+    "__version__",
+    "graft",
+]
 
 __version__: str
 

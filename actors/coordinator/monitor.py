@@ -117,6 +117,7 @@ class RunMonitor:
             loss, accuracy = report.train_loss, report.validation_accuracy
             self.emit("interval", network_id, interval=interval, loss=loss, accuracy=accuracy)
             return
+        self.emit("commit", network_id, interval=interval, row=report.row(time=time.time()))
         self.metrics.exchanged(outcome)
         if outcome is ExchangeOutcome.GRAFTED:
             staleness = report.staleness.intervals if report.staleness else None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from ray.exceptions import ActorAlreadyExistsError
+from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from inarch.actors.coordinator.actor import CoordinatorActor
 from inarch.actors.coordinator.run_metadata import read_config
+from inarch.actors.driver.callbacks import CallbackDispatcher, RunCallback, check_callbacks
 from inarch.actors.driver.claiming import FolderContents, claim_existing_folder, claim_new_folder
 from inarch.actors.driver.coordinator_client import (
     CALL_SECONDS,
@@ -33,11 +34,12 @@ from inarch.actors.driver.inputs import (
     with_network,
     with_teachers,
 )
+from inarch.actors.driver.run_result import RunResult
 from inarch.actors.messages import NAMESPACE, Event, RunStatus, coordinator_name
 from inarch.actors.resources import check_reachable, connect, plan_resources
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import RunConfig, from_dict
-from inarch.population.errors import ClusterError, ConfigError, RunExistsError, RunNotFoundError
+from inarch.population.errors import ClusterError, ConfigError, RunError, RunExistsError, RunNotFoundError
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.claim import Claim, withdraw
 from inarch.population.persistence.storage import Storage
@@ -45,21 +47,6 @@ from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 POLL_SECONDS = 2.0
 """Longest time in seconds that one call waits at the coordinator for an event or the result."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """Result of a run."""
-
-    path: str
-    """Path or URI of the run's folder."""
-    table: Mapping[str, Any] | None
-    """Content of result.json: networks, mean, best, ensemble, soup, seconds. None if the run was stopped early."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every network completed its schedule or left on request. False after a failure or a stop."""
-        return self.table is not None and all(row["ended"] in ("done", "retired") for row in self.table["networks"])
 
 
 class PopulationRun:
@@ -86,6 +73,32 @@ class PopulationRun:
         self._coordinator, self._storage = coordinator, storage
         self._client = CoordinatorClient(run=name, folder=storage.uri)
         self.name, self.dashboard, self.info = name, dashboard, info
+        self._dispatchers: list[CallbackDispatcher] = []
+
+    def __enter__(self) -> PopulationRun:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop the run if it is still live, and end its coordinator."""
+        if self.is_live():
+            self.stop()
+        with contextlib.suppress(RayError):
+            self.close()
+
+    def follow(self, callbacks: Sequence[RunCallback]) -> None:
+        """Pass the events of the run on to callbacks, in a thread of this process.
+
+        Args:
+            callbacks: In the order in which they are called.
+
+        Raises:
+            ConfigError: One of them is not a RunCallback.
+        """
+        check_callbacks(callbacks)
+        if callbacks:
+            dispatcher = CallbackDispatcher(callbacks, name=self.name, path=self.path)
+            dispatcher.follow(self.events())
+            self._dispatchers.append(dispatcher)
 
     @property
     def path(self) -> str:
@@ -99,6 +112,7 @@ class PopulationRun:
         *,
         model: ModelFactory | str | None = None,
         data: Any = None,
+        callbacks: Sequence[RunCallback] = (),
     ) -> PopulationRun:
         """Check all inputs, start a run, and return while its networks are being placed.
 
@@ -110,10 +124,12 @@ class PopulationRun:
                 mapping with the keys train, validation and test. Each part is a path, a pair (images, labels) of arrays
                 or lists, a torch Dataset, a Hugging Face Dataset, or a DataLoader, whose Dataset is used. Parts other
                 than paths are read once and written into the run's folder.
+            callbacks: Follow the run in this process, in the order given.
 
         Raises:
             InarchError: An input cannot be used. Nothing was started, and the run's folder is unchanged.
         """
+        check_callbacks(callbacks)
         config = with_teachers(with_name(config))
         config, factory = with_network(config, model)
         storage = run_storage(config)
@@ -129,23 +145,27 @@ class PopulationRun:
                     "detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS"
                 )
             check_not_live(str(config.name))
-            return cls._begin(config, factory, storage, connection, claim, is_resumed=False)
+            run = cls._begin(config, factory, storage, connection, claim, is_resumed=False)
         except BaseException:
             contents_before.restore(storage, claim)
             raise
+        run.follow(callbacks)
+        return run
 
     @classmethod
-    def attach(cls, name: str, *, storage: str = "runs") -> PopulationRun:
+    def attach(cls, name: str, *, storage: str = "runs", callbacks: Sequence[RunCallback] = ()) -> PopulationRun:
         """Return a handle on a live run that another process started.
 
         Args:
             name: Name of the run, or path or URI of its folder.
             storage: Folder that holds runs, searched by name.
+            callbacks: Follow the run in this process, from its first event that the coordinator still has.
 
         Raises:
             RunNotFoundError: There is no such run, or it has ended.
             ClusterError: The run's cluster cannot be reached.
         """
+        check_callbacks(callbacks)
         folder = find_run(name, storage=storage)
         cluster = json.loads(folder.read("cluster.json"))
         try:
@@ -160,7 +180,9 @@ class PopulationRun:
             raise RunNotFoundError(
                 f"run {cluster['run']} is not running any more; its folder is {folder.uri}"
             ) from None
-        return cls(coordinator, folder, cluster["run"], dashboard=cluster["dashboard"], info=None)
+        run = cls(coordinator, folder, cluster["run"], dashboard=cluster["dashboard"], info=None)
+        run.follow(callbacks)
+        return run
 
     @classmethod
     def resume(
@@ -171,6 +193,7 @@ class PopulationRun:
         data: str | Mapping[str, str] | None = None,
         epochs: int | None = None,
         address: str | None = None,
+        callbacks: Sequence[RunCallback] = (),
     ) -> PopulationRun:
         """Resume a run that was stopped or died, or train a finished run for more epochs.
 
@@ -185,6 +208,7 @@ class PopulationRun:
             epochs: Epochs of the whole schedule, more than before. From then on, the learning rate follows the longer
                 schedule. The result so far is kept in results/.
             address: Address of the cluster to resume on. None: the recorded address.
+            callbacks: Follow the run in this process, in the order given.
 
         Raises:
             RunNotFoundError: The folder holds no run.
@@ -192,6 +216,7 @@ class PopulationRun:
             ConfigError: The schedule is not longer, a part of the data is unknown, or the callable is missing.
             StructureError, DataError: The model or the images differ from those that the run was started with.
         """
+        check_callbacks(callbacks)
         storage = find_run(path)
         recorded = read_config(storage)
         config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
@@ -208,10 +233,12 @@ class PopulationRun:
             check_not_live(str(config.name))
             if connection.is_own:  # this cluster ends with this process
                 config = dataclasses.replace(config, detach=False)
-            return cls._begin(config, factory, storage, connection, claim, is_resumed=True)
+            run = cls._begin(config, factory, storage, connection, claim, is_resumed=True)
         except BaseException:
             withdraw(storage, claim.token)
             raise
+        run.follow(callbacks)
+        return run
 
     @classmethod
     def _begin(
@@ -303,11 +330,18 @@ class PopulationRun:
             remaining = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
             if remaining <= 0:
                 raise TimeoutError(f"run {self.name} was not over after {seconds:g} s")
-            table = self._client.call(functools.partial(self._coordinator.wait.remote, max(remaining, 0.01)))
-            if table is not None:
-                return RunResult(path=self.path, table=table)
-            if self.status().state == "finished":
-                return RunResult(path=self.path, table=self._client.call(lambda: self._coordinator.wait.remote(0.01)))
+            try:
+                table = self._client.call(functools.partial(self._coordinator.wait.remote, max(remaining, 0.01)))
+                is_over = table is not None or self.status().state == "finished"
+                if is_over and table is None:  # it finished between the two calls, or was stopped
+                    table = self._client.call(lambda: self._coordinator.wait.remote(0.01))
+            except RunError:
+                self._finish_callbacks(None)
+                raise
+            if is_over:
+                result = RunResult(path=self.path, table=table)
+                self._finish_callbacks(result)
+                return result
 
     def stop(self, *, seconds: float = 300.0) -> None:
         """Stop the run, and wait for its end. Every network writes a checkpoint at its next step.
@@ -326,6 +360,7 @@ class PopulationRun:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"run {self.name} had not stopped after {seconds:g} s")
             time.sleep(0.1)
+        self._finish_callbacks(RunResult(path=self.path, table=None))
 
     def ask_to_stop(self) -> None:
         """Request the stop without waiting for it, unlike `stop`."""
@@ -338,6 +373,10 @@ class PopulationRun:
     def close(self) -> None:
         """End the coordinator's process. Call this when the run has ended."""
         kill_coordinator(self._coordinator)
+
+    def _finish_callbacks(self, result: RunResult | None) -> None:
+        for dispatcher in self._dispatchers:
+            dispatcher.finish(result)
 
     def _is_over(self) -> bool:
         """Return whether the run has ended. A run without a coordinator has, because its own driver has ended it."""

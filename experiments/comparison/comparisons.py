@@ -237,7 +237,11 @@ def delay(data: DataConfig, epochs: int) -> Comparison:
                 "staleness discount: the scion's weight is (1 - alpha) (1 + staleness)^-1.5",
                 staleness=DISCOUNTED,
             ),
-            arm("async, compensated, aged", "delay compensation, and weights discounted by staleness", staleness=DISCOUNTED_AND_COMPENSATED),
+            arm(
+                "async, compensated, aged",
+                "delay compensation, and weights discounted by staleness",
+                staleness=DISCOUNTED_AND_COMPENSATED,
+            ),
             arm(
                 "async, reaching back by one",
                 "both, with compensation over one interval at most",

@@ -1,4 +1,4 @@
-"""What networks do with each other's snapshots: grafting and the rules that it is compared with."""
+"""Exchange rules: how networks use each other's snapshots. They are grafting and the rules that it is compared with."""
 
 from collections.abc import Callable
 
@@ -15,20 +15,20 @@ from inarch.population.grafting.channels import Channels
 
 
 def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule | None:
-    """The rule of a run; None: networks exchange nothing.
+    """Return the exchange rule of a run, or None if its networks exchange nothing.
 
     Args:
-        config: The run's.
-        find: Finds the network's channels; called where the rule needs them.
+        config: The run's configuration.
+        find: Returns the channels of the network. Called only if the rule needs them.
 
     Raises:
-        ConfigError: it needs them, and they cannot be found.
+        ConfigError: The rule needs channels and `find` cannot determine them.
     """
     match config.exchange.rule:
         case "graft":
             graft = config.graft
-            needs_them = graft.level == "filter" or graft.channel_matching != "none"
-            return GraftRule(graft, config.staleness, find() if needs_them else None)
+            needs_channels = graft.level == "filter" or graft.channel_matching != "none"
+            return GraftRule(graft, config.staleness, find() if needs_channels else None)
         case "graft_published":
             return PublishedGraftRule(config.graft, config.staleness)
         case "papa":

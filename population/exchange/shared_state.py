@@ -1,4 +1,4 @@
-"""What of a network others may take, and which of it shares an alpha."""
+"""Select the tensors of a network that its snapshots hold, and group them into units that share an alpha."""
 
 from __future__ import annotations
 
@@ -16,31 +16,43 @@ from inarch.population.state.optimizer import moment_buffers
 from inarch.population.state.state_dict import constant_buffers, named_tensors
 
 WHOLE = "network"
-"""Name of the one unit of a network without weight matrices."""
+"""Name of the single unit of a network without weight matrices."""
 
 
 class SharedState:
-    """A network's state dict, and with graft.momentum=blend its optimizer's running averages: both are blended."""
+    """The tensors of a network that are exchanged: its state dict without constant buffers.
+
+    With graft.momentum=blend they include the optimizer's running averages, which are then blended too.
+    """
 
     def __init__(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, names: Mapping[int, str], config: RunConfig
     ) -> None:
-        """Args: the network; its optimizer; its parameters' names, by id; the run's configuration."""
+        """Create the view of one network. It holds references and no copies.
+
+        Args:
+            module: The network.
+            optimizer: Its optimizer.
+            names: Name of each of its parameters, by the parameter's `id`.
+            config: The run's configuration.
+        """
         self._module, self._optimizer, self._names, self._config = module, optimizer, names, config
         self._constants = constant_buffers(module)
         self._has_averages = config.exchange.rule == "graft" and config.graft.momentum == "blend"
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, as they stand: what a snapshot holds."""
-        own = {name: tensor for name, tensor in named_tensors(self._module).items() if name not in self._constants}
-        return own | {f"{slot}.{name}": tensor for slot, name, tensor in self._averages()}
+        """Return the tensors that a snapshot holds, by key. They are the network's own, not copies."""
+        tensors = {name: tensor for name, tensor in named_tensors(self._module).items() if name not in self._constants}
+        return tensors | {f"{slot}.{name}": tensor for slot, name, tensor in self._averages()}
 
     def units(self) -> tuple[GraftUnit, ...]:
-        """What shares an alpha: running averages with their weight; none without an exchange. Rules that graft nothing
-        take any network: its weight matrices in order, or all of it as one.
+        """Return the groups of tensors that share an alpha. A running average belongs to the unit of its weight.
+
+        Without an exchange rule there are no units. Rules other than grafting accept any network. They use its graft
+        units in order, or a single unit for a network without weight matrices.
 
         Raises:
-            ConfigError: rule graft, and nothing opens a unit.
+            ConfigError: The rule is graft or graft_published, and no tensor opens a unit.
         """
         settings, rule = self._config.graft, self._config.exchange.rule
         if rule == "none":
@@ -59,7 +71,7 @@ class SharedState:
         )
 
     def _units_in_order(self) -> tuple[GraftUnit, ...]:
-        """Parts of a network from its first layer to its last."""
+        """Units of a network from its first layer to its last, or a single unit."""
         try:
             return graft_units(self._module)
         except ConfigError:

@@ -1,1 +1,1 @@
-"""How code of the user joins: names become objects, and errors in that code are reported."""
+"""Extension by user code: import objects by name, and report errors in user code."""

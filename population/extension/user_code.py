@@ -1,4 +1,4 @@
-"""Report errors of the caller's own functions and data sets on one screen, with the last frames of that code."""
+"""Report errors of the caller's own functions and data sets briefly, with the last frames of the caller's code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from inarch.population.errors import InarchError, UserCodeError
 
 FRAMES = 4
-"""Frames of the caller's code that a message shows at most."""
+"""Maximum number of frames of the caller's code in a message."""
 
 LINES, LINE_LENGTH = 4, 400
-"""Of an error's own message that are shown."""
+"""Maximum number of lines of an error's own message in a report, and of characters in each line."""
 
 _OWN = Path(__file__).parents[2]
 _OWN_PACKAGES = tuple(str(_OWN / name) for name in ("population", "actors", "experiments"))
@@ -26,11 +26,11 @@ def user_code(what: str, *, remedy: str = "") -> Iterator[None]:
     """Convert exceptions of the caller's code to UserCodeError.
 
     Args:
-        what: The subject of the message, as in "the network function make_network".
-        remedy: What may help, at the message's end.
+        what: Subject of the message, such as "the network function make_network".
+        remedy: Advice for the end of the message. Empty for none.
 
     Raises:
-        UserCodeError: the code raised anything but an InarchError, which passes as it is.
+        UserCodeError: The code raised an exception. An InarchError passes unchanged.
     """
     try:
         yield
@@ -41,7 +41,13 @@ def user_code(what: str, *, remedy: str = "") -> Iterator[None]:
 
 
 def described(error: BaseException, what: str, *, remedy: str = "") -> str:
-    """Return a message about an error of the caller's code, with the last frames of that code."""
+    """Return a message about an error of the caller's code, with the last frames of that code.
+
+    Args:
+        error: The exception that the code raised.
+        what: Subject of the message, such as "the network function make_network".
+        remedy: Advice for the end of the message. Empty for none.
+    """
     frames = frames_of(error)
     message = f"{what} raised {type(error).__name__}: {shortened(str(error))}"
     message += f"; {remedy}" if remedy else ""
@@ -49,20 +55,38 @@ def described(error: BaseException, what: str, *, remedy: str = "") -> str:
 
 
 def shortened(message: str) -> str:
-    """Cut a long error message."""
+    """Return an error message cut to LINES lines of LINE_LENGTH characters. A cut message ends with an ellipsis.
+
+    Args:
+        message: The message.
+    """
     lines = message.strip().splitlines()[:LINES]
     short = "\n".join(line[:LINE_LENGTH] for line in lines)
     return short if short == message.strip() else f"{short} ..."
 
 
 def place_of(error: BaseException) -> str:
-    """Return file, line and function of the caller's code that an error passed; empty if it passed none."""
+    """Return the innermost file, line and function of the caller's code in an error's traceback.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        "at <file>:<line> in <function>". Empty if the traceback has no frame of the caller's code.
+    """
     own = _frames(error)[0]
     return f"at {own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
 
 
 def frames_of(error: BaseException) -> str:
-    """Format the last frames of the caller's code in an error's traceback, or of libraries if there are none."""
+    """Format the last frames of the caller's code in an error's traceback, or of libraries if there are none.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        At most FRAMES frames with two lines each, in Python's format. Empty without frames.
+    """
     own, libraries = _frames(error)
     return "\n".join(
         f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n    {frame.line}'

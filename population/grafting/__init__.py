@@ -1,1 +1,1 @@
-"""Filter grafting: information of layers and filters, alpha, and how a scion is blended in."""
+"""Filter grafting: the information of layers and filters, alpha, and the blending of scions."""

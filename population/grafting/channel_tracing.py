@@ -1,5 +1,7 @@
-"""Channels followed through the graph of a network's modules with torch.fx; what it cannot follow is a named error,
-unless the network declares its channels."""
+"""Trace the channels of a network through the graph of its modules with torch.fx.
+
+An operation that cannot be traced raises an error that names it, unless the network declares its channels.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,23 @@ from inarch.population.grafting.channels import UNTRACKED, Axis, Channels, by_cl
 
 
 def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
-    """Follow every channel of a network; where that cannot be done, take its word.
+    """Return the channels of a network, traced or, if tracing fails, as the network declares them.
 
     Args:
-        module: The network; not changed. An attribute `channel_groups` declares its channels: `declared_channels`.
-        image_shape: (channels, height, width) of what it maps.
+        module: The network; not changed. Its attribute `channel_groups`, if any, declares its channels. The format is
+            that of `declared_channels`.
+        image_shape: (channels, height, width) of its input.
 
     Raises:
-        ConfigError: the graph cannot be traced, or holds something whose channels cannot be followed, and none are
-            declared; names it.
+        ConfigError: The graph cannot be traced or has an operation whose channels cannot be followed, and the network
+            declares no channels. The message names the operation. Or the network has fused convolutions, or declares
+            its channels wrongly.
     """
-    for name, found in module.named_modules():
-        if isinstance(found, FusedConv2d):
-            raise ConfigError(f"graft.level filter is not defined for fused convolutions, as {name}; use level layer")
+    for name, layer in module.named_modules():
+        if isinstance(layer, FusedConv2d):
+            raise ConfigError(
+                f"graft.level filter is not defined for fused convolutions such as {name}; use level layer"
+            )
     try:
         return _followed(module, image_shape)
     except ConfigError as error:
@@ -45,6 +51,7 @@ def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
 
 
 def _followed(module: nn.Module, image_shape: Sequence[int]) -> Channels:
+    """Trace the channels. The network runs once on two black images, in evaluation mode."""
     try:
         graph = fx.GraphModule(module, _ChannelTracer().trace(module))
     except Exception as error:
@@ -59,14 +66,14 @@ def _followed(module: nn.Module, image_shape: Sequence[int]) -> Channels:
 
 
 class _ChannelTracer(fx.Tracer):
-    """Layers are leaves, subclasses of torch's too."""
+    """A tracer whose leaves are layers, subclasses of torch's layers included."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _ChannelFollower:
-    """Walks a graph once; single channels are joined into classes by union-find."""
+    """Walks a graph once and joins single channels into classes by union-find."""
 
     def __init__(self, module: nn.Module, graph: fx.GraphModule) -> None:
         self._module, self._graph = module, graph
@@ -81,6 +88,11 @@ class _ChannelFollower:
         self._called: set[str] = set()
 
     def follow(self) -> Channels:
+        """Return the channels of the graph.
+
+        Raises:
+            ConfigError: The channels of an operation cannot be followed. The message names it.
+        """
         for node in self._graph.graph.nodes:
             self._visit(node)
         return self._classes()
@@ -91,8 +103,8 @@ class _ChannelFollower:
         elif node.op == "call_module":
             self._layer(node, self._modules[str(node.target)])
         elif node.op == "output":
-            for found in node.all_input_nodes:
-                self._fix(self._of(found))
+            for result in node.all_input_nodes:
+                self._fix(self._of(result))
         elif node.op in ("call_function", "call_method"):
             self._operation(node)
 
@@ -151,17 +163,17 @@ class _ChannelFollower:
 
     def _operation(self, node: fx.Node) -> None:
         if not isinstance(node.meta.get("tensor_meta"), TensorMetadata):
-            return  # a size or another number
-        for found in node.all_input_nodes:
-            if found.op == "get_attr" and math.prod(_shape(found)) > 1:
+            return  # the node yields a size or another number
+        for argument in node.all_input_nodes:
+            if argument.op == "get_attr" and math.prod(_shape(argument)) > 1:
                 raise ConfigError(
-                    f"graft.level filter: channels cannot be followed through {node.name}: it uses {found.target}"
+                    f"graft.level filter: channels cannot be followed through {node.name}: it uses {argument.target}"
                 )
         target = node.target if node.op == "call_method" else _plain(node.target)
-        inputs = [found for found in node.all_input_nodes if found in self._channels]
+        inputs = [argument for argument in node.all_input_nodes if argument in self._channels]
         if target in _JOINING:
             tensors: Any = node.args[0]
-            self._channels[node] = np.concatenate([self._of(found) for found in tensors])
+            self._channels[node] = np.concatenate([self._of(tensor) for tensor in tensors])
         elif not inputs:
             raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
         elif target in _FLATTENING:
@@ -169,9 +181,9 @@ class _ChannelFollower:
         elif target is F.pad:
             self._channels[node] = self._padded(node, self._of(inputs[0]))
         elif target in _ELEMENTWISE:
-            whole = [self._of(found) for found in inputs if len(_shape(found)) > 1]
-            widest = max(whole, key=len, default=self._of(inputs[0]))  # one channel for all is of none of them
-            for other in whole:
+            operands = [self._of(argument) for argument in inputs if len(_shape(argument)) > 1]
+            widest = max(operands, key=len, default=self._of(inputs[0]))  # a single channel is only broadcast
+            for other in operands:
                 self._join(node, widest, other)
             self._channels[node] = widest
         elif target in _PASSING_OPERATIONS and _shape(node)[1] == len(self._of(inputs[0])):
@@ -180,20 +192,21 @@ class _ChannelFollower:
             raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
 
     def _flattened(self, node: fx.Node, inputs: np.ndarray) -> np.ndarray:
-        """Each channel's pixels lie side by side."""
+        """Channels of a flattened tensor, in which each channel's pixels lie side by side."""
         size = math.prod(_shape(node)[1:])
         if len(_shape(node)) != 2 or size % len(inputs):
             raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
         return np.repeat(inputs, size // len(inputs))
 
     def _padded(self, node: fx.Node, inputs: np.ndarray) -> np.ndarray:
-        """Channels of zeros before and after: they belong with what they are added to."""
+        """Channels after padding. Channels of zeros are new, and join the class of the channels they are added to."""
         pads: Any = node.args[1]
         before, after = (pads[4], pads[5]) if len(pads) > 4 else (0, 0)
         inputs = inputs[max(0, -before) : len(inputs) - max(0, -after)]
         return np.concatenate([self._new(max(0, before)), inputs, self._new(max(0, after))])
 
     def _join(self, node: fx.Node, one: np.ndarray, other: np.ndarray) -> None:
+        """Join the channels of two operands pairwise. A single channel is broadcast and joins none."""
         if len(one) != len(other):
             if 1 in (len(one), len(other)):
                 return
@@ -207,6 +220,7 @@ class _ChannelFollower:
         return np.arange(begin, begin + count)
 
     def _fix(self, channels: np.ndarray) -> np.ndarray:
+        """Mark channels that must not move."""
         self._fixed.update(channels.tolist())
         return channels
 
@@ -224,32 +238,34 @@ class _ChannelFollower:
     def _classes(self) -> Channels:
         roots = [self._root(channel) for channel in range(len(self._parents))]
         fixed = {roots[channel] for channel in self._fixed}
-        made = {roots[channel] for _, outputs in self._makers for channel in outputs.tolist()} - fixed
-        number = {root: index for index, root in enumerate(sorted(made))}
-        known = np.array([number.get(root, UNTRACKED) for root in roots], dtype=np.int64)
-        axes = tuple(Axis(key=key, dim=dim, classes=known[channels]) for key, dim, channels in self._axes)
+        movable_roots = {roots[channel] for _, outputs in self._makers for channel in outputs.tolist()} - fixed
+        class_ids = {root: index for index, root in enumerate(sorted(movable_roots))}
+        classes = np.array([class_ids.get(root, UNTRACKED) for root in roots], dtype=np.int64)
+        axes = tuple(Axis(key=key, dim=dim, classes=classes[channels]) for key, dim, channels in self._axes)
         return Channels(
-            num_classes=len(number),
+            num_classes=len(class_ids),
             axes=axes,
-            producers=by_class(self._makers, known, len(number)),
-            scales=by_class(self._scales, known, len(number)),
-            permutation_groups=self._kinds(axes, known, len(number)),
+            producers=by_class(self._makers, classes, len(class_ids)),
+            scales=by_class(self._scales, classes, len(class_ids)),
+            permutation_groups=self._kinds(axes, classes, len(class_ids)),
         )
 
     def _kinds(self, axes: Sequence[Axis], known: np.ndarray, count: int) -> tuple[tuple[int, ...], ...]:
-        """Classes are of one kind where they lie equally often along the same axes, and in the same blocks of grouped
-        convolutions."""
-        told: list[list[Any]] = [[] for _ in range(count)]
+        """Sets of classes that may be permuted.
+
+        The classes of a set lie equally often along the same axes, and in the same blocks of grouped convolutions.
+        """
+        occurrences: list[list[Any]] = [[] for _ in range(count)]
         for axis in axes:
-            found, times = np.unique(axis.classes[axis.classes != UNTRACKED], return_counts=True)
-            for class_, often in zip(found.tolist(), times.tolist(), strict=True):
-                told[class_].append((axis.key, axis.dim, often))
+            classes, counts = np.unique(axis.classes[axis.classes != UNTRACKED], return_counts=True)
+            for class_, num_places in zip(classes.tolist(), counts.tolist(), strict=True):
+                occurrences[class_].append((axis.key, axis.dim, num_places))
         for channel, blocks in self._blocks.items():
             if known[channel] != UNTRACKED:
-                told[known[channel]].extend(("block", *block) for block in blocks)
+                occurrences[known[channel]].extend(("block", *block) for block in blocks)
         permutation_groups: dict[Any, list[int]] = defaultdict(list)
-        for class_, signs in enumerate(told):
-            permutation_groups[tuple(sorted(signs, key=repr))].append(class_)
+        for class_, signature in enumerate(occurrences):
+            permutation_groups[tuple(sorted(signature, key=repr))].append(class_)
         return tuple(tuple(members) for members in permutation_groups.values())
 
 
@@ -258,7 +274,7 @@ def _shape(node: fx.Node) -> torch.Size:
 
 
 def _plain(target: Any) -> Callable[..., Any]:
-    """In-place functions are the plain ones."""
+    """Map an in-place operator to the plain one."""
     return {operator.iadd: operator.add, operator.imul: operator.mul}.get(target, target)
 
 
@@ -266,7 +282,7 @@ _PASSING = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.ELU, nn.Tanh),
     *(nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
 )
-"""Layers that treat each channel by itself and alike."""
+"""Layers that treat each channel by itself, and all in the same way."""
 
 _PASSING_OPERATIONS = {
     *(F.relu, F.relu6, F.leaky_relu, F.silu, F.hardswish, F.hardsigmoid, F.gelu, F.elu, torch.relu, torch.sigmoid),

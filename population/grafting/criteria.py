@@ -1,4 +1,4 @@
-"""Criteria by name: each measures the information of a layer, the number that alpha compares."""
+"""Measure the information of layers by the name of a criterion. Alpha compares these numbers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ from inarch.population.grafting.units import GraftUnit
 
 
 def layer_information(weight: Tensor, criterion: str, bins: int = 10, *, name: str = "") -> float:
-    """Return a layer's information by a criterion that needs the layer's weights alone.
+    """Return a layer's information by a criterion that needs only the layer's weights.
 
     Args:
         weight: The layer's weights, shape (filters, ...).
         criterion: entropy, l1, summed_entropy, robust_entropy, differential_entropy, orthogonality or constant.
         bins: Cells of the histogram, at least 2.
         name: The layer's name, for the error.
+
+    Returns:
+        A finite number. 0 for the criterion constant.
 
     Raises:
         NotFiniteError: A weight is NaN or infinite. The message names the layer.
@@ -57,6 +60,9 @@ def measure(
         config: Criterion and bins.
         random: Random numbers for the criterion `random`, whose information is uniform in [0, 1).
 
+    Returns:
+        A finite number for each unit, in the order of `units`.
+
     Raises:
         NotFiniteError: A weight is NaN or infinite. The message names the layer.
         ConfigError: The criterion is batch_norm and a unit has no batch norm.
@@ -80,11 +86,25 @@ class LayerInformation:
     def measure(
         self, state: Mapping[str, Tensor], units: Sequence[GraftUnit], random: np.random.Generator
     ) -> tuple[float, ...]:
-        """Return the information of each unit by the configured criterion."""
+        """Return the information of each unit by the configured criterion.
+
+        Args:
+            state: Tensors of the network.
+            units: Groups of tensors that share one alpha.
+            random: Random numbers for the criterion `random`.
+
+        Raises:
+            NotFiniteError: A weight is NaN or infinite. The message names the layer.
+            ConfigError: The criterion is batch_norm and a unit has no batch norm.
+        """
         return measure(state, units, self.config, random=random)
 
     def checked_keys(self, units: Sequence[GraftUnit]) -> frozenset[str]:
-        """Return the keys whose values are all finite if the information is finite."""
+        """Return the keys whose values are all finite if the information is finite.
+
+        Args:
+            units: Units of the network.
+        """
         return frozenset(unit.name for unit in units) if self.config.criterion in OF_WEIGHTS else frozenset()
 
 
@@ -92,6 +112,10 @@ def batch_norm_key(state: Mapping[str, Tensor], unit: GraftUnit) -> str | None:
     """Return the key of the scale of the batch norm that follows a unit's convolution, or None.
 
     It is the first scale of the unit that has as many values as the convolution has outputs.
+
+    Args:
+        state: State dict of the network.
+        unit: The unit that the convolution opens.
     """
     mixtures = state.get(f"{unit.name.removesuffix('.weight')}.fusion_proxies")  # outputs of a compact network
     num_filters = len(state[unit.name] if mixtures is None else mixtures)
@@ -128,4 +152,4 @@ OF_WEIGHTS: dict[str, Callable[[Tensor, int, str], Tensor]] = {
     "differential_entropy": lambda weight, bins, name: differential_entropy(weight, bins, name=name),
     "orthogonality": lambda weight, bins, name: orthogonality(weight),
 }
-"""Criteria that read every weight of a unit's first entry and nothing else."""
+"""Criteria that read all values of a unit's weight and no other entry."""

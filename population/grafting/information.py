@@ -1,8 +1,9 @@
-"""What a filter or a layer carries: its l1 norm, and the entropy of its weights.
+"""Measure the information of a filter or a layer: its l1 norm, or the entropy of its weights.
 
-Entropy is that of a histogram of equal cells between the least and the greatest weight. On the CPU the layer is read
-in blocks that stay in cache and each block is compared with every edge, which is faster than torch.histc and, unlike
-an index computed by scaling, puts every weight into the cell whose edges it lies between (docs/decisions.md).
+The entropy is that of a histogram with equal cells between the least and the greatest weight. On the CPU the layer is
+read in blocks that stay in cache, and each block is compared with every edge. This is faster than torch.histc. It also
+puts every weight into the cell whose edges enclose it, which an index computed by scaling does not always do
+(docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -18,24 +19,27 @@ from inarch.population.errors import NotFiniteError
 from inarch.population.state.state_dict import is_convolution
 
 BLOCK_VALUES = 65_536
-"""Weights compared at a time on the CPU; 256 KiB of float32 stay in the second-level cache."""
+"""Weights compared at a time on the CPU. 256 KiB of float32 stay in the second-level cache."""
 
 
 ROBUST_TAIL = 0.01
-"""Part of a layer's weights that lies beyond each end of the robust range."""
+"""Share of a layer's weights that lies beyond each end of the robust range."""
 
 SMALLEST_WIDTH = 1e-12
-"""Of a cell: a constant layer's differential entropy is finite."""
+"""Least width of a cell. It keeps the differential entropy of a constant layer finite."""
 
 
 def l1_norm(weight: Tensor) -> Tensor:
-    """Sum of absolute weights of each filter.
+    """Return the sum of absolute weights of each filter.
 
     Args:
         weight: Filters of one layer, shape (filters, ...).
 
     Returns:
         Shape (filters,), in the weight's float type.
+
+    Raises:
+        ValueError: The weight has no dimension or no value.
 
     Source: Meng et al. 2020 (arXiv:2001.05868), eq. 3.
     """
@@ -44,18 +48,18 @@ def l1_norm(weight: Tensor) -> Tensor:
 
 
 def filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
-    """Entropy of each filter's own weight histogram; a constant filter has 0.
+    """Return the entropy of each filter's own weight histogram. A constant filter has 0.
 
     Args:
         weight: Filters of one layer, shape (filters, ...), finite floats on any device.
-        bins: Equal cells between a filter's least and greatest weight; at least 2.
+        bins: Equal cells between a filter's least and greatest weight, at least 2.
 
     Returns:
         Nats, float64, shape (filters,), between 0 and log(bins).
 
     Raises:
-        ValueError: fewer than 2 bins, or a weight without filters.
-        NotFiniteError: a weight is NaN or infinite.
+        ValueError: There are fewer than 2 bins, or the weight has no dimension or no value.
+        NotFiniteError: A weight is NaN or infinite.
 
     Source: Meng et al. 2020 (arXiv:2001.05868), eq. 4; 10 bins in the authors' code.
     """
@@ -73,28 +77,39 @@ def filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
 
 
 def summed_filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
-    """Sum of the entropies of a layer's filters, nats, 0-dimensional float64.
+    """Return the sum of the entropies of a layer's filters.
 
-    Takes, raises: as `filter_entropy`. Source: Meng et al. 2020 (arXiv:2001.05868), eq. 5, which the paper sets aside
-    because it ignores how filters relate.
+    Args:
+        weight: Filters of one layer, shape (filters, ...), finite floats on any device.
+        bins: Equal cells between a filter's least and greatest weight, at least 2.
+
+    Returns:
+        Nats, float64, 0-dimensional, at least 0.
+
+    Raises:
+        ValueError: There are fewer than 2 bins, or the weight has no dimension or no value.
+        NotFiniteError: A weight is NaN or infinite.
+
+    Source: Meng et al. 2020 (arXiv:2001.05868), eq. 5. The paper sets it aside, because it ignores how filters relate
+    to each other.
     """
     return filter_entropy(weight, bins).sum()
 
 
 def layer_entropy(weight: Tensor, bins: int = 10, *, name: str = "weight") -> Tensor:
-    """Entropy of the histogram of a whole layer's weights; a constant layer has 0.
+    """Return the entropy of the histogram of a whole layer's weights. A constant layer has 0.
 
     Args:
         weight: A layer's weights, any shape with at least one value, finite floats on any device.
-        bins: Equal cells between the least and the greatest weight; at least 2.
+        bins: Equal cells between the least and the greatest weight, at least 2.
         name: The layer's name, for the error.
 
     Returns:
         Nats, float64, 0-dimensional, between 0 and log(bins), on the weight's device.
 
     Raises:
-        ValueError: fewer than 2 bins, or an empty weight.
-        NotFiniteError: a weight is NaN or infinite; names the layer.
+        ValueError: There are fewer than 2 bins, or the weight has no value.
+        NotFiniteError: A weight is NaN or infinite. The message names the layer.
 
     Source: Meng et al. 2020 (arXiv:2001.05868), eq. 6.
     """
@@ -116,17 +131,17 @@ def layer_entropy(weight: Tensor, bins: int = 10, *, name: str = "weight") -> Te
 
 
 def invalid_filters(state: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
-    """Filters whose l1 norm lies below a threshold, of each convolution of a state dict.
+    """Mark the filters of each convolution whose l1 norm lies below a threshold.
 
     Args:
-        state: A state dict; its entries of three dimensions and more are convolutions.
-        threshold: At least 0; the papers tabulate 1, 0.1, 0.01 and 0.001.
+        state: A state dict. Its float entries of three dimensions and more are taken for convolutions.
+        threshold: At least 0. The papers tabulate 1, 0.1, 0.01 and 0.001.
 
     Returns:
         For each convolution's key, booleans of shape (filters,), true where the filter is invalid.
 
     Raises:
-        ValueError: a negative threshold.
+        ValueError: The threshold is negative.
 
     Source: Meng et al. 2020 (arXiv:2001.05868), section 4.4.
     """
@@ -136,43 +151,63 @@ def invalid_filters(state: Mapping[str, Tensor], threshold: float) -> dict[str, 
 
 
 def robust_entropy(weight: Tensor, bins: int = 10, *, tail: float = ROBUST_TAIL, name: str = "weight") -> Tensor:
-    """Entropy of a whole layer's weights on cells between two quantiles, so that no single weight decides the range.
+    """Return the entropy of a whole layer's weights, with cells between two quantiles.
+
+    No single weight decides the range of the cells. The papers do not have this criterion.
 
     Args:
-        weight: As `layer_entropy`.
-        bins: Equal cells between the quantiles, at least 2; what lies beyond falls into the first and last.
-        tail: Part of the weights beyond each quantile, in [0, 0.5).
+        weight: A layer's weights, any shape with at least one value, finite floats on any device.
+        bins: Equal cells between the quantiles, at least 2. Weights beyond them fall into the first and the last cell.
+        tail: Share of the weights beyond each quantile, in [0, 0.5).
         name: The layer's name, for the error.
 
-    Returns, raises: as `layer_entropy`. Not the papers'.
+    Returns:
+        Nats, float64, 0-dimensional, between 0 and log(bins), on the weight's device.
+
+    Raises:
+        ValueError: There are fewer than 2 bins, or `tail` lies outside [0, 0.5).
+        NotFiniteError: A weight is NaN or infinite. The message names the layer.
     """
     clipped, _ = _clipped(weight, tail, name)
     return layer_entropy(clipped, bins, name=name)
 
 
 def differential_entropy(weight: Tensor, bins: int = 10, *, tail: float = ROBUST_TAIL, name: str = "weight") -> Tensor:
-    """Robust entropy plus the logarithm of a cell's width: a histogram's estimate of differential entropy. Unlike the
-    papers' it tells a layer from a shrunken copy of itself.
+    """Return robust entropy plus the logarithm of a cell's width, which estimates differential entropy.
 
-    Args, raises: as `robust_entropy`.
+    The papers' entropy is the same for a layer and a shrunken copy of it. Differential entropy is not.
+
+    Args:
+        weight: A layer's weights, any shape with at least one value, finite floats on any device.
+        bins: Equal cells between the quantiles, at least 2. Weights beyond them fall into the first and the last cell.
+        tail: Share of the weights beyond each quantile, in [0, 0.5).
+        name: The layer's name, for the error.
 
     Returns:
-        Nats, float64, 0-dimensional, any sign; that of a width of 1e-12 where the layer is constant.
+        Nats, float64, 0-dimensional, of any sign. A constant layer has the logarithm of SMALLEST_WIDTH, 1e-12.
+
+    Raises:
+        ValueError: There are fewer than 2 bins, or `tail` lies outside [0, 0.5).
+        NotFiniteError: A weight is NaN or infinite. The message names the layer.
     """
     clipped, width = _clipped(weight, tail, name)
     return layer_entropy(clipped, bins, name=name) + math.log(max(width / bins, SMALLEST_WIDTH))
 
 
 def orthogonality(weight: Tensor) -> Tensor:
-    """How little the filters of a layer overlap: 1 less the mean absolute cosine between two of them.
+    """Return 1 minus the mean absolute cosine between two filters of a layer.
 
     Args:
-        weight: Filters of one layer, shape (filters, ...); one filter overlaps with none.
+        weight: Filters of one layer, shape (filters, ...).
 
     Returns:
-        Float64, 0-dimensional, in [0, 1]; a filter of zeros overlaps with none.
+        Float64, 0-dimensional, in [0, 1]. A layer of one filter has 1. A filter of zeros counts as orthogonal to all.
 
-    Source: after Prakash et al. 2019 (arXiv:1811.07275), RePr, which ranks filters by their rows of this matrix.
+    Raises:
+        ValueError: The weight has no dimension or no value.
+
+    Source: after Prakash et al. 2019 (arXiv:1811.07275), RePr. RePr ranks filters by their rows of the matrix of
+    cosines.
     """
     _check_shape(weight)
     filters = torch.nn.functional.normalize(weight.detach().flatten(1).double(), dim=1)
@@ -182,15 +217,15 @@ def orthogonality(weight: Tensor) -> Tensor:
 
 
 def _clipped(weight: Tensor, tail: float, name: str) -> tuple[Tensor, float]:
-    """The weights with what lies beyond their quantiles moved onto them, and how far the quantiles are apart."""
+    """Clip the weights to two quantiles. Return them with the distance between the quantiles."""
     if not 0 <= tail < 0.5:
         raise ValueError(f"tail must lie in [0, 0.5), got {tail!r}")
     flat = _computable(weight.detach()).reshape(-1)
     least, greatest = torch.aminmax(flat)
     _check_finite(float(least), float(greatest), name)
-    cut = int(tail * flat.numel())
-    low = flat.kthvalue(cut + 1).values
-    high = flat.kthvalue(flat.numel() - cut).values
+    num_beyond = int(tail * flat.numel())
+    low = flat.kthvalue(num_beyond + 1).values
+    high = flat.kthvalue(flat.numel() - num_beyond).values
     return flat.clamp(low, high), float(high) - float(low)
 
 
@@ -205,18 +240,18 @@ def _check_shape(weight: Tensor) -> None:
 
 
 def _check_finite(low: float, high: float, name: str) -> None:
-    """aminmax hands NaN on, so two numbers tell of every weight."""
+    """Check the least and the greatest weight. aminmax propagates NaN, so the two cover every weight."""
     if not (math.isfinite(low) and math.isfinite(high)):
         raise NotFiniteError(f"{name} has a weight that is NaN or infinite")
 
 
 def _computable(weight: Tensor) -> Tensor:
-    """Half precision is compared in float32, exactly."""
+    """Convert half precision to float32, in which comparisons are exact."""
     return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
 
 
 def _in_memory_order(weight: Tensor) -> Tensor:
-    """All values as one dimension, without a copy where they lie densely: their order does not matter here."""
+    """Return all values in one dimension, in any order. Dense tensors are not copied."""
     if weight.is_contiguous():
         return weight.view(-1)
     if weight.is_contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else False:
@@ -225,14 +260,16 @@ def _in_memory_order(weight: Tensor) -> Tensor:
 
 
 def _edges(low: Tensor, high: Tensor, bins: int) -> list[Tensor]:
-    """bins + 1 edges, low + i * width, in the weights' own precision as the reference computes them."""
+    """Return bins + 1 edges low + i * width, in the weights' own precision as in the reference."""
     width = (high - low) / bins
     return [low + index * width for index in range(bins + 1)]
 
 
 def _count_above(flat: Tensor, edges: list[Tensor]) -> Tensor:
-    """How many values are at least each edge, on the values' device. But as published, the last cell is closed: nothing
-    lies above the last edge."""
+    """Count the values at or above each edge, on the values' device.
+
+    The last cell is closed, as published. The last edge therefore counts 0.
+    """
     above = torch.stack([(flat >= edge).sum() for edge in edges])
     above[0] = flat.numel()
     above[-1] = 0
@@ -240,7 +277,10 @@ def _count_above(flat: Tensor, edges: list[Tensor]) -> Tensor:
 
 
 def _count_above_in_blocks(flat: Tensor, low: np.ndarray, high: np.ndarray, bins: int) -> np.ndarray:
-    """The same on the CPU, in blocks that stay in cache; numpy counts booleans six times faster than torch does."""
+    """Count as `_count_above` does, on the CPU and in blocks that stay in cache.
+
+    numpy counts booleans six times faster than torch does.
+    """
     is_half = flat.dtype in (torch.float16, torch.bfloat16)
     values = None if is_half else flat.numpy()
     edges = list(low + np.arange(bins + 1, dtype=low.dtype) * ((high - low) / low.dtype.type(bins)))
@@ -250,8 +290,8 @@ def _count_above_in_blocks(flat: Tensor, low: np.ndarray, high: np.ndarray, bins
     for start in range(0, flat.numel(), BLOCK_VALUES):
         stop = min(start + BLOCK_VALUES, flat.numel())
         block = flat[start:stop].float().numpy() if values is None else values[start:stop]
-        hit = mask[: stop - start]
+        is_above = mask[: stop - start]
         for index in range(1, bins):
-            np.greater_equal(block, edges[index], out=hit)
-            above[index] += np.count_nonzero(hit)
+            np.greater_equal(block, edges[index], out=is_above)
+            above[index] += np.count_nonzero(is_above)
     return above

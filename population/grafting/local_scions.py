@@ -1,4 +1,4 @@
-"""Scions that need no neighbor: noise, and the network's own most informative filters."""
+"""Scions without a donor: random noise, and the network's own most informative filters."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def noise_scion(
     epoch: float,
     random: np.random.Generator,
 ) -> tuple[LayerGraft, ...]:
-    """Add noise to the invalid filters of each unit, in place: N(0, sigma), sigma = noise_decay ** epoch.
+    """Add noise from N(0, sigma) to the invalid filters of each unit, in place. Sigma is noise_decay ** epoch.
 
     Args:
-        state: Changed in place.
-        units: Whose weights.
+        state: State dict of the network; changed.
+        units: Units of the network. Only the weights that name them change.
         config: threshold and noise_decay.
         epoch: Epochs trained, at least 0.
-        random: Draws the noise.
+        random: Random numbers for the noise.
 
     Returns:
-        A record a unit: alpha is the part of its filters that was left alone, information the mean l1 norm of its
-        filters before and after.
+        A record for each unit. Its alpha is the share of filters that stay unchanged. Its own_information and
+        scion_information are the mean l1 norm of the filters before and after.
 
-    Source: Meng et al. 2020 (arXiv:2001.05868), eq. 1; 0.975 in the authors' code.
+    Source: Meng et al. 2020 (arXiv:2001.05868), eq. 1; noise_decay is 0.975 in the authors' code.
     """
     records = []
     for unit in units:
@@ -51,14 +51,22 @@ def noise_scion(
 def internal_scion(
     state: Mapping[str, Tensor], units: Sequence[GraftUnit], config: GraftConfig
 ) -> tuple[LayerGraft, ...]:
-    """Add each unit's i-th most informative filter to its i-th least informative one, where that is invalid, in place.
+    """Add each unit's i-th most informative filter to its i-th least informative filter, if the latter is invalid.
 
-    The criterion is the filter's l1 norm, or with an entropy criterion its entropy; whether a filter is invalid is
-    decided by its l1 norm. Filters that are given are taken as they were before any was added to.
+    Filters are ranked by their l1 norm, or by their entropy if the criterion is an entropy. A filter is invalid if its
+    l1 norm lies below the threshold. The added filters have their values from before the graft.
 
-    Args, returns: as `noise_scion`.
+    Args:
+        state: State dict of the network; changed.
+        units: Units of the network. Only the weights that name them change.
+        config: criterion, bins and threshold.
 
-    Source: Meng et al. 2020, section 3.2; the authors' code adds, as their theorem 1 assumes (Z = X + Y).
+    Returns:
+        A record for each unit. Its alpha is the share of filters that stay unchanged. Its own_information and
+        scion_information are the mean l1 norm of the filters before and after.
+
+    Source: Meng et al. 2020 (arXiv:2001.05868), section 3.2. The authors' code adds filters, as their theorem 1
+    assumes (Z = X + Y).
     """
     records = []
     for unit in units:
@@ -69,10 +77,10 @@ def internal_scion(
         order = rank.argsort()
         least, most = order, order.flip(0)
         half = len(order) // 2
-        chosen = before[least[:half]] < config.threshold
-        given = weight[most[:half][chosen]].clone()
-        weight[least[:half][chosen]] += given
-        records.append(_record(unit, before, l1_norm(weight), int(chosen.sum())))
+        is_invalid = before[least[:half]] < config.threshold
+        donors = weight[most[:half][is_invalid]].clone()
+        weight[least[:half][is_invalid]] += donors
+        records.append(_record(unit, before, l1_norm(weight), int(is_invalid.sum())))
     return tuple(records)
 
 

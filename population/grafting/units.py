@@ -1,7 +1,7 @@
-"""Which entries of a state dict form one graft unit: a convolution and what follows it.
+"""Group the entries of a state dict into graft units: a convolution with the entries that follow it.
 
 As in the reference, the batch norm, the projection shortcut and the head that follow a convolution share its alpha.
-Unlike the reference, convolutions are found from the modules (or the shapes) and not from the word 'conv' in a key.
+Unlike the reference, the code identifies convolutions by module type or shape, not by the word 'conv' in a key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inarch.population.state.state_dict import is_convolution, named_tensors
 Units = Literal["auto", "convolutions", "matrices"]
 
 MATRICES_A_CONVOLUTION = 3
-"""A network with more other weight matrices than this for each convolution is grafted by all its matrices."""
+"""Limit of other weight matrices per convolution. Above it, `auto` selects all weight matrices."""
 
 SHORTCUT_NAMES = frozenset({"shortcut", "downsample"})
 """Names of submodules that hold a projection shortcut, in this package, torchvision and the reference."""
@@ -30,22 +30,26 @@ class GraftUnit:
     """Entries of a state dict that share one alpha."""
 
     name: str
-    """Key of the weight whose information decides."""
+    """Key of the weight whose information determines alpha."""
     keys: tuple[str, ...]
     """All entries, in the state dict's order."""
 
 
 def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ...]:
-    """The graft units of a network, found from its modules.
+    """Return the graft units of a network, derived from its modules.
 
     Args:
         module: The network.
-        units: convolutions: each convolution (projection shortcuts aside) opens a unit, parametrized ones too;
-            matrices: each parameter of two dimensions and more does, so that a transformer can be grafted; auto:
-            convolutions, unless the network has more than three times as many other matrices, as transformers have.
+        units: Which weights open a unit. convolutions: each convolution except projection shortcuts, parametrized
+            weights included. matrices: each parameter of two or more dimensions, so that transformers can be grafted.
+            auto: convolutions, unless the network has more than three times as many other matrices, as transformers
+            do.
+
+    Returns:
+        The units in the state dict's order. Together they hold every entry once.
 
     Raises:
-        ConfigError: no entry opens a unit.
+        ConfigError: No entry opens a unit.
     """
     parameters = dict(module.named_parameters())
     weights = _convolution_weights(module)
@@ -53,10 +57,12 @@ def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ..
         units = chosen_units(module)
     if units == "convolutions":
         own = named_tensors(module)
-        weights = {stem: name for stem, name in weights.items() if name in own}  # the second of two tied ones has none
+        weights = {stem: name for stem, name in weights.items() if name in own}  # a tied weight has only its first name
         stems = {stem: name for stem, name in weights.items() if not _is_shortcut(name)}
         return group_entries(
-            named_tensors(module), lambda key: next((n for s, n in stems.items() if _is_of(key, s)), None), units
+            named_tensors(module),
+            lambda key: next((name for stem, name in stems.items() if _is_of(key, stem)), None),
+            units,
         )
     return group_entries(
         named_tensors(module), lambda key: key if key in parameters and parameters[key].dim() >= 2 else None, units
@@ -64,16 +70,22 @@ def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ..
 
 
 def chosen_units(module: nn.Module) -> Literal["convolutions", "matrices"]:
-    """What auto stands for in a network."""
+    """Return the kind of units that `auto` selects for a network.
+
+    Args:
+        module: The network.
+    """
     weights = set(_convolution_weights(module).values())
     matrices = [name for name, parameter in module.named_parameters() if parameter.dim() >= 2 and name not in weights]
     return "convolutions" if weights and len(matrices) <= MATRICES_A_CONVOLUTION * len(weights) else "matrices"
 
 
 def _convolution_weights(module: nn.Module) -> dict[str, str]:
-    """The convolutions of a network: a module's name, and the key of its weight; of a parametrized weight the largest
-    part (weight norm's direction, spectral norm's original)."""
-    found = {}
+    """Return the key of each convolution's weight by the name of its module.
+
+    Of a parametrized weight it is the largest part: weight norm's direction, spectral norm's original.
+    """
+    weights = {}
     for stem, owner in module.named_modules():
         if isinstance(owner, _ConvNd):
             parts = [
@@ -83,8 +95,8 @@ def _convolution_weights(module: nn.Module) -> dict[str, str]:
             ]
             if parts:
                 key = max(parts, key=lambda part: part[1].numel())[0]
-                found[stem] = f"{stem}.{key}" if stem else key
-    return found
+                weights[stem] = f"{stem}.{key}" if stem else key
+    return weights
 
 
 def _is_of(key: str, stem: str) -> bool:
@@ -93,7 +105,11 @@ def _is_of(key: str, stem: str) -> bool:
 
 
 def convolution_units(module: nn.Module) -> tuple[GraftUnit, ...]:
-    """The units of `graft_units(module)`; none where the network has no convolution."""
+    """Return the units of kind convolutions. Empty if the network has no convolution.
+
+    Args:
+        module: The network.
+    """
     try:
         return graft_units(module, "convolutions")
     except ConfigError:
@@ -101,10 +117,18 @@ def convolution_units(module: nn.Module) -> tuple[GraftUnit, ...]:
 
 
 def graft_units_of_state(state: Mapping[str, Tensor], units: Units = "auto") -> tuple[GraftUnit, ...]:
-    """The graft units of a bare state dict, found from its shapes: where there is no module to ask.
+    """Return the graft units of a state dict without a module, derived from its shapes.
+
+    Args:
+        state: A state dict.
+        units: Which entries open a unit. matrices: each of two or more dimensions. convolutions or auto: each of three
+            or more dimensions, except projection shortcuts.
+
+    Returns:
+        The units in the state dict's order. Together they hold every entry once.
 
     Raises:
-        ConfigError: no entry opens a unit.
+        ConfigError: No entry opens a unit.
     """
 
     def opens(key: str) -> str | None:
@@ -120,12 +144,16 @@ def _is_shortcut(key: str) -> bool:
 
 
 def group_entries(keys: Iterable[str], opener: Callable[[str], str | None], units: Units) -> tuple[GraftUnit, ...]:
-    """Group entries into units.
+    """Group entries into units. Entries before the first unit join it.
 
     Args:
         keys: Keys of a state dict, in order.
-        opener: Returns the name of the unit that a key belongs to, or None for a key that joins the unit before it.
+        opener: Returns the name of the unit that a key opens. None, or a name that is already open, lets the key join
+            the unit before it.
         units: Kind of units, for the error.
+
+    Returns:
+        The units in the order of their first keys. Together they hold every key once.
 
     Raises:
         ConfigError: No key opens a unit.
@@ -146,5 +174,5 @@ def group_entries(keys: Iterable[str], opener: Callable[[str], str | None], unit
     if not groups:
         kind = "weight matrix" if units == "matrices" else "convolution"
         advice = "; graft.units=matrices takes every weight matrix" if units != "matrices" else ""
-        raise ConfigError(f"the network has no {kind} to graft by{advice}")
+        raise ConfigError(f"the network has no {kind} to graft{advice}")
     return tuple(GraftUnit(name=name, keys=tuple(members)) for name, members in groups)

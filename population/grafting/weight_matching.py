@@ -1,4 +1,4 @@
-"""Bringing a scion's channels into the rootstock's order: networks from different weights have unrelated channels."""
+"""Permute a scion's channels into the rootstock's order. Networks with different initial weights do not share one."""
 
 from __future__ import annotations
 
@@ -10,73 +10,82 @@ from torch import Tensor
 from inarch.population.grafting.channels import Axis, Channels, moved, moved_along
 
 SWEEPS = 6
-"""Passes over all kinds of channels, at most; it ends when a pass changes nothing."""
+"""Maximum number of passes over all permutation groups. Matching stops earlier if a pass changes nothing."""
 
 NOT_MATCHED = ("running_mean", "running_var")
-"""Entries that follow their channels and do not say where these belong."""
+"""Ends of keys whose entries are permuted with their channels but do not take part in matching."""
 
 
 def match_channels(own: Mapping[str, Tensor], scion: Mapping[str, Tensor], channels: Channels) -> np.ndarray:
-    """Which of the scion's classes stands where, so that its weights come closest to the rootstock's.
+    """Return the permutation of the scion's classes that brings its weights closest to the rootstock's.
 
-    Kind by kind, an assignment that makes the sum of products between both networks' weights greatest while the other
-    kinds stay as they are; it never falls.
+    The function solves one assignment problem per permutation group while the other groups stay fixed. Each assignment
+    maximizes the sum of products between the two networks' weights, so the sum never decreases.
 
     Args:
-        own: The rootstock's state dict.
-        scion: The scion's; only read.
-        channels: Of their network.
+        own: The rootstock's state dict; only read.
+        scion: The scion's state dict; only read.
+        channels: Channels of the networks.
 
     Returns:
-        Shape (classes,): `channels.moved(scion, channels, places)` is the scion in the rootstock's order.
+        `places`, shape (classes,). `channels.moved(scion, channels, places)` is the scion in the rootstock's order.
 
     Source: Ainsworth et al. 2023 (arXiv:2209.04836), Git Re-Basin, weight matching.
     """
-    from scipy.optimize import linear_sum_assignment  # a third of this package's import; few networks align
+    from scipy.optimize import linear_sum_assignment  # a third of this package's import time, and few runs match
 
     places = np.arange(channels.num_classes)
     kinds = [np.array(kind) for kind in channels.permutation_groups if len(kind) > 1]
     along = [_axes_of(kind, channels) for kind in kinds]
-    now = {key: tensor.detach().cpu() for key, tensor in scion.items()}
+    current = {key: tensor.detach().cpu() for key, tensor in scion.items()}
     for _ in range(SWEEPS):
         is_changed = False
         for kind, axes in zip(kinds, along, strict=True):
-            products = sum(_slices(own, axis, found) @ _slices(now, axis, found).T for axis, found in axes)
-            chosen = linear_sum_assignment(products, maximize=True)[1]
-            if (chosen != np.arange(len(kind))).any():
+            products = sum(_slices(own, axis, indices) @ _slices(current, axis, indices).T for axis, indices in axes)
+            assignment = linear_sum_assignment(products, maximize=True)[1]
+            if (assignment != np.arange(len(kind))).any():
                 is_changed = True
-                places[kind] = places[kind[chosen]]
+                places[kind] = places[kind[assignment]]
                 step = np.arange(channels.num_classes)
-                step[kind] = kind[chosen]
+                step[kind] = kind[assignment]
                 for axis, _ in axes:
-                    now[axis.key] = moved_along(now[axis.key], axis, step)
+                    current[axis.key] = moved_along(current[axis.key], axis, step)
         if not is_changed:
             break
     return places
 
 
 def in_common_order(states: Sequence[Mapping[str, Tensor]], channels: Channels) -> list[Mapping[str, Tensor]]:
-    """Several networks, each with its channels in the first one's order: what their mean and cosine are of. None
-    computes anything else for it."""
+    """Return networks with their channels in the order of the first, as their mean and cosine need them.
+
+    No network's function changes.
+
+    Args:
+        states: State dicts of networks of the same structure, at least one; only read.
+        channels: Channels of the networks.
+
+    Returns:
+        The first state dict itself, and copies of the others.
+    """
     first, *others = states
     return [first, *(moved(dict(other), channels, match_channels(first, other, channels)) for other in others)]
 
 
 def _axes_of(kind: np.ndarray, channels: Channels) -> list[tuple[Axis, np.ndarray]]:
-    """Axes along which a kind lies, with where each of its classes does: shape (classes of the kind, occurrences)."""
-    rank = np.full(channels.num_classes + 1, -1)
+    """Return the axes of a permutation group, each with the places of its classes, shape (classes, occurrences)."""
+    rank = np.full(channels.num_classes + 1, -1)  # the last element is the rank of UNTRACKED
     rank[kind] = np.arange(len(kind))
-    found = []
+    axes = []
     for axis in channels.axes:
-        of = rank[axis.classes.ravel()]
-        places = np.flatnonzero(of >= 0)
+        ranks = rank[axis.classes.ravel()]
+        places = np.flatnonzero(ranks >= 0)
         if len(places) and not axis.key.endswith(NOT_MATCHED):
-            found.append((axis, places[np.argsort(of[places], kind="stable")].reshape(len(kind), -1)))
-    return found
+            axes.append((axis, places[np.argsort(ranks[places], kind="stable")].reshape(len(kind), -1)))
+    return axes
 
 
 def _slices(state: Mapping[str, Tensor], axis: Axis, places: np.ndarray) -> np.ndarray:
-    """All that an entry holds of each class of a kind: shape (classes of the kind, values), in the order of places."""
+    """Return the values of each class in an entry, shape (classes, values). The classes are in the order of places."""
     values = state[axis.key].detach().cpu().numpy()
     if axis.classes.ndim == 1:
         rows = np.moveaxis(values, axis.dim, 0).reshape(values.shape[axis.dim], -1)

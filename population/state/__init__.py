@@ -1,1 +1,1 @@
-"""Values of one network that other packages pass around: state dict, snapshot, optimizer state, seeds."""
+"""Values of one network that other packages exchange: state dict, snapshot, optimizer state and seeds."""

@@ -1,4 +1,7 @@
-"""The seed tree: one root, a branch for each network, a leaf for each use. Equal inputs give equal seeds."""
+"""Derive seeds from a tree with one root, a branch for each network and a leaf for each use.
+
+Equal inputs give equal seeds.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ _LEAVES: dict[Use, int] = {"weights": 0, "order": 1, "augmentation": 2, "trainin
 
 
 def derive_seed(root: int, network_id: int, use: Use) -> int:
-    """The seed of one network for one use: initial weights, data order, augmentation, torch's
-    state in training, or what an exchange draws.
+    """Return the seed of one network for one use.
 
     Args:
         root: The run's seed, at least 0.
-        network_id: The network's id.
-        use: What it is for.
+        network_id: The network's id, at least 0.
+        use: Purpose of the seed: initial weights, data order, augmentation, torch's random state in training, or random
+            numbers of an exchange.
 
     Returns:
         An integer in [0, 2**63).
@@ -32,14 +35,30 @@ def derive_seed(root: int, network_id: int, use: Use) -> int:
 
 
 def generator(root: int, network_id: int, use: Use, *, counter: int) -> np.random.Generator:
-    """Random numbers of one network for one use, anew for each value of a counter."""
+    """Return a random generator for one network and one use, independent for each value of a counter.
+
+    Args:
+        root: The run's seed, at least 0.
+        network_id: The network's id, at least 0.
+        use: Purpose of the random numbers.
+        counter: Number of the repetition, such as the interval, at least 0.
+    """
     return np.random.Generator(np.random.Philox(key=derive_seed(root, network_id, use), counter=[0, 0, 0, counter]))
 
 
 class RandomState(contextlib.AbstractContextManager):
-    """A random state of its own: torch's global one is exchanged on entry and put back on exit."""
+    """A private random state of torch, as a context manager.
+
+    On entry it replaces torch's global state. On exit it is saved, and the global state is restored.
+    """
 
     def __init__(self, seed: int, device: torch.device) -> None:
+        """Create the state without changing the global one.
+
+        Args:
+            seed: Seed of the state.
+            device: Device whose generator belongs to the state, besides the CPU's.
+        """
         self._device = device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -57,11 +76,16 @@ class RandomState(contextlib.AbstractContextManager):
             self._set(self._others)
 
     def tensors(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """Return copies of the generators' states for a checkpoint."""
         return {name: state.clone() for name, state in self._own.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """From a checkpoint; one made on another kind of device leaves this device's state."""
+        """Restore the state from a checkpoint.
+
+        Args:
+            tensors: Tensors of the checkpoint. A generator that the checkpoint lacks, because it was saved on another
+                kind of device, keeps its state.
+        """
         self._own |= {name: tensors[name] for name in self._own if name in tensors}
 
     def _current(self) -> dict[str, Tensor]:

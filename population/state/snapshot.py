@@ -1,7 +1,8 @@
-"""A network frozen: one flat buffer of bytes, the table of what lies where, its information and its origin.
+"""Snapshots: the published weights of a network in one flat buffer of bytes, with layout, information and origin.
 
-One buffer and not one object a layer: 300 small objects cost the object store 45 times as much. A buffer that came
-out of the store is read-only and shared by every reader on the node: it is copied from, never written to.
+A snapshot is one buffer and not one object per layer, because 300 small objects cost the object store 45 times as
+much. A buffer from the object store is read-only and shared by every reader on the node. Readers copy from it and
+never write to it.
 """
 
 from __future__ import annotations
@@ -19,100 +20,110 @@ from torch import Tensor, nn
 from inarch.population.errors import StructureError
 
 ALIGNMENT = 64
-"""Bytes; each entry begins on a cache line."""
+"""Bytes. Each entry begins on a cache line."""
 
 with warnings.catch_warnings():
-    # torch warns once a process that a tensor over read-only memory could be written to. Snapshots are only read
-    # (blend_ reads the scion, copies read the source), so the one warning is used up here.
+    # torch warns once per process that a tensor over read-only memory could be written to. Snapshots are only read:
+    # blend_ reads the scion, and copies read their source. The warning is therefore triggered here and suppressed.
     warnings.simplefilter("ignore")
     torch.from_numpy(np.frombuffer(bytes(4), dtype=np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where one tensor lies in the buffer."""
+    """Position of one tensor in the buffer."""
 
     name: str
+    """Key of the state dict."""
     dtype: str
-    """torch's name for it, as float32."""
+    """torch's name of the type, such as float32."""
     shape: tuple[int, ...]
+    """Shape of the tensor."""
     offset: int
+    """First byte."""
     nbytes: int
+    """Bytes of the tensor, without padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The table of a buffer: the same for all networks of one structure."""
+    """The positions of all tensors in a buffer. All networks of one structure have the same layout."""
 
     entries: tuple[Entry, ...]
+    """Entries in the order of their offsets."""
     nbytes: int
-    """Of the whole buffer."""
+    """Bytes of the whole buffer."""
     fingerprint: str
-    """Equal for equal names, types and shapes in equal order."""
+    """Hash of names, types and shapes in their order. Equal layouts have equal fingerprints."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotInfo:
-    """Whose weights these are, and how far they were trained."""
+    """Identity and training progress of a snapshot."""
 
     network_id: int
+    """Id of the network that published the snapshot."""
     incarnation: int
+    """Incarnation of the network."""
     interval: int
-    """The version: intervals of the schedule completed."""
+    """Version of the snapshot: intervals of the schedule completed."""
     step: int
     """Steps of the schedule completed."""
     trained_intervals: float
-    """Intervals that these weights were trained for, a scion's in proportion to its part; a fresh newcomer has few."""
+    """Intervals of training behind these weights. A graft adds the scion's training by its weight. A newcomer has few
+    even if it takes the population's position in the schedule."""
     trained_steps: float
     """The same in steps."""
     created_at: float
-    """When it was frozen, seconds of the host's clock."""
+    """Time at which the snapshot was staged, in seconds of the host's clock."""
     structure: str
-    """Fingerprint of its layout."""
+    """Fingerprint of the snapshot's layout."""
     score: float | None = None
-    """Newest score on the validation images, as `Scores.score`; None where nothing is held out."""
+    """Newest validation score, as `Scores.score`. None without validation images."""
     learning_rate: float = 0.0
-    """Initial, of the network that trained them."""
+    """Initial learning rate of the network that trained these weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A network's frozen weights, with what its neighbors need to know of them."""
+    """The published weights of a network, with the data that its neighbors need to graft them."""
 
     origin: SnapshotInfo
+    """Identity and training progress."""
     information: tuple[float, ...]
-    """Of each graft unit, in order."""
+    """Information of each graft unit, in order. Empty if the exchange rule measures none."""
     buffer: np.ndarray
-    """Shape (bytes,), uint8."""
+    """Shape (bytes,), uint8; only read."""
     layout: Layout
+    """Positions of the tensors in the buffer."""
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors, as views of the buffer: never write to them."""
+        """Return the tensors as views of the buffer. The caller must not write to them."""
         return unflatten(self.buffer, self.layout)
 
     def is_finite(self, *, but: Collection[str] = ()) -> bool:
-        """Whether no weight is NaN or infinite.
+        """Return whether all weights are finite.
 
-        Where all floats are float32 one look at the least and greatest value of each stretch of the buffer tells
-        (whole numbers and padding read as floats are finite but for extreme ones); else, and where that look finds
-        something, entry by entry.
+        If all floats are float32, the least and the greatest value of each contiguous range of the buffer usually
+        decide. Integers and padding in a range are read as floats too. Only extreme integers appear as NaN or infinite.
+        With other float types, or if a range is not finite, each float entry is checked separately.
 
         Args:
-            but: Entries that need no look: their donor's information tells that they are finite.
+            but: Keys of entries to skip, because the donor's information proves that they are finite.
         """
-        looked_at = [entry for entry in self.layout.entries if entry.name not in but]
-        floats = [entry for entry in looked_at if "float" in entry.dtype]
+        checked = [entry for entry in self.layout.entries if entry.name not in but]
+        floats = [entry for entry in checked if "float" in entry.dtype]
         if all(entry.dtype == "float32" for entry in floats):
             values = torch.from_numpy(self.buffer).view(torch.float32)
-            ends = [torch.aminmax(values[start // 4 : stop // 4]) for start, stop in _stretches(looked_at)]
-            if all(math.isfinite(float(low)) and math.isfinite(float(high)) for low, high in ends):
+            extremes = [torch.aminmax(values[start // 4 : stop // 4]) for start, stop in _stretches(checked)]
+            if all(math.isfinite(float(low)) and math.isfinite(float(high)) for low, high in extremes):
                 return True
         state = self.state()
         return all(bool(torch.isfinite(state[entry.name]).all()) for entry in floats)
 
 
 def _stretches(found: Sequence[Entry]) -> list[tuple[int, int]]:
-    """First and last byte, padding included, of entries that lie side by side."""
+    """Return start and end byte, padding included, of each contiguous range of entries."""
     stretches: list[tuple[int, int]] = []
     for entry in found:
         stop = entry.offset + -(-entry.nbytes // ALIGNMENT) * ALIGNMENT
@@ -126,44 +137,56 @@ def _stretches(found: Sequence[Entry]) -> list[tuple[int, int]]:
 
 
 def layout_of(state: Mapping[str, Tensor]) -> Layout:
-    """The layout of a state dict."""
-    found, offset = [], 0
+    """Return the layout of a state dict.
+
+    Args:
+        state: A state dict. The layout has its entries in its order.
+    """
+    entries, offset = [], 0
     digest = hashlib.sha256()
     for name, tensor in state.items():
         nbytes = tensor.numel() * tensor.element_size()
         dtype = str(tensor.dtype).removeprefix("torch.")
-        found.append(Entry(name=name, dtype=dtype, shape=tuple(tensor.shape), offset=offset, nbytes=nbytes))
+        entries.append(Entry(name=name, dtype=dtype, shape=tuple(tensor.shape), offset=offset, nbytes=nbytes))
         digest.update(f"{name} {dtype} {tuple(tensor.shape)}\n".encode())
         offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
-    return Layout(entries=tuple(found), nbytes=offset, fingerprint=digest.hexdigest()[:16])
+    return Layout(entries=tuple(entries), nbytes=offset, fingerprint=digest.hexdigest()[:16])
 
 
 def unflatten(buffer: np.ndarray, layout: Layout) -> dict[str, Tensor]:
-    """The tensors of a buffer, as views of it.
+    """Return the tensors of a buffer as views of it.
+
+    Args:
+        buffer: Bytes of a snapshot, shape (bytes,), uint8.
+        layout: Layout of the snapshot.
 
     Raises:
-        StructureError: the buffer is not of the layout's size.
+        StructureError: The buffer does not have the layout's size.
     """
     if buffer.nbytes != layout.nbytes:
-        raise StructureError(f"a snapshot of this network has {layout.nbytes} bytes, got one of {buffer.nbytes}")
-    whole = torch.from_numpy(buffer)
+        raise StructureError(f"a snapshot of this network must have {layout.nbytes} bytes, got {buffer.nbytes}")
+    flat = torch.from_numpy(buffer)
     return {
-        entry.name: whole[entry.offset : entry.offset + entry.nbytes]
-        .view(getattr(torch, entry.dtype))
-        .view(entry.shape)
+        entry.name: flat[entry.offset : entry.offset + entry.nbytes].view(getattr(torch, entry.dtype)).view(entry.shape)
         for entry in layout.entries
     }
 
 
 class StagingBuffer:
-    """Copies a network into one host buffer, which it owns and fills anew each time.
+    """A host buffer into which a network's weights are copied before they are published. Each copy replaces the last.
 
-    On the CPU a network may live in the buffer itself (`alias_parameters`): then nothing is left to copy, and what was frozen
-    holds until the network trains on. On a GPU the buffer is pinned and the copy runs on a stream of its own: the
-    training stream waits for it on the device, the host only when it reads the buffer.
+    On the CPU, the network's tensors may be views of the buffer (`alias_parameters`). Nothing is copied then, and the
+    staged weights stay valid until the network trains on. On a GPU the buffer is pinned, and the copy runs on its own
+    stream. The training stream waits for the copy on the device. The host waits only when it reads the buffer.
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
+        """Allocate the buffer.
+
+        Args:
+            layout: Layout of the network's snapshots.
+            device: Device of the network.
+        """
         self.layout = layout
         self._device = device
         is_cuda = device.type == "cuda"
@@ -178,8 +201,13 @@ class StagingBuffer:
         self._copied = torch.cuda.Event() if is_cuda else None
 
     def alias_parameters(self, module: nn.Module) -> None:
-        """On the CPU: let a module's contiguous float32 parameters and buffers be views of the buffer from now on. (Of
-        one type alone: torch.save refuses a storage that is seen as several.)"""
+        """Turn a module's contiguous float32 parameters and buffers into views of this buffer. On a GPU, do nothing.
+
+        Other types keep their own memory, because torch.save refuses a storage with views of several types.
+
+        Args:
+            module: The network; its tensors keep their values and move into the buffer.
+        """
         if self._stream is not None:
             return
         homes: dict[int, str] = {}
@@ -194,7 +222,11 @@ class StagingBuffer:
                     tensor.data = view
 
     def stage(self, state: Mapping[str, Tensor]) -> None:
-        """Begin to copy `state` into the buffer; what an earlier freeze left there is gone."""
+        """Begin to copy weights into the buffer. The weights staged before are overwritten.
+
+        Args:
+            state: Tensors with the keys and shapes of the layout; only read.
+        """
         if self._stream is None or self._copied is None:
             self._copy(state)
             return
@@ -207,7 +239,11 @@ class StagingBuffer:
         training.wait_event(self._copied)
 
     def buffer(self) -> np.ndarray:
-        """The copied bytes, shape (bytes,), uint8; valid until the next freeze."""
+        """Return the staged bytes, shape (bytes,), uint8, once the copy is complete.
+
+        The array is a view that stays valid until the next `stage`. With aliased parameters it stays valid only until
+        the network trains on.
+        """
         if self._copied is not None:
             self._copied.synchronize()
         return self._buffer.numpy()

@@ -1,4 +1,4 @@
-"""State dicts: names without aliases, checks, and copies into a module."""
+"""State dicts: entries without aliases, checks, and copies into a module."""
 
 from __future__ import annotations
 
@@ -11,42 +11,57 @@ from torch import Tensor, nn
 from inarch.population.errors import NotFiniteError, StructureError
 
 BATCH_NORM_STATISTICS = ("running_mean", "running_var")
-"""Last words of the keys of batch norm's running statistics."""
+"""Ends of the keys of batch norm's running statistics."""
 
 State = Mapping[str, Tensor]
+"""A state dict: tensors by key."""
 
 
 STRUCTURAL_BUFFERS = frozenset({"fusion_proxies", "fusion_chosen", "fusion_scores"})
-"""Last words of the keys of a fused convolution's own buffers."""
+"""Ends of the keys of structural buffers, which describe how a fused convolution is built at the moment."""
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state dict without the second names of tied tensors and without what is no tensor.
+    """Return a module's state dict with one key per tensor. Tied tensors have their first key.
 
-    The tensors are the module's own: writing into one writes into the module. Keys keep the state dict's order.
+    Entries that are not tensors are left out.
+
+    Args:
+        module: The network.
+
+    Returns:
+        The module's own tensors, in the state dict's order. Writing into them changes the module.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     seen: set[tuple[int, int]] = set()
     for key, tensor in module.state_dict().items():
         if not isinstance(tensor, Tensor):
             continue
-        place = (tensor.data_ptr(), tensor.numel())
-        if tensor.numel() and place in seen:
+        storage = (tensor.data_ptr(), tensor.numel())
+        if tensor.numel() and storage in seen:
             continue
-        seen.add(place)
-        found[key] = tensor
-    return found
+        seen.add(storage)
+        tensors[key] = tensor
+    return tensors
 
 
 def is_structural(key: str) -> bool:
-    """Whether an entry tells how a network is built at the moment, and is no weight: no graft changes it, no average
-    holds it."""
+    """Return whether an entry is a structural buffer. Grafts do not change these, and averages do not hold them.
+
+    Args:
+        key: Key of the entry in a state dict.
+    """
     return key.rpartition(".")[2] in STRUCTURAL_BUFFERS
 
 
 def constant_buffers(module: nn.Module) -> frozenset[str]:
-    """Names of buffers that hold values which are not finite, as masks do. They stay as they are: no exchange and no
-    average touches them."""
+    """Return the keys of buffers with values that are not finite, such as masks.
+
+    No exchange and no average changes these buffers.
+
+    Args:
+        module: The network.
+    """
     parameters = {name for name, _ in module.named_parameters()}
     return frozenset(
         name
@@ -56,24 +71,31 @@ def constant_buffers(module: nn.Module) -> frozenset[str]:
 
 
 def check_finite(state: Mapping[str, Tensor], *, but: Collection[str] = ()) -> None:
-    """Raises NotFiniteError at the first entry with NaN or infinity; the least and greatest value tell of all.
+    """Raise NotFiniteError if a float entry has a value that is NaN or infinite.
 
     Args:
         state: A state dict.
-        but: Entries that are not looked at.
+        but: Keys of entries to skip.
+
+    Raises:
+        NotFiniteError: The message names the first such entry.
     """
     for name, tensor in state.items():
         if name not in but and tensor.is_floating_point() and tensor.numel():
-            low, high = torch.aminmax(tensor)
+            low, high = torch.aminmax(tensor)  # propagates NaN, so the two cover every value
             if not (math.isfinite(float(low)) and math.isfinite(float(high))):
                 raise NotFiniteError(f"{name} has a value that is NaN or infinite")
 
 
 def load_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy weights into a module's own tensors.
+    """Copy a state dict into a module's own tensors.
+
+    Args:
+        module: The network; changed.
+        state: State dict of the same structure, as `named_tensors` returns it; only read.
 
     Raises:
-        StructureError: an entry is missing, is one too many, or has another shape.
+        StructureError: An entry is missing, unknown, or has a different shape.
     """
     own = named_tensors(module)
     check_same_structure(own, state)
@@ -83,11 +105,19 @@ def load_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def check_same_structure(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    """Raises StructureError at the first entry in which two state dicts differ."""
+    """Raise StructureError if two state dicts differ in a key or a shape.
+
+    Args:
+        own: State dict of the rootstock.
+        other: State dict of the scion.
+
+    Raises:
+        StructureError: The message names the first entry that differs.
+    """
     for key in [*own, *(key for key in other if key not in own)]:
         if key not in other or key not in own:
             owner, lacking = ("rootstock", "scion") if key in own else ("scion", "rootstock")
-            raise StructureError(f"the {owner} has {key}, the {lacking} has not; grafting needs one architecture")
+            raise StructureError(f"the {owner} has {key}, the {lacking} does not; grafting needs one architecture")
         if own[key].shape != other[key].shape:
             raise StructureError(
                 f"the scion has {key} {tuple(other[key].shape)}, the rootstock {tuple(own[key].shape)}; "
@@ -96,13 +126,23 @@ def check_same_structure(own: Mapping[str, Tensor], other: Mapping[str, Tensor])
 
 
 def is_convolution(weight: Tensor) -> bool:
-    """Whether a state dict's entry has the shape of a convolution's weight: (out, in, kernel...), floats."""
+    """Return whether an entry has the shape of a convolution's weight, (out, in, kernel...), and is of a float type.
+
+    Args:
+        weight: An entry of a state dict.
+    """
     return weight.dim() >= 3 and weight.is_floating_point()
 
 
 def untrained_keys(module: nn.Module) -> frozenset[str]:
-    """Entries that training does not change: frozen parameters, and buffers other than batch norm's statistics. They
-    may hold values that are not finite."""
+    """Return the keys of entries that training does not change.
+
+    These are frozen parameters, and buffers other than batch norm's statistics. They may hold values that are not
+    finite.
+
+    Args:
+        module: The network.
+    """
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     return frozenset(
         key for key in named_tensors(module) if key not in trained and not key.endswith(BATCH_NORM_STATISTICS)

@@ -1,1 +1,1 @@
-"""Tasks: what networks learn, and how they are evaluated."""
+"""Tasks: what networks learn, and how a run is described and evaluated."""

@@ -1,1 +1,1 @@
-"""Training of one network, without Ray: trainer, schedule, progress and the runtime that it needs."""
+"""Train one network, without Ray: the trainer, its schedule and progress, and the runtime that it needs."""

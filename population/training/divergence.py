@@ -1,4 +1,4 @@
-"""Weights that are no longer finite: found, and told with whose they are and since when."""
+"""Detect weights that are not finite, and name their network and interval in the error."""
 
 from __future__ import annotations
 
@@ -13,16 +13,31 @@ from inarch.population.state.state_dict import check_finite, named_tensors, untr
 
 @contextlib.contextmanager
 def annotate_divergence(network_id: int, *, interval: int) -> Iterator[None]:
-    """Say of a NotFiniteError within whose weights these are, and in which interval."""
+    """Add the network and the interval to the message of a NotFiniteError raised inside the block.
+
+    Args:
+        network_id: Id of the network.
+        interval: Number of the interval in which its weights diverged, from 1.
+
+    Raises:
+        NotFiniteError: The block raised it. The new message also gives a remedy.
+    """
     try:
         yield
     except NotFiniteError as error:
         raise NotFiniteError(
             f"network {network_id} diverged in interval {interval}: {error}; "
-            "a lower optimizer.learning_rate or schedule.warmup_epochs may help"
+            "lower optimizer.learning_rate, or set schedule.warmup_epochs"
         ) from None
 
 
 def check_trained(module: nn.Module) -> None:
-    """Raises NotFiniteError at the first entry that training changes and that is not finite."""
+    """Raise NotFiniteError if an entry that training changes holds NaN or infinity.
+
+    Args:
+        module: The network.
+
+    Raises:
+        NotFiniteError: The message names the first such entry.
+    """
     check_finite(named_tensors(module), but=untrained_keys(module))

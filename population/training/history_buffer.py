@@ -1,4 +1,4 @@
-"""What a network has to tell of its training, kept until a checkpoint hands it in."""
+"""History rows of one network, held until its next checkpoint commits them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,59 @@ from inarch.population.state.snapshot import SnapshotInfo
 
 
 class HistoryBuffer:
-    """Rows of `population.history.TABLES`, of one network."""
+    """Collects one network's rows of the tables in `population.persistence.history.TABLES`."""
 
     def __init__(self, network_id: int, incarnation: int) -> None:
-        """Args: whose, and which process of it writes."""
+        """Create an empty buffer.
+
+        Args:
+            network_id: Id of the network.
+            incarnation: Number of its process, from 1.
+        """
         self._network, self._incarnation = network_id, incarnation
         self._rows = _empty()
 
     def add_interval(self, report: IntervalReport, *, time: float) -> None:
-        """An interval that is over; `time` in seconds of the host's clock."""
+        """Add the metrics of a completed interval.
+
+        Args:
+            report: Report of the interval, after its exchange.
+            time: Seconds of the runtime's clock.
+        """
         self._rows["metrics"].append(report.row(time=time))
 
     def add_grafts(self, own: SnapshotInfo, taken: Sequence[Contribution]) -> None:
-        """What was taken in at the end of an interval."""
+        """Add the grafts of an exchange.
+
+        Args:
+            own: Progress of the network before the exchange.
+            taken: Contribution of each source.
+        """
         self._rows["grafts"] += graft_rows(own, taken)
 
     def add_filters(self, interval: int, found: Iterable[Mapping[str, Any]]) -> None:
-        """How the filters of the convolutions stand after an interval's training."""
+        """Add the statistics of the convolutions' filters after an interval's training.
+
+        Args:
+            interval: Intervals completed.
+            found: Rows of `filter_rows`, one for each layer.
+        """
         self._rows["filters"] += [self._key(interval) | dict(row) for row in found]
 
     def add_fusion(self, interval: int, epoch: int, found: Iterable[LayerFusion]) -> None:
-        """How a compact network mixes its filters from the beginning of an epoch, in the interval that is under way."""
-        self._rows["fusion"] += [self._key(interval) | {"epoch": epoch} | dataclasses.asdict(one) for one in found]
+        """Add the mixture of a compact network's filters that holds from the beginning of an epoch.
+
+        Args:
+            interval: Number of the interval in progress, from 1.
+            epoch: Number of the epoch, from 0.
+            found: Record of each fused layer.
+        """
+        self._rows["fusion"] += [
+            self._key(interval) | {"epoch": epoch} | dataclasses.asdict(record) for record in found
+        ]
 
     def drain(self) -> Rows:
-        """All that was noted since the last time."""
+        """Return the rows since the last call, and empty the buffer."""
         rows, self._rows = self._rows, _empty()
         return rows
 

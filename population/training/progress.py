@@ -1,4 +1,4 @@
-"""How far a network's life has come, and what it tells of that."""
+"""Training progress of one network: its counters, and its reports of them."""
 
 from __future__ import annotations
 
@@ -14,46 +14,78 @@ from inarch.population.training.schedule import Schedule
 
 @dataclass(kw_only=True)
 class Progress:
-    """Counters of a life, saved with it."""
+    """Counters of one network's training. Each checkpoint saves them."""
 
     learning_rate: float
-    """Initial; a rule may change it."""
+    """Initial learning rate. An exchange rule may change it."""
     interval: int = 0
+    """Intervals of the schedule completed."""
     step: int = 0
+    """Steps of the schedule completed."""
     trained_intervals: float = 0.0
+    """Intervals of training behind the weights, with the scions' training by its weight."""
     trained_steps: float = 0.0
+    """The same in steps."""
     grafts: int = 0
+    """Exchanges that changed the network, or gave it peers."""
     best_score: float | None = None
+    """Best validation score so far. None before the first evaluation, and without validation images."""
     best_interval: int = 0
+    """Interval of the best score."""
     score: float | None = None
+    """Newest validation score. An exchange rule may set it to the score of the network that it copied."""
     loss_sum: float = 0.0
+    """Sum of the training loss over the images of this interval."""
     correct: int = 0
+    """Images of this interval that were predicted correctly in training."""
     images: int = 0
+    """Images trained on in this interval."""
     seconds_steps: float = 0.0
+    """Seconds of the steps of this interval, on the runtime's clock."""
 
     def complete_interval(self, schedule: Schedule) -> None:
-        """Its steps are done."""
+        """Count an interval as completed when its steps are.
+
+        A last interval with fewer steps adds only a fraction to `trained_intervals`.
+
+        Args:
+            schedule: Schedule of the network.
+        """
         begun = schedule.end(self.interval)
         self.interval += 1
         self.trained_intervals += (schedule.end(self.interval) - begun) / schedule.interval_steps
 
     def begin_interval(self) -> None:
-        """Count anew what is counted by interval."""
+        """Set the counters of an interval to zero."""
         self.loss_sum, self.correct, self.images, self.seconds_steps = 0.0, 0, 0, 0.0
 
     def record_scores(self, scores: Scores | None) -> None:
-        """Its newest score; where it was not judged, the one before."""
+        """Record the newest validation score.
+
+        Args:
+            scores: Scores of the evaluation. None: not evaluated, and the score before stays.
+        """
         self.score = scores.score if scores else self.score
 
     def update_best(self) -> bool:
-        """Whether the newest score is the best so far, of equals the later, and if so note it as that."""
+        """Record the newest score as the best if no score was better, and return whether it is.
+
+        Of equal scores, the later is the best, because its network has trained longer.
+        """
         if self.score is None or (self.best_score is not None and self.score < self.best_score):
             return False
         self.best_score, self.best_interval = self.score, self.interval
         return True
 
     def origin(self, *, network_id: int, incarnation: int, structure: str, created_at: float) -> SnapshotInfo:
-        """Whose weights these are and how far they were trained, as they stand."""
+        """Return identity and training progress of the weights in their present state.
+
+        Args:
+            network_id: Id of the network.
+            incarnation: Number of its process, from 1.
+            structure: Fingerprint of the layout of its snapshots.
+            created_at: Seconds of the runtime's clock.
+        """
         return SnapshotInfo(
             network_id=network_id,
             incarnation=incarnation,
@@ -77,7 +109,16 @@ class Progress:
         scion: int | None,
         staleness: Staleness | None,
     ) -> IntervalReport:
-        """What it tells of the interval: before the exchange."""
+        """Return the report of an interval before its exchange.
+
+        Args:
+            origin: Identity and training progress of the network.
+            schedule: Schedule of the network.
+            seconds: Seconds of each phase so far, by the phase's name.
+            scores: Scores of the interval's evaluation; None: not evaluated.
+            scion: Id of the last donor; None before the first graft.
+            staleness: Staleness of that scion; None before the first graft.
+        """
         images = max(1, self.images)
         return IntervalReport(
             origin=origin,

@@ -1,4 +1,4 @@
-"""Before a run trains: read the data, build the model once, and check that they fit."""
+"""Prepare a run before it trains: read the data, build the model once, and check that they fit."""
 
 from __future__ import annotations
 
@@ -15,17 +15,33 @@ from inarch.population.training.trainer import Trainer
 
 
 def prepare(spec: RunSpec) -> tuple[Splits, RunInfo]:
-    """Read the data, hold out validation images, build the network once and check that they fit.
+    """Read the data, hold out validation images, build the model once and check that they fit.
+
+    Args:
+        spec: The run.
+
+    Returns:
+        The data, and the facts about data and model.
 
     Raises:
-        InarchError: the data or the network cannot be used; nothing was started.
+        InarchError: The data or the model cannot be used. Nothing was started.
     """
     splits = run_splits(spec.config)
     return splits, describe_run(spec.config, splits, spec.factory)
 
 
 def describe_run(config: RunConfig, splits: Splits, factory: ModelFactory | None) -> RunInfo:
-    """Build a network and tell what is known of the run; raises ConfigError where network and data do not fit."""
+    """Build the model of a run, try it on the data, and return the facts about both.
+
+    Args:
+        config: Configuration of the run.
+        splits: Data of the run.
+        factory: Model factory; None: the model of config.model.
+
+    Raises:
+        ConfigError: Model, data, exchange rule and teachers do not fit.
+        UserCodeError: The caller's model raised.
+    """
     task = ImageClassification(config, splits, factory=factory)
     train = splits.batches("train", "cpu")
     check_network(task, num_images=0 if train is None else len(train))
@@ -34,10 +50,10 @@ def describe_run(config: RunConfig, splits: Splits, factory: ModelFactory | None
     )
     task.check()
     trainer.dry_run_exchange()
-    network_id = factory or config.model
+    model = factory or config.model
     size = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}
-    cost = complexity_of(network_id, FusionConfig(), **size)
-    compact = complexity_of(network_id, config.fusion, **size) if config.fusion.mode != "off" else None
+    cost = complexity_of(model, FusionConfig(), **size)
+    compact = complexity_of(model, config.fusion, **size) if config.fusion.mode != "off" else None
     return RunInfo(
         num_classes=splits.num_classes,
         image_shape=splits.image_shape,

@@ -1,4 +1,4 @@
-"""How long a network trains, where its intervals end, and its learning rate at each step."""
+"""The schedule of a network: its length, the ends of its intervals, and its learning rate at each step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from inarch.population.config import OptimizerConfig, ScheduleConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A schedule in steps."""
+    """The configured schedule, counted in steps."""
 
     config: ScheduleConfig
+    """The schedule in epochs."""
     steps_per_epoch: int
+    """Steps of one epoch, at least 1."""
 
     @property
     def num_steps(self) -> int:
@@ -22,64 +24,90 @@ class Schedule:
 
     @property
     def interval_steps(self) -> int:
-        """Steps between exchanges."""
+        """Steps between two exchanges."""
         return self.config.interval_steps or self.config.interval_epochs * self.steps_per_epoch
 
     @property
     def num_intervals(self) -> int:
-        """Intervals of the whole schedule; the last may be shorter."""
+        """Intervals of the whole schedule. The last may be shorter."""
         return -(-self.num_steps // self.interval_steps)
 
     def end(self, interval: int) -> int:
-        """Steps completed when `interval` intervals are."""
+        """Return the number of steps after which an interval ends.
+
+        Args:
+            interval: Intervals completed, at least 0.
+        """
         return min(interval * self.interval_steps, self.num_steps)
 
     def evaluations(self, interval: int) -> int:
-        """How many evaluations are due by the end of an interval."""
+        """Return how many evaluations are due by the end of an interval, without the final one.
+
+        Args:
+            interval: Intervals completed, at least 0.
+        """
         if self.config.eval_every == "interval":
             return interval
         return self.end(interval) // self.steps_per_epoch
 
     def is_evaluated(self, interval: int) -> bool:
-        """Whether an evaluation is due at the end of an interval (counted from 1)."""
+        """Return whether an evaluation is due at the end of an interval.
+
+        Args:
+            interval: Number of the interval, from 1. The last is always evaluated.
+        """
         return interval == self.num_intervals or self.evaluations(interval) > self.evaluations(interval - 1)
 
     def is_saved(self, interval: int, *, every: int) -> bool:
-        """Whether a checkpoint is due at the end of an interval: every so many evaluations, and at the last."""
-        done, before = (self.evaluations(count) // every for count in (interval, interval - 1))
-        return interval == self.num_intervals or done > before
+        """Return whether a checkpoint is due at the end of an interval.
+
+        Args:
+            interval: Number of the interval, from 1. The last is always saved.
+            every: Evaluations from one checkpoint to the next, at least 1.
+        """
+        due, due_before = (self.evaluations(count) // every for count in (interval, interval - 1))
+        return interval == self.num_intervals or due > due_before
 
     def factor(self, step: int) -> float:
-        """What the initial learning rate is multiplied by at a step (counted from 0)."""
-        warmup = self.config.warmup_epochs * self.steps_per_epoch
-        if step < warmup:
-            return (step + 1) / warmup
+        """Return the factor that multiplies the initial learning rate at a step.
+
+        Args:
+            step: Number of the step, from 0.
+
+        Returns:
+            A factor in [0, 1].
+        """
+        warmup_steps = self.config.warmup_epochs * self.steps_per_epoch
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
         if self.config.lr_decay == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, self.num_steps - warmup)))
+            return 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / max(1, self.num_steps - warmup_steps)))
         if self.config.lr_decay == "step":
             epoch = step // self.steps_per_epoch
-            falls = (
-                sum(epoch >= at for at in self.config.step_at)
+            num_decays = (
+                sum(epoch >= decay_epoch for decay_epoch in self.config.step_at)
                 if self.config.step_at
                 else epoch // self.config.step_epochs
             )
-            return self.config.step_factor**falls
+            return self.config.step_factor**num_decays
         return 1.0
 
 
 def base_learning_rate(config: OptimizerConfig, *, network_id: int, size: int) -> float:
-    """Initial learning rate of a network: newcomers take the founders' rates in turn.
+    """Return the initial learning rate of a network.
+
+    Networks that join later take the rates of the initial networks in turn.
 
     Args:
-        config: same, spread or given rates.
-        network_id: The network's id.
-        size: Networks that the run was configured for.
+        config: The learning rate, and whether rates are the same, spread or given.
+        network_id: Id of the network, at least 0.
+        size: Networks that the run was configured for, at least 1.
 
     Source: spread, the public code of Meng et al. 2020: lr (1 + cos(pi (N - i) / N)) / 2 for i = 1..N.
     """
-    place = network_id % size
+    index = network_id % size
     if config.learning_rates == "same":
         return config.learning_rate
     if config.learning_rates == "spread":
-        return config.learning_rate * (1.0 + math.cos(math.pi * (size - place - 1) / size)) / 2.0
-    return float(config.learning_rates[place])
+        return config.learning_rate * (1.0 + math.cos(math.pi * (size - index - 1) / size)) / 2.0
+    return float(config.learning_rates[index])

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -34,6 +35,11 @@ def coordinator(tmp_path: Path, *states: MemberState, mode: str = "async", start
     return result
 
 
+def plain(coordinator: Coordinator) -> Any:
+    """The coordinator, whose methods have the types of remote calls, as it is called in one process."""
+    return coordinator
+
+
 def states(coordinator: Coordinator) -> list[str]:
     return [member.state.value for member in coordinator.context.population.members]
 
@@ -47,7 +53,7 @@ def test_run_finishes_when_last_active_network_is_removed(tmp_path: Path) -> Non
     async def scenario() -> Coordinator:
         run = coordinator(tmp_path, MemberState.DONE, MemberState.STARTING, MemberState.STOPPED)
         run.context.state.begin()
-        await run.scale(1)
+        await plain(run).scale(1)
         await settle(run)
         return run
 
@@ -59,9 +65,9 @@ def test_run_finishes_when_last_active_network_is_removed(tmp_path: Path) -> Non
 def test_members_leave_and_stop_at_once_before_the_run_has_begun(tmp_path: Path) -> None:
     async def scenario() -> list[list[str]]:
         run = coordinator(tmp_path, *[MemberState.STARTING] * 3, started=False)
-        await run.scale(2)
+        await plain(run).scale(2)
         after_scale = states(run)
-        await run.stop()
+        await plain(run).stop()
         await settle(run)
         return [after_scale, states(run), [run.context.state.phase]]
 
