@@ -1,4 +1,4 @@
-"""Fixtures of all tests: reference vectors, small data, one Ray cluster a session."""
+"""Fixtures of all tests: reference vectors, small data, and one Ray cluster per session."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def vectors() -> dict[str, np.ndarray]:
-    """What the public reference code computes."""
-    with np.load(Path(__file__).parent / "vectors" / "reference_vectors.npz") as found:
-        return {name: found[name] for name in found.files}
+    """Values that the public reference code of the papers computes."""
+    with np.load(Path(__file__).parent / "vectors" / "reference_vectors.npz") as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
-    """The address of a Ray instance of this session's own."""
+    """Address of a Ray cluster that belongs to this test session."""
     import ray
 
     ray.init(
@@ -57,7 +57,7 @@ def cluster() -> Iterator[str]:
 
 
 def small_config(**changes: Any) -> RunConfig:
-    """Two small networks, four short epochs."""
+    """Configure a run of two small networks over four short epochs."""
     fields: dict = {
         "model": ModelConfig(architecture="resnet8"),
         "data": DataConfig(augmentation="crop", padding=1),
@@ -69,7 +69,7 @@ def small_config(**changes: Any) -> RunConfig:
 
 
 def tiny_splits(config: RunConfig, *, images: int = 96, classes: int = 4, seed: int = 0) -> MemorySplits:
-    """Images whose class shows as the brightness of a quadrant: learned in an epoch or two."""
+    """Return images whose class decides which quadrant is bright. A network learns them in one or two epochs."""
     random = np.random.default_rng(seed)
     labels = np.arange(images) % classes
     pixels = random.integers(0, 60, (images, 1, 8, 8))

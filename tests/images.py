@@ -1,4 +1,4 @@
-"""Small images and data sets on disk, for tests."""
+"""Small images and data sets on disk for the tests."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ SIDE = 12
 
 
 def picture(value: int, *, size: tuple[int, int] = (SIDE, SIDE), mode: str = "RGB") -> Image.Image:
-    """An image of one color; size is (width, height)."""
+    """Return an image of one color. `size` is (width, height)."""
     return Image.new(mode, size, (value,) * 3 if mode == "RGB" else value)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """An image as the content of a file."""
+    """Return the content of a file that holds the image."""
     sink = io.BytesIO()
     image.save(sink, kind, **options)
     return sink.getvalue()
 
 
 def write_classes(folder: Path, classes: Mapping[str, int] | Sequence[str], *, each: int = 3) -> str:
-    """A folder with a subfolder of images for each class; values by name, or 20 times the place of the name."""
+    """Write a subfolder of images for each class and return the path of the folder.
+
+    `classes` gives the pixel value of each class by name. If it lists names only, the value is 20 times the index.
+    """
     values = classes if isinstance(classes, Mapping) else {name: 20 * place for place, name in enumerate(classes)}
     for name, value in values.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -47,7 +50,7 @@ def write_table(
     features: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> str:
-    """A Parquet file in the layout of the Hub's image data sets; labels may be any Arrow column."""
+    """Write a Parquet file in the layout of the Hub's image data sets. `labels` may be any Arrow column."""
     column = labels if isinstance(labels, (pa.Array, pa.ChunkedArray)) else pa.array(labels)
     if images is None:
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

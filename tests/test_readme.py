@@ -1,4 +1,4 @@
-"""What README.md and the docs promise can be done."""
+"""Commands, flags, links and the program of README.md and the docs."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """The `inarch train` commands of all pages, on one line each."""
-    found = []
+    """Return the `inarch train` commands of all pages, each on one line."""
+    train_commands = []
     for page in PAGES:
         for block in blocks(page, ""):
             lines = block.replace("\\\n", " ").splitlines()
-            found += [line.split("#")[0].strip() for line in lines if line.startswith("inarch train")]
-    return found
+            train_commands += [line.split("#")[0].strip() for line in lines if line.startswith("inarch train")]
+    return train_commands
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_has_at_most_150_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-def test_every_command_that_trains_is_accepted() -> None:
+def test_train_commands_in_pages_are_accepted() -> None:
     assert len(commands()) >= 4
     for command in commands():
         words = shlex.split(command)[2:]
@@ -43,7 +43,7 @@ def test_every_command_that_trains_is_accepted() -> None:
         tyro.cli(RunConfig, default=recipes.recipe(name), args=words)
 
 
-def test_the_flags_of_the_exchange_table_are_accepted() -> None:
+def test_flags_in_exchange_table_are_accepted() -> None:
     rows = re.findall(r"^\| .* \| `(--[^`]*)`", (ROOT / "docs" / "exchange.md").read_text(), re.MULTILINE)
     assert len(rows) >= 10
     for flags in rows:
@@ -51,13 +51,13 @@ def test_the_flags_of_the_exchange_table_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_page_links_have_existing_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         assert "://" in target or (page.parent / target).exists(), target
 
 
 @pytest.mark.ray
-def test_the_program_runs(cluster: str, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_readme_program_prints_the_accuracy(cluster: str, tmp_path: Path, monkeypatch, capsys) -> None:
     (program,) = blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}

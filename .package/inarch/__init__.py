@@ -13,7 +13,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inarch.actors import PopulationRun, RunCallback, RunResult
     from inarch.population import Simulator, Task, graft
-    from inarch.population.config import *  # noqa: F403
+    from inarch.population.config import (
+        CheckpointConfig,
+        DataConfig,
+        DebugConfig,
+        DeviceConfig,
+        DistillationConfig,
+        ExchangeConfig,
+        FusionConfig,
+        GraftConfig,
+        ModelConfig,
+        OptimizerConfig,
+        PapaConfig,
+        PbtConfig,
+        PopulationConfig,
+        RunConfig,
+        ScheduleConfig,
+        StalenessConfig,
+        StragglerConfig,
+        TimeoutsConfig,
+        TopologyConfig,
+        WashConfig,
+        WeightAveragingConfig,
+    )
     from inarch.population.errors import InarchError
 
 _CONFIG = (

@@ -1,5 +1,8 @@
-"""The run as gauges and counters on Ray's dashboard and in Prometheus. One coordinator exports them, never a network:
-a label for each network would outgrow a scrape in a large population."""
+"""Metrics of a run for Ray's dashboard and Prometheus.
+
+The coordinator exports them for the whole population. A label for each network would make a scrape too large in a large
+population.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,42 @@ from inarch.actors.messages import NetworkStatus
 
 
 class RayMetrics:
-    """Metrics of one run; they appear as ray_inarch_*, ten seconds late."""
+    """Gauges and counters of one run. They appear as ray_inarch_*, ten seconds late."""
 
     def __init__(self, run: str) -> None:
+        """Register the metrics.
+
+        Args:
+            run: Name of the run, the label of every metric.
+        """
         tags = {"run": run}
         self._networks = Gauge("inarch_networks", "Members of the population by state.", ("run", "state"))
         self._speed = Gauge("inarch_images_per_second", "Training speed of all networks together.", ("run",))
-        self._accuracy = Gauge("inarch_validation_accuracy", "Over the networks.", ("run", "of"))
-        self._age = Gauge("inarch_scion_age_intervals", "Median age of the scions last grafted.", ("run",))
+        self._accuracy = Gauge(
+            "inarch_validation_accuracy", "Best and mean validation accuracy of the networks.", ("run", "of")
+        )
+        self._age = Gauge(
+            "inarch_scion_age_intervals", "Median staleness of the scions grafted last, in intervals.", ("run",)
+        )
         self._exchanges = Counter("inarch_exchanges_total", "Exchanges by outcome.", ("run", "outcome"))
         for metric in (self._networks, self._speed, self._accuracy, self._age, self._exchanges):
             metric.set_default_tags(tags)
         self._states: set[str] = set()
 
     def exchanged(self, outcome: str) -> None:
-        """An interval's exchange ended."""
+        """Count an exchange that ended.
+
+        Args:
+            outcome: A value of `ExchangeOutcome`.
+        """
         self._exchanges.inc(tags={"outcome": outcome})
 
     def show(self, networks: Iterable[NetworkStatus]) -> None:
-        """Set the gauges to the population as it stands."""
+        """Set the gauges to the present state of the population.
+
+        Args:
+            networks: Status of each network.
+        """
         networks = list(networks)
         counts = dict.fromkeys(self._states, 0)
         for network in networks:
@@ -40,10 +60,10 @@ class RayMetrics:
             self._networks.set(count, tags={"state": state})
         training = [network.images_per_second or 0.0 for network in networks if network.state == "training"]
         self._speed.set(sum(training))
-        accuracies = [n.validation_accuracy for n in networks if n.validation_accuracy is not None]
+        accuracies = [network.validation_accuracy for network in networks if network.validation_accuracy is not None]
         if accuracies:
             self._accuracy.set(max(accuracies), tags={"of": "best"})
             self._accuracy.set(statistics.fmean(accuracies), tags={"of": "mean"})
-        ages = [network.staleness_intervals for network in networks if network.staleness_intervals is not None]
-        if ages:
-            self._age.set(statistics.median(ages))
+        staleness = [network.staleness_intervals for network in networks if network.staleness_intervals is not None]
+        if staleness:
+            self._age.set(statistics.median(staleness))

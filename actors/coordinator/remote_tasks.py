@@ -1,5 +1,7 @@
-"""What a run does once, as retryable Ray tasks: read the data and check the network before training, judge the
-networks after it. Nothing here knows of actors."""
+"""The two Ray tasks of a run: one prepares it before training, the other evaluates its networks after training.
+
+Ray retries both. They use no actors.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,24 @@ from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import prepare
 
 JUDGING_THREADS = 8
+"""Most threads of the evaluation."""
 
 
 @ray.remote(num_cpus=0, max_retries=3, num_returns=2)
 def prepare_run(spec: RunSpec):
-    """`prepare` on the cluster: the splits become one object in the store, which Ray can make again if a node dies."""
+    """Call `prepare` on the cluster.
+
+    The splits become one object in Ray's object store. If the node that holds it dies, Ray runs the task again.
+
+    Args:
+        spec: The run.
+
+    Returns:
+        Two references: one to the data, one to the facts about data and model.
+
+    Raises:
+        InarchError: As `prepare`.
+    """
     return prepare(spec)
 
 
@@ -33,7 +48,26 @@ _ON_RAY: dict[str, Any] = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": 
 
 @ray.remote(**_ON_RAY)
 def evaluate_run_task(spec: RunSpec, splits: Splits, ended: dict[int, str], reasons: dict[int, str], seconds: float):
-    """`evaluate_run` on the cluster, and result.json written. Ray gives a task one thread; training is over by now."""
+    """Call `evaluate_run` on the cluster, and write result.json.
+
+    Ray limits a task to one thread. The evaluation raises that limit, because training is over. Ray repeats the task
+    if storage fails.
+
+    Args:
+        spec: The run.
+        splits: Data of the run.
+        ended: State in which each member ended, by id.
+        reasons: Reasons why networks failed, by id.
+        seconds: Duration of the training, in seconds.
+
+    Returns:
+        The result of the run, as JSON types.
+
+    Raises:
+        RunError: No network left a checkpoint.
+        RunExistsError: Another start has claimed the folder.
+        StorageError: Storage failed in every attempt.
+    """
     torch.set_num_threads(min(JUDGING_THREADS, os.cpu_count() or 1))
     result = evaluate_run(spec, splits, ended, reasons, seconds) | {"finished": time.time()}
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)

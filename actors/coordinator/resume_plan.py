@@ -1,4 +1,4 @@
-"""What a run that goes on begins with: which of its members, and each from which checkpoint."""
+"""Plan how a run resumes: the members that start again, and the checkpoint from which each of them resumes."""
 
 from __future__ import annotations
 
@@ -14,65 +14,91 @@ from inarch.population.persistence.storage import Storage
 
 
 def resumable_members(storage: Storage, *, run: str, num_intervals: int = 0) -> list[Member]:
-    """The members of a run that goes on: in a new incarnation, about to start. Finished ones start again too while any
-    is unfinished, as donors, and in lockstep with the versions that the others need.
+    """Return the members of a run in the state in which it resumes.
+
+    Members that start again get a new incarnation and lose their count of restarts. Retired members stay retired.
+    Finished members start again too, as donors, while any other member is unfinished. In lockstep they publish the
+    snapshots that the others need. If all have finished, they start again only if the schedule has become longer.
 
     Args:
         storage: The run's folder.
-        run: Its name, for the error.
-        num_intervals: Of the schedule as it is now: finished networks that have fewer behind them train on.
+        run: Name of the run, for the message.
+        num_intervals: Intervals of the schedule, as now configured.
 
     Raises:
-        RunError: there is no record of them.
+        RunError: The run has no record of its members.
+        StorageError: The record cannot be read.
     """
     record = read_members(storage)
     if record is None or not record["members"]:
         raise RunError(f"run {run} has no record of its members; it cannot be resumed")
     members = members_of(record)
-    ended = {MemberState.RETIRED}
+    final_states = {MemberState.RETIRED}
     is_over = all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members)
     if is_over and not _trains_on(storage, members, num_intervals):
-        ended.add(MemberState.DONE)
+        final_states.add(MemberState.DONE)
     return [
         member
-        if member.state in ended
+        if member.state in final_states
         else dataclasses.replace(member, state=MemberState.STARTING, incarnation=member.incarnation + 1, restarts=0)
         for member in members
     ]
 
 
 def _trains_on(storage: Storage, members: Sequence[Member], num_intervals: int) -> bool:
-    """Whether a finished network has fewer intervals behind it than the schedule has: it became longer."""
+    """Return whether the schedule has become longer than the training of a finished network."""
     store = CheckpointStore(storage)
-    done = [store.list(member.id) for member in members if member.state is MemberState.DONE]
-    return any(kept and max(found.interval for found in kept) < num_intervals for kept in done)
+    finished = [store.list(member.id) for member in members if member.state is MemberState.DONE]
+    return any(
+        checkpoints and max(checkpoint.interval for checkpoint in checkpoints) < num_intervals
+        for checkpoints in finished
+    )
 
 
 def start_plans(storage: Storage, members: Sequence[Member], *, is_lockstep: bool) -> dict[int, StartPlan]:
-    """How each member that starts again begins, by id: a founder, and whoever has a checkpoint, where it was; in
-    lockstep at most at the interval that they go on from together, unless it has no part in that."""
+    """Return how each member starts when the run resumes.
+
+    Initial members, and all members with a checkpoint, resume from their newest checkpoint. The others join again. In
+    lockstep, members resume together from one interval. A member that has no checkpoint of that interval was left
+    behind, and resumes from its own newest checkpoint.
+
+    Args:
+        storage: The run's folder.
+        members: The members that start.
+        is_lockstep: Whether the run is in lockstep mode.
+
+    Returns:
+        A plan for each member, by id.
+
+    Raises:
+        StorageError: The checkpoints cannot be listed.
+    """
     store = CheckpointStore(storage)
-    kept = {member.id: {found.interval for found in store.list(member.id)} for member in members}
-    resumed = {member.id: kept[member.id] for member in members if kept[member.id] or member.is_initial}
-    shared = common_resume_interval(resumed) if is_lockstep and resumed else None
-    found = dict.fromkeys(kept, StartPlan("joined"))
+    saved = {member.id: {checkpoint.interval for checkpoint in store.list(member.id)} for member in members}
+    resumed = {member.id: saved[member.id] for member in members if saved[member.id] or member.is_initial}
+    common = common_resume_interval(resumed) if is_lockstep and resumed else None
+    plans = dict.fromkeys(saved, StartPlan("joined"))
     for network_id, intervals in resumed.items():
-        found[network_id] = StartPlan("resumed", shared if shared in _resume_points(intervals) else None)
-    return found
+        plans[network_id] = StartPlan("resumed", common if common in _resume_points(intervals) else None)
+    return plans
 
 
 def common_resume_interval(kept: Mapping[int, Collection[int]]) -> int:
-    """The interval that networks in lockstep go on from: of the furthest network's newest two, one at least of which
-    any that kept pace has, that which most have. Who was left behind must not take the others back to where it is.
+    """Return the interval from which networks in lockstep resume together.
+
+    Only the two newest intervals of the most advanced network qualify, because every network that kept pace has saved
+    at least one of them. The result is the one of the two that more networks have saved, or the later if equally many
+    have. A network that was left behind therefore cannot set the others back.
 
     Args:
-        kept: Intervals of each network's checkpoints, by id; at least one network. One that has at most one checkpoint
-            may begin anew, at 0: the interval before its first.
+        kept: Intervals of each network's checkpoints, by id, for at least one network. A network with at most one
+            checkpoint can also begin at interval 0, the interval before its first checkpoint.
     """
-    beginnings = [_resume_points(intervals) for intervals in kept.values()]
-    newest = sorted(max(beginnings, key=max))[-2:]
-    return max(newest, key=lambda interval: (sum(interval in one for one in beginnings), interval))
+    resume_points = [_resume_points(intervals) for intervals in kept.values()]
+    newest = sorted(max(resume_points, key=max))[-2:]
+    return max(newest, key=lambda interval: (sum(interval in points for points in resume_points), interval))
 
 
 def _resume_points(kept: Collection[int]) -> set[int]:
+    """Return the intervals from which a network can resume."""
     return {*kept, 0} if len(kept) < 2 else set(kept)

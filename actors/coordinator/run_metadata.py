@@ -1,4 +1,12 @@
-"""What a run's coordinator writes into its folder: the configuration once, the members whenever they change."""
+"""Files that the coordinator writes into the run's folder: the configuration once, the members whenever they change.
+
+    config.json              configuration, facts about data and model, versions of the libraries
+    data/unreadable.txt      images that were left out
+    results/N-epochs.json    result of an earlier, shorter schedule
+    members/<number>.json    state of the run and of its members
+
+Each record of the members is a new file. The newest two are kept.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +31,19 @@ from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
 def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
-    """config.json: the whole configuration, what was found of data and network, versions that decide numbers."""
+    """Write config.json, and the list of unreadable images if there are any.
+
+    config.json holds the whole configuration, the facts about data and model, and the versions of the libraries that
+    affect numbers.
+
+    Args:
+        storage: The run's folder.
+        spec: The run.
+        info: Facts about data and model.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
     content = {
         "config": to_dict(spec.config),
         "model": "callable" if spec.factory is not None else spec.config.model.architecture,
@@ -42,11 +62,23 @@ def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
 
 
 def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
-    """Record a resumed run's configuration where it is another: more epochs, data that were moved. The result of the
-    shorter schedule is kept as results/EPOCHS-epochs.json."""
+    """Write the configuration of a resumed run again if it has changed: more epochs, or data that were moved.
+
+    The result of the shorter schedule moves to results/EPOCHS-epochs.json. A change of the cluster's address alone does
+    not count.
+
+    Args:
+        storage: The run's folder.
+        spec: The run, with its present configuration.
+        info: Facts about data and model.
+
+    Raises:
+        RunError: config.json is damaged.
+        StorageError: A file cannot be read or written.
+    """
     recorded = read_config(storage)["config"]
-    now = json.loads(json.dumps(to_dict(spec.config)))
-    if now | {"address": None} == recorded | {"address": None}:
+    current = json.loads(json.dumps(to_dict(spec.config)))
+    if current | {"address": None} == recorded | {"address": None}:
         return
     if storage.exists("result.json"):
         storage.write(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read("result.json"))
@@ -55,20 +87,37 @@ def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
 
 
 def read_config(storage: Storage) -> dict[str, Any]:
-    """What config.json holds. Raises RunError where it is damaged."""
+    """Return the content of config.json.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        RunError: config.json is damaged.
+        StorageError: config.json cannot be read.
+    """
     try:
-        found = json.loads(storage.read("config.json"))
-        if {"config", "info", "model"} <= set(found):
-            return found
+        content = json.loads(storage.read("config.json"))
+        if {"config", "info", "model"} <= set(content):
+            return content
     except (ValueError, TypeError):
         pass
     raise RunError(
-        f"{joined(storage.uri, 'config.json')} is damaged; without it the run can be neither resumed nor used"
+        f"{joined(storage.uri, 'config.json')} is damaged, and the run cannot be resumed or read without it; "
+        "restore it from a copy"
     )
 
 
 def read_info(storage: Storage) -> RunInfo:
-    """What config.json says of data and network."""
+    """Return the recorded facts about a run's data and model.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        RunError: config.json is damaged.
+        StorageError: config.json cannot be read.
+    """
     saved = read_config(storage)["info"]
     data = saved.get("data")
     changed = {"image_shape": tuple(saved["image_shape"]), "data": None if data is None else report_from(data)}
@@ -76,15 +125,27 @@ def read_info(storage: Storage) -> RunInfo:
 
 
 def check_info(storage: Storage, info: RunInfo, *, run: str) -> None:
-    """Raises StructureError or DataError where a run has another network or other images than it was begun with."""
+    """Raise an error if a resumed run has another network or other images than at its start.
+
+    Args:
+        storage: The run's folder.
+        info: Present facts about data and model.
+        run: Name of the run, for the message.
+
+    Raises:
+        StructureError: The network has another structure.
+        DataError: The images differ.
+        RunError: config.json is damaged.
+        StorageError: config.json cannot be read.
+    """
     recorded = read_info(storage)
     if recorded.structure != info.structure:
         raise StructureError(
             f"run {run} was begun with a network of {recorded.parameters} parameters and structure "
-            f"{recorded.structure}; this one has {info.parameters} and {info.structure}"
+            f"{recorded.structure}; this network has {info.parameters} and {info.structure}"
         )
     if recorded.data_fingerprint != info.data_fingerprint:
-        raise DataError(f"run {run} was begun with other images than its data have now")
+        raise DataError(f"run {run} was begun with other images; give data with the original images")
 
 
 def write_members(
@@ -97,19 +158,22 @@ def write_members(
     placement: NetworkResources | None,
     began: float,
 ) -> None:
-    """The members' record under the next number, then all but the last two dropped: a file that is written over can be
-    lost half-way.
+    """Write the record of the members under the next number, then delete all records but the newest two.
+
+    A crash can damage a file that is overwritten. Each record is therefore a new file, and the one before it stays.
 
     Args:
         storage: The run's folder.
-        token: Of the run's claim on it; None: nothing was claimed.
-        state, message: How the run stands.
-        members: All of them.
-        placement: What each network reserves.
-        began: When training began, in seconds of the wall clock.
+        token: Token of the run's claim on the folder. None: nothing was claimed.
+        state: Phase of the run.
+        message: Newest failure. Empty if there was none.
+        members: All members.
+        placement: Resources of each network. None: not planned yet.
+        began: Time at which training began, in seconds of the wall clock.
 
     Raises:
-        RunExistsError: another start has claimed the folder, or it was deleted.
+        RunExistsError: Another start has claimed the folder, or it was deleted.
+        StorageError: The record cannot be written.
     """
     check_holds(storage, token)
     record = {
@@ -127,17 +191,23 @@ def write_members(
 
 
 def read_members(storage: Storage) -> dict[str, Any] | None:
-    """The newest record that is whole: state, message, began, placement, members (as plain dicts); None where none was
-    ever written.
+    """Return the newest record of the members that is not damaged.
+
+    Args:
+        storage: The run's folder.
+
+    Returns:
+        The arguments of `write_members` by name (state, message, began, placement, members), as JSON types. None if no
+        record was ever written.
 
     Raises:
-        StorageError: storage fails, or every record is damaged.
+        StorageError: Storage fails, or every record is damaged.
     """
     names = storage.names("members")
     for name in reversed(names):
         try:
             return json.loads(storage.read(f"members/{name}"))
-        except (MissingError, ValueError):  # replaced meanwhile, or half written
+        except (MissingError, ValueError):  # deleted meanwhile, or only partly written
             continue
     if names:
         raise StorageError(f"none of the members' records in {storage.uri}/members can be read")
@@ -145,10 +215,18 @@ def read_members(storage: Storage) -> dict[str, Any] | None:
 
 
 def members_of(record: dict[str, Any]) -> list[Member]:
-    """The members of a record."""
+    """Return the members of a record.
+
+    Args:
+        record: The record, as from `read_members`.
+    """
     return [Member(**{**saved, "state": MemberState(saved["state"])}) for saved in record["members"]]
 
 
 def placement_of(record: dict[str, Any]) -> NetworkResources | None:
-    """What a record says that each network reserves."""
+    """Return the resources of each network from a record, or None if they were not planned yet.
+
+    Args:
+        record: The record, as from `read_members`.
+    """
     return None if record["placement"] is None else NetworkResources(**record["placement"])

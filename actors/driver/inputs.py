@@ -18,6 +18,8 @@ from inarch.population.config import RunConfig
 from inarch.population.data import UnreadableImages, is_path, parts_of, to_images, write_arrow
 from inarch.population.data.reading.sources import NAMES
 from inarch.population.errors import ConfigError, DataError, RunError, StorageError
+from inarch.population.grafting.criteria import check_criterion
+from inarch.population.membership.topology import check_topology
 from inarch.population.models import ModelFactory, check_factory, resolve
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.training.model_check import data_shape, try_network
@@ -241,9 +243,12 @@ def check_here(config: RunConfig, factory: ModelFactory | None) -> None:
         factory: The caller's model factory. None: the configuration's architecture.
 
     Raises:
+        ConfigError: There is no such topology or criterion.
         ConfigError, UserCodeError: The model cannot be trained on images of this shape.
         DataError, StorageError: The data cannot be used, and the run starts a cluster on this machine.
     """
+    check_topology(config.topology)
+    check_criterion(config.graft.criterion)
     is_local = config.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     try:
         shape = data_shape(config)

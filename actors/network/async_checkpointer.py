@@ -1,4 +1,4 @@
-"""Writes a network's checkpoints beside its training."""
+"""Write a network's checkpoints while it trains."""
 
 from __future__ import annotations
 
@@ -14,37 +14,47 @@ from inarch.population.persistence.history import TABLES
 
 
 class AsyncCheckpointer:
-    """Writes checkpoints on a thread of its own, one at a time: training waits only for the one before.
+    """Writes checkpoints on its own thread, one at a time. Training waits only for the previous checkpoint.
 
-    While storage fails, training goes on, and what could not be written is handed to the next checkpoint: rows and
-    the best weights are not lost. A network gives up when storage has failed for longer than the deadline. Where a
-    later incarnation has claimed the network, nothing is written any more (`is_fenced`).
+    Training continues while storage fails. The next checkpoint then includes the history rows and the best weights of
+    the failed one, so nothing is lost. If storage fails for longer than the deadline, the failure is raised in the
+    training thread. Once a later incarnation may commit, this one writes nothing more (`is_fenced`).
     """
 
     def __init__(self, checkpoints: CheckpointStore, log: LogFile, *, deadline_seconds: float) -> None:
+        """Create the checkpointer. Its thread starts with the first checkpoint.
+
+        Args:
+            checkpoints: Checkpoints of the run.
+            log: Log of the network, for failures of storage.
+            deadline_seconds: Longest time that storage may fail, and longest time to write one checkpoint.
+        """
         self._checkpoints, self._log, self._deadline = checkpoints, log, deadline_seconds
         self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
         self._under_way: concurrent.futures.Future[None] | None = None
         self._unwritten: Checkpoint | None = None
         self._failing_since: float | None = None
         self.is_fenced = False
-        """Whether a later incarnation was found to have claimed the network."""
+        """Whether a commit was refused because a later incarnation, or another start of the run, has taken over."""
 
     def commit(self, checkpoint: Checkpoint) -> None:
-        """Begin to write a checkpoint, when the one before is written or has failed.
+        """Wait for the previous checkpoint, then begin to write this one.
+
+        Args:
+            checkpoint: Copies that the checkpointer may keep.
 
         Raises:
-            StorageError: storage has failed for too long.
+            StorageError: Storage has failed for longer than the deadline.
         """
         self._wait()
         if not self.is_fenced:
             self._under_way = self._writer.submit(self._write, checkpoint)
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is written, or found not to be wanted; write it again where it failed.
+        """Wait until the last checkpoint is written, or refused because of a later incarnation. Retry if it failed.
 
         Raises:
-            StorageError: storage has failed for too long.
+            StorageError: Storage has failed for longer than the deadline.
         """
         self._wait()
         while self._unwritten is not None:
@@ -53,19 +63,21 @@ class AsyncCheckpointer:
             self._wait()
 
     def _wait(self) -> None:
-        under_way, self._under_way = self._under_way, None
-        if under_way is None:
+        """Wait for the write in progress, and raise its error if it has one."""
+        pending, self._under_way = self._under_way, None
+        if pending is None:
             return
         try:
-            under_way.result(timeout=self._deadline)
+            pending.result(timeout=self._deadline)
         except concurrent.futures.TimeoutError:
             raise StorageError(f"a checkpoint was not written within {self._deadline:g} s") from None
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        before = self._unwritten
-        if before is not None and before is not checkpoint:
-            rows = {table: [*before.rows.get(table, ()), *checkpoint.rows.get(table, ())] for table in TABLES}
-            checkpoint = dataclasses.replace(checkpoint, rows=rows, best=checkpoint.best or before.best)
+        """Write a checkpoint, with the rows and the best weights of a checkpoint that failed before."""
+        failed = self._unwritten
+        if failed is not None and failed is not checkpoint:
+            rows = {table: [*failed.rows.get(table, ()), *checkpoint.rows.get(table, ())] for table in TABLES}
+            checkpoint = dataclasses.replace(checkpoint, rows=rows, best=checkpoint.best or failed.best)
         try:
             self.is_fenced |= not self._checkpoints.commit(checkpoint)
         except StorageError as error:

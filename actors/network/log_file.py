@@ -1,4 +1,4 @@
-"""Each process of a run has a log file in the run's folder."""
+"""The log file that each process of a run has in the run's folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from inarch.population.persistence.storage import Storage
 
 
 class LogFile:
-    """A logger that writes `logs/<name>.log` of a run's folder; where that is no local folder, a local file that
-    `sync` copies there."""
+    """A logger that writes to `logs/<name>.log` in a run's folder.
+
+    If the folder is not local or not writable, the logger writes to a local file, and `sync` copies it to the folder.
+    """
 
     def __init__(self, storage: Storage, name: str) -> None:
+        """Open the log file.
+
+        Args:
+            storage: The run's folder.
+            name: Name of the file, without its suffix.
+        """
         self._storage, self._relative = storage, f"logs/{name}.log"
         path = None if "://" in storage.uri else _writable(Path(storage.path(self._relative)))
         self._is_local = path is not None
@@ -28,14 +36,14 @@ class LogFile:
         self.logger.addHandler(handler)
 
     def sync(self) -> None:
-        """Copy the log to where it belongs; a storage that fails must not end a network over its log."""
+        """Copy a local log file to the run's folder. Storage errors are ignored, so that none ends a network."""
         if not self._is_local:
             with contextlib.suppress(StorageError):
                 self._storage.write(self._relative, self._path.read_bytes())
 
 
 def _writable(path: Path) -> Path | None:
-    """The file, made; None where it cannot be written: a storage that fails must not end a network over its log."""
+    """Create a file and return its path, or None if it cannot be written. A log must not end its network."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

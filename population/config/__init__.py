@@ -7,11 +7,10 @@ from inarch.population.config.exchange import (
     PbtConfig,
     Rule,
     TopologyConfig,
-    TopologyName,
     WashConfig,
 )
 from inarch.population.config.fusion import FusionConfig, FusionMode
-from inarch.population.config.grafting import Criterion, GraftConfig
+from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.model import ModelConfig
 from inarch.population.config.population import PopulationConfig
 from inarch.population.config.run import Mode, RunConfig
@@ -28,7 +27,6 @@ from inarch.population.config.training import DistillationConfig, OptimizerConfi
 
 __all__ = [
     "CheckpointConfig",
-    "Criterion",
     "DataConfig",
     "DebugConfig",
     "DeviceConfig",
@@ -51,7 +49,6 @@ __all__ = [
     "StragglerConfig",
     "TimeoutsConfig",
     "TopologyConfig",
-    "TopologyName",
     "WashConfig",
     "WeightAveragingConfig",
     "from_dict",

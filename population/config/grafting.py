@@ -8,18 +8,6 @@ from typing import Literal
 
 from inarch.population.config.checks import one_of, require
 
-Criterion = Literal[
-    "entropy",
-    "l1",
-    "summed_entropy",
-    "batch_norm",
-    "robust_entropy",
-    "differential_entropy",
-    "orthogonality",
-    "constant",
-    "random",
-]
-
 FILTER_CRITERIA = ("entropy", "l1", "batch_norm", "constant", "random")
 """Criteria that exist for single filters."""
 
@@ -34,11 +22,11 @@ class GraftConfig:
     level: Literal["layer", "filter"] = "layer"
     """layer: all weights of a unit share one alpha (eq. 2). filter: each filter has its own alpha, which also applies
     to its batch norm and to the weights that read its output."""
-    criterion: Criterion = "entropy"
+    criterion: str = "entropy"
     """How the information of a layer is measured. From the papers: entropy of its weights (eq. 6), l1 norm (eq. 3),
     summed_entropy of its filters (eq. 5), batch_norm (mean absolute scale). Others: robust_entropy (histogram between
     quantiles), differential_entropy (robust, and sensitive to scale), orthogonality of the filters (RePr). Controls:
-    constant (plain averaging) and random."""
+    constant (plain averaging) and random. Of your own: module:function."""
     a: float = 0.4
     """Range of alpha, in [0, 1]: alpha lies in [0.5 - a/2, 0.5 + a/2]. With 0, grafting is plain averaging."""
     c: float = 500.0
@@ -69,7 +57,6 @@ class GraftConfig:
 
     def __post_init__(self) -> None:
         one_of(self.scion, Literal["external", "internal", "noise"], "graft.scion")
-        one_of(self.criterion, Criterion, "graft.criterion")
         require(0 <= self.a <= 1, "graft.a", "lie in [0, 1]", self.a)
         require(self.c >= 0 and math.isfinite(self.c), "graft.c", "be finite and at least 0", self.c)
         require(self.bins >= 2, "graft.bins", "be at least 2", self.bins)

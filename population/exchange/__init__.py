@@ -12,6 +12,7 @@ from inarch.population.exchange.pbt import PbtRule
 from inarch.population.exchange.protocol import Contribution, ExchangeRule, Rootstock, Scion
 from inarch.population.exchange.wash import WashRule
 from inarch.population.grafting.channels import Channels
+from inarch.population.grafting.criteria import check_criterion
 
 
 def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule | None:
@@ -27,6 +28,7 @@ def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRu
     match config.exchange.rule:
         case "graft":
             graft = config.graft
+            check_criterion(graft.criterion)
             needs_channels = graft.level == "filter" or graft.channel_matching != "none"
             return GraftRule(graft, config.staleness, find() if needs_channels else None)
         case "graft_published":

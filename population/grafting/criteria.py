@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from inarch.population.config import GraftConfig
 from inarch.population.errors import ConfigError, NotFiniteError
+from inarch.population.extension.registry import Registry
 from inarch.population.grafting.information import (
     differential_entropy,
     layer_entropy,
@@ -22,12 +24,39 @@ from inarch.population.grafting.information import (
 from inarch.population.grafting.units import GraftUnit
 
 
+class Criterion(Protocol):
+    """Measures the information of a layer."""
+
+    def __call__(self, weight: Tensor, *, bins: int, name: str) -> Tensor | float:
+        """Return the information of a layer; more is better.
+
+        Args:
+            weight: The layer's weights, shape (filters, ...).
+            bins: graft.bins.
+            name: The layer's name, for errors.
+        """
+        ...
+
+
+CRITERIA: Registry[Criterion] = Registry("criterion", "graft.criterion")
+"""Criteria that need only the layer's weights, by name."""
+
+OTHER_CRITERIA = ("batch_norm", "constant", "random")
+"""Criteria that need something else, or nothing."""
+
+
+def check_criterion(criterion: str) -> None:
+    """Raise ConfigError if there is no criterion of this name."""
+    if criterion not in OTHER_CRITERIA:
+        CRITERIA.resolve(criterion)
+
+
 def layer_information(weight: Tensor, criterion: str, bins: int = 10, *, name: str = "") -> float:
     """Return a layer's information by a criterion that needs only the layer's weights.
 
     Args:
         weight: The layer's weights, shape (filters, ...).
-        criterion: entropy, l1, summed_entropy, robust_entropy, differential_entropy, orthogonality or constant.
+        criterion: A name in CRITERIA, module:function, or constant.
         bins: Cells of the histogram, at least 2.
         name: The layer's name, for the error.
 
@@ -39,7 +68,7 @@ def layer_information(weight: Tensor, criterion: str, bins: int = 10, *, name: s
     """
     if criterion == "constant":
         return 0.0
-    information = float(OF_WEIGHTS[criterion](weight, bins, name))
+    information = float(CRITERIA.resolve(criterion)(weight, bins=bins, name=name))
     if not math.isfinite(information):
         raise NotFiniteError(f"{name} has a weight that is NaN or infinite")
     return information
@@ -105,7 +134,7 @@ class LayerInformation:
         Args:
             units: Units of the network.
         """
-        return frozenset(unit.name for unit in units) if self.config.criterion in OF_WEIGHTS else frozenset()
+        return frozenset(unit.name for unit in units) if self.config.criterion in READ_ALL_VALUES else frozenset()
 
 
 def batch_norm_key(state: Mapping[str, Tensor], unit: GraftUnit) -> str | None:
@@ -137,19 +166,38 @@ def _scale(state: Mapping[str, Tensor], unit: GraftUnit) -> float:
     return scale
 
 
-def _summed(weight: Tensor, bins: int, name: str) -> Tensor:
+@CRITERIA.register("entropy")
+def _entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    return layer_entropy(weight, bins, name=name)
+
+
+@CRITERIA.register("l1")
+def _l1(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    return weight.detach().abs().sum(dtype=torch.float64)
+
+
+@CRITERIA.register("summed_entropy")
+def _summed_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
     try:
         return summed_filter_entropy(weight, bins)
     except NotFiniteError:
         raise NotFiniteError(f"{name} has a weight that is NaN or infinite") from None
 
 
-OF_WEIGHTS: dict[str, Callable[[Tensor, int, str], Tensor]] = {
-    "entropy": lambda weight, bins, name: layer_entropy(weight, bins, name=name),
-    "l1": lambda weight, bins, name: weight.detach().abs().sum(dtype=torch.float64),
-    "summed_entropy": _summed,
-    "robust_entropy": lambda weight, bins, name: robust_entropy(weight, bins, name=name),
-    "differential_entropy": lambda weight, bins, name: differential_entropy(weight, bins, name=name),
-    "orthogonality": lambda weight, bins, name: orthogonality(weight),
-}
-"""Criteria that read all values of a unit's weight and no other entry."""
+@CRITERIA.register("robust_entropy")
+def _robust_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    return robust_entropy(weight, bins, name=name)
+
+
+@CRITERIA.register("differential_entropy")
+def _differential_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    return differential_entropy(weight, bins, name=name)
+
+
+@CRITERIA.register("orthogonality")
+def _orthogonality(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    return orthogonality(weight)
+
+
+READ_ALL_VALUES = frozenset(CRITERIA.names())
+"""Criteria whose information is finite only if all values of the weight are."""

@@ -1,55 +1,95 @@
-"""Who may take from whom: pure functions of (members, network, round, seed), for every size from 1.
+"""Topologies: the donors of each network, as pure functions of (members, network, round, seed), for every size from 1.
 
-`neighbors` gives the donors that a network may take from in a round, the preferred one first. `donors` follows them
-outward, so that a network whose neighbors have nothing to give asks the next one along the topology.
+`neighbors` returns the donors of a network in a round, the preferred donor first. `donors` continues beyond them along
+the topology, for a network whose neighbors have no snapshot to offer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from inarch.population.config import TopologyConfig
+from inarch.population.extension.registry import Registry
+
+
+class Topology(Protocol):
+    """Chooses the donors of a network."""
+
+    def __call__(self, position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> Sequence[int]:
+        """Return the positions of the donors, the preferred one first.
+
+        Args:
+            position: Position of the network among the members sorted by id, counted from 0.
+            size: Number of members, at least 2.
+            round: Number of the round, at least 0. Donors are rotated by it afterwards.
+            seed: Seed of the run.
+            config: The topology's configuration.
+
+        Returns:
+            Positions, taken modulo the size. The network's own position is ignored.
+        """
+        ...
+
+
+TOPOLOGIES: Registry[Topology] = Registry("topology", "topology.name")
+"""Topologies by name. `edges` is not among them: its donors are given in the configuration."""
 
 
 def neighbors(
     config: TopologyConfig, members: Sequence[int], network_id: int, *, round: int, seed: int = 0
 ) -> tuple[int, ...]:
-    """Donors of a network in a round, preferred first, never itself.
+    """Return the donors of a network in a round, the preferred donor first. A network is never its own donor.
 
     Args:
-        config: Which topology.
-        members: Ids of all members, in any order; must hold `network_id`.
-        network_id: The id that asks.
-        round: At least 0; topologies with several neighbors prefer another one each round.
-        seed: Decides random_regular.
+        config: The topology.
+        members: Ids of all members, in any order, with `network_id` among them.
+        network_id: Id of the rootstock.
+        round: Number of the round, at least 0. If there are several neighbors, each round prefers another.
+        seed: Decides the edges of random_regular.
 
     Returns:
-        Distinct ids; empty for a population of one, or where explicit edges leave none.
+        Distinct ids. Empty for a population of one, or if explicit edges leave no donor.
 
     Raises:
-        ValueError: `network_id` is no member.
+        ValueError: `network_id` is not a member.
     """
     ids = sorted(set(members))
     if network_id not in ids:
         raise ValueError(f"network {network_id} is not a member of {ids}")
     if config.name == "edges":
-        found = [donor for donor, rootstock in config.edges if rootstock == network_id and donor in ids]
-        return _turn(found, round)
-    size, here = len(ids), ids.index(network_id)
+        donor_ids = [donor for donor, rootstock in config.edges if rootstock == network_id and donor in ids]
+        return _rotate(donor_ids, round)
+    size, position = len(ids), ids.index(network_id)
     if size == 1:
         return ()
-    places = _PLACES[config.name](here, size, round, config, seed)
-    found = list(dict.fromkeys(ids[place % size] for place in places if place % size != here))
-    return tuple(found) if config.name in _FIXED else _turn(found, round)
+    topology = TOPOLOGIES.resolve(config.name)
+    positions = topology(position, size, round=round, seed=seed, config=config)
+    donor_ids = list(dict.fromkeys(ids[place % size] for place in positions if place % size != position))
+    return _rotate(donor_ids, round)
 
 
 def donors(
     config: TopologyConfig, members: Sequence[int], network_id: int, *, round: int, seed: int = 0
 ) -> tuple[int, ...]:
-    """All members reachable along the topology, nearest first: the neighbors, their neighbors, and so on."""
+    """Return all members reachable along the topology, nearest first: the neighbors, their neighbors, and so on.
+
+    Args:
+        config: The topology.
+        members: Ids of all members, in any order, with `network_id` among them.
+        network_id: Id of the rootstock.
+        round: Number of the round, at least 0.
+        seed: Decides the edges of random_regular.
+
+    Returns:
+        Distinct ids, without `network_id`.
+
+    Raises:
+        ValueError: `network_id` is not a member.
+    """
     order: list[int] = []
     frontier = [network_id]
     while frontier:
@@ -63,37 +103,45 @@ def donors(
     return tuple(order)
 
 
-_FIXED = frozenset({"ring", "one_peer"})
-"""Topologies whose round leaves one neighbor at most, or whose order is the round's already."""
+def _rotate(donor_ids: Sequence[int], round: int) -> tuple[int, ...]:
+    """Rotate donors by the round, so that each round prefers another."""
+    first = round % len(donor_ids) if donor_ids else 0
+    return (*donor_ids[first:], *donor_ids[:first])
 
 
-def _turn(found: Sequence[int], round: int) -> tuple[int, ...]:
-    first = round % len(found) if found else 0
-    return (*found[first:], *found[:first])
+@TOPOLOGIES.register("ring")
+def ring(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+    """Return the network before this one, as in the paper."""
+    return [position - 1]
 
 
-def _ring(here: int, size: int, round: int, config: TopologyConfig, seed: int) -> list[int]:
-    return [here - 1]
+@TOPOLOGIES.register("bidirectional_ring")
+def bidirectional_ring(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+    """Return the networks before and after this one."""
+    return [position - 1, position + 1]
 
 
-def _bidirectional_ring(here: int, size: int, round: int, config: TopologyConfig, seed: int) -> list[int]:
-    return [here - 1, here + 1]
+@TOPOLOGIES.register("complete")
+def complete(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+    """Return all other networks."""
+    return [position - step for step in range(1, size)]
 
 
-def _complete(here: int, size: int, round: int, config: TopologyConfig, seed: int) -> list[int]:
-    return [here - step for step in range(1, size)]
+@TOPOLOGIES.register("star")
+def star(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+    """Return the hub, which is the member with the lowest id. The hub takes from each leaf in turn."""
+    return [0] if position else list(range(1, size))
 
 
-def _star(here: int, size: int, round: int, config: TopologyConfig, seed: int) -> list[int]:
-    """The member with the lowest id is the hub; leaves take from it, it takes from each leaf in turn."""
-    return [0] if here else list(range(1, size))
+@TOPOLOGIES.register("torus")
+def torus(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+    """Return the four neighbors on a grid that is as square as the size's divisors allow.
 
-
-def _torus(here: int, size: int, round: int, config: TopologyConfig, seed: int) -> list[int]:
-    """Rows by columns, as square as the size divides; a prime size is a ring of one row."""
+    A prime size gives a bidirectional ring of one row.
+    """
     rows = max(divisor for divisor in range(1, math.isqrt(size) + 1) if size % divisor == 0)
     columns = size // rows
-    row, column = divmod(here, columns)
+    row, column = divmod(position, columns)
     return [
         row * columns + (column - 1) % columns,
         (row - 1) % rows * columns + column,
@@ -102,35 +150,39 @@ def _torus(here: int, size: int, round: int, config: TopologyConfig, seed: int) 
     ]
 
 
-def _exponential(here: int, size: int, round: int, config: TopologyConfig, seed: int) -> list[int]:
-    return [here - 2**power for power in range(_powers(size))]
+@TOPOLOGIES.register("exponential")
+def exponential(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+    """Return the networks 1, 2, 4, 8 and so on before this one."""
+    return [position - 2**power for power in range(_num_powers(size))]
 
 
-def _one_peer(here: int, size: int, round: int, config: TopologyConfig, seed: int) -> list[int]:
-    """One of the exponential graph's neighbors each round. Source: Assran et al. 2019 (arXiv:1811.10792)."""
-    return [here - 2 ** (round % _powers(size))]
+@TOPOLOGIES.register("random_regular")
+def random_regular(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+    """Return a donor from each of `degree` random rings over all members.
 
-
-def _random_regular(here: int, size: int, round: int, config: TopologyConfig, seed: int) -> list[int]:
-    """The union of `degree` random rings over all members: everyone donates and takes as often, all are reachable."""
-    places = []
+    All members give and take equally often, and every member is reachable.
+    """
+    positions = []
     for index in range(min(config.degree, size - 1)):
         order = np.random.default_rng([seed, size, index]).permutation(size).tolist()
-        places.append(order[order.index(here) - 1])
-    return places
+        positions.append(order[order.index(position) - 1])
+    return positions
 
 
-def _powers(size: int) -> int:
+@TOPOLOGIES.register("one_peer")
+def one_peer(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+    """Return one neighbor of the exponential graph, another in each round.
+
+    Source: Assran et al. 2019 (arXiv:1811.10792).
+    """
+    return [position - 2 ** (round % _num_powers(size))]
+
+
+def _num_powers(size: int) -> int:
     return max(1, (size - 1).bit_length())
 
 
-_PLACES = {
-    "ring": _ring,
-    "bidirectional_ring": _bidirectional_ring,
-    "complete": _complete,
-    "star": _star,
-    "torus": _torus,
-    "exponential": _exponential,
-    "random_regular": _random_regular,
-    "one_peer": _one_peer,
-}
+def check_topology(config: TopologyConfig) -> None:
+    """Raise ConfigError if there is no topology of the configured name."""
+    if config.name != "edges":
+        TOPOLOGIES.resolve(config.name)

@@ -1,4 +1,4 @@
-"""The report of an interval: what the coordinator and the history learn of it."""
+"""The report of an interval, for the coordinator and the history."""
 
 from __future__ import annotations
 
@@ -16,25 +16,35 @@ class IntervalReport:
     """Report of one interval. A first version is sent before the exchange, a complete one after it."""
 
     origin: SnapshotInfo
+    """Identity and training progress of the network."""
     num_intervals: int
+    """Intervals of the schedule."""
     epoch: float
+    """Epochs completed."""
     learning_rate: float
+    """Learning rate of the interval's last step."""
     train_loss: float
+    """Mean training loss of the interval's images."""
     train_accuracy: float
+    """Share of the interval's images that were predicted correctly in training, in [0, 1]."""
     validation_loss: float | None
+    """As `Scores.loss`. None if the interval was not evaluated."""
     validation_accuracy: float | None
+    """As `Scores.accuracy`. None if the interval was not evaluated."""
     validation_mean_average_precision: float | None
+    """As `Scores.mean_average_precision`. None if the interval was not evaluated."""
     images: int
     """Images trained on in this interval."""
     images_per_second: float
+    """Training speed during the steps."""
     seconds: Mapping[str, float]
     """Seconds of each phase: steps, evaluate, stage, publish, fetch, graft."""
     grafts: int
     """Grafts so far."""
     outcome: ExchangeOutcome | None = None
-    """How the exchange ended; None before it."""
+    """How the exchange ended. None before it."""
     scion: int | None = None
-    """Id of the last donor."""
+    """Id of the last donor. None before the first graft."""
     staleness: Staleness | None = None
     """Staleness of that scion at the time of the graft."""
 
@@ -50,7 +60,7 @@ class IntervalReport:
             "interval": origin.interval,
             "incarnation": origin.incarnation,
             "step": origin.step,
-            **{f"seconds_{phase}": spent for phase, spent in self.seconds.items()},
+            **{f"seconds_{phase}": seconds for phase, seconds in self.seconds.items()},
             **{name: getattr(self, name) for name in _PLAIN_COLUMNS},
             "outcome": self.outcome.value if self.outcome else "",
             "time": time,

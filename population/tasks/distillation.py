@@ -1,4 +1,4 @@
-"""Learning from other networks' predictions: teachers that were trained before, and peers that train now."""
+"""Learn from other networks' predictions: from teachers of earlier runs, and from peers that train at the same time."""
 
 from __future__ import annotations
 
@@ -18,50 +18,60 @@ from inarch.population.state.state_dict import load_tensors
 
 
 def distillation_loss(logits: Tensor, taught: Sequence[Tensor], *, temperature: float) -> Tensor:
-    """Cross-entropy of a student's softened probabilities with the mean of its teachers', times temperature squared.
+    """Return the distillation loss of a student from the mean prediction of its teachers.
+
+    The loss is the cross-entropy of the softened probabilities, times the squared temperature.
 
     Args:
-        logits: The student's, shape (batch, classes).
-        taught: Each teacher's, alike, without gradient.
-        temperature: Above 0; divides all logits.
+        logits: Logits of the student, shape (batch, classes).
+        taught: Logits of each teacher, of the same shape, without gradient. At least one.
+        temperature: Divides all logits, above 0.
 
     Returns:
-        0-dimensional; a mean over the batch.
+        0-dimensional, the mean over the batch.
 
     Source: Cheng et al. 2020 (arXiv:2004.12311), Grafting+: L_KD with tau = 2.
     """
-    target = torch.stack([(one / temperature).softmax(1) for one in taught]).mean(0)
+    target = torch.stack([(teacher_logits / temperature).softmax(1) for teacher_logits in taught]).mean(0)
     return -(temperature**2) * (target * (logits / temperature).log_softmax(1)).sum(1).mean()
 
 
 def mutual_loss(logits: Tensor, peers: Sequence[Tensor]) -> Tensor:
-    """Kullback-Leibler divergence of a network's probabilities from each peer's, a mean over peers and the batch.
+    """Return the Kullback-Leibler divergence of a network's probabilities from those of its peers.
 
     Args:
-        logits: The network's, shape (batch, classes).
-        peers: Each peer's, alike, without gradient.
+        logits: Logits of the network, shape (batch, classes).
+        peers: Logits of each peer, of the same shape, without gradient. At least one.
+
+    Returns:
+        0-dimensional, the mean over the peers and the batch.
 
     Source: Zhang et al. 2018 (arXiv:1706.00384), deep mutual learning: KL(p_peer || p_own).
     """
     own = logits.log_softmax(1)
-    found = [F.kl_div(own, one.log_softmax(1), reduction="batchmean", log_target=True) for one in peers]
-    return torch.stack(found).mean()
+    divergences = [
+        F.kl_div(own, peer_logits.log_softmax(1), reduction="batchmean", log_target=True) for peer_logits in peers
+    ]
+    return torch.stack(divergences).mean()
 
 
 def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch.device | str = "cpu") -> nn.Module:
-    """A network of another run, with the weights that were best by validation or those of an interval, in evaluation
-    mode and frozen.
+    """Load a network of another run as a teacher.
 
     Args:
-        path: A run's folder (its best network), folder#id, or folder#id@interval: as it was then, where the run kept
-            that checkpoint.
-        num_classes: Of the student; the teacher must have as many.
-        in_channels: Alike.
-        device: Where it lives.
+        path: A run's folder for its best network, or folder#id for the network with this id. Both have the best weights
+            by validation score. folder#id@interval: the weights after that interval, if the run kept the checkpoint.
+        num_classes: Number of classes of the student. The teacher must have as many.
+        in_channels: Channels of the student's images. The teacher must have as many.
+        device: Device of the teacher.
+
+    Returns:
+        The teacher, frozen and in evaluation mode.
 
     Raises:
-        ConfigError: there is no such run, network or checkpoint, it has other classes or channels, or its network was a
-            callable.
+        ConfigError: There is no such run, network or checkpoint, its classes or channels differ, or its model came from
+            a callable.
+        StorageError: The run's folder or the checkpoint cannot be read.
     """
     folder = path.partition("#")[0]
     storage = Storage(folder)
@@ -72,7 +82,7 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
     info, name = recorded["info"], recorded["model"]
     if name == "callable":
         raise ConfigError(
-            f"distillation.teachers: {folder!r} was begun with a callable; a teacher needs a named network"
+            f"distillation.teachers: {folder!r} was started with a callable; a teacher must have a named model"
         )
     if (info["num_classes"], info["image_shape"][0]) != (num_classes, in_channels):
         raise ConfigError(
@@ -92,19 +102,25 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
 
 
 def _taught_by(store: CheckpointStore, path: str) -> Mapping[str, Tensor]:
-    """The weights that a path names."""
-    folder, _, chosen = path.partition("#")
-    chosen, at, interval = chosen.partition("@")
-    found = {model: best for model in store.networks() if (best := store.best(model)) is not None}
-    wanted = int(chosen) if chosen.isdigit() else max(found, key=lambda one: (found[one][1] or 0.0, -one), default=None)
-    if wanted not in found or (chosen and not chosen.isdigit()):
-        raise ConfigError(f"distillation.teachers: {path!r} names no network; {folder!r} has {sorted(found)}")
-    if not at:
-        return found[wanted][0]
-    kept = {one.interval: one for one in store.list(wanted) if not one.step}
-    if not interval.isdigit() or int(interval) not in kept:
+    """Return the weights that a path names."""
+    folder, _, selector = path.partition("#")
+    id_text, at, interval = selector.partition("@")
+    best_weights = {network_id: best for network_id in store.networks() if (best := store.best(network_id)) is not None}
+    teacher_id = (
+        int(id_text)
+        if id_text.isdigit()
+        else max(best_weights, key=lambda network_id: (best_weights[network_id][1] or 0.0, -network_id), default=None)
+    )
+    if teacher_id not in best_weights or (id_text and not id_text.isdigit()):
         raise ConfigError(
-            f"distillation.teachers: {path!r} names no checkpoint; network {wanted} of {folder!r} has those of "
-            f"intervals {sorted(kept)} (checkpoint.keep)"
+            f"distillation.teachers: {path!r} names no network; {folder!r} has the networks {sorted(best_weights)}"
         )
-    return store.load(wanted, kept[int(interval)]).evaluated_state
+    if not at:
+        return best_weights[teacher_id][0]
+    checkpoints = {checkpoint.interval: checkpoint for checkpoint in store.list(teacher_id) if not checkpoint.step}
+    if not interval.isdigit() or int(interval) not in checkpoints:
+        raise ConfigError(
+            f"distillation.teachers: {path!r} names no checkpoint; network {teacher_id} of {folder!r} has those of "
+            f"intervals {sorted(checkpoints)} (checkpoint.keep)"
+        )
+    return store.load(teacher_id, checkpoints[int(interval)]).evaluated_state

@@ -1,4 +1,4 @@
-"""What a trainer needs of a task."""
+"""Interface between a trainer and its task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inarch.population.fusion import LayerFusion
 
 
 class Task(Protocol):
-    """What a trainer needs of a task."""
+    """What networks learn: the network itself, its batches, its loss and its validation."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -23,33 +23,69 @@ class Task(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Of one image, (channels, height, width); asked only to follow channels through a network."""
+        """(channels, height, width) of an image. It is needed only to trace channels through a network."""
         ...
 
     def build(self, seed: int) -> nn.Module:
-        """A new network on the task's device, its weights decided by the seed."""
+        """Return a new network on the task's device.
+
+        Args:
+            seed: Decides the initial weights.
+        """
         ...
 
     def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
-        """The batches of an epoch from batch `first` on, a pure function of its arguments."""
+        """Yield the training batches of an epoch. They are a pure function of the arguments.
+
+        Args:
+            order_seed: Decides the order of the images.
+            augment_seed: Decides the augmentation.
+            epoch: Number of the epoch, from 0.
+            first: Number of the first batch, from 0.
+        """
         ...
 
     def begin_epoch(self, model: nn.Module, *, epoch: int, random: np.random.Generator) -> Sequence[LayerFusion]:
-        """Called before an epoch's first step: what changes in a network from epoch to epoch; records of it."""
+        """Make the changes to a network that its first step of an epoch needs, such as new filter mixtures.
+
+        Args:
+            model: The network. It is changed.
+            epoch: Number of the epoch, from 0.
+            random: Random numbers of this network and epoch.
+
+        Returns:
+            Records of the changes for the history, one for each fused layer.
+        """
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and how many it got right; both 0-dimensional, on the device."""
+        """Return the mean loss of a batch and the number of correct predictions.
+
+        Args:
+            model: The network, in training mode.
+            batch: Images and labels.
+
+        Returns:
+            Two 0-dimensional tensors on the task's device. The loss has a gradient.
+        """
         ...
 
     def set_peers(self, peers: Sequence[Mapping[str, Tensor]]) -> None:
-        """Learn from the predictions of networks of these weights (copied) from now on, in place of earlier peers."""
+        """Set the peers whose predictions the loss includes from now on. They replace earlier peers.
+
+        Args:
+            peers: Weights of each peer, which are copied. Empty: no peers.
+        """
         ...
 
     def batch_norm_images(self) -> Iterator[Tensor]:
-        """Some batches of training images, augmented as in training: for batch norm's statistics."""
+        """Yield some batches of training images, augmented as in training, to measure batch norm's statistics."""
         ...
 
     def validate(self, model: nn.Module) -> Scores | None:
-        """Scores on the held-out training images; None where nothing is held out."""
+        """Return the scores of a network on the validation images, or None if there are none.
+
+        Args:
+            model: The network. Its batch norm statistics may be measured again first.
+        """
         ...

@@ -1,4 +1,4 @@
-"""After a run has trained: evaluate every network, their ensemble and their soups."""
+"""Evaluate a run after training: each network, the ensemble and the soups."""
 
 from __future__ import annotations
 
@@ -20,20 +20,26 @@ from inarch.population.tasks.run_spec import RunSpec
 def evaluate_run(
     spec: RunSpec, splits: Splits, ended: Mapping[int, str], reasons: Mapping[int, str], seconds: float
 ) -> dict[str, Any]:
-    """Judge every network on the test images, or on the validation images where there are none.
+    """Evaluate every network on the test images, or on the validation images if there are no test images.
 
-    Each network is judged twice: with the weights that were best by validation and with its last; ensemble, soups and
-    similarities too (the latter under `last`, without soups).
+    Each network is evaluated twice: with its best weights by validation score, and with its last weights. So are the
+    ensemble and the similarities. Soups are evaluated only with the best weights.
 
     Args:
         spec: The run.
-        splits: Its data.
-        ended: How each member ended, by id.
-        reasons: Why networks were given up, by id.
-        seconds: Of training.
+        splits: Data of the run.
+        ended: State in which each member ended, by id.
+        reasons: Reasons why networks failed, by id.
+        seconds: Duration of the training, in seconds.
+
+    Returns:
+        The result of the run, as JSON types. `networks` has a row for each network, with its scores under `best` and
+        `last`. The other keys of `evaluate_population` are at the top level for the best weights, and under `last` for
+        the last weights. Without test and validation images, `judged_on` is None and there are no scores.
 
     Raises:
-        RunError: no network left a checkpoint.
+        RunError: No network left a checkpoint.
+        StorageError: The run's folder cannot be read.
     """
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
@@ -41,10 +47,10 @@ def evaluate_run(
     task = ImageClassification(spec.config, splits, factory=spec.factory, begins_trained=False)
     best, last, rows = [], [], []
     for network_id in checkpoints.networks():
-        found, newest = checkpoints.best(network_id), checkpoints.newest(network_id)
-        if found is None or newest is None:
+        best_weights, newest = checkpoints.best(network_id), checkpoints.newest(network_id)
+        if best_weights is None or newest is None:
             continue
-        state, score, interval = found
+        state, score, interval = best_weights
         best.append(Candidate(network_id=network_id, state=state, validation_score=score))
         last.append(
             Candidate(
@@ -64,52 +70,54 @@ def evaluate_run(
         )
     if not rows:
         raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
-    parts, part = _parts(task)
-    lost = [_lost_row(network_id, how, reasons) for network_id, how in ended.items() if how in LOST]
-    lost = [row for row in lost if row["network"] not in {kept["network"] for kept in rows}]
-    every = sorted([*rows, *lost], key=lambda row: row["network"])
-    result: dict[str, Any] = {"run": spec.name, "judged_on": part, "networks": every}
-    if parts is not None:
+    data, split = _parts(task)
+    lost_rows = [
+        _lost_row(network_id, end_state, reasons) for network_id, end_state in ended.items() if end_state in LOST
+    ]
+    lost_rows = [row for row in lost_rows if row["network"] not in {scored["network"] for scored in rows}]
+    all_rows = sorted([*rows, *lost_rows], key=lambda row: row["network"])
+    result: dict[str, Any] = {"run": spec.name, "judged_on": split, "networks": all_rows}
+    if data is not None:
         module = task.build(0)
-        of_best = evaluate_population(module, _aligned(task, best), parts)
-        of_last = evaluate_population(module, _aligned(task, last), parts, with_soups=False)
-        for row, one, other in zip(rows, of_best.pop("each"), of_last.pop("each"), strict=True):
-            row["best"], row["last"] = one, other
-        result |= of_best | {"last": of_last}
+        best_results = evaluate_population(module, _aligned(task, best), data)
+        last_results = evaluate_population(module, _aligned(task, last), data, with_soups=False)
+        for row, best_scores, last_scores in zip(rows, best_results.pop("each"), last_results.pop("each"), strict=True):
+            row["best"], row["last"] = best_scores, last_scores
+        result |= best_results | {"last": last_results}
     return result | {"seconds": seconds, "seconds_by_phase": _phases(storage)}
 
 
 LOST = frozenset({"failed", "lost"})
-"""How members ended that have a row in the result even if they left no checkpoint."""
+"""Final states of members that have a row in the result even if they left no checkpoint."""
 
 
 def _lost_row(network_id: int, how: str, reasons: Mapping[int, str]) -> dict[str, Any]:
-    """The row of a network that left no checkpoint: it has no scores, and no part in the mean."""
+    """Return the row of a network that left no checkpoint. It has no scores and does not count in the mean."""
     empty = {"interval": 0, "best_interval": None, "validation_score": None, "grafts": 0, "best": None, "last": None}
     return {"network": network_id, "ended": how, **empty, "reason": reasons.get(network_id, "")}
 
 
 def _aligned(task: ImageClassification, candidates: Sequence[Candidate]) -> list[Candidate]:
-    states = task.align_states([one.state for one in candidates])
-    return [dataclasses.replace(one, state=state) for one, state in zip(candidates, states, strict=True)]
+    """Return the candidates with their channels in a common order, if grafts may have matched channels."""
+    states = task.align_states([candidate.state for candidate in candidates])
+    return [dataclasses.replace(candidate, state=state) for candidate, state in zip(candidates, states, strict=True)]
 
 
 def _parts(task: ImageClassification) -> tuple[EvaluationData | None, str | None]:
-    """The images that judge, and which part of the data they are; None where there are neither test nor validation
-    images."""
+    """Return the images for the evaluation and the name of their split. None and None if there are no such images."""
     validation, test = task.part("validation"), task.part("test")
-    judged, name = (test, "test") if test is not None else (validation, "validation")
-    if judged is None:
+    selected, split = (test, "test") if test is not None else (validation, "validation")
+    if selected is None:
         return None, None
     return EvaluationData(
-        judged=judged,
+        judged=selected,
         validation=validation,
         statistics=task.batch_norm_images,
-    ), name
+    ), split
 
 
 def _phases(storage: Storage) -> dict[str, float]:
-    """Seconds that all networks spent in each phase."""
+    """Return the seconds that all networks together spent in each phase."""
     table = read_table(storage, "metrics")
     names = [name for name in table.schema.names if name.startswith("seconds_")]
     return {name.removeprefix("seconds_"): float(sum(table[name].to_pylist())) for name in names}

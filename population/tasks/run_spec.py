@@ -1,4 +1,4 @@
-"""What describes a run: where it is and what it trains, and what is known once its data are read."""
+"""Values that describe a run: its folder and configuration, and the facts about its data and its model."""
 
 from __future__ import annotations
 
@@ -11,40 +11,53 @@ from inarch.population.models import ModelFactory
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What every process of a run is told."""
+    """Description of a run that every one of its processes receives."""
 
     name: str
+    """Name of the run, unique among the live runs of a cluster."""
     folder: str
     """Path or URI of the run's folder."""
     config: RunConfig
+    """The whole configuration."""
     factory: ModelFactory | None = None
-    """A callable in place of config.model."""
+    """Model factory. None: the model of config.model."""
     token: str | None = None
-    """Of this start's claim on the folder (population/claim.py); None: nothing is claimed."""
+    """Token of this start's claim on the folder (population/persistence/claim.py). None: nothing is claimed."""
     is_resumed: bool = False
+    """Whether this start resumes an earlier one."""
     is_detached: bool = False
+    """Whether the run continues when its driver ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What is known of a run once its data are read and its network built."""
+    """Facts about a run's data and model, known once the data are read and the model is built."""
 
     num_classes: int
+    """Number of classes."""
     image_shape: tuple[int, int, int]
+    """Channels, height and width of an image as networks receive it."""
     train_images: int
+    """Training images, without those held out for validation."""
     data_bytes: int
-    """Of the decoded images in the object store; 0 where they are streamed."""
+    """Bytes of the decoded images in the object store. 0 if images are streamed."""
     data_fingerprint: str
+    """Hash of the data and of their split."""
     structure: str
-    """Fingerprint of a network's snapshot."""
+    """Fingerprint of the layout of a network's snapshots."""
     snapshot_bytes: int
+    """Bytes of a snapshot."""
     parameters: int
+    """Parameters of a network."""
     num_intervals: int
+    """Intervals of the schedule."""
     steps_per_epoch: int
+    """Training steps of one epoch."""
     multiply_adds: int = 0
-    """Of one image, as `population.cost.ModelComplexity`."""
+    """Multiply-adds for one image, as in `population.models.complexity.ModelComplexity`."""
     data: DataReport | None = None
-    """What was read; None in runs of earlier versions."""
+    """Description of the data. None in runs of earlier versions."""
     compact_parameters: int | None = None
-    """Of what a network that fuses its filters becomes; None where it does not."""
+    """Parameters of the compact form of a network that fuses its filters. None without fusion."""
     compact_multiply_adds: int | None = None
+    """Multiply-adds of the compact form for one image. None without fusion."""

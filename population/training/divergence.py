@@ -27,7 +27,7 @@ def annotate_divergence(network_id: int, *, interval: int) -> Iterator[None]:
     except NotFiniteError as error:
         raise NotFiniteError(
             f"network {network_id} diverged in interval {interval}: {error}; "
-            "lower optimizer.learning_rate, or set schedule.warmup_epochs"
+            "lower optimizer.learning_rate, or raise schedule.warmup_epochs"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Try a network before anything starts, on batches of the sizes that will occur."""
+"""Try a network before a run starts, on batches of the sizes that training and evaluation will have."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.training.trainer import Trainer
 
 TRIAL_FLOPS = 40_000_000_000
-"""Operations of the step that tries a full batch, some seconds of a laptop; more images than that are not tried."""
+"""Most floating-point operations of the trial step on a full batch: some seconds on a laptop. A batch that needs more
+is tried with fewer images."""
 
 LOOKED_AT = 64
-"""Images whose channels are looked at, where all of them being gray would make them one channel."""
+"""Images whose channels are inspected. If all of them are gray and there are more images, the channels stay unknown."""
 
 KNOWN = {"cifar10": (50_000, (3, 32, 32), 10), "cifar100": (50_000, (3, 32, 32), 100)}
-"""Training images, their shape and classes of data sets that are fetched by name."""
+"""Number of training images, their shape and number of classes, for the data sets that are fetched by name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,46 +41,51 @@ class DataShape:
     """Number and shape of a run's training images."""
 
     num_images: int
-    """Training images, validation images not among them."""
+    """Training images, without those held out for validation."""
     image_shape: tuple[int, int, int]
+    """Channels, height and width of an image as networks receive it."""
     num_classes: int
+    """Number of classes."""
 
 
 def data_shape(config: RunConfig) -> DataShape | None:
-    """Find number, shape and classes of a run's training images, from labels and some images.
+    """Return number, shape and classes of a run's training images. Only the labels and some images are read.
+
+    Args:
+        config: Configuration of the run.
 
     Returns:
-        None where all images would have to be read to know whether they are gray or RGB.
+        The shape, or None if all images must be read to decide between gray and RGB.
 
     Raises:
-        DataError: the images cannot be read.
+        DataError: The images cannot be read.
     """
     data = config.data
     if data.train in KNOWN:
         num_images, (channels, height, width), num_classes = KNOWN[data.train]
-        seen: int | None = channels
+        num_channels: int | None = channels
     else:
         train = open_images(data.train, split="train", config=data)
         num_images, num_classes = len(train), len(train.class_names)
         height, width = _size_of(train, data)
         is_streamed = isinstance(train, EncodedImages) and streams(train, data)
-        seen = 3 if is_streamed else _channels_of(train)
-    if data.channels == "auto" and seen != 3 and data.train not in KNOWN:
-        others = {"validation": data.validation_set, "test": data.test, "query": data.query}
-        for split, source in others.items():
-            if source is not None and seen != 3:
-                other = _channels_of(open_images(source, split=split, config=data))
-                seen = other if other == 3 or seen is not None else None
-    channels = {"gray": 1, "rgb": 3}.get(data.channels, seen)
+        num_channels = 3 if is_streamed else _channels_of(train)
+    if data.channels == "auto" and num_channels != 3 and data.train not in KNOWN:
+        sources = {"validation": data.validation_set, "test": data.test, "query": data.query}
+        for split, source in sources.items():
+            if source is not None and num_channels != 3:
+                split_channels = _channels_of(open_images(source, split=split, config=data))
+                num_channels = split_channels if split_channels == 3 or num_channels is not None else None
+    channels = {"gray": 1, "rgb": 3}.get(data.channels, num_channels)
     if channels is None:
         return None
     num_images = min(num_images, data.train_limit or num_images)
-    held = 0 if data.validation_set is not None else round(data.validation * num_images)
-    return DataShape(num_images=num_images - held, image_shape=(channels, height, width), num_classes=num_classes)
+    held_out = 0 if data.validation_set is not None else round(data.validation * num_images)
+    return DataShape(num_images=num_images - held_out, image_shape=(channels, height, width), num_classes=num_classes)
 
 
 def _size_of(train: ImageSet | EncodedImages, data: DataConfig) -> tuple[int, int]:
-    """Return height and width of the images that networks get."""
+    """Return height and width of the images that networks receive."""
     if isinstance(train, ImageSet):
         return train.shape[1], train.shape[2]
     if streams(train, data):
@@ -96,7 +102,7 @@ def _size_of(train: ImageSet | EncodedImages, data: DataConfig) -> tuple[int, in
 
 
 def _channels_of(images: ImageSet | EncodedImages) -> int | None:
-    """Return 1 or 3; None if the images looked at are gray and there are more."""
+    """Return 1 or 3, or None if all inspected images are gray and there are more images."""
     if isinstance(images, ImageSet):
         return images.shape[0]
     for index in range(min(len(images), LOOKED_AT)):
@@ -107,14 +113,20 @@ def _channels_of(images: ImageSet | EncodedImages) -> int | None:
 
 
 def try_network(config: RunConfig, factory: ModelFactory | None, shape: DataShape) -> None:
-    """Try a run's network on random images. The driver does this before Ray starts.
+    """Try a run's network and its exchange rule on random images. The driver does this before Ray starts.
+
+    Args:
+        config: Configuration of the run.
+        factory: Model factory. None: the model of config.model.
+        shape: Number and shape of the training images.
 
     Raises:
-        ConfigError, UserCodeError: as `check_network`.
+        ConfigError: As `check_network`, or the exchange rule needs something that the network lacks.
+        UserCodeError: As `check_network`.
     """
-    count = min(shape.num_images, config.schedule.batch_size + 1)
+    num_random = min(shape.num_images, config.schedule.batch_size + 1)
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (max(2, count), *shape.image_shape), dtype=np.uint8)
+    pixels = random.integers(0, 256, (max(2, num_random), *shape.image_shape), dtype=np.uint8)
     labels = np.arange(len(pixels)) % shape.num_classes
     plain = dataclasses.replace(config.data, augmentation="none", validation=0.0, validation_set=None, channels="auto")
     names = [str(number) for number in range(shape.num_classes)]
@@ -128,19 +140,20 @@ def try_network(config: RunConfig, factory: ModelFactory | None, shape: DataShap
 
 
 def check_network(task: ImageClassification, *, num_images: int) -> None:
-    """Build a task's network and try it: evaluate, then train on the smallest and on a full batch.
+    """Build a task's network and try it: evaluate it, then train it on the smallest batch and on a full batch.
 
     Args:
-        task: Gives the network, its batches and its loss.
-        num_images: Training images, which decide how small the last batch of an epoch is.
+        task: Builds the network and supplies its batches and its loss.
+        num_images: Number of training images. It decides the size of the last batch of an epoch.
 
     Raises:
-        ConfigError: the network gives no logits of the right shape, or has nothing to train.
-        UserCodeError: it raised; names the batch.
+        ConfigError: The logits have a wrong shape, there is nothing to train, the loss depends on no parameter, or two
+            networks share their weights.
+        UserCodeError: The network raised. The message names the batch.
     """
     model = task.build(0)
-    places = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
-    if any(parameter.data_ptr() in places for parameter in task.build(1).parameters() if parameter.numel()):
+    addresses = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
+    if any(parameter.data_ptr() in addresses for parameter in task.build(1).parameters() if parameter.numel()):
         raise ConfigError(
             "the network function gives the same network, or the same weights, each time; it must make a new one"
         )
@@ -152,12 +165,12 @@ def check_network(task: ImageClassification, *, num_images: int) -> None:
     for size in (2, 1):
         _check_logits(_evaluated(model, images[:size]), images[:size], task)
     schedule = task.config.schedule
-    smallest = epoch_batches(num_images, schedule)[-1]
-    _train(task, model, images[:smallest], labels[:smallest])
+    smallest_size = epoch_batches(num_images, schedule)[-1]
+    _train(task, model, images[:smallest_size], labels[:smallest_size])
     flops = max(1, model_complexity(model, task.image_shape).training_flops)
-    full = min(len(images), schedule.batch_size, max(2, TRIAL_FLOPS // flops))
-    if full > smallest:
-        _train(task, model, images[:full], labels[:full])
+    full_size = min(len(images), schedule.batch_size, max(2, TRIAL_FLOPS // flops))
+    if full_size > smallest_size:
+        _train(task, model, images[:full_size], labels[:full_size])
 
 
 @torch.no_grad()
@@ -179,7 +192,7 @@ def _check_logits(logits: Any, images: Tensor, task: ImageClassification) -> Non
 
 
 def _train(task: ImageClassification, model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Compute loss and gradients of one batch."""
+    """Compute loss and gradients of a batch, then delete the gradients."""
     remedy = ""
     if len(images) == 1:
         remedy = "batch norm needs two images: schedule.drop_last=on, or another schedule.batch_size"

@@ -115,9 +115,9 @@ class Progress:
             origin: Identity and training progress of the network.
             schedule: Schedule of the network.
             seconds: Seconds of each phase so far, by the phase's name.
-            scores: Scores of the interval's evaluation; None: not evaluated.
-            scion: Id of the last donor; None before the first graft.
-            staleness: Staleness of that scion; None before the first graft.
+            scores: Scores of the interval's evaluation. None if it was not evaluated.
+            scion: Id of the last donor. None before the first graft.
+            staleness: Staleness of that scion. None before the first graft.
         """
         images = max(1, self.images)
         return IntervalReport(

@@ -36,7 +36,7 @@ def describe_run(config: RunConfig, splits: Splits, factory: ModelFactory | None
     Args:
         config: Configuration of the run.
         splits: Data of the run.
-        factory: Model factory; None: the model of config.model.
+        factory: Model factory. None: the model of config.model.
 
     Raises:
         ConfigError: Model, data, exchange rule and teachers do not fit.

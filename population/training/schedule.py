@@ -41,7 +41,7 @@ class Schedule:
         return min(interval * self.interval_steps, self.num_steps)
 
     def evaluations(self, interval: int) -> int:
-        """Return how many evaluations are due by the end of an interval, without the final one.
+        """Return how many evaluations are due by the end of an interval.
 
         Args:
             interval: Intervals completed, at least 0.

@@ -1,11 +1,25 @@
-"""One network's life, written once: without Ray, processes or a clock of its own.
+"""Train one network, without Ray, processes or a clock.
 
-A `Trainer` trains interval after interval. Whoever runs it, an actor, the simulator or a test, is its `TrainerRuntime`. The order
-within an interval is fixed: steps, evaluate, freeze (with own information), publish, pull, graft, commit; where nobody
-waits, the last interval has no pull and no graft, since nobody would train what they bring.
+A `Trainer` trains interval after interval. Its `TrainerRuntime` supplies the clock, the exchange of snapshots, and
+checkpointing. The network actor, the simulator and the tests each implement it. The order within an interval is fixed:
+
+1. The trainer trains the interval's steps.
+2. The runtime begins to fetch scions (`prefetch`).
+3. The trainer evaluates the network, if an evaluation is due.
+4. The trainer measures the network's information and stages its weights. If the rule takes no scions, it only checks
+   that the weights are finite.
+5. The trainer yields a report and the snapshot, and the runtime publishes them.
+6. The runtime returns the scions (`fetch_scions`).
+7. After an evaluation, the trainer copies the weights if they are the best so far, and records its filters' statistics.
+8. The trainer applies the exchange rule, which may graft the scions.
+9. The runtime commits the report, with a checkpoint if one is due or if the training ends.
+
+In async mode, the last interval has no prefetch, fetch or graft, because no later step would train the grafted weights.
+If the runtime ends an interval in step 1, or returns STOPPING in step 6, the trainer commits a checkpoint within the
+interval. A network that resumes from it completes that interval first.
 
 Longer than 300 lines: `intervals` and its steps share one network's optimizer, average, exchange and random state.
-Progress, schedule, shared state, divergence and the record of rows have files of their own.
+Progress, schedule, shared state, divergence and the history buffer have files of their own.
 """
 
 from __future__ import annotations
@@ -44,16 +58,20 @@ from inarch.population.training.weight_averaging import WeightAverage
 
 
 class Trainer:
-    """Trains one network."""
+    """Trains one network of a population, and exchanges with the others through its runtime."""
 
     def __init__(self, task: Task, config: RunConfig, *, network_id: int, incarnation: int = 1) -> None:
-        """A network with fresh weights at the beginning of the schedule.
+        """Build the network with its initial weights, at the beginning of the schedule.
 
         Args:
-            task: Gives the network, its batches, its loss.
-            config: The run's.
-            network_id: The member's id: its branch of the seed tree, its learning rate.
-            incarnation: Which process of this member it is.
+            task: Builds the network and supplies its batches, loss and validation.
+            config: Configuration of the run.
+            network_id: Id of the network. It decides the network's random numbers and its learning rate.
+            incarnation: Number of its process, from 1.
+
+        Raises:
+            ConfigError: The network does not fit the configuration.
+            UserCodeError: The caller's model raised.
         """
         self.config, self.task = config, task
         self.network_id, self.incarnation = network_id, incarnation
@@ -74,12 +92,12 @@ class Trainer:
         self._staging.alias_parameters(self.module)
         self._average = WeightAverage(self.module, config.weight_averaging)
         rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
-        count = self.schedule.num_intervals
+        num_intervals = self.schedule.num_intervals
         self._exchanger = (
             None
             if rule is None
             else Exchanger(
-                rule, config, self.units, self.layout, self.module, network_id=network_id, num_intervals=count
+                rule, config, self.units, self.layout, self.module, network_id=network_id, num_intervals=num_intervals
             )
         )
         self._order_seed = derive_seed(config.seed, network_id, "order")
@@ -107,7 +125,11 @@ class Trainer:
         return self._progress.interval >= self.schedule.num_intervals
 
     def origin(self, now: float = 0.0) -> SnapshotInfo:
-        """Whose weights these are and how far they were trained, as they stand."""
+        """Return identity and training progress of the weights in their present state.
+
+        Args:
+            now: Seconds of the runtime's clock.
+        """
         return self._progress.origin(
             network_id=self.network_id,
             incarnation=self.incarnation,
@@ -116,13 +138,19 @@ class Trainer:
         )
 
     def intervals(self, runtime: TrainerRuntime) -> Iterator[tuple[IntervalReport, Snapshot | None]]:
-        """Train to the end of the schedule.
+        """Train to the end of the schedule, or until the runtime ends the training.
 
-        Each interval yields what to publish; the snapshot's buffer is the trainer's own and holds until the runtime comes
-        back; it is None where nobody takes it. When the runtime comes back, the trainer pulls, grafts and commits.
+        The module's docstring states the order within an interval.
+
+        Args:
+            runtime: Services from the environment.
+
+        Yields:
+            The report of an interval before its exchange, and the snapshot to publish. The snapshot's buffer belongs to
+            the trainer and is valid until the iteration continues. The snapshot is None if the rule takes no scions.
 
         Raises:
-            NotFiniteError: the network diverged; names network, interval and layer.
+            NotFiniteError: The network diverged. The message names network, interval and layer.
         """
         progress = self._progress
         while not self.is_finished:
@@ -132,13 +160,13 @@ class Trainer:
                 runtime.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
                 return
             clock = Stopwatch(runtime)
-            as_before = dataclasses.replace(progress), self._random.tensors()
+            before_end = dataclasses.replace(progress), self._random.tensors()
             progress.complete_interval(self.schedule)
             if not self._skips_last_exchange:
                 runtime.prefetch(self.origin(runtime.now()))
-            is_judged = self.schedule.is_evaluated(progress.interval)
+            is_evaluated = self.schedule.is_evaluated(progress.interval)
             with self._random:
-                scores = self._evaluate() if is_judged else None
+                scores = self._evaluate() if is_evaluated else None
             progress.record_scores(scores)
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(runtime.now())
@@ -154,12 +182,12 @@ class Trainer:
             snapshots = runtime.fetch_scions(origin) if exchanges else ()
             seconds["fetch"] = clock.lap()
             if snapshots is ExchangeOutcome.STOPPING:
-                # The interval stays open: a network that goes on evaluates, publishes and exchanges first.
-                self._progress, random = as_before
+                # The interval stays incomplete. On resume the network evaluates, publishes and exchanges first.
+                self._progress, random = before_end
                 self._random.load(random)
                 runtime.commit(report, self._checkpoint(within=True))
                 return
-            if is_judged:
+            if is_evaluated:
                 self._note_best()
                 self._note_filters(origin, snapshot)
             outcome = ExchangeOutcome.UNCHANGED
@@ -177,18 +205,19 @@ class Trainer:
             )
             self._history.add_interval(report, time=runtime.now())
             progress.begin_interval()
-            goes_on = runtime.should_continue()
+            continues = runtime.should_continue()
             is_due = self.schedule.is_saved(progress.interval, every=self.config.checkpoint.every)
-            runtime.commit(report, self._checkpoint() if is_due or not goes_on else None)
-            if not goes_on:
+            runtime.commit(report, self._checkpoint() if is_due or not continues else None)
+            if not continues:
                 return
 
     def dry_run_exchange(self) -> None:
-        """Exchange once with a twin, so that what cannot be exchanged is said before anything starts. It is not to be
-        trained afterwards.
+        """Run one exchange with a copy of this network, to detect unsuitable models before training starts.
+
+        Discard this trainer afterwards.
 
         Raises:
-            ConfigError: the rule asks for something that the network lacks.
+            ConfigError: The exchange rule needs something that the network lacks.
         """
         if self._exchanger is not None:
             snapshot = self.snapshot()
@@ -197,12 +226,22 @@ class Trainer:
             self._exchange((scion,) if self.publishes else (), self.origin(), snapshot, now=0.0)
 
     def fast_forward(self, interval: int) -> None:
-        """Take a position in the schedule with the weights as they are: a fresh newcomer."""
+        """Set the position in the schedule and keep the weights, for a network that joins with initial weights.
+
+        Args:
+            interval: Intervals completed.
+        """
         self._progress.interval = interval
         self._progress.step = self.schedule.end(interval)
 
     def clone_from(self, snapshot: Snapshot) -> None:
-        """Take over a living network's weights and its position in the schedule: a cloned newcomer."""
+        """Copy the weights and the position in the schedule from another network, for a network that joins as a clone.
+
+        The optimizer's count of steps follows too.
+
+        Args:
+            snapshot: Snapshot of the parent, of the same layout. It is only read.
+        """
         with torch.no_grad():
             own, state = self._shared.tensors(), snapshot.state()
             for name, tensor in own.items():
@@ -213,22 +252,25 @@ class Trainer:
         count_steps(self._optimizer, snapshot.origin.trained_steps)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of this network.
+        """Restore the network, its optimizer, its random state and its progress from a checkpoint.
+
+        Args:
+            checkpoint: Checkpoint of this network.
 
         Raises:
-            CheckpointError: it is of another structure.
+            CheckpointError: The checkpoint has another structure.
         """
         try:
             load_tensors(self.module, checkpoint.model)
         except StructureError as error:
             raise CheckpointError(
-                f"the checkpoint of network {checkpoint.network_id} is of another structure: {error}"
+                f"the checkpoint of network {checkpoint.network_id} has another structure: {error}"
             ) from None
         load_optimizer(self._optimizer, self._names, checkpoint.tensors)
         self._random.load(checkpoint.tensors)
         self._average.load(checkpoint.tensors)
-        known = {field.name for field in dataclasses.fields(Progress)}
-        saved = {name: value for name, value in checkpoint.training.items() if name in known and value is not None}
+        names = {field.name for field in dataclasses.fields(Progress)}
+        saved = {name: value for name, value in checkpoint.training.items() if name in names and value is not None}
         self._progress = dataclasses.replace(self._progress, **saved)
         if self._exchanger is not None:
             within = checkpoint.id.step > 0
@@ -237,15 +279,15 @@ class Trainer:
             self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))
 
     def _train(self, runtime: TrainerRuntime) -> bool:
-        """Steps to the end of the interval; False where the runtime ended them early."""
+        """Train to the end of the interval. Return False if the runtime ended it early."""
         progress, schedule = self._progress, self.schedule
         end = schedule.end(progress.interval + 1)
-        began = runtime.now()
+        start = runtime.now()
         loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
         correct = torch.zeros((), device=self._device, dtype=torch.int64)
-        goes_on = True
+        continues = True
         self.module.train()
-        while progress.step < end and goes_on:
+        while progress.step < end and continues:
             epoch, first = divmod(progress.step, schedule.steps_per_epoch)
             if first == 0:
                 self._begin_epoch(epoch)
@@ -253,18 +295,18 @@ class Trainer:
                 order_seed=self._order_seed, augment_seed=self._augment_seed, epoch=epoch, first=first
             )
             for batch in batches:
-                loss, right = self._step(batch)
+                loss, batch_correct = self._step(batch)
                 loss_sum += loss * len(batch[1])
-                correct += right
+                correct += batch_correct
                 progress.images += len(batch[1])
                 progress.step += 1
                 progress.trained_steps += 1
-                goes_on = runtime.after_step()
-                if progress.step >= end or not goes_on:
+                continues = runtime.after_step()
+                if progress.step >= end or not continues:
                     break
         progress.loss_sum += float(loss_sum)
         progress.correct += int(correct)
-        progress.seconds_steps += runtime.now() - began
+        progress.seconds_steps += runtime.now() - start
         return progress.step >= end
 
     def _begin_epoch(self, epoch: int) -> None:
@@ -281,9 +323,9 @@ class Trainer:
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        done, schedule = self._progress.step + 1, self.schedule
-        ends_epoch = done % schedule.steps_per_epoch == 0
-        self._average.after_step(self.module, progress=done / schedule.num_steps, ends_epoch=ends_epoch)
+        num_done, schedule = self._progress.step + 1, self.schedule
+        ends_epoch = num_done % schedule.steps_per_epoch == 0
+        self._average.after_step(self.module, progress=num_done / schedule.num_steps, ends_epoch=ends_epoch)
         return loss.detach(), correct
 
     def _evaluate(self) -> Scores | None:
@@ -294,10 +336,16 @@ class Trainer:
         return self.task.validate(mean)
 
     def snapshot(self, now: float = 0.0) -> Snapshot:
-        """Own information and the weights as they stand; the buffer is the trainer's own and holds until it goes on.
+        """Measure the network's information, stage its weights, and return both as a snapshot.
+
+        Args:
+            now: Seconds of the runtime's clock.
+
+        Returns:
+            A snapshot whose buffer belongs to the trainer. It is valid until the network trains on.
 
         Raises:
-            NotFiniteError: the network diverged.
+            NotFiniteError: The network diverged. The message names network, interval and layer.
         """
         state = self._shared.tensors()
         with divergence.annotate_divergence(self.network_id, interval=self.interval):
@@ -314,12 +362,12 @@ class Trainer:
         snapshot: Snapshot | None,
         now: float,
     ) -> ExchangeOutcome:
-        """Apply the exchange rule and what it asks of the trainer.
+        """Apply the exchange rule, then carry out its requests, and record the grafts.
 
         Args:
-            snapshots: What was fetched, or why nothing was.
+            snapshots: Fetched snapshots, or the reason why there are none.
             own: Progress of the network.
-            snapshot: Its own snapshot of this interval.
+            snapshot: Its own snapshot of this interval. None if it publishes none.
             now: Seconds of the runtime's clock.
         """
         if self._exchanger is None:
@@ -345,7 +393,7 @@ class Trainer:
         return result.outcome
 
     def _apply_requests(self, rootstock: Rootstock) -> None:
-        """Do what the rule asked for beside changing the weights."""
+        """Carry out the changes that the rule requests besides new weights."""
         if rootstock.reset_momentum:
             self._optimizer.state.clear()
         if rootstock.recalibrate_batch_norm and self.is_finished:  # no later step would train the statistics
@@ -357,30 +405,36 @@ class Trainer:
         self._progress.learning_rate = rootstock.learning_rate
 
     def _note_filters(self, own: SnapshotInfo, snapshot: Snapshot | None) -> None:
-        """How the filters of the convolutions stand, before the exchange; entropies that were told are not counted
-        again."""
-        told = self._exchanger.entropies(snapshot.information) if self._exchanger and snapshot else {}
-        self._history.add_filters(own.interval, filter_rows(named_tensors(self.module), self._convolutions, told))
+        """Record the statistics of the convolutions' filters before the exchange.
+
+        Entropies that the snapshot's information already holds are not computed again.
+        """
+        entropies = self._exchanger.entropies(snapshot.information) if self._exchanger and snapshot else {}
+        self._history.add_filters(own.interval, filter_rows(named_tensors(self.module), self._convolutions, entropies))
 
     def _note_best(self) -> None:
-        """Keep copies of the weights as evaluated for the next commit, where they are the best by validation so far;
-        of equals those that trained longer."""
+        """Copy the evaluated weights for the next checkpoint if their validation score is the best so far.
+
+        Of equal scores, the later is the best.
+        """
         if self._progress.update_best():
             self._best = _copies(named_tensors(self._average.begun or self.module))
 
     @property
     def _skips_last_exchange(self) -> bool:
-        """Whether this interval's exchange is left out: after the last nobody would train what it brings. The papers'
-        protocol has it all the same."""
+        """Whether this interval has no exchange: in async mode, no step after the last would train grafted weights.
+
+        In lockstep the last interval has an exchange, because the papers' protocol has one.
+        """
         return self._exchanger is not None and self.is_finished and self.config.mode == "async"
 
     @property
     def publishes(self) -> bool:
-        """Whether others take what this network trains."""
+        """Whether the network publishes snapshots, because the exchange rule takes scions."""
         return self._exchanger is not None and self._exchanger.takes_scions
 
     def _checkpoint(self, *, within: bool = False) -> Checkpoint:
-        """All there is to save, as copies; the rows and the best weights are handed over."""
+        """Return a checkpoint with copies of everything to save. The history rows and the best weights move into it."""
         best, self._best = self._best, None
         progress = self._progress
         identity = CheckpointId(

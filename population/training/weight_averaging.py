@@ -59,7 +59,7 @@ class WeightAverage:
 
     @property
     def begun(self) -> nn.Module | None:
-        """The averaged network, which is evaluated and saved instead of the one that trains.
+        """The averaged network, which is evaluated and saved instead of the network that trains.
 
         None before the first update.
         """

@@ -1,4 +1,4 @@
-"""The command line without a cluster: recipes, help, and errors of one screen with exit status 2."""
+"""The command line without a cluster: recipes, help, and short error messages with exit status 2."""
 
 from __future__ import annotations
 
@@ -40,58 +40,58 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("stop", "nowhere", "--storage", "/tmp/inarch-none"), "there is no run at"),
     ],
 )
-def test_what_cannot_be_used_is_said_on_one_screen(capsys, words, message: str) -> None:
-    code, said = run(capsys, *words)
+def test_command_with_invalid_input_prints_a_short_error(capsys, words, message: str) -> None:
+    code, output = run(capsys, *words)
     assert code == 2
-    assert message in " ".join(said.replace("│", " ").split())
-    assert len(said.splitlines()) <= 24
-    assert "Traceback" not in said
+    assert message in " ".join(output.replace("│", " ").split())
+    assert len(output.splitlines()) <= 24
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
-    ("age", "line"),
+    ("staleness", "line"),
     [
         (1.0, "network 2: interval 3, grafted from 1, 1.0 intervals behind"),
         (None, "network 2: interval 3, grafted without a donor"),
     ],
 )
-def test_a_graft_is_told_with_and_without_a_donor(age: float | None, line: str) -> None:
+def test_describe_handles_grafts_with_and_without_a_donor(staleness: float | None, line: str) -> None:
     event = Event(
-        number=1, kind="graft", network_id=2, seconds=0.0, detail={"interval": 3, "scion": 1, "staleness": age}
+        number=1, kind="graft", network_id=2, seconds=0.0, detail={"interval": 3, "scion": 1, "staleness": staleness}
     )
     assert describe(event) == line
 
 
-def test_resume_prints_what_it_does_before_anything_else(capsys) -> None:
-    _, said = run(capsys, "resume", "/tmp/inarch-none/run")
-    assert said.startswith("run /tmp/inarch-none/run: starting Ray and reading the data, to resume")
+def test_resume_prints_its_action_first(capsys) -> None:
+    _, output = run(capsys, "resume", "/tmp/inarch-none/run")
+    assert output.startswith("run /tmp/inarch-none/run: starting Ray and reading the data, to resume")
 
 
-def test_output_to_a_file_is_written_line_by_line(monkeypatch, tmp_path) -> None:
+def test_output_to_a_file_is_line_buffered(monkeypatch, tmp_path) -> None:
     with (tmp_path / "out.txt").open("w") as sink:
         monkeypatch.setattr(sys, "stdout", sink)
         with pytest.raises(SystemExit):
             main(["resume", "/tmp/inarch-none/run"])
         assert sink.line_buffering
-        assert "starting Ray" in (tmp_path / "out.txt").read_text(), "the line waits in a buffer"
+        assert "starting Ray" in (tmp_path / "out.txt").read_text(), "the line is still in a buffer"
 
 
-def test_help_lists_the_commands_and_every_field(capsys) -> None:
-    code, said = run(capsys, "--help")
+def test_help_lists_commands_and_configuration_fields(capsys) -> None:
+    code, output = run(capsys, "--help")
     assert code == 0
     for command in ("train", "status", "scale", "stop", "resume", "evaluate", "export", "predict", "bench"):
-        assert f"inarch {command}" in said
-    code, said = run(capsys, "train", "cifar10-resnet20", "--help")
+        assert f"inarch {command}" in output
+    code, output = run(capsys, "train", "cifar10-resnet20", "--help")
     assert code == 0
     for field in ("--data.train", "--population.size", "--schedule.epochs", "--graft.criterion", "--topology.edges"):
-        assert field in said
+        assert field in output
 
 
 def test_recipes_are_named_after_data_and_architecture() -> None:
     assert {"digits", "cifar10-resnet20", "cifar100-mobilenetv2", "cifar10-vgg16-dlr"} <= set(RECIPES)
 
 
-def test_the_papers_setting_is_a_recipe() -> None:
+def test_lockstep_recipe_has_the_setting_of_the_paper() -> None:
     config, default = recipe("cifar10-resnet20-lockstep"), recipe("cifar10-resnet20")
     assert (config.mode, config.compensation, config.graft) == ("lockstep", 0, GraftConfig(a=0.4, c=500.0))
     assert dataclasses.replace(config, mode="async") == default and default.compensation == 2

@@ -1,4 +1,4 @@
-"""The result in use: exported and loaded in plain PyTorch, asked about pictures; a run trained on, its folder moved."""
+"""Use of a run's folder: export to plain PyTorch, predictions, longer schedules, moved folders and moved data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Run = tuple[str, str, dict[str, Any]]
 
 
 def write_shapes(folder: Path, *, each: int, mode: str, seed: int, size: tuple[int, int] = (20, 16)) -> str:
-    """Images of three classes that differ in where they are bright; all but gray ones have a color each."""
+    """Write images of three classes whose bright third is at the left, in the middle or at the right."""
     random = np.random.default_rng(seed)
     for label, name in enumerate(("left", "middle", "right")):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def write_shapes(folder: Path, *, each: int, mode: str, seed: int, size: tuple[i
 
 @pytest.fixture(scope="module", params=["L", "RGB", "streamed"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run's folder, its test folder and its result, made without Ray."""
+    """Train a run without Ray. Return its folder, its test folder and its result."""
     root = tmp_path_factory.mktemp("run")
     mode = "L" if request.param == "L" else "RGB"
     train = write_shapes(root / "train", each=12, mode=mode, seed=0)
@@ -84,31 +84,31 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     spec = RunSpec(name="shapes", folder=storage.uri, config=config)
     write_config(storage, spec, info)
     store = CheckpointStore(storage)
-    for model in (0, 1):
-        host = FakeRuntime()
-        live(Trainer(ImageClassification(config, splits), config, network_id=model), host)
-        for checkpoint in host.checkpoints:
+    for network_id in (0, 1):
+        runtime = FakeRuntime()
+        live(Trainer(ImageClassification(config, splits), config, network_id=network_id), runtime)
+        for checkpoint in runtime.checkpoints:
             assert store.commit(checkpoint)
     result = evaluate_run(spec, splits, {0: "done", 1: "done"}, {}, 1.0)
     storage.write("result.json", json.dumps(result).encode())
     return storage.uri, test, result
 
 
-def test_the_export_in_plain_pytorch_has_the_accuracy_of_the_result(run: Run) -> None:
+def test_export_in_plain_pytorch_has_the_reported_accuracy(run: Run) -> None:
     path, test, result = run
     file, snippet = export_network(path, what="best")
     names: dict[str, Any] = {}
     exec(snippet, names)
-    right, total = 0, 0
+    num_correct, total = 0, 0
     for label in ("left", "middle", "right"):
         for picture in sorted(Path(test, label).iterdir()):
-            said = names["classify"](Image.open(picture))
-            assert sum(said.values()) == pytest.approx(1.0, abs=1e-5)
-            right += max(said, key=lambda name: said[name]) == label
+            probabilities = names["classify"](Image.open(picture))
+            assert sum(probabilities.values()) == pytest.approx(1.0, abs=1e-5)
+            num_correct += max(probabilities, key=lambda name: probabilities[name]) == label
             total += 1
     best = next(row for row in result["networks"] if row["network"] == result["best"])
     assert best["best"]["accuracy"] > 0.6
-    assert right / total == pytest.approx(best["best"]["accuracy"])
+    assert num_correct / total == pytest.approx(best["best"]["accuracy"])
     with safetensors.safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     assert json.loads(metadata["class_names"]) == ["left", "middle", "right"]
@@ -117,29 +117,31 @@ def test_the_export_in_plain_pytorch_has_the_accuracy_of_the_result(run: Run) ->
 
 
 @pytest.mark.parametrize("what", ["best", "soup"])
-def test_predictions_are_those_of_the_exported_network(run: Run, what: Any) -> None:
+def test_predictions_equal_those_of_the_exported_network(run: Run, what: Any) -> None:
     path, test, _ = run
     _, snippet = export_network(path, what=what)
     names: dict[str, Any] = {}
     exec(snippet, names)
-    found = list(predict_images(path, [test], what=what, top=2))
-    assert len(found) == 21 and all(not one.error and len(one.classes) == 2 for one in found)
-    for one in found[:5]:
-        said = names["classify"](Image.open(one.file))
-        for name, probability in one.classes:
-            assert probability == pytest.approx(said[name], abs=2e-3)
+    predictions = list(predict_images(path, [test], what=what, top=2))
+    assert len(predictions) == 21 and all(
+        not prediction.error and len(prediction.classes) == 2 for prediction in predictions
+    )
+    for prediction in predictions[:5]:
+        probabilities = names["classify"](Image.open(prediction.file))
+        for name, probability in prediction.classes:
+            assert probability == pytest.approx(probabilities[name], abs=2e-3)
 
 
-def test_the_command_predicts_and_names_what_it_cannot_read(run: Run, tmp_path: Path) -> None:
+def test_predict_command_names_files_it_cannot_read(run: Run, tmp_path: Path) -> None:
     path, test, _ = run
     (tmp_path / "broken.png").write_bytes(b"x")
     files = [str(next(Path(test, "left").iterdir())), str(tmp_path / "broken.png"), str(tmp_path / "none.png")]
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
         cli.main(["predict", path, *files])
-    said = out.getvalue().splitlines()
-    assert ended.value.code == 2 and len(said) == 3
-    assert "%" in said[0] and "cannot be read as an image" in said[1] and "No such file" in said[2]
+    lines = out.getvalue().splitlines()
+    assert ended.value.code == 2 and len(lines) == 3
+    assert "%" in lines[0] and "cannot be read as an image" in lines[1] and "No such file" in lines[2]
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
         cli.main(["predict", path, files[0], "--json", "--top", "3"])
@@ -149,7 +151,7 @@ def test_the_command_predicts_and_names_what_it_cannot_read(run: Run, tmp_path: 
     )
 
 
-def test_what_was_read_is_in_config_json(run: Run) -> None:
+def test_config_json_describes_the_data_of_the_run(run: Run) -> None:
     path, _, _ = run
     data = json.loads(Path(path, "config.json").read_text())["info"]["data"]
     assert data["class_names"] == ["left", "middle", "right"] and data["class_counts"] == [12, 12, 12]
@@ -158,13 +160,13 @@ def test_what_was_read_is_in_config_json(run: Run) -> None:
     assert info.data is not None and info.data.lines()[0].startswith("data: 32 train, 4 validation, 21 test")
 
 
-def test_failed_networks_are_rows_of_the_result(tmp_path: Path) -> None:
+def test_evaluate_run_lists_failed_networks_as_rows(tmp_path: Path) -> None:
     config = small_config(name="x", storage=str(tmp_path))
     splits = run_splits(config)
     storage = Storage(str(tmp_path / "x"))
-    host = FakeRuntime(stop_after=60)
-    live(Trainer(ImageClassification(config, splits), config, network_id=0), host)
-    assert CheckpointStore(storage).commit(host.checkpoints[-1])
+    runtime = FakeRuntime(stop_after=60)
+    live(Trainer(ImageClassification(config, splits), config, network_id=0), runtime)
+    assert CheckpointStore(storage).commit(runtime.checkpoints[-1])
     spec = RunSpec(name="x", folder=storage.uri, config=config)
     result = evaluate_run(spec, splits, {0: "done", 1: "failed", 2: "retired"}, {1: "it diverged"}, 1.0)
     assert [(row["network"], row["ended"], row["reason"]) for row in result["networks"]] == [
@@ -181,21 +183,21 @@ def test_failed_networks_are_rows_of_the_result(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_that_nothing_judges_says_so(tmp_path: Path) -> None:
+def test_result_table_without_test_images_gives_the_reason(tmp_path: Path) -> None:
     config = small_config(
         name="x", storage=str(tmp_path), data=DataConfig(train=write_classes(tmp_path / "t", "01"), validation=0.0)
     )
     splits = run_splits(config)
     storage = Storage(str(tmp_path / "x"))
-    host = FakeRuntime(stop_after=1)
-    live(Trainer(ImageClassification(config, splits), config, network_id=0), host)
-    assert CheckpointStore(storage).commit(host.checkpoints[-1])
+    runtime = FakeRuntime(stop_after=1)
+    live(Trainer(ImageClassification(config, splits), config, network_id=0), runtime)
+    assert CheckpointStore(storage).commit(runtime.checkpoints[-1])
     result = evaluate_run(RunSpec(name="x", folder=storage.uri, config=config), splits, {0: "done"}, {}, 1.0)
     assert "not evaluated: there are no test or validation images" in str(result_table(result).title)
     assert "no validation and no test images" in splits.report.lines()[0]
 
 
-def test_more_epochs_and_moved_data_are_recorded_and_the_result_is_kept(run: Run, tmp_path: Path) -> None:
+def test_update_config_records_changes_and_archives_result(run: Run, tmp_path: Path) -> None:
     path, _, _ = run
     shutil.copytree(path, tmp_path / "moved")
     storage = Storage(str(tmp_path / "moved"))
@@ -219,16 +221,16 @@ def test_more_epochs_and_moved_data_are_recorded_and_the_result_is_kept(run: Run
             with_moved_data(config, wrong)
 
 
-def test_finished_networks_train_on_where_the_schedule_is_longer(tmp_path: Path) -> None:
+def test_finished_networks_resume_under_a_longer_schedule(tmp_path: Path) -> None:
     from inarch.actors.coordinator.run_metadata import write_members
 
     storage, members = Storage(str(tmp_path)), Members()
     for state in (MemberState.DONE, MemberState.DONE, MemberState.RETIRED):
         members.set_state(members.add(is_initial=True).id, state)
     write_members(storage, state="finished", message="", members=members, placement=None, began=0.0)
-    for model in (0, 1):
+    for network_id in (0, 1):
         identity = CheckpointId(incarnation=1, interval=4)
-        saved = Checkpoint(network_id=model, id=identity, model={}, tensors={}, training={})
+        saved = Checkpoint(network_id=network_id, id=identity, model={}, tensors={}, training={})
         assert CheckpointStore(storage).commit(saved)
     plain = [member.state for member in resumable_members(storage, run="x", num_intervals=4)]
     longer = [member.state for member in resumable_members(storage, run="x", num_intervals=6)]
@@ -236,7 +238,7 @@ def test_finished_networks_train_on_where_the_schedule_is_longer(tmp_path: Path)
     assert longer == [MemberState.STARTING, MemberState.STARTING, MemberState.RETIRED]
 
 
-def test_a_resume_that_dies_while_it_lengthens_the_schedule_is_resumed_alike(run: Run, tmp_path: Path) -> None:
+def test_update_config_after_a_crash_completes_the_update(run: Run, tmp_path: Path) -> None:
     path, _, _ = run
     for failing in ("write", "delete", "replace"):
         folder = tmp_path / failing
@@ -255,7 +257,7 @@ def test_a_resume_that_dies_while_it_lengthens_the_schedule_is_resumed_alike(run
         assert not storage.exists("result.json") and storage.exists("results/4-epochs.json")
 
 
-def test_a_damaged_configuration_is_a_named_error(run: Run, tmp_path: Path) -> None:
+def test_damaged_config_json_raises_run_error(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run[0], tmp_path / "run")
     whole = (tmp_path / "run" / "config.json").read_text()
     for content in (whole[: len(whole) // 2], "", "[]", "{}"):
@@ -265,7 +267,7 @@ def test_a_damaged_configuration_is_a_named_error(run: Run, tmp_path: Path) -> N
                 use(Storage(str(tmp_path / "run")))
 
 
-def test_handed_in_data_are_found_where_the_folder_was_moved(tmp_path: Path) -> None:
+def test_with_own_data_finds_the_data_of_a_moved_folder(tmp_path: Path) -> None:
     images = np.zeros((6, 8, 8), np.uint8)
     storage = Storage(str(tmp_path / "a"))
     claim_new_folder(storage)
@@ -279,16 +281,16 @@ def fail(*_: object, **__: object) -> None:
     raise RuntimeError("inside")
 
 
-def test_errors_of_the_callers_code_are_one_screen_with_status_2(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_error_of_user_code_is_short_with_exit_status_2(tmp_path: Path, capsys, monkeypatch) -> None:
     module = tmp_path / "broken_module.py"
     module.write_text("import torch\n\ndef make(num_classes):\n    raise KeyError('backbone')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     words = ["train", "--model.architecture", "broken_module:make", "--storage", str(tmp_path), "--name", "x"]
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and "raised KeyError: 'backbone'" in said and "broken_module.py" in said
-    assert "ray" not in said and len(said.splitlines()) < 10
+    output = capsys.readouterr().err
+    assert ended.value.code == 2 and "raised KeyError: 'backbone'" in output and "broken_module.py" in output
+    assert "ray" not in output and len(output.splitlines()) < 10
     assert not (tmp_path / "x").exists()
     monkeypatch.setattr(PopulationRun, "attach", fail)
     with pytest.raises(SystemExit) as ended:
@@ -298,7 +300,7 @@ def test_errors_of_the_callers_code_are_one_screen_with_status_2(tmp_path: Path,
         cli.main(["status", "x", "--debug"])
 
 
-def test_a_run_error_stays_one_line() -> None:
+def test_error_text_of_a_run_error_is_its_message() -> None:
     assert cli._error_text(RunError("x"), "train") == "x"
 
 

@@ -1,4 +1,4 @@
-"""What is made of a run's folder afterwards."""
+"""Export of compact networks from the folder of a finished run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.fakes.runtime import FakeRuntime, live
 
 @pytest.fixture
 def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
-    """The folder of a run of two compact networks, as a run leaves it, and the network in its trained form."""
+    """Return the folder of a finished run of two compact networks, and a model in its form during training."""
     config = small_config(
         name="compact",
         data=DataConfig(train="digits", train_limit=200, test_limit=50, augmentation="none"),
@@ -37,10 +37,10 @@ def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
     folder = tmp_path / "compact"
     store = CheckpointStore(Storage(str(folder)))
     task = ImageClassification(config, run_splits(config))
-    for model in (0, 1):
-        host = FakeRuntime()
-        live(Trainer(task, config, network_id=model), host)
-        for checkpoint in host.checkpoints:
+    for network_id in (0, 1):
+        runtime = FakeRuntime()
+        live(Trainer(task, config, network_id=network_id), runtime)
+        for checkpoint in runtime.checkpoints:
             assert store.commit(checkpoint)
     info = {"num_classes": 10, "image_shape": [1, 8, 8]}
     (folder / "config.json").write_text(json.dumps({"config": to_dict(config), "model": "resnet8", "info": info}))
@@ -49,28 +49,32 @@ def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("what", ["best", "soup"])
-def test_a_compact_network_is_exported_alone_and_says_the_same(compact_run: Any, what: Any) -> None:
+def test_export_of_compact_network_has_the_same_outputs(compact_run: Any, what: Any) -> None:
     folder, trained = compact_run
-    found = [best for model in (0, 1) if (best := CheckpointStore(Storage(folder)).best(model)) is not None]
-    scores = [score or 0.0 for _, score, _ in found]
-    state = found[scores.index(max(scores))][0] if what == "best" else soup([one[0] for one in found])
+    candidates = [
+        best for network_id in (0, 1) if (best := CheckpointStore(Storage(folder)).best(network_id)) is not None
+    ]
+    scores = [score or 0.0 for _, score, _ in candidates]
+    state = (
+        candidates[scores.index(max(scores))][0] if what == "best" else soup([candidate[0] for candidate in candidates])
+    )
     load_tensors(trained, state)
     file, snippet = export_network(folder, what=what, out=None)
     assert Path(file).stat().st_size < 0.6 * sum(value.nbytes for value in state.values())
     names: dict[str, Any] = {}
     exec(snippet, names)
-    alone = names["model"]
-    assert not any(isinstance(module, FusedConv2d) for module in alone.modules())
+    exported = names["model"]
+    assert not any(isinstance(module, FusedConv2d) for module in exported.modules())
     images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    if what == "soup":  # its batch norm is measured anew
+    if what == "soup":  # the export recalibrates the batch norm of a soup
         load_tensors(
-            trained, state | {k: v for k, v in named_tensors(alone).items() if "running" in k or "tracked" in k}
+            trained, state | {k: v for k, v in named_tensors(exported).items() if "running" in k or "tracked" in k}
         )
-    torch.testing.assert_close(alone(images), trained.eval()(images), rtol=1e-4, atol=1e-5)
-    assert float(alone(images).std()) > 0
+    torch.testing.assert_close(exported(images), trained.eval()(images), rtol=1e-4, atol=1e-5)
+    assert float(exported(images).std()) > 0
 
 
-def test_a_compact_network_of_ones_own_is_not_exported_as_another(compact_run: Any) -> None:
+def test_export_of_a_compact_user_model_raises_config_error(compact_run: Any) -> None:
     folder, _ = compact_run
     path = Path(folder) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "callable"}))

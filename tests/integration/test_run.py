@@ -1,4 +1,4 @@
-"""Whole runs on a real Ray: exchange, faults, elasticity, resumption."""
+"""Whole runs on a real Ray cluster: exchange, failures, elasticity and resume."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ assert DATA is not None
 ARRAYS = (DATA.images, DATA.labels)
 
 STEPS = 3
-"""Steps of an epoch with these images."""
+"""Training steps of an epoch with these images."""
 
 
 def own_network(num_classes: int) -> torch.nn.Module:
@@ -76,7 +76,7 @@ def own_network(num_classes: int) -> torch.nn.Module:
 
 @pytest.fixture
 def begin(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationRun]]:
-    """Starts runs in a folder of the test's own, and ends what is left of them."""
+    """Return a function that starts runs in the test's own folder. Runs that remain after the test are stopped."""
     runs: list[PopulationRun] = []
 
     def start(
@@ -97,15 +97,15 @@ def begin(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationRun]
             continue
 
 
-def until(claim: Callable[[], Any], *, seconds: float = 60.0) -> Any:
-    """What `claim` gives as soon as it is true; fails after a time."""
+def until(condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+    """Return the value of `condition` as soon as it is true, and fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = claim()
-        if found:
-            return found
+        value = condition()
+        if value:
+            return value
         time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s")
+    raise AssertionError(f"the condition did not hold within {seconds} s")
 
 
 def intervals(status: RunStatus) -> dict[int, int]:
@@ -117,12 +117,12 @@ def rows_of(run: PopulationRun) -> dict[int, list[int]]:
 
 
 def rows_in(path: str | Path) -> dict[int, list[int]]:
-    """Intervals of each network in a run's folder, in order."""
+    """Return the intervals of each network in a run's folder, in order."""
     table = read_table(Storage(str(path)), "metrics")
-    found: dict[int, list[int]] = {}
-    for network, interval in zip(table["network"].to_pylist(), table["interval"].to_pylist(), strict=True):
-        found.setdefault(network, []).append(interval)
-    return found
+    rows: dict[int, list[int]] = {}
+    for network_id, interval in zip(table["network"].to_pylist(), table["interval"].to_pylist(), strict=True):
+        rows.setdefault(network_id, []).append(interval)
+    return rows
 
 
 def paced(epochs: int, step_seconds: float, **changes: Any) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def paced(epochs: int, step_seconds: float, **changes: Any) -> dict[str, Any]:
     }
 
 
-def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(begin, tmp_path: Path) -> None:
+def test_run_from_arrays_and_callable_writes_its_folder(begin, tmp_path: Path) -> None:
     run = begin("first", data=(ARRAYS, ARRAYS), model=own_network)
     kinds = {event.kind for event in run.events()}
     assert {"join", "interval", "graft", "done", "finish"} <= kinds
@@ -148,19 +148,19 @@ def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(beg
     assert rows_of(run) == {0: [1, 2, 3, 4], 1: [1, 2, 3, 4]}
     metrics, grafts = read_table(storage, "metrics"), read_table(storage, "grafts")
     assert metrics.schema.equals(METRICS) and grafts.schema.equals(GRAFTS)
-    taken = metrics["outcome"].to_pylist().count("grafted")
-    assert len(grafts) == taken * 7 > 0
+    num_grafts = metrics["outcome"].to_pylist().count("grafted")
+    assert len(grafts) == num_grafts * 7 > 0
     assert all(0.3 <= alpha < 1.0 for alpha in grafts["alpha"].to_pylist())
     recorded = json.loads(storage.read("config.json"))
     assert recorded["model"] == "callable" and recorded["config"]["seed"] == 0
     with pytest.raises(ConfigError, match="started with a callable"):
         judge_again(run.path)
-    again = judge_again(run.path, model=own_network)
-    assert again["networks"] == result.table["networks"]
-    assert again["ensemble"] == pytest.approx(result.table["ensemble"])
-    assert [row["interval"] for row in again["similarity"]] == [3, 4]
-    assert again["similarity"][-1]["cosine"] == pytest.approx(result.table["last"]["cosine"])
-    assert all(0 < row["agreement"] <= 1 for row in again["similarity"])
+    evaluation = judge_again(run.path, model=own_network)
+    assert evaluation["networks"] == result.table["networks"]
+    assert evaluation["ensemble"] == pytest.approx(result.table["ensemble"])
+    assert [row["interval"] for row in evaluation["similarity"]] == [3, 4]
+    assert evaluation["similarity"][-1]["cosine"] == pytest.approx(result.table["last"]["cosine"])
+    assert all(0 < row["agreement"] <= 1 for row in evaluation["similarity"])
     for what in ("best", "soup"):
         file, snippet = export_network(run.path, what=what, out=None)
         assert Path(file).exists() and "safetensors.torch.load_model" in snippet
@@ -173,8 +173,8 @@ def test_a_run_from_arrays_and_a_callable_leaves_the_folder_that_is_promised(beg
         until(lambda: PopulationRun.attach("first", storage=str(tmp_path)) and False, seconds=10)
 
 
-def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tmp_path: Path) -> None:
-    run = begin("killed", population=PopulationConfig(size=3), **paced(100, 0.12))  # 36 s: both come back meanwhile
+def test_killed_network_and_coordinator_do_not_delay_others(begin, tmp_path: Path) -> None:
+    run = begin("killed", population=PopulationConfig(size=3), **paced(100, 0.12))  # 36 s: both restart in this time
     status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
     victim = next(network.process for network in status.networks if network.network_id == 0)
     os.kill(victim, signal.SIGKILL)
@@ -188,10 +188,10 @@ def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tm
     coordinator = run.status().coordinator_process
     os.kill(coordinator, signal.SIGKILL)
     until(lambda: run.status().coordinator_process != coordinator, seconds=40)
-    found = until(
+    networks = until(
         lambda: (s := run.status().networks) and all(n.state in ("training", "done") and n.process for n in s) and s
     )
-    assert {n.network_id: n.process for n in found} == processes
+    assert {n.network_id: n.process for n in networks} == processes
     attached = PopulationRun.attach("killed", storage=str(tmp_path))
     attached.wait(seconds=100)
     assert rows_of(run) == {n: list(range(1, 101)) for n in range(3)}
@@ -203,7 +203,7 @@ def test_killed_network_and_killed_coordinator_cost_the_others_nothing(begin, tm
     }
 
 
-def test_the_population_grows_and_shrinks_while_it_runs(begin, tmp_path: Path) -> None:
+def test_scale_grows_and_shrinks_a_running_population(begin, tmp_path: Path) -> None:
     run = begin("elastic", **paced(40, 0.1, population=PopulationConfig(size=2, max_size=3)))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 2)
     attached = PopulationRun.attach("elastic", storage=str(tmp_path))
@@ -229,8 +229,8 @@ def test_the_population_grows_and_shrinks_while_it_runs(begin, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_newcomer_that_is_sent_away_while_it_waits_for_a_barrier_does_not_come_back(begin) -> None:
-    run = begin("visitor", **paced(3, 5.0, mode="lockstep"))  # an interval is long enough for a newcomer to come up
+def test_newcomer_removed_at_a_barrier_does_not_restart(begin) -> None:
+    run = begin("visitor", **paced(3, 5.0, mode="lockstep"))  # a newcomer starts within an interval
     until(lambda: min(intervals(run.status()).values(), default=0) >= 1)
     run.scale(3)
     until(lambda: (s := run.status()) and len(s.networks) == 3 and s.networks[2].state == "training")
@@ -245,19 +245,21 @@ def test_a_newcomer_that_is_sent_away_while_it_waits_for_a_barrier_does_not_come
 
 def final_weights(path: str) -> dict[int, dict[str, torch.Tensor]]:
     store = CheckpointStore(Storage(path))
-    found = {network: store.newest(network) for network in store.networks()}
-    return {network: dict(newest.model) for network, newest in found.items() if newest is not None}
+    checkpoints = {network_id: store.newest(network_id) for network_id in store.networks()}
+    return {
+        network_id: dict(checkpoint.model) for network_id, checkpoint in checkpoints.items() if checkpoint is not None
+    }
 
 
-def assert_same_weights(one: dict[int, dict[str, torch.Tensor]], two: dict[int, dict[str, torch.Tensor]]) -> None:
-    assert one.keys() == two.keys()
-    for network in one:
-        for name, value in one[network].items():
-            assert torch.equal(value, two[network][name]), (network, name)
+def assert_same_weights(first: dict[int, dict[str, torch.Tensor]], second: dict[int, dict[str, torch.Tensor]]) -> None:
+    assert first.keys() == second.keys()
+    for network_id in first:
+        for name, value in first[network_id].items():
+            assert torch.equal(value, second[network_id][name]), (network_id, name)
 
 
 @pytest.mark.slow
-def test_lockstep_stopped_and_resumed_gives_the_weights_of_a_run_that_was_not(begin, tmp_path: Path) -> None:
+def test_lockstep_run_after_resume_has_the_same_weights(begin, tmp_path: Path) -> None:
     options = paced(8, 0.05, mode="lockstep")
     whole = begin("whole", **options)
     whole.wait(seconds=90)
@@ -278,7 +280,7 @@ def test_lockstep_stopped_and_resumed_gives_the_weights_of_a_run_that_was_not(be
 
 
 @pytest.mark.slow
-def test_lockstep_goes_on_to_the_same_weights_after_a_network_was_killed(begin) -> None:
+def test_lockstep_run_after_network_kill_has_the_same_weights(begin) -> None:
     options = paced(8, 0.05, mode="lockstep")
     whole = begin("whole", **options)
     whole.wait(seconds=90)
@@ -291,7 +293,7 @@ def test_lockstep_goes_on_to_the_same_weights_after_a_network_was_killed(begin) 
     assert len({value.sum().item() for value in (w["conv1.weight"] for w in final_weights(whole.path).values())}) == 1
 
 
-def test_control_calls_are_answered_at_once_while_networks_train(begin) -> None:
+def test_control_calls_return_quickly_during_training(begin) -> None:
     run = begin("control", schedule=ScheduleConfig(epochs=400, batch_size=32))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 2)
     handle = ray.get_actor(network_name("control", 0, 1), namespace=NAMESPACE)
@@ -306,21 +308,21 @@ def test_control_calls_are_answered_at_once_while_networks_train(begin) -> None:
 
 
 OBJECT_HEADER_BYTES = 1024
-"""More than what Ray keeps with an object beside its buffers."""
+"""Upper bound of the bytes that Ray stores with an object in addition to its buffers."""
 
 
 def store_bytes() -> float:
-    """Bytes that the object store holds."""
+    """Return the bytes in use in the object store."""
     return ray.cluster_resources()["object_store_memory"] - ray.available_resources().get("object_store_memory", 0.0)
 
 
 def watch_store(seconds: float) -> list[float]:
-    """What the store holds, every tenth of a second."""
-    found = []
+    """Return the bytes in use in the object store, sampled every tenth of a second."""
+    samples = []
     for _ in range(int(seconds * 10)):
-        found.append(store_bytes())
+        samples.append(store_bytes())
         time.sleep(0.1)
-    return found
+    return samples
 
 
 @pytest.mark.slow
@@ -336,9 +338,9 @@ def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
         described = ray.get([network.ready.remote() for network in networks], timeout=10)
         return [interval for _, interval, _, _ in described]
 
-    def held() -> list[int]:
+    def num_published() -> list[int]:
         described = ray.get([network.describe.remote() for network in networks], timeout=10)
-        return [len(postings) for _, postings, _ in described]
+        return [len(snapshots) for _, snapshots, _ in described]
 
     first = steps()
     usual_bytes = watch_store(5)
@@ -348,7 +350,7 @@ def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
         before = steps()
         frozen_bytes = watch_store(10)
         frozen = [b - a for a, b in zip(before, steps(), strict=True)]
-        assert max(held()) <= 2
+        assert max(num_published()) <= 2
     finally:
         coordinator.resume()
     two_each = 2 * 3 * (run.info.snapshot_bytes + OBJECT_HEADER_BYTES)
@@ -371,7 +373,7 @@ time.sleep(600)
 
 
 @pytest.mark.slow
-def test_no_actor_is_left_a_lease_after_the_driver_died(tmp_path: Path, cluster: str) -> None:
+def test_actors_end_within_a_lease_after_the_driver_dies(tmp_path: Path, cluster: str) -> None:
     from inarch.population.config import to_dict
 
     config = small_config(
@@ -396,9 +398,9 @@ def test_no_actor_is_left_a_lease_after_the_driver_died(tmp_path: Path, cluster:
     until(lambda: not any(psutil.pid_exists(process) for process in processes), seconds=25)
     store = CheckpointStore(Storage(f"{tmp_path}/orphaned"))
     newest = [store.newest(network) for network in (0, 1)]
-    assert all(found is not None and found.id.interval >= 2 for found in newest)
+    assert all(checkpoint is not None and checkpoint.id.interval >= 2 for checkpoint in newest)
     resumed = PopulationRun.resume(f"{tmp_path}/orphaned")
-    until(lambda: min(intervals(resumed.status()).values(), default=0) >= min(f.id.interval for f in newest if f))
+    until(lambda: min(intervals(resumed.status()).values(), default=0) >= min(c.id.interval for c in newest if c))
     resumed.stop(seconds=60)
     resumed.close()
 
@@ -413,7 +415,7 @@ def linear_network(num_classes: int) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
 
 
-def test_what_cannot_be_used_is_said_before_anything_starts(begin, tmp_path: Path) -> None:
+def test_start_with_invalid_input_fails_without_a_folder(begin, tmp_path: Path) -> None:
     images, labels = ARRAYS
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (DataError, "all of class", {"data": (images, np.zeros_like(labels))}),
@@ -448,69 +450,69 @@ def test_what_cannot_be_used_is_said_before_anything_starts(begin, tmp_path: Pat
         assert not (tmp_path / "bad").exists()
 
 
-def test_storage_that_cannot_be_written_is_said_before_anything_starts(cluster: str) -> None:
+def test_start_with_unwritable_storage_raises_storage_error(cluster: str) -> None:
     with pytest.raises(StorageError, match="could not"):
         PopulationRun.start(small_config(name="x", storage="/proc/inarch"))
 
 
 class Changing:
-    """Builds another architecture each time it is asked in a new process."""
+    """Builds a deeper network inside an actor than in the driver process."""
 
     def __call__(self, num_classes: int) -> torch.nn.Module:
         is_actor = ray.get_runtime_context().get_actor_id() is not None
         return CifarResNet(14 if is_actor else 8, num_classes=num_classes, in_channels=1)
 
 
-def test_network_of_another_structure_than_its_neighbors_fails_the_start(begin) -> None:
+def test_run_fails_when_network_structures_differ(begin) -> None:
     run = begin("changing", model=Changing())
     with pytest.raises(RunError, match="another structure than its neighbors"):
         run.wait(seconds=60)
 
 
 @pytest.mark.slow
-def test_a_run_whose_networks_all_diverge_says_so(begin) -> None:
+def test_run_fails_with_the_reason_when_all_networks_diverge(begin) -> None:
     run = begin("diverging", optimizer=OptimizerConfig(learning_rate=1e30))
     with pytest.raises(RunError, match="diverged in interval 1"):
         run.wait(seconds=60)
 
 
 class FailsOnce:
-    """A network that fails, or stands still, at a step of its second interval: one of all that are built, once."""
+    """Builds networks of which a single one fails or hangs, once, at a step of its second interval."""
 
-    def __init__(self, mark: Path, *, stands_still: bool) -> None:
-        self.mark, self.stands_still = mark, stands_still
+    def __init__(self, mark: Path, *, hangs: bool) -> None:
+        self.mark, self.hangs = mark, hangs
 
     def __call__(self, num_classes: int) -> torch.nn.Module:
-        network, steps = own_network(num_classes), itertools.count(1)
+        model, steps = own_network(num_classes), itertools.count(1)
 
         def before(module: torch.nn.Module, _: Any) -> None:
             if module.training and next(steps) == STEPS + 2 and not self.mark.exists():
                 self.mark.touch()
-                if self.stands_still:
+                if self.hangs:
                     time.sleep(3600)
                 raise RuntimeError("the device was lost")
 
-        network.register_forward_pre_hook(before)
-        return network
+        model.register_forward_pre_hook(before)
+        return model
 
 
 @pytest.mark.slow
-def test_a_network_whose_code_fails_where_it_had_worked_comes_back(begin, tmp_path: Path) -> None:
-    run = begin("fails-once", model=FailsOnce(tmp_path / "mark", stands_still=False), **paced(4, 0.1))
-    told = [(event.kind, event.detail.get("reason", "")) for event in run.events()]
-    reasons = [reason for kind, reason in told if kind == "loss"]
+def test_network_restarts_after_an_error_in_user_code(begin, tmp_path: Path) -> None:
+    run = begin("fails-once", model=FailsOnce(tmp_path / "mark", hangs=False), **paced(4, 0.1))
+    events = [(event.kind, event.detail.get("reason", "")) for event in run.events()]
+    reasons = [reason for kind, reason in events if kind == "loss"]
     assert any("RuntimeError: the device was lost (at " in reason and "test_run.py" in reason for reason in reasons)
-    assert sum(kind == "done" for kind, _ in told) == 2
+    assert sum(kind == "done" for kind, _ in events) == 2
     assert run.wait(seconds=30).is_complete
 
 
 @pytest.mark.slow
-def test_a_network_that_stands_still_is_ended_and_comes_back(begin, tmp_path: Path) -> None:
+def test_network_that_hangs_is_killed_and_restarted(begin, tmp_path: Path) -> None:
     timeouts = TimeoutsConfig(progress_seconds=1.0, barrier_seconds=1.0, storage_seconds=1.0)
-    network = FailsOnce(tmp_path / "mark", stands_still=True)
-    run = begin("stands-still", model=network, **paced(4, 0.1, timeouts=timeouts))
-    told = [event.kind for event in run.events()]
-    assert "restart" in told and told.count("done") == 2
+    model_factory = FailsOnce(tmp_path / "mark", hangs=True)
+    run = begin("stands-still", model=model_factory, **paced(4, 0.1, timeouts=timeouts))
+    kinds = [event.kind for event in run.events()]
+    assert "restart" in kinds and kinds.count("done") == 2
     assert (
         "stood still"
         in (Path(run.path) / "logs/network-0.log").read_text() + (Path(run.path) / "logs/network-1.log").read_text()
@@ -518,7 +520,7 @@ def test_a_network_that_stands_still_is_ended_and_comes_back(begin, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_coordinator_that_comes_back_to_a_storage_that_fails_waits_for_it(begin) -> None:
+def test_restarted_coordinator_waits_for_failing_storage(begin) -> None:
     run = begin("blind", **paced(80, 0.1))
     until(lambda: min(intervals(run.status()).values()) >= 2)
     members, hidden = Path(run.path) / "members", Path(run.path) / "hidden"
@@ -531,13 +533,13 @@ def test_a_coordinator_that_comes_back_to_a_storage_that_fails_waits_for_it(begi
     assert before.state == "starting" and not before.networks
     members.unlink()
     hidden.rename(members)
-    found = until(lambda: (s := run.status()).state == "training" and len(s.networks) == 2 and s)
-    assert [network.incarnation for network in found.networks] == [1, 1]
+    status = until(lambda: (s := run.status()).state == "training" and len(s.networks) == 2 and s)
+    assert [network.incarnation for network in status.networks] == [1, 1]
     assert run.wait(seconds=120).is_complete
 
 
 @pytest.mark.slow
-def test_a_network_that_had_finished_donates_after_a_resume(begin) -> None:
+def test_finished_network_donates_after_resume(begin) -> None:
     options = paced(12, 0.03)
     options["debug"] = DebugConfig(straggler=StragglerConfig(step_seconds=0.03, slowdowns=(0.1, 4.0)))
     run = begin("early", **options)
@@ -554,18 +556,22 @@ def test_a_network_that_had_finished_donates_after_a_resume(begin) -> None:
     assert later and {row["scion_version"] for row in later} == {12}
 
 
-def test_a_network_that_is_ahead_brings_old_scions_forward(begin) -> None:
+def test_network_ahead_of_its_donor_compensates_the_delay(begin) -> None:
     options = paced(7, 0.04, staleness=StalenessConfig(compensation_intervals=3, max_intervals=9.0))
     options["debug"] = DebugConfig(straggler=StragglerConfig(step_seconds=0.04, slowdowns=(1.0, 1.6)))
     run = begin("forward", **options)
     assert run.wait(seconds=90).is_complete
     grafts = read_table(Storage(run.path), "grafts").to_pylist()
-    found = {(row["rootstock_version"], row["staleness_intervals"], row["compensated_intervals"]) for row in grafts}
-    assert any(compensated > 0 for _, _, compensated in found)
-    assert all(compensated == min(3, round(age), version - 1) for version, age, compensated in found), found
+    compensations = {
+        (row["rootstock_version"], row["staleness_intervals"], row["compensated_intervals"]) for row in grafts
+    }
+    assert any(compensated > 0 for _, _, compensated in compensations)
+    assert all(
+        compensated == min(3, round(staleness), version - 1) for version, staleness, compensated in compensations
+    ), compensations
 
 
-def test_resume_checks_structure_and_images(begin, tmp_path: Path) -> None:
+def test_resume_with_other_structure_or_images_is_refused(begin, tmp_path: Path) -> None:
     run = begin("checked", model=own_network, **paced(200, 0.05))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 1)
     with pytest.raises(RunExistsError, match="choose another name"):
@@ -590,7 +596,7 @@ def test_resume_checks_structure_and_images(begin, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_transformer_trains_and_grafts_by_its_weight_matrices(begin) -> None:
-    def network(num_classes: int) -> torch.nn.Module:
+    def make_model(num_classes: int) -> torch.nn.Module:
         from torchvision.models import VisionTransformer
 
         class Gray(torch.nn.Module):
@@ -605,7 +611,7 @@ def test_transformer_trains_and_grafts_by_its_weight_matrices(begin) -> None:
 
     run = begin(
         "transformer",
-        model=network,
+        model=make_model,
         graft=GraftConfig(units="matrices", momentum="blend"),
         optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3),
     )
@@ -614,17 +620,17 @@ def test_transformer_trains_and_grafts_by_its_weight_matrices(begin) -> None:
 
 
 @pytest.mark.ray
-def test_a_run_that_another_process_drives_on_another_cluster_is_not_resumed(cluster: str, tmp_path: Path) -> None:
+def test_resume_is_refused_while_a_driver_lives_elsewhere(cluster: str, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     driver = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
-        found = {
+        cluster_record = {
             "run": "other",
             "address": f"127.0.0.1:{elsewhere.getsockname()[1]}",
             "is_detached": False,
             "driver": {"host": socket.gethostname(), "process": driver.pid},
         }
-        storage.write("cluster.json", json.dumps(found).encode())
+        storage.write("cluster.json", json.dumps(cluster_record).encode())
         with pytest.raises(RunError, match=f"run other is live: process {driver.pid} drives it"):
             check_folder_not_live(storage)
         driver.kill()
@@ -651,7 +657,7 @@ def until(claim):
         assert time.time() < deadline, run.status()
         time.sleep(0.1)
 until(lambda: all(n.interval >= 2 for n in run.status().networks))
-before = {n.network: n.node for n in run.status().networks}
+before = {n.network_id: n.node for n in run.status().networks}
 cluster.remove_node(second, allow_graceful=False)
 if sys.argv[2] == "coordinator":
     ray.kill(ray.get_actor(coordinator_name("nodes"), namespace="inarch"), no_restart=False)
@@ -671,22 +677,24 @@ cluster.shutdown()
         (PopulationConfig(size=2, cpus=2.0), "nothing"),
         (PopulationConfig(size=2, cpus=2.0), "coordinator"),
     ],
-    ids=["room", "full", "full, and the coordinator died too"],
+    ids=["free node", "full node", "full node and killed coordinator"],
 )
-def test_networks_of_a_node_that_is_gone_come_back_on_another(
+def test_networks_of_a_lost_node_restart_on_another_node(
     tmp_path: Path, population: PopulationConfig, also_lost: str
 ) -> None:
-    """Where the other node is full, they come back when its networks have finished, which then make room."""
+    """If the other node is full, the lost networks restart as soon as the networks of that node finish."""
     from inarch.population.config import to_dict
 
     config = small_config(name="nodes", storage=str(tmp_path), **paced(14, 0.05, population=population))
     words = [sys.executable, "-c", NODES, json.dumps(to_dict(config)), also_lost]
     root = str(Path(__file__).resolve().parents[2])
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=290, env={**os.environ, "PYTHONPATH": root})
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    found = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("{")))
-    assert found["nodes"] == 2
-    assert sorted(found["incarnations"])[-1] >= 2 and min(found["incarnations"]) == 1
+    completed = subprocess.run(
+        words, capture_output=True, text=True, timeout=290, env={**os.environ, "PYTHONPATH": root}
+    )
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    summary = json.loads(next(line for line in completed.stdout.splitlines() if line.startswith("{")))
+    assert summary["nodes"] == 2
+    assert sorted(summary["incarnations"])[-1] >= 2 and min(summary["incarnations"]) == 1
     table = read_table(Storage(f"{tmp_path}/nodes"), "metrics")
     assert table["interval"].to_pylist() == [*range(1, 15)] * population.size
 
@@ -695,7 +703,7 @@ CTRL_C = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", "in
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_folder_that_resume_completes(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     words = [*CTRL_C, "--storage", str(tmp_path), "--schedule.epochs", "60", "--debug.straggler.step-seconds", "0.02"]
     train = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
@@ -704,9 +712,9 @@ def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None
         if "interval 3" in line:
             train.send_signal(signal.SIGINT)
             break
-    said = train.stdout.read()
+    output = train.stdout.read()
     assert train.wait(timeout=60) == 130
-    assert "inarch resume" in said
+    assert "inarch resume" in output
     words = [sys.executable, "-m", "inarch.experiments.cli", "resume", str(tmp_path / "interrupted")]
     resumed = subprocess.run(words, capture_output=True, text=True, timeout=140, env=environment, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
@@ -716,7 +724,7 @@ def test_ctrl_c_leaves_a_folder_that_resume_goes_on_with(tmp_path: Path) -> None
 
 
 def train_command(tmp_path: Path, name: str, *words: str) -> tuple[list[str], dict[str, str]]:
-    """The command `inarch train` on a Ray of its own, and its environment."""
+    """Return the `inarch train` command for a separate Ray cluster, and the environment of the command."""
     command = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", name, "--storage", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     environment.pop("RAY_ADDRESS", None)
@@ -728,7 +736,7 @@ SHORT = ("--population.size", "2", "--schedule.epochs", "200", "--debug.straggle
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["command", "script"])
-def test_sigterm_stops_a_run_in_order_within_the_step(tmp_path: Path, kind: str) -> None:
+def test_sigterm_stops_a_run_with_checkpoints_saved(tmp_path: Path, kind: str) -> None:
     words, environment = train_command(tmp_path, "terminated", *SHORT)
     if kind == "script":
         script = tmp_path / "driver.py"
@@ -750,48 +758,48 @@ def test_sigterm_stops_a_run_in_order_within_the_step(tmp_path: Path, kind: str)
         if "interval 3," in line:
             driver.send_signal(signal.SIGTERM)
             break
-    said = driver.stdout.read() + driver.stderr.read()
-    assert driver.wait(timeout=60) == 143, said
-    assert f"inarch resume {tmp_path}/terminated" in said and "Traceback" not in said
+    output = driver.stdout.read() + driver.stderr.read()
+    assert driver.wait(timeout=60) == 143, output
+    assert f"inarch resume {tmp_path}/terminated" in output and "Traceback" not in output
     store = CheckpointStore(Storage(str(tmp_path / "terminated")))
-    newest = {network: store.newest(network) for network in (0, 1)}
-    last = {network: rows[-1] for network, rows in rows_in(tmp_path / "terminated").items()}
-    for network, found in newest.items():
-        assert found is not None and found.id.interval >= last[network] >= 2
+    newest = {network_id: store.newest(network_id) for network_id in (0, 1)}
+    last = {network_id: rows[-1] for network_id, rows in rows_in(tmp_path / "terminated").items()}
+    for network_id, checkpoint in newest.items():
+        assert checkpoint is not None and checkpoint.id.interval >= last[network_id] >= 2
     assert claims(Storage(str(tmp_path / "terminated"))) == []
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_comparison_in_order(tmp_path: Path) -> None:
+def test_sigterm_stops_a_comparison_without_traceback(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "inarch.experiments.cli", "compare", "two-networks", "--train", "digits"]
     words += ["--epochs", "100", "--storage", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     _, environment = train_command(tmp_path, "unused")
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     until(lambda: list((tmp_path / "runs").glob("*/metrics/*.parquet")), seconds=120)
     driver.send_signal(signal.SIGTERM)
-    said, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 143 and "to continue, give the same command with --reuse" in said, said
-    assert "Traceback" not in said and "SIGTERM received" not in said
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 143 and "to continue, give the same command with --reuse" in output, output
+    assert "Traceback" not in output and "SIGTERM received" not in output
 
 
 @pytest.mark.slow
-def test_of_two_commands_of_one_name_one_trains_and_the_other_touches_nothing(tmp_path: Path) -> None:
+def test_train_commands_of_the_same_name_start_a_single_run(tmp_path: Path) -> None:
     words, environment = train_command(tmp_path, "same", "--population.size", "2", "--schedule.epochs", "30")
     drivers = [
         subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         for _ in range(2)
     ]
-    said = [driver.communicate(timeout=200)[0] for driver in drivers]
+    outputs = [driver.communicate(timeout=200)[0] for driver in drivers]
     statuses = [driver.returncode for driver in drivers]
-    assert sorted(statuses) == [0, 2], said
-    refused = said[statuses.index(2)]
-    assert "choose another name" in refused and "Traceback" not in refused
+    assert sorted(statuses) == [0, 2], outputs
+    refusal = outputs[statuses.index(2)]
+    assert "choose another name" in refusal and "Traceback" not in refusal
     assert rows_in(tmp_path / "same") == {0: list(range(1, 31)), 1: list(range(1, 31))}
     assert Storage(str(tmp_path / "same")).exists("result.json")
 
 
 @pytest.mark.slow
-def test_a_streamed_image_that_cannot_be_read_ends_the_run_with_its_row(begin, tmp_path: Path) -> None:
+def test_unreadable_streamed_image_ends_run_and_names_its_row(begin, tmp_path: Path) -> None:
     good = encoded(picture(90, size=(40, 40)), "JPEG")
     rows = [good[:300] if index == 77 else good for index in range(120)]
     train = write_table(tmp_path / "x.parquet", [index % 2 for index in range(120)], images=rows)
@@ -799,7 +807,7 @@ def test_a_streamed_image_that_cannot_be_read_ends_the_run_with_its_row(begin, t
     began = time.monotonic()
     with pytest.raises(RunError, match=r"x.parquet, row 77 cannot be decoded as an image"):
         begin("bad-row", data=None, data_config=data).wait(seconds=120)
-    assert time.monotonic() - began < 60, "networks were brought back for what stays wrong"
+    assert time.monotonic() - began < 60, "networks restarted although the error is permanent"
     run = begin("left-out", data=None, data_config=dataclasses.replace(data, skip_unreadable=1))
     result = run.wait(seconds=120)
     assert result.is_complete
@@ -809,7 +817,7 @@ def test_a_streamed_image_that_cannot_be_read_ends_the_run_with_its_row(begin, t
 
 
 @pytest.mark.slow
-def test_a_finished_run_trains_on_and_a_stopped_one_resumes_in_the_same_process(begin, tmp_path: Path) -> None:
+def test_finished_and_stopped_runs_resume_in_same_process(begin, tmp_path: Path) -> None:
     run = begin("longer")
     first = run.wait(seconds=90)
     assert first.table is not None
@@ -818,18 +826,18 @@ def test_a_finished_run_trains_on_and_a_stopped_one_resumes_in_the_same_process(
     resumed = PopulationRun.resume(run.path, epochs=9)
     until(lambda: min(intervals(resumed.status()).values(), default=0) >= 5)
     resumed.stop(seconds=60)
-    again = PopulationRun.resume(run.path)  # without closing the handle before
-    result = again.wait(seconds=90)
-    again.close()
+    second_resume = PopulationRun.resume(run.path)  # the earlier handle is still open
+    result = second_resume.wait(seconds=90)
+    second_resume.close()
     assert result.is_complete and result.table is not None
     assert {row["interval"] for row in result.table["networks"]} == {9}
-    assert rows_of(again) == {0: list(range(1, 10)), 1: list(range(1, 10))}
-    kept = json.loads(Path(run.path, "results", "4-epochs.json").read_text())
-    assert kept["networks"] == first.table["networks"]
+    assert rows_of(second_resume) == {0: list(range(1, 10)), 1: list(range(1, 10))}
+    first_result = json.loads(Path(run.path, "results", "4-epochs.json").read_text())
+    assert first_result["networks"] == first.table["networks"]
 
 
 @pytest.mark.slow
-def test_a_failed_network_is_a_row_and_the_run_is_not_complete(begin, tmp_path: Path) -> None:
+def test_failed_network_is_a_row_of_an_incomplete_run(begin, tmp_path: Path) -> None:
     rates = OptimizerConfig(learning_rates=(0.05, 1e20))
     result = begin("diverging", optimizer=rates, exchange=ExchangeConfig(rule="none")).wait(seconds=90)
     assert result.table is not None and not result.is_complete
@@ -839,15 +847,15 @@ def test_a_failed_network_is_a_row_and_the_run_is_not_complete(begin, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_run_begins_inside_an_event_loop_with_a_function_that_holds_much(begin) -> None:
+def test_run_starts_in_an_event_loop_with_a_large_closure(begin) -> None:
     large = np.zeros(30 * 2**20, np.uint8)
 
-    def network(num_classes: int) -> torch.nn.Module:
+    def make_model(num_classes: int) -> torch.nn.Module:
         assert large.nbytes == 30 * 2**20
         return own_network(num_classes)
 
     async def driver() -> bool:
-        run = begin("loop", model=network)
+        run = begin("loop", model=make_model)
         return run.wait(seconds=90).is_complete
 
     assert asyncio.run(driver())

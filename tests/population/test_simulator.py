@@ -1,4 +1,4 @@
-"""Whole populations on virtual time: nobody waits, everybody ends, the same bits every time."""
+"""Simulated populations on virtual time: every network finishes, and each repetition gives the same bits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 STEPS = 3
-"""Steps of an interval in these tests."""
+"""Steps per interval in these tests."""
 
 
 def simulate(config: RunConfig, observe=None, **options) -> Simulation:
@@ -47,21 +47,21 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in named_tensors(trainer.module).items()}
 
 
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(one[name], two[name]) for name in one)
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
-def test_every_network_ends_and_the_same_seed_gives_the_same_ledger(mode) -> None:
+def test_simulator_with_the_same_seed_gives_the_same_ledger(mode) -> None:
     config = config_of(3, mode=mode)
     speeds = {0: 1.0, 1: 1.3, 2: 0.7}
-    one, again = (simulate(config, step_seconds=speeds) for _ in range(2))
-    assert one.ledger == again.ledger
-    assert all(same(weights(one.trainers[n]), weights(again.trainers[n])) for n in range(3))
-    assert {n: len(reports) for n, reports in one.reports.items()} == {0: 4, 1: 4, 2: 4}
+    first, repeated = (simulate(config, step_seconds=speeds) for _ in range(2))
+    assert first.ledger == repeated.ledger
+    assert all(same(weights(first.trainers[n]), weights(repeated.trainers[n])) for n in range(3))
+    assert {n: len(reports) for n, reports in first.reports.items()} == {0: 4, 1: 4, 2: 4}
 
 
-def test_two_networks_in_lockstep_have_the_same_bits_after_each_graft() -> None:
+def test_lockstep_pair_has_the_same_bits_after_each_graft() -> None:
     after: dict[int, list[dict[str, torch.Tensor]]] = defaultdict(list)
 
     def observe(network_id: int, trainer: Trainer, report: IntervalReport) -> None:
@@ -73,35 +73,35 @@ def test_two_networks_in_lockstep_have_the_same_bits_after_each_graft() -> None:
     )
     result = simulate(config, observe=observe)
     assert sorted(after) == [1, 2, 3, 4]
-    for one, two in after.values():
-        assert same(one, two)
+    for first, second in after.values():
+        assert same(first, second)
     momentum = [trainer._checkpoint().tensors for trainer in result.trainers.values()]
     assert not torch.equal(*(m["optimizer.momentum_buffer.conv1.weight"] for m in momentum))
 
 
-def test_lockstep_takes_the_same_version_from_everyone() -> None:
+def test_lockstep_grafts_the_same_version_in_every_network() -> None:
     result = simulate(config_of(4, mode="lockstep"), step_seconds={0: 2.0})
     assert all(line.version == line.interval and line.scion == (line.network_id - 1) % 4 for line in result.ledger)
 
 
-def ends(result: Simulation) -> dict[int, float]:
+def finish_times(result: Simulation) -> dict[int, float]:
     return {line.network_id: line.seconds for line in result.ledger}
 
 
-def test_straggler_costs_the_others_nothing_and_halts_them_in_lockstep() -> None:
+def test_straggler_delays_the_other_networks_only_in_lockstep() -> None:
     config = config_of(4, staleness=StalenessConfig(max_intervals=9))
     plain, slowed = simulate(config), simulate(config, step_seconds={0: 5.0})
     assert (
-        {n: ends(slowed)[n] for n in (1, 2, 3)}
-        == {n: ends(plain)[n] for n in (1, 2, 3)}
+        {n: finish_times(slowed)[n] for n in (1, 2, 3)}
+        == {n: finish_times(plain)[n] for n in (1, 2, 3)}
         == dict.fromkeys((1, 2, 3), 12.0)
     )
-    assert ends(slowed)[0] == 60.0
+    assert finish_times(slowed)[0] == 60.0
     barrier = simulate(config_of(4, mode="lockstep"), step_seconds={0: 5.0})
-    assert set(ends(barrier).values()) == {60.0}
+    assert set(finish_times(barrier).values()) == {60.0}
 
 
-def test_a_straggler_is_refused_when_it_trails_too_far_and_the_next_one_is_asked() -> None:
+def test_straggler_that_is_too_stale_is_replaced_as_donor() -> None:
     config = config_of(
         3, schedule=ScheduleConfig(epochs=8, batch_size=32), staleness=StalenessConfig(max_intervals=1.0)
     )
@@ -111,34 +111,36 @@ def test_a_straggler_is_refused_when_it_trails_too_far_and_the_next_one_is_asked
     assert all(line.outcome == "grafted" for line in late)
 
 
-def test_a_straggler_grafts_from_networks_that_have_finished_until_its_own_end() -> None:
+def test_straggler_grafts_from_finished_networks_until_its_end() -> None:
     result = simulate(config_of(4, schedule=ScheduleConfig(epochs=12, batch_size=32)), step_seconds={0: 4.0})
     outcomes = [line.outcome for line in result.ledger if line.network_id == 0]
     assert outcomes == ["grafted"] * 11 + ["unchanged"]
-    assert result.reports[0][-1].origin.trained_intervals > 12 + 2, "more than anybody else's, by more than the limit"
+    assert result.reports[0][-1].origin.trained_intervals > 12 + 2, (
+        "trained intervals exceed those of the other networks by more than the limit"
+    )
 
 
-def test_snapshots_under_way_arrive_late() -> None:
+def test_snapshot_with_a_publish_delay_is_fetched_later() -> None:
     result = simulate(config_of(2), post_seconds=STEPS - 0.5)
     versions = {line.interval: line.version for line in result.ledger if line.network_id == 1}
     assert versions == {1: None, 2: 1, 3: 2, 4: None}
 
 
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
-def test_a_lost_network_comes_back_from_its_checkpoint_and_every_epoch_is_done(mode) -> None:
+def test_lost_network_resumes_and_trains_every_interval(mode) -> None:
     config = config_of(3, mode=mode, staleness=StalenessConfig(max_intervals=9))
     result = simulate(config, events=[Loss(seconds=7.5, network_id=1, restart_seconds=4.0)])
     intervals = {n: [report.origin.interval for report in reports] for n, reports in result.reports.items()}
     assert intervals == {n: [1, 2, 3, 4] for n in range(3)}
     assert [line.incarnation for line in result.ledger if line.network_id == 1] == [1, 1, 2, 2]
     if mode == "async":
-        assert {n: ends(result)[n] for n in (0, 2)} == {0: 12.0, 2: 12.0}
+        assert {n: finish_times(result)[n] for n in (0, 2)} == {0: 12.0, 2: 12.0}
     else:
         plain = simulate(config)
         assert all(same(weights(result.trainers[n]), weights(plain.trainers[n])) for n in range(3))
 
 
-def test_a_network_lost_before_its_first_checkpoint_begins_again() -> None:
+def test_network_lost_before_its_first_checkpoint_starts_over() -> None:
     result = simulate(config_of(2), events=[Loss(seconds=1.0, network_id=0)])
     assert [report.origin.interval for report in result.reports[0]] == [1, 2, 3, 4]
     assert {line.incarnation for line in result.ledger if line.network_id == 0} == {2}
@@ -146,7 +148,7 @@ def test_a_network_lost_before_its_first_checkpoint_begins_again() -> None:
 
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
 @pytest.mark.parametrize("is_fresh", [False, True])
-def test_a_newcomer_takes_the_populations_place_in_the_schedule(mode, is_fresh: bool) -> None:
+def test_joined_network_starts_at_the_populations_interval(mode, is_fresh: bool) -> None:
     config = config_of(2, mode=mode, staleness=StalenessConfig(max_intervals=9))
     result = simulate(config, events=[Join(seconds=6.5, is_fresh=is_fresh)])
     assert [report.origin.interval for report in result.reports[2]] == ([3, 4] if mode == "async" else [4])
@@ -155,7 +157,7 @@ def test_a_newcomer_takes_the_populations_place_in_the_schedule(mode, is_fresh: 
     assert {n: len(result.reports[n]) for n in (0, 1)} == {0: 4, 1: 4}
 
 
-def test_an_untrained_newcomer_donates_nothing() -> None:
+def test_untrained_joined_network_is_not_a_donor() -> None:
     schedule = ScheduleConfig(epochs=12, batch_size=32)
     config = config_of(2, schedule=schedule, graft=GraftConfig(a=0.0))
     result = simulate(config, events=[Join(seconds=18.5, is_fresh=True)])
@@ -165,19 +167,19 @@ def test_an_untrained_newcomer_donates_nothing() -> None:
     assert first.version is not None and first.version > joined.interval
 
 
-def test_a_leaver_finishes_its_interval_and_the_ring_closes() -> None:
+def test_leaving_network_finishes_its_interval_and_ring_closes() -> None:
     result = simulate(config_of(3), events=[Leave(seconds=4.0, network_id=1)])
     assert [report.origin.interval for report in result.reports[1]] == [1, 2]
     late = [line for line in result.ledger if line.network_id == 2 and line.interval == 3]
     assert late[0].scion == 0
 
 
-def test_lockstep_barrier_opens_without_a_leaver() -> None:
+def test_lockstep_barrier_is_released_without_a_leaving_network() -> None:
     result = simulate(config_of(3, mode="lockstep"), events=[Leave(seconds=4.0, network_id=1)])
     assert {n: len(reports) for n, reports in result.reports.items()} == {0: 4, 1: 2, 2: 4}
 
 
-def test_lockstep_waits_no_longer_than_its_deadline() -> None:
+def test_lockstep_barrier_times_out_at_its_deadline() -> None:
     config = config_of(2, mode="lockstep", timeouts=TimeoutsConfig(barrier_seconds=5.0))
     result = simulate(config, events=[Loss(seconds=4.0, network_id=0, restart_seconds=1000.0)])
     timed_out = [line for line in result.ledger if line.outcome == "barrier_timeout"]
@@ -185,12 +187,12 @@ def test_lockstep_waits_no_longer_than_its_deadline() -> None:
     assert len(result.reports[1]) == 4
 
 
-def test_population_of_one_trains_and_says_why_it_takes_nothing() -> None:
+def test_population_of_a_single_network_reports_no_neighbor() -> None:
     result = simulate(config_of(1))
     assert [line.outcome for line in result.ledger] == ["no_neighbor"] * 3 + ["unchanged"]
 
 
-def founders_accuracy(seed: int, *, joins: bool) -> float:
+def initial_networks_accuracy(seed: int, *, joins: bool) -> float:
     config = RunConfig(
         model=small_config().model,
         data=DataConfig(augmentation="crop", padding=1),
@@ -208,6 +210,8 @@ def founders_accuracy(seed: int, *, joins: bool) -> float:
 
 
 @pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
-def test_a_fresh_newcomer_after_half_the_schedule_does_not_lower_the_founders_accuracy(seeds: tuple[int, ...]) -> None:
-    differences = [founders_accuracy(seed, joins=True) - founders_accuracy(seed, joins=False) for seed in seeds]
+def test_fresh_join_at_half_time_does_not_lower_accuracy(seeds: tuple[int, ...]) -> None:
+    differences = [
+        initial_networks_accuracy(seed, joins=True) - initial_networks_accuracy(seed, joins=False) for seed in seeds
+    ]
     assert np.mean(differences) > -0.01

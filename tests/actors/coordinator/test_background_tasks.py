@@ -1,4 +1,4 @@
-"""Tasks that nobody awaits, and waits that end."""
+"""Background tasks: coalesced work, recorded errors, and waits with a timeout."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import asyncio
 from inarch.actors.coordinator.background_tasks import BackgroundTasks
 
 
-def test_work_asked_for_often_is_done_once_and_once_more_if_asked_for_meanwhile() -> None:
-    async def scene() -> list[str]:
-        background, said, gate = BackgroundTasks(), [], asyncio.Event()
+def test_run_coalesced_during_a_run_adds_a_single_run() -> None:
+    async def scenario() -> list[str]:
+        background, calls, gate = BackgroundTasks(), [], asyncio.Event()
 
         async def work() -> None:
-            said.append("begun")
+            calls.append("begun")
             await gate.wait()
-            said.append("done")
+            calls.append("done")
 
         for _ in range(5):
             background.run_coalesced(work)
@@ -22,17 +22,17 @@ def test_work_asked_for_often_is_done_once_and_once_more_if_asked_for_meanwhile(
         background.run_coalesced(work)
         background.run_coalesced(work)
         gate.set()
-        while said.count("done") < 2:
+        while calls.count("done") < 2:
             await asyncio.sleep(0)
         for _ in range(5):
             await asyncio.sleep(0)
-        return said
+        return calls
 
-    assert asyncio.run(scene()) == ["begun", "done", "begun", "done"]
+    assert asyncio.run(scenario()) == ["begun", "done", "begun", "done"]
 
 
-def test_what_a_task_raises_is_told_and_work_can_be_asked_for_again() -> None:
-    async def scene() -> list[str]:
+def test_run_coalesced_records_errors_and_can_run_again() -> None:
+    async def scenario() -> list[str]:
         background = BackgroundTasks()
 
         async def work() -> None:
@@ -45,21 +45,21 @@ def test_what_a_task_raises_is_told_and_work_can_be_asked_for_again() -> None:
         assert background.has_changed.is_set()
         return [str(error) for error in background.errors]
 
-    assert asyncio.run(scene()) == ["no disk", "no disk"]
+    assert asyncio.run(scenario()) == ["no disk", "no disk"]
 
 
-def test_a_wait_ends_when_its_claim_holds_or_its_time_is_over() -> None:
-    async def scene() -> list[bool]:
-        background, found = BackgroundTasks(), [False]
+def test_wait_until_ends_at_its_condition_or_timeout() -> None:
+    async def scenario() -> list[bool]:
+        background, flag = BackgroundTasks(), [False]
 
         async def change() -> None:
-            found[0] = True
+            flag[0] = True
             await background.notify()
 
-        await background.wait_until(lambda: found[0], seconds=0.01)
-        before = found[0]
+        await background.wait_until(lambda: flag[0], seconds=0.01)
+        before = flag[0]
         background.spawn(change())
-        await background.wait_until(lambda: found[0], seconds=5.0)
-        return [before, found[0]]
+        await background.wait_until(lambda: flag[0], seconds=5.0)
+        return [before, flag[0]]
 
-    assert asyncio.run(scene()) == [False, True]
+    assert asyncio.run(scenario()) == [False, True]

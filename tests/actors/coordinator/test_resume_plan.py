@@ -1,4 +1,4 @@
-"""What a run that goes on begins with."""
+"""Plans of a resumed run: the networks that restart, and the interval from which each of them resumes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def record(storage: Storage, members: Members) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "expected"),
+    ("saved_intervals", "expected"),
     [
         ({0: {4, 5}, 1: {5, 6}}, 5),
         ({0: {4, 5}, 1: {4, 5}}, 5),
@@ -38,40 +38,40 @@ def record(storage: Storage, members: Members) -> None:
         ({0: {49, 50}, 1: {9, 10}}, 50),
     ],
 )
-def test_networks_in_lockstep_go_on_together_and_nobody_who_was_left_behind_takes_them_back(kept, expected) -> None:
-    assert common_resume_interval(kept) == expected
+def test_common_resume_interval_ignores_lagging_networks(saved_intervals, expected) -> None:
+    assert common_resume_interval(saved_intervals) == expected
 
 
-def test_who_was_left_behind_goes_on_where_it_was(storage: Storage) -> None:
+def test_start_plans_let_lagging_network_keep_its_interval(storage: Storage) -> None:
     store, members = CheckpointStore(storage), Members()
-    for kept in ((9, 10), (10, 11), (2,)):
+    for saved_intervals in ((9, 10), (10, 11), (2,)):
         member = members.add(is_initial=True)
-        for interval in kept:
+        for interval in saved_intervals:
             store.commit(_of(member.id, interval))
-    found = start_plans(storage, list(members), is_lockstep=True)
-    assert found == {0: ("resumed", 10), 1: ("resumed", 10), 2: ("resumed", None)}
+    plans = start_plans(storage, list(members), is_lockstep=True)
+    assert plans == {0: ("resumed", 10), 1: ("resumed", 10), 2: ("resumed", None)}
     assert set(start_plans(storage, list(members), is_lockstep=False).values()) == {("resumed", None)}
 
 
-def test_a_newcomer_without_a_checkpoint_joins_again(storage: Storage) -> None:
+def test_start_plans_let_newcomer_without_checkpoint_join(storage: Storage) -> None:
     members = Members()
     members.add(is_initial=True)
     members.add(is_initial=False)
-    found = start_plans(storage, list(members), is_lockstep=False)
-    assert found == {0: ("resumed", None), 1: ("joined", None)}
+    plans = start_plans(storage, list(members), is_lockstep=False)
+    assert plans == {0: ("resumed", None), 1: ("joined", None)}
 
 
-def test_members_that_were_given_up_start_again_and_those_that_left_do_not(storage: Storage) -> None:
+def test_resumable_members_restart_failed_but_not_retired(storage: Storage) -> None:
     members = Members()
     for state in (MemberState.FAILED, MemberState.RETIRED, MemberState.TRAINING):
         members.set_state(members.add(is_initial=True).id, state)
     record(storage, members)
-    found = resumable_members(storage, run="r")
-    assert [member.state for member in found] == [MemberState.STARTING, MemberState.RETIRED, MemberState.STARTING]
-    assert [member.incarnation for member in found] == [2, 1, 2]
+    resumable = resumable_members(storage, run="r")
+    assert [member.state for member in resumable] == [MemberState.STARTING, MemberState.RETIRED, MemberState.STARTING]
+    assert [member.incarnation for member in resumable] == [2, 1, 2]
 
 
-def test_a_run_without_members_on_record_is_not_resumed(storage: Storage) -> None:
+def test_resumable_members_without_record_raise_run_error(storage: Storage) -> None:
     with pytest.raises(RunError, match="no record of its members"):
         resumable_members(storage, run="r")
     record(storage, Members())
@@ -79,21 +79,21 @@ def test_a_run_without_members_on_record_is_not_resumed(storage: Storage) -> Non
         resumable_members(storage, run="r")
 
 
-def test_a_half_written_record_is_passed_over_and_nothing_but_damage_is_an_error(storage: Storage) -> None:
+def test_read_members_skips_damaged_record_but_needs_one(storage: Storage) -> None:
     assert read_members(storage) is None
     members = Members()
     members.add(is_initial=True)
     record(storage, members)
     record(storage, members)
     storage.write("members/00000001.json", b'{"state": "tra')
-    found = read_members(storage)
-    assert found is not None and len(found["members"]) == 1
+    metadata = read_members(storage)
+    assert metadata is not None and len(metadata["members"]) == 1
     storage.write("members/00000000.json", b"")
     with pytest.raises(StorageError, match="none of the members' records"):
         read_members(storage)
 
 
-def test_a_file_that_is_not_there_is_told_from_a_storage_that_fails(storage: Storage) -> None:
+def test_storage_read_distinguishes_missing_from_failing(storage: Storage) -> None:
     with pytest.raises(MissingError):
         storage.read("nothing.json")
     storage.make("folder")

@@ -1,4 +1,4 @@
-"""A run's folder belongs to one start at a time."""
+"""Claims on the folder of a run: a single start holds the folder at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(network_id=0, id=CheckpointId(incarnation=1, interval=1), model={}, tensors={}, training={})
 
 
-def test_a_second_start_is_refused_and_names_the_first(tmp_path: Path) -> None:
+def test_claim_of_folder_in_use_raises_and_names_the_process(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "run"))
     claim = claim_new_folder(storage)
     assert holds(storage, claim.token)
@@ -48,17 +48,17 @@ def test_a_second_start_is_refused_and_names_the_first(tmp_path: Path) -> None:
         claim_existing_folder(storage)
     storage.write(Claim(generation=2, token="ab").path, json.dumps(parent | {"is_detached": True}).encode())
     assert claim_existing_folder(storage).generation == 3
-    assert claim_existing_folder(storage).generation == 4, "a process may resume what it started itself"
+    assert claim_existing_folder(storage).generation == 4, "a process may resume a run that it started"
 
 
-def test_a_half_written_claim_does_not_block_a_name(tmp_path: Path, monkeypatch) -> None:
+def test_claim_of_new_folder_ignores_a_half_written_claim(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(claiming, "WRITE_SECONDS", 0.1)
     storage = Storage(str(tmp_path / "run"))
     storage.write(Claim(generation=1, token="ab").path, b"")
     assert claim_new_folder(storage).generation == 2
 
 
-def test_a_start_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+def test_failed_start_leaves_the_folder_unchanged(tmp_path: Path) -> None:
     train = write_classes(tmp_path / "exp" / "data" / "train", ("cat", "dog"))
     (tmp_path / "exp" / "logs").mkdir()
     (tmp_path / "exp" / "logs" / "mine.txt").write_text("x")
@@ -75,21 +75,21 @@ def test_a_start_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists() and sorted(os.listdir(tmp_path / "exp")) == ["data", "logs"]
 
 
-def test_a_claim_of_a_process_that_is_gone_does_not_hold_a_folder(tmp_path: Path) -> None:
+def test_claim_of_a_dead_process_does_not_hold_the_folder(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "run"))
-    gone = subprocess.Popen([sys.executable, "-c", "pass"])
-    started = psutil.Process(gone.pid).create_time()
-    gone.wait(timeout=60)
-    content = {"host": socket.gethostname(), "process": gone.pid, "process_started": started, "seconds": started}
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    started = psutil.Process(dead.pid).create_time()
+    dead.wait(timeout=60)
+    content = {"host": socket.gethostname(), "process": dead.pid, "process_started": started, "seconds": started}
     storage.write(Claim(generation=1, token="ab").path, json.dumps(content).encode())
     assert [claim.generation for claim in claims(storage)] == [1]
     assert claim_new_folder(storage).generation == 2
-    reused = content | {"process": os.getpid()}  # another process has the number by now
+    reused = content | {"process": os.getpid()}  # another process has this id now
     storage.write(Claim(generation=3, token="cd").path, json.dumps(reused).encode())
     assert claim_existing_folder(storage).generation == 4
 
 
-def test_a_claim_of_another_machine_holds_a_new_folder_but_not_one_to_be_resumed(tmp_path: Path) -> None:
+def test_remote_claim_blocks_a_new_folder_but_not_resume(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "run"))
     content = {"host": "elsewhere", "process": 1, "process_started": 0.0, "seconds": 0.0}
     storage.write(Claim(generation=1, token="ab").path, json.dumps(content).encode())
@@ -98,7 +98,7 @@ def test_a_claim_of_another_machine_holds_a_new_folder_but_not_one_to_be_resumed
     assert claim_existing_folder(storage).generation == 2
 
 
-def test_of_starts_at_the_same_moment_one_at_most_holds_the_folder(tmp_path: Path, monkeypatch) -> None:
+def test_concurrent_starts_make_at_most_a_single_claim(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(claiming, "WITHDRAW_SECONDS", 1.0)
     for attempt in range(5):
         storage, barrier, held = Storage(str(tmp_path / str(attempt))), threading.Barrier(4), []
@@ -116,7 +116,7 @@ def test_of_starts_at_the_same_moment_one_at_most_holds_the_folder(tmp_path: Pat
         assert len(held) <= 1 and claims(storage) == held
 
 
-def test_the_start_that_lost_its_claim_neither_commits_nor_deletes(tmp_path: Path) -> None:
+def test_store_with_lost_claim_neither_commits_nor_deletes(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "run"))
     first = CheckpointStore(storage, token=claim_new_folder(storage).token)
     assert first.commit(checkpoint())
@@ -134,14 +134,14 @@ def test_the_start_that_lost_its_claim_neither_commits_nor_deletes(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a b", "ü", "100%", "a#b", "what?"])
-def test_folders_of_any_name_hold_runs(tmp_path: Path, name: str) -> None:
+def test_claim_accepts_folders_with_special_characters(tmp_path: Path, name: str) -> None:
     storage = Storage(joined(str(tmp_path / name), "run"))
     claim = claim_new_folder(storage)
     assert CheckpointStore(storage, token=claim.token).commit(checkpoint())
     assert (tmp_path / name / "run" / "networks" / "0").is_dir()
 
 
-def test_a_query_string_stays_at_the_end_of_a_uri() -> None:
+def test_joined_uri_keeps_the_query_string_at_its_end() -> None:
     assert joined("s3://b/runs?region=r&x=1", "first") == "s3://b/runs/first?region=r&x=1"
     assert joined("/a/b/", "c") == "/a/b/c" and joined("/a/what?", "c") == "/a/what?/c"
     config = RunConfig(name="x", storage="s3://b/runs?region=eu-west-1&endpoint_override=http%3A%2F%2F127.0.0.1%3A1")
@@ -150,7 +150,7 @@ def test_a_query_string_stays_at_the_end_of_a_uri() -> None:
     assert storage.path("config.json") == "b/runs/x/config.json"
 
 
-def test_names_are_plain_and_new_ones_differ_within_a_second() -> None:
+def test_new_names_are_unique_and_invalid_names_are_refused() -> None:
     assert len({new_name("run") for _ in range(50)}) == 50
     assert RunConfig(name=new_name("digits")).name
     for name in ("läuft", "名前", "a b", "a/b", ".a", ""):
@@ -158,7 +158,7 @@ def test_names_are_plain_and_new_ones_differ_within_a_second() -> None:
             RunConfig(name=name)
 
 
-def test_the_callers_handler_of_sigterm_is_put_back() -> None:
+def test_own_sigterm_restores_the_previous_handler() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, print)
@@ -175,10 +175,10 @@ def test_the_callers_handler_of_sigterm_is_put_back() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_an_interruption_that_is_lost_in_a_hook_is_noted() -> None:
+def test_interruptions_check_raises_a_suppressed_interrupt() -> None:
     with Interruptions() as interruptions:
         interruptions.check()
-        with contextlib.suppress(KeyboardInterrupt):  # as a hook of os.fork does
+        with contextlib.suppress(KeyboardInterrupt):  # a hook of os.fork loses it in the same way
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             interruptions.check()

@@ -1,4 +1,4 @@
-"""Configurations are checked when they are made, and come back from JSON as they were."""
+"""Configurations are validated on construction and survive a round trip through JSON."""
 
 from __future__ import annotations
 
@@ -94,18 +94,18 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (RunConfig, {"optimizer": OptimizerConfig(learning_rates=(0.1,))}, "4 rates"),
     ],
 )
-def test_error_names_the_field_the_rule_and_the_value(kind, fields, message: str) -> None:
+def test_config_error_names_the_field_the_rule_and_the_value(kind, fields, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**fields)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_comes_back_from_json_as_it_was(name: str) -> None:
+def test_recipe_survives_a_json_round_trip(name: str) -> None:
     config = recipe(name)
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
-def test_nested_tuples_come_back() -> None:
+def test_nested_tuples_survive_a_json_round_trip() -> None:
     config = RunConfig(
         topology=TopologyConfig(name="edges", edges=((0, 1), (1, 0))),
         optimizer=OptimizerConfig(learning_rates=(0.1, 0.2, 0.3, 0.4)),
@@ -114,24 +114,24 @@ def test_nested_tuples_come_back() -> None:
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
-def test_unknown_field_is_named() -> None:
+def test_unknown_field_or_recipe_is_named_in_the_error() -> None:
     with pytest.raises(ConfigError, match=r"graft\. has no field 'alpha'"):
         from_dict(RunConfig, {"graft": {"alpha": 1}})
     with pytest.raises(ConfigError, match="no recipe 'nope'"):
         recipe("nope")
 
 
-def test_spread_learning_rates_are_the_papers() -> None:
+def test_spread_learning_rates_equal_those_of_the_paper() -> None:
     config = OptimizerConfig(learning_rates="spread")
-    found = [round(base_learning_rate(config, network_id=i, size=4), 4) for i in range(4)]
-    assert found == [0.0146, 0.05, 0.0854, 0.1]
+    rates = [round(base_learning_rate(config, network_id=i, size=4), 4) for i in range(4)]
+    assert rates == [0.0146, 0.05, 0.0854, 0.1]
     assert base_learning_rate(config, network_id=4, size=4) == base_learning_rate(config, network_id=0, size=4)
     assert base_learning_rate(OptimizerConfig(learning_rates=(0.3, 0.1)), network_id=1, size=2) == 0.1
 
 
-def test_schedules_by_hand() -> None:
-    falls = Schedule(config=ScheduleConfig(epochs=300, step_at=(150, 225)), steps_per_epoch=10)
-    assert [falls.factor(10 * epoch) for epoch in (0, 149, 150, 224, 225, 299)] == pytest.approx(
+def test_schedule_factors_match_values_by_hand() -> None:
+    milestones = Schedule(config=ScheduleConfig(epochs=300, step_at=(150, 225)), steps_per_epoch=10)
+    assert [milestones.factor(10 * epoch) for epoch in (0, 149, 150, 224, 225, 299)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01, 0.01]
     )
     with pytest.raises(ConfigError, match=r"schedule\.step_at must be ascending"):
@@ -147,7 +147,7 @@ def test_schedules_by_hand() -> None:
     assert [odd.end(k) for k in (1, 2, 3)] == [7, 14, 15]
 
 
-def test_seed_tree_gives_every_network_and_use_its_own() -> None:
+def test_derive_seed_is_unique_for_each_network_and_use() -> None:
     uses = ("weights", "order", "augmentation", "training")
     seeds = {derive_seed(root, network_id, use) for root in (0, 1) for network_id in range(5) for use in uses}
     assert len(seeds) == 40

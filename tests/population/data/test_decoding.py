@@ -1,4 +1,4 @@
-"""Pixels are what a person sees: every mode, in memory and streamed, in folders, tables and Datasets."""
+"""Decoded pixels equal what an image viewer shows, for every mode, carrier and way of loading."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ RGB, GRAY = Image.fromarray(COLORS), Image.fromarray(GRAYS)
 
 
 def with_alpha(image: Image.Image, alpha: int) -> Image.Image:
-    found = image.convert("LA" if image.mode == "L" else "RGBA")
-    found.putalpha(Image.new("L", image.size, alpha))
-    return found
+    converted = image.convert("LA" if image.mode == "L" else "RGBA")
+    converted.putalpha(Image.new("L", image.size, alpha))
+    return converted
 
 
 def oriented(image: Image.Image, orientation: int) -> bytes:
@@ -61,33 +61,33 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("kind", SHOWN)
-def test_an_image_is_decoded_to_what_a_viewer_shows(kind: str) -> None:
+def test_decode_gives_the_pixels_that_a_viewer_shows(kind: str) -> None:
     content, expected = SHOWN[kind]
-    found = decode(content, "x.png")
+    image = decode(content, "x.png")
     if expected is None:
         upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
         expected = pixels(upright.convert("L" if kind == "GIF" else "RGB"))
-        found = found.convert("L") if kind == "GIF" else found
-    assert found.mode == ("L" if expected.ndim == 2 else "RGB")
-    assert np.array_equal(pixels(found), expected)
+        image = image.convert("L") if kind == "GIF" else image
+    assert image.mode == ("L" if expected.ndim == 2 else "RGB")
+    assert np.array_equal(pixels(image), expected)
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 @pytest.mark.parametrize(
     "kind", ["L", "RGB", "P", "RGBA opaque", "LA opaque", "1", *(f"EXIF {n}" for n in range(1, 9))]
 )
-def test_torchvision_decodes_to_the_same_pixels(kind: str) -> None:
+def test_decode_gives_the_same_pixels_as_torchvision(kind: str) -> None:
     content, _ = SHOWN[kind]
     buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     mode = torchvision.io.ImageReadMode.RGB
     expected = torchvision.io.decode_image(buffer, mode=mode, apply_exif_orientation=True)
-    found = torch.from_numpy(pixels(with_channels(decode(content, "x"), "rgb")).copy()).permute(2, 0, 1)
-    assert torch.equal(found, expected)
+    decoded = torch.from_numpy(pixels(with_channels(decode(content, "x"), "rgb")).copy()).permute(2, 0, 1)
+    assert torch.equal(decoded, expected)
 
 
-def test_half_transparent_pixels_are_mixed_with_white() -> None:
-    found = pixels(decode(encoded(with_alpha(Image.new("RGB", (4, 4)), 127)), "x"))
-    assert np.all(np.abs(found.astype(int) - 128) <= 1)
+def test_decode_blends_transparent_pixels_with_white() -> None:
+    blended = pixels(decode(encoded(with_alpha(Image.new("RGB", (4, 4)), 127)), "x"))
+    assert np.all(np.abs(blended.astype(int) - 128) <= 1)
     transparent = Image.new("P", (4, 4), 1)
     transparent.putpalette([0, 0, 0, 10, 20, 30])
     assert np.all(pixels(decode(encoded(transparent, transparency=1), "x")) == 255)
@@ -101,12 +101,12 @@ def test_half_transparent_pixels_are_mixed_with_white() -> None:
         (Image.fromarray(np.full((4, 4), 70_000, np.int32)), "32-bit integers"),
     ],
 )
-def test_modes_without_an_agreed_appearance_are_refused_by_name(image: Image.Image, message: str) -> None:
+def test_decode_refuses_ambiguous_modes_with_the_file_name(image: Image.Image, message: str) -> None:
     with pytest.raises(UnreadableImageError, match=rf"photo.tif has {message}"):
         decode(encoded(image, "TIFF"), "photo.tif")
 
 
-def test_unreadable_images_are_refused_by_name(monkeypatch) -> None:
+def test_decode_refuses_unreadable_images_with_their_name(monkeypatch) -> None:
     whole = encoded(RGB.resize((64, 64)), "JPEG")
     for content, message in (
         (b"", "x is empty"),
@@ -124,11 +124,11 @@ def test_unreadable_images_are_refused_by_name(monkeypatch) -> None:
 
 @pytest.mark.parametrize("size", [6, 12, (6, 9), 20])
 @pytest.mark.parametrize("shape", [(12, 12), (20, 12), (12, 30)])
-def test_scaling_keeps_the_channels(size, shape: tuple[int, int]) -> None:
+def test_resized_keeps_the_mode_and_sets_the_size(size, shape: tuple[int, int]) -> None:
     for mode in ("L", "RGB"):
-        found = resized(picture(100, size=shape, mode=mode), size)
-        assert found.mode == mode
-        assert found.size == ((size, size) if isinstance(size, int) else size[::-1])
+        image = resized(picture(100, size=shape, mode=mode), size)
+        assert image.mode == mode
+        assert image.size == ((size, size) if isinstance(size, int) else size[::-1])
 
 
 def parquet_of(path: Path, contents: list[bytes]) -> str:
@@ -136,7 +136,7 @@ def parquet_of(path: Path, contents: list[bytes]) -> str:
 
 
 @pytest.mark.parametrize("kind", SHOWN)
-def test_folders_tables_datasets_memory_and_streams_give_the_same_pixels(tmp_path: Path, kind: str) -> None:
+def test_folders_tables_datasets_and_streams_give_equal_pixels(tmp_path: Path, kind: str) -> None:
     content, _ = SHOWN[kind]
     contents = [content] * 4
     for index in range(4):
@@ -146,16 +146,18 @@ def test_folders_tables_datasets_memory_and_streams_give_the_same_pixels(tmp_pat
     expected = pixels(with_channels(decode(content, "x"), "rgb")).transpose(2, 0, 1)
     fields: dict[str, Any] = {"validation": 0.0, "channels": "rgb"}
     for train in (str(tmp_path / "folder"), parquet):
-        found = load_splits(DataConfig(train=train, **fields), seed=0)
-        assert isinstance(found, MemorySplits)
-        assert all(np.array_equal(image, expected) for image in found.train.images)
+        splits = load_splits(DataConfig(train=train, **fields), seed=0)
+        assert isinstance(splits, MemorySplits)
+        assert all(np.array_equal(image, expected) for image in splits.train.images)
         height, width = expected.shape[1:]
         config = DataConfig(train=train, stream="always", workers=0, image_size=(height, width), **fields)
         streamed = load_splits(config, seed=0)
         batches = streamed.batches("train", "cpu")
         assert batches is not None
         images, _ = next(iter(batches.in_order(batch_size=4)))
-        mean, deviation = (torch.tensor(of)[:, None, None] for of in (streamed.report.mean, streamed.report.deviation))
+        mean, deviation = (
+            torch.tensor(statistic)[:, None, None] for statistic in (streamed.report.mean, streamed.report.deviation)
+        )
         assert torch.allclose(
             (images[0] * deviation + mean) * 255, torch.tensor(expected, dtype=torch.float32), atol=1e-3
         )
@@ -164,36 +166,36 @@ def test_folders_tables_datasets_memory_and_streams_give_the_same_pixels(tmp_pat
     assert all(np.array_equal(image, expected) for image in dataset.images)
 
 
-def test_a_dataset_of_palette_pictures_gives_colors_not_indices() -> None:
-    found = from_dataset([(PALETTE, 0), (RGB, 1)], name="data")
-    assert np.array_equal(found.images[0].transpose(1, 2, 0), pixels(PALETTE.convert("RGB")))
+def test_from_dataset_converts_palette_images_to_colors() -> None:
+    converted = from_dataset([(PALETTE, 0), (RGB, 1)], name="data")
+    assert np.array_equal(converted.images[0].transpose(1, 2, 0), pixels(PALETTE.convert("RGB")))
 
 
-def test_channels_auto_is_gray_only_where_every_part_is(tmp_path: Path) -> None:
+def test_channels_auto_is_gray_only_if_every_split_is_gray(tmp_path: Path) -> None:
     gray = parquet_of(tmp_path / "gray.parquet", [encoded(picture(9, mode="L"))] * 6)
     color = parquet_of(tmp_path / "color.parquet", [encoded(picture(9))] * 6)
     fields: dict[str, Any] = {"validation": 0.0}
     assert load_splits(DataConfig(train=gray, test=gray, **fields), seed=0).image_shape == (1, 12, 12)
     for train, test in ((gray, color), (color, gray)):
-        found = load_splits(DataConfig(train=train, test=test, **fields), seed=0)
-        assert isinstance(found, MemorySplits) and found.test is not None
-        assert found.image_shape == found.test.shape == (3, 12, 12)
+        splits = load_splits(DataConfig(train=train, test=test, **fields), seed=0)
+        assert isinstance(splits, MemorySplits) and splits.test is not None
+        assert splits.image_shape == splits.test.shape == (3, 12, 12)
     options: list[tuple[Any, int]] = [("gray", 1), ("rgb", 3)]
     for channels, number in options:
         streams: list[Any] = ["never", "always"]
         for stream in streams:
             config = DataConfig(train=color, test=gray, channels=channels, stream=stream, workers=0, **fields)
-            found = load_splits(config, seed=0)
-            assert found.in_channels == number
-            batches = found.batches("train", "cpu")
+            splits = load_splits(config, seed=0)
+            assert splits.in_channels == number
+            batches = splits.batches("train", "cpu")
             assert batches is not None and next(iter(batches.in_order(batch_size=2)))[0].shape[1] == number
 
 
-def test_gray_images_that_are_scaled_stay_gray(tmp_path: Path) -> None:
+def test_resized_gray_images_stay_gray(tmp_path: Path) -> None:
     train = parquet_of(tmp_path / "a.parquet", [encoded(picture(9, mode="L"))] * 4)
     test = parquet_of(tmp_path / "b.parquet", [encoded(picture(9, mode="L", size=(12, 20)))] * 4)
-    found = load_splits(DataConfig(train=train, test=test, image_size=12, validation=0.0), seed=0)
-    assert found.image_shape == (1, 12, 12)
+    splits = load_splits(DataConfig(train=train, test=test, image_size=12, validation=0.0), seed=0)
+    assert splits.image_shape == (1, 12, 12)
 
 
 def broken_parquet(path: Path, *, rows: int = 20, broken: tuple[int, ...] = (7, 13)) -> str:
@@ -202,7 +204,7 @@ def broken_parquet(path: Path, *, rows: int = 20, broken: tuple[int, ...] = (7, 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_names_its_row_in_memory_and_streamed(tmp_path: Path, workers: int) -> None:
+def test_unreadable_image_error_names_its_row(tmp_path: Path, workers: int) -> None:
     train = broken_parquet(tmp_path / "x.parquet")
     with pytest.raises(UnreadableImageError, match=r"x.parquet, row 7 cannot be decoded"):
         load_splits(DataConfig(train=train, validation=0.0), seed=0)
@@ -216,7 +218,7 @@ def test_an_unreadable_image_names_its_row_in_memory_and_streamed(tmp_path: Path
 
 @pytest.mark.parametrize("stream", ["never", "always"])
 @pytest.mark.parametrize("carrier", ["table", "folder"])
-def test_so_many_unreadable_images_are_left_out_counted_and_listed(tmp_path: Path, stream: str, carrier: str) -> None:
+def test_skip_unreadable_leaves_out_and_lists_bad_images(tmp_path: Path, stream: str, carrier: str) -> None:
     if carrier == "table":
         train = broken_parquet(tmp_path / "x.parquet")
     else:
@@ -224,10 +226,10 @@ def test_so_many_unreadable_images_are_left_out_counted_and_listed(tmp_path: Pat
         (tmp_path / "train" / "cat" / "3.png").write_bytes(b"")
         (tmp_path / "train" / "dog" / "3.png").write_bytes(encoded(picture(1))[:40])
     fields: dict[str, Any] = {"stream": stream, "image_size": 12, "workers": 0, "validation": 0.0}
-    found = load_splits(DataConfig(train=train, skip_unreadable=2, **fields), seed=0)
-    assert found.report.sizes["train"] == 18 == len(found.labels("train")) and len(found.report.unreadable) == 2
-    assert "left out images that cannot be read: 2" in found.report.lines()
-    batches = found.batches("train", "cpu")
+    splits = load_splits(DataConfig(train=train, skip_unreadable=2, **fields), seed=0)
+    assert splits.report.sizes["train"] == 18 == len(splits.labels("train")) and len(splits.report.unreadable) == 2
+    assert "left out images that cannot be read: 2" in splits.report.lines()
+    batches = splits.batches("train", "cpu")
     assert batches is not None and sum(len(labels) for _, labels in batches.in_order(batch_size=4)) == 18
     with pytest.raises(
         DataError,
@@ -238,5 +240,5 @@ def test_so_many_unreadable_images_are_left_out_counted_and_listed(tmp_path: Pat
         load_splits(DataConfig(train=train, skip_unreadable=1, **fields), seed=0)
 
 
-def test_as_shown_leaves_plain_pictures_as_they_are() -> None:
+def test_as_shown_leaves_plain_images_unchanged() -> None:
     assert as_shown(RGB, "x") is RGB or np.array_equal(pixels(as_shown(RGB, "x")), COLORS)

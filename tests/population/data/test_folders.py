@@ -1,4 +1,4 @@
-"""Folders of images: only classes are classes, matched between parts by name."""
+"""Folders of images. Only class folders become classes, and splits match their classes by name."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.images import encoded, picture, write_classes
 def load(train: str | Path, **fields: Any) -> MemorySplits:
     fields = {"validation": 0.0} | fields
     config = DataConfig(train=str(train), **fields)
-    found = load_splits(config, seed=0)
-    assert isinstance(found, MemorySplits)
-    return found
+    splits = load_splits(config, seed=0)
+    assert isinstance(splits, MemorySplits)
+    return splits
 
 
 def notes(splits: MemorySplits) -> str:
@@ -34,38 +34,38 @@ def values(images: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize("names", ["0123", ("cat", "dog", "emu", "owl"), ("0", "90", "180", "270"), "abcd"])
 @pytest.mark.parametrize("lacking", [0, 1, 2, 3])
-def test_a_test_folder_that_lacks_a_class_keeps_the_others_labels(tmp_path: Path, names, lacking: int) -> None:
+def test_class_labels_match_when_a_test_folder_lacks_a_class(tmp_path: Path, names, lacking: int) -> None:
     train = write_classes(tmp_path / "train", {name: 20 * place for place, name in enumerate(names)})
-    kept = {name: 20 * place for place, name in enumerate(names) if place != lacking}
-    found = load(train, test=write_classes(tmp_path / "test", kept))
-    assert found.test is not None
-    by_value = dict(zip(values(found.train.images), found.train.labels.tolist(), strict=True))
-    assert found.test.labels.tolist() == [by_value[value] for value in values(found.test.images)]
-    assert len(set(found.test.labels.tolist())) == 3
+    test_classes = {name: 20 * place for place, name in enumerate(names) if place != lacking}
+    splits = load(train, test=write_classes(tmp_path / "test", test_classes))
+    assert splits.test is not None
+    by_value = dict(zip(values(splits.train.images), splits.train.labels.tolist(), strict=True))
+    assert splits.test.labels.tolist() == [by_value[value] for value in values(splits.test.images)]
+    assert len(set(splits.test.labels.tolist())) == 3
 
 
-def test_a_validation_folder_is_matched_by_name_too(tmp_path: Path) -> None:
+def test_validation_folder_matches_classes_by_name(tmp_path: Path) -> None:
     train = write_classes(tmp_path / "train", "012")
-    found = load(train, validation_set=write_classes(tmp_path / "val", {"0": 0, "2": 40}), validation=0.3)
-    assert found.validation is not None and len(found.train) == 9
-    assert found.validation.labels.tolist() == [0, 0, 0, 2, 2, 2]
-    assert found.report.sizes == {"train": 9, "validation": 6}
+    splits = load(train, validation_set=write_classes(tmp_path / "val", {"0": 0, "2": 40}), validation=0.3)
+    assert splits.validation is not None and len(splits.train) == 9
+    assert splits.validation.labels.tolist() == [0, 0, 0, 2, 2, 2]
+    assert splits.report.sizes == {"train": 9, "validation": 6}
     with pytest.raises(DataError, match=r"data.validation .*other has images of classes .* lack: '7'"):
         load(train, validation_set=write_classes(tmp_path / "other", "07"))
 
 
-def test_hidden_folders_and_copies_are_no_classes_and_are_counted(tmp_path: Path) -> None:
+def test_hidden_folders_and_files_are_skipped_and_counted(tmp_path: Path) -> None:
     train = Path(write_classes(tmp_path / "train", ("cat", "dog")))
     write_classes(train, {".ipynb_checkpoints": 1, "__MACOSX": 2, ".cache": 3})
     write_classes(train / "cat", {".ipynb_checkpoints": 0})
     picture(9).save(train / "cat" / "._0.png", "PNG")
     (train / "dog" / ".DS_Store").write_bytes(b"x")
-    found = load(train)
-    assert found.train.class_names == ("cat", "dog") and found.train.labels.tolist() == [0] * 3 + [1] * 3
-    assert "left out 14 hidden files (.cache, .ipynb_checkpoints, __MACOSX, ...)" in notes(found)
+    splits = load(train)
+    assert splits.train.class_names == ("cat", "dog") and splits.train.labels.tolist() == [0] * 3 + [1] * 3
+    assert "left out 14 hidden files (.cache, .ipynb_checkpoints, __MACOSX, ...)" in notes(splits)
 
 
-def test_classes_without_images_are_refused_or_counted(tmp_path: Path) -> None:
+def test_class_folder_without_images_is_refused_or_counted(tmp_path: Path) -> None:
     train = Path(write_classes(tmp_path / "train", ("cat", "dog")))
     (train / "empty").mkdir()
     with pytest.raises(DataError, match="class folder 'empty' holds no files"):
@@ -77,12 +77,12 @@ def test_classes_without_images_are_refused_or_counted(tmp_path: Path) -> None:
     (train / "empty").rmdir()
     test = Path(write_classes(tmp_path / "test", ("cat",)))
     (test / "dog").mkdir()
-    found = load(train, test=str(test))
-    assert found.test is not None and found.test.labels.tolist() == [0] * 3
-    assert "left out 1 folder without images (dog)" in notes(found)
+    splits = load(train, test=str(test))
+    assert splits.test is not None and splits.test.labels.tolist() == [0] * 3
+    assert "left out 1 folder without images (dog)" in notes(splits)
 
 
-def test_jfif_and_pictures_of_other_formats(tmp_path: Path) -> None:
+def test_rare_image_formats_are_read_and_other_files_counted(tmp_path: Path) -> None:
     train = Path(write_classes(tmp_path / "train", ("cat", "dog")))
     (train / "owl").mkdir()
     for index, suffix in enumerate((".jfif", ".JPE", ".avif", ".pgm")):
@@ -91,13 +91,13 @@ def test_jfif_and_pictures_of_other_formats(tmp_path: Path) -> None:
         (train / "owl" / f"{index}{suffix}").write_bytes(encoded(image, kind))
     for name in ("a.heic", "b.heic", "notes.txt", "Thumbs.db"):
         (train / "owl" / name).write_bytes(b"x")
-    found = load(train)
-    assert found.train.class_names == ("cat", "dog", "owl") and found.train.labels.tolist().count(2) == 4
-    assert "left out 4 files of other kinds (.heic 2, .db 1, .txt 1)" in notes(found)
+    splits = load(train)
+    assert splits.train.class_names == ("cat", "dog", "owl") and splits.train.labels.tolist().count(2) == 4
+    assert "left out 4 files of other kinds (.heic 2, .db 1, .txt 1)" in notes(splits)
 
 
 @pytest.mark.parametrize("parts", [("train", "val"), ("Train", "Test"), ("training", "validation", "test")])
-def test_the_folder_above_the_parts_is_refused(tmp_path: Path, parts: tuple[str, ...]) -> None:
+def test_folder_that_contains_split_folders_is_refused(tmp_path: Path, parts: tuple[str, ...]) -> None:
     for part in parts:
         write_classes(tmp_path / part, ("cat", "dog"))
     with pytest.raises(DataError, match=rf"holds the parts of a data set .* data.train={tmp_path}/{parts[0]}"):
@@ -107,11 +107,11 @@ def test_the_folder_above_the_parts_is_refused(tmp_path: Path, parts: tuple[str,
         load(tmp_path)
 
 
-def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
+def test_class_folder_named_like_a_split_is_accepted(tmp_path: Path) -> None:
     assert load(write_classes(tmp_path, ("bus", "car", "train"))).train.class_names == ("bus", "car", "train")
 
 
-def test_symlinks_are_followed_but_not_around_a_loop(tmp_path: Path) -> None:
+def test_symlinks_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     train = Path(write_classes(tmp_path / "train", ("cat", "dog"), each=1))
     write_classes(tmp_path / "elsewhere", ("more",), each=4)
     os.symlink(tmp_path / "elsewhere" / "more", train / "cat" / "more")
@@ -121,52 +121,52 @@ def test_symlinks_are_followed_but_not_around_a_loop(tmp_path: Path) -> None:
     assert load(train).train.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 4
 
 
-def test_a_stray_image_does_not_make_persons_of_classes(tmp_path: Path) -> None:
+def test_stray_image_beside_class_folders_is_left_out(tmp_path: Path) -> None:
     train = Path(write_classes(tmp_path / "train", ("cat", "dog")))
     picture(5).save(train / "12_c3.png")
-    found = load(train)
-    assert found.train.class_names == ("cat", "dog") and found.train.cameras is None
-    assert "left out 1 image beside the class folders (12_c3.png)" in notes(found)
+    splits = load(train)
+    assert splits.train.class_names == ("cat", "dog") and splits.train.cameras is None
+    assert "left out 1 image beside the class folders (12_c3.png)" in notes(splits)
 
 
-def test_images_described_by_a_table_beside_them(tmp_path: Path) -> None:
+def test_folder_with_a_metadata_table_takes_its_labels(tmp_path: Path) -> None:
     for index in range(4):
         picture(20 * index).save(tmp_path / f"{index}.png")
     (tmp_path / "metadata.csv").write_text("file_name,label\n0.png,dog\n1.png,cat\n2.png,dog\n3,cat\n")
-    found = load(tmp_path)
-    assert found.train.class_names == ("cat", "dog") and found.train.labels.tolist() == [1, 0, 1, 0]
-    assert values(found.train.images) == [0, 20, 40, 60]
+    splits = load(tmp_path)
+    assert splits.train.class_names == ("cat", "dog") and splits.train.labels.tolist() == [1, 0, 1, 0]
+    assert values(splits.train.images) == [0, 20, 40, 60]
 
 
-def test_unusual_names_are_read_and_shown(tmp_path: Path) -> None:
+def test_unusual_class_and_file_names_are_read_and_reported(tmp_path: Path) -> None:
     train = Path(write_classes(tmp_path / "train", ("猫", 'a "b"', "new\nline")))
     os.mkdir(os.fsencode(train) + b"/\xff")
     Image.new("RGB", (12, 12)).save(train / "猫" / "bild 0 ü#%.png")
     with open(os.fsencode(train) + b"/\xff/0.png", "wb") as sink:
         sink.write(encoded(picture(1)))
-    found = load(train)
-    assert found.num_classes == 4 and len(found.train) == 11
-    shown = "\n".join(found.report.lines())
-    assert "猫" in shown and "new\\nline" in shown
-    shown.encode()
+    splits = load(train)
+    assert splits.num_classes == 4 and len(splits.train) == 11
+    report = "\n".join(splits.report.lines())
+    assert "猫" in report and "new\\nline" in report
+    report.encode()
 
 
-def test_what_was_read_is_said(tmp_path: Path) -> None:
+def test_report_lists_sizes_classes_pixels_and_augmentation(tmp_path: Path) -> None:
     train = Path(write_classes(tmp_path / "train", {"cat": 0, "dog": 255}, each=4))
     picture(128).save(train / "dog" / "more.png")
-    found = load(
+    splits = load(
         train, test=write_classes(tmp_path / "test", ("cat",)), validation=0.25, augmentation="crop", padding=2
     )
-    assert found.report.lines() == [
+    assert splits.report.lines() == [
         "data: 7 train, 2 validation, 3 test; 12x12 pixels, RGB",
         "classes: 2 (cat, dog); 4 to 5 training images each",
-        f"pixels: mean {', '.join([f'{found.mean[0] / 255:.3f}'] * 3)} and deviation "
-        f"{', '.join([f'{found.deviation[0] / 255:.3f}'] * 3)} of white (255)",
+        f"pixels: mean {', '.join([f'{splits.mean[0] / 255:.3f}'] * 3)} and deviation "
+        f"{', '.join([f'{splits.deviation[0] / 255:.3f}'] * 3)} of white (255)",
         "augmentation: random crops of images padded by 2 pixels",
     ]
-    without = load(train).report.lines()
-    assert "9 train (no validation and no test images)" in without[0]
-    assert without[3] == ("augmentation: random crops of images padded by 4 pixels and random mirror images")
+    train_only_lines = load(train).report.lines()
+    assert "9 train (no validation and no test images)" in train_only_lines[0]
+    assert train_only_lines[3] == ("augmentation: random crops of images padded by 4 pixels and random mirror images")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_was_read_is_said(tmp_path: Path) -> None:
         ("seg_train/a/1.png", "seg_train/b/1.png", "seg_test/a/1.png"),
     ],
 )
-def test_parts_of_well_known_data_sets_are_no_classes(tmp_path: Path, files: tuple[str, ...]) -> None:
+def test_known_data_set_layout_is_not_read_as_classes(tmp_path: Path, files: tuple[str, ...]) -> None:
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         picture(1).save(tmp_path / file)

@@ -1,4 +1,4 @@
-"""Labels mean what their owner meant, whatever carries them."""
+"""Labels keep their meaning in every carrier: lists, arrays, tables and folders."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.images import write_classes, write_table
 
 def load(train: str, **fields: Any) -> MemorySplits:
     fields = {"validation": 0.0} | fields
-    found = load_splits(DataConfig(train=train, **fields), seed=0)
-    assert isinstance(found, MemorySplits)
-    return found
+    splits = load_splits(DataConfig(train=train, **fields), seed=0)
+    assert isinstance(splits, MemorySplits)
+    return splits
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,11 @@ def load(train: str, **fields: Any) -> MemorySplits:
         (pa.chunked_array([["b"], ["a"]]), [1, 0], ("a", "b")),
     ],
 )
-def test_labels_of_every_kind(values: Any, labels: list[int], names: tuple[str, ...]) -> None:
-    found, found_names = encode_labels(values, name="x")
-    assert found.tolist() == labels and found_names == names and found.dtype == np.int64
+def test_encode_labels_maps_each_kind_of_value_to_integers(
+    values: Any, labels: list[int], names: tuple[str, ...]
+) -> None:
+    encoded, encoded_names = encode_labels(values, name="x")
+    assert encoded.tolist() == labels and encoded_names == names and encoded.dtype == np.int64
 
 
 @pytest.mark.parametrize(
@@ -68,12 +70,12 @@ def test_labels_of_every_kind(values: Any, labels: list[int], names: tuple[str, 
         (pa.array([1, 2], pa.date32()), "x: labels must be whole numbers or names of classes, got date32"),
     ],
 )
-def test_labels_that_cannot_be_used_name_the_row(values: Any, message: str) -> None:
+def test_encode_labels_error_names_the_row_of_an_invalid_label(values: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         encode_labels(values, name="x")
 
 
-def test_labels_with_known_names() -> None:
+def test_encode_labels_with_class_names_uses_their_order() -> None:
     assert encode_labels(["b", "a"], name="x", class_names=["b", "a"])[0].tolist() == [0, 1]
     assert encode_labels([1, 0], name="x", class_names=["b", "a"])[1] == ("b", "a")
     with pytest.raises(DataError, match="row 1 has label 'c', which is not one of the 2 named classes"):
@@ -82,7 +84,7 @@ def test_labels_with_known_names() -> None:
         encode_labels([2, 0], name="x", class_names=["b", "a"])
 
 
-def test_arrays_of_labels_in_usual_shapes() -> None:
+def test_encode_label_array_accepts_common_shapes() -> None:
     for values in ([0, 1, 2], np.array([[0], [1], [2]]), np.eye(3), np.eye(3, dtype=int), ["0", "1", "2"]):
         assert encode_label_array(values, name="x")[0].tolist() == [0, 1, 2]
     with pytest.raises(DataError, match="multi-label"):
@@ -90,14 +92,14 @@ def test_arrays_of_labels_in_usual_shapes() -> None:
 
 
 @given(st.permutations("abcdef"), st.lists(st.sampled_from("abcdef"), min_size=1))
-def test_matching_by_name_keeps_every_images_class(order: list[str], images: list[str]) -> None:
+def test_numbered_as_another_class_order_keeps_each_class(order: list[str], images: list[str]) -> None:
     own, names = encode_labels(images, name="x")
     labels, known = numbered_as(own, names, tuple(order))
     assert [known[label] for label in labels] == images and known == tuple(order)
 
 
 @pytest.mark.parametrize("carrier", ["strings", "categories", "ClassLabel", "digits as strings"])
-def test_tables_with_names_are_matched_by_name_to_folders_and_tables(tmp_path: Path, carrier: str) -> None:
+def test_table_labels_with_names_match_folders_and_tables(tmp_path: Path, carrier: str) -> None:
     names = ["3", "7"] if carrier == "digits as strings" else ["cat", "dog"]
     features = None
     labels: Any = [names[1], names[0]] * 4
@@ -107,19 +109,19 @@ def test_tables_with_names_are_matched_by_name_to_folders_and_tables(tmp_path: P
         labels, features = [0, 1] * 4, {"label": {"names": names[::-1], "_type": "ClassLabel"}}
     table = write_table(tmp_path / "x.parquet", labels, features=features)
     folder = write_classes(tmp_path / "train", names)
-    found = load(folder, test=table)
-    assert found.test is not None and found.test.labels.tolist() == [1, 0] * 4
+    splits = load(folder, test=table)
+    assert splits.test is not None and splits.test.labels.tolist() == [1, 0] * 4
     own_order = [0, 1] if carrier in ("categories", "ClassLabel") else [1, 0]
     assert load(table, test=folder).train.labels.tolist() == own_order * 4
-    only = write_table(tmp_path / "only.parquet", [names[1]] * 3)
-    part = load(table, test=only).test
-    assert part is not None and {part.class_names[label] for label in part.labels} == {names[1]}
+    single_class_table = write_table(tmp_path / "only.parquet", [names[1]] * 3)
+    test_split = load(table, test=single_class_table).test
+    assert test_split is not None and {test_split.class_names[label] for label in test_split.labels} == {names[1]}
 
 
-def test_numbers_without_names_are_matched_to_numbered_folders_and_refused_elsewhere(tmp_path: Path) -> None:
+def test_unnamed_numeric_labels_match_only_numbered_folders(tmp_path: Path) -> None:
     numbers = write_table(tmp_path / "x.parquet", [0, 2, 2, 0])
-    found = load(write_classes(tmp_path / "digits", "0123"), test=numbers)
-    assert found.test is not None and found.test.labels.tolist() == [0, 2, 2, 0]
+    splits = load(write_classes(tmp_path / "digits", "0123"), test=numbers)
+    assert splits.test is not None and splits.test.labels.tolist() == [0, 2, 2, 0]
     with pytest.raises(
         DataError, match=r"'0', '2'; the training images have 'cat', 'dog', 'owl'; name .*data.class_names"
     ):
@@ -128,18 +130,16 @@ def test_numbers_without_names_are_matched_to_numbered_folders_and_refused_elsew
     assert named is not None and named.labels.tolist() == [2, 0, 0, 2]
 
 
-def test_classes_without_images_are_named(tmp_path: Path) -> None:
+def test_report_names_classes_without_training_images(tmp_path: Path) -> None:
     lines = load(write_table(tmp_path / "x.parquet", [1, 2, 3, 1])).report.lines()
     assert "classes: 4, 1 of them without training images (0) (0, 1, 2, 3); 1 to 2 training images each" in lines
 
 
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.floats(0.01, 0.5), st.integers(0, 5))
-def test_validation_gets_the_asked_number_and_every_class_that_can_spare_one(
-    counts: list[int], fraction: float, seed: int
-) -> None:
+def test_held_out_takes_the_requested_number_of_images(counts: list[int], fraction: float, seed: int) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
-    asked = round(fraction * len(labels))
-    if asked == 0:
+    requested = round(fraction * len(labels))
+    if requested == 0:
         with pytest.raises(DataError, match="leaves training or validation empty"):
             held_out(labels, fraction, seed=seed)
         return
@@ -148,16 +148,16 @@ def test_validation_gets_the_asked_number_and_every_class_that_can_spare_one(
     if not spare:
         return
     held = held_out(labels, fraction, seed=seed)
-    assert held.sum() == min(asked, capacity)
+    assert held.sum() == min(requested, capacity)
     given_by = np.bincount(labels[held], minlength=len(counts))
     assert (given_by < np.asarray(counts)).all()
-    if asked >= spare:
+    if requested >= spare:
         assert (given_by[np.asarray(counts) > 1] > 0).all()
     note = holdout_notes(labels, held, [f"class {n}" for n in range(len(counts))])
     assert bool(note) == bool((given_by == 0).any())
 
 
-def test_what_validation_lacks_is_said() -> None:
+def test_holdout_notes_report_classes_missing_from_validation() -> None:
     labels = np.asarray([0] * 10 + [1] * 10 + [2])
     held = held_out(labels, 0.2, seed=0)
     assert holdout_notes(labels, held, ["a", "b", "c"]) == [
@@ -168,7 +168,7 @@ def test_what_validation_lacks_is_said() -> None:
     assert "lack 50 of 100 classes" in holdout_notes(many, held_out(many, 0.1, seed=0), [str(n) for n in range(100)])[0]
 
 
-def test_small_classes_give_validation_images_too() -> None:
+def test_held_out_takes_images_from_small_classes() -> None:
     labels = np.asarray([0] * 96 + [1] * 2 + [2] * 2)
     held = held_out(labels, 0.1, seed=0)
     assert held.sum() == 10 and np.bincount(labels[held]).tolist() == [8, 1, 1]

@@ -25,12 +25,12 @@ from tests.images import encoded, picture, write_classes, write_table
 
 def load(train: str | Path, **fields: Any) -> MemorySplits:
     fields = {"validation": 0.0} | fields
-    found = load_splits(DataConfig(train=str(train), **fields), seed=0)
-    assert isinstance(found, MemorySplits)
-    return found
+    splits = load_splits(DataConfig(train=str(train), **fields), seed=0)
+    assert isinstance(splits, MemorySplits)
+    return splits
 
 
-def test_shards_by_folder_and_by_pattern(tmp_path: Path) -> None:
+def test_shards_are_read_by_folder_and_by_pattern(tmp_path: Path) -> None:
     for index in range(3):
         write_table(tmp_path / f"part-{index:05d}.parquet", [index, 0, 1, 2])
     (tmp_path / "notes.txt").write_text("x")
@@ -45,20 +45,20 @@ def test_shards_by_folder_and_by_pattern(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "data"])
-def test_shards_named_by_their_parts_hold_training_and_test_images(tmp_path: Path, below: str) -> None:
+def test_shard_names_assign_shards_to_splits(tmp_path: Path, below: str) -> None:
     write_table(tmp_path / below / "train-00000-of-00001.parquet", [0, 1, 2])
     write_table(tmp_path / below / "test-00000-of-00001.parquet", [2, 2])
     write_table(tmp_path / below / "validation-00000-of-00001.parquet", [1])
-    found = load(tmp_path, validation_set=str(tmp_path))
-    assert found.validation is not None
-    assert found.train.labels.tolist() == [0, 1, 2] and found.validation.labels.tolist() == [1]
-    if not below:  # a folder of the parts of one data set
-        assert found.test is not None and found.test.labels.tolist() == [2, 2]
-    found = load(tmp_path, test=str(tmp_path))
-    assert found.test is not None and found.test.labels.tolist() == [2, 2]
+    splits = load(tmp_path, validation_set=str(tmp_path))
+    assert splits.validation is not None
+    assert splits.train.labels.tolist() == [0, 1, 2] and splits.validation.labels.tolist() == [1]
+    if not below:  # the training folder itself contains every split
+        assert splits.test is not None and splits.test.labels.tolist() == [2, 2]
+    splits = load(tmp_path, test=str(tmp_path))
+    assert splits.test is not None and splits.test.labels.tolist() == [2, 2]
 
 
-def test_columns_are_chosen(tmp_path: Path) -> None:
+def test_image_and_label_columns_are_configurable(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.parquet", [0, 1, 0], columns=("pixel_values", "label_id"))
     with pytest.raises(DataError, match=r"it has pixel_values, label_id; name the column in data.image_column"):
         load(path)
@@ -71,7 +71,7 @@ def test_columns_are_chosen(tmp_path: Path) -> None:
     assert load(tmp_path / "both.parquet", label_column="coarse_label").train.labels.tolist() == [1, 0, 1]
 
 
-def test_paths_in_rows_are_read(tmp_path: Path) -> None:
+def test_image_paths_in_table_rows_are_read(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for index in range(3):
@@ -84,13 +84,13 @@ def test_paths_in_rows_are_read(tmp_path: Path) -> None:
     (tmp_path / "d.tsv").write_text(
         "".join(["file\ttarget\n", *(f"{images}/{index}.png\t{index}\n" for index in range(3))])
     )
-    for found in (
+    for splits in (
         load(tmp_path / "a.parquet"),
         load(tmp_path / "b.parquet", image_folder=str(images)),
         load(tmp_path / "c.csv", image_folder=str(images)),
         load(tmp_path / "d.tsv"),
     ):
-        assert found.train.images[:, 0, 0, 0].tolist() == [0, 30, 60] and found.train.labels.tolist() == [0, 1, 2]
+        assert splits.train.images[:, 0, 0, 0].tolist() == [0, 30, 60] and splits.train.labels.tolist() == [0, 1, 2]
     os.remove(images / "1.png")
     with pytest.raises(UnreadableImageError, match=rf"a.parquet, row 1|{images}/1.png does not exist"):
         load(tmp_path / "a.parquet")
@@ -102,7 +102,7 @@ def test_paths_in_rows_are_read(tmp_path: Path) -> None:
 
 
 def save_to_disk(folder: Path, labels: list[int], *, files: int = 2) -> None:
-    """As datasets.save_to_disk writes a Dataset: Arrow streams, state.json, dataset_info.json."""
+    """Write the files of `datasets.save_to_disk`: Arrow streams, state.json and dataset_info.json."""
     folder.mkdir(parents=True)
     features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
     names = [f"data-{index:05d}-of-{files:05d}.arrow" for index in range(files)]
@@ -117,19 +117,19 @@ def save_to_disk(folder: Path, labels: list[int], *, files: int = 2) -> None:
     (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
 
 
-def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
+def test_save_to_disk_folder_is_read(tmp_path: Path) -> None:
     save_to_disk(tmp_path / "one", [0, 1, 1, 0, 1])
     for train in (tmp_path / "one",):
-        found = load(train)
-        assert found.train.class_names == ("cat", "dog") and found.train.labels.tolist() == [0, 1, 1, 0, 1]
-        assert found.train.images[:, 0, 0, 0].tolist() == [0, 20, 20, 0, 20]
+        splits = load(train)
+        assert splits.train.class_names == ("cat", "dog") and splits.train.labels.tolist() == [0, 1, 1, 0, 1]
+        assert splits.train.images[:, 0, 0, 0].tolist() == [0, 20, 20, 0, 20]
     single = load(tmp_path / "one" / "data-00000-of-00002.arrow").train
     assert single.labels.tolist() == [0, 1, 1] and single.class_names == ("cat", "dog")
     for part in ("train", "test"):
         save_to_disk(tmp_path / "dict" / part, [0, 1] if part == "train" else [1, 1], files=1)
     (tmp_path / "dict" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
-    found = load(tmp_path / "dict")
-    assert found.test is not None and found.test.labels.tolist() == [1, 1] and found.train.labels.tolist() == [0, 1]
+    splits = load(tmp_path / "dict")
+    assert splits.test is not None and splits.test.labels.tolist() == [1, 1] and splits.train.labels.tolist() == [0, 1]
     with pytest.raises(DataError, match="holds the parts train, test, none of them for validation"):
         load(tmp_path / "dict", validation_set=str(tmp_path / "dict"))
     (tmp_path / "one" / "state.json").write_text("{")
@@ -137,7 +137,7 @@ def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
         load(tmp_path / "one")
 
 
-def test_arrow_files_of_others_and_broken_metadata(tmp_path: Path) -> None:
+def test_unusual_tables_are_read_and_damaged_tables_are_refused(tmp_path: Path) -> None:
     table = pa.table({"image": [encoded(picture(0)), encoded(picture(9))], "label": [0, 1]})
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -153,27 +153,27 @@ def test_arrow_files_of_others_and_broken_metadata(tmp_path: Path) -> None:
     (tmp_path / "bad.arrow").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"bad.arrow cannot be read as arrow"):
         load(tmp_path / "bad.arrow")
-    for told in ("x", "[]", json.dumps({"info": None}), json.dumps({"info": {"features": {"label": None}}})):
-        path = write_table(tmp_path / "meta.parquet", [0, 1], metadata={"huggingface": told})
+    for metadata in ("x", "[]", json.dumps({"info": None}), json.dumps({"info": {"features": {"label": None}}})):
+        path = write_table(tmp_path / "meta.parquet", [0, 1], metadata={"huggingface": metadata})
         assert load(path).train.class_names == ("0", "1")
-    for told in ("x", "{}"):
+    for metadata in ("x", "{}"):
         with pytest.raises(DataError, match="class_names"):
-            load(write_table(tmp_path / "names.parquet", [0, 1], metadata={"class_names": told}))
+            load(write_table(tmp_path / "names.parquet", [0, 1], metadata={"class_names": metadata}))
     (tmp_path / "UPPER.PARQUET").write_bytes((tmp_path / "meta.parquet").read_bytes())
     assert load(tmp_path / "UPPER.PARQUET").train.labels.tolist() == [0, 1]
 
 
-def test_a_table_is_read_by_processes_that_are_handed_it(tmp_path: Path) -> None:
+def test_pickled_table_reader_returns_the_same_pixels(tmp_path: Path) -> None:
     table = open_images(write_table(tmp_path / "x.parquet", list(range(10))), split="train")
     assert isinstance(table, EncodedImages)
     table.read(0)
-    other = pickle.loads(pickle.dumps(table.read))
-    assert np.asarray(other(9))[0, 0].tolist() == np.asarray(table.read(9))[0, 0].tolist()
+    restored = pickle.loads(pickle.dumps(table.read))
+    assert np.asarray(restored(9))[0, 0].tolist() == np.asarray(table.read(9))[0, 0].tolist()
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """An S3 service on this machine, and the query string that leads to it."""
+    """Start a local S3 service, and yield the query string that its URLs need."""
     from moto.server import ThreadedMotoServer
 
     keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
@@ -193,7 +193,7 @@ def bucket() -> Iterator[str]:
     assert threading.active_count() < 50
 
 
-def test_folders_shards_and_storage_in_an_object_store(bucket: str, tmp_path: Path) -> None:
+def test_object_store_serves_folders_shards_and_storage(bucket: str, tmp_path: Path) -> None:
     write_classes(tmp_path / "train", ("cat", "dog"))
     (tmp_path / "train" / ".hidden").mkdir()
     picture(0).save(tmp_path / "train" / ".hidden" / "0.png")
@@ -203,10 +203,10 @@ def test_folders_shards_and_storage_in_an_object_store(bucket: str, tmp_path: Pa
     for path in tmp_path.rglob("*"):
         if path.is_file():
             storage.write(str(path.relative_to(tmp_path)), path.read_bytes())
-    found = load(f"s3://data/train{bucket}", test=f"s3://data/shards{bucket}")
-    assert found.train.class_names == ("cat", "dog") and found.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert found.test is not None and found.test.labels.tolist() == [1, 0, 1]
-    assert "1 hidden file (.hidden)" in "".join(found.report.notes)
+    splits = load(f"s3://data/train{bucket}", test=f"s3://data/shards{bucket}")
+    assert splits.train.class_names == ("cat", "dog") and splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert splits.test is not None and splits.test.labels.tolist() == [1, 0, 1]
+    assert "1 hidden file (.hidden)" in "".join(splits.report.notes)
     assert load(f"s3://data/shards/*.parquet{bucket}").train.labels.tolist() == [1, 0, 1]
     with pytest.raises(DataError, match="does not exist"):
         load(f"s3://data/nowhere{bucket}")
@@ -216,7 +216,7 @@ def test_folders_shards_and_storage_in_an_object_store(bucket: str, tmp_path: Pa
 
 
 def write_csv(folder: Path, rows: dict[str, tuple[str, int]], header: str = "file_name,label") -> Path:
-    """A CSV of names and labels, and its images of one value each."""
+    """Write a CSV of file names and labels, and an image of constant value for each row."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (_, value) in rows.items():
         picture(value, mode="L").save(folder / (name if "." in name else f"{name}.png"))
@@ -225,14 +225,19 @@ def write_csv(folder: Path, rows: dict[str, tuple[str, int]], header: str = "fil
     return folder / "labels.csv"
 
 
-def test_each_csv_of_a_pattern_names_images_beside_itself(tmp_path: Path) -> None:
+def test_csv_pattern_finds_images_beside_each_csv(tmp_path: Path) -> None:
     write_csv(tmp_path / "s1", {"1.png": ("a", 10), "2.png": ("b", 20)})
     write_csv(tmp_path / "s2", {"1.png": ("c", 200), "2.png": ("d", 220)})
-    found = load(tmp_path / "s*" / "labels.csv").train
-    assert found.images[:, 0, 0, 0].tolist() == [10, 20, 200, 220] and found.class_names == ("a", "b", "c", "d")
+    train_images = load(tmp_path / "s*" / "labels.csv").train
+    assert train_images.images[:, 0, 0, 0].tolist() == [10, 20, 200, 220] and train_images.class_names == (
+        "a",
+        "b",
+        "c",
+        "d",
+    )
 
 
-def test_texts_of_a_csv_stay_texts(tmp_path: Path) -> None:
+def test_csv_file_names_and_labels_keep_their_text(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a", {"001": ("x", 1), "002": ("y", 2)}, header="image_id,label")
     for name, value in (("1.png", 101), ("2.png", 102)):
         picture(value, mode="L").save(tmp_path / "a" / name)
@@ -257,7 +262,7 @@ def test_texts_of_a_csv_stay_texts(tmp_path: Path) -> None:
         load(path)
 
 
-def test_shards_that_number_classes_differently_are_refused(tmp_path: Path) -> None:
+def test_shards_with_different_class_orders_are_refused(tmp_path: Path) -> None:
     for name, names in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
         write_table(tmp_path / f"{name}.parquet", [0, 1], features={"label": {"names": names, "_type": "ClassLabel"}})
     with pytest.raises(DataError, match=r"b.parquet names other classes than .*a.parquet"):
@@ -267,7 +272,7 @@ def test_shards_that_number_classes_differently_are_refused(tmp_path: Path) -> N
         load(doubled)
 
 
-def test_shards_of_mixed_types_and_tables_of_odd_columns(tmp_path: Path) -> None:
+def test_mixed_column_types_are_read_and_duplicates_refused(tmp_path: Path) -> None:
     write_table(tmp_path / "a.parquet", pa.array([0, 1], pa.int32()))
     write_table(tmp_path / "b.parquet", pa.array([1, 0], pa.int64()))
     assert load(tmp_path).train.labels.tolist() == [0, 1, 1, 0]
@@ -277,10 +282,12 @@ def test_shards_of_mixed_types_and_tables_of_odd_columns(tmp_path: Path) -> None
     pq.write_table(
         pa.table({"image": cells, "label": [0, 1], "camera": ["Canon", "Nikon"]}), tmp_path / "t" / "c.parquet"
     )
-    found = load(tmp_path / "t" / "c.parquet")
-    assert found.train.cameras is None and "column 'camera' does not hold whole numbers" in found.report.notes[0]
-    twice = pa.Table.from_arrays([pa.array(cells), pa.array([0, 1]), pa.array([0, 1])], ["image", "label", "label"])
-    pq.write_table(twice, tmp_path / "t" / "d.parquet")
+    splits = load(tmp_path / "t" / "c.parquet")
+    assert splits.train.cameras is None and "column 'camera' does not hold whole numbers" in splits.report.notes[0]
+    duplicate_column = pa.Table.from_arrays(
+        [pa.array(cells), pa.array([0, 1]), pa.array([0, 1])], ["image", "label", "label"]
+    )
+    pq.write_table(duplicate_column, tmp_path / "t" / "d.parquet")
     with pytest.raises(DataError, match="two columns called 'label'"):
         load(tmp_path / "t" / "d.parquet")
     bracket = tmp_path / "y[1]"
@@ -288,7 +295,7 @@ def test_shards_of_mixed_types_and_tables_of_odd_columns(tmp_path: Path) -> None
     assert load(bracket / "t-*.parquet").train.labels.tolist() == [0, 1]
 
 
-def test_shards_of_other_parts_are_named(tmp_path: Path) -> None:
+def test_shards_of_other_splits_are_reported_by_name(tmp_path: Path) -> None:
     for name in ("train-0", "extra", "validation-0"):
         write_table(tmp_path / f"{name}.parquet", [0, 1])
     notes = load(tmp_path).report.notes
@@ -301,19 +308,19 @@ def test_shards_of_other_parts_are_named(tmp_path: Path) -> None:
     assert test is not None and test.labels.tolist() == [1, 1]
 
 
-def test_class_folders_count_before_a_table_beside_them(tmp_path: Path) -> None:
+def test_class_folders_take_precedence_over_a_table(tmp_path: Path) -> None:
     train = write_classes(tmp_path, ("cat", "dog"))
     pq.write_table(pa.table({"image_id": ["1"], "label": ["x"]}), tmp_path / "features.parquet")
     assert load(train).train.class_names == ("cat", "dog")
 
 
-def test_a_part_of_a_stream_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+def test_pickled_stream_splits_keep_their_labels(tmp_path: Path) -> None:
     train = write_classes(tmp_path, ("cat", "dog"))
     splits = load_splits(DataConfig(train=train, stream="always", train_limit=2, validation=0.0), seed=0)
     assert len(pickle.loads(pickle.dumps(splits)).labels("train")) == 2
 
 
-def test_data_sets_that_have_no_validation_part_do_not_lend_another(tmp_path: Path) -> None:
+def test_built_in_data_without_validation_split_is_refused(tmp_path: Path) -> None:
     for name in ("digits", "cifar10"):
         with pytest.raises(DataError, match=f"{name} has no validation images of its own"):
             open_images(name, split="validation")

@@ -1,4 +1,4 @@
-"""Data handed in from Python, in the forms that people have them in."""
+"""Data passed as Python objects: arrays, tensors, Datasets, DataLoaders and paths."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Y = np.arange(40) % 4
 
 
 class Pictures(Dataset):
-    """Gives what it is made of."""
+    """A Dataset that returns the given items."""
 
     classes = ("ant", "bee", "cat", "dog")
 
@@ -48,7 +48,7 @@ class Pictures(Dataset):
 
 
 class Named(Pictures):
-    """With names of its own."""
+    """A Dataset with its own class names."""
 
     def __init__(self, items: list[Any], classes: Any) -> None:
         super().__init__(items)
@@ -59,19 +59,19 @@ ITEMS = [(Image.fromarray(image), int(label)) for image, label in zip(X, Y, stri
 
 
 def splits(tmp_path: Path, data: Any, **fields: Any) -> MemorySplits:
-    """What a run would train on: handed in, written into its folder, read again."""
+    """Return the splits that a run trains on. The data are written into the run's folder and loaded from there."""
     fields = {"validation": 0.0} | fields
     config = RunConfig(name="x", data=DataConfig(**fields))
     config = with_data(config, data, Storage(str(tmp_path / "run")))
-    found = load_splits(config.data, seed=0)
-    assert isinstance(found, MemorySplits)
-    return found
+    loaded = load_splits(config.data, seed=0)
+    assert isinstance(loaded, MemorySplits)
+    return loaded
 
 
 ONE_PART = {
     "arrays": (X, Y),
     "array and list, as torchvision's CIFAR": (X, Y.tolist()),
-    "array and column": (X, Y[:, None]),
+    "array and label column": (X, Y[:, None]),
     "array and one-hot": (X, np.eye(4)[Y]),
     "array and names": (X, [("ant", "bee", "cat", "dog")[label] for label in Y]),
     "list of arrays": [X, Y],
@@ -83,7 +83,9 @@ ONE_PART = {
     "list of pairs": ITEMS,
     "list of arrays and one-hot": [(image, np.eye(4)[label]) for image, label in zip(X, Y, strict=True)],
     "categories": (X, pd.Series(Y).astype("category")),
-    "Subsets joined": ConcatDataset([Subset(Pictures(ITEMS), range(10)), Subset(Pictures(ITEMS), range(10, 40))]),
+    "ConcatDataset of Subsets": ConcatDataset(
+        [Subset(Pictures(ITEMS), range(10)), Subset(Pictures(ITEMS), range(10, 40))]
+    ),
     "Dataset": Pictures(ITEMS),
     "Dataset of mappings": Pictures([{"image": image, "label": label} for image, label in ITEMS]),
     "list of mappings": [{"img": image, "target": label} for image, label in ITEMS],
@@ -107,17 +109,17 @@ ONE_PART = {
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("form", ONE_PART)
-def test_training_data_in_every_form(tmp_path: Path, form: str) -> None:
-    found = splits(tmp_path, ONE_PART[form])
-    assert found.test is None and found.image_shape == (3, 12, 12)
-    assert found.train.images[:, 0, 0, 0].tolist() == list(range(40))
-    assert found.train.labels.tolist() == Y.tolist()
+def test_training_data_in_each_form_gives_the_same_images(tmp_path: Path, form: str) -> None:
+    loaded = splits(tmp_path, ONE_PART[form])
+    assert loaded.test is None and loaded.image_shape == (3, 12, 12)
+    assert loaded.train.images[:, 0, 0, 0].tolist() == list(range(40))
+    assert loaded.train.labels.tolist() == Y.tolist()
     has_names = form.startswith(("Dataset", "Concat", "Subset", "Hugging", "DataLoader")) or form == "array and names"
-    assert found.train.class_names == (Pictures.classes if has_names else ("0", "1", "2", "3"))
-    assert bool(found.report.notes) == (form == "DataLoader")
+    assert loaded.train.class_names == (Pictures.classes if has_names else ("0", "1", "2", "3"))
+    assert bool(loaded.report.notes) == (form == "DataLoader")
 
 
-def test_parts_in_every_form(tmp_path: Path) -> None:
+def test_data_splits_in_each_form_are_recognized(tmp_path: Path) -> None:
     train, test, validation = (X[:20], Y[:20]), (X[20:30], Y[20:30].tolist()), Pictures(ITEMS[30:])
     folder = write_classes(tmp_path / "folder", "0123")
     for number, data in enumerate(
@@ -140,11 +142,11 @@ def test_parts_in_every_form(tmp_path: Path) -> None:
         fields: dict[str, Any] = {}
         if number in (3, 4, 5, 6):
             fields["class_names"] = ("ant", "bee", "cat", "dog")
-        found = splits(tmp_path / str(number), data, **fields)
-        assert found.test is not None and len(found.test)
-        assert (found.validation is not None) == (number in (3, 4, 5, 6))
-        if found.validation is not None:
-            assert found.validation.labels.tolist() == Y[30:].tolist()
+        loaded = splits(tmp_path / str(number), data, **fields)
+        assert loaded.test is not None and len(loaded.test)
+        assert (loaded.validation is not None) == (number in (3, 4, 5, 6))
+        if loaded.validation is not None:
+            assert loaded.validation.labels.tolist() == Y[30:].tolist()
 
 
 @pytest.mark.parametrize(
@@ -182,17 +184,17 @@ def test_parts_in_every_form(tmp_path: Path) -> None:
         (5, "must be a map-style Dataset with a length, got int"),
     ],
 )
-def test_what_cannot_be_used_says_why(data: Any, message: str) -> None:
+def test_to_images_of_invalid_data_raises_a_specific_error(data: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         to_images(parts_of(data)["train"], DataConfig(), name="data train")
 
 
-def test_classes_that_are_no_list_of_names_say_nothing() -> None:
+def test_from_dataset_ignores_an_invalid_classes_attribute() -> None:
     for classes in (4, {"a", "b"}, None, [], {0: "cat"}):
         assert from_dataset(Named(ITEMS, classes), name="x").class_names == ("0", "1", "2", "3")
 
 
-def test_parts_in_two_scales_are_refused() -> None:
+def test_memory_splits_with_two_pixel_scales_are_refused() -> None:
     bytes_, floats = image_set(X, Y), image_set((X / 255.0).astype(np.float32), Y)
     for train, test in ((bytes_, floats), (floats, bytes_)):
         with pytest.raises(DataError, match="give all parts in one scale"):
@@ -200,7 +202,7 @@ def test_parts_in_two_scales_are_refused() -> None:
     memory_splits(floats, floats, DataConfig(validation=0.0), seed=0)
 
 
-def test_an_iterable_dataset_is_refused_by_name() -> None:
+def test_iterable_dataset_is_refused_with_its_class_name() -> None:
     class Stream(IterableDataset):
         def __iter__(self) -> Any:
             yield ITEMS[0]
@@ -209,16 +211,16 @@ def test_an_iterable_dataset_is_refused_by_name() -> None:
         from_dataset(Stream(), name="data")
 
 
-def test_pictures_of_a_dataset_are_scaled_and_get_their_channels() -> None:
+def test_from_dataset_resizes_images_and_sets_channels() -> None:
     items = [(picture(9, size=(20, 12)), 0), (picture(9, size=(12, 30), mode="L"), 1)]
     assert from_dataset(items, DataConfig(image_size=10), name="x").shape == (3, 10, 10)
     assert from_dataset(items, DataConfig(image_size=10, channels="gray"), name="x").shape == (1, 10, 10)
 
 
-def test_a_subset_that_lacks_a_class_keeps_the_names(tmp_path: Path) -> None:
+def test_subset_without_a_class_keeps_the_class_names(tmp_path: Path) -> None:
     few = Subset(Pictures(ITEMS), [index for index in range(40) if Y[index] < 3])
-    found = splits(tmp_path, (few, Pictures(ITEMS)))
-    assert found.num_classes == 4 and found.test is not None and found.test.labels.tolist() == Y.tolist()
+    loaded = splits(tmp_path, (few, Pictures(ITEMS)))
+    assert loaded.num_classes == 4 and loaded.test is not None and loaded.test.labels.tolist() == Y.tolist()
     first, second = random_split(Pictures(ITEMS), [30, 10])
     assert splits(tmp_path / "b", (first, second)).train.class_names == Pictures.classes
     with pytest.raises(DataError, match=r"data.test .*lack: '3'; the training images have '0', '1', '2'"):
@@ -241,17 +243,17 @@ class Noisy(Pictures):
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_random_transforms_are_refused_and_not_frozen(probability: float, seed: int) -> None:
+def test_dataset_with_random_transforms_is_refused(probability: float, seed: int) -> None:
     torch.manual_seed(seed)
     noisy = Noisy(ITEMS, probability=probability)
-    if probability == 1.0:  # no chance in it: the same image each time
+    if probability == 1.0:  # the transform always applies, so every read gives the same image
         assert len(from_dataset(noisy, name="data")) == 40
         return
     with pytest.raises(DataError, match=r"is a different image each time it is read.*data.augmentation"):
         from_dataset(noisy, name="data train")
 
 
-def test_a_dataset_that_raises_is_told_with_its_own_frames() -> None:
+def test_dataset_error_shows_only_the_users_frames() -> None:
     class Broken(Pictures):
         def __getitem__(self, index: int) -> Any:
             if index == 3:
@@ -260,12 +262,12 @@ def test_a_dataset_that_raises_is_told_with_its_own_frames() -> None:
 
     with pytest.raises(UserCodeError) as raised:
         from_dataset(Broken(ITEMS), name="data train")
-    said = str(raised.value)
-    assert said.startswith("data train[3]: the Dataset raised KeyError: 'no such file in my index'")
-    assert "test_handed_in.py" in said and "population/data" not in said and said.count("\n") <= 8
+    message = str(raised.value)
+    assert message.startswith("data train[3]: the Dataset raised KeyError: 'no such file in my index'")
+    assert "test_handed_in.py" in message and "population/data" not in message and message.count("\n") <= 8
 
 
-def test_unreadable_items_are_left_out_up_to_the_limit(tmp_path: Path) -> None:
+def test_unreadable_items_are_skipped_up_to_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(encoded(picture(1))[:50])
 
@@ -274,20 +276,20 @@ def test_unreadable_items_are_left_out_up_to_the_limit(tmp_path: Path) -> None:
             image, label = self.items[index]
             return (Image.open(path).convert("RGB"), label) if index == 2 else (image, label)
 
-    found = splits(tmp_path, Files(ITEMS), skip_unreadable=1)
-    assert len(found.train) == 39
-    assert len(found.report.unreadable) == 1 and found.report.unreadable[0].startswith("data train[2] cannot be read")
-    assert "left out images that cannot be read: 1" in found.report.lines()
+    loaded = splits(tmp_path, Files(ITEMS), skip_unreadable=1)
+    assert len(loaded.train) == 39
+    assert len(loaded.report.unreadable) == 1 and loaded.report.unreadable[0].startswith("data train[2] cannot be read")
+    assert "left out images that cannot be read: 1" in loaded.report.lines()
     with pytest.raises(UserCodeError, match=r"data train\[2\]: the Dataset raised"):
         splits(tmp_path / "other", Files(ITEMS))
 
 
-def test_paths_are_made_absolute_when_they_are_recorded(tmp_path: Path, monkeypatch) -> None:
+def test_with_data_makes_relative_paths_absolute(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = RunConfig(name="x", data=DataConfig(train="here/train", test="here/test", validation_set="v", query=None))
-    found = with_data(config, None, Storage("runs")).data
-    assert found.train == f"{tmp_path}/here/train" and found.test == f"{tmp_path}/here/test"
-    assert found.validation_set == f"{tmp_path}/v"
+    data = with_data(config, None, Storage("runs")).data
+    assert data.train == f"{tmp_path}/here/train" and data.test == f"{tmp_path}/here/test"
+    assert data.validation_set == f"{tmp_path}/v"
     for name in ("digits", "cifar10", "s3://bucket/x?region=r"):
         assert with_data(RunConfig(data=DataConfig(train=name)), None, Storage("runs")).data.train == name
     table = write_table(tmp_path / "t.parquet", [0, 1])

@@ -1,4 +1,4 @@
-"""Retrieval: mAP and CMC by hand-made values and against torchmetrics, query and gallery, a population that learns."""
+"""Retrieval: mAP and CMC against hand-made values and torchmetrics, query and gallery data, complete runs."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from inarch.population.models import build
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Subsets of CIFAR-100 beside the checkout: they are not ours to commit, and one slow test learns from them."""
+"""Folder with subsets of CIFAR-100 for one slow test. The subsets are not part of the repository."""
 
 
 def on_circle(*degrees: float) -> torch.Tensor:
-    """Vectors of length 1: the nearer the angles, the more alike."""
+    """Return unit vectors at the given angles. Closer angles mean more similar vectors."""
     angles = torch.deg2rad(torch.tensor(degrees))
     return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
-def test_scores_by_hand() -> None:
-    """The query sees classes 0 1 0 1 from near to far: AP = (1/1 + 2/3) / 2; that of class 1: (1/1 + 2/3) / 2 too."""
+def test_retrieval_scores_match_values_by_hand() -> None:
+    """The query has class 0. If the ranked classes are 0 1 0 1, AP = (1/1 + 2/3) / 2. If they are 1 1 0 1, AP = 1/3."""
     vectors, labels = on_circle(0, 10, 20, 30, 40), torch.tensor([0, 0, 1, 0, 1])
     scores = retrieval_scores(vectors, labels, query_and_gallery(1, 4))
     assert scores.mean_average_precision == pytest.approx((1 + 2 / 3) / 2)
@@ -60,15 +60,15 @@ def test_scores_by_hand() -> None:
     assert (scores.accuracy, scores.top5) == (0.0, 1.0)
 
 
-def test_no_image_answers_itself_and_who_has_nothing_to_find_is_not_counted() -> None:
+def test_all_vs_all_skips_self_matches_and_unmatched_queries() -> None:
     scores = retrieval_scores(on_circle(0, 5, 90, 170), torch.tensor([0, 0, 1, 2]), all_vs_all(4))
     assert (scores.images, scores.accuracy, scores.mean_average_precision) == (2, 1.0, 1.0)
     with pytest.raises(DataError, match="no query has"):
         retrieval_scores(on_circle(0, 5), torch.tensor([0, 1]), all_vs_all(2))
 
 
-def test_images_of_the_same_class_by_the_same_camera_do_not_count() -> None:
-    """Without cameras the nearest image is right; with them it is left out, and the next is of another class."""
+def test_retrieval_scores_ignore_matches_of_the_same_camera() -> None:
+    """Without cameras the nearest image is a match. With cameras it is excluded, and the next has another class."""
     vectors, labels = on_circle(0, 5, 10, 20), torch.tensor([0, 0, 1, 0])
     cameras = torch.tensor([1, 1, 1, 2])
     assert retrieval_scores(vectors, labels, query_and_gallery(1, 3)).accuracy == 1.0
@@ -77,8 +77,8 @@ def test_images_of_the_same_class_by_the_same_camera_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("num_queries", [0, 700])
-def test_scores_are_those_of_torchmetrics(num_queries: int) -> None:
-    """More queries than are ranked at once."""
+def test_retrieval_scores_equal_those_of_torchmetrics(num_queries: int) -> None:
+    """There are more queries than fit into one chunk of the ranking."""
     random = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 12, (900,), generator=random)
     vectors = nn.functional.normalize(
@@ -88,29 +88,29 @@ def test_scores_are_those_of_torchmetrics(num_queries: int) -> None:
     queries, gallery = roles.queries.nonzero()[:, 0], roles.gallery.nonzero()[:, 0]
     rows, columns = torch.cartesian_prod(queries, gallery).T
     rows, columns = rows[rows != columns], columns[rows != columns]
-    similarity, right = (vectors[rows] * vectors[columns]).sum(1), labels[rows] == labels[columns]
-    similarity = similarity + 2  # torchmetrics takes what is not above 0 for wrong
-    found = retrieval_scores(vectors, labels, roles)
-    assert found.mean_average_precision == pytest.approx(float(RetrievalMAP()(similarity, right, rows)), abs=1e-5)
-    assert found.accuracy == pytest.approx(float(RetrievalHitRate(top_k=1)(similarity, right, rows)), abs=1e-6)
-    assert found.top5 == pytest.approx(float(RetrievalHitRate(top_k=5)(similarity, right, rows)), abs=1e-6)
+    similarity, is_match = (vectors[rows] * vectors[columns]).sum(1), labels[rows] == labels[columns]
+    similarity = similarity + 2  # torchmetrics counts a similarity of 0 or less as a miss
+    scores = retrieval_scores(vectors, labels, roles)
+    assert scores.mean_average_precision == pytest.approx(float(RetrievalMAP()(similarity, is_match, rows)), abs=1e-5)
+    assert scores.accuracy == pytest.approx(float(RetrievalHitRate(top_k=1)(similarity, is_match, rows)), abs=1e-6)
+    assert scores.top5 == pytest.approx(float(RetrievalHitRate(top_k=5)(similarity, is_match, rows)), abs=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ["resnet8", "mobilenetv2", "torchvision:resnet18", "torchvision:vgg11"])
-def test_embeddings_are_what_goes_into_the_classifier(architecture: str) -> None:
+def test_embeddings_are_the_normalized_classifier_inputs(architecture: str) -> None:
     model = build(ModelConfig(architecture=architecture), num_classes=7, seed=0).eval()
     size = 32 if ":" not in architecture else 64
     images, labels = torch.randn(3, 3, size, size), torch.tensor([0, 1, 2])
-    found, _ = embeddings(model, [(images, labels)])
+    vectors, _ = embeddings(model, [(images, labels)])
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    assert found.shape == (3, last.in_features) and found.norm(dim=1) == pytest.approx(1.0)
+    assert vectors.shape == (3, last.in_features) and vectors.norm(dim=1) == pytest.approx(1.0)
     with torch.no_grad():
-        logits, scale = model(images) - last.bias, found @ last.weight.T
+        logits, scale = model(images) - last.bias, vectors @ last.weight.T
     assert torch.nn.functional.cosine_similarity(logits, scale).min() > 0.999
     assert not last._forward_pre_hooks
 
 
-def test_a_network_without_a_linear_layer_is_refused() -> None:
+def test_embeddings_of_a_model_without_linear_layer_raise() -> None:
     with pytest.raises(ConfigError, match="last linear layer"):
         embeddings(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()), [(torch.zeros(1, 3, 2, 2), torch.zeros(1))])
     pixelwise = nn.Sequential(nn.Flatten(2), nn.Linear(4, 4), nn.Flatten())
@@ -118,12 +118,13 @@ def test_a_network_without_a_linear_layer_is_refused() -> None:
         embeddings(pixelwise, [(torch.zeros(1, 3, 2, 2), torch.zeros(1))])
 
 
-def test_an_ensemble_is_the_mean_of_similarities() -> None:
-    one, other = on_circle(0, 30, 80), on_circle(0, 60, 10)
-    together = RetrievalEvaluator(all_vs_all(3)).ensemble([one, other])
-    torch.testing.assert_close(together @ together.T / 2, (one @ one.T + other @ other.T) / 2)
+def test_retrieval_ensemble_averages_the_similarities() -> None:
+    vectors, other_vectors = on_circle(0, 30, 80), on_circle(0, 60, 10)
+    together = RetrievalEvaluator(all_vs_all(3)).ensemble([vectors, other_vectors])
+    torch.testing.assert_close(together @ together.T / 2, (vectors @ vectors.T + other_vectors @ other_vectors.T) / 2)
     predictions = [
-        RetrievalEvaluator(all_vs_all(3)).predictions(each, torch.zeros(3)).tolist() for each in (one, other)
+        RetrievalEvaluator(all_vs_all(3)).predictions(each, torch.zeros(3)).tolist()
+        for each in (vectors, other_vectors)
     ]
     assert predictions == [[1, 0, 1], [2, 2, 0]]
 
@@ -135,7 +136,7 @@ def write_people(folder: Path, files: dict[str, int]) -> str:
     return str(folder)
 
 
-def test_market_1501s_folders_are_read_with_their_cameras(tmp_path: Path) -> None:
+def test_market_1501_folders_are_read_with_cameras(tmp_path: Path) -> None:
     train = write_people(tmp_path / "train", {f"000{n}_c{c}s1_0001": 20 * n + c for n in (2, 7) for c in (1, 2, 3)})
     gallery = write_people(
         tmp_path / "gallery", {"-1_c1s1_1": 9, "0000_c1s1_1": 50, "0011_c1s1_2": 60, "0012_c2s1_3": 70}
@@ -144,11 +145,11 @@ def test_market_1501s_folders_are_read_with_their_cameras(tmp_path: Path) -> Non
     data = DataConfig(train=train, test=gallery, query=query, image_size=(12, 6), validation=0.0)
     splits = load_splits(data, seed=0, same_classes=False)
     assert splits.image_shape == (3, 12, 6) and splits.num_classes == 2
-    found = open_images(gallery, split="test")
-    assert found.class_names == ("0000", "0011", "0012") and found.labels.tolist() == [0, 1, 2]
-    asked = splits.batches("query", "cpu")
-    assert asked is not None
-    assert next(asked.in_order(batch_size=9))[1].tolist() == [1, 2]
+    gallery_images = open_images(gallery, split="test")
+    assert gallery_images.class_names == ("0000", "0011", "0012") and gallery_images.labels.tolist() == [0, 1, 2]
+    query_batches = splits.batches("query", "cpu")
+    assert query_batches is not None
+    assert next(query_batches.in_order(batch_size=9))[1].tolist() == [1, 2]
     assert [splits.cameras(part) is not None for part in ("query", "test")] == [True, True]
     part = ImageClassification(RunConfig(task="retrieval", data=data), splits).part("test")
     assert part is not None and isinstance(part.measure, RetrievalEvaluator)
@@ -156,8 +157,8 @@ def test_market_1501s_folders_are_read_with_their_cameras(tmp_path: Path) -> Non
     assert part.measure.roles.cameras is not None and part.measure.roles.cameras.tolist() == [1, 1, 1, 1, 2]
 
 
-def test_what_nobody_can_find_is_said_before_training(tmp_path: Path) -> None:
-    """Two images an identity: a tenth held out leaves one at most, and none has another to find."""
+def test_check_refuses_queries_without_a_matching_image(tmp_path: Path) -> None:
+    """Each identity has two images. Validation holds at most one of them, so no validation query has a match."""
     train = write_people(tmp_path / "train", {f"000{n}_c{c}s1_1": 9 * n + c for n in range(1, 9) for c in (1, 2)})
     gallery = write_people(tmp_path / "gallery", {"0011_c1s1_2": 60, "0012_c2s1_3": 70})
     data = {"train": train, "test": gallery, "query": gallery, "validation": 0.0, "augmentation": "none"}
@@ -184,7 +185,7 @@ def test_what_nobody_can_find_is_said_before_training(tmp_path: Path) -> None:
         check(query="digits")
 
 
-def test_a_limit_keeps_every_camera(tmp_path: Path) -> None:
+def test_limited_keeps_images_of_every_camera(tmp_path: Path) -> None:
     people = write_people(tmp_path / "p", {f"00{n}_c{c}s1_{k}": n for n in (11, 12) for c in (1, 2, 3) for k in (1, 2)})
     few = limited(open_images(people, split="test"), 6)
     assert few.cameras is not None and sorted(zip(few.labels.tolist(), few.cameras.tolist(), strict=True)) == [
@@ -203,7 +204,7 @@ def parquet(path: Path, labels: list[int], cameras: list[int] | None, *, shape: 
     return str(path)
 
 
-def test_parquet_has_cameras_and_classes_of_its_own_in_retrieval(tmp_path: Path) -> None:
+def test_retrieval_parquet_has_its_own_cameras_and_classes(tmp_path: Path) -> None:
     train = parquet(tmp_path / "a.parquet", [0, 0, 1, 1], [1, 2, 1, 2])
     test = parquet(tmp_path / "b.parquet", [5, 5, 6], [3, 4, 3])
     data = DataConfig(train=train, test=test, validation=0.0)
@@ -218,7 +219,7 @@ def test_parquet_has_cameras_and_classes_of_its_own_in_retrieval(tmp_path: Path)
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_population_learns_to_find_digits(cluster: str, tmp_path: Path) -> None:
+def test_population_run_improves_retrieval_of_digits(cluster: str, tmp_path: Path) -> None:
     config = RunConfig(
         name="finds",
         task="retrieval",
@@ -238,9 +239,9 @@ def test_a_population_learns_to_find_digits(cluster: str, tmp_path: Path) -> Non
     part = task.part("test")
     assert part is not None
     before = part.measure.evaluate(task.build(0), part.batches())
-    for found in (table["mean"], table["ensemble"], table["soup"]):
-        assert found["mean_average_precision"] > (before.mean_average_precision or 1.0) + 0.1
-        assert 0.8 < found["accuracy"] <= found["top5"] <= 1.0 and found.get("loss") is None
+    for metrics in (table["mean"], table["ensemble"], table["soup"]):
+        assert metrics["mean_average_precision"] > (before.mean_average_precision or 1.0) + 0.1
+        assert 0.8 < metrics["accuracy"] <= metrics["top5"] <= 1.0 and metrics.get("loss") is None
     scores = [row["validation_score"] for row in table["networks"]]
     assert table["best"] == scores.index(max(scores)) and 0 < table["agreement"] <= 1
 
@@ -248,8 +249,11 @@ def test_a_population_learns_to_find_digits(cluster: str, tmp_path: Path) -> Non
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_photographs_of_unseen_classes_are_found(cluster: str, tmp_path: Path) -> None:
-    """Trained on 80 classes of CIFAR-100 (a 5k subset), judged on the test images of the other 20: half of them ask."""
+def test_population_run_improves_retrieval_of_unseen_classes(cluster: str, tmp_path: Path) -> None:
+    """The run trains on 80 classes of a 5k subset of CIFAR-100.
+
+    The evaluation set holds test images of the other 20 classes, and half of these images are queries.
+    """
     assert PHOTOGRAPHS.exists(), f"this slow test needs real photographs in {PHOTOGRAPHS}"
     known = pq.read_table(PHOTOGRAPHS / "cifar100-train-5k.parquet")
     pq.write_table(known.filter(pc.field("label") < 80), tmp_path / "train.parquet")

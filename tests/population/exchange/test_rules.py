@@ -1,4 +1,4 @@
-"""Exchange rules: what each makes of its neighbors' snapshots, by hand-made values and in simulated populations."""
+"""Exchange rules: values by hand and simulated populations."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ UNITS = graft_units(MODULE)
 
 
 def state(seed: int) -> dict[str, Tensor]:
-    """Weights of one structure, decided by the seed."""
-    made = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=seed)
-    return {name: tensor.clone() for name, tensor in named_tensors(made).items()}
+    """Weights of a resnet8 that is initialized from the seed."""
+    model = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=seed)
+    return {name: tensor.clone() for name, tensor in named_tensors(model).items()}
 
 
 def origin(network_id: int, *, score: float | None = 0.5, rate: float = 0.1) -> SnapshotInfo:
@@ -72,7 +72,7 @@ def origin(network_id: int, *, score: float | None = 0.5, rate: float = 0.1) -> 
     )
 
 
-def told(rule: ExchangeRule, weights: dict[str, Tensor], network_id: int) -> tuple[float, ...]:
+def information_of(rule: ExchangeRule, weights: dict[str, Tensor], network_id: int) -> tuple[float, ...]:
     return (
         rule.information_measure.measure(weights, UNITS, np.random.default_rng([network_id]))
         if rule.information_measure
@@ -80,23 +80,23 @@ def told(rule: ExchangeRule, weights: dict[str, Tensor], network_id: int) -> tup
     )
 
 
-def arrival(network_id: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Scion:
+def make_scion(network_id: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Scion:
     layout = layout_of(weights)
     staging = StagingBuffer(layout, torch.device("cpu"))
     staging.stage(weights)
-    information = told(rule, weights, network_id)
+    information = information_of(rule, weights, network_id)
     snapshot = Snapshot(
         origin=origin(network_id, **named), information=information, buffer=staging.buffer().copy(), layout=layout
     )
     return Scion(snapshot=snapshot, staleness=NOW)
 
 
-def rootstock(network_id: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Rootstock:
+def make_rootstock(network_id: int, weights: dict[str, Tensor], rule: ExchangeRule, **named: Any) -> Rootstock:
     return Rootstock(
         origin=origin(network_id, **named),
         state=weights,
         units=UNITS,
-        information=told(rule, weights, network_id),
+        information=information_of(rule, weights, network_id),
         epoch=3.0,
         rate_factor=0.5,
         learning_rate=named.get("rate", 0.1),
@@ -110,128 +110,134 @@ def copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in weights.items()}
 
 
-def test_averaging_pulls_toward_the_mean_of_all_as_the_learning_rate_falls() -> None:
+def test_papa_rule_pulls_toward_the_mean_by_the_rate_factor() -> None:
     rule = PapaRule(PapaConfig(pull=0.2))
-    own, one, two = state(1), state(2), state(3)
+    own, first_donor, second_donor = state(1), state(2), state(3)
     grafted = copies(own)
-    taken = rule.apply(rootstock(0, grafted, rule), [arrival(1, one, rule), arrival(2, two, rule)])
+    contributions = rule.apply(
+        make_rootstock(0, grafted, rule), [make_scion(1, first_donor, rule), make_scion(2, second_donor, rule)]
+    )
     for key, value in grafted.items():
         if value.is_floating_point():
-            mean = (own[key] + one[key] + two[key]) / 3
+            mean = (own[key] + first_donor[key] + second_donor[key]) / 3
             torch.testing.assert_close(value, 0.9 * own[key] + 0.1 * mean, rtol=1e-5, atol=1e-6)
         else:
             assert torch.equal(value, own[key])
-    assert [round(one.scion_weight, 9) for one in taken] == [round(0.1 / 3, 9)] * 2
+    assert [round(contribution.scion_weight, 9) for contribution in contributions] == [round(0.1 / 3, 9)] * 2
 
 
-def test_shuffling_the_same_versions_permutes_each_weight_among_the_networks() -> None:
+def test_wash_rule_permutes_each_weight_among_the_networks() -> None:
     rule = WashRule(WashConfig(probability=0.4))
     before = [state(seed) for seed in (1, 2, 3)]
     after = [copies(weights) for weights in before]
-    for here in range(3):
-        others = [arrival(there, before[there], rule) for there in range(3) if there != here]
-        rule.apply(rootstock(here, after[here], rule), others)
+    for network_id in range(3):
+        others = [make_scion(donor_id, before[donor_id], rule) for donor_id in range(3) if donor_id != network_id]
+        rule.apply(make_rootstock(network_id, after[network_id], rule), others)
     moved = 0
     for key in before[0]:
-        then, now = (torch.stack([weights[key].float() for weights in side]) for side in (before, after))
-        assert torch.equal(then.sort(0).values, now.sort(0).values)
-        moved += int((then != now).any(0).sum())
+        old, new = (torch.stack([weights[key].float() for weights in population]) for population in (before, after))
+        assert torch.equal(old.sort(0).values, new.sort(0).values)
+        moved += int((old != new).any(0).sum())
     first, last = UNITS[0].name, UNITS[-1].name
     assert moved > 1000
     assert 0.2 < float((before[0][first] != after[0][first]).float().mean()) <= 0.4
     assert torch.equal(before[0][last], after[0][last])
 
 
-def test_exploiting_copies_a_better_network_and_perturbs_its_learning_rate() -> None:
+def test_pbt_rule_copies_a_better_network_and_perturbs_its_rate() -> None:
     rule = PbtRule(PbtConfig(factors=(0.5, 2.0)))
     own, better = state(1), state(2)
-    kept = copies(own)
-    assert rule.apply(rootstock(0, kept, rule, score=0.9), [arrival(1, better, rule, score=0.8)]) == ()
-    assert all(torch.equal(kept[key], own[key]) for key in own)
-    root = rootstock(0, kept, rule, score=0.7)
-    worse = arrival(2, state(3), rule, score=0.75)
-    (taken,) = rule.apply(root, [worse, arrival(1, better, rule, score=0.8, rate=0.3)])
-    assert all(torch.equal(kept[key], better[key]) for key in own)
-    assert taken.scion_weight == 1.0 and taken.scion is not None and taken.scion.snapshot.origin.network_id == 1
-    assert root.reset_momentum and root.learning_rate in (0.15, 0.6)
-    assert root.score == 0.8
+    weights = copies(own)
+    assert rule.apply(make_rootstock(0, weights, rule, score=0.9), [make_scion(1, better, rule, score=0.8)]) == ()
+    assert all(torch.equal(weights[key], own[key]) for key in own)
+    rootstock = make_rootstock(0, weights, rule, score=0.7)
+    worse = make_scion(2, state(3), rule, score=0.75)
+    (contribution,) = rule.apply(rootstock, [worse, make_scion(1, better, rule, score=0.8, rate=0.3)])
+    assert all(torch.equal(weights[key], better[key]) for key in own)
+    assert (
+        contribution.scion_weight == 1.0
+        and contribution.scion is not None
+        and contribution.scion.snapshot.origin.network_id == 1
+    )
+    assert rootstock.reset_momentum and rootstock.learning_rate in (0.15, 0.6)
+    assert rootstock.score == 0.8
 
 
-@pytest.mark.parametrize("several", ["mean", "best"])
-def test_grafting_from_several_donors(several) -> None:
-    rule = GraftRule(GraftConfig(multi_donor=several), StalenessConfig())
-    own, one, two = state(1), state(2), state(3)
+@pytest.mark.parametrize("multi_donor", ["mean", "best"])
+def test_graft_rule_combines_several_donors_by_multi_donor(multi_donor) -> None:
+    rule = GraftRule(GraftConfig(multi_donor=multi_donor), StalenessConfig())
+    own, first_donor, second_donor = state(1), state(2), state(3)
     grafted = copies(own)
-    arrivals = [arrival(1, one, rule), arrival(2, two, rule)]
-    root = rootstock(0, grafted, rule)
-    rule.apply(root, arrivals)
+    scions = [make_scion(1, first_donor, rule), make_scion(2, second_donor, rule)]
+    rootstock = make_rootstock(0, grafted, rule)
+    rule.apply(rootstock, scions)
     singles = []
-    for each in arrivals:
+    for scion in scions:
         alone = copies(own)
-        rule.apply(rootstock(0, alone, rule), [each])
+        rule.apply(make_rootstock(0, alone, rule), [scion])
         singles.append(alone)
     for index, unit in enumerate(UNITS):
-        best = max((0, 1), key=lambda donor: arrivals[donor].snapshot.information[index])
+        best = max((0, 1), key=lambda donor: scions[donor].snapshot.information[index])
         for key in (key for key in unit.keys if own[key].is_floating_point()):
             mean = (singles[0][key] + singles[1][key]) / 2
-            expected = mean if several == "mean" else singles[best][key]
+            expected = mean if multi_donor == "mean" else singles[best][key]
             torch.testing.assert_close(grafted[key], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_donors", [1, 2])
-def test_batch_norms_statistics_can_be_reset(num_donors: int) -> None:
+def test_graft_rule_with_batch_norm_reset_resets_the_statistics(num_donors: int) -> None:
     rule = GraftRule(GraftConfig(batch_norm="reset"), StalenessConfig())
     own, others = state(1), [state(seed) for seed in (2, 3)][:num_donors]
     own["bn1.running_mean"] += 3.0
-    rule.apply(rootstock(0, own, rule), [arrival(n + 1, each, rule) for n, each in enumerate(others)])
+    rule.apply(make_rootstock(0, own, rule), [make_scion(index + 1, donor, rule) for index, donor in enumerate(others)])
     assert not own["bn1.running_mean"].any() and torch.equal(own["bn1.running_var"], torch.ones(16))
 
 
-def test_what_is_too_old_to_have_a_part_resets_nothing() -> None:
-    age = StalenessConfig(policy="exponential", cutoff_intervals=2.0)
-    rule = GraftRule(GraftConfig(batch_norm="reset", momentum="reset"), age)
+def test_graft_rule_beyond_the_staleness_cutoff_resets_nothing() -> None:
+    staleness = StalenessConfig(policy="exponential", cutoff_intervals=2.0)
+    rule = GraftRule(GraftConfig(batch_norm="reset", momentum="reset"), staleness)
     own, other = state(1), state(2)
     own["bn1.running_mean"] += 3.0
     before = copies(own)
-    for intervals, is_taken in ((3.0, False), (1.0, True)):
-        came = dataclasses.replace(arrival(1, other, rule), staleness=dataclasses.replace(NOW, intervals=intervals))
-        root = rootstock(0, own, rule)
-        rule.apply(root, [came])
-        assert root.reset_momentum == is_taken
-        assert all(torch.equal(own[key], before[key]) for key in own) != is_taken
+    for intervals, is_grafted in ((3.0, False), (1.0, True)):
+        scion = dataclasses.replace(make_scion(1, other, rule), staleness=dataclasses.replace(NOW, intervals=intervals))
+        rootstock = make_rootstock(0, own, rule)
+        rule.apply(rootstock, [scion])
+        assert rootstock.reset_momentum == is_grafted
+        assert all(torch.equal(own[key], before[key]) for key in own) != is_grafted
 
 
-def test_noise_that_found_no_invalid_filter_keeps_the_momentum() -> None:
+def test_noise_scion_without_invalid_filters_keeps_momentum() -> None:
     for threshold, is_reset in ((0.0, False), (1e9, True)):
         rule = GraftRule(GraftConfig(scion="noise", momentum="reset", threshold=threshold), StalenessConfig())
-        root = rootstock(0, state(1), rule)
-        rule.apply(root, [])
-        assert root.reset_momentum == is_reset
+        rootstock = make_rootstock(0, state(1), rule)
+        rule.apply(rootstock, [])
+        assert rootstock.reset_momentum == is_reset
 
 
-def test_in_lockstep_reset_statistics_are_measured_after_the_last_graft() -> None:
+def test_lockstep_recalibrates_batch_norm_after_the_last_graft() -> None:
     config = small_config(mode="lockstep", graft=GraftConfig(batch_norm="reset"))
     for trainer in simulate(config).trainers.values():
         statistics = {key: value for key, value in named_tensors(trainer.module).items() if "running_mean" in key}
         assert statistics and all(value.any() for value in statistics.values())
 
 
-def test_random_information_gives_two_networks_alphas_that_add_up_to_one() -> None:
+def test_random_criterion_gives_a_pair_alphas_that_sum_to_one() -> None:
     rule = GraftRule(GraftConfig(criterion="random"), StalenessConfig())
-    one, two = state(1), state(2)
-    (first,) = rule.apply(rootstock(0, copies(one), rule), [arrival(1, two, rule)])
-    (second,) = rule.apply(rootstock(1, copies(two), rule), [arrival(0, one, rule)])
+    first_state, second_state = state(1), state(2)
+    (first,) = rule.apply(make_rootstock(0, copies(first_state), rule), [make_scion(1, second_state, rule)])
+    (second,) = rule.apply(make_rootstock(1, copies(second_state), rule), [make_scion(0, first_state, rule)])
     alphas = [(a.alpha, b.alpha) for a, b in zip(first.layers, second.layers, strict=True)]
     assert all(a + b == 1.0 for a, b in alphas) and len({a for a, _ in alphas}) == len(UNITS)
 
 
-def test_constant_information_is_plain_averaging() -> None:
+def test_constant_criterion_gives_every_layer_alpha_one_half() -> None:
     rule = GraftRule(GraftConfig(criterion="constant"), StalenessConfig())
-    (taken,) = rule.apply(rootstock(0, state(1), rule), [arrival(1, state(2), rule)])
-    assert {record.alpha for record in taken.layers} == {0.5}
+    (contribution,) = rule.apply(make_rootstock(0, state(1), rule), [make_scion(1, state(2), rule)])
+    assert {record.alpha for record in contribution.layers} == {0.5}
 
 
-def test_noise_goes_into_invalid_filters_alone_and_fades() -> None:
+def test_noise_scion_changes_only_invalid_filters_and_decays() -> None:
     unit = (GraftUnit(name="conv.weight", keys=("conv.weight",)),)
     config = GraftConfig(threshold=0.5, noise_decay=0.9)
     weight = torch.ones(200, 10, 3, 3)
@@ -246,7 +252,7 @@ def test_noise_goes_into_invalid_filters_alone_and_fades() -> None:
     assert spreads[0] == pytest.approx(1.0, rel=0.03) and spreads[1] == pytest.approx(0.9**10, rel=0.03)
 
 
-def test_internal_scion_adds_the_most_informative_filters_to_the_least() -> None:
+def test_internal_scion_adds_strong_filters_to_invalid_filters() -> None:
     unit = (GraftUnit(name="conv.weight", keys=("conv.weight",)),)
     weight = torch.tensor([3.0, 0.01, 5.0, 0.02, 0.9]).reshape(5, 1, 1, 1)
     weights = {"conv.weight": weight.clone()}
@@ -255,7 +261,7 @@ def test_internal_scion_adds_the_most_informative_filters_to_the_least() -> None
     assert record.alpha == pytest.approx(0.6)
 
 
-def test_one_outlier_does_not_decide_robust_entropy() -> None:
+def test_robust_entropy_is_insensitive_to_an_outlier() -> None:
     weight = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(0))
     spoiled = weight.clone()
     spoiled[0, 0, 0, 0] = 60.0
@@ -266,33 +272,33 @@ def test_one_outlier_does_not_decide_robust_entropy() -> None:
     assert change["entropy"] > 0.5 and change["robust_entropy"] < 1e-3 and change["differential_entropy"] < 1e-3
 
 
-def test_differential_entropy_knows_scale_and_a_constant_layer() -> None:
+def test_differential_entropy_follows_scale_and_stays_finite() -> None:
     weight = torch.randn(32, 16, 3, 3, generator=torch.Generator().manual_seed(0))
     whole, shrunken = float(differential_entropy(weight)), float(differential_entropy(weight * 1e-3))
     assert whole - shrunken == pytest.approx(3 * np.log(10), rel=1e-4)
     assert float(robust_entropy(weight)) == pytest.approx(float(robust_entropy(weight * 1e-3)), abs=1e-3)
     assert np.isfinite(float(differential_entropy(torch.ones(4, 4))))
     normal = torch.randn(200_000, generator=torch.Generator().manual_seed(1))
-    found = float(differential_entropy(normal, bins=200, tail=0.0))
-    assert found == pytest.approx(0.5 * np.log(2 * np.pi * np.e), abs=0.05)
+    entropy = float(differential_entropy(normal, bins=200, tail=0.0))
+    assert entropy == pytest.approx(0.5 * np.log(2 * np.pi * np.e), abs=0.05)
 
 
-def test_orthogonality_is_one_without_overlap_and_nought_for_copies() -> None:
+def test_orthogonality_is_one_if_disjoint_and_zero_for_copies() -> None:
     assert float(orthogonality(torch.eye(4).reshape(4, 4, 1, 1))) == 1.0
     assert float(orthogonality(torch.ones(4, 2, 3, 3))) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_batch_norm_scale_needs_a_batch_norm() -> None:
+def test_batch_norm_criterion_without_a_batch_norm_is_an_error() -> None:
     weights = state(1)
-    found = measure(weights, UNITS, GraftConfig(criterion="batch_norm"))
-    assert found == pytest.approx([1.0] * len(UNITS))
+    information = measure(weights, UNITS, GraftConfig(criterion="batch_norm"))
+    assert information == pytest.approx([1.0] * len(UNITS))
     with pytest.raises(ConfigError, match=r"conv1\.weight has none"):
         measure({"conv1.weight": weights["conv1.weight"]}, [GraftUnit(name="conv1.weight", keys=("conv1.weight",))],
                 GraftConfig(criterion="batch_norm"))  # fmt: skip
 
 
 @pytest.mark.parametrize("criterion", ["entropy", "l1", "summed_entropy", "robust_entropy", "orthogonality"])
-def test_weights_that_are_not_finite_have_no_information(criterion: str) -> None:
+def test_layer_information_of_nonfinite_weights_is_an_error(criterion: str) -> None:
     weight = torch.ones(4, 3, 3, 3)
     weight[1, 2] = float("nan")
     with pytest.raises(NotFiniteError, match=r"conv1\.weight"):
@@ -318,34 +324,34 @@ RULES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_rule_trains_a_population_to_its_end_and_repeats_it(name: str) -> None:
+def test_every_rule_trains_a_population_reproducibly(name: str) -> None:
     options = {"population": PopulationConfig(size=3), "topology": TopologyConfig(name="complete")} | RULES[name]
     config = small_config(**options)
-    first, again = simulate(config), simulate(config)
-    assert first.ledger == again.ledger
+    first, repeated = simulate(config), simulate(config)
+    assert first.ledger == repeated.ledger
     outcomes = {line.outcome for line in first.ledger}
     assert "grafted" in outcomes and outcomes <= {"grafted", "unchanged", "nothing_yet"}
     for network_id, trainer in first.trainers.items():
         assert first.reports[network_id][-1].train_loss < 1.2
-        other = named_tensors(again.trainers[network_id].module)
-        assert all(torch.equal(value, other[key]) for key, value in named_tensors(trainer.module).items())
+        repeated_weights = named_tensors(repeated.trainers[network_id].module)
+        assert all(torch.equal(value, repeated_weights[key]) for key, value in named_tensors(trainer.module).items())
 
 
-def test_a_rule_that_takes_no_scions_publishes_nothing() -> None:
+def test_trainer_with_noise_scions_publishes_nothing() -> None:
     config = small_config(graft=GraftConfig(scion="noise"), population=PopulationConfig(size=2))
     assert not Trainer(tiny_task(config), config, network_id=0).publishes
     assert {line.scion for line in simulate(config).ledger if line.outcome == "grafted"} == {None}
 
 
-def test_what_was_copied_is_not_copied_again_before_it_is_judged() -> None:
+def test_pbt_rule_does_not_copy_again_before_an_evaluation() -> None:
     schedule = ScheduleConfig(epochs=2, batch_size=32, lr_decay="cosine", interval_steps=1, eval_every="epoch")
-    age = StalenessConfig(max_intervals=100.0, compensation_intervals=0)
-    config = small_config(exchange=ExchangeConfig(rule="pbt"), schedule=schedule, staleness=age)
+    staleness = StalenessConfig(max_intervals=100.0, compensation_intervals=0)
+    config = small_config(exchange=ExchangeConfig(rule="pbt"), schedule=schedule, staleness=staleness)
     (donor, *_) = live(Trainer(tiny_task(config), config, network_id=1), FakeRuntime())
     donor = dataclasses.replace(donor, origin=dataclasses.replace(donor.origin, score=1.0))
-    host = FakeRuntime(lambda own: donor)
-    live(Trainer(tiny_task(config), config, network_id=0), host)
-    assert [report.outcome for report in host.reports][:5] == [
+    runtime = FakeRuntime(lambda own: donor)
+    live(Trainer(tiny_task(config), config, network_id=0), runtime)
+    assert [report.outcome for report in runtime.reports][:5] == [
         "unchanged",
         "unchanged",
         "grafted",
@@ -354,7 +360,7 @@ def test_what_was_copied_is_not_copied_again_before_it_is_judged() -> None:
     ]
 
 
-def test_learning_rate_that_was_copied_is_kept_in_checkpoints() -> None:
+def test_checkpoint_stores_the_learning_rate_copied_by_pbt() -> None:
     exploit = PbtConfig(factors=(0.5, 0.5))
     three = PopulationConfig(size=3)
     config = small_config(exchange=ExchangeConfig(rule="pbt"), pbt=exploit, population=three)
@@ -363,35 +369,35 @@ def test_learning_rate_that_was_copied_is_kept_in_checkpoints() -> None:
     assert copied
     for network_id in copied:
         trainer = result.trainers[network_id]
-        again = Trainer(tiny_task(config), config, network_id=network_id)
-        again.resume(trainer._checkpoint())
-        assert again.origin().learning_rate == trainer.origin().learning_rate < 0.05
+        resumed = Trainer(tiny_task(config), config, network_id=network_id)
+        resumed.resume(trainer._checkpoint())
+        assert resumed.origin().learning_rate == trainer.origin().learning_rate < 0.05
 
 
-def test_evaluation_and_checkpoint_when_an_epoch_has_ended() -> None:
+def test_eval_every_epoch_evaluates_and_saves_at_epoch_ends() -> None:
     schedule = ScheduleConfig(epochs=3, batch_size=32, lr_decay="cosine", interval_steps=2, eval_every="epoch")
     config = small_config(schedule=schedule)
     reports = simulate(config).reports[0]
     assert [report.validation_accuracy is not None for report in reports] == [False, True, True, False, True]
-    trainer, host = Trainer(tiny_task(config), config, network_id=0), FakeRuntime()
-    live(trainer, host)
-    assert [checkpoint.id.interval for checkpoint in host.checkpoints] == [2, 3, 5]
+    trainer, runtime = Trainer(tiny_task(config), config, network_id=0), FakeRuntime()
+    live(trainer, runtime)
+    assert [checkpoint.id.interval for checkpoint in runtime.checkpoints] == [2, 3, 5]
 
 
-def test_tournament_needs_validation_images() -> None:
+def test_pbt_config_without_validation_images_is_an_error() -> None:
     config = small_config(exchange=ExchangeConfig(rule="pbt"))
     with pytest.raises(ConfigError, match=r"data\.validation"):
         dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.0))
 
 
 @pytest.mark.parametrize("graft", [GraftConfig(), GraftConfig(criterion="l1"), GraftConfig(bins=5)])
-def test_the_history_of_filters_is_the_same_whatever_grafts_go_by(graft: GraftConfig) -> None:
+def test_filter_history_does_not_depend_on_the_graft_criterion(graft: GraftConfig) -> None:
     config = small_config(
         graft=graft, checkpoint=CheckpointConfig(every=99), schedule=ScheduleConfig(epochs=1, batch_size=32)
     )
-    trainer, host = Trainer(tiny_task(config), config, network_id=0), FakeRuntime()
-    live(trainer, host)
-    rows, weights = host.checkpoints[-1].rows["filters"], named_tensors(trainer.module)
+    trainer, runtime = Trainer(tiny_task(config), config, network_id=0), FakeRuntime()
+    live(trainer, runtime)
+    rows, weights = runtime.checkpoints[-1].rows["filters"], named_tensors(trainer.module)
     assert [row["layer"] for row in rows] == [unit.name for unit in trainer.units]
     for row in rows:
         weight = weights[row["layer"]]
@@ -401,9 +407,9 @@ def test_the_history_of_filters_is_the_same_whatever_grafts_go_by(graft: GraftCo
         assert (row["filters"], row["invalid_1"]) == (len(weight), int((norms < 1.0).sum()))
 
 
-def test_density_is_that_of_the_baselines_valid_and_invalid_filters() -> None:
+def test_filter_density_splits_filters_by_baseline_validity() -> None:
     baseline = {"conv.weight": torch.tensor([1.0, 0.01, 2.0]).reshape(3, 1, 1, 1)}
-    network_id = {"conv.weight": torch.tensor([4.0, 3.0, 2.0]).reshape(3, 1, 1, 1)}
-    found = filter_density(network_id, baseline, threshold=0.1)
-    assert (found.num_valid, found.num_invalid, found.valid, found.invalid) == (2, 1, 3.0, 3.0)
-    assert filter_density(network_id, network_id, threshold=0.1).invalid is None
+    weights = {"conv.weight": torch.tensor([4.0, 3.0, 2.0]).reshape(3, 1, 1, 1)}
+    density = filter_density(weights, baseline, threshold=0.1)
+    assert (density.num_valid, density.num_invalid, density.valid, density.invalid) == (2, 1, 3.0, 3.0)
+    assert filter_density(weights, weights, threshold=0.1).invalid is None

@@ -1,4 +1,4 @@
-"""DCFF: the reference's numbers, laws of the stable form, compact networks, their sizes, whole compact populations."""
+"""DCFF: reference vectors, laws of the stable mode, sizes of compact networks and simulated compact populations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def random_of(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_temperature_is_the_published_one(vectors) -> None:
+def test_published_temperature_equals_the_reference_schedule(vectors) -> None:
     for name, expected in vectors.items():
         if name.startswith("dcff/schedule/"):
             epochs, epoch = (int(part[1:]) for part in name.rpartition("/")[2].split("_"))
@@ -60,9 +60,9 @@ def test_temperature_is_the_published_one(vectors) -> None:
 
 @pytest.mark.parametrize("case", ["a", "b", "c"])
 @pytest.mark.parametrize("epoch", EPOCHS)
-def test_published_mode_is_the_published_code(vectors, case: str, epoch: int) -> None:
-    weight, bias = (torch.from_numpy(vectors[f"dcff/{case}/{what}"]) for what in ("weight", "bias"))
-    kept = int(vectors[f"dcff/{case}/keep"])
+def test_published_mode_equals_the_published_code(vectors, case: str, epoch: int) -> None:
+    weight, bias = (torch.from_numpy(vectors[f"dcff/{case}/{entry}"]) for entry in ("weight", "bias"))
+    num_kept = int(vectors[f"dcff/{case}/keep"])
     proxies = published_proxies(weight, published_temperature(epoch, 300))
     np.testing.assert_allclose(proxies.numpy(), vectors[f"dcff/{case}/e{epoch}/proxy"], rtol=1e-5, atol=1e-6)
     scores = published_importance(proxies)
@@ -70,7 +70,7 @@ def test_published_mode_is_the_published_code(vectors, case: str, epoch: int) ->
     assert bool(torch.isfinite(scores).all()) == bool(vectors[f"dcff/{case}/e{epoch}/score_is_finite"])
     if epoch == 0:
         np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-6)
-        layer = FusedConv2d(weight.shape[1], weight.shape[0], weight.shape[2], kept=kept)
+        layer = FusedConv2d(weight.shape[1], weight.shape[0], weight.shape[2], kept=num_kept)
         with torch.no_grad():
             layer.weight.copy_(weight)
             assert layer.bias is not None
@@ -88,8 +88,8 @@ def test_published_mode_is_the_published_code(vectors, case: str, epoch: int) ->
         )
 
 
-def test_published_mode_freezes_after_its_first_epoch_and_mixes_nothing() -> None:
-    """The published code's behavior, in one layer whose weights go on changing."""
+def test_published_mode_after_its_first_epoch_mixes_no_filters() -> None:
+    """The published code fixes its choice of filters, although the weights of the layer continue to change."""
     torch.manual_seed(0)
     layer, config = FusedConv2d(16, 32, 3, kept=12), FusionConfig(mode="published", rates=(0.6,))
     chosen = []
@@ -107,7 +107,7 @@ def test_published_mode_freezes_after_its_first_epoch_and_mixes_nothing() -> Non
 
 @given(st.integers(2, 12), st.floats(0.0, 40.0), st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
-def test_importance_without_the_cube_is_the_importance(filters: int, temperature: float, seed: int) -> None:
+def test_importance_equals_the_sum_over_the_full_cube(filters: int, temperature: float, seed: int) -> None:
     weight = torch.from_numpy(random_of(seed).normal(size=(filters, 3, 3, 3)))
     log_p = log_proxies(normalized(filter_distances(weight)), temperature)
     p = log_p.exp()
@@ -115,7 +115,7 @@ def test_importance_without_the_cube_is_the_importance(filters: int, temperature
     torch.testing.assert_close(importance(log_p), cube.clamp_min(0.0), rtol=1e-8, atol=1e-10)
 
 
-def test_direct_importance_is_the_published_one() -> None:
+def test_direct_importance_equals_the_published_importance() -> None:
     p = published_proxies(torch.randn(24, 8, 3, 3, generator=torch.Generator().manual_seed(0)), 1.0)
     torch.testing.assert_close(direct_importance(p.double()), published_importance(p), rtol=1e-6, atol=1e-9)
 
@@ -132,7 +132,7 @@ EXTREMES = {
 
 @pytest.mark.parametrize("name", EXTREMES)
 @pytest.mark.parametrize("mode", ["stable", "mean_distance"])
-def test_stable_mode_is_finite_for_any_finite_weights(name: str, mode: FusionMode) -> None:
+def test_update_fusion_of_any_finite_weights_is_finite(name: str, mode: FusionMode) -> None:
     layer = FusedConv2d(4, 8, 3, kept=3)
     with torch.no_grad():
         layer.weight.copy_(EXTREMES[name])
@@ -141,12 +141,12 @@ def test_stable_mode_is_finite_for_any_finite_weights(name: str, mode: FusionMod
             layer, FusionConfig(mode=mode, rates=(0.6,)), epoch=epoch, epochs=6, random=random_of()
         )
         buffers = (layer.fusion_proxies, layer.fusion_scores, *layer.fused())
-        assert all(bool(torch.isfinite(found).all()) for found in buffers if found is not None)
+        assert all(bool(torch.isfinite(buffer).all()) for buffer in buffers if buffer is not None)
         assert math.isfinite(record.temperature) and 1.0 - 1e-9 <= record.effective <= 8.0 + 1e-9
         torch.testing.assert_close(layer.fusion_proxies.sum(1), torch.ones(3))
 
 
-def test_weights_that_are_not_finite_are_an_error() -> None:
+def test_update_fusion_of_nonfinite_weights_is_an_error() -> None:
     layer = FusedConv2d(4, 8, 3, kept=3)
     with torch.no_grad():
         layer.weight[2, 1] = torch.inf
@@ -154,7 +154,7 @@ def test_weights_that_are_not_finite_are_an_error() -> None:
         update_fusion(layer, FusionConfig(mode="stable", rates=(0.6,)), epoch=0, epochs=3, random=random_of())
 
 
-def test_stable_mode_mixes_as_many_filters_as_wanted_falling_to_one() -> None:
+def test_stable_mode_lowers_the_effective_filters_to_one() -> None:
     layer = FusedConv2d(16, 64, 3, kept=20)
     config, epochs = FusionConfig(mode="stable", rates=(0.6,), begin=0.5), 12
     records = [
@@ -170,26 +170,26 @@ def test_stable_mode_mixes_as_many_filters_as_wanted_falling_to_one() -> None:
 
 @given(st.integers(2, 20), st.floats(0.05, 1.0), st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
-def test_the_temperature_found_gives_the_number_wanted(filters: int, part: float, seed: int) -> None:
+def test_temperature_for_reaches_the_target_effective_filters(filters: int, fraction: float, seed: int) -> None:
     distances = normalized(filter_distances(torch.from_numpy(random_of(seed).normal(size=(filters, 5, 3, 3)))))
-    wanted = 1.0 + part * (filters - 1.0)
-    found = effective_filters(log_proxies(distances, temperature_for(distances, wanted))).mean()
-    assert float(found) == pytest.approx(wanted, rel=1e-3)
+    target = 1.0 + fraction * (filters - 1.0)
+    effective = effective_filters(log_proxies(distances, temperature_for(distances, target))).mean()
+    assert float(effective) == pytest.approx(target, rel=1e-3)
 
 
-def test_wanted_filters_fall_by_equal_ratios_from_all_to_one() -> None:
+def test_target_filters_fall_by_equal_ratios_from_all_to_one() -> None:
     assert [target_filters(64, progress) for progress in (0.0, 0.5, 1.0)] == [64.0, 8.0, 1.0]
     with pytest.raises(ValueError, match="progress"):
         target_filters(64, 1.5)
 
 
-def test_distances_are_euclidean_and_do_not_overflow() -> None:
+def test_filter_distances_are_euclidean_and_do_not_overflow() -> None:
     weight = torch.from_numpy(random_of().normal(size=(9, 4, 3, 3)))
     torch.testing.assert_close(filter_distances(weight), torch.cdist(weight.flatten(1), weight.flatten(1)))
     assert bool(torch.isfinite(filter_distances(weight * 1e200)).all())
 
 
-def test_channels_keep_their_places_when_others_are_chosen() -> None:
+def test_update_fusion_keeps_the_places_of_chosen_channels() -> None:
     layer, config = FusedConv2d(4, 16, 3, kept=6), FusionConfig(mode="mean_distance", rates=(0.6,))
     update_fusion(layer, config, epoch=0, epochs=5, random=random_of())
     before = layer.fusion_chosen.tolist()
@@ -199,24 +199,30 @@ def test_channels_keep_their_places_when_others_are_chosen() -> None:
     (record,) = update_fusion(layer, config, epoch=1, epochs=5, random=random_of())
     after = layer.fusion_chosen.tolist()
     assert other in after and record.changed >= 1
-    assert all(now == then for now, then in zip(after, before, strict=True) if then in after)
+    assert all(
+        index_after == index_before
+        for index_after, index_before in zip(after, before, strict=True)
+        if index_before in after
+    )
 
 
-def test_gradients_reach_the_filters_that_are_not_kept_while_filters_are_mixed() -> None:
+def test_gradients_reach_discarded_filters_only_in_stable_mode() -> None:
     layer, images = FusedConv2d(3, 16, 3, kept=4), torch.randn(2, 3, 8, 8)
-    told = []
+    discarded_gradients = []
     modes: tuple[FusionMode, ...] = ("stable", "random")
     for mode in modes:
         config = FusionConfig(mode=mode, rates=(0.7,))
         update_fusion(layer, config, epoch=0, epochs=4, random=random_of())
         layer.weight.grad = None
         layer(images).square().sum().backward()
-        told.append(update_fusion(layer, config, epoch=1, epochs=4, random=random_of())[0].discarded_gradient)
-    assert told[0] is not None and told[0] > 0.05 and told[1] == 0.0
+        discarded_gradients.append(
+            update_fusion(layer, config, epoch=1, epochs=4, random=random_of())[0].discarded_gradient
+        )
+    assert discarded_gradients[0] is not None and discarded_gradients[0] > 0.05 and discarded_gradients[1] == 0.0
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_sizes_are_the_published_ones(name: str) -> None:
+def test_preset_networks_have_the_published_sizes(name: str) -> None:
     expected, (architecture, rates) = SIZES[name], PRESETS[name]
     assert list(rates) == pytest.approx(eval(expected["rates"]))
     is_large = architecture == "resnet50"
@@ -226,7 +232,9 @@ def test_sizes_are_the_published_ones(name: str) -> None:
     side = 224 if is_large else 32
     assert _size(compact, side) == (expected["compact_params"], expected["compact_multiply_adds"])
     assert _size(full, side) == (expected["full_params"], expected["full_multiply_adds"])
-    channels = [[found.in_channels, found.out_channels] for found in compact.modules() if isinstance(found, nn.Conv2d)]
+    channels = [
+        [module.in_channels, module.out_channels] for module in compact.modules() if isinstance(module, nn.Conv2d)
+    ]
     assert sorted(channels) == sorted(expected["conv_channels"])
 
 
@@ -236,7 +244,7 @@ def _size(model: nn.Module, side: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("architecture", ["vgg16", "googlenet", "resnet8", "resnet50"])
-def test_compact_network_alone_gives_the_fused_ones_outputs(architecture: str) -> None:
+def test_compact_network_gives_the_output_of_the_fused_network(architecture: str) -> None:
     fusion = FusionConfig(mode="random" if architecture == "resnet50" else "stable", rates=(0.5,))
     options = {"num_classes": 7, "seed": 3, "fusion": fusion}
     model = build(ModelConfig(architecture=architecture), **options)
@@ -247,21 +255,21 @@ def test_compact_network_alone_gives_the_fused_ones_outputs(architecture: str) -
     compact.load_state_dict(compact_state(model))
     with torch.no_grad():
         torch.testing.assert_close(compact.eval()(images), model.eval()(images), rtol=1e-4, atol=1e-5)
-    kinds = [type(found) for found in compact.modules() if isinstance(found, nn.Conv2d)]
+    kinds = [type(module) for module in compact.modules() if isinstance(module, nn.Conv2d)]
     assert set(kinds) == {nn.Conv2d}
 
 
-def test_full_resnet50_is_torchvisions() -> None:
+def test_full_resnet50_equals_the_torchvision_resnet50() -> None:
     import torchvision
 
-    ours, theirs = (
+    model, reference = (
         build(ModelConfig(architecture="resnet50"), num_classes=5),
         torchvision.models.resnet50(num_classes=5),
     )
-    ours.load_state_dict(theirs.state_dict())
+    model.load_state_dict(reference.state_dict())
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+        torch.testing.assert_close(model.eval()(images), reference.eval()(images))
 
 
 @pytest.mark.parametrize(
@@ -274,13 +282,13 @@ def test_full_resnet50_is_torchvisions() -> None:
         ("resnet56", {"preset": "vgg17"}, "no fusion preset"),
     ],
 )
-def test_what_cannot_be_fused_is_refused(architecture: str, fusion: dict, message: str) -> None:
+def test_build_with_an_unsupported_fusion_is_a_config_error(architecture: str, fusion: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(ModelConfig(architecture=architecture), num_classes=10, fusion=FusionConfig(mode="stable", **fusion))
 
 
 @pytest.mark.parametrize("fields", [{"mode": "stable"}, {"rates": (0.5,)}, {"mode": "stable", "rates": (1.0,)}])
-def test_incomplete_configurations_are_refused(fields: dict) -> None:
+def test_incomplete_fusion_config_is_a_config_error(fields: dict) -> None:
     with pytest.raises(ConfigError, match="fusion"):
         FusionConfig(**fields)
 
@@ -292,40 +300,40 @@ def simulate(mode: FusionMode, **changes) -> Simulation:
 
 
 @pytest.mark.parametrize("mode", ["stable", "published", "random", "mean_distance"])
-def test_compact_networks_form_populations(mode: FusionMode) -> None:
-    result, again = simulate(mode), simulate(mode)
+def test_simulated_compact_population_trains_reproducibly(mode: FusionMode) -> None:
+    result, repeated = simulate(mode), simulate(mode)
     assert [line.outcome for line in result.ledger].count(ExchangeOutcome.GRAFTED) >= 4
-    for model, trainer in result.trainers.items():
-        assert min(report.train_loss for report in result.reports[model]) < math.log(4)
-        other = named_tensors(again.trainers[model].module)
-        assert all(torch.equal(value, other[key]) for key, value in named_tensors(trainer.module).items())
-        fused = [found for found in trainer.module.modules() if isinstance(found, FusedConv2d)]
-        assert {found.weight.shape[0] for found in fused} == {16, 32, 64}
+    for network_id, trainer in result.trainers.items():
+        assert min(report.train_loss for report in result.reports[network_id]) < math.log(4)
+        repeated_tensors = named_tensors(repeated.trainers[network_id].module)
+        assert all(torch.equal(value, repeated_tensors[key]) for key, value in named_tensors(trainer.module).items())
+        fused_layers = [module for module in trainer.module.modules() if isinstance(module, FusedConv2d)]
+        assert {module.weight.shape[0] for module in fused_layers} == {16, 32, 64}
         rows = trainer._checkpoint().rows["fusion"]
         assert rows == []
 
 
-def test_fusion_is_told_epoch_by_epoch_and_survives_a_resume() -> None:
+def test_resume_restores_the_fusion_buffers() -> None:
     config = small_config(fusion=FusionConfig(mode="stable", rates=(0.5,)))
     trainer = simulate("stable").trainers[0]
     saved = trainer._checkpoint()
-    again = Trainer(tiny_task(config), config, network_id=0)
-    again.resume(dataclasses.replace(saved, training=dict(saved.training)))
-    first, other = named_tensors(trainer.module), named_tensors(again.module)
-    assert any(key.endswith("fusion_proxies") for key in first)
-    assert all(torch.equal(value, other[key]) for key, value in first.items())
+    resumed = Trainer(tiny_task(config), config, network_id=0)
+    resumed.resume(dataclasses.replace(saved, training=dict(saved.training)))
+    expected, actual = named_tensors(trainer.module), named_tensors(resumed.module)
+    assert any(key.endswith("fusion_proxies") for key in expected)
+    assert all(torch.equal(value, actual[key]) for key, value in expected.items())
 
 
-def test_grafting_blends_all_filters_and_leaves_each_its_own_proxies() -> None:
+def test_graft_of_fused_networks_blends_filters_but_not_proxies() -> None:
     config = small_config(fusion=FusionConfig(mode="stable", rates=(0.5,)))
-    one, two = (Trainer(tiny_task(config), config, network_id=model) for model in (0, 1))
-    for trainer in (one, two):
+    rootstock, donor = (Trainer(tiny_task(config), config, network_id=network_id) for network_id in (0, 1))
+    for trainer in (rootstock, donor):
         trainer._begin_epoch(0)
-    before = copy.deepcopy(dict(named_tensors(one.module)))
-    snapshot = two.snapshot(0.0)
-    taken = one._exchange((snapshot,), one.origin(), one.snapshot(0.0), 0.0)
-    after = named_tensors(one.module)
-    assert taken == "grafted"
+    before = copy.deepcopy(dict(named_tensors(rootstock.module)))
+    snapshot = donor.snapshot(0.0)
+    outcome = rootstock._exchange((snapshot,), rootstock.origin(), rootstock.snapshot(0.0), 0.0)
+    after = named_tensors(rootstock.module)
+    assert outcome == "grafted"
     changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
-    assert {unit.name for unit in graft_units(one.module)} <= changed
+    assert {unit.name for unit in graft_units(rootstock.module)} <= changed
     assert not any("fusion_" in key for key in changed)

@@ -1,4 +1,4 @@
-"""Channels followed through networks, grafting filter by filter, and alignment."""
+"""Channel tracing, grafting at filter level and channel matching."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from inarch.population.membership.staleness import Staleness
 from inarch.population.models import architectures, build
 from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
-from tests.population.exchange.test_rules import arrival, rootstock, state
+from tests.population.exchange.test_rules import make_rootstock, make_scion, state
 
 HEAVY = {"wrn28-10", "densenet100", "resnext29", "resnet110", "resnet56", "resnet44", "resnet32"}
 
 
-def lively(name: str, *, seed: int = 0, channels: int = 3) -> nn.Module:
-    """A network whose batch norms are not what they begin as, so that a channel in a wrong place shows."""
+def randomized_model(name: str, *, seed: int = 0, channels: int = 3) -> nn.Module:
+    """A model with random batch norms, so that a misplaced channel changes the output."""
     model = build(ModelConfig(architecture=name), num_classes=10, in_channels=channels, seed=seed)
     random = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -56,14 +56,15 @@ def lively(name: str, *, seed: int = 0, channels: int = 3) -> nn.Module:
     return model.eval()
 
 
-def shuffled(channels: Channels, seed: int = 0) -> np.ndarray:
+def random_places(channels: Channels, seed: int = 0) -> np.ndarray:
+    """Random places of the channels, each within its own permutation group."""
     random, places = np.random.default_rng(seed), np.arange(channels.num_classes)
-    for kind in channels.permutation_groups:
-        places[list(kind)] = random.permutation(kind)
+    for group in channels.permutation_groups:
+        places[list(group)] = random.permutation(group)
     return places
 
 
-def plain(model: nn.Module) -> dict[str, Tensor]:
+def cloned_state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
@@ -82,55 +83,55 @@ FAMILIES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1", "
     ],
 )
 @torch.no_grad()
-def test_moving_the_channels_of_a_kind_leaves_the_function_as_it_is(name: str) -> None:
+def test_moved_within_permutation_groups_preserves_the_output(name: str) -> None:
     side = 64 if name.startswith("torchvision") else 32
-    model, images = lively(name), torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    model, images = randomized_model(name), torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     before = model(images)
     channels = find_channels(model, (3, side, side))
-    places = shuffled(channels)
+    places = random_places(channels)
     assert (places != np.arange(len(places))).sum() > 0.5 * len(places)
-    model.load_state_dict(moved(plain(model), channels, places))
+    model.load_state_dict(moved(cloned_state(model), channels, places))
     torch.testing.assert_close(model(images), before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
 
 
 @torch.no_grad()
-def test_moving_channels_of_different_kinds_changes_the_function() -> None:
-    model, images = lively("resnet8"), torch.randn(2, 3, 32, 32)
+def test_moved_with_a_layer_left_out_changes_the_output() -> None:
+    model, images = randomized_model("resnet8"), torch.randn(2, 3, 32, 32)
     channels = find_channels(model, (3, 32, 32))
-    sizes = [len(kind) for kind in channels.permutation_groups]
-    one, other = (channels.permutation_groups[index] for index in np.argsort(sizes)[-2:])
+    sizes = [len(group) for group in channels.permutation_groups]
+    smaller_group, larger_group = (channels.permutation_groups[index] for index in np.argsort(sizes)[-2:])
     before = model(images)
-    wrong = np.arange(channels.num_classes)
-    inside = [channels.permutation_groups[0][0], channels.permutation_groups[0][1]]
-    wrong[inside] = wrong[inside[::-1]]
-    state_ = plain(model)
-    changed = moved(state_, channels, wrong)
+    places = np.arange(channels.num_classes)
+    swapped = [channels.permutation_groups[0][0], channels.permutation_groups[0][1]]
+    places[swapped] = places[swapped[::-1]]
+    state_ = cloned_state(model)
+    changed = moved(state_, channels, places)
     del changed["conv1.weight"]
     model.load_state_dict(state_ | changed)
-    assert not torch.allclose(model(images), before, atol=1e-3) and set(one).isdisjoint(other)
+    assert not torch.allclose(model(images), before, atol=1e-3) and set(smaller_group).isdisjoint(larger_group)
 
 
-def test_every_entry_of_a_convolutional_network_has_its_channels() -> None:
+def test_find_channels_covers_every_entry_of_mobilenetv2() -> None:
     model = build(ModelConfig(architecture="mobilenetv2"), num_classes=10)
     channels = find_channels(model, (3, 32, 32))
-    found = {(axis.key, axis.dim) for axis in channels.axes}
+    covered = {(axis.key, axis.dim) for axis in channels.axes}
     for key, value in named_tensors(model).items():
-        assert key.endswith("num_batches_tracked") or (key, 0) in found
-        assert value.dim() < 2 or (key, 1) in found or value.shape[1] == 1
-    of = {axis.key: axis.classes for axis in channels.axes if axis.dim == 0}
-    assert set(of["linear.weight"]) == {UNTRACKED}
+        assert key.endswith("num_batches_tracked") or (key, 0) in covered
+        assert value.dim() < 2 or (key, 1) in covered or value.shape[1] == 1
+    classes_of = {axis.key: axis.classes for axis in channels.axes if axis.dim == 0}
+    assert set(classes_of["linear.weight"]) == {UNTRACKED}
     first = next(axis.classes for axis in channels.axes if axis.key == "conv1.weight" and axis.dim == 1)
     assert set(first) == {UNTRACKED}
-    depthwise = of["layers.0.conv2.weight"]
-    assert np.array_equal(depthwise, of["layers.0.conv1.weight"])
+    depthwise = classes_of["layers.0.conv2.weight"]
+    assert np.array_equal(depthwise, classes_of["layers.0.conv1.weight"])
 
 
-def test_a_residual_stream_is_one() -> None:
+def test_find_channels_gives_a_residual_stream_shared_channels() -> None:
     channels = find_channels(build(ModelConfig(architecture="resnet20"), num_classes=10), (3, 32, 32))
-    of = {axis.key: axis.classes for axis in channels.axes if axis.dim == 0}
-    assert np.array_equal(of["conv1.weight"], of["layer1.2.conv2.weight"])
-    assert np.array_equal(of["layer2.0.conv2.weight"][8:24], of["conv1.weight"])
-    assert not np.isin(of["layer1.0.conv1.weight"], of["conv1.weight"]).any()
+    classes_of = {axis.key: axis.classes for axis in channels.axes if axis.dim == 0}
+    assert np.array_equal(classes_of["conv1.weight"], classes_of["layer1.2.conv2.weight"])
+    assert np.array_equal(classes_of["layer2.0.conv2.weight"][8:24], classes_of["conv1.weight"])
+    assert not np.isin(classes_of["layer1.0.conv1.weight"], classes_of["conv1.weight"]).any()
 
 
 class Shuffle(nn.Module):
@@ -147,7 +148,7 @@ class Shuffle(nn.Module):
 
 
 class Branching(nn.Module):
-    """Decides by its input."""
+    """Branches on its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,15 +170,15 @@ class Normed(nn.Module):
 
 
 class Halves(nn.Module):
-    """Hands on what torch.fx tells no shape of."""
+    """Uses a value whose shape torch.fx does not record."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        one, other = self.conv(images).chunk(2, 1)
-        return (one * other).mean((2, 3))
+        first, second = self.conv(images).chunk(2, 1)
+        return (first * second).mean((2, 3))
 
 
 @pytest.mark.parametrize(
@@ -189,13 +190,13 @@ class Halves(nn.Module):
         (Halves(), "through getitem"),
     ],
 )
-def test_what_cannot_be_followed_is_a_named_error(model: nn.Module, message: str) -> None:
+def test_find_channels_of_an_untraceable_model_names_the_cause(model: nn.Module, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_channels(model, (3, 16, 16))
 
 
 class Attending(nn.Module):
-    """Weighs all channels by one map, on either side of the product."""
+    """Multiplies all channels by a single map, which is the first or the second factor."""
 
     def __init__(self, *, map_first: bool) -> None:
         super().__init__()
@@ -209,14 +210,14 @@ class Attending(nn.Module):
 
 
 @pytest.mark.parametrize("map_first", [False, True])
-def test_a_map_for_all_channels_is_of_none_of_them(map_first: bool) -> None:
+def test_find_channels_ignores_a_map_shared_by_all_channels(map_first: bool) -> None:
     channels = find_channels(Attending(map_first=map_first), (3, 8, 8))
-    of = {(axis.key, axis.dim): axis.classes.tolist() for axis in channels.axes}
-    assert of["second.weight", 1] == of["first.weight", 0] == list(range(8))
+    classes_of = {(axis.key, axis.dim): axis.classes.tolist() for axis in channels.axes}
+    assert classes_of["second.weight", 1] == classes_of["first.weight", 0] == list(range(8))
 
 
 class Scaled(nn.Module):
-    """Channels that torch.fx cannot follow: scaled by a parameter of its own."""
+    """Scales its channels by a parameter, which channel tracing does not support."""
 
     def __init__(self, channel_groups: Any = None) -> None:
         super().__init__()
@@ -240,7 +241,7 @@ GROUP = (
 
 
 @torch.no_grad()
-def test_channels_that_cannot_be_followed_may_be_declared() -> None:
+def test_find_channels_uses_declared_channel_groups() -> None:
     with pytest.raises(ConfigError, match=r"mul: it uses scale; the network may declare its channel_groups"):
         find_channels(Scaled(), (3, 8, 8))
     model = Scaled(channel_groups=(GROUP,)).eval()
@@ -250,13 +251,13 @@ def test_channels_that_cannot_be_followed_may_be_declared() -> None:
     assert all(channels.scales[c] == (("norm.weight", c),) for c in range(6))
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     before = model(images)
-    changed = moved(plain(model), channels, shuffled(channels, seed=2))
+    changed = moved(cloned_state(model), channels, random_places(channels, seed=2))
     assert not torch.equal(changed["scale"], model.scale)
-    own = plain(model)
+    own = cloned_state(model)
     model.load_state_dict(changed)
     torch.testing.assert_close(model(images), before)
-    found = moved(changed, channels, match_channels(own, changed, channels))
-    assert all(torch.equal(found[key], value) for key, value in own.items())
+    matched = moved(changed, channels, match_channels(own, changed, channels))
+    assert all(torch.equal(matched[key], value) for key, value in own.items())
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ def test_channels_that_cannot_be_followed_may_be_declared() -> None:
         (((("norm.weight", 0), ("gain", 0)),), "no weight makes"),
     ],
 )
-def test_groups_that_cannot_be_are_refused(groups: Any, message: str) -> None:
+def test_declared_channels_of_invalid_groups_is_a_config_error(groups: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         declared_channels(Scaled(), groups)
 
@@ -285,19 +286,19 @@ class Twice(nn.Module):
         return self.again(self.again(self.first(x))).mean((2, 3))
 
 
-def test_a_layer_that_is_called_twice_is_named() -> None:
+def test_find_channels_names_a_layer_that_is_called_twice() -> None:
     with pytest.raises(ConfigError, match="through again, called twice"):
         find_channels(Twice(), (3, 8, 8))
 
 
-def test_fused_networks_have_no_filter_level() -> None:
+def test_find_channels_of_a_fused_network_is_a_config_error() -> None:
     fusion = FusionConfig(mode="stable", rates=(0.5,))
     model = build(ModelConfig(architecture="resnet8"), num_classes=10, fusion=fusion)
     with pytest.raises(ConfigError, match=r"fused convolutions.*use level layer$"):
         find_channels(model, (3, 32, 32))
 
 
-def test_published_filter_graft(vectors) -> None:
+def test_published_filter_graft_equals_the_reference_vector(vectors) -> None:
     own, scion, expected = (
         {
             name.removeprefix(f"graft_filter/{side}/"): torch.from_numpy(np.array(value))
@@ -307,23 +308,23 @@ def test_published_filter_graft(vectors) -> None:
         for side in ("own", "scion", "result")
     )
     rule = PublishedGraftRule(GraftConfig(level="filter", criterion="batch_norm"), StalenessConfig(policy="none"))
-    stock = rootstock(0, {key: value.clone() for key, value in own.items()}, rule)
-    stock.units = tuple(GraftUnit(name=key, keys=(key,)) for key, value in own.items() if value.dim() == 4)
-    (taken,) = rule.apply(stock, [arrival(1, scion, rule)])
+    rootstock = make_rootstock(0, {key: value.clone() for key, value in own.items()}, rule)
+    rootstock.units = tuple(GraftUnit(name=key, keys=(key,)) for key, value in own.items() if value.dim() == 4)
+    (contribution,) = rule.apply(rootstock, [make_scion(1, scion, rule)])
     for key, value in expected.items():
-        torch.testing.assert_close(stock.state[key], value, rtol=1e-6, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")
-    for layer in taken.layers:
+        torch.testing.assert_close(rootstock.state[key], value, rtol=1e-6, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")
+    for layer in contribution.layers:
         gap = (own[layer.layer] - scion[layer.layer]).double()
-        kept = (stock.state[layer.layer] - scion[layer.layer]).double() / gap
-        assert layer.alpha == pytest.approx(float(kept.mean()), abs=1e-3)
+        alphas = (rootstock.state[layer.layer] - scion[layer.layer]).double() / gap
+        assert layer.alpha == pytest.approx(float(alphas.mean()), abs=1e-3)
 
 
-def test_published_filter_graft_is_of_chains_and_divides_by_no_zero() -> None:
+def test_published_filter_graft_without_a_chain_is_an_error() -> None:
     chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     own = {key: value.clone() for key, value in chain.state_dict().items()}
     own["1.weight"].zero_()
-    found, kept = published_filter_graft(own, own)
-    assert kept == {"0.weight": 0.5} and all(bool(value.isfinite().all()) for value in found.values())
+    result, alphas = published_filter_graft(own, own)
+    assert alphas == {"0.weight": 0.5} and all(bool(value.isfinite().all()) for value in result.values())
     config = small_config(
         model=ModelConfig(architecture="densenet40"),
         exchange=ExchangeConfig(rule="graft_published"),
@@ -339,31 +340,35 @@ def test_published_filter_graft_is_of_chains_and_divides_by_no_zero() -> None:
         published_filter_graft(joined, joined)
 
 
-def grafted(config: GraftConfig, *, left: float = 1.0) -> tuple[dict[str, Tensor], ...]:
-    """Own, scion and result of a filter-level graft of two resnet8, and the channels' alphas by hand."""
-    networks = [lively("resnet8", seed=seed) for seed in (1, 2)]
+def grafted(config: GraftConfig, *, discount: float = 1.0) -> tuple[dict[str, Tensor], ...]:
+    """Rootstock, scion and result of a filter-level graft of two resnet8, and the output alphas of each entry."""
+    networks = [randomized_model("resnet8", seed=seed) for seed in (1, 2)]
     channels = find_channels(networks[0], (3, 32, 32))
-    own, scion = (plain(model) for model in networks)
+    own, scion = (cloned_state(model) for model in networks)
     result = {key: value.clone() for key, value in own.items()}
     alphas = filter_alphas(own, scion, channels, config)
-    blend_filters(result, scion, channels, alphas, config, discount=left)
-    made = {
+    blend_filters(result, scion, channels, alphas, config, discount=discount)
+    output_alphas = {
         axis.key: torch.from_numpy(alphas[axis.classes])
         for axis in channels.axes
         if axis.dim == 0 and UNTRACKED not in axis.classes
     }
-    return own, scion, result, made
+    return own, scion, result, output_alphas
 
 
-@pytest.mark.parametrize("crossing", ["product", "mean", "output"])
-def test_each_entry_keeps_what_its_filters_keep(crossing: Any) -> None:
-    own, scion, result, made = grafted(GraftConfig(level="filter", criterion="batch_norm", weight_alpha=crossing))
-    hidden, stream = made["layer1.0.conv1.weight"], made["conv1.weight"]
+@pytest.mark.parametrize("weight_alpha", ["product", "mean", "output"])
+def test_blend_filters_gives_each_entry_its_channels_alpha(weight_alpha: Any) -> None:
+    own, scion, result, alphas = grafted(GraftConfig(level="filter", criterion="batch_norm", weight_alpha=weight_alpha))
+    hidden, stream = alphas["layer1.0.conv1.weight"], alphas["conv1.weight"]
     gammas = [side["layer1.0.bn1.weight"].abs().double() for side in (own, scion)]
     torch.testing.assert_close(hidden, gammas[0] / (gammas[0] + gammas[1]))
-    makes, reads = hidden[:, None, None, None], stream[None, :, None, None]
-    kept = {"product": makes * reads, "mean": (makes + reads) / 2, "output": makes.expand(-1, 16, 1, 1)}[crossing]
-    expected = kept * own["layer1.0.conv1.weight"] + (1 - kept) * scion["layer1.0.conv1.weight"]
+    output_alpha, input_alpha = hidden[:, None, None, None], stream[None, :, None, None]
+    alpha = {
+        "product": output_alpha * input_alpha,
+        "mean": (output_alpha + input_alpha) / 2,
+        "output": output_alpha.expand(-1, 16, 1, 1),
+    }[weight_alpha]
+    expected = alpha * own["layer1.0.conv1.weight"] + (1 - alpha) * scion["layer1.0.conv1.weight"]
     torch.testing.assert_close(result["layer1.0.conv1.weight"].double(), expected, rtol=1e-5, atol=1e-7)
     for entry in ("weight", "bias", "running_mean", "running_var"):
         key = f"layer1.0.bn1.{entry}"
@@ -375,60 +380,60 @@ def test_each_entry_keeps_what_its_filters_keep(crossing: Any) -> None:
     torch.testing.assert_close(result["conv1.weight"].double(), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_stream_is_judged_by_all_that_make_it() -> None:
+def test_filter_alphas_by_entropy_match_the_arctan_formula() -> None:
     config = GraftConfig(level="filter", criterion="entropy", a=0.4, c=5.0)
-    own, scion, _, made = grafted(config)
-    assert all(bool(((alpha > 0.3) & (alpha < 0.7)).all()) for alpha in made.values())
-    told = [filter_entropy(side["layer1.0.conv1.weight"]) for side in (own, scion)]
-    expected = 0.5 + 0.4 / np.pi * torch.atan(5.0 * (told[0] - told[1]))
-    torch.testing.assert_close(made["layer1.0.conv1.weight"], expected, rtol=1e-6, atol=1e-9)
+    own, scion, _, alphas = grafted(config)
+    assert all(bool(((alpha > 0.3) & (alpha < 0.7)).all()) for alpha in alphas.values())
+    entropies = [filter_entropy(side["layer1.0.conv1.weight"]) for side in (own, scion)]
+    expected = 0.5 + 0.4 / np.pi * torch.atan(5.0 * (entropies[0] - entropies[1]))
+    torch.testing.assert_close(alphas["layer1.0.conv1.weight"], expected, rtol=1e-6, atol=1e-9)
 
 
-def test_age_leaves_less_of_the_scion() -> None:
+def test_blend_filters_with_a_discount_lowers_the_scion_weight() -> None:
     config = GraftConfig(level="filter", criterion="constant", weight_alpha="output")
-    own, _, gone, _ = grafted(config, left=0.0)
-    assert all(torch.equal(value, own[key]) for key, value in gone.items())
-    own, scion, half, _ = grafted(config, left=0.5)
-    torch.testing.assert_close(half["conv1.weight"], 0.75 * own["conv1.weight"] + 0.25 * scion["conv1.weight"])
+    own, _, unchanged, _ = grafted(config, discount=0.0)
+    assert all(torch.equal(value, own[key]) for key, value in unchanged.items())
+    own, scion, discounted, _ = grafted(config, discount=0.5)
+    torch.testing.assert_close(discounted["conv1.weight"], 0.75 * own["conv1.weight"] + 0.25 * scion["conv1.weight"])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["resnet8", "vgg16", "mobilenetv2", "resnext11", "densenet40"])
-def test_alignment_finds_a_shuffled_copys_channels(name: str) -> None:
-    model = lively(name)
+def test_match_channels_recovers_the_order_of_a_shuffled_copy(name: str) -> None:
+    model = randomized_model(name)
     channels = find_channels(model, (3, 32, 32))
-    own = plain(model)
-    scion = moved(own, channels, shuffled(channels, seed=3))
-    found = moved(scion, channels, match_channels(own, scion, channels))
-    far = {key for key, value in own.items() if not torch.equal(found[key], value)}
-    before = {key for key, value in own.items() if not torch.equal(scion[key], value)}
-    assert len(before) > 0.5 * len(own)
-    assert not far, sorted(far)[:5]
+    own = cloned_state(model)
+    scion = moved(own, channels, random_places(channels, seed=3))
+    matched = moved(scion, channels, match_channels(own, scion, channels))
+    unmatched = {key for key, value in own.items() if not torch.equal(matched[key], value)}
+    shuffled = {key for key, value in own.items() if not torch.equal(scion[key], value)}
+    assert len(shuffled) > 0.5 * len(own)
+    assert not unmatched, sorted(unmatched)[:5]
 
 
-def test_alignment_never_makes_networks_less_alike() -> None:
-    networks = [lively("resnet8", seed=seed) for seed in (1, 2)]
+def test_match_channels_raises_the_similarity_of_two_networks() -> None:
+    networks = [randomized_model("resnet8", seed=seed) for seed in (1, 2)]
     channels = find_channels(networks[0], (3, 32, 32))
-    own, scion = (plain(model) for model in networks)
+    own, scion = (cloned_state(model) for model in networks)
 
-    def likeness(other: dict[str, Tensor]) -> float:
+    def similarity(other: dict[str, Tensor]) -> float:
         return sum(float((own[key] * other[key]).sum()) for key in own if key.endswith((".weight", ".bias")))
 
-    assert likeness(moved(scion, channels, match_channels(own, scion, channels))) > likeness(scion)
+    assert similarity(moved(scion, channels, match_channels(own, scion, channels))) > similarity(scion)
 
 
-def test_networks_that_matched_their_channels_are_averaged_in_one_order() -> None:
+def test_align_states_puts_channels_into_the_same_order() -> None:
     config = small_config(graft=GraftConfig(channel_matching="weights"))
     task = tiny_task(config)
     model = task.build(0)
     channels = find_channels(model, task.image_shape)
     own = {key: value.clone() for key, value in model.state_dict().items()}
-    copies = [own, *(moved(own, channels, shuffled(channels, seed=seed)) for seed in (1, 2))]
+    copies = [own, *(moved(own, channels, random_places(channels, seed=seed)) for seed in (1, 2))]
     assert not torch.equal(soup(copies)["conv1.weight"], own["conv1.weight"])
     for key, value in soup(task.align_states(copies)).items():
         torch.testing.assert_close(value, own[key], msg=key)
     unmatched = tiny_task(small_config())
-    assert all(one is other for one, other in zip(unmatched.align_states(copies), copies, strict=True))
+    assert all(aligned is given for aligned, given in zip(unmatched.align_states(copies), copies, strict=True))
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -441,58 +446,65 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_populations_graft_filters(name: str) -> None:
+def test_simulated_population_grafts_filters_reproducibly(name: str) -> None:
     config = small_config(population=PopulationConfig(size=3), **OPTIONS[name])
     splits = tiny_splits(config)
     results = [Simulator(config, lambda: tiny_task(config, splits)).run() for _ in range(2)]
     assert [line.outcome for line in results[0].ledger].count(ExchangeOutcome.GRAFTED) >= 8
-    for model, trainer in results[0].trainers.items():
-        other = named_tensors(results[1].trainers[model].module)
-        assert all(torch.equal(value, other[key]) for key, value in named_tensors(trainer.module).items())
+    for network_id, trainer in results[0].trainers.items():
+        repeated = named_tensors(results[1].trainers[network_id].module)
+        assert all(torch.equal(value, repeated[key]) for key, value in named_tensors(trainer.module).items())
         assert all(bool(torch.isfinite(value).all()) for value in named_tensors(trainer.module).values())
 
 
-def test_several_donors_give_the_mean_of_the_blends() -> None:
+def test_filter_graft_of_several_donors_is_the_mean_of_blends() -> None:
     model = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
     channels = find_channels(model, (1, 32, 32))
     rule = GraftRule(GraftConfig(level="filter", criterion="l1"), StalenessConfig(), channels)
-    arrivals = [arrival(number, state(number + 1), rule) for number in (1, 2)]
+    scions = [make_scion(number, state(number + 1), rule) for number in (1, 2)]
     blends = []
-    for chosen in ([arrivals[0]], [arrivals[1]], arrivals):
+    for chosen in ([scions[0]], [scions[1]], scions):
         own = state(1)
-        rule.apply(rootstock(0, own, rule), chosen)
+        rule.apply(make_rootstock(0, own, rule), chosen)
         blends.append(own)
     for key in blends[0]:
         expected = (blends[0][key].double() + blends[1][key].double()) / 2
         torch.testing.assert_close(blends[2][key].double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("donors", "age"), [(1, 0.0), (1, 1.0), (2, 1.0)])
-@pytest.mark.parametrize("crossing", ["product", "mean", "output"])
-def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: Any) -> None:
+@pytest.mark.parametrize(("donors", "staleness"), [(1, 0.0), (1, 1.0), (2, 1.0)])
+@pytest.mark.parametrize("weight_alpha", ["product", "mean", "output"])
+def test_filter_graft_records_the_alpha_of_each_layer(donors: int, staleness: float, weight_alpha: Any) -> None:
     model = build(ModelConfig(architecture="resnet8"), num_classes=4, in_channels=1, seed=0)
     channels = find_channels(model, (1, 32, 32))
-    config = GraftConfig(level="filter", criterion="constant", weight_alpha=crossing)
+    config = GraftConfig(level="filter", criterion="constant", weight_alpha=weight_alpha)
     rule = GraftRule(config, StalenessConfig(policy="polynomial", rate=1.0), channels)
-    old = Staleness(intervals=age, steps=age, seconds=0.0)
+    staleness_of_scions = Staleness(intervals=staleness, steps=staleness, seconds=0.0)
     scion, own = state(2), state(1)
     before = {key: tensor.clone() for key, tensor in own.items()}
-    arrivals = [dataclasses.replace(arrival(number, scion, rule), staleness=old) for number in range(1, donors + 1)]
-    taken = rule.apply(rootstock(0, own, rule), arrivals)
-    shares = []
-    for layer, *of_donors in zip(*(one.layers for one in taken), strict=True):
+    scions = [
+        dataclasses.replace(make_scion(number, scion, rule), staleness=staleness_of_scions)
+        for number in range(1, donors + 1)
+    ]
+    contributions = rule.apply(make_rootstock(0, own, rule), scions)
+    scion_weights = []
+    for layer, *layers_of_donors in zip(*(contribution.layers for contribution in contributions), strict=True):
         key = layer.layer
         gap = (before[key] - scion[key]).double()
-        kept = float(((own[key] - scion[key]).double() * gap).sum() / (gap * gap).sum())
-        told = 1.0 - (1.0 - layer.alpha) - sum(1.0 - other.alpha for other in of_donors)
-        assert told == pytest.approx(kept, abs=1e-5), key
-        shares.append(1.0 - kept)
-    left = 1.0 / (1.0 + age)
-    inner = {"product": 1.0 - 0.75 * left, "mean": 1.0 - 0.5 * left, "output": 1.0 - 0.5 * left}[crossing]
-    alphas = {layer.layer: 1.0 - (1.0 - layer.alpha) * donors for layer in taken[0].layers}
-    assert alphas["layer1.0.conv1.weight"] == pytest.approx(inner)
-    assert alphas["conv1.weight"] == pytest.approx(1.0 - 0.5 * left)
-    assert sum(one.scion_weight for one in taken) == pytest.approx(sum(shares) / len(shares), abs=1e-5)
+        measured_alpha = float(((own[key] - scion[key]).double() * gap).sum() / (gap * gap).sum())
+        recorded_alpha = 1.0 - (1.0 - layer.alpha) - sum(1.0 - other.alpha for other in layers_of_donors)
+        assert recorded_alpha == pytest.approx(measured_alpha, abs=1e-5), key
+        scion_weights.append(1.0 - measured_alpha)
+    discount = 1.0 / (1.0 + staleness)
+    inner_alpha = {"product": 1.0 - 0.75 * discount, "mean": 1.0 - 0.5 * discount, "output": 1.0 - 0.5 * discount}[
+        weight_alpha
+    ]
+    alphas = {layer.layer: 1.0 - (1.0 - layer.alpha) * donors for layer in contributions[0].layers}
+    assert alphas["layer1.0.conv1.weight"] == pytest.approx(inner_alpha)
+    assert alphas["conv1.weight"] == pytest.approx(1.0 - 0.5 * discount)
+    assert sum(contribution.scion_weight for contribution in contributions) == pytest.approx(
+        sum(scion_weights) / len(scion_weights), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -505,6 +517,6 @@ def test_history_tells_what_each_layer_kept(donors: int, age: float, crossing: A
         {"multi_donor": "best"},
     ],
 )
-def test_settings_that_do_not_go_with_filters_are_refused(fields: dict[str, Any]) -> None:
+def test_graft_config_of_filter_level_refuses_layer_settings(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"graft\."):
         GraftConfig(level="filter", **fields)

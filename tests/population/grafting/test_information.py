@@ -1,4 +1,4 @@
-"""l1 norms and entropies: reference vectors, values by hand, laws."""
+"""L1 norms and entropies of filters and layers: reference vectors, values by hand and laws."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ CASES = ("normal", "uniform", "two_values", "heavy_tail", "tiny", "offset", "int
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("bins", [5, 10, 32])
-def test_reference_layer_entropy_equals_the_public_code(vectors, case: str, bins: int) -> None:
+def test_published_layer_entropy_equals_the_public_code(vectors, case: str, bins: int) -> None:
     weight = torch.from_numpy(vectors[f"entropy/{case}/weight"])
     expected = float(vectors[f"entropy/{case}/bins{bins}"])
     assert float(published_layer_entropy(weight, bins)) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_reference_filter_entropy_equals_the_public_code(vectors, case: str) -> None:
+def test_published_filter_entropy_equals_the_public_code(vectors, case: str) -> None:
     weight = torch.from_numpy(vectors[f"entropy/{case}/weight"])
-    found = published_filter_entropy(weight).numpy()
-    np.testing.assert_allclose(found, vectors[f"entropy/{case}/filters"], rtol=1e-6, atol=1e-6)
+    entropies = published_filter_entropy(weight).numpy()
+    np.testing.assert_allclose(entropies, vectors[f"entropy/{case}/filters"], rtol=1e-6, atol=1e-6)
 
 
 def test_invalid_filters_equal_the_public_count(vectors) -> None:
     weight = torch.from_numpy(vectors["invalid/weight"])
     np.testing.assert_allclose(l1_norm(weight).numpy(), vectors["invalid/l1"], rtol=1e-6)
     for threshold in (0.01, 0.1, 1.0):
-        found = invalid_filters({"conv.weight": weight, "fc.weight": torch.zeros(4, 4)}, threshold)
-        assert found.keys() == {"conv.weight"}
-        assert int(found["conv.weight"].sum()) == int(vectors[f"invalid/count_{threshold}"])
+        invalid = invalid_filters({"conv.weight": weight, "fc.weight": torch.zeros(4, 4)}, threshold)
+        assert invalid.keys() == {"conv.weight"}
+        assert int(invalid["conv.weight"].sum()) == int(vectors[f"invalid/count_{threshold}"])
 
 
-def test_entropy_by_hand() -> None:
+def test_layer_entropy_matches_values_by_hand() -> None:
     quarters = torch.tensor([0.0, 1.0, 2.0, 3.0])
     assert float(layer_entropy(quarters, 4)) == pytest.approx(math.log(4))
     assert float(layer_entropy(torch.tensor([0.0, 0.0, 0.0, 1.0]), 2)) == pytest.approx(
@@ -50,7 +50,7 @@ def test_entropy_by_hand() -> None:
     )
 
 
-def test_greatest_weight_belongs_to_the_last_cell_unless_as_published() -> None:
+def test_layer_entropy_counts_the_maximum_unless_published() -> None:
     weight = torch.tensor([0.0, 0.5, 1.0])
     assert float(layer_entropy(weight, 2)) == pytest.approx(-(1 / 3 * math.log(1 / 3) + 2 / 3 * math.log(2 / 3)))
     assert float(published_layer_entropy(weight, 2)) == pytest.approx(-2 / 3 * math.log(1 / 3))
@@ -65,7 +65,7 @@ def test_constant_layer_has_entropy_zero() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_weight_that_is_not_finite_is_an_error_that_names_the_layer(bad: float) -> None:
+def test_information_of_a_nonfinite_weight_names_the_layer(bad: float) -> None:
     weight = torch.zeros(4, 3)
     weight[2, 1] = bad
     with pytest.raises(NotFiniteError, match=r"layer3\.conv"):
@@ -76,7 +76,7 @@ def test_weight_that_is_not_finite_is_an_error_that_names_the_layer(bad: float) 
         filter_entropy(weight)
 
 
-def test_too_few_bins_and_empty_weights_are_errors() -> None:
+def test_information_arguments_out_of_range_are_errors() -> None:
     with pytest.raises(ValueError, match="bins must be at least 2"):
         layer_entropy(torch.ones(3), 1)
     with pytest.raises(ValueError, match="at least one value"):
@@ -89,7 +89,7 @@ def test_too_few_bins_and_empty_weights_are_errors() -> None:
     values=st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=200),
     bins=st.integers(2, 16),
 )
-def test_entropy_is_that_of_numpys_histogram(values: list[float], bins: int) -> None:
+def test_layer_entropy_equals_that_of_a_numpy_histogram(values: list[float], bins: int) -> None:
     weight = torch.tensor(values)
     entropy = float(layer_entropy(weight, bins))
     assert -1e-12 <= entropy <= math.log(bins) + 1e-9
@@ -103,7 +103,7 @@ def test_entropy_is_that_of_numpys_histogram(values: list[float], bins: int) -> 
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), shift=st.integers(-3, 3))
-def test_entropy_does_not_depend_on_scale_by_powers_of_two_or_order(seed: int, shift: int) -> None:
+def test_layer_entropy_is_invariant_to_scale_and_filter_order(seed: int, shift: int) -> None:
     weight = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
     entropy = float(layer_entropy(weight))
     assert float(layer_entropy(weight * 2.0**shift)) == entropy
@@ -111,20 +111,20 @@ def test_entropy_does_not_depend_on_scale_by_powers_of_two_or_order(seed: int, s
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_every_float_type_counts_its_own_values(dtype: torch.dtype) -> None:
+def test_entropy_of_any_dtype_equals_that_of_its_float_copy(dtype: torch.dtype) -> None:
     weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
-    wide = weight.float() if dtype != torch.float64 else weight
-    assert float(layer_entropy(weight)) == float(layer_entropy(wide))
-    torch.testing.assert_close(filter_entropy(weight), filter_entropy(wide))
+    float_copy = weight.float() if dtype != torch.float64 else weight
+    assert float(layer_entropy(weight)) == float(layer_entropy(float_copy))
+    torch.testing.assert_close(filter_entropy(weight), filter_entropy(float_copy))
 
 
-def test_memory_format_and_size_beyond_a_block_change_nothing() -> None:
+def test_entropy_of_a_large_layer_ignores_the_memory_format() -> None:
     weight = torch.randn(64, 128, 3, 3, generator=torch.Generator().manual_seed(2))
     entropy = float(layer_entropy(weight))
     assert float(layer_entropy(weight.to(memory_format=torch.channels_last))) == entropy
     assert float(layer_entropy(weight.permute(3, 1, 0, 2))) == entropy
-    one_filter = filter_entropy(weight.reshape(1, -1))
-    assert float(one_filter[0]) == pytest.approx(entropy, rel=1e-12)
+    flat_entropy = filter_entropy(weight.reshape(1, -1))
+    assert float(flat_entropy[0]) == pytest.approx(entropy, rel=1e-12)
 
 
 def test_summed_filter_entropy_is_the_sum_of_the_filters() -> None:
@@ -132,7 +132,7 @@ def test_summed_filter_entropy_is_the_sum_of_the_filters() -> None:
     assert float(summed_filter_entropy(weight)) == pytest.approx(float(filter_entropy(weight).sum()))
 
 
-def test_layer_information_by_l1_is_the_sum_of_absolute_weights() -> None:
+def test_layer_information_l1_is_the_sum_of_absolute_weights() -> None:
     weight = torch.tensor([[1.0, -2.0], [3.0, -4.0]])
     assert layer_information(weight, "l1") == 10.0
     assert l1_norm(weight).tolist() == [3.0, 7.0]

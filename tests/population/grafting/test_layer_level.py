@@ -1,4 +1,4 @@
-"""Alpha, the blend and whole grafts: reference vectors, laws, bits."""
+"""Alpha, blending and layer-level grafts: reference vectors, laws and bitwise equality."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from inarch.population import GraftConfig, ModelConfig, StalenessConfig, adaptive_weight, graft, graft_units
-from inarch.population.config import Criterion
 from inarch.population.errors import ConfigError, NotFiniteError, StructureError
 from inarch.population.grafting.blending import BLOCK_VALUES, blend_
 from inarch.population.grafting.reference import graft_published, published_alpha, published_units
@@ -30,11 +29,11 @@ def state_of(vectors, prefix: str) -> dict[str, Tensor]:
     }
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(
-            found[key].double(), value.double(), rtol=1e-6, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}"
+            actual[key].double(), value.double(), rtol=1e-6, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}"
         )
 
 
@@ -45,37 +44,40 @@ def test_alpha_equals_the_public_code(vectors, setting: str) -> None:
     np.testing.assert_allclose(adaptive_weight(own, scion, a, c), vectors[f"alpha/{setting}/exact"], rtol=1e-6)
     rounded = [published_alpha(float(x), float(y), a, c) for x, y in zip(own, scion, strict=True)]
     np.testing.assert_allclose(rounded, vectors[f"alpha/{setting}/rounded"], rtol=1e-12)
-    one_by_one = [adaptive_weight(float(x), float(y), a, c) for x, y in zip(own, scion, strict=True)]
-    np.testing.assert_array_equal(one_by_one, adaptive_weight(own, scion, a, c))
+    alphas_of_scalars = [adaptive_weight(float(x), float(y), a, c) for x, y in zip(own, scion, strict=True)]
+    np.testing.assert_array_equal(alphas_of_scalars, adaptive_weight(own, scion, a, c))
 
 
 @pytest.mark.parametrize("network_id", [0, 1, 2])
-def test_a_ring_of_three_equals_the_public_code(vectors, network_id: int) -> None:
+def test_published_graft_of_a_ring_equals_the_public_code(vectors, network_id: int) -> None:
     own = state_of(vectors, f"ring3/{network_id}/before/")
     scion = state_of(vectors, f"ring3/{(network_id - 1) % 3}/before/")
     result = graft_published(own, scion)
     assert_same(result.state, state_of(vectors, f"ring3/{network_id}/after/"))
 
 
-def test_the_layer_vector_is_consistent_with_a_published_graft(vectors) -> None:
-    """`own` of this vector holds the grafted weights already (docs/decisions.md), so the rootstock before the graft is
-    computed from result and scion: each convolution must have an alpha of two decimals that leads back to itself."""
+def test_published_graft_is_consistent_with_the_layer_vector(vectors) -> None:
+    """The entry `own` of this vector holds the weights after the graft (docs/decisions.md).
+
+    The test therefore computes the rootstock from the result, the scion and each alpha of two decimals.
+    For each convolution, the graft of at least one such rootstock must return the alpha it was computed from.
+    """
     scion, result = (state_of(vectors, f"graft_layer/resnet20/{part}/") for part in ("scion", "result"))
     for unit in published_units(result):
         weight = unit.name
-        solved = []
+        consistent = []
         for hundredths in range(30, 71):
             alpha = hundredths / 100
-            before = (result[weight].double() - (1 - alpha) * scion[weight].double()) / alpha
-            state = {weight: before.float()}
-            found = graft_published(state, {weight: scion[weight]}).layers[0].alpha
-            if abs(found - alpha) < 1e-9:
-                solved.append(alpha)
-        assert solved, weight
+            rootstock = (result[weight].double() - (1 - alpha) * scion[weight].double()) / alpha
+            state = {weight: rootstock.float()}
+            computed = graft_published(state, {weight: scion[weight]}).layers[0].alpha
+            if abs(computed - alpha) < 1e-9:
+                consistent.append(alpha)
+        assert consistent, weight
 
 
 @given(own=finite, scion=finite, a=st.floats(0, 1), c=st.floats(0, 1e4))
-def test_alpha_stays_in_its_range_and_the_pair_adds_up_to_one(own: float, scion: float, a: float, c: float) -> None:
+def test_alpha_stays_in_range_and_a_pair_adds_up_to_one(own: float, scion: float, a: float, c: float) -> None:
     alpha = adaptive_weight(own, scion, a, c)
     assert 0.5 - a / 2 - 1e-9 <= alpha <= 0.5 + a / 2 + 1e-9
     assert alpha + adaptive_weight(scion, own, a, c) == 1.0
@@ -84,20 +86,22 @@ def test_alpha_stays_in_its_range_and_the_pair_adds_up_to_one(own: float, scion:
 
 @given(
     alpha=st.floats(0, 1),
-    young=st.floats(0, 50),
-    older=st.floats(0, 50),
+    fresh=st.floats(0, 50),
+    added=st.floats(0, 50),
     rate=st.floats(0, 5),
     policy=st.sampled_from(["none", "polynomial", "exponential"]),
 )
-def test_age_only_raises_alpha(alpha: float, young: float, older: float, rate: float, policy) -> None:
+def test_discounted_alpha_never_falls_with_staleness(
+    alpha: float, fresh: float, added: float, rate: float, policy
+) -> None:
     config = StalenessConfig(policy=policy, rate=rate)
-    first, second = discounted_alpha(alpha, young, config), discounted_alpha(alpha, young + older, config)
+    first, second = discounted_alpha(alpha, fresh, config), discounted_alpha(alpha, fresh + added, config)
     assert alpha - 1e-12 <= first <= second + 1e-12 <= 1.0 + 2e-12
     assert discounted_alpha(alpha, 0.0, config) == pytest.approx(alpha)
-    assert 0.0 <= staleness_discount(young, config) <= 1.0
+    assert 0.0 <= staleness_discount(fresh, config) <= 1.0
 
 
-def test_ages_by_hand() -> None:
+def test_staleness_discount_and_limit_match_values_by_hand() -> None:
     assert staleness_discount(3.0, StalenessConfig(policy="polynomial", rate=0.5)) == pytest.approx(0.5)
     assert staleness_discount(8.0, StalenessConfig(policy="exponential", rate=0.0)) == 1.0
     assert staleness_discount(8.1, StalenessConfig(policy="exponential", rate=0.0)) == 0.0
@@ -109,49 +113,55 @@ def test_ages_by_hand() -> None:
 
 @pytest.mark.parametrize("criterion", ["entropy", "l1"])
 @pytest.mark.parametrize("architecture", ["resnet20", "mobilenetv2", "vgg16"])
-def test_grafting_a_network_with_itself_changes_nothing(architecture: str, criterion: Criterion) -> None:
+def test_graft_of_a_network_with_itself_changes_nothing(architecture: str, criterion: str) -> None:
     state = build(ModelConfig(architecture=architecture), num_classes=10, seed=0).state_dict()
     result = graft(state, state, GraftConfig(criterion=criterion))
     assert all(torch.equal(result.state[key], state[key]) for key in state)
     assert {record.alpha for record in result.layers} == {0.5}
 
 
-def test_two_networks_that_graft_each_other_become_the_same_to_the_bit() -> None:
-    one, two = (build(ModelConfig(architecture="resnet20"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
-    first, second = graft(one, two), graft(two, one)
-    assert all(torch.equal(first.state[key], second.state[key]) for key in one)
-    assert any(not torch.equal(one[key], two[key]) for key in one)
+def test_graft_of_a_pair_in_both_directions_gives_the_same_bits() -> None:
+    first_state, second_state = (
+        build(ModelConfig(architecture="resnet20"), num_classes=10, seed=seed).state_dict() for seed in (0, 1)
+    )
+    first, second = graft(first_state, second_state), graft(second_state, first_state)
+    assert all(torch.equal(first.state[key], second.state[key]) for key in first_state)
+    assert any(not torch.equal(first_state[key], second_state[key]) for key in first_state)
 
 
-def test_a_graft_leaves_both_sides_as_they_were() -> None:
-    one, two = (build(ModelConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
-    copies = [{key: value.clone() for key, value in state.items()} for state in (one, two)]
-    graft(one, two)
-    for state, copy in zip((one, two), copies, strict=True):
+def test_graft_does_not_modify_its_inputs() -> None:
+    rootstock, scion = (
+        build(ModelConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1)
+    )
+    copies = [{key: value.clone() for key, value in state.items()} for state in (rootstock, scion)]
+    graft(rootstock, scion)
+    for state, copy in zip((rootstock, scion), copies, strict=True):
         assert all(torch.equal(state[key], copy[key]) for key in state)
 
 
-def test_batch_norm_statistics_are_kept_when_asked() -> None:
-    one, two = (build(ModelConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1))
-    two["bn1.running_mean"] += 1.0
-    assert torch.equal(
-        graft(one, two, GraftConfig(batch_norm="keep")).state["bn1.running_mean"], one["bn1.running_mean"]
+def test_graft_with_batch_norm_keep_keeps_the_statistics() -> None:
+    rootstock, scion = (
+        build(ModelConfig(architecture="resnet8"), num_classes=10, seed=seed).state_dict() for seed in (0, 1)
     )
-    assert not torch.equal(graft(one, two).state["bn1.running_mean"], one["bn1.running_mean"])
+    scion["bn1.running_mean"] += 1.0
+    assert torch.equal(
+        graft(rootstock, scion, GraftConfig(batch_norm="keep")).state["bn1.running_mean"], rootstock["bn1.running_mean"]
+    )
+    assert not torch.equal(graft(rootstock, scion).state["bn1.running_mean"], rootstock["bn1.running_mean"])
 
 
 @pytest.mark.parametrize("size", [1, BLOCK_VALUES, BLOCK_VALUES + 1, 3 * BLOCK_VALUES + 7])
-def test_blend_by_blocks_is_the_plain_formula(size: int) -> None:
+def test_blend_in_blocks_equals_the_plain_formula(size: int) -> None:
     generator = torch.Generator().manual_seed(size)
     own, scion = torch.randn(size, generator=generator), torch.randn(size, generator=generator)
     expected = own * 0.3 + scion * (1.0 - 0.3)
-    kept = scion.clone()
+    scion_before = scion.clone()
     blend_(own, scion, 0.3)
     assert torch.equal(own, expected)
-    assert torch.equal(scion, kept)
+    assert torch.equal(scion, scion_before)
 
 
-def test_blend_takes_any_memory_format() -> None:
+def test_blend_of_mixed_memory_formats_equals_the_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     own = torch.randn(128, 64, 3, 3, generator=generator).to(memory_format=torch.channels_last)
     scion = torch.randn(128, 64, 3, 3, generator=generator)
@@ -160,25 +170,25 @@ def test_blend_takes_any_memory_format() -> None:
     assert torch.equal(own, expected)
 
 
-def test_other_structure_is_an_error_that_names_the_entry() -> None:
-    one = build(ModelConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
-    two = build(ModelConfig(architecture="resnet8"), num_classes=11, seed=0).state_dict()
+def test_graft_of_another_structure_names_the_entry() -> None:
+    rootstock = build(ModelConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
+    scion = build(ModelConfig(architecture="resnet8"), num_classes=11, seed=0).state_dict()
     with pytest.raises(StructureError, match=r"linear\.weight \(11, 64\), the rootstock \(10, 64\)"):
-        graft(one, two)
+        graft(rootstock, scion)
     deeper = build(ModelConfig(architecture="resnet14"), num_classes=10, seed=0).state_dict()
     with pytest.raises(StructureError, match="grafting needs one architecture"):
-        graft(one, deeper)
+        graft(rootstock, deeper)
 
 
-def test_scion_that_is_not_finite_is_an_error_that_names_side_and_layer() -> None:
-    one = build(ModelConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
-    two = {key: value.clone() for key, value in one.items()}
-    two["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+def test_graft_of_a_nonfinite_scion_names_side_and_layer() -> None:
+    rootstock = build(ModelConfig(architecture="resnet8"), num_classes=10, seed=0).state_dict()
+    scion = {key: value.clone() for key, value in rootstock.items()}
+    scion["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
     with pytest.raises(NotFiniteError, match=r"scion: layer2\.0\.conv1\.weight"):
-        graft(one, two)
+        graft(rootstock, scion)
 
 
-def test_units_are_found_from_modules_whatever_their_names() -> None:
+def test_graft_units_do_not_depend_on_module_names() -> None:
     vgg = build(ModelConfig(architecture="vgg16"), num_classes=10, seed=0)
     units = graft_units(vgg)
     assert len(units) == 13
@@ -188,28 +198,28 @@ def test_units_are_found_from_modules_whatever_their_names() -> None:
     assert units == graft_units_of_state(vgg.state_dict())
 
 
-def test_shortcuts_and_head_follow_the_convolution_before_as_in_the_reference() -> None:
+def test_graft_units_add_shortcut_and_head_to_the_layer_before() -> None:
     mobile = build(ModelConfig(architecture="mobilenetv2"), num_classes=10, seed=0)
-    found = {key: unit.name for unit in graft_units(mobile) for key in unit.keys}
+    unit_of = {key: unit.name for unit in graft_units(mobile) for key in unit.keys}
     published = {key: unit.name for unit in published_units(mobile.state_dict()) for key in unit.keys}
-    assert found == published
-    assert found["layers.0.shortcut.0.weight"] == "layers.0.conv3.weight"
-    assert found["linear.bias"] == "conv2.weight"
+    assert unit_of == published
+    assert unit_of["layers.0.shortcut.0.weight"] == "layers.0.conv3.weight"
+    assert unit_of["linear.bias"] == "conv2.weight"
 
 
-def test_every_entry_belongs_to_exactly_one_unit() -> None:
+def test_graft_units_contain_every_entry_exactly_once() -> None:
     cases: dict[str, Units] = {
         "resnet8": "convolutions",
         "mobilenetv2": "matrices",
         "torchvision:vit_b_16": "matrices",
     }
     for architecture, units in cases.items():
-        network_id = build(ModelConfig(architecture=architecture), num_classes=10, seed=0)
-        keys = [key for unit in graft_units(network_id, units) for key in unit.keys]
-        assert sorted(keys) == sorted(named_tensors(network_id))
+        model = build(ModelConfig(architecture=architecture), num_classes=10, seed=0)
+        keys = [key for unit in graft_units(model, units) for key in unit.keys]
+        assert sorted(keys) == sorted(named_tensors(model))
 
 
-def test_network_without_convolutions_says_what_to_do() -> None:
+def test_graft_units_without_convolutions_names_the_remedy() -> None:
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     with pytest.raises(ConfigError, match=r"graft\.units=matrices"):
         graft_units(linear, "convolutions")
@@ -217,7 +227,7 @@ def test_network_without_convolutions_says_what_to_do() -> None:
         assert [unit.name for unit in graft_units(linear, units)] == ["1.weight"]
 
 
-def test_tied_weights_are_one_entry() -> None:
+def test_named_tensors_of_tied_weights_has_a_single_entry() -> None:
     class Tied(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,95 +1,94 @@
-"""Topologies by their laws, at every size and after every join or leave."""
+"""Laws of the topologies at every size and after every join and leave."""
 
 from __future__ import annotations
-
-import typing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inarch.population import TopologyConfig
-from inarch.population.config import TopologyName
-from inarch.population.membership.topology import donors, neighbors
+from inarch.population.membership.topology import TOPOLOGIES, donors, neighbors
 
-NAMES = [name for name in typing.get_args(TopologyName) if name != "edges"]
+NAMES = TOPOLOGIES.names()
 
 members = st.lists(st.integers(0, 60), min_size=1, max_size=24, unique=True)
 
 
-def reached(config: TopologyConfig, ids: list[int], seed: int) -> bool:
-    """Whether everyone's weights can come to everyone within enough rounds."""
+def reaches_all_members(config: TopologyConfig, ids: list[int], seed: int) -> bool:
+    """Whether the weights of each network reach every other network within 64 rounds."""
     edges = {(donor, i) for r in range(64) for i in ids for donor in neighbors(config, ids, i, round=r, seed=seed)}
     for start in ids:
-        seen, frontier = {start}, [start]
+        reached, frontier = {start}, [start]
         while frontier:
-            here = frontier.pop()
+            current = frontier.pop()
             for donor, rootstock in edges:
-                if donor == here and rootstock not in seen:
-                    seen.add(rootstock)
+                if donor == current and rootstock not in reached:
+                    reached.add(rootstock)
                     frontier.append(rootstock)
-        if seen != set(ids):
+        if reached != set(ids):
             return False
     return True
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(ids=members, round=st.integers(0, 1000), seed=st.integers(0, 9))
-def test_nobody_takes_from_itself_and_all_donors_are_members(name, ids: list[int], round: int, seed: int) -> None:
+def test_neighbors_are_distinct_members_without_the_network(name, ids: list[int], round: int, seed: int) -> None:
     config = TopologyConfig(name=name, degree=3)
     for network_id in ids:
-        found = neighbors(config, ids, network_id, round=round, seed=seed)
-        assert network_id not in found
-        assert set(found) <= set(ids)
-        assert len(found) == len(set(found))
-        assert bool(found) == (len(ids) > 1)
-        assert found == neighbors(config, list(reversed(ids)), network_id, round=round, seed=seed)
+        neighbor_ids = neighbors(config, ids, network_id, round=round, seed=seed)
+        assert network_id not in neighbor_ids
+        assert set(neighbor_ids) <= set(ids)
+        assert len(neighbor_ids) == len(set(neighbor_ids))
+        assert bool(neighbor_ids) == (len(ids) > 1)
+        assert neighbor_ids == neighbors(config, list(reversed(ids)), network_id, round=round, seed=seed)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13])
-def test_everyone_is_reachable_over_the_rounds_at_every_size(name, size: int) -> None:
-    assert reached(TopologyConfig(name=name), list(range(size)), seed=0)
+def test_topology_of_any_size_reaches_every_member(name, size: int) -> None:
+    assert reaches_all_members(TopologyConfig(name=name), list(range(size)), seed=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_everyone_is_reachable_after_joins_and_leaves(name) -> None:
+def test_topology_after_joins_and_leaves_reaches_every_member(name) -> None:
     ids = [0, 1, 2, 3]
     for change in (lambda: ids.append(7), lambda: ids.remove(1), lambda: ids.append(9), lambda: ids.remove(0)):
         change()
-        assert reached(TopologyConfig(name=name), ids, seed=3)
+        assert reaches_all_members(TopologyConfig(name=name), ids, seed=3)
 
 
 @given(ids=members, round=st.integers(0, 50))
-def test_following_a_ring_asks_everyone_nearest_first(ids: list[int], round: int) -> None:
+def test_donors_of_a_ring_are_ordered_nearest_first(ids: list[int], round: int) -> None:
     ordered = sorted(ids)
-    found = donors(TopologyConfig(name="ring"), ids, ordered[0], round=round)
-    assert found == tuple(reversed(ordered[1:]))
+    donor_ids = donors(TopologyConfig(name="ring"), ids, ordered[0], round=round)
+    assert donor_ids == tuple(reversed(ordered[1:]))
 
 
-def test_topologies_by_hand() -> None:
+def test_neighbors_of_each_topology_match_values_by_hand() -> None:
     four = [10, 20, 30, 40]
-    at = {name: neighbors(TopologyConfig(name=name), four, 20, round=0) for name in NAMES if name != "random_regular"}
-    assert at["ring"] == (10,)
-    assert at["bidirectional_ring"] == (10, 30)
-    assert at["complete"] == (10, 40, 30)
-    assert at["star"] == (10,)
-    assert at["exponential"] == (10, 40)
-    assert at["one_peer"] == (10,)
-    assert set(at["torus"]) == {10, 40}
+    neighbors_by_name = {
+        name: neighbors(TopologyConfig(name=name), four, 20, round=0) for name in NAMES if name != "random_regular"
+    }
+    assert neighbors_by_name["ring"] == (10,)
+    assert neighbors_by_name["bidirectional_ring"] == (10, 30)
+    assert neighbors_by_name["complete"] == (10, 40, 30)
+    assert neighbors_by_name["star"] == (10,)
+    assert neighbors_by_name["exponential"] == (10, 40)
+    assert neighbors_by_name["one_peer"] == (10,)
+    assert set(neighbors_by_name["torus"]) == {10, 40}
     assert neighbors(TopologyConfig(name="one_peer"), four, 20, round=1) == (40,)
     assert neighbors(TopologyConfig(name="star"), four, 10, round=1) == (30, 40, 20)
 
 
-def test_regular_graphs_have_equal_in_and_out_degree() -> None:
+def test_neighbors_of_a_regular_graph_have_equal_degrees() -> None:
     ids = list(range(9))
-    taken = [
+    donor_ids = [
         donor for i in ids for donor in neighbors(TopologyConfig(name="random_regular", degree=1), ids, i, round=0)
     ]
-    assert sorted(taken) == ids
+    assert sorted(donor_ids) == ids
 
 
-def test_explicit_edges_among_those_present() -> None:
+def test_neighbors_of_explicit_edges_are_present_members() -> None:
     config = TopologyConfig(name="edges", edges=((0, 1), (2, 1), (1, 0)))
     assert neighbors(config, [0, 1, 2], 1, round=0) == (0, 2)
     assert neighbors(config, [0, 1, 2], 1, round=1) == (2, 0)
@@ -97,6 +96,6 @@ def test_explicit_edges_among_those_present() -> None:
     assert neighbors(config, [0, 1, 2], 2, round=0) == ()
 
 
-def test_a_stranger_has_no_neighbors() -> None:
+def test_neighbors_of_an_unknown_network_is_an_error() -> None:
     with pytest.raises(ValueError, match="not a member"):
         neighbors(TopologyConfig(), [0, 1], 5, round=0)

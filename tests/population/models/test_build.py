@@ -1,4 +1,4 @@
-"""Architectures by name: sizes as published, forward, graft and resume."""
+"""Built-in and torchvision architectures: parameter counts, forward pass, graft and resume."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from inarch.population.state.state_dict import load_tensors, named_tensors
         ("resnext29", 34_426_698),
     ],
 )
-def test_number_of_parameters_with_ten_classes(architecture: str, parameters: int) -> None:
+def test_build_gives_the_published_number_of_parameters(architecture: str, parameters: int) -> None:
     model = build(ModelConfig(architecture=architecture), num_classes=10)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize("architecture", architectures())
 @pytest.mark.parametrize("channels", [1, 3])
-def test_built_in_networks_map_images_to_logits(architecture: str, channels: int) -> None:
+def test_built_in_models_map_images_to_logits(architecture: str, channels: int) -> None:
     model = build(ModelConfig(architecture=architecture), num_classes=7, in_channels=channels, seed=0).eval()
     with torch.no_grad():
         assert model(torch.randn(2, channels, 32, 32)).shape == (2, 7)
 
 
-def test_mobilenet_strides_are_the_references() -> None:
+def test_mobilenet_has_the_strides_of_the_reference() -> None:
     model = build(ModelConfig(architecture="mobilenetv2"), num_classes=10)
     strides = [module.stride[0] for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert sum(stride == 2 for stride in strides) == 3
 
 
-def test_leaky_networks_let_negative_values_through() -> None:
+def test_leaky_activation_changes_the_resnet_output() -> None:
     plain, leaky = (build(ModelConfig(architecture="resnet8", leaky=on), num_classes=4, seed=0) for on in (False, True))
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(plain(images), leaky(images))
@@ -62,21 +62,23 @@ def test_leaky_networks_let_negative_values_through() -> None:
         build(ModelConfig(architecture="vgg16", leaky=True), num_classes=4)
 
 
-def test_the_seed_decides_the_weights_and_leaves_the_callers_random_state() -> None:
+def test_build_seed_sets_weights_and_keeps_global_rng_state() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    one, again, other = (build(ModelConfig(architecture="resnet8"), num_classes=4, seed=seed) for seed in (1, 1, 2))
+    model, same_seed_model, other_seed_model = (
+        build(ModelConfig(architecture="resnet8"), num_classes=4, seed=seed) for seed in (1, 1, 2)
+    )
     assert torch.equal(torch.rand(1), expected)
-    assert torch.equal(one.state_dict()["conv1.weight"], again.state_dict()["conv1.weight"])
-    assert not torch.equal(one.state_dict()["conv1.weight"], other.state_dict()["conv1.weight"])
+    assert torch.equal(model.state_dict()["conv1.weight"], same_seed_model.state_dict()["conv1.weight"])
+    assert not torch.equal(model.state_dict()["conv1.weight"], other_seed_model.state_dict()["conv1.weight"])
 
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "image_shape": (1, 8, 8)}
 
 
 def own_network(num_classes: int) -> nn.Module:
-    """A reader's own, by module:function."""
+    """A user-defined model, named as `module:function`."""
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.LazyLinear(num_classes))
 
 
@@ -84,7 +86,7 @@ def not_a_network(num_classes: int) -> int:
     return num_classes
 
 
-def test_networks_of_the_readers_own() -> None:
+def test_build_accepts_user_models_and_refuses_unknown_names() -> None:
     by_name = build(
         ModelConfig(architecture="tests.population.models.test_build:own_network"), num_classes=3, seed=0, **SHAPE
     )
@@ -123,12 +125,12 @@ FAMILIES = {
     "vit_b_16": 224,
     "wide_resnet50_2": 32,
 }
-"""One of each of torchvision's families, and pixels a side that it takes."""
+"""A model of each torchvision family, with the side in pixels of the images that it accepts."""
 
 HEAVY = frozenset({"maxvit_t", "vit_b_16", "wide_resnet50_2", "inception_v3", "vgg11_bn", "alexnet"})
 
 
-def test_every_family_of_torchvision_has_its_test() -> None:
+def test_families_cover_every_torchvision_module() -> None:
     modules = {torchvision.models.get_model_builder(name).__module__ for name in FAMILIES}
     present = {
         torchvision.models.get_model_builder(name).__module__
@@ -142,29 +144,31 @@ def test_every_family_of_torchvision_has_its_test() -> None:
 )
 def test_torchvision_family_forward_graft_and_resume(name: str, tmp_path) -> None:
     config = ModelConfig(architecture=f"torchvision:{name}")
-    one, two = (build(config, num_classes=5, seed=seed) for seed in (0, 1))
+    rootstock, donor = (build(config, num_classes=5, seed=seed) for seed in (0, 1))
     units = "matrices" if name in ("vit_b_16", "swin_t") else "convolutions"
-    result = graft(one.state_dict(), two.state_dict(), GraftConfig(units=units), units=graft_units(one, units))
-    one.load_state_dict(result.state)
+    result = graft(
+        rootstock.state_dict(), donor.state_dict(), GraftConfig(units=units), units=graft_units(rootstock, units)
+    )
+    rootstock.load_state_dict(result.state)
     images = torch.randn(2, 3, FAMILIES[name], FAMILIES[name], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = one.eval()(images)
+        logits = rootstock.eval()(images)
     assert logits.shape == (2, 5) and bool(torch.isfinite(logits).all())
     store = CheckpointStore(Storage(str(tmp_path)))
     identity = CheckpointId(incarnation=1, interval=1)
-    store.commit(Checkpoint(network_id=0, id=identity, model=named_tensors(one), tensors={}, training={}))
+    store.commit(Checkpoint(network_id=0, id=identity, model=named_tensors(rootstock), tensors={}, training={}))
     loaded = store.newest(0)
     assert loaded is not None
-    load_tensors(two, loaded.model)
+    load_tensors(donor, loaded.model)
     with torch.no_grad():
-        assert torch.equal(two.eval()(images), logits)
+        assert torch.equal(donor.eval()(images), logits)
 
 
 def test_default_configuration_builds() -> None:
     assert build(RunConfig().model, num_classes=10) is not None
 
 
-def test_trained_weights_are_taken_over_and_a_classifier_of_another_width_begins_anew(tmp_path: Path) -> None:
+def test_pretrained_weights_load_except_a_wider_classifier(tmp_path: Path) -> None:
     plain = ModelConfig(architecture="resnet8")
     trained = build(plain, num_classes=5, seed=1)
     file = str(tmp_path / "weights.safetensors")
@@ -180,7 +184,7 @@ def test_trained_weights_are_taken_over_and_a_classifier_of_another_width_begins
 
 
 @pytest.mark.parametrize(
-    ("architecture", "weights", "told"),
+    ("architecture", "weights", "message"),
     [
         ("resnet8", "nowhere.safetensors", "does not exist"),
         ("torchvision:resnet18", "IMAGENET1K_V9", "IMAGENET1K_V1"),
@@ -188,11 +192,11 @@ def test_trained_weights_are_taken_over_and_a_classifier_of_another_width_begins
         ("resnet8", "broken", "cannot be read as safetensors"),
     ],
 )
-def test_weights_that_do_not_fit_say_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, weights: str, told: str
+def test_build_refuses_invalid_pretrained_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, weights: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     safetensors.torch.save_model(build(ModelConfig(architecture="resnet8"), num_classes=5), "weights.safetensors")
     Path("broken").write_bytes(b"no weights")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         build(ModelConfig(architecture=architecture, weights=weights), num_classes=5, seed=0)

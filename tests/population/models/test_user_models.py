@@ -1,4 +1,4 @@
-"""Networks as people have them: each trains, or is refused before anything starts, with a remedy."""
+"""A user-defined model either trains or is refused before the run starts, with a remedy in the message."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def body(*more: nn.Module, num_classes: int = 4) -> nn.Sequential:
 
 
 class Wrapped(nn.Module):
-    """A network whose output is what a function makes of its logits."""
+    """A model whose output is a given function of its logits."""
 
     def __init__(self, make: Callable[[Any, Tensor], Any], *, lazy: bool = False) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def share_buffer(module: nn.Module) -> None:
 
 
 class With(nn.Module):
-    """A network with a buffer or parameter more."""
+    """A model with an additional buffer or parameter."""
 
     def __init__(self, change: Callable[[nn.Module], Any]) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class With(nn.Module):
 
 
 class Output(dict):
-    """As the model outputs of Transformers: a mapping with attributes."""
+    """A mapping with attributes, like the model outputs of Transformers."""
 
     @property
     def logits(self) -> Tensor:
@@ -109,23 +109,23 @@ def lazy() -> nn.Module:
 
 
 def tied() -> nn.Module:
-    found = body(nn.Linear(8, 8), nn.Linear(8, 8))
-    found[6].weight = found[5].weight
-    return found
+    model = body(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[6].weight = model[5].weight
+    return model
 
 
 def weight_norm(*, several: bool = True) -> nn.Module:
-    found = body()
+    model = body()
     for place in (0, 2) if several else (0,):
-        nn.utils.parametrizations.weight_norm(found[place])
-    return found
+        nn.utils.parametrizations.weight_norm(model[place])
+    return model
 
 
 def old_weight_norm() -> nn.Module:
-    found = body()
+    model = body()
     with pytest.warns(FutureWarning):
-        nn.utils.weight_norm(found[0])
-    return found
+        nn.utils.weight_norm(model[0])
+    return model
 
 
 def mlp(num_classes: int = 4) -> nn.Module:
@@ -137,9 +137,9 @@ def mask(module: nn.Module) -> None:
 
 
 def frozen_but_head() -> nn.Module:
-    found = body()
-    found[0].requires_grad_(False)
-    return found
+    model = body()
+    model[0].requires_grad_(False)
+    return model
 
 
 WORKS: dict[str, Callable[[], nn.Module]] = {
@@ -148,7 +148,7 @@ WORKS: dict[str, Callable[[], nn.Module]] = {
         lambda module, logits: (logits, module.auxiliary(logits)) if module.training else logits
     ),
     "mapping": lambda: Wrapped(lambda module, logits: {"loss": None, "logits": logits}),
-    "mapping named out": lambda: Wrapped(lambda module, logits: {"out": logits, "aux": module.auxiliary(logits)}),
+    "mapping with key out": lambda: Wrapped(lambda module, logits: {"out": logits, "aux": module.auxiliary(logits)}),
     "model output": lambda: Wrapped(lambda module, logits: Output(logits=logits)),
     "infinite mask": lambda: With(mask),
     "NaN buffer": lambda: With(lambda module: module.register_buffer("unset", torch.full((3,), torch.nan))),
@@ -171,7 +171,7 @@ WORKS: dict[str, Callable[[], nn.Module]] = {
         lambda module: module.register_buffer("phase", torch.ones(3, dtype=torch.complex64))
     ),
     "weight norm": weight_norm,
-    "one of two with weight norm": lambda: weight_norm(several=False),
+    "weight norm on one of two convolutions": lambda: weight_norm(several=False),
     "spectral norm": lambda: nn.Sequential(
         nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 8, 3)), nn.Flatten(), nn.Linear(288, 4)
     ),
@@ -179,8 +179,8 @@ WORKS: dict[str, Callable[[], nn.Module]] = {
     "MLP": mlp,
     "partly frozen": frozen_but_head,
     "tied convolutions with biases": lambda: With(tie_convolutions),
-    "one buffer of two modules": lambda: With(share_buffer),
-    "lazy head in training alone": lambda: Wrapped(
+    "buffer shared by two modules": lambda: With(share_buffer),
+    "lazy head used only in training": lambda: Wrapped(
         lambda module, logits: (logits, module.lazy(logits)) if module.training else logits, lazy=True
     ),
     "batch norm on features": lambda: body(nn.BatchNorm1d(8)),
@@ -193,7 +193,7 @@ def changed(**fields: Any) -> RunConfig:
 
 @pytest.mark.parametrize("name", WORKS)
 @pytest.mark.parametrize("averaging", ["none", "ema"])
-def test_these_networks_train_graft_commit_and_are_judged(tmp_path, name: str, averaging: Any) -> None:
+def test_supported_model_trains_grafts_resumes_and_evaluates(tmp_path, name: str, averaging: Any) -> None:
     config = changed(weight_averaging=WeightAveragingConfig(kind=averaging, decay=0.5))
     splits = tiny_splits(config)
 
@@ -217,29 +217,29 @@ def test_these_networks_train_graft_commit_and_are_judged(tmp_path, name: str, a
         state = named_tensors(trainer.module)
         finite = [key for key in state if not key.endswith(("mask", "unset"))]
         assert all(torch.isfinite(state[key]).all() for key in finite if state[key].is_floating_point())
-    host = FakeRuntime()
+    runtime = FakeRuntime()
     task = ImageClassification(config, splits, factory=factory)
     fresh = type(trainers[0])(task, config, network_id=0)
-    live(fresh, host)
+    live(fresh, runtime)
     store = CheckpointStore(Storage(str(tmp_path)))
-    assert store.commit(host.checkpoints[-1])
+    assert store.commit(runtime.checkpoints[-1])
     saved = store.newest(0)
     assert isinstance(saved, Checkpoint)
-    again = type(trainers[0])(ImageClassification(config, splits, factory=factory), config, network_id=0)
-    again.resume(saved)
+    resumed = type(trainers[0])(ImageClassification(config, splits, factory=factory), config, network_id=0)
+    resumed.resume(saved)
     for key, tensor in named_tensors(fresh.module).items():
-        assert torch.equal(tensor.nan_to_num(), named_tensors(again.module)[key].nan_to_num()), key
+        assert torch.equal(tensor.nan_to_num(), named_tensors(resumed.module)[key].nan_to_num()), key
     test = task.part("test")
     assert test is not None
     candidates = [Candidate(network_id=n, state=saved.evaluated_state, validation_score=0.5) for n in (0, 1)]
     parts = EvaluationData(judged=test, validation=task.part("validation"), statistics=task.batch_norm_images)
-    judged = evaluate_population(task.build(0), candidates, parts)
-    assert judged["mean"]["accuracy"] == judged["each"][0]["accuracy"] > 0.2
+    scores = evaluate_population(task.build(0), candidates, parts)
+    assert scores["mean"]["accuracy"] == scores["each"][0]["accuracy"] > 0.2
 
 
 @pytest.mark.parametrize("rule", ["papa", "wash", "pbt", "dml", "none"])
 @pytest.mark.parametrize("name", ["MLP", "infinite mask", "no matrix"])
-def test_rules_that_graft_nothing_take_any_network(rule: Any, name: str) -> None:
+def test_rules_without_grafting_accept_any_model(rule: Any, name: str) -> None:
     class Scale(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -294,12 +294,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         r"must map 2 images \(2, 1, 8, 8\) to logits \(2, 4\), it gave \(2, 4, 6, 6\)",
     ),
     "wrong number of outputs": (lambda: body(num_classes=3), r"to logits \(2, 4\), it gave \(2, 3\)"),
-    "3 channels": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), r"the network, evaluating images \(2, 1, 8, 8\), raised"),
-    "no logits": (
+    "3 input channels": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3)),
+        r"the network, evaluating images \(2, 1, 8, 8\), raised",
+    ),
+    "mapping without logits": (
         lambda: Wrapped(lambda module, logits: {"features": logits}),
         "the network must give logits, .*; it gave dict with features",
     ),
-    "frozen": (lambda: body().requires_grad_(False), "no parameter to train: all are frozen"),
+    "all parameters frozen": (lambda: body().requires_grad_(False), "no parameter to train: all are frozen"),
     "no parameters": (nn.Flatten, "no parameter to train"),
     "detached": (lambda: Wrapped(lambda module, logits: logits.detach()), "the loss does not depend on any parameter"),
     "complex": (
@@ -324,18 +327,21 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: With(lambda module: module.register_buffer("m", torch.ones(3, device="meta"))),
         "buffer 'm' is on device meta",
     ),
-    "sharing": (lambda: With(sharing), "'first' and 'second' are different tensors of the same memory"),
+    "parameters of overlapping memory": (
+        lambda: With(sharing),
+        "'first' and 'second' are different tensors of the same memory",
+    ),
     "extra state": (lambda: With(extra), r"'extra._extra_state' of the network's state_dict is extra state"),
     "the same instance": (lambda: SAME, "gives the same network, or the same weights, each time"),
     "the same weights": (lambda: nn.Sequential(SAME, nn.Identity()), "the same weights, each time"),
     "TorchScript": (lambda: torch.jit.script(body()), "the network is TorchScript"),
-    "copies in the state": (Copying, "state_dict gives a copy of 'body.0.weight'"),
-    "weights missing in the state": (Omitting, "state_dict lacks 'body.5.weight'"),
+    "state_dict returns copies": (Copying, "state_dict gives a copy of 'body.0.weight'"),
+    "state_dict omits weights": (Omitting, "state_dict lacks 'body.5.weight'"),
     "unused lazy layer": (
         lambda: With(lambda module: module.add_module("unused", nn.LazyLinear(3))),
         r"lazy layer 'unused.weight' got no size",
     ),
-    "None": (lambda: None, r"must give a torch\.nn\.Module, got NoneType"),
+    "factory returns None": (lambda: None, r"must give a torch\.nn\.Module, got NoneType"),
 }
 
 
@@ -343,14 +349,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "ignore:torch.quantize_per_tensor", "ignore:.*quantize.*:UserWarning", "ignore:Sparse", "ignore:.*jit"
 )
 @pytest.mark.parametrize("name", REFUSED)
-def test_these_networks_are_refused_with_a_remedy(name: str) -> None:
+def test_unsupported_model_is_refused_with_a_remedy(name: str) -> None:
     factory, message = REFUSED[name]
     with pytest.raises(InarchError, match=message) as raised:
         try_network(changed(), factory, SHAPE)
     assert str(raised.value).count("\n") <= 9
 
 
-def test_factories_with_other_arguments_are_refused_with_a_remedy() -> None:
+def test_model_factory_with_invalid_arguments_is_refused() -> None:
     cases: list[tuple[Any, str]] = [
         (lambda classes: body(), r"cannot be called with no arguments: missing a required argument: 'classes'"),
         (lambda num_classes, width: body(), r"cannot be called with num_classes: missing a required argument: 'width'"),
@@ -368,7 +374,7 @@ def test_factories_with_other_arguments_are_refused_with_a_remedy() -> None:
         build(ModelConfig(architecture="torch.nn:Linear"), num_classes=3)
 
 
-def test_a_factory_that_cannot_be_sent_names_what_prevents_it() -> None:
+def test_unpicklable_factory_error_names_the_captured_object() -> None:
     lock, width = threading.Lock(), 8
 
     def locked(num_classes: int) -> nn.Module:
@@ -380,22 +386,20 @@ def test_a_factory_that_cannot_be_sent_names_what_prevents_it() -> None:
     assert with_network(RunConfig(), mlp)[1] is mlp
 
 
-def test_what_a_factory_raises_is_told_with_its_own_frames() -> None:
+def test_factory_error_shows_only_the_users_frames() -> None:
     def factory(num_classes: int) -> nn.Module:
         raise RuntimeError("weights are on the other disk")
 
     with pytest.raises(UserCodeError) as raised:
         try_network(changed(), factory, SHAPE)
-    said = str(raised.value)
-    assert "the network function" in said and "raised RuntimeError: weights are on the other disk" in said
-    assert "test_own_networks.py" in said and "population/" not in said
+    message = str(raised.value)
+    assert "the network function" in message and "raised RuntimeError: weights are on the other disk" in message
+    assert "test_own_networks.py" in message and "population/" not in message
 
 
 @pytest.mark.parametrize(("images", "batch_size"), [(58, 19), (65, 32), (33, 32), (64, 32), (3, 2)])
 @pytest.mark.parametrize("drop_last", ["auto", "on", "off"])
-def test_a_last_batch_of_one_image_is_left_out_where_batch_norm_cannot_take_it(
-    images: int, batch_size: int, drop_last: Any
-) -> None:
+def test_last_batch_of_one_image_is_dropped_for_batch_norm(images: int, batch_size: int, drop_last: Any) -> None:
     schedule = ScheduleConfig(epochs=1, batch_size=batch_size, drop_last=drop_last)
     config = small_config(schedule=schedule, data=DataConfig(augmentation="none", validation=0.0))
     splits = tiny_splits(config, images=images, classes=2)
@@ -413,21 +417,21 @@ def test_a_last_batch_of_one_image_is_left_out_where_batch_norm_cannot_take_it(
         check_network(task, num_images=images)
 
 
-def test_every_task_and_kind_of_data_is_tried() -> None:
+def test_try_network_covers_each_task_and_kind_of_data() -> None:
     data = DataConfig(train="x", test="y", query="z", augmentation="imagenet", stream="always", channels="gray")
     try_network(changed(task="retrieval", data=data), body, SHAPE)
     own = DataConfig(train="x", validation_set="v", class_names=("a", "b"), image_size=8, skip_unreadable=3)
     try_network(changed(data=own), body, SHAPE)
 
 
-def test_batches_of_one_image_are_allowed_where_the_network_allows_them() -> None:
+def test_batch_size_of_one_is_refused_only_with_batch_norm() -> None:
     config = small_config(schedule=ScheduleConfig(epochs=1, batch_size=1))
     try_network(config, body, SHAPE)
     with pytest.raises(UserCodeError, match="batch norm needs two images"):
         try_network(config, lambda: body(nn.BatchNorm1d(8)), SHAPE)
 
 
-def test_auxiliary_heads_of_torchvision_are_taken_for_what_they_are() -> None:
+def test_try_network_accepts_auxiliary_heads_of_torchvision() -> None:
     shape = DataShape(num_images=40, image_shape=(3, 64, 64), num_classes=4)
     config = small_config(schedule=ScheduleConfig(epochs=1, batch_size=4), exchange=ExchangeConfig(rule="none"))
 
@@ -437,7 +441,7 @@ def test_auxiliary_heads_of_torchvision_are_taken_for_what_they_are() -> None:
     try_network(config, googlenet, shape)
 
 
-def test_logits_are_found_in_outputs_of_every_kind() -> None:
+def test_logits_of_extracts_logits_from_each_output_type() -> None:
     logits = torch.ones(2, 3)
     for output in (logits, (logits, None), [logits], {"logits": logits}, Output(logits=logits), {"out": logits}):
         assert logits_of(output) is logits
@@ -446,7 +450,7 @@ def test_logits_are_found_in_outputs_of_every_kind() -> None:
             logits_of(output)
 
 
-def test_parametrized_convolutions_are_convolutions() -> None:
+def test_graft_units_include_parametrized_convolutions() -> None:
     assert [unit.name for unit in graft_units(weight_norm())] == [
         "0.parametrizations.weight.original1",
         "2.parametrizations.weight.original1",
@@ -470,7 +474,7 @@ def test_parametrized_convolutions_are_convolutions() -> None:
         ("convnext_tiny", "convolutions"),
     ],
 )
-def test_transformers_are_grafted_by_all_their_matrices(name: str, expected: str) -> None:
+def test_chosen_units_are_matrices_only_for_transformers(name: str, expected: str) -> None:
     with torch.device("meta"):
         module = torchvision.models.get_model(name, weights=None)
     assert chosen_units(module) == expected
@@ -482,7 +486,7 @@ def test_transformers_are_grafted_by_all_their_matrices(name: str, expected: str
     assert GraftConfig().units == "auto"
 
 
-def test_what_the_driver_knows_of_the_data_is_what_the_run_will_find(tmp_path) -> None:
+def test_data_shape_matches_the_splits_of_the_run(tmp_path) -> None:
     from tests.images import write_classes
 
     for data in (
@@ -507,7 +511,7 @@ def test_what_the_driver_knows_of_the_data_is_what_the_run_will_find(tmp_path) -
 
 
 @pytest.mark.parametrize("num_gray", [1, 70])
-def test_gray_images_before_others_do_not_decide_the_channels(tmp_path, num_gray: int) -> None:
+def test_data_shape_of_mixed_gray_and_color_data_is_not_gray(tmp_path, num_gray: int) -> None:
     from tests.images import picture, write_classes
 
     train = write_classes(tmp_path / "train", ("ant", "bee"), each=num_gray)
@@ -519,14 +523,14 @@ def test_gray_images_before_others_do_not_decide_the_channels(tmp_path, num_gray
     for place in (tmp_path / "gray").rglob("*.png"):
         picture(9, mode="L").save(place)
     for test, channels in ((None, 1), (gray, 1), (train, None if num_gray > 64 else 3)):
-        found = data_shape(RunConfig(data=DataConfig(train=gray, test=test)))
-        assert (found and found.image_shape[0]) == channels
+        combined_shape = data_shape(RunConfig(data=DataConfig(train=gray, test=test)))
+        assert (combined_shape and combined_shape.image_shape[0]) == channels
     large = RunConfig(data=DataConfig(train=train, memory_gib=1e-9))
     streamed = data_shape(large)
     assert streamed is not None and streamed.image_shape == (3, 224, 224)
 
 
-def test_images_of_floats_train_too() -> None:
+def test_check_network_accepts_float_images() -> None:
     config = changed()
     images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
     splits = memory_splits(image_set(images, np.arange(40) % 4), None, config.data, seed=0)

@@ -1,4 +1,4 @@
-"""Checkpoints: committed by a manifest, on file systems without an atomic rename too; rows are counted once."""
+"""A manifest commits each checkpoint, even on file systems without atomic rename. Rows are counted once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from inarch.population.persistence.storage import Storage
 
 
 class Bucket(pafs.FileSystemHandler):
-    """An object store's manners: no rename at all, and a file is there when its stream is closed, not before."""
+    """A file system that behaves like an object store: no rename, and a file appears when its stream is closed."""
 
     def __init__(self, inner: pafs.FileSystem) -> None:
         self._inner = inner
@@ -100,41 +100,41 @@ def checkpoint(interval: int, *, incarnation: int = 1, step: int = 0, score: flo
     )
 
 
-def test_without_validation_the_mean_stands_for_a_network_of_averaged_weights(storage: Storage) -> None:
+def test_best_without_validation_returns_averaged_weights(storage: Storage) -> None:
     store = CheckpointStore(storage)
-    made = checkpoint(1)
+    plain = checkpoint(1)
     mean = {"average.weight": torch.full((3,), 7.0), "average.count": torch.tensor(1)}
     for count in (0, 4):
-        tensors = {**made.tensors, **mean, "average_count": torch.tensor(count)}
-        store.commit(dataclasses.replace(made, id=dataclasses.replace(made.id, interval=count + 1), tensors=tensors))
-        found = store.best(0)
-        assert found is not None
-        assert found[0]["weight"].tolist() == [7.0 if count else 1.0] * 3
+        tensors = {**plain.tensors, **mean, "average_count": torch.tensor(count)}
+        store.commit(dataclasses.replace(plain, id=dataclasses.replace(plain.id, interval=count + 1), tensors=tensors))
+        best = store.best(0)
+        assert best is not None
+        assert best[0]["weight"].tolist() == [7.0 if count else 1.0] * 3
 
 
-def test_what_is_committed_comes_back(storage: Storage) -> None:
+def test_newest_returns_the_committed_checkpoint(storage: Storage) -> None:
     store = CheckpointStore(storage)
     assert store.newest(0) is None
     assert store.commit(checkpoint(1))
-    found = store.newest(0)
-    assert found is not None
-    assert found.model["weight"].tolist() == [1.0, 1.0, 1.0]
-    assert found.model["count"].dtype == torch.int64
-    assert found.tensors["optimizer.momentum_buffer.weight"].tolist() == [1.0, 1.0, 1.0]
-    assert found.training["interval"] == 1
+    newest = store.newest(0)
+    assert newest is not None
+    assert newest.model["weight"].tolist() == [1.0, 1.0, 1.0]
+    assert newest.model["count"].dtype == torch.int64
+    assert newest.tensors["optimizer.momentum_buffer.weight"].tolist() == [1.0, 1.0, 1.0]
+    assert newest.training["interval"] == 1
 
 
-def test_last_k_and_the_best_are_kept(storage: Storage) -> None:
+def test_store_keeps_the_last_checkpoints_and_the_best(storage: Storage) -> None:
     store = CheckpointStore(storage, keep=2)
     for interval, score in ((1, 0.5), (2, 0.9), (3, None), (4, None), (5, None)):
         store.commit(checkpoint(interval, score=score))
-    assert [found.interval for found in store.list(0)] == [2, 4, 5]
+    assert [checkpoint_id.interval for checkpoint_id in store.list(0)] == [2, 4, 5]
     best = store.best(0)
     assert best is not None
     assert (best[0]["weight"].tolist(), best[1], best[2]) == ([102.0] * 3, 0.9, 2)
 
 
-def test_without_validation_the_newest_is_the_best(storage: Storage) -> None:
+def test_best_without_validation_is_the_newest(storage: Storage) -> None:
     store = CheckpointStore(storage)
     store.commit(checkpoint(1))
     store.commit(checkpoint(2))
@@ -142,7 +142,7 @@ def test_without_validation_the_newest_is_the_best(storage: Storage) -> None:
     assert best is not None and best[2] == 2
 
 
-def test_checkpoint_without_its_manifest_does_not_exist(storage: Storage) -> None:
+def test_checkpoint_without_manifest_is_ignored(storage: Storage) -> None:
     store = CheckpointStore(storage)
     store.commit(checkpoint(1))
     store.commit(checkpoint(2))
@@ -151,18 +151,18 @@ def test_checkpoint_without_its_manifest_does_not_exist(storage: Storage) -> Non
     assert newest is not None and newest.id.interval == 1
 
 
-def test_storage_that_fails_while_it_is_read_is_no_damage(tmp_path: Path) -> None:
+def test_failed_read_is_not_a_damaged_checkpoint(tmp_path: Path) -> None:
     store = CheckpointStore(Storage(str(tmp_path / "run")))
     store.commit(checkpoint(1))
     (tmp_path / "run/networks/0/000001-001/model.safetensors").unlink()
     (tmp_path / "run/networks/0/000001-001/model.safetensors").mkdir()
     with pytest.raises(StorageError) as failure:
         store.newest(0)
-    assert not isinstance(failure.value, CheckpointError), "it must not be passed over as damaged"
+    assert not isinstance(failure.value, CheckpointError), "a failed read must not be handled as damage"
 
 
 @pytest.mark.parametrize("damage", [b"", b"something else"])
-def test_damaged_checkpoint_is_passed_over(storage: Storage, damage: bytes) -> None:
+def test_damaged_checkpoint_is_skipped(storage: Storage, damage: bytes) -> None:
     store = CheckpointStore(storage)
     store.commit(checkpoint(1))
     store.commit(checkpoint(2))
@@ -173,7 +173,7 @@ def test_damaged_checkpoint_is_passed_over(storage: Storage, damage: bytes) -> N
         store.load(0, CheckpointId(incarnation=1, interval=2))
 
 
-def test_checkpoint_within_an_interval_is_newer_than_its_beginning(storage: Storage) -> None:
+def test_checkpoint_within_an_interval_is_newer_than_its_start(storage: Storage) -> None:
     store = CheckpointStore(storage)
     store.commit(checkpoint(3))
     store.commit(checkpoint(3, step=77))
@@ -183,18 +183,18 @@ def test_checkpoint_within_an_interval_is_newer_than_its_beginning(storage: Stor
     assert limited is None
 
 
-def test_earlier_incarnation_commits_nothing_after_a_later_one_has_claimed(storage: Storage) -> None:
+def test_commit_of_a_fenced_incarnation_is_refused(storage: Storage) -> None:
     store = CheckpointStore(storage)
     store.acquire_fence(0, 1)
     store.commit(checkpoint(1))
     store.acquire_fence(0, 2)
     assert not store.commit(checkpoint(2, incarnation=1))
     assert store.commit(checkpoint(2, incarnation=2))
-    assert [(found.interval, found.incarnation) for found in store.list(0)] == [(1, 1), (2, 2)]
+    assert [(checkpoint_id.interval, checkpoint_id.incarnation) for checkpoint_id in store.list(0)] == [(1, 1), (2, 2)]
     assert read_table(storage, "metrics").column("interval").to_pylist() == [1, 2]
 
 
-def test_rows_of_an_interval_that_was_redone_are_counted_once(storage: Storage) -> None:
+def test_rows_of_a_repeated_interval_are_counted_once(storage: Storage) -> None:
     store = CheckpointStore(storage)
     for interval, incarnation in ((1, 1), (2, 1), (2, 2), (3, 2)):
         store.commit(checkpoint(interval, incarnation=incarnation))
@@ -203,7 +203,7 @@ def test_rows_of_an_interval_that_was_redone_are_counted_once(storage: Storage) 
     assert table.column("incarnation").to_pylist() == [1, 2, 2]
 
 
-def test_rows_that_a_dead_network_had_not_handed_in_are_handed_in_later(storage: Storage) -> None:
+def test_flush_history_writes_rows_missing_after_a_crash(storage: Storage) -> None:
     store = CheckpointStore(storage)
     store.commit(checkpoint(1))
     storage.delete("metrics/0-000001-001.parquet")
@@ -212,7 +212,7 @@ def test_rows_that_a_dead_network_had_not_handed_in_are_handed_in_later(storage:
     assert read_table(storage, "metrics").column("interval").to_pylist() == [1]
 
 
-def test_nothing_is_pickled(storage: Storage) -> None:
+def test_checkpoint_files_contain_no_pickle(storage: Storage) -> None:
     CheckpointStore(storage).commit(checkpoint(1, score=0.1))
     names = storage.names("networks/0/000001-001")
     assert {name.rpartition(".")[2] for name in names} == {"safetensors", "json", "parquet"}
@@ -220,7 +220,7 @@ def test_nothing_is_pickled(storage: Storage) -> None:
     assert sorted([*manifest, "manifest.json"]) == names
 
 
-def test_storage_that_fails_is_an_error_and_earlier_checkpoints_stand(tmp_path) -> None:
+def test_failed_commit_raises_and_keeps_earlier_checkpoints(tmp_path) -> None:
     bucket = Bucket(pafs.LocalFileSystem())
     storage = Storage(str(tmp_path), filesystem=pafs.PyFileSystem(bucket))
     store = CheckpointStore(storage)
@@ -234,7 +234,7 @@ def test_storage_that_fails_is_an_error_and_earlier_checkpoints_stand(tmp_path) 
     assert newest is not None and newest.id.interval == 1
 
 
-def test_storage_call_that_takes_too_long_is_an_error(tmp_path) -> None:
+def test_storage_write_past_the_deadline_raises(tmp_path) -> None:
     bucket = Bucket(pafs.LocalFileSystem())
     bucket.delay_seconds = 0.5
     storage = Storage(str(tmp_path), filesystem=pafs.PyFileSystem(bucket), deadline_seconds=0.05)
@@ -242,7 +242,7 @@ def test_storage_call_that_takes_too_long_is_an_error(tmp_path) -> None:
         storage.write("file", b"x")
 
 
-def test_storage_that_cannot_be_opened_is_an_error() -> None:
+def test_storage_that_cannot_be_opened_raises() -> None:
     with pytest.raises(StorageError, match="cannot be opened"):
         Storage("nonsense://x/y")
     with pytest.raises(StorageError):

@@ -1,4 +1,4 @@
-"""Learning from others' predictions: losses by hand, teachers from runs' folders, peers in simulated populations."""
+"""Distillation: losses by hand, teachers from run folders and peers in simulated populations."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.fakes.runtime import FakeRuntime, live
 
 
-def test_distillation_is_cross_entropy_with_the_teachers_mean() -> None:
-    student, one, two = torch.tensor([[2.0, 0.0]]), torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+def test_distillation_loss_is_cross_entropy_with_teacher_mean() -> None:
+    student, first_teacher, second_teacher = (
+        torch.tensor([[2.0, 0.0]]),
+        torch.tensor([[4.0, 0.0]]),
+        torch.tensor([[0.0, 0.0]]),
+    )
     target = (1 / (1 + math.exp(-2.0)) + 0.5) / 2
     own = 1 / (1 + math.exp(-1.0))
     expected = -4.0 * (target * math.log(own) + (1 - target) * math.log(1 - own))
-    assert float(distillation_loss(student, [one, two], temperature=2.0)) == pytest.approx(expected, rel=1e-6)
+    assert float(distillation_loss(student, [first_teacher, second_teacher], temperature=2.0)) == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
-def test_mutual_loss_is_the_divergence_from_the_peers_and_nought_from_oneself() -> None:
+def test_mutual_loss_is_the_mean_divergence_from_the_peers() -> None:
     own, peer = torch.tensor([[1.0, 0.0, 0.5]]), torch.tensor([[0.0, 2.0, 0.0]])
     p, q = peer.softmax(1), own.softmax(1)
     expected = float((p * (p / q).log()).sum())
@@ -41,14 +47,14 @@ def test_mutual_loss_is_the_divergence_from_the_peers_and_nought_from_oneself() 
 
 @pytest.fixture
 def teacher_run(tmp_path: Path) -> str:
-    """The folder of a run of two networks, as a run leaves it."""
+    """The folder of a finished run of two networks."""
     config = small_config(exchange=ExchangeConfig(rule="none"))
     store = CheckpointStore(Storage(str(tmp_path / "teacher")), keep=2)
-    for network in (0, 1):
-        host = FakeRuntime()
-        trainer = Trainer(tiny_task(config), config, network_id=network)
-        live(trainer, host)
-        for checkpoint in host.checkpoints:
+    for network_id in (0, 1):
+        runtime = FakeRuntime()
+        trainer = Trainer(tiny_task(config), config, network_id=network_id)
+        live(trainer, runtime)
+        for checkpoint in runtime.checkpoints:
             assert store.commit(checkpoint)
     info = {"num_classes": 4, "image_shape": [1, 8, 8]}
     recorded = {"config": to_dict(config), "model": "resnet8", "info": info}
@@ -56,26 +62,26 @@ def teacher_run(tmp_path: Path) -> str:
     return str(tmp_path / "teacher")
 
 
-def test_a_teacher_is_the_best_network_of_a_run_or_the_one_that_is_named(teacher_run: str) -> None:
+def test_load_teacher_returns_the_named_or_the_best_network(teacher_run: str) -> None:
     store = CheckpointStore(Storage(teacher_run))
-    for path, network in ((f"{teacher_run}#0", 0), (f"{teacher_run}#1", 1)):
-        found, best = load_teacher(path, num_classes=4, in_channels=1), store.best(network)
-        assert best is not None and not found.training
-        assert all(torch.equal(value, best[0][name]) for name, value in named_tensors(found).items())
-        assert not any(parameter.requires_grad for parameter in found.parameters())
-    scores = {network: best[1] for network in (0, 1) if (best := store.best(network)) is not None}
-    chosen = max(scores, key=lambda network: (scores[network] or 0.0, -network))
-    by_default = named_tensors(load_teacher(teacher_run, num_classes=4, in_channels=1))
-    named = named_tensors(load_teacher(f"{teacher_run}#{chosen}", num_classes=4, in_channels=1))
-    assert all(torch.equal(value, named[name]) for name, value in by_default.items())
+    for path, network_id in ((f"{teacher_run}#0", 0), (f"{teacher_run}#1", 1)):
+        teacher, best = load_teacher(path, num_classes=4, in_channels=1), store.best(network_id)
+        assert best is not None and not teacher.training
+        assert all(torch.equal(value, best[0][name]) for name, value in named_tensors(teacher).items())
+        assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    scores = {network_id: best[1] for network_id in (0, 1) if (best := store.best(network_id)) is not None}
+    best_id = max(scores, key=lambda network_id: (scores[network_id] or 0.0, -network_id))
+    default = named_tensors(load_teacher(teacher_run, num_classes=4, in_channels=1))
+    named = named_tensors(load_teacher(f"{teacher_run}#{best_id}", num_classes=4, in_channels=1))
+    assert all(torch.equal(value, named[name]) for name, value in default.items())
 
 
-def test_a_teacher_may_be_a_network_as_it_was_at_an_earlier_interval(teacher_run: str) -> None:
+def test_load_teacher_with_an_interval_returns_its_checkpoint(teacher_run: str) -> None:
     store = CheckpointStore(Storage(teacher_run))
-    earlier = next(one for one in store.list(1) if one.interval == 3)
-    found = named_tensors(load_teacher(f"{teacher_run}#1@3", num_classes=4, in_channels=1))
+    earlier = next(checkpoint_id for checkpoint_id in store.list(1) if checkpoint_id.interval == 3)
+    teacher = named_tensors(load_teacher(f"{teacher_run}#1@3", num_classes=4, in_channels=1))
     expected = store.load(1, earlier).model
-    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert all(torch.equal(value, expected[name]) for name, value in teacher.items())
     with pytest.raises(ConfigError, match=r"names no checkpoint; network 1 .* has those of intervals \[.*3, 4\]"):
         load_teacher(f"{teacher_run}#1@1000", num_classes=4, in_channels=1)
 
@@ -84,12 +90,14 @@ def test_a_teacher_may_be_a_network_as_it_was_at_an_earlier_interval(teacher_run
     ("suffix", "classes", "message"),
     [("#7", 4, "names no network"), ("#best", 4, "names no network"), ("", 5, "4 classes"), ("-not", 4, "no run at")],
 )
-def test_teachers_that_cannot_be_used_are_refused(teacher_run: str, suffix: str, classes: int, message: str) -> None:
+def test_load_teacher_from_an_unusable_run_is_a_config_error(
+    teacher_run: str, suffix: str, classes: int, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         load_teacher(f"{teacher_run}{suffix}", num_classes=classes, in_channels=1)
 
 
-def test_a_student_learns_from_its_teachers_and_its_loss_tells(teacher_run: str) -> None:
+def test_loss_with_teachers_adds_the_distillation_loss(teacher_run: str) -> None:
     plain = small_config()
     taught = dataclasses.replace(plain, distillation=DistillationConfig(teachers=(teacher_run, f"{teacher_run}#1")))
     tasks = [tiny_task(config) for config in (plain, taught)]
@@ -105,7 +113,7 @@ def test_a_student_learns_from_its_teachers_and_its_loss_tells(teacher_run: str)
     assert reports[-1].train_loss < reports[0].train_loss
 
 
-def test_missing_teachers_are_an_error_before_training() -> None:
+def test_check_with_a_missing_teacher_is_a_config_error() -> None:
     config = small_config(distillation=DistillationConfig(teachers=("/nowhere",)))
     task = tiny_task(config)
     with pytest.raises(ConfigError, match="no run at '/nowhere'"):
@@ -117,18 +125,18 @@ def simulate(config: RunConfig):
     return Simulator(config, lambda: tiny_task(config, splits)).run()
 
 
-def test_mutual_learning_leaves_weights_alone_and_learns_from_the_newest_peers() -> None:
+def test_mutual_learning_uses_newest_peers_and_keeps_weights() -> None:
     config = small_config(exchange=ExchangeConfig(rule="dml"))
     result = simulate(config)
     assert [line.outcome for line in result.ledger].count(ExchangeOutcome.GRAFTED) >= 4
-    one, other = result.trainers[0], result.trainers[1]
-    assert isinstance(one.task, ImageClassification) and len(one.task._peers) == 1
-    taken = [line for line in result.ledger if line.network_id == 0 and line.outcome == "grafted"]
-    assert taken[-1].scion == 1
-    own, theirs = named_tensors(one.module), named_tensors(other.module)
-    assert not torch.equal(own["conv1.weight"], theirs["conv1.weight"])
+    trainer, peer = result.trainers[0], result.trainers[1]
+    assert isinstance(trainer.task, ImageClassification) and len(trainer.task._peers) == 1
+    grafted = [line for line in result.ledger if line.network_id == 0 and line.outcome == "grafted"]
+    assert grafted[-1].scion == 1
+    own, donor_weights = named_tensors(trainer.module), named_tensors(peer.module)
+    assert not torch.equal(own["conv1.weight"], donor_weights["conv1.weight"])
     before = {name: tensor.clone() for name, tensor in own.items()}
-    assert one._exchange((other.snapshot(0.0),), one.origin(), one.snapshot(0.0), 0.0) == "grafted"
-    assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(one.module).items())
-    peers = named_tensors(one.task._peers[0])
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in peers.items())
+    assert trainer._exchange((peer.snapshot(0.0),), trainer.origin(), trainer.snapshot(0.0), 0.0) == "grafted"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(trainer.module).items())
+    peer_weights = named_tensors(trainer.task._peers[0])
+    assert all(torch.equal(tensor, donor_weights[name]) for name, tensor in peer_weights.items())

@@ -1,4 +1,4 @@
-"""One network's life, driven by hand."""
+"""Training of a single network on a fake runtime."""
 
 from __future__ import annotations
 
@@ -45,52 +45,52 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in named_tensors(trainer.module).items()}
 
 
-def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == two.keys()
-    for name in one:
-        assert torch.equal(one[name], two[name]), name
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
 
 
 def new_trainer(config: RunConfig, network_id: int = 0) -> Trainer:
     return Trainer(tiny_task(config), config, network_id=network_id)
 
 
-def test_a_network_learns_and_reports_every_interval() -> None:
+def test_trainer_learns_and_reports_every_interval() -> None:
     config = small_config()
-    trainer, host = new_trainer(config), FakeRuntime()
-    published = live(trainer, host)
-    assert [report.origin.interval for report in host.reports] == [1, 2, 3, 4]
+    trainer, runtime = new_trainer(config), FakeRuntime()
+    published = live(trainer, runtime)
+    assert [report.origin.interval for report in runtime.reports] == [1, 2, 3, 4]
     assert [snapshot.origin.step for snapshot in published] == [3, 6, 9, 12]
-    assert host.reports[-1].train_loss < host.reports[0].train_loss
-    assert host.reports[-1].validation_accuracy is not None and host.reports[-1].validation_accuracy > 0.8
-    assert all(report.images == 86 for report in host.reports)
-    assert [report.outcome for report in host.reports] == ["nothing_yet"] * 3 + ["unchanged"]
-    assert [c.id.interval for c in host.checkpoints] == [1, 2, 3, 4]
-    assert [row["interval"] for c in host.checkpoints for row in c.rows["metrics"]] == [1, 2, 3, 4]
+    assert runtime.reports[-1].train_loss < runtime.reports[0].train_loss
+    assert runtime.reports[-1].validation_accuracy is not None and runtime.reports[-1].validation_accuracy > 0.8
+    assert all(report.images == 86 for report in runtime.reports)
+    assert [report.outcome for report in runtime.reports] == ["nothing_yet"] * 3 + ["unchanged"]
+    assert [c.id.interval for c in runtime.checkpoints] == [1, 2, 3, 4]
+    assert [row["interval"] for c in runtime.checkpoints for row in c.rows["metrics"]] == [1, 2, 3, 4]
 
 
-def test_same_seed_same_bits_and_each_network_its_own_branch() -> None:
+def test_trainer_of_the_same_seed_and_id_gives_the_same_bits() -> None:
     config = small_config()
-    one, again, other = new_trainer(config), new_trainer(config), new_trainer(config, network_id=1)
+    first, repeated, other = new_trainer(config), new_trainer(config), new_trainer(config, network_id=1)
     before = weights(other)
-    for trainer in (one, again, other):
+    for trainer in (first, repeated, other):
         live(trainer, FakeRuntime())
-    assert_equal(weights(one), weights(again))
-    assert not torch.equal(weights(one)["conv1.weight"], weights(other)["conv1.weight"])
+    assert_equal(weights(first), weights(repeated))
+    assert not torch.equal(weights(first)["conv1.weight"], weights(other)["conv1.weight"])
     assert not torch.equal(before["conv1.weight"], weights(new_trainer(config))["conv1.weight"])
 
 
-def test_same_initial_weights_when_asked() -> None:
+def test_same_initial_weights_gives_all_networks_equal_weights() -> None:
     config = small_config(population=PopulationConfig(size=2, same_initial_weights=True))
     assert_equal(weights(new_trainer(config)), weights(new_trainer(config, network_id=1)))
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 5, 6, 11])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_stopped_at_any_step_and_resumed_gives_the_same_bits(stop_after: int, optimizer) -> None:
+def test_resume_at_any_step_gives_the_same_bits(stop_after: int, optimizer) -> None:
     config = small_config(optimizer=OptimizerConfig(name=optimizer, learning_rate=0.01))
-    whole, host = new_trainer(config), FakeRuntime()
-    live(whole, host)
+    whole, runtime = new_trainer(config), FakeRuntime()
+    live(whole, runtime)
     first, stopped = new_trainer(config), FakeRuntime(stop_after=stop_after)
     live(first, stopped)
     assert first.step == stop_after
@@ -99,17 +99,17 @@ def test_stopped_at_any_step_and_resumed_gives_the_same_bits(stop_after: int, op
     second.resume(stopped.checkpoints[-1])
     live(second, resumed)
     assert_equal(weights(whole), weights(second))
-    kept = [report for report in stopped.reports if report.outcome] + resumed.reports
-    assert [(r.origin.interval, r.train_loss, r.images) for r in kept] == [
-        (r.origin.interval, pytest.approx(r.train_loss), r.images) for r in host.reports
+    reports = [report for report in stopped.reports if report.outcome] + resumed.reports
+    assert [(r.origin.interval, r.train_loss, r.images) for r in reports] == [
+        (r.origin.interval, pytest.approx(r.train_loss), r.images) for r in runtime.reports
     ]
 
 
-def test_run_that_stops_before_the_exchange_exchanges_first_when_it_goes_on() -> None:
+def test_resume_after_a_stop_before_the_exchange_exchanges_first() -> None:
     config = small_config(staleness=StalenessConfig(max_intervals=9))
     scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
-    whole, host = new_trainer(config), FakeRuntime(lambda own: scion)
-    live(whole, host)
+    whole, runtime = new_trainer(config), FakeRuntime(lambda own: scion)
+    live(whole, runtime)
     stopped = FakeRuntime(lambda own: ExchangeOutcome.STOPPING if own.interval == 2 else scion)
     first, second = new_trainer(config), new_trainer(config)
     live(first, stopped)
@@ -123,7 +123,7 @@ def test_run_that_stops_before_the_exchange_exchanges_first_when_it_goes_on() ->
     assert second.origin().trained_intervals == whole.origin().trained_intervals
 
 
-def test_dropout_goes_on_from_its_own_random_state() -> None:
+def test_resume_restores_the_random_state_of_dropout() -> None:
     def build_model(num_classes: int) -> torch.nn.Module:
         return torch.nn.Sequential(
             torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(144, num_classes)
@@ -143,49 +143,49 @@ def test_dropout_goes_on_from_its_own_random_state() -> None:
     assert_equal(weights(whole), weights(second))
 
 
-def test_a_leaver_finishes_its_interval_and_is_checkpointed() -> None:
+def test_leaving_trainer_finishes_and_checkpoints_its_interval() -> None:
     config = small_config(checkpoint=CheckpointConfig(every=3))
-    trainer, host = new_trainer(config), FakeRuntime()
-    host.leaves = True
-    live(trainer, host)
+    trainer, runtime = new_trainer(config), FakeRuntime()
+    runtime.leaves = True
+    live(trainer, runtime)
     assert (trainer.interval, trainer.step) == (1, 3)
-    assert [c.id.interval for c in host.checkpoints] == [1]
+    assert [c.id.interval for c in runtime.checkpoints] == [1]
 
 
-def test_checkpoints_come_when_they_are_due_and_at_the_end() -> None:
+def test_checkpoints_are_committed_when_due_and_at_the_end() -> None:
     config = small_config(checkpoint=CheckpointConfig(every=3))
-    trainer, host = new_trainer(config), FakeRuntime()
-    live(trainer, host)
-    assert [c.id.interval for c in host.checkpoints] == [3, 4]
-    assert [row["interval"] for row in host.checkpoints[0].rows["metrics"]] == [1, 2, 3]
-    assert host.checkpoints[0].best is not None
+    trainer, runtime = new_trainer(config), FakeRuntime()
+    live(trainer, runtime)
+    assert [c.id.interval for c in runtime.checkpoints] == [3, 4]
+    assert [row["interval"] for row in runtime.checkpoints[0].rows["metrics"]] == [1, 2, 3]
+    assert runtime.checkpoints[0].best is not None
 
 
-def test_best_weights_are_those_that_were_evaluated_not_those_after_the_graft() -> None:
+def test_best_weights_are_those_evaluated_before_the_graft() -> None:
     config = small_config()
     donor = new_trainer(config, network_id=1)
     scion = live(donor, FakeRuntime())[0]
-    trainer, host = new_trainer(config), FakeRuntime(lambda own: scion)
-    published = live(trainer, host)
-    first = host.checkpoints[0]
-    assert first.best is not None and host.reports[0].outcome == "grafted"
+    trainer, runtime = new_trainer(config), FakeRuntime(lambda own: scion)
+    published = live(trainer, runtime)
+    first = runtime.checkpoints[0]
+    assert first.best is not None and runtime.reports[0].outcome == "grafted"
     assert torch.equal(first.best["conv1.weight"], published[0].state()["conv1.weight"])
     assert not torch.equal(first.model["conv1.weight"], first.best["conv1.weight"])
 
 
-def test_of_weights_that_validate_equally_well_the_latest_are_the_best() -> None:
+def test_best_weights_of_equal_scores_are_the_latest() -> None:
     config = small_config(schedule=ScheduleConfig(epochs=8, batch_size=32, lr_decay="cosine"))
-    trainer, host = new_trainer(config), FakeRuntime()
-    published = live(trainer, host)
-    scores = [report.validation_accuracy or 0.0 for report in host.reports]
+    trainer, runtime = new_trainer(config), FakeRuntime()
+    published = live(trainer, runtime)
+    scores = [report.validation_accuracy or 0.0 for report in runtime.reports]
     equals = [interval for interval, score in enumerate(scores, start=1) if score == max(scores)]
     assert len(equals) > 1
-    assert host.checkpoints[-1].training["best_interval"] == equals[-1]
-    best = next(one.best for one in reversed(host.checkpoints) if one.best is not None)
+    assert runtime.checkpoints[-1].training["best_interval"] == equals[-1]
+    best = next(checkpoint.best for checkpoint in reversed(runtime.checkpoints) if checkpoint.best is not None)
     assert torch.equal(best["conv1.weight"], published[equals[-1] - 1].state()["conv1.weight"])
 
 
-REHEARSED: dict[str, dict[str, Any]] = {
+DRY_RUNS: dict[str, dict[str, Any]] = {
     "compact, by batch norm": {
         "graft": GraftConfig(criterion="batch_norm"),
         "fusion": FusionConfig(mode="stable", rates=(0.5,)),
@@ -200,9 +200,9 @@ REHEARSED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", REHEARSED)
-def test_an_exchange_is_rehearsed_with_a_twin_and_changes_next_to_nothing(name: str) -> None:
-    trainer = new_trainer(small_config(**REHEARSED[name]))
+@pytest.mark.parametrize("name", DRY_RUNS)
+def test_dry_run_exchange_leaves_the_weights_unchanged(name: str) -> None:
+    trainer = new_trainer(small_config(**DRY_RUNS[name]))
     before = weights(trainer)
     trainer.dry_run_exchange()
     assert trainer._progress.grafts == (name not in ("pbt", "none"))
@@ -212,16 +212,16 @@ def test_an_exchange_is_rehearsed_with_a_twin_and_changes_next_to_nothing(name: 
             torch.testing.assert_close(after[key], value, rtol=1e-5, atol=1e-6)
 
 
-def test_a_graft_is_recorded_layer_by_layer() -> None:
+def test_graft_history_has_a_row_for_each_layer() -> None:
     config = small_config()
     scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
-    trainer, host = (
+    trainer, runtime = (
         new_trainer(config),
         FakeRuntime(lambda own: scion if own.interval == 2 else ExchangeOutcome.TOO_STALE),
     )
-    live(trainer, host)
-    assert [report.outcome for report in host.reports] == ["too_stale", "grafted", "too_stale", "unchanged"]
-    rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
+    live(trainer, runtime)
+    assert [report.outcome for report in runtime.reports] == ["too_stale", "grafted", "too_stale", "unchanged"]
+    rows = [row for c in runtime.checkpoints for row in c.rows["grafts"]]
     assert [row["layer"] for row in rows] == [unit.name for unit in trainer.units]
     row = rows[0]
     assert (row["rootstock"], row["scion"], row["rootstock_version"], row["scion_version"]) == (0, 1, 2, 1)
@@ -230,11 +230,11 @@ def test_a_graft_is_recorded_layer_by_layer() -> None:
     assert row["scion_information"] == scion.information[0]
 
 
-def snapshot_of(trainer: Trainer, host: FakeRuntime) -> Snapshot:
-    return live(trainer, host)[-1]
+def snapshot_of(trainer: Trainer, runtime: FakeRuntime) -> Snapshot:
+    return live(trainer, runtime)[-1]
 
 
-def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
+def test_refused_scion_is_reported_by_name_and_not_grafted() -> None:
     config = small_config(schedule=ScheduleConfig(epochs=2, batch_size=32))
     good = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
     poisoned = good.buffer.copy()
@@ -248,73 +248,73 @@ def test_scions_that_cannot_be_taken_are_refused_by_name() -> None:
         "late": ExchangeOutcome.LATE,
     }
     for name, scion in cases.items():
-        host = FakeRuntime(lambda own, scion=scion: scion)
-        published = live(new_trainer(config), host)
-        assert host.reports[0].outcome == name
-        assert host.reports[0].grafts == 0
-        kept = host.checkpoints[0].model
-        assert torch.equal(published[0].state()["conv1.weight"], kept["conv1.weight"])
+        runtime = FakeRuntime(lambda own, scion=scion: scion)
+        published = live(new_trainer(config), runtime)
+        assert runtime.reports[0].outcome == name
+        assert runtime.reports[0].grafts == 0
+        saved = runtime.checkpoints[0].model
+        assert torch.equal(published[0].state()["conv1.weight"], saved["conv1.weight"])
     information = dataclasses.replace(good, information=(float("nan"), *good.information[1:]))
-    host = FakeRuntime(lambda own: information)
-    live(new_trainer(config), host)
-    assert host.reports[0].outcome == "not_finite"
+    runtime = FakeRuntime(lambda own: information)
+    live(new_trainer(config), runtime)
+    assert runtime.reports[0].outcome == "not_finite"
 
 
 @pytest.mark.parametrize("mode", ["async", "lockstep"])
-def test_after_the_last_interval_nothing_is_taken_in_but_behind_the_barrier(mode: Mode) -> None:
+def test_exchange_after_the_last_interval_is_only_in_lockstep(mode: Mode) -> None:
     config = small_config(mode=mode, staleness=StalenessConfig(max_intervals=9))
     scion = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
-    asked: list[int] = []
+    fetched_intervals: list[int] = []
 
-    def pull(own: SnapshotInfo) -> Snapshot:
-        asked.append(own.interval)
+    def scion_for(own: SnapshotInfo) -> Snapshot:
+        fetched_intervals.append(own.interval)
         return scion
 
-    host, trainer = FakeRuntime(pull), new_trainer(config)
-    published = live(trainer, host)
-    assert len(published) == 4, "others take the last weights all the same"
+    runtime, trainer = FakeRuntime(scion_for), new_trainer(config)
+    published = live(trainer, runtime)
+    assert len(published) == 4, "the last snapshot is published in both modes"
     evaluated, last = published[-1].state(), weights(trainer)
     if mode == "async":
-        assert asked == [1, 2, 3] and host.prefetched_for.interval == 3
-        assert [report.outcome for report in host.reports] == ["grafted"] * 3 + ["unchanged"]
+        assert fetched_intervals == [1, 2, 3] and runtime.prefetched_for.interval == 3
+        assert [report.outcome for report in runtime.reports] == ["grafted"] * 3 + ["unchanged"]
         assert all(torch.equal(last[name], tensor) for name, tensor in evaluated.items())
     else:
-        assert asked == [1, 2, 3, 4] and host.reports[-1].outcome == "grafted"
+        assert fetched_intervals == [1, 2, 3, 4] and runtime.reports[-1].outcome == "grafted"
         assert not torch.equal(last["conv1.weight"], evaluated["conv1.weight"])
 
 
-def test_the_scions_buffer_is_only_read() -> None:
+def test_graft_does_not_write_to_the_buffer_of_the_scion() -> None:
     config = small_config(staleness=StalenessConfig(max_intervals=9))
     scion = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
     scion.buffer.flags.writeable = False
     before = scion.buffer.copy()
-    host = FakeRuntime(lambda own: scion)
-    live(new_trainer(config), host)
-    assert host.reports[-1].grafts == 3
+    runtime = FakeRuntime(lambda own: scion)
+    live(new_trainer(config), runtime)
+    assert runtime.reports[-1].grafts == 3
     assert np.array_equal(before, scion.buffer)
 
 
-def test_age_lowers_the_scions_part_and_raises_what_is_kept_of_training() -> None:
-    def graft_of(age: StalenessConfig) -> tuple[float, float]:
-        config = small_config(staleness=age)
+def test_staleness_discount_lowers_the_weight_of_the_scion() -> None:
+    def graft_of(staleness: StalenessConfig) -> tuple[float, float]:
+        config = small_config(staleness=staleness)
         scion = live(new_trainer(config, network_id=1), FakeRuntime())[0]
-        host = FakeRuntime(lambda own: scion if own.interval == 3 else ExchangeOutcome.NOTHING_YET)
+        runtime = FakeRuntime(lambda own: scion if own.interval == 3 else ExchangeOutcome.NOTHING_YET)
         trainer = new_trainer(config)
-        live(trainer, host)
-        rows = [row for c in host.checkpoints for row in c.rows["grafts"]]
+        live(trainer, runtime)
+        rows = [row for c in runtime.checkpoints for row in c.rows["grafts"]]
         return float(np.mean([row["alpha"] for row in rows])), trainer.origin().trained_intervals
 
-    as_it_comes = StalenessConfig(policy="none", compensation_intervals=0, max_intervals=5)
-    plain, plain_trained = graft_of(as_it_comes)
-    older, older_trained = graft_of(dataclasses.replace(as_it_comes, policy="polynomial", rate=1.0))
-    assert 1 - older == pytest.approx((1 - plain) / 3, rel=1e-6)
+    uncorrected = StalenessConfig(policy="none", compensation_intervals=0, max_intervals=5)
+    plain, plain_trained = graft_of(uncorrected)
+    discounted, discounted_trained = graft_of(dataclasses.replace(uncorrected, policy="polynomial", rate=1.0))
+    assert 1 - discounted == pytest.approx((1 - plain) / 3, rel=1e-6)
     assert plain_trained == pytest.approx(4 - 2 * (1 - plain))
-    assert older_trained == pytest.approx(4 - 2 * (1 - older))
+    assert discounted_trained == pytest.approx(4 - 2 * (1 - discounted))
 
 
 @pytest.mark.parametrize("momentum", ["keep", "blend", "reset"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_momentum_after_a_graft(momentum, optimizer) -> None:
+def test_momentum_after_a_graft_follows_the_graft_config(momentum, optimizer) -> None:
     config = small_config(
         graft=GraftConfig(momentum=momentum),
         schedule=ScheduleConfig(epochs=2, batch_size=32),
@@ -322,9 +322,9 @@ def test_momentum_after_a_graft(momentum, optimizer) -> None:
     )
     slot = "momentum_buffer" if optimizer == "sgd" else "exp_avg_sq"
     donor, alone = new_trainer(config, network_id=1), new_trainer(config)
-    scion, host = snapshot_of(donor, FakeRuntime()), FakeRuntime()
-    live(alone, host)
-    own = host.checkpoints[0].tensors[f"optimizer.{slot}.conv1.weight"]
+    scion, runtime = snapshot_of(donor, FakeRuntime()), FakeRuntime()
+    live(alone, runtime)
+    own_moment = runtime.checkpoints[0].tensors[f"optimizer.{slot}.conv1.weight"]
     grafting = FakeRuntime(lambda _: scion)
     live(new_trainer(config), grafting)
     first = grafting.checkpoints[0]
@@ -332,10 +332,12 @@ def test_momentum_after_a_graft(momentum, optimizer) -> None:
     if momentum == "reset":
         assert not any(name.startswith("optimizer.") for name in tensors)
     elif momentum == "keep":
-        assert torch.equal(tensors[f"optimizer.{slot}.conv1.weight"], own)
+        assert torch.equal(tensors[f"optimizer.{slot}.conv1.weight"], own_moment)
     else:
-        theirs = scion.state()[f"{slot}.conv1.weight"]
-        torch.testing.assert_close(tensors[f"optimizer.{slot}.conv1.weight"], own * alpha + theirs * (1 - alpha))
+        donor_moment = scion.state()[f"{slot}.conv1.weight"]
+        torch.testing.assert_close(
+            tensors[f"optimizer.{slot}.conv1.weight"], own_moment * alpha + donor_moment * (1 - alpha)
+        )
 
 
 DIVERGING: dict[str, dict[str, Any]] = {
@@ -351,29 +353,29 @@ DIVERGING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", DIVERGING)
-def test_a_network_that_diverges_says_so(name: str) -> None:
+def test_diverging_network_is_an_error_that_names_the_interval(name: str) -> None:
     config = small_config(optimizer=OptimizerConfig(learning_rate=1e30), **DIVERGING[name])
     message = r"network 0 diverged in interval 1: (conv|bn|layer)\S* ?(is|has|a).*learning_rate"
     with pytest.raises(NotFiniteError, match=message):
         live(new_trainer(config), FakeRuntime())
 
 
-def test_half_precision_is_scaled_on_the_cpu_too() -> None:
+def test_float16_training_on_the_cpu_scales_the_loss() -> None:
     config = small_config(device=DeviceConfig(precision="float16"))
-    trainer, host = new_trainer(config), FakeRuntime()
-    live(trainer, host)
-    assert host.checkpoints[-1].training["scaler"]["scale"] > 1.0
-    assert host.reports[-1].train_loss < host.reports[0].train_loss
+    trainer, runtime = new_trainer(config), FakeRuntime()
+    live(trainer, runtime)
+    assert runtime.checkpoints[-1].training["scaler"]["scale"] > 1.0
+    assert runtime.reports[-1].train_loss < runtime.reports[0].train_loss
 
 
-def test_without_grafting_nothing_is_frozen() -> None:
+def test_trainer_without_an_exchange_rule_publishes_nothing() -> None:
     config = small_config(exchange=ExchangeConfig(rule="none"))
-    host = FakeRuntime()
-    assert live(new_trainer(config), host) == []
-    assert {report.outcome for report in host.reports} == {"off"}
+    runtime = FakeRuntime()
+    assert live(new_trainer(config), runtime) == []
+    assert {report.outcome for report in runtime.reports} == {"off"}
 
 
-def test_a_clone_has_its_parents_weights_and_place_and_its_own_data_order() -> None:
+def test_clone_copies_the_weights_and_interval_of_its_parent() -> None:
     config = small_config(optimizer=OptimizerConfig(learning_rates=(0.05, 0.01)))
     parent = live(new_trainer(config), FakeRuntime())[1]
     clone = new_trainer(config, network_id=1)
@@ -386,8 +388,8 @@ def test_a_clone_has_its_parents_weights_and_place_and_its_own_data_order() -> N
     assert (fresh.interval, fresh.origin().trained_intervals) == (2, 0.0)
 
 
-def test_a_clone_goes_on_with_its_parents_moments_and_their_age() -> None:
-    """What AdamW keeps of past gradients is corrected for how few they are: a clone's are as many as its parent's."""
+def test_clone_copies_the_optimizer_moments_of_its_parent() -> None:
+    """AdamW corrects its moments for the number of steps, so a clone needs the step count of its parent."""
     config = small_config(optimizer=OptimizerConfig(name="adamw"), graft=GraftConfig(momentum="blend"))
     parent, clone = new_trainer(config), new_trainer(config, network_id=1)
     snapshot = live(parent, FakeRuntime())[-1]
@@ -398,39 +400,39 @@ def test_a_clone_goes_on_with_its_parents_moments_and_their_age() -> None:
     assert all(moment.any() for moment in moments) and len(moments) == len(list(clone.module.parameters()))
 
 
-def test_checkpoint_of_another_structure_is_an_error() -> None:
+def test_resume_from_another_structure_is_a_checkpoint_error() -> None:
     config = small_config()
-    host = FakeRuntime()
-    live(new_trainer(config), host)
+    runtime = FakeRuntime()
+    live(new_trainer(config), runtime)
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, architecture="resnet14"))
     with pytest.raises(CheckpointError, match="another structure"):
-        new_trainer(other).resume(host.checkpoints[-1])
+        new_trainer(other).resume(runtime.checkpoints[-1])
 
 
-def test_intervals_in_steps_and_a_shorter_last_one() -> None:
+def test_intervals_in_steps_end_with_a_shorter_interval() -> None:
     config = small_config(schedule=ScheduleConfig(epochs=3, batch_size=32, interval_steps=4))
-    trainer, host = new_trainer(config), FakeRuntime()
-    live(trainer, host)
-    assert [report.origin.step for report in host.reports] == [4, 8, 9]
-    assert [report.images for report in host.reports] == [32 + 32 + 22 + 32, 32 + 22 + 32 + 32, 22]
+    trainer, runtime = new_trainer(config), FakeRuntime()
+    live(trainer, runtime)
+    assert [report.origin.step for report in runtime.reports] == [4, 8, 9]
+    assert [report.images for report in runtime.reports] == [32 + 32 + 22 + 32, 32 + 22 + 32 + 32, 22]
 
 
-def test_without_validation_the_last_weights_count() -> None:
+def test_trainer_without_validation_stores_no_best_weights() -> None:
     config = small_config(data=DataConfig(augmentation="none", validation=0.0))
-    host = FakeRuntime()
-    live(new_trainer(config), host)
-    assert host.reports[-1].validation_accuracy is None
-    assert all(c.best is None for c in host.checkpoints)
+    runtime = FakeRuntime()
+    live(new_trainer(config), runtime)
+    assert runtime.reports[-1].validation_accuracy is None
+    assert all(c.best is None for c in runtime.checkpoints)
 
 
-def test_compiled_and_half_precision_networks_train() -> None:
+def test_bfloat16_training_in_channels_last_format_learns() -> None:
     config = small_config(device=DeviceConfig(precision="bfloat16", channels_last="on"))
-    host = FakeRuntime()
-    live(new_trainer(config), host)
-    assert host.reports[-1].train_loss < host.reports[0].train_loss
+    runtime = FakeRuntime()
+    live(new_trainer(config), runtime)
+    assert runtime.reports[-1].train_loss < runtime.reports[0].train_loss
 
 
-def test_snapshots_are_one_buffer_and_come_back_as_they_were() -> None:
+def test_unflatten_of_a_staged_state_restores_the_state() -> None:
     state = {
         "weight": torch.randn(3, 5),
         "count": torch.tensor(7),
@@ -440,15 +442,15 @@ def test_snapshots_are_one_buffer_and_come_back_as_they_were() -> None:
     layout = layout_of(state)
     staging = StagingBuffer(layout, torch.device("cpu"))
     staging.stage(state)
-    found = unflatten(staging.buffer(), layout)
-    assert_equal(found, state)
+    unflattened = unflatten(staging.buffer(), layout)
+    assert_equal(unflattened, state)
     assert all(entry.offset % 64 == 0 for entry in layout.entries)
     assert layout_of(dict(reversed(state.items()))).fingerprint != layout.fingerprint
     with pytest.raises(StructureError, match="bytes"):
         unflatten(staging.buffer()[:-64], layout)
 
 
-def test_a_network_that_lives_in_the_buffer_trains_there_and_needs_no_copy() -> None:
+def test_snapshot_shares_its_buffer_with_the_trained_network() -> None:
     config = small_config()
     trainer, plain = new_trainer(config), tiny_task(config).build(derive_seed(config.seed, 0, "weights"))
     assert_equal(dict(named_tensors(trainer.module)), dict(named_tensors(plain)))
@@ -462,7 +464,7 @@ def test_a_network_that_lives_in_the_buffer_trains_there_and_needs_no_copy() -> 
     torch.save(trainer.module.state_dict(), io.BytesIO())
 
 
-def test_a_tied_weight_moves_in_once() -> None:
+def test_alias_parameters_keeps_tied_weights_tied() -> None:
     class Tied(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -479,7 +481,7 @@ def test_a_tied_weight_moves_in_once() -> None:
     assert_equal(unflatten(staging.buffer(), staging.layout), before)
 
 
-def test_what_the_donor_vouches_for_is_not_looked_at_again() -> None:
+def test_is_finite_skips_the_keys_given_as_but() -> None:
     (snapshot, *_) = live(new_trainer(small_config()), FakeRuntime())
     unflatten(snapshot.buffer, snapshot.layout)["conv1.weight"][0] = torch.inf
     assert not snapshot.is_finite()
@@ -489,37 +491,39 @@ def test_what_the_donor_vouches_for_is_not_looked_at_again() -> None:
 
 
 @pytest.mark.gpu
-def test_freezing_on_a_gpu_waits_for_nothing_but_its_own_copy() -> None:
+def test_staging_on_a_gpu_keeps_the_state_before_later_changes() -> None:
     state = {"weight": torch.randn(1000, 1000, device="cuda:0")}
     staging = StagingBuffer(layout_of(state), torch.device("cuda:0"))
     staging.stage(state)
-    kept = state["weight"].cpu()
+    expected = state["weight"].cpu()
     state["weight"].add_(1.0)
-    assert torch.equal(unflatten(staging.buffer(), staging.layout)["weight"], kept)
+    assert torch.equal(unflatten(staging.buffer(), staging.layout)["weight"], expected)
     assert staging._buffer.is_pinned()
 
 
-def test_averages_are_of_the_weights_they_say_and_go_on_after_a_resume() -> None:
+def test_swa_averages_the_last_weights_and_survives_a_resume() -> None:
     schedule = ScheduleConfig(epochs=4, batch_size=32, lr_decay="constant")
     config = small_config(schedule=schedule, weight_averaging=WeightAveragingConfig(kind="swa", start=0.5))
-    trainer, seen, host = new_trainer(config), [], FakeRuntime()
-    for _ in trainer.intervals(host):
+    trainer, seen, runtime = new_trainer(config), [], FakeRuntime()
+    for _ in trainer.intervals(runtime):
         seen.append({name: tensor.clone() for name, tensor in named_tensors(trainer.module).items()})
     mean = trainer._average.begun
     assert mean is not None
     for name, value in mean.named_parameters():
         torch.testing.assert_close(value.data, (seen[2][name] + seen[3][name]) / 2)
-    best = host.checkpoints[-1].best or next(one.best for one in reversed(host.checkpoints) if one.best)
+    best = runtime.checkpoints[-1].best or next(
+        checkpoint.best for checkpoint in reversed(runtime.checkpoints) if checkpoint.best
+    )
     assert best.keys() == named_tensors(trainer.module).keys()
-    again = new_trainer(config)
-    again.resume(host.checkpoints[-1])
-    assert again._average.begun is not None
-    assert_equal(dict(named_tensors(again._average.begun)), dict(named_tensors(mean)))
-    assert_equal(dict(host.checkpoints[-1].evaluated_state), dict(named_tensors(mean)))
-    assert host.checkpoints[0].evaluated_state is host.checkpoints[0].model, "the mean had not begun"
+    resumed = new_trainer(config)
+    resumed.resume(runtime.checkpoints[-1])
+    assert resumed._average.begun is not None
+    assert_equal(dict(named_tensors(resumed._average.begun)), dict(named_tensors(mean)))
+    assert_equal(dict(runtime.checkpoints[-1].evaluated_state), dict(named_tensors(mean)))
+    assert runtime.checkpoints[0].evaluated_state is runtime.checkpoints[0].model, "the mean begins only later"
 
 
-def test_units_as_published_are_told_by_their_names() -> None:
+def test_published_units_are_selected_by_the_names_of_weights() -> None:
     def build_model(num_classes: int) -> torch.nn.Module:
         layers = {
             "conv": torch.nn.Conv2d(1, 4, 3),
@@ -540,24 +544,26 @@ def test_units_as_published_are_told_by_their_names() -> None:
         assert (len(units) > 1) == (exchange is as_published)
     config = small_config(graft=GraftConfig(scion="noise"))
     units = Trainer(ImageClassification(config, tiny_splits(config), factory=build_model), config, network_id=0).units
-    assert [unit.name for unit in units][:1] == ["conv.weight"] and len(units) == 1, "noise is for filters"
+    assert [unit.name for unit in units][:1] == ["conv.weight"] and len(units) == 1, (
+        "noise scions apply to convolutions only"
+    )
 
 
-def test_until_the_mean_begins_the_network_itself_is_judged_and_kept() -> None:
+def test_network_itself_is_evaluated_until_the_mean_begins() -> None:
     schedule = ScheduleConfig(epochs=4, batch_size=32, lr_decay="constant")
     config = small_config(schedule=schedule, weight_averaging=WeightAveragingConfig(kind="swa", start=0.5))
     plain = dataclasses.replace(config, weight_averaging=WeightAveragingConfig())
-    hosts = FakeRuntime(), FakeRuntime()
-    for one, host in zip((config, plain), hosts, strict=True):
-        live(new_trainer(one), host)
-    of_mean, of_plain = ([report.validation_loss for report in host.reports] for host in hosts)
+    runtimes = FakeRuntime(), FakeRuntime()
+    for run_config, runtime in zip((config, plain), runtimes, strict=True):
+        live(new_trainer(run_config), runtime)
+    of_mean, of_plain = ([report.validation_loss for report in runtime.reports] for runtime in runtimes)
     assert of_mean[:2] == of_plain[:2] and of_mean[2:] != of_plain[2:]
-    early = [host.checkpoints[0].best for host in hosts]
+    early = [runtime.checkpoints[0].best for runtime in runtimes]
     assert early[0] is not None and early[1] is not None
     assert_equal(dict(early[0]), dict(early[1]))
 
 
-def test_the_mean_of_a_compact_network_mixes_its_filters_as_the_network_does() -> None:
+def test_mean_of_a_compact_network_has_its_fusion_buffers() -> None:
     config = small_config(
         weight_averaging=WeightAveragingConfig(kind="ema", decay=0.9),
         fusion=FusionConfig(mode="stable", rates=(0.5,)),
@@ -567,14 +573,14 @@ def test_the_mean_of_a_compact_network_mixes_its_filters_as_the_network_does() -
     live(trainer, FakeRuntime())
     assert trainer._average.begun is not None
     own, mean = named_tensors(trainer.module), named_tensors(trainer._average.begun)
-    private = [name for name in own if is_structural(name)]
-    assert private
-    for name in private:
+    structural = [name for name in own if is_structural(name)]
+    assert structural
+    for name in structural:
         assert torch.equal(mean[name], own[name]), name
     assert not torch.equal(mean["conv1.weight"], own["conv1.weight"])
 
 
-def test_an_exponential_mean_moves_a_part_each_step() -> None:
+def test_ema_differs_from_the_initial_and_the_current_weights() -> None:
     config = small_config(weight_averaging=WeightAveragingConfig(kind="ema", decay=0.5))
     trainer = new_trainer(config)
     before = {name: value.detach().clone() for name, value in trainer.module.named_parameters()}
@@ -585,15 +591,15 @@ def test_an_exponential_mean_moves_a_part_each_step() -> None:
     assert all(not torch.equal(mean[name], value) for name, value in before.items())
 
 
-def test_statistics_measured_anew_are_those_of_training_images() -> None:
+def test_recalibrated_batch_norm_has_training_statistics() -> None:
     config = small_config()
-    asked = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, batch_norm_batches=2))
-    one, other = (tiny_task(each) for each in (config, asked))
-    modules = [task.build(0) for task in (one, other)]
-    for task, module in zip((one, other), modules, strict=True):
+    recalibrating = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, batch_norm_batches=2))
+    plain, recalibrated = (tiny_task(run_config) for run_config in (config, recalibrating))
+    modules = [task.build(0) for task in (plain, recalibrated)]
+    for task, module in zip((plain, recalibrated), modules, strict=True):
         task.validate(module)
     assert torch.equal(modules[0].get_buffer("bn1.running_mean"), torch.zeros(16))
-    images = torch.cat(list(other.batch_norm_images()))
+    images = torch.cat(list(recalibrated.batch_norm_images()))
     expected = modules[1].get_submodule("conv1")(images).mean((0, 2, 3))
     torch.testing.assert_close(modules[1].get_buffer("bn1.running_mean"), expected, rtol=1e-3, atol=1e-4)
 
@@ -610,7 +616,7 @@ def test_statistics_measured_anew_are_those_of_training_images() -> None:
     ids=["sgd", "adamw", "ema", "swa", "compensation"],
 )
 @pytest.mark.parametrize("stop_after", [6, 7], ids=["between-intervals", "within-an-interval"])
-def test_channels_last_networks_commit_and_resume_with_the_same_bits(
+def test_resume_of_a_channels_last_network_gives_the_same_bits(
     tmp_path: Path, changes: dict[str, Any], stop_after: int
 ) -> None:
     config = small_config(device=DeviceConfig(channels_last="on"), **changes)
@@ -619,10 +625,14 @@ def test_channels_last_networks_commit_and_resume_with_the_same_bits(
         scions[snapshot.origin.interval] = snapshot
     assert any(not tensor.is_contiguous() for tensor in named_tensors(donor.module).values())
 
-    def pull(own: SnapshotInfo) -> Snapshot | ExchangeOutcome:
+    def scion_for(own: SnapshotInfo) -> Snapshot | ExchangeOutcome:
         return scions[max(1, own.interval - 1)]
 
-    whole, stopped, resumed = FakeRuntime(pull), FakeRuntime(pull, stop_after=stop_after), FakeRuntime(pull)
+    whole, stopped, resumed = (
+        FakeRuntime(scion_for),
+        FakeRuntime(scion_for, stop_after=stop_after),
+        FakeRuntime(scion_for),
+    )
     first, second = new_trainer(config), new_trainer(config)
     live(first, whole)
     live(new_trainer(config), stopped)
