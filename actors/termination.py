@@ -30,6 +30,7 @@ class Terminated(SystemExit):
     """Exception that ends the process after SIGTERM."""
 
     def __init__(self) -> None:
+        """Set the exit status of SIGTERM."""
         super().__init__(TERMINATED_STATUS)
 
 
@@ -143,6 +144,7 @@ class Interruptions:
     """
 
     def __init__(self) -> None:
+        """Create a context that has seen no signal."""
         self._noted: BaseException | None = None
 
     def __enter__(self) -> Interruptions:

@@ -44,6 +44,9 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
 MAX_ENTRIES = 16
 """Most entries in the listing of a package, without `__init__.py` and `py.typed`."""
 
+MAX_TEST_NAME = 60
+"""Most characters of a test's name."""
+
 MAX_LINES = 300
 """Most lines of a file outside docstrings. Longer files say why at their top."""
 
@@ -165,3 +168,13 @@ def test_exported_names_exist_and_are_sorted() -> None:
 def test_no_file_is_called_utils() -> None:
     names = {path.stem for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert names.isdisjoint({"utils", "helpers", "common", "base", "misc"})
+
+
+def test_test_names_are_short() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and len(node.name) > MAX_TEST_NAME
+    ]
+    assert long == []

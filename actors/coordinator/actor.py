@@ -173,6 +173,7 @@ class Coordinator(CoordinatorApi):
         reports: list[IntervalReport],
         snapshot: PublishedSnapshot[References] | None,
     ) -> Command:
+        """Answer `CoordinatorApi.post`."""
         await self._has_members.wait()
         if not self._population.is_current(network_id, incarnation):
             return Command.FENCED
@@ -191,6 +192,7 @@ class Coordinator(CoordinatorApi):
 
     @ray.method
     async def ask(self, own: SnapshotInfo) -> tuple[PublishedSnapshot[References], ...] | ExchangeOutcome:
+        """Answer `CoordinatorApi.ask`."""
         await self._has_members.wait()
         if not self._population.is_current(own.network_id, own.incarnation):
             return ExchangeOutcome.STOPPING
@@ -205,6 +207,7 @@ class Coordinator(CoordinatorApi):
 
     @ray.method
     async def join(self, network_id: int, incarnation: int) -> JoinPoint[References]:
+        """Answer `CoordinatorApi.join`."""
         await self._has_members.wait()
         if not self._population.is_current(network_id, incarnation):
             raise RunError(f"incarnation {incarnation} of network {network_id} was replaced")

@@ -144,8 +144,7 @@ class NetworkLifecycle:
         return StartPlan(mode, None if is_past or mode != "resumed" else limit)
 
     def _is_wanted(self, network_id: int) -> bool:
-        """Return whether a member should still train. The run may have stopped, or the member left, while it was
-        placed."""
+        """Return whether a member should still train. Run or member may have ended while it was placed."""
         return self._state.is_open and self._members[network_id].state in ACTIVE
 
     async def _create_with_retries(self, network_id: int, plan: StartPlan) -> None:

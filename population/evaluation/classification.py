@@ -16,18 +16,23 @@ class ClassificationEvaluator:
     """Evaluates the classes that a network predicts. An ensemble is the mean of its networks' class probabilities."""
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
+        """Return the metrics that are needed while a network trains."""
         return evaluate(model, batches)
 
     def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        """Return the network's outputs and the labels, on the CPU."""
         return probabilities(model, batches)
 
     def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the ensemble's outputs."""
         return torch.stack(list(outputs)).mean(0)
 
     def scores(self, outputs: Tensor, labels: Tensor) -> Scores:
+        """Return all scores of outputs."""
         return score_probabilities(outputs, labels)
 
     def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return one integer per image."""
         return outputs.argmax(1)
 
 

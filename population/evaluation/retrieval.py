@@ -80,12 +80,14 @@ class RetrievalEvaluator:
         self.roles = roles
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
+        """Return the metrics that are needed while a network trains."""
         was_training = model.training
         scores = self.scores(*self.outputs(model, batches))
         model.train(was_training)
         return scores
 
     def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        """Return the network's outputs and the labels, on the CPU."""
         return embeddings(model, batches)
 
     def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
@@ -93,6 +95,7 @@ class RetrievalEvaluator:
         return torch.cat(list(outputs), dim=1)
 
     def scores(self, outputs: Tensor, labels: Tensor) -> Scores:
+        """Return all scores of outputs."""
         return retrieval_scores(outputs, labels, self.roles)
 
     def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from inarch.population.membership.staleness import staleness_discount
 
 
 class PublishedGraftRule:
-    """Graft with the quirks of the public code: half-open histogram cells, alpha rounded to two decimals, counters
-    blended and truncated, units found by the word `conv`. At level filter, batch norm is blended once per channel.
+    """Grafts with the quirks of the public code.
 
-    Use it for parity with published numbers. The rule `graft` is the one to train with.
+    Histogram cells are half-open, alpha is rounded to two decimals, counters are blended and truncated, and units are
+    found by the word `conv`. At level filter, batch norm is blended once per channel. Use it for parity with published numbers. The rule `graft` is the one to train with.
 
     Source: the public code of Meng et al. 2020.
     """

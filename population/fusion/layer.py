@@ -43,6 +43,7 @@ class FusedConv2d(nn.Conv2d):
     """Latest finite importance of each filter, shape (filters,)."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Apply the fused convolution to a batch."""
         return self._conv_forward(input, *self.fused())
 
     def fused(self) -> tuple[Tensor, Tensor | None]:

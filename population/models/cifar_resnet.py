@@ -41,6 +41,7 @@ class BasicBlock(nn.Module):
         self.slope = slope
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the output of the module for a batch of images."""
         hidden = _activate(self.bn1(self.conv1(images)), self.slope)
         hidden = self.bn2(self.conv2(hidden))
         if self.stride != 1 or self.added:

@@ -14,6 +14,7 @@ class DenseLayer(nn.Module):
     """A 1x1 convolution to four times the growth, then a 3x3 convolution. Its outputs are appended to the inputs."""
 
     def __init__(self, inputs: int, growth: int) -> None:
+        """Build the layers."""
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, 4 * growth, 1, bias=False)
@@ -21,6 +22,7 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the output of the module for a batch of images."""
         hidden = self.conv1(F.relu(self.bn1(images)))
         return torch.cat([images, self.conv2(F.relu(self.bn2(hidden)))], dim=1)
 
@@ -29,11 +31,13 @@ class Transition(nn.Module):
     """A 1x1 convolution and an average pooling that halves the height and the width."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
+        """Build the layers."""
         super().__init__()
         self.bn = nn.BatchNorm2d(inputs)
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the output of the module for a batch of images."""
         return F.avg_pool2d(self.conv(F.relu(self.bn(images))), 2)
 
 

@@ -56,6 +56,7 @@ class Inception(nn.Module):
         self.outputs = widths[0] + widths[2] + widths[5] + widths[6]
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the output of the module for a batch of images."""
         branches = (self.branch1, self.branch2, self.branch3, self.branch4)
         return torch.cat([branch(images) for branch in branches], dim=1)
 

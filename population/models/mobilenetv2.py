@@ -25,6 +25,7 @@ class InvertedResidual(nn.Module):
     """A 1x1 convolution that expands, a 3x3 convolution of each channel, and a 1x1 convolution that projects."""
 
     def __init__(self, inputs: int, outputs: int, *, expansion: int, stride: int) -> None:
+        """Build the layers."""
         super().__init__()
         hidden = inputs * expansion
         self.conv1 = nn.Conv2d(inputs, hidden, 1, bias=False)
@@ -39,6 +40,7 @@ class InvertedResidual(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the output of the module for a batch of images."""
         hidden = F.relu(self.bn1(self.conv1(images)))
         hidden = F.relu(self.bn2(self.conv2(hidden)))
         hidden = self.bn3(self.conv3(hidden))

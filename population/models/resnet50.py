@@ -53,6 +53,7 @@ class Bottleneck(nn.Module):
         self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the output of the module for a batch of images."""
         hidden = self.relu(self.bn1(self.conv1(images)))
         hidden = self.relu(self.bn2(self.conv2(hidden)))
         hidden = self.bn3(self.conv3(hidden))

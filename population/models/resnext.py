@@ -13,6 +13,7 @@ class GroupedBlock(nn.Module):
     """A 1x1, a grouped 3x3 and a 1x1 convolution, with a shortcut that is projected where the shape changes."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, groups: int, stride: int) -> None:
+        """Build the layers."""
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, hidden, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
@@ -26,6 +27,7 @@ class GroupedBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the output of the module for a batch of images."""
         hidden = F.relu(self.bn1(self.conv1(images)))
         hidden = F.relu(self.bn2(self.conv2(hidden)))
         return F.relu(self.bn3(self.conv3(hidden)) + self.shortcut(images))

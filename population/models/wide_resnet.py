@@ -15,6 +15,7 @@ class WideBlock(nn.Module):
     """Two 3x3 convolutions, each after batch norm and ReLU. The shortcut is projected where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
+        """Build the layers."""
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
@@ -24,6 +25,7 @@ class WideBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if is_projected else None
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the output of the module for a batch of images."""
         hidden = F.relu(self.bn1(images))
         shortcut = images if self.shortcut is None else self.shortcut(hidden)
         return self.conv2(F.relu(self.bn2(self.conv1(hidden)))) + shortcut

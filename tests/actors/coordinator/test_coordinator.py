@@ -117,7 +117,7 @@ class Left:
     """Stands for a network's process."""
 
 
-def test_checkpointer_of_a_replaced_network_is_fenced_at_its_next_commit(tmp_path: Path) -> None:
+def test_checkpointer_of_a_replaced_network_is_fenced(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     store = CheckpointStore(storage)
     checkpointer = AsyncCheckpointer(store, LogFile(storage, "network-0"), deadline_seconds=20.0)

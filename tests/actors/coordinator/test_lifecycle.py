@@ -123,7 +123,7 @@ def test_start_all_that_takes_too_long_fails_the_run(make, monkeypatch) -> None:
     play(scenario)
 
 
-def test_start_all_ignores_a_member_that_leaves_while_it_is_placed(make) -> None:
+def test_start_all_ignores_a_member_that_leaves_meanwhile(make) -> None:
     async def scenario() -> None:
         run = make()
         run.group.slow = {1}
@@ -162,7 +162,7 @@ def test_network_of_another_structure_is_refused(make) -> None:
     play(scenario)
 
 
-def test_construction_retries_after_process_deaths_up_to_max_restarts(make) -> None:
+def test_construction_is_retried_up_to_max_restarts(make) -> None:
     async def scenario() -> None:
         run = make(population=PopulationConfig(size=2, max_restarts=2))
         await run.train(1)
@@ -259,7 +259,7 @@ def test_leaving_network_whose_process_dies_is_retired(make) -> None:
     play(scenario)
 
 
-def test_resumed_lockstep_run_limits_the_checkpoint_until_a_network_is_past_it(make) -> None:
+def test_lockstep_resume_limits_checkpoints_until_passed(make) -> None:
     async def scenario() -> None:
         run = make(mode="lockstep")
 
@@ -282,7 +282,7 @@ def standing(interval: int) -> NetworkStanding:
     return NetworkStanding(None, [], NetworkDescription(STRUCTURE, interval, process=1, node="node"))
 
 
-def test_recovery_reattaches_living_networks_and_restarts_the_others(make) -> None:
+def test_recovery_reattaches_living_and_restarts_dead_networks(make) -> None:
     async def scenario() -> None:
         run = make()
         run.add(3)
@@ -319,7 +319,7 @@ def test_silent_networks_are_stalled_and_then_ended(make, monkeypatch) -> None:
     play(scenario)
 
 
-def test_reclaim_capacity_ends_finished_networks_then_fails_those_that_wait(make, monkeypatch) -> None:
+def test_reclaim_capacity_ends_finished_then_fails_waiting(make, monkeypatch) -> None:
     async def scenario() -> None:
         run = make(timeouts=TimeoutsConfig(start_seconds=60.0))
         await run.train(1)

@@ -98,7 +98,7 @@ def test_publish_sends_report_and_reference_of_a_copy(clients, backend: FakeBack
     assert isinstance(stored, np.ndarray) and np.array_equal(stored, snapshot.buffer)
 
 
-def test_publish_while_a_post_is_under_way_keeps_the_snapshot_back(clients, backend, snapshot: Snapshot) -> None:
+def test_publish_during_a_post_skips_the_snapshot(clients, backend, snapshot: Snapshot) -> None:
     client = clients()
     backend.gate.clear()
     for interval in (1, 2, 3):
@@ -126,7 +126,7 @@ def test_publish_into_a_full_store_costs_the_exchange_alone(clients, backend: Fa
     assert backend.published() == [] and backend.reported_intervals() == [1]
 
 
-def test_silent_coordinator_loses_no_report_and_gets_them_in_order(clients, backend, snapshot: Snapshot) -> None:
+def test_silent_coordinator_gets_all_reports_in_order_later(clients, backend, snapshot: Snapshot) -> None:
     client = clients()
     backend.command = None
     for interval in (1, 2, 3):
@@ -185,7 +185,7 @@ def test_fetch_returns_the_bytes_of_the_selected_snapshot(clients, backend: Fake
     assert isinstance(scions, tuple) and np.array_equal(scions[0].buffer, snapshot.buffer)
 
 
-def test_fetch_without_an_answer_is_late_and_the_answer_serves_the_next_interval(clients, backend, snapshot) -> None:
+def test_fetch_late_answer_serves_the_next_interval(clients, backend, snapshot) -> None:
     client = clients()
     publish(client, snapshot, 1)
     client.flush(seconds=5.0)
@@ -236,7 +236,7 @@ def test_fetch_of_several_keeps_those_that_came(clients, backend: FakeBackend, s
     assert isinstance(scions, tuple) and [scion.origin.interval for scion in scions] == [2]
 
 
-def test_fetch_in_lockstep_ignores_the_answer_of_an_earlier_interval(clients, backend, snapshot: Snapshot) -> None:
+def test_fetch_in_lockstep_ignores_an_earlier_answer(clients, backend, snapshot: Snapshot) -> None:
     client = clients("lockstep")
     backend.answer_gate.clear()
     backend.answer = lambda own: ExchangeOutcome.NO_NEIGHBOR if own.interval == 1 else ExchangeOutcome.NOTHING_YET

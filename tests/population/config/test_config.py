@@ -32,7 +32,11 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
     ("kind", "fields", "message"),
     [
         (GraftConfig, {"a": 1.4}, r"graft\.a must lie in \[0, 1\], got 1\.4"),
-        (GraftConfig, {"criterion": "l2"}, r"graft\.criterion must be one of entropy, l1, .*, got 'l2'"),
+        (
+            GraftConfig,
+            {"level": "filter", "criterion": "orthogonality"},
+            r"graft\.criterion must be one of entropy, l1, batch_norm, constant, random with graft\.level filter",
+        ),
         (GraftConfig, {"bins": 1}, r"graft\.bins must be at least 2"),
         (PopulationConfig, {"size": 0}, r"population\.size must be at least 1, got 0"),
         (PopulationConfig, {"size": 2, "min_size": 3}, r"population\.min_size"),

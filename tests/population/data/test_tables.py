@@ -228,13 +228,8 @@ def write_csv(folder: Path, rows: dict[str, tuple[str, int]], header: str = "fil
 def test_csv_pattern_finds_images_beside_each_csv(tmp_path: Path) -> None:
     write_csv(tmp_path / "s1", {"1.png": ("a", 10), "2.png": ("b", 20)})
     write_csv(tmp_path / "s2", {"1.png": ("c", 200), "2.png": ("d", 220)})
-    train_images = load(tmp_path / "s*" / "labels.csv").train
-    assert train_images.images[:, 0, 0, 0].tolist() == [10, 20, 200, 220] and train_images.class_names == (
-        "a",
-        "b",
-        "c",
-        "d",
-    )
+    train = load(tmp_path / "s*" / "labels.csv").train
+    assert train.images[:, 0, 0, 0].tolist() == [10, 20, 200, 220] and train.class_names == ("a", "b", "c", "d")
 
 
 def test_csv_file_names_and_labels_keep_their_text(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_dataset_error_shows_only_the_users_frames() -> None:
         from_dataset(Broken(ITEMS), name="data train")
     message = str(raised.value)
     assert message.startswith("data train[3]: the Dataset raised KeyError: 'no such file in my index'")
-    assert "test_handed_in.py" in message and "population/data" not in message and message.count("\n") <= 8
+    assert "test_user_data.py" in message and "reading/dataset_items.py" not in message and message.count("\n") <= 8
 
 
 def test_unreadable_items_are_skipped_up_to_the_limit(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from inarch.population.evaluation.retrieval import (
 from inarch.population.models import build
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
 
-PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data"
+PHOTOGRAPHS = Path(__file__).resolve().parents[4] / "shared" / "data"
 """Folder with subsets of CIFAR-100 for one slow test. The subsets are not part of the repository."""
 
 

@@ -93,7 +93,7 @@ def test_layer_information_of_a_criterion_from_outside() -> None:
         ({"graft": GraftConfig(criterion="beauty")}, r"graft\.criterion 'beauty' is unknown; there are entropy, l1"),
     ],
 )
-def test_unknown_topology_or_criterion_is_refused_before_training(changes, message: str) -> None:
+def test_unknown_topology_or_criterion_is_refused(changes, message: str) -> None:
     config = small_config(**changes)
     with pytest.raises(ConfigError, match=message):
         Simulator(config, lambda: tiny_task(config)).run()

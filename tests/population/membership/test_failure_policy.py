@@ -30,7 +30,7 @@ def test_decide_known_cause_does_not_depend_on_the_past(error, decision, has_wor
     assert decide(NetworkExit(error=error), history) is decision
 
 
-def test_decide_error_of_users_code_restarts_only_a_network_that_has_worked() -> None:
+def test_decide_user_error_restarts_only_after_progress() -> None:
     exit = NetworkExit(error=RuntimeError("CUDA error"))
     assert decide(exit, dataclasses.replace(HISTORY, has_worked=True)) is FailureDecision.RESTART
     assert decide(exit, HISTORY) is FailureDecision.FAIL
@@ -52,10 +52,10 @@ def test_decide_without_progress_fails_after_max_restarts() -> None:
         {"state": MemberState.RETIRED},
     ],
 )
-def test_decide_ignores_a_network_that_was_to_end_or_was_replaced(changes) -> None:
+def test_decide_ignores_ending_and_replaced_networks(changes) -> None:
     assert decide(NetworkExit(), dataclasses.replace(HISTORY, **changes)) is FailureDecision.IGNORE
 
 
-def test_decide_permanent_error_of_a_leaving_network_is_a_failure() -> None:
+def test_decide_permanent_error_while_leaving_is_a_failure() -> None:
     leaving = dataclasses.replace(HISTORY, state=MemberState.LEAVING)
     assert decide(NetworkExit(error=NotFiniteError("x")), leaving) is FailureDecision.FAIL

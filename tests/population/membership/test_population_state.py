@@ -61,14 +61,14 @@ def test_join_of_a_fresh_network_names_the_interval_alone() -> None:
     assert state.join(1) == JoinPoint(interval=7, parent=None)
 
 
-def test_join_without_snapshots_begins_with_the_most_advanced_member() -> None:
+def test_join_without_snapshots_begins_at_the_furthest_member() -> None:
     state = population(TRAINING, MemberState.DONE, TRAINING)
     state.record_interval(0, 3)
     state.record_interval(1, 9)
     assert state.join(2) == JoinPoint(interval=9)
 
 
-def test_join_in_lockstep_waits_for_a_release_that_does_not_wait_for_it() -> None:
+def test_join_in_lockstep_waits_for_the_next_release() -> None:
     state = population(TRAINING, TRAINING, TRAINING, mode="lockstep")
     state.hold(2)
     assert state.join(2) is None and state.is_joining(2)
@@ -80,7 +80,7 @@ def test_join_in_lockstep_waits_for_a_release_that_does_not_wait_for_it() -> Non
     assert not state.is_held(2) and not state.is_joining(2)
 
 
-def test_join_after_a_restart_of_the_coordinator_is_not_waited_for() -> None:
+def test_join_after_a_coordinator_restart_delays_no_barrier() -> None:
     """The restarted coordinator does not know that the network was held."""
     state = population(TRAINING, TRAINING, mode="lockstep")
     assert state.join(1) is None
@@ -163,7 +163,7 @@ def test_lose_removes_the_snapshots_of_the_network() -> None:
     assert state.select_donors(info(0, 2)) is ExchangeOutcome.NOTHING_YET
 
 
-def test_retire_never_started_spares_a_population_that_never_had_a_network() -> None:
+def test_retire_never_started_spares_a_new_population() -> None:
     """As when the coordinator dies while the first networks are built, and those die with it."""
     state: PopulationState[str] = PopulationState(small_config())
     for _ in range(2):
@@ -172,7 +172,7 @@ def test_retire_never_started_spares_a_population_that_never_had_a_network() -> 
     assert [member.state for member in state.members] == [MemberState.STARTING] * 2
 
 
-def test_retire_never_started_retires_members_beside_finished_ones() -> None:
+def test_retire_never_started_retires_beside_finished_members() -> None:
     state = population(MemberState.DONE)
     state.members.add(is_initial=False)
     assert state.retire_never_started() == (1,)

@@ -394,7 +394,7 @@ def test_factory_error_shows_only_the_users_frames() -> None:
         try_network(changed(), factory, SHAPE)
     message = str(raised.value)
     assert "the network function" in message and "raised RuntimeError: weights are on the other disk" in message
-    assert "test_own_networks.py" in message and "population/" not in message
+    assert "test_user_models.py" in message and "extension/user_code.py" not in message
 
 
 @pytest.mark.parametrize(("images", "batch_size"), [(58, 19), (65, 32), (33, 32), (64, 32), (3, 2)])
