@@ -144,7 +144,7 @@ def result_table(table: Mapping[str, Any]) -> Table:
     Args:
         table: Contents of result.json.
     """
-    evaluation_set = table.get("judged_on")
+    evaluation_set = table.get("evaluated_on")
     title = (
         f"evaluated on the {evaluation_set} images"
         if evaluation_set

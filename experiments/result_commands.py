@@ -28,9 +28,9 @@ def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
     import json as codec
 
     from inarch.experiments.display import result_table, similarity_table
-    from inarch.experiments.saved_runs import judge_again
+    from inarch.experiments.saved_runs import evaluate_again
 
-    result = judge_again(path)
+    result = evaluate_again(path)
     if json:
         print(codec.dumps(result, indent=2))
         return 0

@@ -21,7 +21,7 @@ from inarch.population.tasks.image_classification import ImageClassification, ru
 from inarch.population.tasks.run_evaluation import evaluate_run
 
 
-def judge_again(path: str, *, model: ModelFactory | None = None) -> dict[str, Any]:
+def evaluate_again(path: str, *, model: ModelFactory | None = None) -> dict[str, Any]:
     """Evaluate a run's networks again, from their checkpoints.
 
     Args:

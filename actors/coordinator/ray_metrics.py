@@ -30,7 +30,7 @@ class RayMetrics:
             "inarch_validation_accuracy", "Best and mean validation accuracy of the networks.", ("run", "of")
         )
         self._age = Gauge(
-            "inarch_scion_age_intervals", "Median staleness of the scions grafted last, in intervals.", ("run",)
+            "inarch_scion_staleness_intervals", "Median staleness of the scions grafted last, in intervals.", ("run",)
         )
         self._exchanges = Counter("inarch_exchanges_total", "Exchanges by outcome.", ("run", "outcome"))
         for metric in (self._networks, self._speed, self._accuracy, self._age, self._exchanges):

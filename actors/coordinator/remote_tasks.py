@@ -21,7 +21,7 @@ from inarch.population.tasks.run_evaluation import evaluate_run
 from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import prepare
 
-JUDGING_THREADS = 8
+EVALUATION_THREADS = 8
 """Most threads of the evaluation."""
 
 
@@ -68,7 +68,7 @@ def evaluate_run_task(spec: RunSpec, splits: Splits, ended: dict[int, str], reas
         RunExistsError: Another start has claimed the folder.
         StorageError: Storage failed in every attempt.
     """
-    torch.set_num_threads(min(JUDGING_THREADS, os.cpu_count() or 1))
+    torch.set_num_threads(min(EVALUATION_THREADS, os.cpu_count() or 1))
     result = evaluate_run(spec, splits, ended, reasons, seconds) | {"finished": time.time()}
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     check_holds(storage, spec.token)

@@ -126,7 +126,7 @@ def _means(names: Sequence[str], rows: Sequence[Row], score: str) -> str:
                 *(_format_estimate(interval(list(values.values()))) if values else "" for values in columns),
             ]
         )
-    images = " and ".join(sorted({row.get("judged_on") or "test" for row in rows}))
+    images = " and ".join(sorted({row.get("evaluated_on") or "test" for row in rows}))
     return f"{_scores(rows)[score]} on the {images} images:\n\n{_markdown(table)}"
 
 

@@ -226,7 +226,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "code": code_version(),
         "taken_from": "",
         "networks": len(result["networks"]),
-        "judged_on": result["judged_on"],
+        "evaluated_on": result["evaluated_on"],
         "validation_accuracy": _validation(metrics, "validation_accuracy"),
         "validation_mean_average_precision": _validation(metrics, "validation_mean_average_precision"),
     }

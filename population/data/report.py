@@ -74,7 +74,7 @@ def report_from(values: Mapping[str, Any]) -> DataReport:
     Args:
         values: The recorded object, field by field.
     """
-    return from_dict(DataReport, values, "facts.data.")
+    return from_dict(DataReport, values, "info.data.")
 
 
 def augmentation_text(config: DataConfig) -> str:

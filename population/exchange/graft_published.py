@@ -20,7 +20,8 @@ class PublishedGraftRule:
     """Grafts with the quirks of the public code.
 
     Histogram cells are half-open, alpha is rounded to two decimals, counters are blended and truncated, and units are
-    found by the word `conv`. At level filter, batch norm is blended once per channel. Use it for parity with published numbers. The rule `graft` is the one to train with.
+    found by the word `conv`. At level filter, batch norm is blended once per channel. Use it for parity with published
+    numbers. The rule `graft` is the one to train with.
 
     Source: the public code of Meng et al. 2020.
     """

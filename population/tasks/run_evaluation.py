@@ -35,7 +35,7 @@ def evaluate_run(
     Returns:
         The result of the run, as JSON types. `networks` has a row for each network, with its scores under `best` and
         `last`. The other keys of `evaluate_population` are at the top level for the best weights, and under `last` for
-        the last weights. Without test and validation images, `judged_on` is None and there are no scores.
+        the last weights. Without test and validation images, `evaluated_on` is None and there are no scores.
 
     Raises:
         RunError: No network left a checkpoint.
@@ -76,7 +76,7 @@ def evaluate_run(
     ]
     lost_rows = [row for row in lost_rows if row["network"] not in {scored["network"] for scored in rows}]
     all_rows = sorted([*rows, *lost_rows], key=lambda row: row["network"])
-    result: dict[str, Any] = {"run": spec.name, "judged_on": split, "networks": all_rows}
+    result: dict[str, Any] = {"run": spec.name, "evaluated_on": split, "networks": all_rows}
     if data is not None:
         module = task.build(0)
         best_results = evaluate_population(module, _aligned(task, best), data)

@@ -28,7 +28,7 @@ from inarch.actors import PopulationRun, RunStatus
 from inarch.actors.driver.discovery import check_folder_not_live
 from inarch.actors.messages import NAMESPACE, network_name
 from inarch.experiments.export import export_network
-from inarch.experiments.saved_runs import judge_again
+from inarch.experiments.saved_runs import evaluate_again
 from inarch.population import (
     DataConfig,
     DebugConfig,
@@ -140,7 +140,7 @@ def test_run_from_arrays_and_callable_writes_its_folder(begin, tmp_path: Path) -
     result = run.wait(seconds=60)
     assert result.is_complete and result.table is not None
     assert {network["ended"] for network in result.table["networks"]} == {"done"}
-    assert result.table["judged_on"] == "test"
+    assert result.table["evaluated_on"] == "test"
     assert {"mean", "best", "ensemble", "soup", "seconds_by_phase"} <= result.table.keys()
     assert result.table["ensemble"]["accuracy"] > 0.9
     storage = Storage(run.path)
@@ -154,8 +154,8 @@ def test_run_from_arrays_and_callable_writes_its_folder(begin, tmp_path: Path) -
     recorded = json.loads(storage.read("config.json"))
     assert recorded["model"] == "callable" and recorded["config"]["seed"] == 0
     with pytest.raises(ConfigError, match="started with a callable"):
-        judge_again(run.path)
-    evaluation = judge_again(run.path, model=own_network)
+        evaluate_again(run.path)
+    evaluation = evaluate_again(run.path, model=own_network)
     assert evaluation["networks"] == result.table["networks"]
     assert evaluation["ensemble"] == pytest.approx(result.table["ensemble"])
     assert [row["interval"] for row in evaluation["similarity"]] == [3, 4]

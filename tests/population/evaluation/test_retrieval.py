@@ -234,7 +234,7 @@ def test_population_run_improves_retrieval_of_digits(cluster: str, tmp_path: Pat
     run = PopulationRun.start(config)
     table = run.wait().table
     run.close()
-    assert table is not None and table["judged_on"] == "test"
+    assert table is not None and table["evaluated_on"] == "test"
     task = ImageClassification(config, run_splits(config))
     part = task.part("test")
     assert part is not None
