@@ -2,13 +2,13 @@
 
 from inarch.actors.coordinator.actor import Coordinator, CoordinatorActor
 from inarch.actors.driver.callbacks import RunCallback
-from inarch.actors.driver.discovery import find_run
 from inarch.actors.driver.population_run import PopulationRun
 from inarch.actors.driver.run_result import NetworkResult, RunResult
 from inarch.actors.messages import Command, Event, ExitReason, NetworkStatus, RunStatus
 from inarch.actors.network.actor import NetworkActor, NetworkWorker
 from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.actors.resources import NetworkResources, connect, plan_resources
+from inarch.population.tasks.run_folder import find_run
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 __all__ = [

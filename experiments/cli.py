@@ -135,8 +135,8 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
     import json as codec
 
     from inarch.actors import PopulationRun, find_run
-    from inarch.actors.coordinator.run_metadata import read_members
     from inarch.experiments.display import result_table, status_table
+    from inarch.population.tasks.run_folder import read_members
 
     console = plain_console()
     try:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from inarch.actors import Event, NetworkStatus, PopulationRun, RunInfo, RunResult, RunStatus
+from inarch.population.tasks.run_spec import RunInfo
+
+if TYPE_CHECKING:  # commands that read a folder do without Ray
+    from inarch.actors import Event, NetworkStatus, PopulationRun, RunResult, RunStatus
 
 REFRESH_SECONDS = 0.5
 

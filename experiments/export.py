@@ -14,8 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from inarch.actors import find_run
-from inarch.actors.coordinator.run_metadata import read_config
 from inarch.experiments.saved_runs import open_run
 from inarch.population.config import FusionConfig, ModelConfig, from_dict
 from inarch.population.data import DataReport, preprocess, report_from
@@ -28,6 +26,7 @@ from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.run_folder import find_run, read_config
 
 What = Literal["best", "soup"]
 

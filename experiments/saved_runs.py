@@ -7,9 +7,6 @@ from typing import Any
 
 import torch
 
-from inarch.actors import RunSpec, find_run
-from inarch.actors.coordinator.run_metadata import read_config, read_members
-from inarch.actors.driver.inputs import with_own_data
 from inarch.population.config import RunConfig, from_dict
 from inarch.population.errors import ConfigError, StructureError
 from inarch.population.evaluation.similarity import agreement, mean_cosine
@@ -19,6 +16,8 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
 from inarch.population.tasks.run_evaluation import evaluate_run
+from inarch.population.tasks.run_folder import find_run, read_config, read_members, with_own_data
+from inarch.population.tasks.run_spec import RunSpec
 
 
 def evaluate_again(path: str, *, model: ModelFactory | None = None) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
-from inarch.actors.coordinator.run_metadata import members_of, read_members
 from inarch.actors.messages import StartPlan
 from inarch.population.errors import RunError
 from inarch.population.membership.members import Member, MemberState
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_folder import members_of, read_members
 
 
 def resumable_members(storage: Storage, *, run: str, num_intervals: int = 0) -> list[Member]:

@@ -22,11 +22,11 @@ import torchvision
 
 from inarch.actors.resources import NetworkResources
 from inarch.population.config import to_dict
-from inarch.population.data import report_from
-from inarch.population.errors import DataError, MissingError, RunError, StorageError, StructureError
-from inarch.population.membership.members import Member, Members, MemberState
+from inarch.population.errors import DataError, StructureError
+from inarch.population.membership.members import Members
 from inarch.population.persistence.claim import check_holds
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_folder import read_config, read_info
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
@@ -84,44 +84,6 @@ def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
         storage.write(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read("result.json"))
         storage.delete("result.json")
     write_config(storage, spec, info)
-
-
-def read_config(storage: Storage) -> dict[str, Any]:
-    """Return the content of config.json.
-
-    Args:
-        storage: The run's folder.
-
-    Raises:
-        RunError: config.json is damaged.
-        StorageError: config.json cannot be read.
-    """
-    try:
-        content = json.loads(storage.read("config.json"))
-        if {"config", "info", "model"} <= set(content):
-            return content
-    except (ValueError, TypeError):
-        pass
-    raise RunError(
-        f"{joined(storage.uri, 'config.json')} is damaged, and the run cannot be resumed or read without it; "
-        "restore it from a copy"
-    )
-
-
-def read_info(storage: Storage) -> RunInfo:
-    """Return the recorded facts about a run's data and model.
-
-    Args:
-        storage: The run's folder.
-
-    Raises:
-        RunError: config.json is damaged.
-        StorageError: config.json cannot be read.
-    """
-    saved = read_config(storage)["info"]
-    data = saved.get("data")
-    changed = {"image_shape": tuple(saved["image_shape"]), "data": None if data is None else report_from(data)}
-    return RunInfo(**{**saved, **changed})
 
 
 def check_info(storage: Storage, info: RunInfo, *, run: str) -> None:
@@ -188,39 +150,6 @@ def write_members(
     storage.write(f"members/{number:08d}.json", json.dumps(record).encode())
     for old in names[:-1]:
         storage.delete(f"members/{old}")
-
-
-def read_members(storage: Storage) -> dict[str, Any] | None:
-    """Return the newest record of the members that is not damaged.
-
-    Args:
-        storage: The run's folder.
-
-    Returns:
-        The arguments of `write_members` by name (state, message, began, placement, members), as JSON types. None if no
-        record was ever written.
-
-    Raises:
-        StorageError: Storage fails, or every record is damaged.
-    """
-    names = storage.names("members")
-    for name in reversed(names):
-        try:
-            return json.loads(storage.read(f"members/{name}"))
-        except (MissingError, ValueError):  # deleted meanwhile, or only partly written
-            continue
-    if names:
-        raise StorageError(f"none of the members' records in {storage.uri}/members can be read")
-    return None
-
-
-def members_of(record: dict[str, Any]) -> list[Member]:
-    """Return the members of a record.
-
-    Args:
-        record: The record, as from `read_members`.
-    """
-    return [Member(**{**saved, "state": MemberState(saved["state"])}) for saved in record["members"]]
 
 
 def placement_of(record: dict[str, Any]) -> NetworkResources | None:

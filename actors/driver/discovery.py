@@ -14,8 +14,8 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 from inarch.actors.driver.coordinator_client import find_coordinator, kill_coordinator
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import check_reachable, connect
-from inarch.population.errors import ClusterError, RunError, RunExistsError, RunNotFoundError
-from inarch.population.persistence.storage import Storage, absolute, joined
+from inarch.population.errors import ClusterError, RunError, RunExistsError
+from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_spec import RunSpec
 
 EDITION = 1
@@ -23,23 +23,6 @@ EDITION = 1
 
 ANSWER_SECONDS = 15.0
 """Seconds in which a coordinator must answer. A coordinator that does not is taken to be busy with a live run."""
-
-
-def find_run(name: str, *, storage: str = "runs") -> Storage:
-    """Return the folder of a run.
-
-    Args:
-        name: Name of the run, or path or URI of its folder.
-        storage: Folder that holds runs, searched by name.
-
-    Raises:
-        RunNotFoundError: There is no such run.
-    """
-    for candidate in (name, joined(storage, name)):
-        folder = Storage(candidate)
-        if folder.exists("config.json"):
-            return folder
-    raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {joined(absolute(storage), name)}")
 
 
 def write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:

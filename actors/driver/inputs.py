@@ -22,10 +22,8 @@ from inarch.population.grafting.criteria import check_criterion
 from inarch.population.membership.topology import check_topology
 from inarch.population.models import ModelFactory, check_factory, resolve
 from inarch.population.persistence.storage import Storage, absolute, joined
+from inarch.population.tasks.run_folder import FIELDS, with_own_data
 from inarch.population.training.model_check import data_shape, try_network
-
-FIELDS = {"train": "train", "validation": "validation_set", "test": "test", "query": "query"}
-"""Parts of a data set, and the field of `DataConfig` that holds the path of each part."""
 
 
 def with_name(config: RunConfig) -> RunConfig:
@@ -150,22 +148,6 @@ def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         paths[FIELDS[part]] = str(source) if is_path(source) else _written(source, part, config, storage, unreadable)
     changes = {"test": None, "validation_set": None} | paths
     return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changes)))
-
-
-def with_own_data(config: RunConfig, storage: Storage) -> RunConfig:
-    """Return a configuration that finds the data stored in the run's own folder, even if the folder was moved.
-
-    Args:
-        config: The recorded configuration. Its paths may point to the folder's former place.
-        storage: The run's folder.
-    """
-    own_paths = {
-        field: joined(storage.uri, f"data/{part}.arrow")
-        for part, field in FIELDS.items()
-        if (getattr(config.data, field) or "").partition("?")[0].endswith(f"/data/{part}.arrow")
-        and storage.exists(f"data/{part}.arrow")
-    }
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **own_paths))
 
 
 def with_moved_data(config: RunConfig, data: str | Mapping[str, str] | None) -> RunConfig:

@@ -13,7 +13,6 @@ from typing import Any, cast
 from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from inarch.actors.coordinator.actor import CoordinatorActor
-from inarch.actors.coordinator.run_metadata import read_config
 from inarch.actors.driver.callbacks import CallbackDispatcher, RunCallback, check_callbacks
 from inarch.actors.driver.claiming import FolderContents, claim_existing_folder, claim_new_folder
 from inarch.actors.driver.coordinator_client import (
@@ -24,7 +23,7 @@ from inarch.actors.driver.coordinator_client import (
     kill_coordinator,
     value_of,
 )
-from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, connect_to, find_run, write_cluster
+from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, connect_to, write_cluster
 from inarch.actors.driver.inputs import (
     check_here,
     resumed_config,
@@ -43,6 +42,7 @@ from inarch.population.errors import ClusterError, ConfigError, RunError, RunExi
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.claim import Claim, withdraw
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_folder import find_run, read_config
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 POLL_SECONDS = 2.0

@@ -17,9 +17,9 @@ from PIL import Image
 
 from inarch.actors import PopulationRun
 from inarch.actors.coordinator.resume_plan import resumable_members
-from inarch.actors.coordinator.run_metadata import read_info, update_config, write_config
+from inarch.actors.coordinator.run_metadata import update_config, write_config
 from inarch.actors.driver.claiming import claim_new_folder
-from inarch.actors.driver.inputs import with_data, with_more_epochs, with_moved_data, with_own_data
+from inarch.actors.driver.inputs import with_data, with_more_epochs, with_moved_data
 from inarch.experiments import cli
 from inarch.experiments.display import failure_lines, result_table
 from inarch.experiments.export import export_network, predict_images
@@ -31,6 +31,7 @@ from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, C
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.image_classification import ImageClassification, run_splits
 from inarch.population.tasks.run_evaluation import evaluate_run
+from inarch.population.tasks.run_folder import read_info, with_own_data
 from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import describe_run
 from tests.conftest import small_config

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +82,10 @@ def test_export_of_a_compact_user_model_raises_config_error(compact_run: Any) ->
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "callable"}))
     with pytest.raises(ConfigError, match=r"started with a callable; population\.fusion\.compact_state"):
         export_network(folder, what="best", out=None)
+
+
+def test_commands_that_read_a_folder_do_not_import_ray() -> None:
+    modules = ("saved_runs", "export", "result_commands", "display")
+    code = "import sys; " + "; ".join(f"import inarch.experiments.{name}" for name in modules)
+    code += "; from inarch.experiments import cli; assert 'ray' not in sys.modules, 'Ray was imported'"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from inarch.actors.coordinator.resume_plan import common_resume_interval, resumable_members, start_plans
-from inarch.actors.coordinator.run_metadata import read_members, write_members
+from inarch.actors.coordinator.run_metadata import write_members
 from inarch.population.errors import MissingError, RunError, StorageError
 from inarch.population.membership.members import Members, MemberState
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_folder import read_members
 from tests.population.persistence.test_checkpoint import checkpoint
 
 

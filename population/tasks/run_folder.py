@@ -1,0 +1,126 @@
+"""Reads the folder of a run, without Ray: configuration, what is known of data and model, and members."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from inarch.population.config import RunConfig
+from inarch.population.data import report_from
+from inarch.population.errors import (
+    MissingError,
+    RunError,
+    RunNotFoundError,
+    StorageError,
+)
+from inarch.population.membership.members import Member, MemberState
+from inarch.population.persistence.storage import Storage, absolute, joined
+from inarch.population.tasks.run_spec import RunInfo
+
+FIELDS = {"train": "train", "validation": "validation_set", "test": "test", "query": "query"}
+"""Parts of a data set, and the field of `DataConfig` that holds the path of each part."""
+
+
+def read_config(storage: Storage) -> dict[str, Any]:
+    """Return the content of config.json.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        RunError: config.json is damaged.
+        StorageError: config.json cannot be read.
+    """
+    try:
+        content = json.loads(storage.read("config.json"))
+        if {"config", "info", "model"} <= set(content):
+            return content
+    except (ValueError, TypeError):
+        pass
+    raise RunError(
+        f"{joined(storage.uri, 'config.json')} is damaged, and the run cannot be resumed or read without it; "
+        "restore it from a copy"
+    )
+
+
+def read_info(storage: Storage) -> RunInfo:
+    """Return the recorded facts about a run's data and model.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        RunError: config.json is damaged.
+        StorageError: config.json cannot be read.
+    """
+    saved = read_config(storage)["info"]
+    data = saved.get("data")
+    changed = {"image_shape": tuple(saved["image_shape"]), "data": None if data is None else report_from(data)}
+    return RunInfo(**{**saved, **changed})
+
+
+def read_members(storage: Storage) -> dict[str, Any] | None:
+    """Return the newest record of the members that is not damaged.
+
+    Args:
+        storage: The run's folder.
+
+    Returns:
+        The arguments of `write_members` by name (state, message, began, placement, members), as JSON types. None if no
+        record was ever written.
+
+    Raises:
+        StorageError: Storage fails, or every record is damaged.
+    """
+    names = storage.names("members")
+    for name in reversed(names):
+        try:
+            return json.loads(storage.read(f"members/{name}"))
+        except (MissingError, ValueError):  # deleted meanwhile, or only partly written
+            continue
+    if names:
+        raise StorageError(f"none of the members' records in {storage.uri}/members can be read")
+    return None
+
+
+def members_of(record: dict[str, Any]) -> list[Member]:
+    """Return the members of a record.
+
+    Args:
+        record: The record, as from `read_members`.
+    """
+    return [Member(**{**saved, "state": MemberState(saved["state"])}) for saved in record["members"]]
+
+
+def find_run(name: str, *, storage: str = "runs") -> Storage:
+    """Return the folder of a run.
+
+    Args:
+        name: Name of the run, or path or URI of its folder.
+        storage: Folder that holds runs, searched by name.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+    """
+    for candidate in (name, joined(storage, name)):
+        folder = Storage(candidate)
+        if folder.exists("config.json"):
+            return folder
+    raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {joined(absolute(storage), name)}")
+
+
+def with_own_data(config: RunConfig, storage: Storage) -> RunConfig:
+    """Return a configuration that finds the data stored in the run's own folder, even if the folder was moved.
+
+    Args:
+        config: The recorded configuration. Its paths may point to the folder's former place.
+        storage: The run's folder.
+    """
+    own_paths = {
+        field: joined(storage.uri, f"data/{part}.arrow")
+        for part, field in FIELDS.items()
+        if (getattr(config.data, field) or "").partition("?")[0].endswith(f"/data/{part}.arrow")
+        and storage.exists(f"data/{part}.arrow")
+    }
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **own_paths))
