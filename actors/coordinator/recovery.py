@@ -8,12 +8,13 @@ import json
 import time
 from typing import Any
 
-from inarch.actors.coordinator import run_metadata
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.run_context import RunContext
+from inarch.actors.coordinator.run_metadata import placement_of
 from inarch.actors.retry import retry
 from inarch.population.errors import StorageError
 from inarch.population.membership.members import ACTIVE, DONORS, Member
+from inarch.population.tasks.run_folder import members_of, read_info, read_members
 
 
 async def restore_run(context: RunContext) -> bool:
@@ -30,16 +31,16 @@ async def restore_run(context: RunContext) -> bool:
     """
     storage, state, population = context.storage, context.state, context.population
     seconds = context.config.timeouts.start_seconds
-    record = await asyncio.to_thread(retry, lambda: run_metadata.read_members(storage), seconds=seconds)
+    record = await asyncio.to_thread(retry, lambda: read_members(storage), seconds=seconds)
     if record is None:
         state.fail("the coordinator died before the run had begun")
         return False
-    state.info = await asyncio.to_thread(retry, lambda: run_metadata.read_info(storage), seconds=seconds)
+    state.info = await asyncio.to_thread(retry, lambda: read_info(storage), seconds=seconds)
     population.num_intervals = state.info.num_intervals
-    state.resources = run_metadata.placement_of(record)
+    state.resources = placement_of(record)
     state.message = record["message"]
     state.began_seconds = time.monotonic() - (time.time() - record["began"])
-    for member in run_metadata.members_of(record):
+    for member in members_of(record):
         population.members.restore(member)
     state.has_begun = True
     if record["state"] in ("finished", "failed"):

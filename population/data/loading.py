@@ -61,7 +61,7 @@ def load_splits(config: DataConfig, *, seed: int, same_classes: bool = True) -> 
     if len(encoded) == len(parts) and streams(encoded["train"], config):
         return _stream_splits(encoded, config, seed=seed, unreadable=unreadable)
     if config.stream == "always":
-        shown = ", ".join(name for name, part in parts.items() if name not in encoded)
+        shown = ", ".join(name for name in parts if name not in encoded)
         raise DataError(
             f"data.stream=always: the {shown or 'other'} images are already decoded and cannot be streamed; use auto"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,7 +155,7 @@ class _Whole(nn.Module):
         return resized(picture, self._size)
 
 
-class _Decoded(Dataset):
+class _Decoded(Dataset[Any]):
     """Dataset that decodes and transforms images.
 
     The random choices of an image depend only on the seed and the image's number, not on the worker that loads it. An

@@ -41,7 +41,8 @@ def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRu
             return PbtRule(config.pbt)
         case "dml":
             return DmlRule()
-    return None
+        case "none":
+            return None
 
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +42,7 @@ class StateHistory:
         self._past: deque[PastState] = deque()
 
     @contextlib.contextmanager
-    def exchange(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> Iterator[None]:
+    def exchange(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> Generator[None]:
         """Enclose an exchange that may change the network.
 
         What comes from other networks is added to the past states too, so that the difference between past and present

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from inarch.population.errors import ConfigError, UserCodeError
 from inarch.population.extension.user_code import user_code
@@ -75,7 +75,7 @@ class Registry(Generic[T]):
         raise ConfigError(f"{self.field} {name!r} is unknown; there are {known}, else module:object")
 
 
-def import_object(path: str, field: str) -> Callable:
+def import_object(path: str, field: str) -> Callable[..., Any]:
     """Import a callable object from `module:name`. Modules in the working directory are found too.
 
     Args:

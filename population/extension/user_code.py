@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from inarch.population.errors import InarchError, UserCodeError
@@ -22,7 +22,7 @@ _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib"
 
 
 @contextlib.contextmanager
-def user_code(what: str, *, remedy: str = "") -> Iterator[None]:
+def user_code(what: str, *, remedy: str = "") -> Generator[None]:
     """Convert exceptions of the caller's code to UserCodeError.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ class FusedConv2d(nn.Conv2d):
     Gradients reach every filter through its share in the mixtures. `fusion.update_fusion` sets the buffers.
     """
 
-    def __init__(self, inputs: int, filters: int, kernel: int, *, kept: int, **options) -> None:
+    def __init__(self, inputs: int, filters: int, kernel: int, *, kept: int, **options: Any) -> None:
         """Create the convolution, with the first `kept` filters unmixed.
 
         Args:

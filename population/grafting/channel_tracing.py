@@ -120,7 +120,7 @@ class _ChannelFollower:
             for entry in ("weight", "bias", "running_mean", "running_var"):
                 if getattr(layer, entry) is not None:
                     self._axes.append((f"{name}.{entry}", 0, inputs))
-            if layer.weight is not None:
+            if layer.affine:
                 self._scales.append((f"{name}.weight", inputs))
             self._channels[node] = inputs
         elif isinstance(layer, nn.Linear):
@@ -275,7 +275,8 @@ def _shape(node: fx.Node) -> torch.Size:
 
 def _plain(target: Any) -> Callable[..., Any]:
     """Map an in-place operator to the plain one."""
-    return {operator.iadd: operator.add, operator.imul: operator.mul}.get(target, target)
+    plain: dict[Any, Callable[..., Any]] = {operator.iadd: operator.add, operator.imul: operator.mul}
+    return plain[target] if target in plain else target
 
 
 _PASSING = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage] # the base of all convolutions
 
 from inarch.population.errors import ConfigError
 from inarch.population.state.state_dict import is_convolution, named_tensors

@@ -102,7 +102,7 @@ def build(
             torch.manual_seed(seed)
         with contextlib.nullcontext() if is_ours else user_code(subject):
             model = factory(**accepted)
-        if not isinstance(model, nn.Module):
+        if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] # the user's own
             raise ConfigError(f"{subject} must give a torch.nn.Module, got {type(model).__name__}")
         make_usable(model, image_shape)
     if isinstance(config, ModelConfig) and config.weights is not None:
@@ -194,7 +194,7 @@ def _conv_factory(fusion: FusionConfig, architecture: str, form: Form) -> ConvFa
     return ConvFactory(rates, form=form)
 
 
-def _accepted(factory: ModelFactory, options: dict) -> dict:
+def _accepted(factory: ModelFactory, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that a factory's signature names, or all if it takes any or has no known signature."""
     try:
         parameters = inspect.signature(factory).parameters.values()

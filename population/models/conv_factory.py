@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -68,7 +68,7 @@ class ConvFactory:
         if self.rates and len(self.rates) != num_places:
             raise ConfigError(f"{architecture} has {num_places} places for fusion rates, got {len(self.rates)} rates")
 
-    def conv(self, inputs: int, filters: int, kernel: int, *, kept: int, **options) -> nn.Conv2d:
+    def conv(self, inputs: int, filters: int, kernel: int, *, kept: int, **options: Any) -> nn.Conv2d:
         """Create a convolution with `kept` output channels.
 
         Args:

@@ -82,7 +82,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
 
 def _check(name: str, owner: nn.Module, entry: str, tensor: Tensor) -> None:
     kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
-    is_saved = kind == "parameter" or entry not in owner._non_persistent_buffers_set
+    is_saved = kind == "parameter" or entry not in owner._non_persistent_buffers_set  # pyright: ignore[reportPrivateUsage]
     if tensor.is_complex() and kind == "parameter":
         raise ConfigError(
             f"parameter {name!r} is complex; keep it as a real parameter with a last dimension of 2, and use "
@@ -124,7 +124,7 @@ def _check_state(model: nn.Module) -> None:
                 f"{name!r} of the network's state_dict is extra state, which checkpoints omit; keep it in a buffer"
             )
     for name, owner, entry, tensor in _tensors(model):
-        if isinstance(tensor, nn.Parameter) or entry not in owner._non_persistent_buffers_set:
+        if isinstance(tensor, nn.Parameter) or entry not in owner._non_persistent_buffers_set:  # pyright: ignore[reportPrivateUsage]
             if name not in state:
                 raise ConfigError(f"the network's state_dict lacks {name!r}, which checkpoints would lose; include it")
             if tensor.numel() and state[name].data_ptr() != tensor.data_ptr():

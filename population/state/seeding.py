@@ -46,7 +46,7 @@ def generator(root: int, network_id: int, use: Use, *, counter: int) -> np.rando
     return np.random.Generator(np.random.Philox(key=derive_seed(root, network_id, use), counter=[0, 0, 0, counter]))
 
 
-class RandomState(contextlib.AbstractContextManager):
+class RandomState(contextlib.AbstractContextManager["RandomState"]):
     """A private random state of torch, as a context manager.
 
     On entry it replaces torch's global state. On exit it is saved, and the global state is restored.

@@ -56,7 +56,10 @@ def read_info(storage: Storage) -> RunInfo:
     """
     saved = read_config(storage)["info"]
     data = saved.get("data")
-    changed = {"image_shape": tuple(saved["image_shape"]), "data": None if data is None else report_from(data)}
+    changed: dict[str, Any] = {
+        "image_shape": tuple(saved["image_shape"]),
+        "data": None if data is None else report_from(data),
+    }
     return RunInfo(**{**saved, **changed})
 
 
@@ -90,7 +93,12 @@ def members_of(record: dict[str, Any]) -> list[Member]:
     Args:
         record: The record, as from `read_members`.
     """
-    return [Member(**{**saved, "state": MemberState(saved["state"])}) for saved in record["members"]]
+    return [_member(saved) for saved in record["members"]]
+
+
+def _member(saved: dict[str, Any]) -> Member:
+    values: dict[str, Any] = saved | {"state": MemberState(saved["state"])}
+    return Member(**values)
 
 
 def find_run(name: str, *, storage: str = "runs") -> Storage:

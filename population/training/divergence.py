@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from inarch.population.state.state_dict import check_finite, named_tensors, untr
 
 
 @contextlib.contextmanager
-def annotate_divergence(network_id: int, *, interval: int) -> Iterator[None]:
+def annotate_divergence(network_id: int, *, interval: int) -> Generator[None]:
     """Add the network and the interval to the message of a NotFiniteError raised inside the block.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from inarch.population.config import FusionConfig, RunConfig
 from inarch.population.data import MemorySplits, Splits
@@ -51,7 +52,7 @@ def describe_run(config: RunConfig, splits: Splits, factory: ModelFactory | None
     task.check()
     trainer.dry_run_exchange()
     model = factory or config.model
-    size = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}
+    size: dict[str, Any] = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}
     cost = complexity_of(model, FusionConfig(), **size)
     compact = complexity_of(model, config.fusion, **size) if config.fusion.mode != "off" else None
     return RunInfo(
