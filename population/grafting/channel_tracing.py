@@ -276,7 +276,7 @@ def _shape(node: fx.Node) -> torch.Size:
 def _plain(target: Any) -> Callable[..., Any]:
     """Map an in-place operator to the plain one."""
     plain: dict[Any, Callable[..., Any]] = {operator.iadd: operator.add, operator.imul: operator.mul}
-    return plain[target] if target in plain else target
+    return plain.get(target) or target
 
 
 _PASSING = (
