@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import ray
 
+from inarch.population.evaluation.metrics import Metric
 from inarch.population.tasks.run_spec import RunSpec
 
 NAMESPACE = "inarch"
@@ -131,8 +132,9 @@ class NetworkStatus:
     """Intervals completed."""
     epoch: float = 0.0
     train_loss: float | None = None
-    validation_accuracy: float | None = None
-    images_per_second: float | None = None
+    validation_metrics: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    """Metrics of the newest evaluation by name. Empty before the first."""
+    examples_per_second: float | None = None
     grafts: int = 0
     """Grafts so far."""
     outcome: str = ""
@@ -162,6 +164,8 @@ class RunStatus:
     networks: tuple[NetworkStatus, ...]
     seconds: float
     """Seconds since training began."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics of the task, the primary one first. Empty while the run starts."""
     message: str = ""
     """Newest failure of the run, of a network or of storage. Empty if there was none."""
     coordinator_process: int = 0

@@ -200,7 +200,7 @@ def stop(name: tyro.conf.Positional[str], /, storage: str = "runs") -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MovedData:
-    """New paths of a resumed run's data, if they were moved. The images must be the same."""
+    """New paths of a resumed run's data, if they were moved. The data must be the same."""
 
     train: str | None = None
     """Path of the training images."""
@@ -235,6 +235,7 @@ def resume(
     data: MovedData = UNMOVED,
     schedule: LongerSchedule = SAME_SCHEDULE,
     model: str | None = None,
+    task: str | None = None,
     address: str | None = None,
 ) -> int:
     """Resume a run that was stopped or has failed, or train a finished run for more epochs.
@@ -246,6 +247,7 @@ def resume(
         data: New paths of the data, if they were moved. The images must be the same.
         schedule: A longer schedule.
         model: module:function that builds the model. Required if the run was started from Python with a callable.
+        task: module:object of the task. Required if the run was started from Python with a task of your own.
         address: Address of the Ray cluster. None: the recorded address, else a Ray of this machine.
     """
     console = plain_console()
@@ -253,7 +255,9 @@ def resume(
     from inarch.actors import PopulationRun  # imported after the message, because the import takes seconds
 
     def begin() -> Any:
-        return PopulationRun.resume(path, model=model, data=data.paths, epochs=schedule.epochs, address=address)
+        return PopulationRun.resume(
+            path, model=model, data=data.paths, epochs=schedule.epochs, task=task, address=address
+        )
 
     return _follow(begin, console, detach=False)
 

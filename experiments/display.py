@@ -10,16 +10,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from inarch.population.evaluation.metrics import Metric
 from inarch.population.tasks.run_spec import RunInfo
 
 if TYPE_CHECKING:  # commands that read a folder do without Ray
     from inarch.actors import Event, NetworkStatus, PopulationRun, RunResult, RunStatus
 
 REFRESH_SECONDS = 0.5
-
-CLASSIFICATION = {"accuracy": "accuracy", "top5": "top-5", "loss": "loss", "calibration_error": "calibration"}
-RETRIEVAL = {"mean_average_precision": "mAP", "accuracy": "rank-1", "top5": "rank-5"}
-"""Columns of a result table: score and heading. The first score is shown for the last weights too."""
 
 
 def info_lines(info: RunInfo) -> str:
@@ -30,13 +27,14 @@ def info_lines(info: RunInfo) -> str:
     Args:
         info: Facts about the run.
     """
+    computation = f", {info.multiply_adds:,} multiply-adds an example" if info.multiply_adds is not None else ""
     network = (
-        f"network: {info.parameters:,} parameters, {info.multiply_adds:,} multiply-adds an image; "
+        f"network: {info.parameters:,} parameters{computation}; "
         f"{info.num_intervals} intervals, {info.steps_per_epoch} steps an epoch"
     )
-    description = "\n".join([*(info.data.lines() if info.data is not None else ()), network])
+    description = "\n".join([*info.description, network])
     parameters, multiply_adds = info.compact_parameters, info.compact_multiply_adds
-    if parameters is None or multiply_adds is None:
+    if parameters is None or multiply_adds is None or info.multiply_adds is None:
         return description
     return (
         f"{description}\ncompact: {parameters:,} parameters ({parameters / info.parameters - 1:.1%}), "
@@ -53,8 +51,9 @@ def follow(run: PopulationRun, console: Console) -> RunResult:
         console: Console to print to. A terminal gets a live table, anything else one line per event.
     """
     if not console.is_terminal:
+        metrics = run.status().metrics
         for event in run.events():
-            line = describe(event)
+            line = describe(event, metrics)
             if line:
                 console.print(line, highlight=False, soft_wrap=True)
         return run.wait()
@@ -77,14 +76,16 @@ def status_table(status: RunStatus) -> Table:
     refused = ", ".join(f"{count} {name}" for name, count in sorted(status.refusals.items()))
     title = f"{status.name}: {status.state}, {status.seconds:.0f} s" + (f"; refused {refused}" if refused else "")
     table = Table(title=title, title_justify="left")
-    for name in ("network", "epoch", "loss", "accuracy", "images/s", "grafts", "scion", "behind", "state"):
+    primary = status.metrics[0] if status.metrics else None
+    heading = primary.title if primary else "validation"
+    for name in ("network", "epoch", "loss", heading, "examples/s", "grafts", "scion", "behind", "state"):
         table.add_column(name, justify="left" if name == "state" else "right")
     for network in status.networks:
-        table.add_row(*_cells(network, status.epochs))
+        table.add_row(*_cells(network, status.epochs, primary))
     return table
 
 
-def _cells(network: NetworkStatus, epochs: int) -> tuple[str, ...]:
+def _cells(network: NetworkStatus, epochs: int, primary: Metric | None) -> tuple[str, ...]:
     staleness = (
         ""
         if network.staleness_intervals is None
@@ -96,8 +97,8 @@ def _cells(network: NetworkStatus, epochs: int) -> tuple[str, ...]:
         str(network.network_id),
         f"{network.epoch:.1f}/{epochs}",
         _number(network.train_loss, "{:.4f}"),
-        _number(network.validation_accuracy, "{:.2%}"),
-        _number(network.images_per_second, "{:.0f}"),
+        "" if primary is None else primary.text(network.validation_metrics.get(primary.name)),
+        _number(network.examples_per_second, "{:.0f}"),
         str(network.grafts),
         "" if network.scion is None else str(network.scion),
         staleness,
@@ -105,11 +106,12 @@ def _cells(network: NetworkStatus, epochs: int) -> tuple[str, ...]:
     )
 
 
-def describe(event: Event) -> str:
+def describe(event: Event, metrics: Sequence[Metric] = ()) -> str:
     """Return an event as one line of text.
 
     Args:
         event: The event.
+        metrics: Metrics of the task, of which the first is shown after an interval.
 
     Returns:
         The line. Empty for kinds of events that are not shown, because another line already states the same.
@@ -117,8 +119,11 @@ def describe(event: Event) -> str:
     network = f"network {event.network_id}"
     detail: Mapping[str, Any] = event.detail
     if event.kind == "interval":
-        accuracy = _number(detail["accuracy"], "{:.2%}") or "-"
-        return f"{network}: interval {detail['interval']}, loss {detail['loss']:.4f}, validation accuracy {accuracy}"
+        line = f"{network}: interval {detail['interval']}, loss {detail['loss']:.4f}"
+        values = [
+            f"{metric.title} {metric.text(detail['validation'].get(metric.name)) or '-'}" for metric in metrics[:1]
+        ]
+        return ", validation ".join([line, *values])
     if event.kind == "graft":
         source = "without a donor"  # the scion is internal or noise
         if detail["staleness"] is not None:
@@ -149,20 +154,20 @@ def result_table(table: Mapping[str, Any]) -> Table:
     """
     evaluation_set = table.get("evaluated_on")
     title = (
-        f"evaluated on the {evaluation_set} images"
+        f"evaluated on the {evaluation_set} data"
         if evaluation_set
-        else "not evaluated: there are no test or validation images"
+        else "not evaluated: there are no test or validation data"
     )
     result = Table(title=f"{table['run']}: {title}", title_justify="left")
-    scores = RETRIEVAL if _is_retrieval(table) else CLASSIFICATION
-    first = next(iter(scores.values()))
-    for name in ("", *scores.values(), f"last {first}", "validation", "best at", "grafts", "ended"):
+    metrics = [Metric(**values) for values in table["metrics"]]
+    headings = [metric.title for metric in metrics]
+    for name in ("", *headings, f"last {headings[0]}", "validation", "best at", "grafts", "ended"):
         result.add_column(name, justify="left" if name in ("", "ended") else "right")
     for row in table["networks"]:
         result.add_row(
             f"network {row['network']}",
-            *_scores(scores, row.get("best"), row.get("last")),
-            _number(row["validation_score"], "{:.2%}"),
+            *_scores(metrics, row.get("best"), row.get("last")),
+            metrics[0].text(row["validation_score"]),
             "" if row["best_interval"] is None else f"{row['best_interval']}/{row['interval']}",
             str(row["grafts"]),
             row["ended"],
@@ -170,18 +175,17 @@ def result_table(table: Mapping[str, Any]) -> Table:
     if "mean" in table:
         result.add_section()
         last = table["last"]
-        result.add_row("mean", *_scores(scores, table["mean"], last["mean"]))
+        result.add_row("mean", *_scores(metrics, table["mean"], last["mean"]))
         best = next(row for row in table["networks"] if row["network"] == table["best"])
-        result.add_row(f"best by validation ({table['best']})", *_scores(scores, best["best"], best["last"]))
+        result.add_row(f"best by validation ({table['best']})", *_scores(metrics, best["best"], best["last"]))
         for name in ("ensemble", "soup", "greedy_soup"):
             if table[name] is not None:
                 members = table[name].get("members")
                 networks = f" of {', '.join(map(str, members))}" if members else ""
-                result.add_row(f"{name.replace('_', ' ')}{networks}", *_scores(scores, table[name], last.get(name)))
+                result.add_row(f"{name.replace('_', ' ')}{networks}", *_scores(metrics, table[name], last.get(name)))
         if table["agreement"] is not None:
-            compared = "nearest images" if _is_retrieval(table) else "predictions"
             result.caption = (
-                f"mean similarity of two networks at the end: {last['agreement']:.1%} of the {compared} agree, "
+                f"mean similarity of two networks at the end: {last['agreement']:.1%} of the predictions agree, "
                 f"cosine of the weights {last['cosine']:.3f}"
             )
     return result
@@ -214,7 +218,7 @@ def similarity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         rows: Rows of `similarity_over_time`.
     """
     result = Table(title="mean similarity of two networks after the exchange", title_justify="left")
-    for name in ("interval", "same predictions on validation images", "cosine of weights"):
+    for name in ("interval", "same predictions on validation data", "cosine of weights"):
         result.add_column(name, justify="right")
     for row in rows:
         agreement, cosine = _number(row["agreement"], "{:.2%}"), _number(row["cosine"], "{:.3f}")
@@ -222,17 +226,13 @@ def similarity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return result
 
 
-def _is_retrieval(table: Mapping[str, Any]) -> bool:
-    return "mean" in table and table["mean"].get("mean_average_precision") is not None
-
-
 def _scores(
-    shown: Mapping[str, str], best: Mapping[str, Any] | None, last: Mapping[str, Any] | None
+    metrics: Sequence[Metric], best: Mapping[str, Any] | None, last: Mapping[str, Any] | None
 ) -> tuple[str, ...]:
-    """Return the cells of the best weights' scores, and the first score of the last weights."""
+    """Return the cells of the best weights' metrics, and the primary metric of the last weights."""
     best, last = best or {}, last or {}
-    cells = [_number(best.get(name), "{:.4f}" if name == "loss" else "{:.2%}") for name in shown]
-    return (*cells, _number(last.get(next(iter(shown))), "{:.2%}"))
+    cells = [metric.text(best.get(metric.name)) for metric in metrics]
+    return (*cells, metrics[0].text(last.get(metrics[0].name)))
 
 
 def _number(value: float | None, form: str) -> str:

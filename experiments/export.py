@@ -16,16 +16,18 @@ from torch import Tensor, nn
 
 from inarch.experiments.saved_runs import open_run
 from inarch.population.config import FusionConfig, ModelConfig, from_dict
+from inarch.population.config.run import IMAGE_TASKS
 from inarch.population.data import DataReport, preprocess, report_from
 from inarch.population.data.reading.folders import is_hidden, is_image
 from inarch.population.errors import CheckpointError, ConfigError, DataError
+from inarch.population.evaluation.metrics import Metric, rank
 from inarch.population.evaluation.soups import soup, with_statistics
 from inarch.population.fusion import compact_state
 from inarch.population.models import ModelFactory, build, give_logits, import_object
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.state.state_dict import load_tensors, named_tensors
-from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.run_folder import find_run, read_config
 
 What = Literal["best", "soup"]
@@ -68,15 +70,15 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
     fusion: FusionConfig = from_dict(FusionConfig, recorded["config"].get("fusion", {}))
     if fusion.mode != "off":
         state = _compact(state, recorded, fusion)
-    info = recorded["info"]
-    metadata = {
-        "architecture": recorded["model"],
-        "num_classes": str(info["num_classes"]),
-        "in_channels": str(info["image_shape"][0]),
-        "run": str(recorded["config"]["name"]),
-        **details,
-        **_preprocessing(recorded),
-    }
+    metadata = {"run": str(recorded["config"]["name"]), "task": str(recorded["config"]["task"]), **details}
+    if _is_of_images(recorded):
+        facts = recorded["info"]["facts"]
+        metadata |= {
+            "architecture": recorded["model"],
+            "num_classes": str(facts["num_classes"]),
+            "in_channels": str(facts["image_shape"][0]),
+            **_preprocessing(recorded),
+        }
     content = safetensors.torch.save(state, metadata=metadata)
     if out is None:
         storage.write(f"export/{what}.safetensors", content)
@@ -105,18 +107,16 @@ def predict_images(
         One prediction per image. An image that cannot be read yields a prediction with an error.
 
     Raises:
-        ConfigError: The run was started with a callable and `model` is None, there are no images, or an earlier
-            version of inarch made the run.
+        ConfigError: The run was started with a callable and `model` is None, there are no images, or the networks of
+            the run do not classify images.
         CheckpointError: No network left a checkpoint.
     """
     factory = import_object(model, "--model") if isinstance(model, str) else model
-    storage, _, recorded = open_run(path, factory)
+    recorded = read_config(find_run(path))
     report = _report(recorded)
     if report is None:
-        raise ConfigError(
-            f"the run at {storage.uri} was made by an earlier version of inarch, which did not record how images are "
-            "preprocessed; train it again"
-        )
+        raise ConfigError(f"predict classifies images; the run at {path} has the task {recorded['config']['task']!r}")
+    storage, _, recorded = open_run(path, factory)
     files = [file for name in images for file in _files(name)]
     if not files:
         raise ConfigError("there are no images to classify; name image files, or a folder that holds some")
@@ -155,16 +155,19 @@ def _weights(
         raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
     if what == "soup":
         states = [best[0] for best in networks.values()]
-        return _soup(states, path, recorded, factory), {"what": "soup", "validation_accuracy": ""}
-    best_id = max(networks, key=lambda network_id: (networks[network_id][1] or 0.0, -network_id))
-    return networks[best_id][0], {"what": f"network {best_id}", "validation_accuracy": str(networks[best_id][1])}
+        return _soup(states, path, recorded, factory), {"what": "soup"}
+    best_id = max(networks, key=lambda network_id: rank(networks[network_id][1], network_id))
+    state, score, _ = networks[best_id]
+    primary = Metric(**recorded["info"]["metrics"][0])
+    measured = {} if score is None else {f"validation_{primary.name}": str(primary.score(score))}
+    return state, {"what": f"network {best_id}", **measured}
 
 
 def _soup(
     states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any], factory: ModelFactory | None
 ) -> dict[str, Tensor]:
     """Return the mean of several networks' weights, with batch norm statistics measured anew."""
-    if recorded["model"] == "callable" and factory is None:
+    if recorded["config"]["task"] == "callable" or (recorded["model"] == "callable" and factory is None):
         if recorded["config"]["graft"]["channel_matching"] != "none":
             raise ConfigError(
                 "this run was started with a callable, and without its model the channels of the networks cannot be "
@@ -173,16 +176,17 @@ def _soup(
             )
         return soup(states)
     _, spec, _ = open_run(path, factory)
-    task = ImageClassification(spec.config, run_splits(spec.config), factory=factory, begins_trained=False)
+    run_task = task_of(spec)
+    task = run_task.bind(spec.config, run_task.load_data(spec.config), model=factory, begins_trained=False)
     module = task.build(0)
     load_tensors(module, soup(task.align_states(states)))
-    measured = with_statistics(module, task.batch_norm_images())
+    measured = with_statistics(module, task.batch_norm_inputs())
     return {name: tensor.clone() for name, tensor in named_tensors(measured).items()}
 
 
 def _build(recorded: dict[str, Any], factory: ModelFactory | None) -> nn.Module:
     """Build the model of a run with initial weights."""
-    config, info = recorded["config"], recorded["info"]
+    config, info = recorded["config"], recorded["info"]["facts"]
     model: ModelConfig = from_dict(ModelConfig, config["model"] | {"weights": None})
     channels, height, width = info["image_shape"]
     module = build(
@@ -212,8 +216,13 @@ def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionC
     return compact_state(module)
 
 
+def _is_of_images(recorded: dict[str, Any]) -> bool:
+    """Return whether the networks of a run classify images."""
+    return recorded["config"]["task"] in IMAGE_TASKS
+
+
 def _report(recorded: dict[str, Any]) -> DataReport | None:
-    data = recorded["info"].get("data")
+    data = recorded["info"]["facts"].get("data")
     return None if data is None else report_from(data)
 
 
@@ -237,6 +246,8 @@ def _preprocessing(recorded: dict[str, Any]) -> dict[str, str]:
 
 def _snippet(file: str, recorded: dict[str, Any]) -> str:
     """Return Python code that loads the exported network and classifies one image."""
+    if not _is_of_images(recorded):
+        return f'import safetensors.torch\n\nstate = safetensors.torch.load_file("{file}")  # for the task\'s own model'
     imports, construction = _model_lines(recorded)
     report = _report(recorded)
     loads = "safetensors.torch.load_model(model, file)\nmodel.eval()"
@@ -278,7 +289,7 @@ def _snippet(file: str, recorded: dict[str, Any]) -> str:
 
 def _model_lines(recorded: dict[str, Any]) -> tuple[str, str]:
     """Return the lines of Python that import and build the model."""
-    info, model = recorded["info"], recorded["config"]["model"]
+    info, model = recorded["info"]["facts"], recorded["config"]["model"]
     options = f"num_classes={info['num_classes']}, in_channels={info['image_shape'][0]}"
     if recorded["model"] == "callable":
         return "", f"model = your_function({options.split(',')[0]})  # the callable that the run was started with"

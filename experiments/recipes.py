@@ -14,11 +14,13 @@ from inarch.population.config import (
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
+    TextConfig,
 )
 from inarch.population.errors import ConfigError
 from inarch.population.fusion import PRESETS
 
 DEFAULT = "digits"
+TEXT = "text-transformer"
 
 
 def digits() -> RunConfig:
@@ -29,6 +31,17 @@ def digits() -> RunConfig:
         population=PopulationConfig(size=4),
         schedule=ScheduleConfig(epochs=30, batch_size=64, lr_decay="cosine"),
         optimizer=OptimizerConfig(learning_rate=0.1),
+    )
+
+
+def text_transformer() -> RunConfig:
+    """Return the recipe for text: four small transformers that learn the next character of Python's documentation."""
+    return RunConfig(
+        task="language",
+        text=TextConfig(source="python"),
+        population=PopulationConfig(size=4),
+        schedule=ScheduleConfig(epochs=4, batch_size=64, interval_steps=48, lr_decay="cosine"),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=4e-3, weight_decay=0.01),
     )
 
 
@@ -186,7 +199,8 @@ BARRIER = "-lockstep"
 
 def _all() -> dict[str, tuple[str, Callable[[], RunConfig]]]:
     entries: dict[str, tuple[str, Callable[[], RunConfig]]] = {
-        DEFAULT: ("four small ResNets on 8x8 digits, under 90 s on 2 cores", digits)
+        DEFAULT: ("four small ResNets on 8x8 digits, under 90 s on 2 cores", digits),
+        TEXT: ("four small transformers on Python's documentation, next character, under 3 minutes", text_transformer),
     }
     for data in ("cifar10", "cifar100"):
         for architecture in ARCHITECTURES:
@@ -209,7 +223,7 @@ def _all() -> dict[str, tuple[str, Callable[[], RunConfig]]]:
             lambda architecture=architecture: persons(architecture),
         )
     for name, (description, make) in list(entries.items()):
-        if name != DEFAULT:
+        if name not in (DEFAULT, TEXT):
             entries[f"{name}{BARRIER}"] = (
                 f"{description}, in lockstep mode as in the paper",
                 lambda make=make: dataclasses.replace(make(), mode="lockstep"),
@@ -239,7 +253,7 @@ def summary() -> str:
         for prefix in ("cifar10-dcff-", "imagenet-dcff-")
     )
     return (
-        f"{DEFAULT}, {{cifar10,cifar100}}-{{{','.join(ARCHITECTURES)}}}[-dlr][{BARRIER}], "
+        f"{DEFAULT}, {TEXT}, {{cifar10,cifar100}}-{{{','.join(ARCHITECTURES)}}}[-dlr][{BARRIER}], "
         f"imagenet-{{{','.join(IMAGENET_ARCHITECTURES)}}}[{BARRIER}], market1501-{{resnet50,mobilenet_v2}}[{BARRIER}], "
         f"cifar10-dcff-{{{compact}}}, imagenet-dcff-{{{large}}}"
     )

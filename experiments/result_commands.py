@@ -15,7 +15,9 @@ def plain_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
-def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
+def evaluate(
+    path: tyro.conf.Positional[str], /, model: str | None = None, task: str | None = None, json: bool = False
+) -> int:
     """Evaluate a run's networks again, from their checkpoints.
 
     Prints the scores of each network, their mean, the best network, the ensemble and the soups. Prints also how
@@ -23,14 +25,19 @@ def evaluate(path: tyro.conf.Positional[str], /, json: bool = False) -> int:
 
     Args:
         path: Folder of the run.
+        model: module:function that builds the model. Required if the run was started from Python with a callable.
+        task: module:object of the task. Required if the run was started from Python with a task of your own.
         json: Print JSON instead of tables.
     """
     import json as codec
 
     from inarch.experiments.display import result_table, similarity_table
     from inarch.experiments.saved_runs import evaluate_again
+    from inarch.population.extension.registry import import_object
+    from inarch.population.tasks.built_in import resolve_task
 
-    result = evaluate_again(path)
+    factory = import_object(model, "--model") if model else None
+    result = evaluate_again(path, model=factory, task=resolve_task(task) if task else None)
     if json:
         print(codec.dumps(result, indent=2))
         return 0

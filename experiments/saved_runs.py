@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from inarch.population.config import RunConfig, from_dict
 from inarch.population.errors import ConfigError, StructureError
@@ -14,48 +15,47 @@ from inarch.population.models import ModelFactory
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors
-from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.built_in import task_of
+from inarch.population.tasks.protocol import BoundTask, Task
 from inarch.population.tasks.run_evaluation import evaluate_run
 from inarch.population.tasks.run_folder import find_run, read_config, read_members, with_own_data
 from inarch.population.tasks.run_spec import RunSpec
 
 
-def evaluate_again(path: str, *, model: ModelFactory | None = None) -> dict[str, Any]:
+def evaluate_again(path: str, *, model: ModelFactory | None = None, task: Task | None = None) -> dict[str, Any]:
     """Evaluate a run's networks again, from their checkpoints.
 
     Args:
         path: Folder of the run.
         model: The model factory that the run was started with, if it was a callable.
+        task: The task that the run was started with, if it was the caller's own.
 
     Returns:
         The contents of result.json, evaluated anew. Under the key `similarity` are also the rows of
         `similarity_over_time`, one for each interval whose checkpoints were kept.
 
     Raises:
-        ConfigError: The run was started with a callable and `model` is None.
-        StructureError: The images are not those that the run was started with.
+        ConfigError: The run was started with a callable and `model` is None, or with a task of the caller and `task`
+            is None.
+        StructureError: The data are not those that the run was started with.
     """
-    storage, spec, recorded = open_run(path, model)
-    splits = run_splits(spec.config)
-    if splits.fingerprint != recorded["info"]["data_fingerprint"]:
-        raise StructureError(
-            f"data.train {spec.config.data.train!r} does not hold the images that run {spec.name} was started with"
-        )
+    storage, spec, recorded = open_run(path, model, task)
+    run_task = task_of(spec)
+    data = run_task.load_data(spec.config)
+    bound = run_task.bind(spec.config, data, model=model, begins_trained=False)
+    if bound.describe().data_fingerprint != recorded["info"]["data_fingerprint"]:
+        raise StructureError(f"run {spec.name} was started with other data than those that its task loads now")
     record = read_members(storage) or {"members": []}
     end_states = {member["id"]: member["state"] for member in record["members"]}
     seconds = json.loads(storage.read("result.json"))["seconds"] if storage.exists("result.json") else float("nan")
     rows = json.loads(storage.read("result.json"))["networks"] if storage.exists("result.json") else []
     reasons = {row["network"]: row.get("reason", "") for row in rows}
-    result = evaluate_run(spec, splits, end_states, reasons, seconds)
-    return result | {
-        "similarity": similarity_over_time(
-            storage, ImageClassification(spec.config, splits, factory=model, begins_trained=False)
-        )
-    }
+    result = evaluate_run(spec, data, end_states, reasons, seconds)
+    return result | {"similarity": similarity_over_time(storage, bound)}
 
 
 @torch.no_grad()
-def similarity_over_time(storage: Storage, task: ImageClassification, *, every: int = 1) -> list[dict[str, Any]]:
+def similarity_over_time(storage: Storage, task: BoundTask, *, every: int = 1) -> list[dict[str, Any]]:
     """Return how similar the networks of a run were after the exchange of each interval.
 
     Args:
@@ -64,8 +64,9 @@ def similarity_over_time(storage: Storage, task: ImageClassification, *, every: 
         every: Take every n-th of the intervals that all networks saved, counted back from the last.
 
     Returns:
-        One row per interval: interval, agreement (share of validation images with equal predictions) and cosine (of
-        the weights). Empty for a single network or without validation images.
+        One row per interval: interval, agreement (share of validation data with equal predictions) and cosine (of
+        the weights). Empty for a single network, without validation data, or if the task has no
+        predictions to compare.
     """
     checkpoints = CheckpointStore(storage)
     saved = {
@@ -83,25 +84,31 @@ def similarity_over_time(storage: Storage, task: ImageClassification, *, every: 
         states = task.align_states(
             [checkpoints.load(network_id, intervals[interval]).model for network_id, intervals in saved.items()]
         )
-        predictions = []
+        predictions: list[Tensor | None] = []
         for state in states:
             load_tensors(module, state)
-            outputs, labels = validation.measure.outputs(module, validation.batches())
-            predictions.append(validation.measure.predictions(outputs, labels))
-        rows.append({"interval": interval, "agreement": agreement(predictions), "cosine": mean_cosine(states)})
+            outputs, targets = validation.evaluator.outputs(module, validation.batches())
+            predictions.append(validation.evaluator.predictions(outputs, targets))
+        known = [prediction for prediction in predictions if prediction is not None]
+        if len(known) == len(states):
+            rows.append({"interval": interval, "agreement": agreement(known), "cosine": mean_cosine(states)})
     return rows
 
 
-def open_run(path: str, model: ModelFactory | None) -> tuple[Storage, RunSpec, dict[str, Any]]:
+def open_run(
+    path: str, model: ModelFactory | None, task: Task | None = None
+) -> tuple[Storage, RunSpec, dict[str, Any]]:
     """Return the storage of a run, its specification and the contents of its config.json.
 
     Args:
         path: Folder of the run.
         model: The model factory that the run was started with, if it was a callable.
+        task: The task that the run was started with, if it was the caller's own.
 
     Raises:
         RunNotFoundError: There is no run at `path`.
-        ConfigError: The run was started with a callable and `model` is None.
+        ConfigError: The run was started with a callable and `model` is None, or with a task of the caller and `task`
+            is None.
     """
     storage = find_run(path)
     recorded = read_config(storage)
@@ -111,8 +118,13 @@ def open_run(path: str, model: ModelFactory | None) -> tuple[Storage, RunSpec, d
             "this run was started with a callable that builds its model; give it again: model=... in Python, --model "
             "module:function on the command line"
         )
+    if config.task == "callable" and task is None:
+        raise ConfigError(
+            "this run was started with a task of the caller; give it again: task=... in Python, --task module:object "
+            "on the command line"
+        )
     return (
         storage,
-        RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=model),
+        RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=model, task=task),
         recorded,
     )

@@ -18,11 +18,13 @@ from inarch.population.config import (
     ScheduleConfig,
     StalenessConfig,
     StragglerConfig,
+    TextConfig,
     TimeoutsConfig,
     TopologyConfig,
     WashConfig,
     WeightAveragingConfig,
 )
+from inarch.population.evaluation.metrics import Metric
 from inarch.population.exchange import Contribution, ExchangeRule, Rootstock, Scion
 from inarch.population.grafting.alpha import adaptive_weight
 from inarch.population.grafting.criteria import layer_information
@@ -34,6 +36,7 @@ from inarch.population.simulator import Join, Leave, Loss, Simulation, Simulator
 from inarch.population.state.snapshot import Snapshot, SnapshotInfo
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.protocol import Task
+from inarch.population.tasks.tensor_task import TensorTask
 from inarch.population.training.runtime import TrainerRuntime
 from inarch.population.training.trainer import Trainer
 
@@ -56,6 +59,7 @@ __all__ = [
     "LayerGraft",
     "Leave",
     "Loss",
+    "Metric",
     "ModelConfig",
     "OptimizerConfig",
     "PapaConfig",
@@ -72,6 +76,8 @@ __all__ = [
     "StalenessConfig",
     "StragglerConfig",
     "Task",
+    "TensorTask",
+    "TextConfig",
     "TimeoutsConfig",
     "TopologyConfig",
     "Trainer",

@@ -19,7 +19,7 @@ from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Snapshot, SnapshotInfo
-from inarch.population.tasks.protocol import Task
+from inarch.population.tasks.protocol import BoundTask
 from inarch.population.training.trainer import Trainer
 
 
@@ -86,7 +86,7 @@ class Simulator:
     def __init__(
         self,
         config: RunConfig,
-        make_task: Callable[[], Task],
+        make_task: Callable[[], BoundTask],
         *,
         step_seconds: Mapping[int, float] | None = None,
         post_seconds: float = 0.0,

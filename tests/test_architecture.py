@@ -178,3 +178,13 @@ def test_test_names_are_short() -> None:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and len(node.name) > MAX_TEST_NAME
     ]
     assert long == []
+
+
+def test_actors_know_no_task() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} names {word}"
+        for path in (ROOT / "actors").rglob("*.py")
+        for word in ("accuracy", "image")
+        if word in path.read_text().lower()
+    ]
+    assert not wrong

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inarch.actors import PopulationRun, RunCallback, RunResult
-    from inarch.population import Simulator, Task, graft
+    from inarch.population import Metric, Simulator, Task, TensorTask, graft
     from inarch.population.config import (
         CheckpointConfig,
         DataConfig,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ScheduleConfig,
         StalenessConfig,
         StragglerConfig,
+        TextConfig,
         TimeoutsConfig,
         TopologyConfig,
         WashConfig,
@@ -56,6 +57,7 @@ _CONFIG = (
     "ScheduleConfig",
     "StalenessConfig",
     "StragglerConfig",
+    "TextConfig",
     "TimeoutsConfig",
     "TopologyConfig",
     "WashConfig",
@@ -69,7 +71,9 @@ _MODULES = {
     "RunCallback": "inarch.actors",
     "RunResult": "inarch.actors",
     "Simulator": "inarch.population",
+    "Metric": "inarch.population",
     "Task": "inarch.population",
+    "TensorTask": "inarch.population",
     "graft": "inarch.population",
 }
 """Where each public name is defined."""
@@ -97,6 +101,7 @@ __all__ = [
     "Simulator",
     "StalenessConfig",
     "StragglerConfig",
+    "TextConfig",
     "Task",
     "TimeoutsConfig",
     "TopologyConfig",

@@ -127,6 +127,7 @@ class Coordinator(CoordinatorApi):
             name=self._spec.name,
             state=state.phase,
             num_intervals=state.info.num_intervals if state.info else 0,
+            metrics=state.info.metrics if state.info else (),
             epochs=self._config.schedule.epochs,
             networks=tuple(self._monitor.status(member) for member in self._members),
             seconds=state.seconds,
@@ -298,7 +299,9 @@ class Coordinator(CoordinatorApi):
             self.lifecycle.check_heartbeats()
             await self._release_barriers()
             self.lifecycle.reclaim_capacity()
-            self._monitor.metrics.show(self._monitor.status(member) for member in self._members)
+            info = self._state.info
+            statuses = [self._monitor.status(member) for member in self._members]
+            self._monitor.metrics.show(statuses, info.metrics[0] if info else None)
 
     # Recovery.
 

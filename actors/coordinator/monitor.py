@@ -85,14 +85,13 @@ class RunMonitor:
         network_id, known = report.origin.network_id, self._status(report.origin.network_id)
         if report.origin.interval < known.interval:
             return
-        is_evaluated = report.validation_accuracy is not None
         self._known[network_id] = dataclasses.replace(
             known,
             interval=report.origin.interval,
             epoch=report.epoch,
             train_loss=report.train_loss,
-            validation_accuracy=report.validation_accuracy if is_evaluated else known.validation_accuracy,
-            images_per_second=report.images_per_second,
+            validation_metrics=dict(report.validation_metrics) if report.is_evaluated else known.validation_metrics,
+            examples_per_second=report.examples_per_second,
             grafts=report.grafts,
             outcome=report.outcome.value if report.outcome else known.outcome,
             scion=report.scion,
@@ -114,8 +113,8 @@ class RunMonitor:
     def _emit_report(self, report: IntervalReport) -> None:
         network_id, interval, outcome = report.origin.network_id, report.origin.interval, report.outcome
         if outcome is None:
-            loss, accuracy = report.train_loss, report.validation_accuracy
-            self.emit("interval", network_id, interval=interval, loss=loss, accuracy=accuracy)
+            validation = {name: value for name, value in report.validation_metrics.items() if value is not None}
+            self.emit("interval", network_id, interval=interval, loss=report.train_loss, validation=validation)
             return
         self.emit("commit", network_id, interval=interval, row=report.row(time=time.time()))
         self.metrics.exchanged(outcome)

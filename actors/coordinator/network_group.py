@@ -53,7 +53,7 @@ class NetworkGroup:
         Args:
             member: The member.
             plan: How it starts.
-            data: Reference to the splits.
+            data: Reference to the data.
             resources: What Ray reserves for it.
 
         Raises:

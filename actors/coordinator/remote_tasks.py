@@ -13,7 +13,6 @@ from typing import Any
 import ray
 import torch
 
-from inarch.population.data import Splits
 from inarch.population.errors import StorageError
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.storage import Storage
@@ -29,7 +28,7 @@ EVALUATION_THREADS = 8
 def prepare_run(spec: RunSpec):
     """Call `prepare` on the cluster.
 
-    The splits become one object in Ray's object store. If the node that holds it dies, Ray runs the task again.
+    The data become one object in Ray's object store. If the node that holds it dies, Ray runs the task again.
 
     Args:
         spec: The run.
@@ -47,7 +46,7 @@ _ON_RAY: dict[str, Any] = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": 
 
 
 @ray.remote(**_ON_RAY)
-def evaluate_run_task(spec: RunSpec, splits: Splits, ended: dict[int, str], reasons: dict[int, str], seconds: float):
+def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: dict[int, str], seconds: float):
     """Call `evaluate_run` on the cluster, and write result.json.
 
     Ray limits a task to one thread. The evaluation raises that limit, because training is over. Ray repeats the task
@@ -55,7 +54,7 @@ def evaluate_run_task(spec: RunSpec, splits: Splits, ended: dict[int, str], reas
 
     Args:
         spec: The run.
-        splits: Data of the run.
+        data: Data of the run, as from `Task.load_data`.
         ended: State in which each member ended, by id.
         reasons: Reasons why networks failed, by id.
         seconds: Duration of the training, in seconds.
@@ -69,7 +68,7 @@ def evaluate_run_task(spec: RunSpec, splits: Splits, ended: dict[int, str], reas
         StorageError: Storage failed in every attempt.
     """
     torch.set_num_threads(min(EVALUATION_THREADS, os.cpu_count() or 1))
-    result = evaluate_run(spec, splits, ended, reasons, seconds) | {"finished": time.time()}
+    result = evaluate_run(spec, data, ended, reasons, seconds) | {"finished": time.time()}
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     check_holds(storage, spec.token)
     storage.write("result.json", json.dumps(result, indent=2).encode())

@@ -1,7 +1,7 @@
 """Files that the coordinator writes into the run's folder: the configuration once, the members whenever they change.
 
     config.json              configuration, facts about data and model, versions of the libraries
-    data/unreadable.txt      images that were left out
+    data/unreadable.txt      examples that were left out because they cannot be read
     results/N-epochs.json    result of an earlier, shorter schedule
     members/<number>.json    state of the run and of its members
 
@@ -31,7 +31,7 @@ from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
 def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
-    """Write config.json, and the list of unreadable images if there are any.
+    """Write config.json, and the list of unreadable examples if there are any.
 
     config.json holds the whole configuration, the facts about data and model, and the versions of the libraries that
     affect numbers.
@@ -57,8 +57,8 @@ def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
         },
     }
     storage.replace("config.json", json.dumps(content, indent=2).encode())
-    if info.data is not None and info.data.unreadable:
-        storage.write("data/unreadable.txt", "\n".join(info.data.unreadable).encode(errors="backslashreplace"))
+    if info.unreadable:
+        storage.write("data/unreadable.txt", "\n".join(info.unreadable).encode(errors="backslashreplace"))
 
 
 def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
@@ -87,7 +87,7 @@ def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
 
 
 def check_info(storage: Storage, info: RunInfo, *, run: str) -> None:
-    """Raise an error if a resumed run has another network or other images than at its start.
+    """Raise an error if a resumed run has another network or other data than at its start.
 
     Args:
         storage: The run's folder.
@@ -96,7 +96,7 @@ def check_info(storage: Storage, info: RunInfo, *, run: str) -> None:
 
     Raises:
         StructureError: The network has another structure.
-        DataError: The images differ.
+        DataError: The data differ.
         RunError: config.json is damaged.
         StorageError: config.json cannot be read.
     """
@@ -107,7 +107,7 @@ def check_info(storage: Storage, info: RunInfo, *, run: str) -> None:
             f"{recorded.structure}; this network has {info.parameters} and {info.structure}"
         )
     if recorded.data_fingerprint != info.data_fingerprint:
-        raise DataError(f"run {run} was begun with other images; give data with the original images")
+        raise DataError(f"run {run} was begun with other data; give the original data")
 
 
 def write_members(

@@ -29,7 +29,7 @@ class RunState:
     resources: NetworkResources | None = None
     """Resources of each network; None before they are known."""
     data: Any = None
-    """Reference to the splits in the object store."""
+    """Reference to the data in the object store."""
     info: RunInfo | None = None
     """What is known of data and model; None before the data are read."""
 

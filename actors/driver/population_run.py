@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from ray.exceptions import ActorAlreadyExistsError, RayError
@@ -25,23 +25,25 @@ from inarch.actors.driver.coordinator_client import (
 )
 from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, connect_to, write_cluster
 from inarch.actors.driver.inputs import (
+    OWN_TASK,
     check_here,
     resumed_config,
     run_storage,
-    with_data,
     with_name,
     with_network,
+    with_task,
     with_teachers,
 )
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.messages import NAMESPACE, Event, RunStatus, coordinator_name
-from inarch.actors.resources import check_reachable, connect, plan_resources
+from inarch.actors.resources import Connection, check_reachable, connect, plan_resources
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import RunConfig, from_dict
 from inarch.population.errors import ClusterError, ConfigError, RunError, RunExistsError, RunNotFoundError
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.claim import Claim, withdraw
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_folder import find_run, read_config
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
@@ -112,6 +114,7 @@ class PopulationRun:
         *,
         model: ModelFactory | str | None = None,
         data: Any = None,
+        task: Task | Callable[[], Task] | str | None = None,
         callbacks: Sequence[RunCallback] = (),
     ) -> PopulationRun:
         """Check all inputs, start a run, and return while its networks are being placed.
@@ -121,9 +124,11 @@ class PopulationRun:
             model: Replaces config.model.architecture: a name such as `module:function`, or a model factory. A factory
                 takes num_classes, and in_channels if it has a parameter of that name, and returns a model.
             data: Replaces the paths in config.data: training data, (training, test), (training, validation, test), or a
-                mapping with the keys train, validation and test. Each part is a path, a pair (images, labels) of arrays
+                mapping with the keys train, validation and test. Each part is a path, a pair (inputs, labels) of arrays
                 or lists, a torch Dataset, a Hugging Face Dataset, or a DataLoader, whose Dataset is used. Parts other
-                than paths are read once and written into the run's folder.
+                than paths are read once and written into the run's folder. Only for tasks that take data.
+            task: Replaces config.task: a name, `module:object`, a task of your own such as an instance of a subclass of
+                TensorTask, or its class.
             callbacks: Follow the run in this process, in the order given.
 
         Raises:
@@ -131,21 +136,24 @@ class PopulationRun:
         """
         check_callbacks(callbacks)
         config = with_teachers(with_name(config))
-        config, factory = with_network(config, model)
+        config, run_task, is_own_task = with_task(config, task)
+        config, factory = with_network(config, run_task, model)
         storage = run_storage(config)
         contents_before = FolderContents.of(storage)
         claim = claim_new_folder(storage, is_detached=config.detach)
         try:
             storage.check_writable()
-            config = with_data(config, data, storage)
-            check_here(config, factory)
+            config = run_task.complete_config(config, data, storage)
+            check_here(config, run_task, factory)
             connection = connect(config.address)
             if config.detach and connection.is_own:
                 raise ConfigError(
                     "detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS"
                 )
             check_not_live(str(config.name))
-            run = cls._begin(config, factory, storage, connection, claim, is_resumed=False)
+            spec = _spec(config, storage, claim, is_resumed=False)
+            spec = dataclasses.replace(spec, factory=factory, task=run_task if is_own_task else None)
+            run = cls._begin(spec, connection)
         except BaseException:
             contents_before.restore(storage, claim)
             raise
@@ -192,6 +200,7 @@ class PopulationRun:
         model: ModelFactory | str | None = None,
         data: str | Mapping[str, str] | None = None,
         epochs: int | None = None,
+        task: Task | Callable[[], Task] | str | None = None,
         address: str | None = None,
         callbacks: Sequence[RunCallback] = (),
     ) -> PopulationRun:
@@ -203,18 +212,19 @@ class PopulationRun:
         Args:
             path: The run's folder.
             model: The model factory, if the run was started with a callable. The structure of its model is checked.
-            data: Present location of the data, if they were moved: the path of the training images, or paths by part
-                (train, validation, test, query). The images are checked against the recorded fingerprint.
+            data: Present location of the data, if they were moved: the path of the training data, or paths by part
+                (train, validation, test, query). The data are checked against the recorded fingerprint.
             epochs: Epochs of the whole schedule, more than before. From then on, the learning rate follows the longer
                 schedule. The result so far is kept in results/.
+            task: The task, if the run was started with a task of the caller's own.
             address: Address of the cluster to resume on. None: the recorded address.
             callbacks: Follow the run in this process, in the order given.
 
         Raises:
             RunNotFoundError: The folder holds no run.
             RunError: The run is live, or has nothing left to do.
-            ConfigError: The schedule is not longer, a part of the data is unknown, or the callable is missing.
-            StructureError, DataError: The model or the images differ from those that the run was started with.
+            ConfigError: The schedule is not longer, a part of the data is unknown, or a callable or a task is missing.
+            StructureError, DataError: The model or the data differ from those that the run was started with.
         """
         check_callbacks(callbacks)
         storage = find_run(path)
@@ -225,7 +235,12 @@ class PopulationRun:
             raise ConfigError(
                 "this run was begun with a callable; pass it again: PopulationRun.resume(path, model=...)"
             )
-        config, factory = with_network(config, model)
+        if config.task == OWN_TASK and task is None:
+            raise ConfigError(
+                "this run was begun with a task of the caller; pass it again: PopulationRun.resume(path, task=...)"
+            )
+        config, run_task, is_own_task = with_task(config, task)
+        config, factory = with_network(config, run_task, model)
         check_folder_not_live(storage)
         claim = claim_existing_folder(storage, is_detached=config.detach)
         try:
@@ -233,7 +248,9 @@ class PopulationRun:
             check_not_live(str(config.name))
             if connection.is_own:  # this cluster ends with this process
                 config = dataclasses.replace(config, detach=False)
-            run = cls._begin(config, factory, storage, connection, claim, is_resumed=True)
+            spec = _spec(config, storage, claim, is_resumed=True)
+            spec = dataclasses.replace(spec, factory=factory, task=run_task if is_own_task else None)
+            run = cls._begin(spec, connection)
         except BaseException:
             withdraw(storage, claim.token)
             raise
@@ -241,26 +258,9 @@ class PopulationRun:
         return run
 
     @classmethod
-    def _begin(
-        cls,
-        config: RunConfig,
-        factory: ModelFactory | None,
-        storage: Storage,
-        connection: Any,
-        claim: Claim,
-        *,
-        is_resumed: bool,
-    ) -> PopulationRun:
+    def _begin(cls, spec: RunSpec, connection: Connection) -> PopulationRun:
         """Start the coordinator, and return a handle once it has checked the run and begun to place networks."""
-        spec = RunSpec(
-            name=str(config.name),
-            folder=storage.uri,
-            config=config,
-            factory=factory,
-            token=claim.token,
-            is_resumed=is_resumed,
-            is_detached=config.detach,
-        )
+        config, storage = spec.config, Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
         plan_resources(config)
         options: dict[str, Any] = {"name": coordinator_name(spec.name), "namespace": NAMESPACE}
         if config.detach:
@@ -384,3 +384,15 @@ class PopulationRun:
             return self.status().state in ("finished", "failed")
         except RunNotFoundError:
             return True
+
+
+def _spec(config: RunConfig, storage: Storage, claim: Claim, *, is_resumed: bool) -> RunSpec:
+    """Return the description of a run that names its task and its model."""
+    return RunSpec(
+        name=str(config.name),
+        folder=storage.uri,
+        config=config,
+        token=claim.token,
+        is_resumed=is_resumed,
+        is_detached=config.detach,
+    )

@@ -33,7 +33,6 @@ from inarch.actors.network.exchange_client import ExchangeClient, fetch
 from inarch.actors.network.log_file import LogFile
 from inarch.actors.network.watchdog import Watchdog, exit_soon
 from inarch.actors.retry import RETRY_SECONDS, retry
-from inarch.population.data import Splits
 from inarch.population.errors import CheckpointError, RunError
 from inarch.population.extension.user_code import place_of
 from inarch.population.membership.outcome import ExchangeOutcome
@@ -42,7 +41,7 @@ from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.snapshot import Snapshot, SnapshotInfo
-from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.built_in import task_of
 from inarch.population.training.trainer import Trainer
 
 STORAGE_DEADLINES = 8
@@ -85,12 +84,12 @@ class NetworkStanding(NamedTuple):
 class NetworkWorker:
     """Trains one network of a run. `NetworkActor` is this class on Ray."""
 
-    def __init__(self, spec: NetworkSpec, splits: Splits) -> None:
+    def __init__(self, spec: NetworkSpec, data: Any) -> None:
         """Build the network, and resume from its newest checkpoint if it has one.
 
         Args:
             spec: The network and its run.
-            splits: The data, a view of the object store.
+            data: The task's data, a view of the object store.
         """
         self._spec = spec
         config, network_id = spec.run.config, spec.network_id
@@ -103,7 +102,7 @@ class NetworkWorker:
         self._log = LogFile(storage, f"network-{network_id}")
         self._checkpoints = CheckpointStore(storage, keep=config.checkpoint.keep, token=spec.run.token)
         self._retry(functools.partial(self._checkpoints.acquire_fence, network_id, spec.incarnation))
-        task = ImageClassification(config, splits, factory=spec.run.factory, device=device)
+        task = task_of(spec.run).bind(config, data, model=spec.run.factory, device=device)
         self.trainer = Trainer(task, config, network_id=network_id, incarnation=spec.incarnation)
         self._is_resumed = self._retry(self._resume)
         handle = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
@@ -240,8 +239,9 @@ class NetworkWorker:
         for report, snapshot in self.trainer.intervals(self):
             self._report = report
             self._log.logger.info(
-                "interval %d: loss %.4f, validation accuracy %s, %.0f images/s",
-                *(report.origin.interval, report.train_loss, report.validation_accuracy, report.images_per_second),
+                "interval %d: loss %.4f, validation %s, %.0f examples/s",
+                *(report.origin.interval, report.train_loss, dict(report.validation_metrics)),
+                report.examples_per_second,
             )
             if self._spec.run.config.mode == "lockstep":
                 self._checkpointer.wait()
@@ -312,12 +312,12 @@ class NetworkWorker:
         return retry(call, seconds=self._storage_seconds, logger=self._log.logger)
 
 
-def create_network(spec: NetworkSpec, data: ObjectRef[Splits], *, cpus: float) -> ActorProxy[NetworkWorker]:
+def create_network(spec: NetworkSpec, data: ObjectRef[Any], *, cpus: float) -> ActorProxy[NetworkWorker]:
     """Create a network's actor. It is named and detached, so that it outlives its coordinator. Its lease ends it.
 
     Args:
         spec: The network and its run.
-        data: Reference to the splits.
+        data: Reference to the data.
         cpus: CPUs that Ray reserves.
 
     Raises:
@@ -333,7 +333,7 @@ def create_network(spec: NetworkSpec, data: ObjectRef[Splits], *, cpus: float) -
         max_task_retries=0,
         scheduling_strategy="SPREAD",
         runtime_env={"env_vars": KEEP_MEMORY},
-    ).remote(spec, cast("Splits", data))
+    ).remote(spec, data)
     return cast("ActorProxy[NetworkWorker]", handle)
 
 

@@ -126,7 +126,7 @@ def _cpu_now(process: int) -> tuple[float, float]:
 
 def _track(rows: pa.Table, samples: list[tuple[float, float]]) -> Track:
     cpu_at, cpu = np.array(samples).T
-    return Track(seconds=rows["time"].to_numpy(), images=np.cumsum(rows["images"].to_numpy()), cpu_at=cpu_at, cpu=cpu)
+    return Track(seconds=rows["time"].to_numpy(), images=np.cumsum(rows["examples"].to_numpy()), cpu_at=cpu_at, cpu=cpu)
 
 
 def _between(seconds: np.ndarray, amount: np.ndarray, began: float, ended: float) -> float:

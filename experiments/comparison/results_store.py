@@ -24,7 +24,8 @@ from inarch.population.evaluation.filter_statistics import filter_density
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import THRESHOLDS, read_table
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.image_task import run_splits
 
 TABLES = ("scores", "curves", "filters", "layers", "alphas", "similarity", "fusion")
 """Files of a comparison's results, keyed by arm and seed."""
@@ -246,7 +247,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
     return row | {
         "agreement": result["last"]["agreement"],
         "cosine": result["last"]["cosine"],
-        "images": sum(metrics["images"].to_pylist()),
+        "images": sum(metrics["examples"].to_pylist()),
         "exchanges": outcomes.count("grafted"),
         "refusals": sum(outcome not in ("grafted", "unchanged", "off") for outcome in outcomes),
         "train_seconds": result["seconds"],
@@ -255,6 +256,8 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
 
 def _validation(metrics: pa.Table, name: str) -> float | None:
     """Return the mean over networks of their best validation score. Defaults are chosen by it."""
+    if name not in metrics.schema.names:
+        return None
     best = metrics.group_by("network").aggregate([(name, "max")]).to_pylist()
     scores = [row[f"{name}_max"] for row in best if row[f"{name}_max"] is not None]
     return statistics.mean(scores) if scores else None
@@ -298,6 +301,7 @@ def _curves(storage: Storage) -> list[dict[str, Any]]:
     """Return one row per evaluated interval. `time` is in seconds since the first network began its first interval."""
     names = ["network", "epoch", "images", "train_loss", "validation_accuracy", "time"]
     table = read_table(storage, "metrics")
+    table = table.rename_columns(["images" if name == "examples" else name for name in table.schema.names])
     phases = [name for name in table.schema.names if name.startswith("seconds_")]
     durations = [sum(row[phase] or 0.0 for phase in phases) for row in table.select(phases).to_pylist()]
     rows = table.select(names).to_pylist()

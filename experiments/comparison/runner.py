@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from inarch.actors import PopulationRun, connect, find_run
-from inarch.actors.driver.inputs import with_absolute_data
 from inarch.experiments.comparison.arms import ARM, Arm, Comparison
 from inarch.experiments.comparison.plots import draw
 from inarch.experiments.comparison.report import write_report
@@ -19,6 +18,7 @@ from inarch.experiments.comparison.results_store import ResultsStore, summarize
 from inarch.population.config import DistillationConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
 from inarch.population.persistence.storage import Storage, absolute
+from inarch.population.tasks.run_folder import with_absolute_data
 
 
 def run_comparison(

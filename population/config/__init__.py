@@ -16,6 +16,7 @@ from inarch.population.config.runtime import (
 )
 from inarch.population.config.serialization import from_dict, to_dict
 from inarch.population.config.staleness import StalenessConfig
+from inarch.population.config.text import TextConfig
 from inarch.population.config.training import DistillationConfig, OptimizerConfig, ScheduleConfig, WeightAveragingConfig
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "ScheduleConfig",
     "StalenessConfig",
     "StragglerConfig",
+    "TextConfig",
     "TimeoutsConfig",
     "TopologyConfig",
     "WashConfig",

@@ -14,11 +14,13 @@ from inarch.population.config.model import ModelConfig
 from inarch.population.config.population import PopulationConfig
 from inarch.population.config.runtime import CheckpointConfig, DebugConfig, DeviceConfig, TimeoutsConfig
 from inarch.population.config.staleness import StalenessConfig
+from inarch.population.config.text import TextConfig
 from inarch.population.config.training import DistillationConfig, OptimizerConfig, ScheduleConfig, WeightAveragingConfig
 
 Mode = Literal["async", "lockstep"]
 
-TaskName = Literal["classification", "retrieval"]
+IMAGE_TASKS = ("classification", "retrieval")
+"""Names of the tasks that use data.*."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +33,10 @@ class RunConfig:
     """Folder or URI (s3://, gs://) that holds the folders of runs. Every node of the cluster must reach it."""
     seed: int = 0
     """Root of the seed tree, from which each network derives its own seeds. In [0, 2**63)."""
-    task: TaskName = "classification"
-    """How networks are evaluated. classification: by the predicted classes of images. retrieval: by how well an image's
-    embedding finds other images of the same class, for example of the same person. Both train by cross-entropy on the
-    classes of the training images."""
+    task: str = "classification"
+    """What networks learn. classification: the classes of images. retrieval: the same, but networks are evaluated by
+    how well an image's embedding finds other images of the same class, for example of the same person. language: the
+    next character of a text. Or module:object for a task of your own, a subclass of inarch.TensorTask."""
     mode: Mode = "async"
     """async: networks do not wait for each other. lockstep: they meet at a barrier after each interval, as in the
     papers."""
@@ -46,6 +48,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     population: PopulationConfig = field(default_factory=PopulationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -65,7 +68,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         one_of(self.mode, Mode, "mode")
-        one_of(self.task, TaskName, "task")
+        require(bool(self.task), "task", "name a task", self.task)
         is_full = self.model.weights is None or self.fusion.mode == "off"
         require(is_full, "model.weights", "be None unless fusion.mode is off", self.model.weights)
         is_used = self.data.query is None or self.task == "retrieval"
@@ -89,7 +92,7 @@ class RunConfig:
     def _check_exchange(self) -> None:
         """Check the fields that depend on the exchange rule."""
         rule, compensation = self.exchange.rule, self.staleness.compensation_intervals
-        has_scores = rule != "pbt" or self.data.validation > 0
+        has_scores = rule != "pbt" or self.data.validation > 0 or self.task not in IMAGE_TASKS
         require(has_scores, "data.validation", "be above 0 with exchange.rule pbt", self.data.validation)
         is_usable = self._grafts_external_scions or not compensation
         text = "be 0 or None unless exchange.rule is graft and graft.scion is external"

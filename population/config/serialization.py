@@ -44,7 +44,8 @@ def _revive(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(typing.cast(type, hint), value, path)
     if isinstance(value, list):
-        return tuple(_revive(None, item, path) for item in value)
+        item_hint = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+        return tuple(_revive(item_hint, item, path) for item in typing.cast("list[Any]", value))
     if isinstance(hint, types.UnionType) and isinstance(value, int) and float in typing.get_args(hint):
         return value if int in typing.get_args(hint) or isinstance(value, bool) else float(value)
     return value

@@ -9,7 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inarch.population.data import Batch
-from inarch.population.evaluation.protocol import Scores
+from inarch.population.evaluation.metrics import Metric, Scores
+
+METRICS = (
+    Metric(name="accuracy", form="{:.2%}"),
+    Metric(name="top5", heading="top-5", form="{:.2%}", in_training=False),
+    Metric(name="loss", higher_is_better=False),
+    Metric(name="calibration_error", heading="calibration", higher_is_better=False, form="{:.2%}", in_training=False),
+)
+"""Metrics of classification.
+
+- accuracy: share of the images whose class is predicted correctly, in [0, 1].
+- top5: share of the images whose class is among the five most probable. None with at most five classes.
+- loss: mean cross-entropy in nats.
+- calibration_error: expected calibration error (l1, 15 bins), in [0, 1].
+"""
 
 
 class ClassificationEvaluator:
@@ -27,11 +41,11 @@ class ClassificationEvaluator:
         """Return the ensemble's outputs."""
         return torch.stack(list(outputs)).mean(0)
 
-    def scores(self, outputs: Tensor, labels: Tensor) -> Scores:
+    def scores(self, outputs: Tensor, targets: Tensor) -> Scores:
         """Return all scores of outputs."""
-        return score_probabilities(outputs, labels)
+        return score_probabilities(outputs, targets)
 
-    def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return one integer per image."""
         return outputs.argmax(1)
 
@@ -57,7 +71,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Scores:
         correct = correct + (logits.argmax(1) == labels).sum()
         count += len(labels)
     model.train(was_training)
-    return Scores(loss=float(loss) / count, accuracy=int(correct) / count, images=count)
+    return Scores.of(METRICS, {"accuracy": int(correct) / count, "loss": float(loss) / count}, examples=count)
 
 
 @torch.no_grad()
@@ -86,10 +100,10 @@ def score_probabilities(predicted: Tensor, labels: Tensor) -> Scores:
     true_probabilities = predicted.gather(1, labels[:, None]).squeeze(1).clamp_min(1e-300)
     calibration = classification.multiclass_calibration_error(predicted, labels, num_classes, n_bins=15, norm="l1")
     top5 = (predicted.topk(5, dim=1).indices == labels[:, None]).any(1) if num_classes > 5 else None
-    return Scores(
-        loss=float(-true_probabilities.log().mean()),
-        accuracy=float((predicted.argmax(1) == labels).double().mean()),
-        images=len(labels),
-        top5=None if top5 is None else float(top5.double().mean()),
-        calibration_error=float(calibration),
-    )
+    values = {
+        "accuracy": float((predicted.argmax(1) == labels).double().mean()),
+        "top5": None if top5 is None else float(top5.double().mean()),
+        "loss": float(-true_probabilities.log().mean()),
+        "calibration_error": float(calibration),
+    }
+    return Scores.of(METRICS, values, examples=len(labels))

@@ -45,13 +45,13 @@ def evaluation_set(config: RunConfig, splits: Splits, name: str, *, device: torc
         return None
     size = max(LEAST_BATCH, config.schedule.batch_size)
     if config.task == "classification":
-        return EvaluationSet(batches=lambda: images.in_order(batch_size=size), measure=ClassificationEvaluator())
+        return EvaluationSet(batches=lambda: images.in_order(batch_size=size), evaluator=ClassificationEvaluator())
     query = splits.batches("query", device) if name == "test" else None
     return EvaluationSet(
         batches=lambda: itertools.chain(
             () if query is None else query.in_order(batch_size=size), images.in_order(batch_size=size)
         ),
-        measure=RetrievalEvaluator(_roles(splits, name)),
+        evaluator=RetrievalEvaluator(_roles(splits, name)),
     )
 
 

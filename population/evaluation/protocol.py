@@ -1,94 +1,75 @@
-"""Interfaces of evaluation: scores, evaluators, and evaluation sets."""
+"""Interfaces of evaluation: evaluators and evaluation sets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from inarch.population.data import Batch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Scores of a network, ensemble or soup on one split of the data."""
-
-    loss: float | None
-    """Mean cross-entropy in nats. None in retrieval."""
-    accuracy: float
-    """Share of the images whose class is predicted correctly, in [0, 1]. In retrieval: share of the queries whose
-    nearest image is of their class (CMC rank-1)."""
-    images: int
-    """Number of images evaluated. In retrieval: queries with a matching image."""
-    top5: float | None = None
-    """Share of the images whose class is among the five most probable. In retrieval: share of the queries with an
-    image of their class among the five nearest (CMC rank-5). None if not computed, or with at most five classes."""
-    calibration_error: float | None = None
-    """Expected calibration error (l1, 15 bins), in [0, 1]. None if not computed, and in retrieval."""
-    mean_average_precision: float | None = None
-    """Mean average precision, in [0, 1]. None in classification."""
-
-    @property
-    def score(self) -> float:
-        """Score that ranks networks: mean average precision in retrieval, otherwise accuracy."""
-        return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
+from inarch.population.evaluation.metrics import Scores
 
 
 class Evaluator(Protocol):
     """Evaluates networks on one split of the data: alone, as an ensemble, and for their agreement."""
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
-        """Return the scores that are needed during training.
+    def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> Scores:
+        """Return the metrics that are needed during training.
 
         Args:
             model: The network. Its former mode is restored.
-            batches: Images and labels.
+            batches: Batches of the task.
         """
         ...
 
-    def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        """Return a network's output for each image, (images, ...), and labels (images,), on the CPU.
+    def outputs(self, model: nn.Module, batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
+        """Return a network's outputs, shape (examples, ...), and the targets, shape (examples, ...), on the CPU.
 
         Args:
             model: The network. It may be left in evaluation mode.
-            batches: Images and labels.
+            batches: Batches of the task.
         """
         ...
 
-    def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
+    def ensemble(self, outputs: Sequence[Tensor]) -> Tensor | None:
         """Combine the outputs of several networks into the output of their ensemble.
 
         Args:
             outputs: The output of each network, as from `outputs`.
+
+        Returns:
+            The ensemble's output, or None if the task has no ensemble.
         """
         ...
 
-    def scores(self, outputs: Tensor, labels: Tensor) -> Scores:
-        """Return all scores of an output.
+    def scores(self, outputs: Tensor, targets: Tensor) -> Scores:
+        """Return all metrics of an output.
 
         Args:
             outputs: Output of a network or an ensemble.
-            labels: Labels of the images, shape (images,).
+            targets: Targets, as from `outputs`.
         """
         ...
 
-    def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the predictions that the agreement of two networks compares: one integer for each image or query.
+    def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the predictions that the agreement of two networks compares: integers, one for each example or query.
 
         Args:
             outputs: Output of a network or an ensemble.
-            labels: Labels of the images, shape (images,).
+            targets: Targets, as from `outputs`.
+
+        Returns:
+            The predictions, or None if the outputs are not discrete.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
-    """Images for an evaluation, and their evaluator."""
+    """Data for an evaluation, and their evaluator."""
 
-    batches: Callable[[], Iterable[Batch]]
+    batches: Callable[[], Iterable[Any]]
     """Returns the batches. Each call starts from the first batch."""
-    measure: Evaluator
+    evaluator: Evaluator
     """Evaluator of the task."""

@@ -11,7 +11,19 @@ from torch import Tensor, nn
 
 from inarch.population.data import Batch
 from inarch.population.errors import ConfigError, DataError
-from inarch.population.evaluation.protocol import Scores
+from inarch.population.evaluation.metrics import Metric, Scores
+
+METRICS = (
+    Metric(name="mean_average_precision", heading="mAP", form="{:.2%}"),
+    Metric(name="accuracy", heading="rank-1", form="{:.2%}"),
+    Metric(name="top5", heading="rank-5", form="{:.2%}"),
+)
+"""Metrics of retrieval, over the queries with a matching image, each in [0, 1].
+
+- mean_average_precision: mean over the queries.
+- accuracy: share of the queries whose nearest image is of their class (CMC rank-1).
+- top5: share of the queries with an image of their class among the five nearest (CMC rank-5).
+"""
 
 QUERIES_AT_ONCE = 512
 """Rows of the similarity matrix that are in memory at a time."""
@@ -94,13 +106,13 @@ class RetrievalEvaluator:
         """Concatenate the embeddings of the networks."""
         return torch.cat(list(outputs), dim=1)
 
-    def scores(self, outputs: Tensor, labels: Tensor) -> Scores:
-        """Return all scores of outputs."""
-        return retrieval_scores(outputs, labels, self.roles)
+    def scores(self, outputs: Tensor, targets: Tensor) -> Scores:
+        """Return all metrics of outputs."""
+        return retrieval_scores(outputs, targets, self.roles)
 
-    def predictions(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the index of the nearest gallery image of each query."""
-        return torch.cat([order[:, 0] for order, _ in _rankings(outputs, labels, self.roles)])
+        return torch.cat([order[:, 0] for order, _ in _rankings(outputs, targets, self.roles)])
 
 
 def classifier(model: nn.Module) -> nn.Linear:
@@ -176,13 +188,12 @@ def retrieval_scores(vectors: Tensor, labels: Tensor, roles: QueryGallery) -> Sc
     precision = torch.cat(precisions).double()
     if not len(precision):
         raise DataError("no query has a matching gallery image; check the labels and cameras of queries and gallery")
-    return Scores(
-        loss=None,
-        accuracy=float(torch.cat(rank1_hits).double().mean()),
-        images=len(precision),
-        top5=float(torch.cat(rank5_hits).double().mean()),
-        mean_average_precision=float(precision.mean()),
-    )
+    values = {
+        "mean_average_precision": float(precision.mean()),
+        "accuracy": float(torch.cat(rank1_hits).double().mean()),
+        "top5": float(torch.cat(rank5_hits).double().mean()),
+    }
+    return Scores.of(METRICS, values, examples=len(precision))
 
 
 def _rankings(vectors: Tensor, labels: Tensor, roles: QueryGallery) -> Iterable[tuple[Tensor, Tensor]]:

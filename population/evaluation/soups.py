@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from inarch.population.evaluation.metrics import rank
 from inarch.population.state.state_dict import State, is_structural
 
 
@@ -34,17 +35,17 @@ def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def with_statistics(model: nn.Module, images: Iterable[Tensor]) -> nn.Module:
-    """Return a copy of a network with batch norm statistics measured on images.
+def with_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> nn.Module:
+    """Return a copy of a network with batch norm statistics measured on training inputs.
 
     The statistics of averaged weights differ from the average of the networks' statistics.
 
     Args:
         model: The network, an nn.Module. It is not changed.
-        images: Batches of images.
+        inputs: Batches of inputs of the model.
     """
     fresh = copy.deepcopy(model)
-    torch.optim.swa_utils.update_bn(images, fresh)
+    torch.optim.swa_utils.update_bn(inputs, fresh)
     return fresh
 
 
@@ -57,7 +58,16 @@ class Candidate:
     state: State
     """State dict of the network."""
     validation_score: float | None = None
-    """Validation score, as `Scores.score`. None if no images are held out."""
+    """Validation score, as `Scores.score`. None if no data are held out."""
+
+
+def by_score(candidate: Candidate) -> tuple[float, int]:
+    """Return a key that sorts networks by validation score, the best last. Of equal scores, the smaller id is better.
+
+    Args:
+        candidate: Weights of a network.
+    """
+    return rank(candidate.validation_score, candidate.network_id)
 
 
 def greedy_soup(
@@ -74,7 +84,7 @@ def greedy_soup(
 
     Source: Wortsman et al. 2022 (arXiv:2203.05482), recipe 1.
     """
-    ranked = sorted(candidates, key=lambda candidate: (-(candidate.validation_score or 0.0), candidate.network_id))
+    ranked = sorted(candidates, key=by_score, reverse=True)
     members = [ranked[0]]
     best_score = score(soup([ranked[0].state]))
     for candidate in ranked[1:]:

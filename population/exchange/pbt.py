@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inarch.population.config import PbtConfig
+from inarch.population.evaluation.metrics import rank
 from inarch.population.exchange.protocol import Contribution, Rootstock, Scion
 from inarch.population.grafting.layer_level import WHOLE, LayerGraft
 
@@ -28,7 +29,8 @@ class PbtRule:
 
     def apply(self, rootstock: Rootstock, scions: Sequence[Scion]) -> tuple[Contribution, ...]:
         """Copy the best scion, or leave the rootstock as it is."""
-        best = max(scions, key=lambda scion: scion.snapshot.origin.score or 0.0)
+        # of equal scores the nearest donor, which comes first
+        best = max(scions, key=lambda scion: rank(scion.snapshot.origin.score, 0))
         origin = best.snapshot.origin
         if rootstock.origin.score is None or origin.score is None or origin.score <= rootstock.origin.score:
             return ()

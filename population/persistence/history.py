@@ -12,7 +12,7 @@ checkpoint that bears its name. Writing a file twice gives the same file, so no 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -35,12 +35,8 @@ METRICS = pa.schema(
         ("step", pa.int64()),
         ("learning_rate", pa.float64()),
         ("train_loss", pa.float64()),
-        ("train_accuracy", pa.float64()),
-        ("validation_loss", pa.float64()),
-        ("validation_accuracy", pa.float64()),
-        ("validation_mean_average_precision", pa.float64()),
-        ("images", pa.int64()),
-        ("images_per_second", pa.float64()),
+        ("examples", pa.int64()),
+        ("examples_per_second", pa.float64()),
         ("seconds_steps", pa.float64()),
         ("seconds_evaluate", pa.float64()),
         ("seconds_stage", pa.float64()),
@@ -54,9 +50,14 @@ METRICS = pa.schema(
 )
 """A row for each network and interval.
 
-- validation_*: the fields of `population.evaluation.protocol.Scores`. Null if the interval was not evaluated, or if the
-  task has no such score.
-- images: images that the network trained on in the interval.
+After train_loss come columns for the metrics that the task names, all of type float64:
+
+- train_NAME: mean over the interval's training examples of a metric that the task's loss gives.
+- validation_NAME: metric of the validation data. Null if the interval was not evaluated.
+
+The other columns:
+
+- examples: examples that the network trained on in the interval.
 - seconds_*: duration of each phase.
 - outcome: a value of `population.membership.outcome.ExchangeOutcome`.
 - grafts: grafts of the network so far.
@@ -142,8 +143,10 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
         rows: Values by column name.
         table: Name of the table, a key of TABLES.
     """
+    names = dict.fromkeys(name for row in rows for name in row)
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=TABLES[table]), sink, compression="zstd")
+    content = pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(table, names))
+    pq.write_table(content, sink, compression="zstd")
     return sink.getvalue()
 
 
@@ -166,19 +169,33 @@ def read_table(storage: Storage, table: str) -> pa.Table:
     )
     joined = rows.join(last, [key, "interval"])
     is_last = pc.field("incarnation") == pc.field("last")
-    names = TABLES[table].names
+    schema = _schema(table, rows.schema.names)
     order = [(key, "ascending"), ("interval", "ascending")]
-    return joined.filter(is_last).select(names).cast(TABLES[table]).sort_by(order)
+    return joined.filter(is_last).select(schema.names).cast(schema).sort_by(order)
 
 
 def _parts(storage: Storage, table: str) -> pa.Table:
-    """All files of a table, concatenated."""
+    """All files of a table, concatenated. A column that a file lacks is null there."""
     parts = [
-        pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")), schema=TABLES[table])
+        pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")))
         for name in storage.names(table)
         if name.endswith(".parquet")
     ]
-    return pa.concat_tables(parts) if parts else TABLES[table].empty_table()
+    return pa.concat_tables(parts, promote_options="default") if parts else TABLES[table].empty_table()
+
+
+def _schema(table: str, names: Iterable[str]) -> pa.Schema:
+    """Return the schema of a table with these columns. The metrics table has a column for each metric of the task."""
+    schema = TABLES[table]
+    if table != "metrics":
+        return schema
+    place = schema.names.index("train_loss") + 1
+    task_metrics = [
+        pa.field(name, pa.float64())
+        for name in names
+        if name.startswith(("train_", "validation_")) and name not in schema.names
+    ]
+    return pa.schema([*list(schema)[:place], *task_metrics, *list(schema)[place:]])
 
 
 def _last_incarnations(metrics: pa.Table) -> pa.Table:

@@ -24,18 +24,14 @@ class IntervalReport:
     learning_rate: float
     """Learning rate of the interval's last step."""
     train_loss: float
-    """Mean training loss of the interval's images."""
-    train_accuracy: float
-    """Share of the interval's images that were predicted correctly in training, in [0, 1]."""
-    validation_loss: float | None
-    """As `Scores.loss`. None if the interval was not evaluated."""
-    validation_accuracy: float | None
-    """As `Scores.accuracy`. None if the interval was not evaluated."""
-    validation_mean_average_precision: float | None
-    """As `Scores.mean_average_precision`. None if the interval was not evaluated."""
-    images: int
-    """Images trained on in this interval."""
-    images_per_second: float
+    """Mean training loss of the interval's examples."""
+    train_metrics: Mapping[str, float]
+    """Means over the interval's training examples of the metrics that the task's loss gives, by name."""
+    validation_metrics: Mapping[str, float | None]
+    """Metrics of the validation data by name. None if the interval was not evaluated."""
+    examples: int
+    """Examples trained on in this interval."""
+    examples_per_second: float
     """Training speed during the steps."""
     seconds: Mapping[str, float]
     """Seconds of each phase: steps, evaluate, stage, publish, fetch, graft."""
@@ -47,6 +43,11 @@ class IntervalReport:
     """Id of the last donor. None before the first graft."""
     staleness: Staleness | None = None
     """Staleness of that scion at the time of the graft."""
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the interval was evaluated."""
+        return any(value is not None for value in self.validation_metrics.values())
 
     def row(self, *, time: float) -> dict[str, Any]:
         """Return a row of the metrics table.
@@ -61,6 +62,8 @@ class IntervalReport:
             "incarnation": origin.incarnation,
             "step": origin.step,
             **{f"seconds_{phase}": seconds for phase, seconds in self.seconds.items()},
+            **{f"train_{name}": value for name, value in self.train_metrics.items()},
+            **{f"validation_{name}": value for name, value in self.validation_metrics.items()},
             **{name: getattr(self, name) for name in _PLAIN_COLUMNS},
             "outcome": self.outcome.value if self.outcome else "",
             "time": time,
@@ -71,11 +74,7 @@ _PLAIN_COLUMNS = (
     "epoch",
     "learning_rate",
     "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "validation_mean_average_precision",
-    "images",
-    "images_per_second",
+    "examples",
+    "examples_per_second",
     "grafts",
 )

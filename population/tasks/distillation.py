@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from inarch.population import models
 from inarch.population.config import FusionConfig, ModelConfig, from_dict
 from inarch.population.errors import ConfigError, StorageError
+from inarch.population.evaluation.metrics import rank
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors
@@ -79,14 +80,17 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
         recorded = json.loads(storage.read("config.json"))
     except StorageError as error:
         raise ConfigError(f"distillation.teachers: there is no run at {folder!r}: {error}") from error
-    info, name = recorded["info"], recorded["model"]
+    name, facts = recorded["model"], recorded["info"].get("facts", {})
+    if "num_classes" not in facts:
+        task = recorded["config"].get("task")
+        raise ConfigError(f"distillation.teachers: {folder!r} has the task {task!r}; a teacher must classify images")
     if name == "callable":
         raise ConfigError(
             f"distillation.teachers: {folder!r} was started with a callable; a teacher must have a named model"
         )
-    if (info["num_classes"], info["image_shape"][0]) != (num_classes, in_channels):
+    if (facts["num_classes"], facts["image_shape"][0]) != (num_classes, in_channels):
         raise ConfigError(
-            f"distillation.teachers: {folder!r} has {info['num_classes']} classes and {info['image_shape'][0]} "
+            f"distillation.teachers: {folder!r} has {facts['num_classes']} classes and {facts['image_shape'][0]} "
             f"channels, the student {num_classes} and {in_channels}"
         )
     state = _taught_by(CheckpointStore(storage), path)
@@ -109,7 +113,7 @@ def _taught_by(store: CheckpointStore, path: str) -> Mapping[str, Tensor]:
     teacher_id = (
         int(id_text)
         if id_text.isdigit()
-        else max(best_weights, key=lambda network_id: (best_weights[network_id][1] or 0.0, -network_id), default=None)
+        else max(best_weights, key=lambda key: rank(best_weights[key][1], key), default=None)
     )
     if teacher_id not in best_weights or (id_text and not id_text.isdigit()):
         raise ConfigError(

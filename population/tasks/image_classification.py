@@ -1,4 +1,4 @@
-"""The built-in task: image classification, with image retrieval as a variant of its evaluation."""
+"""Image classification bound to its images, with image retrieval as a variant of its evaluation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,38 +14,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inarch.population import models
-from inarch.population.config import ModelConfig, RunConfig
-from inarch.population.data import Batch, EpochSpec, Splits, load_splits
+from inarch.population.config import FusionConfig, ModelConfig, RunConfig
+from inarch.population.data import Batch, EpochSpec, MemorySplits, Splits
 from inarch.population.data.memory_batches import epoch_steps
 from inarch.population.errors import ConfigError
+from inarch.population.evaluation import classification, retrieval
 from inarch.population.evaluation.evaluation_set import check_queries, evaluation_set
-from inarch.population.evaluation.protocol import EvaluationSet, Scores
+from inarch.population.evaluation.metrics import Metric, Scores
+from inarch.population.evaluation.protocol import EvaluationSet
 from inarch.population.evaluation.retrieval import embeddings
 from inarch.population.fusion import LayerFusion, update_fusion
 from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.weight_matching import in_common_order
+from inarch.population.models.complexity import complexity_of
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.distillation import distillation_loss, load_teacher, mutual_loss
+from inarch.population.tasks.image_check import check_network
+from inarch.population.tasks.precision import autocast
+from inarch.population.tasks.protocol import TaskDescription
 
 STATISTICS_BATCHES = 8
 """Training batches, augmented as in training, from which batch norm's statistics of averaged weights are measured if
 schedule.batch_norm_batches is 0."""
 
 
-def run_splits(config: RunConfig) -> Splits:
-    """Read the images of a run. In retrieval the test images may be of other classes than the training images.
-
-    Args:
-        config: Configuration of the run.
-
-    Raises:
-        DataError: As `load_splits`.
-    """
-    return load_splits(config.data, seed=config.seed, same_classes=config.task == "classification")
-
-
 class ImageClassification:
-    """The task of a run: networks learn classes by cross-entropy. It implements `Task`.
+    """Networks learn classes of images by cross-entropy. It implements `BoundTask`.
 
     With task=retrieval, networks are evaluated by their embeddings of images, which may be of other classes.
     """
@@ -80,8 +75,8 @@ class ImageClassification:
         if train is None:
             raise ConfigError("there are no training images")
         self._train = train
+        self._num_train = len(train)
         self._validation = self.part("validation")
-        self._autocast = _autocast_type(config.device.precision, self.device)
         self._peers: list[nn.Module] = []
 
     @property
@@ -90,9 +85,14 @@ class ImageClassification:
         return epoch_steps(len(self._train), self.config.schedule)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
         return self.splits.image_shape
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Metrics of classification or of retrieval."""
+        return retrieval.METRICS if self.config.task == "retrieval" else classification.METRICS
 
     def build(self, seed: int) -> nn.Module:
         """Return a new network on the task's device, in the memory format that device.channels_last sets.
@@ -133,27 +133,32 @@ class ImageClassification:
         )
         return self._train.epoch(spec)
 
+    def num_examples(self, batch: Batch) -> int:
+        """Return the number of images in a batch."""
+        return len(batch[1])
+
     def begin_epoch(self, model: nn.Module, *, epoch: int, random: np.random.Generator) -> Sequence[LayerFusion]:
         """Update a network's filter fusion for an epoch, if fusion is on. Return the records, as `Task.begin_epoch`."""
         if self.config.fusion.mode == "off":
             return ()
         return update_fusion(model, self.config.fusion, epoch=epoch, epochs=self.config.schedule.epochs, random=random)
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch, including that of teachers and peers, and the number of correct predictions.
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch, including that of teachers and peers, and the accuracy.
 
         Args:
             model: The network, in training mode.
             batch: Images and labels.
 
         Returns:
-            Two 0-dimensional tensors on the task's device. The loss is a mean and has a gradient.
+            0-dimensional tensors on the task's device, means over the images. The loss has a gradient. The accuracy is
+            of type float64, so that sums over many batches are exact.
 
         Raises:
             ConfigError: The logits have a wrong shape, or a teacher cannot be loaded.
         """
         images, labels = batch
-        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+        with autocast(self.config.device.precision, self.device):
             logits = model(images)
         if tuple(logits.shape) != (len(labels), self.splits.num_classes):
             raise ConfigError(
@@ -170,7 +175,7 @@ class ImageClassification:
             loss = loss + settings.weight * mutual_loss(
                 logits, [self._predictions(peer, images) for peer in self._peers]
             )
-        return loss, (logits.detach().argmax(1) == labels).sum()
+        return loss, {"accuracy": (logits.detach().argmax(1) == labels).double().mean()}
 
     @functools.cached_property
     def teachers(self) -> list[nn.Module]:
@@ -199,10 +204,10 @@ class ImageClassification:
 
     @torch.no_grad()
     def _predictions(self, model: nn.Module, images: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+        with autocast(self.config.device.precision, self.device):
             return model(images).float()
 
-    def batch_norm_images(self) -> Iterator[Tensor]:
+    def batch_norm_inputs(self) -> Iterator[Tensor]:
         """Yield some batches of training images, augmented as in training, to measure batch norm's statistics."""
         batches = self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)
         num_batches = self.config.schedule.batch_norm_batches or STATISTICS_BATCHES
@@ -218,7 +223,7 @@ class ImageClassification:
         if self._validation is None:
             return None
         self._measure_statistics(model)
-        return self._validation.measure.evaluate(model, self._validation.batches())
+        return self._validation.evaluator.evaluate(model, self._validation.batches())
 
     def align_states(self, states: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
         """Return state dicts with a common order of channels, as averages and comparisons of weights need them.
@@ -235,7 +240,7 @@ class ImageClassification:
         is_matched = self.config.exchange.rule == "graft" and self.config.graft.channel_matching != "none"
         if not is_matched or len(states) < 2:
             return list(states)
-        return in_common_order(states, find_channels(self.build(0), self.image_shape))
+        return in_common_order(states, find_channels(self.build(0), self.input_shape))
 
     def part(self, name: str) -> EvaluationSet | None:
         """Return the evaluation set of a split, or None if the split has no images.
@@ -248,14 +253,12 @@ class ImageClassification:
     def _measure_statistics(self, model: nn.Module) -> None:
         """Measure a network's batch norm statistics again, in place, if schedule.batch_norm_batches is above 0."""
         if self.config.schedule.batch_norm_batches:
-            torch.optim.swa_utils.update_bn(self.batch_norm_images(), model)
+            torch.optim.swa_utils.update_bn(self.batch_norm_inputs(), model)
 
-    def check(self) -> None:
-        """Check that teachers, and in retrieval embeddings and queries, fit the data.
-
-        Raises:
-            ConfigError: The message names the teacher, the embedding or the split that does not fit.
-        """
+    def check(self, *, num_examples: int | None = None) -> None:
+        """Try a network, as `BoundTask.check`, and check that teachers, embeddings and queries fit the data."""
+        num_images = self._num_train if num_examples is None else num_examples
+        check_network(self, num_images=num_images, num_classes=self.splits.num_classes)
         images, labels = next(iter(self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
         for path, teacher in zip(self.config.distillation.teachers, self.teachers, strict=True):
             try:
@@ -267,10 +270,20 @@ class ImageClassification:
             embeddings(self.build(0), [(images[:2], labels[:2])])
             check_queries(self.splits)
 
-
-def _autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the type of autocast. None: no autocast."""
-    if precision == "auto":
-        usable = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if usable else None
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    def describe(self) -> TaskDescription:
+        """Return the facts about images and model, as `BoundTask.describe`."""
+        splits, fusion = self.splits, self.config.fusion
+        size: dict[str, Any] = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}
+        is_fused = fusion.mode != "off"
+        whole = complexity_of(self._network, FusionConfig(), **size)
+        return TaskDescription(
+            train_examples=self._num_train,
+            data_fingerprint=splits.fingerprint,
+            data_bytes=splits.nbytes if isinstance(splits, MemorySplits) else 0,
+            parameters=whole.parameters,
+            multiply_adds=whole.multiply_adds,
+            compact=complexity_of(self._network, fusion, **size) if is_fused else None,
+            lines=tuple(splits.report.lines()),
+            unreadable=splits.report.unreadable,
+            facts=size | {"data": dataclasses.asdict(splits.report)},
+        )

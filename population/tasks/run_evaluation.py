@@ -6,36 +6,37 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inarch.population.data import Splits
 from inarch.population.errors import RunError
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.soups import Candidate
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.built_in import task_of
+from inarch.population.tasks.protocol import BoundTask
 from inarch.population.tasks.run_spec import RunSpec
 
 
 def evaluate_run(
-    spec: RunSpec, splits: Splits, ended: Mapping[int, str], reasons: Mapping[int, str], seconds: float
+    spec: RunSpec, data: Any, ended: Mapping[int, str], reasons: Mapping[int, str], seconds: float
 ) -> dict[str, Any]:
-    """Evaluate every network on the test images, or on the validation images if there are no test images.
+    """Evaluate every network on the test data, or on the validation data if there are no test data.
 
     Each network is evaluated twice: with its best weights by validation score, and with its last weights. So are the
     ensemble and the similarities. Soups are evaluated only with the best weights.
 
     Args:
         spec: The run.
-        splits: Data of the run.
+        data: Data of the run, as from `Task.load_data`.
         ended: State in which each member ended, by id.
         reasons: Reasons why networks failed, by id.
         seconds: Duration of the training, in seconds.
 
     Returns:
-        The result of the run, as JSON types. `networks` has a row for each network, with its scores under `best` and
-        `last`. The other keys of `evaluate_population` are at the top level for the best weights, and under `last` for
-        the last weights. Without test and validation images, `evaluated_on` is None and there are no scores.
+        The result of the run, as JSON types. `metrics` describes the task's metrics, the primary one first. `networks`
+        has a row for each network, with its scores under `best` and `last`. The other keys of `evaluate_population` are
+        at the top level for the best weights, and under `last` for the last weights. Without test and validation data,
+        `evaluated_on` is None and there are no scores.
 
     Raises:
         RunError: No network left a checkpoint.
@@ -44,7 +45,8 @@ def evaluate_run(
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
     checkpoints.flush_history()
-    task = ImageClassification(spec.config, splits, factory=spec.factory, begins_trained=False)
+    task = task_of(spec).bind(spec.config, data, model=spec.factory, begins_trained=False)
+    primary = task.metrics[0]
     best, last, rows = [], [], []
     for network_id in checkpoints.networks():
         best_weights, newest = checkpoints.best(network_id), checkpoints.newest(network_id)
@@ -63,24 +65,30 @@ def evaluate_run(
                 "ended": ended.get(network_id, "unknown"),
                 "interval": newest.id.interval,
                 "best_interval": interval,
-                "validation_score": score,
+                "validation_score": None if score is None else primary.score(score),
                 "grafts": newest.training["grafts"],
                 "reason": reasons.get(network_id, ""),
             }
         )
     if not rows:
         raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
-    data, split = _parts(task)
+    evaluation_data, split = _parts(task)
     lost_rows = [
         _lost_row(network_id, end_state, reasons) for network_id, end_state in ended.items() if end_state in LOST
     ]
     lost_rows = [row for row in lost_rows if row["network"] not in {scored["network"] for scored in rows}]
     all_rows = sorted([*rows, *lost_rows], key=lambda row: row["network"])
-    result: dict[str, Any] = {"run": spec.name, "evaluated_on": split, "networks": all_rows}
-    if data is not None:
+    result: dict[str, Any] = {
+        "run": spec.name,
+        "task": spec.config.task,
+        "metrics": [dataclasses.asdict(metric) for metric in task.metrics],
+        "evaluated_on": split,
+        "networks": all_rows,
+    }
+    if evaluation_data is not None:
         module = task.build(0)
-        best_results = evaluate_population(module, _aligned(task, best), data)
-        last_results = evaluate_population(module, _aligned(task, last), data, with_soups=False)
+        best_results = evaluate_population(module, _aligned(task, best), evaluation_data)
+        last_results = evaluate_population(module, _aligned(task, last), evaluation_data, with_soups=False)
         for row, best_scores, last_scores in zip(rows, best_results.pop("each"), last_results.pop("each"), strict=True):
             row["best"], row["last"] = best_scores, last_scores
         result |= best_results | {"last": last_results}
@@ -97,22 +105,22 @@ def _lost_row(network_id: int, how: str, reasons: Mapping[int, str]) -> dict[str
     return {"network": network_id, "ended": how, **empty, "reason": reasons.get(network_id, "")}
 
 
-def _aligned(task: ImageClassification, candidates: Sequence[Candidate]) -> list[Candidate]:
+def _aligned(task: BoundTask, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the candidates with their channels in a common order, if grafts may have matched channels."""
     states = task.align_states([candidate.state for candidate in candidates])
     return [dataclasses.replace(candidate, state=state) for candidate, state in zip(candidates, states, strict=True)]
 
 
-def _parts(task: ImageClassification) -> tuple[EvaluationData | None, str | None]:
-    """Return the images for the evaluation and the name of their split. None and None if there are no such images."""
+def _parts(task: BoundTask) -> tuple[EvaluationData | None, str | None]:
+    """Return the data for the evaluation and the name of their split. None and None if there are no such data."""
     validation, test = task.part("validation"), task.part("test")
     selected, split = (test, "test") if test is not None else (validation, "validation")
     if selected is None:
         return None, None
     return EvaluationData(
-        judged=selected,
+        evaluated=selected,
         validation=validation,
-        statistics=task.batch_norm_images,
+        statistics=task.batch_norm_inputs,
     ), split
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Mapping
 from typing import Any
 
-from inarch.population.config import RunConfig
-from inarch.population.data import report_from
+from inarch.population.config import RunConfig, from_dict
+from inarch.population.data.reading.sources import NAMES
 from inarch.population.errors import (
+    ConfigError,
     MissingError,
     RunError,
     RunNotFoundError,
@@ -54,13 +57,7 @@ def read_info(storage: Storage) -> RunInfo:
         RunError: config.json is damaged.
         StorageError: config.json cannot be read.
     """
-    saved = read_config(storage)["info"]
-    data = saved.get("data")
-    changed: dict[str, Any] = {
-        "image_shape": tuple(saved["image_shape"]),
-        "data": None if data is None else report_from(data),
-    }
-    return RunInfo(**{**saved, **changed})
+    return from_dict(RunInfo, read_config(storage)["info"], "info.")
 
 
 def read_members(storage: Storage) -> dict[str, Any] | None:
@@ -132,3 +129,41 @@ def with_own_data(config: RunConfig, storage: Storage) -> RunConfig:
         and storage.exists(f"data/{part}.arrow")
     }
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **own_paths))
+
+
+def with_moved_data(config: RunConfig, data: str | Mapping[str, str] | None) -> RunConfig:
+    """Return a configuration with new paths of its data.
+
+    Args:
+        config: The run's configuration.
+        data: Path of the training data, or paths by part (the keys of `FIELDS`). None: nothing was moved.
+
+    Raises:
+        ConfigError: A part is unknown, or a value is not a path.
+    """
+    if data is None:
+        return config
+    paths = data if isinstance(data, Mapping) else {"train": data}
+    for part, path in paths.items():
+        if part not in FIELDS or not isinstance(path, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance] # the caller's value
+            raise ConfigError(
+                f"data of a resumed run must be a path, or paths by part ({', '.join(FIELDS)}), to the same data as "
+                f"before; got {part}: {type(path).__name__}"
+            )
+    moved_paths = {FIELDS[part]: str(path) for part, path in paths.items()}
+    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **moved_paths)))
+
+
+def with_absolute_data(config: RunConfig) -> RunConfig:
+    """Return a configuration with absolute paths of its data. A cluster started in another folder reads the same files.
+
+    Args:
+        config: The run's configuration.
+    """
+    data = config.data
+    paths = {
+        field: absolute(path)
+        for field in (*FIELDS.values(), "image_folder")
+        if (path := getattr(data, field)) is not None and path not in NAMES
+    }
+    return dataclasses.replace(config, data=dataclasses.replace(data, **paths))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from inarch.population.config import RunConfig
-from inarch.population.data import DataReport
+from inarch.population.evaluation.metrics import Metric
 from inarch.population.models import ModelFactory
+from inarch.population.tasks.protocol import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,8 @@ class RunSpec:
     """The whole configuration."""
     factory: ModelFactory | None = None
     """Model factory. None: the model of config.model."""
+    task: Task | None = None
+    """The caller's task. None: config.task names it."""
     token: str | None = None
     """Token of this start's claim on the folder (population/persistence/claim.py). None: nothing is claimed."""
     is_resumed: bool = False
@@ -33,14 +38,12 @@ class RunSpec:
 class RunInfo:
     """Facts about a run's data and model, known once the data are read and the model is built."""
 
-    num_classes: int
-    """Number of classes."""
-    image_shape: tuple[int, int, int]
-    """Channels, height and width of an image as networks receive it."""
-    train_images: int
-    """Training images, without those held out for validation."""
+    metrics: tuple[Metric, ...]
+    """Metrics of the task. The first ranks networks."""
+    train_examples: int
+    """Training examples, without those held out for validation."""
     data_bytes: int
-    """Bytes of the decoded images in the object store. 0 if images are streamed."""
+    """Bytes of the data in the object store. 0 if networks read the data themselves."""
     data_fingerprint: str
     """Hash of the data and of their split."""
     structure: str
@@ -53,11 +56,15 @@ class RunInfo:
     """Intervals of the schedule."""
     steps_per_epoch: int
     """Training steps of one epoch."""
-    multiply_adds: int = 0
-    """Multiply-adds for one image, as in `population.models.complexity.ModelComplexity`."""
-    data: DataReport | None = None
-    """Description of the data. None in runs of earlier versions."""
+    multiply_adds: int | None = None
+    """Multiply-adds for one example, as in `population.models.complexity.ModelComplexity`. None: not counted."""
     compact_parameters: int | None = None
     """Parameters of the compact form of a network that fuses its filters. None without fusion."""
     compact_multiply_adds: int | None = None
-    """Multiply-adds of the compact form for one image. None without fusion."""
+    """Multiply-adds of the compact form for one example. None without fusion."""
+    description: tuple[str, ...] = ()
+    """Lines that describe the data."""
+    unreadable: tuple[str, ...] = ()
+    """Names of examples that were left out because they cannot be read."""
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Facts that the task needs again to read the run's folder, as JSON types."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from inarch.population.evaluation.protocol import Scores
+from inarch.population.evaluation.metrics import Scores
 from inarch.population.membership.staleness import Staleness
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import SnapshotInfo
@@ -29,17 +29,17 @@ class Progress:
     grafts: int = 0
     """Exchanges that changed the network, or gave it peers."""
     best_score: float | None = None
-    """Best validation score so far. None before the first evaluation, and without validation images."""
+    """Best validation score so far. None before the first evaluation, and without validation data."""
     best_interval: int = 0
     """Interval of the best score."""
     score: float | None = None
     """Newest validation score. An exchange rule may set it to the score of the network that it copied."""
     loss_sum: float = 0.0
-    """Sum of the training loss over the images of this interval."""
-    correct: int = 0
-    """Images of this interval that were predicted correctly in training."""
-    images: int = 0
-    """Images trained on in this interval."""
+    """Sum of the training loss over the examples of this interval."""
+    metric_sums: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Sums of the task's training metrics over the examples of this interval, by name."""
+    examples: int = 0
+    """Examples trained on in this interval."""
     seconds_steps: float = 0.0
     """Seconds of the steps of this interval, on the runtime's clock."""
 
@@ -57,7 +57,19 @@ class Progress:
 
     def begin_interval(self) -> None:
         """Set the counters of an interval to zero."""
-        self.loss_sum, self.correct, self.images, self.seconds_steps = 0.0, 0, 0, 0.0
+        self.loss_sum, self.metric_sums, self.examples, self.seconds_steps = 0.0, {}, 0, 0.0
+
+    def add_steps(self, loss_sum: float, metric_sums: Mapping[str, float], seconds: float) -> None:
+        """Add steps of this interval. Their examples are counted already.
+
+        Args:
+            loss_sum: Sum of the loss over the examples.
+            metric_sums: Sums of the task's training metrics over the examples, by name.
+            seconds: Seconds of the steps.
+        """
+        self.loss_sum += loss_sum
+        self.metric_sums = {name: self.metric_sums.get(name, 0.0) + value for name, value in metric_sums.items()}
+        self.seconds_steps += seconds
 
     def record_scores(self, scores: Scores | None) -> None:
         """Record the newest validation score.
@@ -105,7 +117,7 @@ class Progress:
         schedule: Schedule,
         *,
         seconds: Mapping[str, float],
-        scores: Scores | None,
+        scores: Mapping[str, float | None],
         scion: int | None,
         staleness: Staleness | None,
     ) -> IntervalReport:
@@ -115,23 +127,21 @@ class Progress:
             origin: Identity and training progress of the network.
             schedule: Schedule of the network.
             seconds: Seconds of each phase so far, by the phase's name.
-            scores: Scores of the interval's evaluation. None if it was not evaluated.
+            scores: Metrics of the interval's evaluation by name. None if it was not evaluated.
             scion: Id of the last donor. None before the first graft.
             staleness: Staleness of that scion. None before the first graft.
         """
-        images = max(1, self.images)
+        examples = max(1, self.examples)
         return IntervalReport(
             origin=origin,
             num_intervals=schedule.num_intervals,
             epoch=self.step / schedule.steps_per_epoch,
             learning_rate=self.learning_rate * schedule.factor(max(0, self.step - 1)),
-            train_loss=self.loss_sum / images,
-            train_accuracy=self.correct / images,
-            validation_loss=scores.loss if scores else None,
-            validation_accuracy=scores.accuracy if scores else None,
-            validation_mean_average_precision=scores.mean_average_precision if scores else None,
-            images=self.images,
-            images_per_second=self.images / max(self.seconds_steps, 1e-9),
+            train_loss=self.loss_sum / examples,
+            train_metrics={name: value / examples for name, value in self.metric_sums.items()},
+            validation_metrics=scores,
+            examples=self.examples,
+            examples_per_second=self.examples / max(self.seconds_steps, 1e-9),
             seconds=seconds,
             grafts=self.grafts,
             scion=scion,

@@ -1,22 +1,20 @@
-"""Prepare a run before it trains: read the data, build the model once, and check that they fit."""
+"""Prepare a run before it trains: load the data, build the model once, and check that they fit."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from inarch.population.config import FusionConfig, RunConfig
-from inarch.population.data import MemorySplits, Splits
+from inarch.population.config import RunConfig
 from inarch.population.models import ModelFactory
-from inarch.population.models.complexity import complexity_of
-from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.built_in import task_of
+from inarch.population.tasks.protocol import BoundTask, Task
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
-from inarch.population.training.model_check import check_network
 from inarch.population.training.trainer import Trainer
 
 
-def prepare(spec: RunSpec) -> tuple[Splits, RunInfo]:
-    """Read the data, hold out validation images, build the model once and check that they fit.
+def prepare(spec: RunSpec) -> tuple[Any, RunInfo]:
+    """Load the data, hold out validation data, build the model once and check that they fit.
 
     Args:
         spec: The run.
@@ -27,47 +25,76 @@ def prepare(spec: RunSpec) -> tuple[Splits, RunInfo]:
     Raises:
         InarchError: The data or the model cannot be used. Nothing was started.
     """
-    splits = run_splits(spec.config)
-    return splits, describe_run(spec.config, splits, spec.factory)
+    task = task_of(spec)
+    data = task.load_data(spec.config)
+    return data, describe_run(task.bind(spec.config, data, model=spec.factory))
 
 
-def describe_run(config: RunConfig, splits: Splits, factory: ModelFactory | None) -> RunInfo:
+def describe_run(task: BoundTask) -> RunInfo:
     """Build the model of a run, try it on the data, and return the facts about both.
 
     Args:
-        config: Configuration of the run.
-        splits: Data of the run.
-        factory: Model factory. None: the model of config.model.
+        task: The run's task, bound to its data on the CPU.
 
     Raises:
         ConfigError: Model, data, exchange rule and teachers do not fit.
-        UserCodeError: The caller's model raised.
+        UserCodeError: The caller's code raised.
     """
-    task = ImageClassification(config, splits, factory=factory)
-    train = splits.batches("train", "cpu")
-    check_network(task, num_images=0 if train is None else len(train))
-    trainer = Trainer(
-        task, dataclasses.replace(config, device=dataclasses.replace(config.device, compile=False)), network_id=0
-    )
-    task.check()
-    trainer.dry_run_exchange()
-    model = factory or config.model
-    size: dict[str, Any] = {"num_classes": splits.num_classes, "image_shape": splits.image_shape}
-    cost = complexity_of(model, FusionConfig(), **size)
-    compact = complexity_of(model, config.fusion, **size) if config.fusion.mode != "off" else None
+    trainer = try_task(task)
+    description = task.describe()
+    compact = description.compact
     return RunInfo(
-        num_classes=splits.num_classes,
-        image_shape=splits.image_shape,
-        train_images=0 if train is None else len(train),
-        data_bytes=splits.nbytes if isinstance(splits, MemorySplits) else 0,
-        data_fingerprint=splits.fingerprint,
-        data=splits.report,
+        metrics=tuple(task.metrics),
+        train_examples=description.train_examples,
+        data_bytes=description.data_bytes,
+        data_fingerprint=description.data_fingerprint,
         structure=trainer.layout.fingerprint,
         snapshot_bytes=trainer.layout.nbytes,
-        parameters=cost.parameters,
-        multiply_adds=cost.multiply_adds,
+        parameters=description.parameters,
+        multiply_adds=description.multiply_adds,
         compact_parameters=None if compact is None else compact.parameters,
         compact_multiply_adds=None if compact is None else compact.multiply_adds,
         num_intervals=trainer.schedule.num_intervals,
         steps_per_epoch=trainer.schedule.steps_per_epoch,
+        description=description.lines,
+        unreadable=description.unreadable,
+        facts=description.facts,
     )
+
+
+def try_task(task: BoundTask, *, num_examples: int | None = None) -> Trainer:
+    """Try a run's network on its task, and one exchange of it with a copy.
+
+    Args:
+        task: The run's task, bound to its data or to stand-in data, on the CPU.
+        num_examples: Number of training examples, if the task is bound to stand-in data. None: those of its data.
+
+    Returns:
+        The trainer of the tried network. It must not train.
+
+    Raises:
+        ConfigError: Model, data, exchange rule and teachers do not fit.
+        UserCodeError: The caller's code raised.
+    """
+    task.check(num_examples=num_examples)
+    device = dataclasses.replace(task.config.device, compile=False)
+    trainer = Trainer(task, dataclasses.replace(task.config, device=device), network_id=0)
+    trainer.dry_run_exchange()
+    return trainer
+
+
+def try_here(config: RunConfig, task: Task, model: ModelFactory | None) -> None:
+    """Try a run's network in the driver's process on stand-in data, if the task has such data.
+
+    Args:
+        config: Configuration of the run.
+        task: The run's task.
+        model: The caller's model factory. None: there is none.
+
+    Raises:
+        ConfigError, UserCodeError: As `try_task`.
+        DataError: The data cannot be read.
+    """
+    trial = task.trial(config, model)
+    if trial is not None:
+        try_task(trial.task, num_examples=trial.num_examples)

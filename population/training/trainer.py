@@ -35,10 +35,9 @@ from torch.optim.swa_utils import update_bn
 from inarch.population.config import RunConfig
 from inarch.population.errors import CheckpointError, StructureError
 from inarch.population.evaluation.filter_statistics import filter_rows
-from inarch.population.evaluation.protocol import Scores
+from inarch.population.evaluation.metrics import Scores
 from inarch.population.exchange import Exchanger, Rootstock, exchange_rule, training_behind
 from inarch.population.exchange.shared_state import SharedState
-from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.units import convolution_units
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness
@@ -48,7 +47,7 @@ from inarch.population.state.optimizer import count_steps, load_optimizer, make_
 from inarch.population.state.seeding import RandomState, derive_seed, generator
 from inarch.population.state.snapshot import Snapshot, SnapshotInfo, StagingBuffer, layout_of
 from inarch.population.state.state_dict import load_tensors, named_tensors
-from inarch.population.tasks.protocol import Task
+from inarch.population.tasks.protocol import BoundTask, task_channels
 from inarch.population.training import divergence
 from inarch.population.training.history_buffer import HistoryBuffer
 from inarch.population.training.progress import Progress
@@ -60,7 +59,7 @@ from inarch.population.training.weight_averaging import WeightAverage
 class Trainer:
     """Trains one network of a population, and exchanges with the others through its runtime."""
 
-    def __init__(self, task: Task, config: RunConfig, *, network_id: int, incarnation: int = 1) -> None:
+    def __init__(self, task: BoundTask, config: RunConfig, *, network_id: int, incarnation: int = 1) -> None:
         """Build the network with its initial weights, at the beginning of the schedule.
 
         Args:
@@ -91,7 +90,7 @@ class Trainer:
         self._staging = StagingBuffer(self.layout, self._device)
         self._staging.alias_parameters(self.module)
         self._average = WeightAverage(self.module, config.weight_averaging)
-        rule = exchange_rule(config, lambda: find_channels(self.module, task.image_shape))
+        rule = exchange_rule(config, lambda: task_channels(task, self.module))
         num_intervals = self.schedule.num_intervals
         self._exchanger = (
             None
@@ -104,6 +103,7 @@ class Trainer:
         self._augment_seed = derive_seed(config.seed, network_id, "augmentation")
         self._random = RandomState(derive_seed(config.seed, network_id, "training"), self._device)
         self._history = HistoryBuffer(network_id, incarnation)
+        self._validation_names = [metric.name for metric in task.metrics if metric.in_training]
         self._best: dict[str, Tensor] | None = None
         self._last_scion: int | None = None
         self._last_staleness: Staleness | None = None
@@ -284,7 +284,7 @@ class Trainer:
         end = schedule.end(progress.interval + 1)
         start = runtime.now()
         loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
-        correct = torch.zeros((), device=self._device, dtype=torch.int64)
+        metric_sums: dict[str, Tensor] = {}
         continues = True
         self.module.train()
         while progress.step < end and continues:
@@ -295,18 +295,20 @@ class Trainer:
                 order_seed=self._order_seed, augment_seed=self._augment_seed, epoch=epoch, first=first
             )
             for batch in batches:
-                loss, batch_correct = self._step(batch)
-                loss_sum += loss * len(batch[1])
-                correct += batch_correct
-                progress.images += len(batch[1])
+                loss, metrics = self._step(batch)
+                num_examples = self.task.num_examples(batch)
+                loss_sum += loss * num_examples
+                for name, value in metrics.items():
+                    weighted = value.detach().double() * num_examples
+                    metric_sums[name] = metric_sums[name] + weighted if name in metric_sums else weighted
+                progress.examples += num_examples
                 progress.step += 1
                 progress.trained_steps += 1
                 continues = runtime.after_step()
                 if progress.step >= end or not continues:
                     break
-        progress.loss_sum += float(loss_sum)
-        progress.correct += int(correct)
-        progress.seconds_steps += runtime.now() - start
+        sums = {name: float(value) for name, value in metric_sums.items()}
+        progress.add_steps(float(loss_sum), sums, runtime.now() - start)
         return progress.step >= end
 
     def _begin_epoch(self, epoch: int) -> None:
@@ -314,25 +316,25 @@ class Trainer:
         fused = self.task.begin_epoch(self.module, epoch=epoch, random=random)
         self._history.add_fusion(self._progress.interval + 1, epoch, fused)
 
-    def _step(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         rate = self._progress.learning_rate * self.schedule.factor(self._progress.step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        loss, correct = self.task.loss(self._forward, batch)
+        loss, metrics = self.task.loss(self._forward, batch)
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         num_done, schedule = self._progress.step + 1, self.schedule
         ends_epoch = num_done % schedule.steps_per_epoch == 0
         self._average.after_step(self.module, progress=num_done / schedule.num_steps, ends_epoch=ends_epoch)
-        return loss.detach(), correct
+        return loss.detach(), metrics
 
     def _evaluate(self) -> Scores | None:
         mean = self._average.begun
         if mean is None:
             return self.task.validate(self._forward)
-        self._average.recalibrate(self.task.batch_norm_images())
+        self._average.recalibrate(self.task.batch_norm_inputs())
         return self.task.validate(mean)
 
     def snapshot(self, now: float = 0.0) -> Snapshot:
@@ -398,7 +400,7 @@ class Trainer:
             self._optimizer.state.clear()
         if rootstock.recalibrate_batch_norm and self.is_finished:  # no later step would train the statistics
             with self._random:
-                update_bn(self.task.batch_norm_images(), self.module)
+                update_bn(self.task.batch_norm_inputs(), self.module)
         if rootstock.peers is not None:
             self.task.set_peers(rootstock.peers)
         self._progress.score = rootstock.score
@@ -460,7 +462,11 @@ class Trainer:
             self.origin(),
             self.schedule,
             seconds=seconds,
-            scores=scores,
+            scores={
+                metric.name: scores[metric.name] if scores else None
+                for metric in self.task.metrics
+                if metric.in_training
+            },
             scion=self._last_scion,
             staleness=self._last_staleness,
         )

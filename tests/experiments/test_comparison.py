@@ -46,7 +46,7 @@ from inarch.population.config import from_dict
 from inarch.population.errors import ConfigError
 from inarch.population.persistence.history import THRESHOLDS
 from inarch.population.state.state_dict import named_tensors
-from inarch.population.tasks.image_classification import run_splits
+from inarch.population.tasks.image_task import run_splits
 from tests.population.data.test_loading import png, write_parquet
 
 DIGITS = DataConfig(train="digits", augmentation="crop", padding=1)

@@ -19,7 +19,7 @@ from inarch.actors import PopulationRun
 from inarch.actors.coordinator.resume_plan import resumable_members
 from inarch.actors.coordinator.run_metadata import update_config, write_config
 from inarch.actors.driver.claiming import claim_new_folder
-from inarch.actors.driver.inputs import with_data, with_more_epochs, with_moved_data
+from inarch.actors.driver.inputs import with_more_epochs
 from inarch.experiments import cli
 from inarch.experiments.display import failure_lines, result_table
 from inarch.experiments.export import export_network, predict_images
@@ -29,9 +29,10 @@ from inarch.population.errors import ConfigError, RunError
 from inarch.population.membership.members import Members, MemberState
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.image_task import run_splits, with_data
 from inarch.population.tasks.run_evaluation import evaluate_run
-from inarch.population.tasks.run_folder import read_info, with_own_data
+from inarch.population.tasks.run_folder import read_info, with_moved_data, with_own_data
 from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import describe_run
 from tests.conftest import small_config
@@ -81,7 +82,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     )
     storage = Storage(str(root / "shapes"))
     splits = run_splits(config)
-    info = describe_run(config, splits, None)
+    info = describe_run(ImageClassification(config, splits))
     spec = RunSpec(name="shapes", folder=storage.uri, config=config)
     write_config(storage, spec, info)
     store = CheckpointStore(storage)
@@ -154,11 +155,11 @@ def test_predict_command_names_files_it_cannot_read(run: Run, tmp_path: Path) ->
 
 def test_config_json_describes_the_data_of_the_run(run: Run) -> None:
     path, _, _ = run
-    data = json.loads(Path(path, "config.json").read_text())["info"]["data"]
+    data = json.loads(Path(path, "config.json").read_text())["info"]["facts"]["data"]
     assert data["class_names"] == ["left", "middle", "right"] and data["class_counts"] == [12, 12, 12]
     assert data["sizes"] == {"train": 32, "validation": 4, "test": 21}
     info = read_info(Storage(path))
-    assert info.data is not None and info.data.lines()[0].startswith("data: 32 train, 4 validation, 21 test")
+    assert info.description[0].startswith("data: 32 train, 4 validation, 21 test")
 
 
 def test_evaluate_run_lists_failed_networks_as_rows(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_result_table_without_test_images_gives_the_reason(tmp_path: Path) -> No
     live(Trainer(ImageClassification(config, splits), config, network_id=0), runtime)
     assert CheckpointStore(storage).commit(runtime.checkpoints[-1])
     result = evaluate_run(RunSpec(name="x", folder=storage.uri, config=config), splits, {0: "done"}, {}, 1.0)
-    assert "not evaluated: there are no test or validation images" in str(result_table(result).title)
+    assert "not evaluated: there are no test or validation data" in str(result_table(result).title)
     assert "no validation and no test images" in splits.report.lines()[0]
 
 
@@ -210,7 +211,7 @@ def test_update_config_records_changes_and_archives_result(run: Run, tmp_path: P
     shutil.copytree(config.data.train, tmp_path / "images")
     moved = with_moved_data(longer, {"train": str(tmp_path / "images")})
     assert moved.data.train == str(tmp_path / "images") and moved.data.test == config.data.test
-    info = describe_run(moved, run_splits(moved), None)
+    info = describe_run(ImageClassification(moved, run_splits(moved)))
     assert info.data_fingerprint == read_info(storage).data_fingerprint
     update_config(storage, RunSpec(name="x", folder=storage.uri, config=moved), info)
     assert storage.exists("results/4-epochs.json") and not storage.exists("result.json")
@@ -247,7 +248,7 @@ def test_update_config_after_a_crash_completes_the_update(run: Run, tmp_path: Pa
         storage = Storage(str(folder))
         config: RunConfig = from_dict(RunConfig, json.loads(storage.read("config.json"))["config"])
         longer = with_more_epochs(config, 6)
-        info = describe_run(longer, run_splits(longer), None)
+        info = describe_run(ImageClassification(longer, run_splits(longer)))
         spec = RunSpec(name="x", folder=storage.uri, config=longer)
         broken = Storage(str(folder))
         setattr(broken, failing, fail)

@@ -20,7 +20,8 @@ from inarch.population.fusion import FusedConv2d
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors, named_tensors
-from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.image_task import run_splits
 from tests.conftest import small_config
 from tests.fakes.runtime import FakeRuntime, live
 
@@ -44,7 +45,7 @@ def compact_run(tmp_path: Path) -> tuple[str, torch.nn.Module]:
         live(Trainer(task, config, network_id=network_id), runtime)
         for checkpoint in runtime.checkpoints:
             assert store.commit(checkpoint)
-    info = {"num_classes": 10, "image_shape": [1, 8, 8]}
+    info = {"facts": {"num_classes": 10, "image_shape": [1, 8, 8]}, "metrics": [{"name": "accuracy"}]}
     (folder / "config.json").write_text(json.dumps({"config": to_dict(config), "model": "resnet8", "info": info}))
     return str(folder), task.build(0)
 

@@ -147,7 +147,8 @@ def test_run_from_arrays_and_callable_writes_its_folder(begin, tmp_path: Path) -
     assert {"config.json", "metrics", "grafts", "networks", "result.json"} <= set(storage.names(""))
     assert rows_of(run) == {0: [1, 2, 3, 4], 1: [1, 2, 3, 4]}
     metrics, grafts = read_table(storage, "metrics"), read_table(storage, "grafts")
-    assert metrics.schema.equals(METRICS) and grafts.schema.equals(GRAFTS)
+    named = {"train_accuracy", "validation_accuracy", "validation_loss"}
+    assert set(metrics.schema.names) == {*METRICS.names, *named} and grafts.schema.equals(GRAFTS)
     num_grafts = metrics["outcome"].to_pylist().count("grafted")
     assert len(grafts) == num_grafts * 7 > 0
     assert all(0.3 <= alpha < 1.0 for alpha in grafts["alpha"].to_pylist())
@@ -813,7 +814,7 @@ def test_unreadable_streamed_image_ends_run_and_names_its_row(begin, tmp_path: P
     assert result.is_complete
     assert "row 77" in Path(result.path, "data", "unreadable.txt").read_text()
     info = json.loads(Path(result.path, "config.json").read_text())["info"]
-    assert info["data"]["sizes"]["train"] == 119 and len(info["data"]["unreadable"]) == 1
+    assert info["facts"]["data"]["sizes"]["train"] == 119 and len(info["unreadable"]) == 1
 
 
 @pytest.mark.slow

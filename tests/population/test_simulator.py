@@ -206,7 +206,7 @@ def initial_networks_accuracy(seed: int, *, joins: bool) -> float:
     events = [Join(seconds=4.5 * steps, is_fresh=True)] if joins else []
     result = Simulator(config, lambda: ImageClassification(config, splits), events=events).run()
     assert len(result.reports) == (3 if joins else 2)
-    return float(np.mean([result.reports[n][-1].validation_accuracy or 0.0 for n in (0, 1)]))
+    return float(np.mean([result.reports[n][-1].validation_metrics["accuracy"] or 0.0 for n in (0, 1)]))
 
 
 @pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])

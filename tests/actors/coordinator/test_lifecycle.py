@@ -17,15 +17,15 @@ from inarch.actors.network.actor import NetworkDescription, NetworkStanding
 from inarch.actors.resources import NetworkResources
 from inarch.population.config import PopulationConfig, TimeoutsConfig
 from inarch.population.errors import NotFiniteError, StorageError
+from inarch.population.evaluation.metrics import Metric
 from inarch.population.membership.members import MemberState
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 from tests.conftest import small_config
 from tests.fakes.network_group import STRUCTURE, FakeNetworkGroup
 
 INFO = RunInfo(
-    num_classes=4,
-    image_shape=(1, 8, 8),
-    train_images=96,
+    metrics=(Metric(name="accuracy"),),
+    train_examples=96,
     data_bytes=0,
     data_fingerprint="data",
     structure=STRUCTURE,

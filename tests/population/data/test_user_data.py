@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 
-from inarch.actors.driver.inputs import with_data
 from inarch.population import DataConfig, RunConfig
 from inarch.population.data import (
     MemorySplits,
@@ -26,6 +25,7 @@ from inarch.population.data import (
 )
 from inarch.population.errors import DataError, UserCodeError
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.image_task import with_data
 from tests.images import encoded, picture, write_classes, write_table
 
 X = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 12, 12, 3), np.uint8)

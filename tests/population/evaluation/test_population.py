@@ -61,7 +61,7 @@ def test_score_probabilities_match_values_by_hand() -> None:
     predicted = torch.zeros(4, 6, dtype=torch.float64) + 0.02
     predicted[:, 0] = 0.9
     scores = score_probabilities(predicted, torch.tensor([0, 0, 0, 5]))
-    assert scores.accuracy == 0.75 and scores.images == 4
+    assert scores.accuracy == 0.75 and scores.examples == 4
     assert scores.calibration_error == pytest.approx(0.15, abs=1e-6)
     assert scores.top5 in (0.75, 1.0)
     few = score_probabilities(torch.tensor([[0.6, 0.4]], dtype=torch.float64), torch.tensor([0]))

@@ -36,7 +36,8 @@ from inarch.population.evaluation.retrieval import (
     retrieval_scores,
 )
 from inarch.population.models import build
-from inarch.population.tasks.image_classification import ImageClassification, run_splits
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.image_task import run_splits
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[4] / "shared" / "data"
 """Folder with subsets of CIFAR-100 for one slow test. The subsets are not part of the repository."""
@@ -53,7 +54,7 @@ def test_retrieval_scores_match_values_by_hand() -> None:
     vectors, labels = on_circle(0, 10, 20, 30, 40), torch.tensor([0, 0, 1, 0, 1])
     scores = retrieval_scores(vectors, labels, query_and_gallery(1, 4))
     assert scores.mean_average_precision == pytest.approx((1 + 2 / 3) / 2)
-    assert (scores.accuracy, scores.top5, scores.images, scores.loss) == (1.0, 1.0, 1, None)
+    assert (scores.accuracy, scores.top5, scores.examples) == (1.0, 1.0, 1)
     labels = torch.tensor([0, 1, 1, 0, 1])
     scores = retrieval_scores(vectors, labels, query_and_gallery(1, 4))
     assert scores.mean_average_precision == pytest.approx(1 / 3) == scores.score
@@ -62,7 +63,7 @@ def test_retrieval_scores_match_values_by_hand() -> None:
 
 def test_all_vs_all_skips_self_matches_and_unmatched_queries() -> None:
     scores = retrieval_scores(on_circle(0, 5, 90, 170), torch.tensor([0, 0, 1, 2]), all_vs_all(4))
-    assert (scores.images, scores.accuracy, scores.mean_average_precision) == (2, 1.0, 1.0)
+    assert (scores.examples, scores.accuracy, scores.mean_average_precision) == (2, 1.0, 1.0)
     with pytest.raises(DataError, match="no query has"):
         retrieval_scores(on_circle(0, 5), torch.tensor([0, 1]), all_vs_all(2))
 
@@ -152,9 +153,9 @@ def test_market_1501_folders_are_read_with_cameras(tmp_path: Path) -> None:
     assert next(query_batches.in_order(batch_size=9))[1].tolist() == [1, 2]
     assert [splits.cameras(part) is not None for part in ("query", "test")] == [True, True]
     part = ImageClassification(RunConfig(task="retrieval", data=data), splits).part("test")
-    assert part is not None and isinstance(part.measure, RetrievalEvaluator)
-    assert part.measure.roles.queries.tolist() == [True, True, False, False, False]
-    assert part.measure.roles.cameras is not None and part.measure.roles.cameras.tolist() == [1, 1, 1, 1, 2]
+    assert part is not None and isinstance(part.evaluator, RetrievalEvaluator)
+    assert part.evaluator.roles.queries.tolist() == [True, True, False, False, False]
+    assert part.evaluator.roles.cameras is not None and part.evaluator.roles.cameras.tolist() == [1, 1, 1, 1, 2]
 
 
 def test_check_refuses_queries_without_a_matching_image(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_population_run_improves_retrieval_of_digits(cluster: str, tmp_path: Pat
     task = ImageClassification(config, run_splits(config))
     part = task.part("test")
     assert part is not None
-    before = part.measure.evaluate(task.build(0), part.batches())
+    before = part.evaluator.evaluate(task.build(0), part.batches())
     for metrics in (table["mean"], table["ensemble"], table["soup"]):
         assert metrics["mean_average_precision"] > (before.mean_average_precision or 1.0) + 0.1
         assert 0.8 < metrics["accuracy"] <= metrics["top5"] <= 1.0 and metrics.get("loss") is None
@@ -276,8 +277,8 @@ def test_population_run_improves_retrieval_of_unseen_classes(cluster: str, tmp_p
     task = ImageClassification(config, run_splits(config))
     part = task.part("test")
     assert part is not None
-    before = part.measure.evaluate(task.build(0), part.batches())
-    assert before.images == 100 and before.mean_average_precision is not None
+    before = part.evaluator.evaluate(task.build(0), part.batches())
+    assert before.examples == 100 and before.mean_average_precision is not None
     run = PopulationRun.start(config)
     table = run.wait().table
     run.close()

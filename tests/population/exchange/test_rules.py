@@ -378,7 +378,7 @@ def test_eval_every_epoch_evaluates_and_saves_at_epoch_ends() -> None:
     schedule = ScheduleConfig(epochs=3, batch_size=32, lr_decay="cosine", interval_steps=2, eval_every="epoch")
     config = small_config(schedule=schedule)
     reports = simulate(config).reports[0]
-    assert [report.validation_accuracy is not None for report in reports] == [False, True, True, False, True]
+    assert [report.is_evaluated for report in reports] == [False, True, True, False, True]
     trainer, runtime = Trainer(tiny_task(config), config, network_id=0), FakeRuntime()
     live(trainer, runtime)
     assert [checkpoint.id.interval for checkpoint in runtime.checkpoints] == [2, 3, 5]

@@ -426,7 +426,7 @@ def test_align_states_puts_channels_into_the_same_order() -> None:
     config = small_config(graft=GraftConfig(channel_matching="weights"))
     task = tiny_task(config)
     model = task.build(0)
-    channels = find_channels(model, task.image_shape)
+    channels = find_channels(model, task.input_shape)
     own = {key: value.clone() for key, value in model.state_dict().items()}
     copies = [own, *(moved(own, channels, random_places(channels, seed=seed)) for seed in (1, 2))]
     assert not torch.equal(soup(copies)["conv1.weight"], own["conv1.weight"])

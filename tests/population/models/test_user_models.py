@@ -30,15 +30,21 @@ from inarch.population.errors import ConfigError, InarchError, UserCodeError
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.soups import Candidate
 from inarch.population.grafting.units import chosen_units, graft_units
-from inarch.population.models import build, check_factory, logits_of
+from inarch.population.models import ModelFactory, build, check_factory, logits_of
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
-from inarch.population.training.model_check import DataShape, check_network, data_shape, try_network
+from inarch.population.tasks.image_task import ImageTask, run_splits
+from inarch.population.tasks.image_trial import DataShape, data_shape, stand_in_task
+from inarch.population.training.run_preparation import try_task
 from tests.conftest import small_config, tiny_splits
 from tests.fakes.runtime import FakeRuntime, live
 
 SHAPE = DataShape(num_images=86, image_shape=(1, 8, 8), num_classes=4)
+
+
+def try_network(config: RunConfig, factory: ModelFactory, shape: DataShape) -> None:
+    try_task(stand_in_task(config, factory, shape), num_examples=shape.num_images)
 
 
 def body(*more: nn.Module, num_classes: int = 4) -> nn.Sequential:
@@ -232,7 +238,7 @@ def test_supported_model_trains_grafts_resumes_and_evaluates(tmp_path, name: str
     test = task.part("test")
     assert test is not None
     candidates = [Candidate(network_id=n, state=saved.evaluated_state, validation_score=0.5) for n in (0, 1)]
-    parts = EvaluationData(judged=test, validation=task.part("validation"), statistics=task.batch_norm_images)
+    parts = EvaluationData(evaluated=test, validation=task.part("validation"), statistics=task.batch_norm_inputs)
     scores = evaluate_population(task.build(0), candidates, parts)
     assert scores["mean"]["accuracy"] == scores["each"][0]["accuracy"] > 0.2
 
@@ -382,8 +388,8 @@ def test_unpicklable_factory_error_names_the_captured_object() -> None:
             return nn.Linear(width, num_classes)
 
     with pytest.raises(ConfigError, match=r"locked cannot be sent to the cluster because of 'lock': cannot pickle"):
-        with_network(RunConfig(), locked)
-    assert with_network(RunConfig(), mlp)[1] is mlp
+        with_network(RunConfig(), ImageTask(), locked)
+    assert with_network(RunConfig(), ImageTask(), mlp)[1] is mlp
 
 
 def test_factory_error_shows_only_the_users_frames() -> None:
@@ -412,9 +418,9 @@ def test_last_batch_of_one_image_is_dropped_for_batch_norm(images: int, batch_si
     assert {sizes[0], sizes[-1]} == set(epoch_batches(images, schedule))
     if sizes[-1] == 1:
         with pytest.raises(UserCodeError, match=r"batch of images \(1, 1, 8, 8\).*schedule.drop_last=on"):
-            check_network(task, num_images=images)
+            task.check(num_examples=images)
     else:
-        check_network(task, num_images=images)
+        task.check(num_examples=images)
 
 
 def test_try_network_covers_each_task_and_kind_of_data() -> None:
@@ -495,8 +501,6 @@ def test_data_shape_matches_the_splits_of_the_run(tmp_path) -> None:
         DataConfig(train=str(tmp_path / "a"), channels="gray", train_limit=12),
         DataConfig(train=str(tmp_path / "a"), stream="always", image_size=(20, 10), validation=0.0),
     ):
-        from inarch.population.tasks.image_classification import run_splits
-
         config = RunConfig(data=data)
         splits, shape = run_splits(config), data_shape(config)
         train = splits.batches("train", "cpu")
@@ -534,4 +538,4 @@ def test_check_network_accepts_float_images() -> None:
     config = changed()
     images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
     splits = memory_splits(image_set(images, np.arange(40) % 4), None, config.data, seed=0)
-    check_network(ImageClassification(config, splits), num_images=36)
+    ImageClassification(config, splits).check(num_examples=36)

@@ -57,7 +57,7 @@ def teacher_run(tmp_path: Path) -> str:
         for checkpoint in runtime.checkpoints:
             assert store.commit(checkpoint)
     info = {"num_classes": 4, "image_shape": [1, 8, 8]}
-    recorded = {"config": to_dict(config), "model": "resnet8", "info": info}
+    recorded = {"config": to_dict(config), "model": "resnet8", "info": {"facts": info}}
     (tmp_path / "teacher" / "config.json").write_text(json.dumps(recorded))
     return str(tmp_path / "teacher")
 

@@ -62,8 +62,8 @@ def test_trainer_learns_and_reports_every_interval() -> None:
     assert [report.origin.interval for report in runtime.reports] == [1, 2, 3, 4]
     assert [snapshot.origin.step for snapshot in published] == [3, 6, 9, 12]
     assert runtime.reports[-1].train_loss < runtime.reports[0].train_loss
-    assert runtime.reports[-1].validation_accuracy is not None and runtime.reports[-1].validation_accuracy > 0.8
-    assert all(report.images == 86 for report in runtime.reports)
+    assert (runtime.reports[-1].validation_metrics["accuracy"] or 0.0) > 0.8
+    assert all(report.examples == 86 for report in runtime.reports)
     assert [report.outcome for report in runtime.reports] == ["nothing_yet"] * 3 + ["unchanged"]
     assert [c.id.interval for c in runtime.checkpoints] == [1, 2, 3, 4]
     assert [row["interval"] for c in runtime.checkpoints for row in c.rows["metrics"]] == [1, 2, 3, 4]
@@ -100,8 +100,8 @@ def test_resume_at_any_step_gives_the_same_bits(stop_after: int, optimizer) -> N
     live(second, resumed)
     assert_equal(weights(whole), weights(second))
     reports = [report for report in stopped.reports if report.outcome] + resumed.reports
-    assert [(r.origin.interval, r.train_loss, r.images) for r in reports] == [
-        (r.origin.interval, pytest.approx(r.train_loss), r.images) for r in runtime.reports
+    assert [(r.origin.interval, r.train_loss, r.examples) for r in reports] == [
+        (r.origin.interval, pytest.approx(r.train_loss), r.examples) for r in runtime.reports
     ]
 
 
@@ -177,7 +177,7 @@ def test_best_weights_of_equal_scores_are_the_latest() -> None:
     config = small_config(schedule=ScheduleConfig(epochs=8, batch_size=32, lr_decay="cosine"))
     trainer, runtime = new_trainer(config), FakeRuntime()
     published = live(trainer, runtime)
-    scores = [report.validation_accuracy or 0.0 for report in runtime.reports]
+    scores = [report.validation_metrics["accuracy"] or 0.0 for report in runtime.reports]
     equals = [interval for interval, score in enumerate(scores, start=1) if score == max(scores)]
     assert len(equals) > 1
     assert runtime.checkpoints[-1].training["best_interval"] == equals[-1]
@@ -414,14 +414,14 @@ def test_intervals_in_steps_end_with_a_shorter_interval() -> None:
     trainer, runtime = new_trainer(config), FakeRuntime()
     live(trainer, runtime)
     assert [report.origin.step for report in runtime.reports] == [4, 8, 9]
-    assert [report.images for report in runtime.reports] == [32 + 32 + 22 + 32, 32 + 22 + 32 + 32, 22]
+    assert [report.examples for report in runtime.reports] == [32 + 32 + 22 + 32, 32 + 22 + 32 + 32, 22]
 
 
 def test_trainer_without_validation_stores_no_best_weights() -> None:
     config = small_config(data=DataConfig(augmentation="none", validation=0.0))
     runtime = FakeRuntime()
     live(new_trainer(config), runtime)
-    assert runtime.reports[-1].validation_accuracy is None
+    assert not runtime.reports[-1].is_evaluated
     assert all(c.best is None for c in runtime.checkpoints)
 
 
@@ -556,7 +556,7 @@ def test_network_itself_is_evaluated_until_the_mean_begins() -> None:
     runtimes = FakeRuntime(), FakeRuntime()
     for run_config, runtime in zip((config, plain), runtimes, strict=True):
         live(new_trainer(run_config), runtime)
-    of_mean, of_plain = ([report.validation_loss for report in runtime.reports] for runtime in runtimes)
+    of_mean, of_plain = ([report.validation_metrics["loss"] for report in runtime.reports] for runtime in runtimes)
     assert of_mean[:2] == of_plain[:2] and of_mean[2:] != of_plain[2:]
     early = [runtime.checkpoints[0].best for runtime in runtimes]
     assert early[0] is not None and early[1] is not None
@@ -599,7 +599,7 @@ def test_recalibrated_batch_norm_has_training_statistics() -> None:
     for task, module in zip((plain, recalibrated), modules, strict=True):
         task.validate(module)
     assert torch.equal(modules[0].get_buffer("bn1.running_mean"), torch.zeros(16))
-    images = torch.cat(list(recalibrated.batch_norm_images()))
+    images = torch.cat(list(recalibrated.batch_norm_inputs()))
     expected = modules[1].get_submodule("conv1")(images).mean((0, 2, 3))
     torch.testing.assert_close(modules[1].get_buffer("bn1.running_mean"), expected, rtol=1e-3, atol=1e-4)
 

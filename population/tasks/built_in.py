@@ -1,0 +1,62 @@
+"""The tasks by name, and the task that a configuration or a caller names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from inarch.population.errors import ConfigError
+from inarch.population.extension.registry import Registry
+from inarch.population.extension.user_code import user_code
+from inarch.population.tasks.image_task import ImageTask
+from inarch.population.tasks.language_modeling import LanguageModeling
+from inarch.population.tasks.protocol import Task
+from inarch.population.tasks.run_spec import RunSpec
+
+TASKS: Registry[Callable[[], Task]] = Registry("task", "task")
+"""Tasks by name: classes, or functions that return a task."""
+
+TASKS.register("classification")(ImageTask)
+TASKS.register("retrieval")(ImageTask)
+TASKS.register("language")(LanguageModeling)
+
+
+def resolve_task(name: str) -> Task:
+    """Return the task that a name stands for.
+
+    Args:
+        name: A name in `TASKS`, or `module:object` for a class or function of the caller.
+
+    Raises:
+        ConfigError: There is no such task, or the object returned no task.
+        UserCodeError: The object raised.
+    """
+    factory = TASKS.resolve(name)
+    with user_code(f"task {name}"):
+        return check_task(factory(), name)
+
+
+def check_task(task: object, name: str) -> Task:
+    """Return a task, or raise ConfigError if it is something else.
+
+    Args:
+        task: The object.
+        name: Its name, for the message.
+    """
+    if not isinstance(task, Task):
+        raise ConfigError(
+            f"task {name} must be a subclass of inarch.Task, such as inarch.TensorTask, or a function that returns an "
+            f"instance; got {type(task).__name__}"
+        )
+    return task
+
+
+def task_of(spec: RunSpec) -> Task:
+    """Return the task of a run.
+
+    Args:
+        spec: The run.
+
+    Raises:
+        ConfigError, UserCodeError: As `resolve_task`.
+    """
+    return spec.task if spec.task is not None else resolve_task(spec.config.task)

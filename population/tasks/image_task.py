@@ -1,0 +1,104 @@
+"""The image tasks before they are bound to data: classification and retrieval."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from inarch.population.config import RunConfig
+from inarch.population.data import Splits, UnreadableImages, is_path, load_splits, parts_of, to_images, write_arrow
+from inarch.population.errors import ConfigError
+from inarch.population.models import ModelFactory, resolve
+from inarch.population.persistence.storage import Storage, joined
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.image_trial import data_shape, stand_in_task
+from inarch.population.tasks.protocol import Task, Trial
+from inarch.population.tasks.run_folder import FIELDS, with_absolute_data
+
+
+class ImageTask(Task):
+    """Classification of images, or retrieval of images of the same class. The name in `RunConfig.task` decides."""
+
+    def check_config(self, config: RunConfig, *, has_model: bool) -> None:
+        """Raise ConfigError if the architecture is unknown, as `Task.check_config`."""
+        if not has_model:
+            resolve(config.model)
+
+    def complete_config(self, config: RunConfig, data: Any, storage: Storage) -> RunConfig:
+        """Return the configuration with the caller's images, as `with_data`."""
+        return with_data(config, data, storage)
+
+    def trial(self, config: RunConfig, model: ModelFactory | None) -> Trial | None:
+        """Return the task bound to random images, or None if their shape cannot be known without reading all images."""
+        shape = data_shape(config)
+        if shape is None:
+            return None
+        return Trial(task=stand_in_task(config, model, shape), num_examples=shape.num_images)
+
+    def load_data(self, config: RunConfig) -> Splits:
+        """Read the images of a run, as `run_splits`."""
+        return run_splits(config)
+
+    def bind(
+        self,
+        config: RunConfig,
+        data: Splits,
+        *,
+        model: ModelFactory | None = None,
+        device: torch.device | str = "cpu",
+        begins_trained: bool = True,
+    ) -> ImageClassification:
+        """Return the task bound to images, as `Task.bind`."""
+        return ImageClassification(config, data, factory=model, device=device, begins_trained=begins_trained)
+
+
+def run_splits(config: RunConfig) -> Splits:
+    """Read the images of a run. In retrieval the test images may be of other classes than the training images.
+
+    Args:
+        config: Configuration of the run.
+
+    Raises:
+        DataError: As `load_splits`.
+    """
+    return load_splits(config.data, seed=config.seed, same_classes=config.task == "classification")
+
+
+def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
+    """Return a configuration with the caller's images, at paths that every node can read.
+
+    Paths are made absolute. Images that are passed as Python objects are first written into the run's folder.
+
+    Args:
+        config: The run's configuration.
+        data: As in `PopulationRun.start`. None: the configuration's own paths.
+        storage: The run's folder, which this start has claimed.
+
+    Raises:
+        ConfigError: The folder holds data of another start.
+        DataError: The data cannot be used.
+        UserCodeError: A Dataset raised.
+    """
+    if data is None:
+        return with_absolute_data(config)
+    parts = parts_of(data)
+    unreadable = UnreadableImages(config.data.skip_unreadable)
+    paths = {}
+    for part, source in parts.items():
+        paths[FIELDS[part]] = str(source) if is_path(source) else _written(source, part, config, storage, unreadable)
+    changes = {"test": None, "validation_set": None} | paths
+    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changes)))
+
+
+def _written(data: Any, part: str, config: RunConfig, storage: Storage, unreadable: UnreadableImages) -> str:
+    """Write a part of the data as one Arrow file into the run's folder, and return its path."""
+    if storage.exists(f"data/{part}.arrow"):
+        raise ConfigError(
+            f"{joined(storage.uri, f'data/{part}.arrow')} exists already; choose another name for the run"
+        )
+    images = to_images(data, config.data, name=f"data {part}", unreadable=unreadable)
+    storage.make("data")
+    write_arrow(images, storage.filesystem, storage.path(f"data/{part}.arrow"))
+    return joined(storage.uri, f"data/{part}.arrow")

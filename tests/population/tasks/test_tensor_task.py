@@ -1,0 +1,249 @@
+"""Tasks of one's own: what a subclass of TensorTask may return, and how networks of it train and exchange."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inarch.population import (
+    ExchangeConfig,
+    FusionConfig,
+    Metric,
+    OptimizerConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+    Simulator,
+    TensorTask,
+    Trainer,
+)
+from inarch.population.errors import ConfigError, DataError, InarchError, UserCodeError
+from inarch.population.evaluation.population import EvaluationData, evaluate_population
+from inarch.population.evaluation.soups import Candidate
+from inarch.population.persistence.storage import Storage
+from inarch.population.state.state_dict import named_tensors
+from inarch.population.tasks.built_in import check_task, resolve_task
+from inarch.population.training.run_preparation import describe_run
+from tests.fakes.runtime import FakeRuntime, live
+
+
+class Line(TensorTask):
+    """Learn y = 2 x1 - x2 from pairs, in dicts instead of tuples."""
+
+    metrics = (Metric(name="error", higher_is_better=False), Metric(name="within", heading="within 0.1"))
+
+    def load_data(self, config: RunConfig) -> dict[str, Any]:
+        random = np.random.default_rng(config.seed)
+        inputs = random.normal(size=(90, 2)).astype(np.float32)
+        targets = inputs @ np.array([2, -1], dtype=np.float32)
+        parts = {"train": slice(0, 50), "validation": slice(50, 70), "test": slice(70, 90)}
+        return {split: {"x": inputs[rows], "y": torch.from_numpy(targets[rows])} for split, rows in parts.items()}
+
+    def build_model(self, config: RunConfig, data: Mapping[str, Any]) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.BatchNorm1d(8), nn.Linear(8, 1), nn.Flatten(0))
+
+    def inputs(self, batch: Any) -> Tensor:
+        return batch["x"]
+
+    def targets(self, batch: Any) -> Tensor:
+        return batch["y"]
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        predicted = model(batch["x"])
+        return F.mse_loss(predicted, batch["y"]), {"absolute": (predicted - batch["y"]).abs().mean()}
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
+        errors = (outputs - targets).abs()
+        return {"within": float((errors < 0.1).double().mean()), "error": float(errors.mean())}
+
+    def combine(self, outputs: Sequence[Tensor]) -> Tensor | None:
+        return torch.stack(list(outputs)).mean(0)
+
+
+def line_config(**changes: Any) -> RunConfig:
+    fields: dict[str, Any] = {
+        "population": PopulationConfig(size=2),
+        "schedule": ScheduleConfig(epochs=6, batch_size=16, lr_decay="constant", batch_norm_batches=2),
+        "optimizer": OptimizerConfig(learning_rate=0.01, weight_decay=0.0),
+    }
+    return RunConfig(**(fields | changes))
+
+
+def bound(task: TensorTask, config: RunConfig) -> Any:
+    return task.bind(config, task.load_data(config))
+
+
+def test_trainer_names_columns_after_the_metrics() -> None:
+    config, task = line_config(exchange=ExchangeConfig(rule="none")), Line()
+    runtime = FakeRuntime()
+    live(Trainer(bound(task, config), config, network_id=0), runtime)
+    rows = [report.row(time=0.0) for report in runtime.reports]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] and rows[-1]["train_absolute"] < rows[0]["train_absolute"]
+    assert {"validation_error", "validation_within"} <= set(rows[0]) and rows[0]["examples"] == 50
+    best = runtime.checkpoints[-1].training
+    errors = [row["validation_error"] for row in rows]
+    assert best["best_score"] == -min(errors)
+    assert best["best_interval"] == len(errors) - errors[::-1].index(min(errors))
+
+
+@pytest.mark.parametrize("rule", ["graft", "papa", "wash", "pbt"])
+def test_population_of_own_task_exchanges(rule: Any) -> None:
+    donors = None if rule in ("papa", "wash") else 1
+    config = line_config(exchange=ExchangeConfig(rule=rule, num_donors=donors))
+    result = Simulator(config, lambda: bound(Line(), config)).run()
+    outcomes = {entry.outcome.value for entry in result.ledger}
+    assert "grafted" in outcomes
+    assert all(report.is_evaluated for reports in result.reports.values() for report in reports)
+
+
+def test_resumed_network_of_own_task_ends_with_the_same_weights() -> None:
+    config = line_config(exchange=ExchangeConfig(rule="none"))
+    whole, first = FakeRuntime(), FakeRuntime(stop_after=7)
+    straight = Trainer(bound(Line(), config), config, network_id=1)
+    live(straight, whole)
+    live(Trainer(bound(Line(), config), config, network_id=1), first)
+    resumed = Trainer(bound(Line(), config), config, network_id=1, incarnation=2)
+    resumed.resume(first.checkpoints[-1])
+    assert 0 < resumed.step < straight.step
+    live(resumed, FakeRuntime())
+    states = [named_tensors(trainer.module) for trainer in (straight, resumed)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_population_evaluation_ranks_by_the_lower_error() -> None:
+    config = line_config(exchange=ExchangeConfig(rule="none"))
+    task = bound(Line(), config)
+    models = [task.build(seed) for seed in range(3)]
+    test, validation = task.part("test"), task.part("validation")
+    scores = [validation.evaluator.evaluate(model, validation.batches()) for model in models]
+    candidates = [
+        Candidate(network_id=index, state=dict(named_tensors(model)), validation_score=score.score)
+        for index, (model, score) in enumerate(zip(models, scores, strict=True))
+    ]
+    data = EvaluationData(evaluated=test, validation=validation, statistics=task.batch_norm_inputs)
+    result = evaluate_population(task.build(0), candidates, data)
+    assert result["best"] == int(np.argmin([score.error for score in scores]))
+    assert result["ensemble"]["error"] <= result["mean"]["error"] and result["agreement"] is None
+    assert result["greedy_soup"]["members"][0] == result["best"] and result["each"][0]["examples"] == 20
+
+
+def test_describe_run_fingerprints_the_data() -> None:
+    config = line_config()
+    info = describe_run(bound(Line(), config))
+    other = describe_run(bound(Line(), dataclasses.replace(config, seed=1)))
+    assert info.train_examples == 50 and info.description == ("data: 50 train, 20 validation, 20 test examples",)
+    assert info.data_fingerprint != other.data_fingerprint and info.structure == other.structure
+    assert info.metrics == Line.metrics and info.data_bytes == 90 * 3 * 4
+
+
+def test_ensemble_is_absent_without_combine() -> None:
+    class Alone(Line):
+        def combine(self, outputs: Sequence[Tensor]) -> Tensor | None:
+            return None
+
+    config = line_config()
+    task = bound(Alone(), config)
+    candidates = [Candidate(network_id=0, state=dict(named_tensors(task.build(0))))]
+    data = EvaluationData(evaluated=task.part("test"), validation=None, statistics=task.batch_norm_inputs)
+    assert evaluate_population(task.build(0), candidates, data)["ensemble"] is None
+
+
+class WrongMetrics(Line):
+    def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
+        return {"error": 0.0}
+
+
+class NoMetrics(Line):
+    metrics = ()
+
+
+class Detached(Line):
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return model(batch["x"]).mean().detach(), {}
+
+
+class PerExample(Line):
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return (model(batch["x"]) - batch["y"]).square(), {}
+
+
+class SameModel(Line):
+    def __init__(self) -> None:
+        self.model = nn.Linear(2, 1)
+
+    def build_model(self, config: RunConfig, data: Mapping[str, Any]) -> nn.Module:
+        return self.model
+
+
+class NoModel(Line):
+    def build_model(self, config: RunConfig, data: Mapping[str, Any]) -> Any:
+        return "model"
+
+
+class Raising(Line):
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        raise KeyError("labels")
+
+
+class Uneven(Line):
+    def load_data(self, config: RunConfig) -> dict[str, Any]:
+        return {"train": (np.zeros((4, 2)), np.zeros(3))}
+
+
+class NoTraining(Line):
+    def load_data(self, config: RunConfig) -> dict[str, Any]:
+        return {"test": super().load_data(config)["test"]}
+
+
+class OtherSplit(Line):
+    def load_data(self, config: RunConfig) -> dict[str, Any]:
+        return super().load_data(config) | {"dev": ()}
+
+
+WRONG: dict[type[TensorTask], tuple[type[InarchError], str]] = {
+    WrongMetrics: (ConfigError, r"WrongMetrics\.score must return the metrics \['error', 'within'\], got \['error'\]"),
+    NoMetrics: (ConfigError, r"NoMetrics\.metrics must name at least one metric"),
+    Detached: (ConfigError, "does not depend on any parameter"),
+    PerExample: (ConfigError, "the loss must be a 0-dimensional tensor"),
+    SameModel: (ConfigError, "must return a new network each time"),
+    NoModel: (ConfigError, "must return a torch.nn.Module"),
+    Raising: (UserCodeError, r"Raising\.loss raised KeyError: 'labels'"),
+    Uneven: (DataError, r"the arrays of train must have one length, at least 1; got shapes \(4, 2\), \(3,\)"),
+    NoTraining: (DataError, "must return training data under the key train"),
+    OtherSplit: (DataError, "'dev' is not a split; there are train, validation, test"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
+def test_wrong_task_is_refused_before_training(wrong: type[TensorTask]) -> None:
+    kind, message = WRONG[wrong]
+    with pytest.raises(kind, match=message):
+        describe_run(bound(wrong(), line_config()))
+
+
+def test_settings_for_images_are_refused(tmp_path: Any) -> None:
+    for changes, message in (
+        ({"exchange": ExchangeConfig(rule="dml")}, r"exchange\.rule is for classification"),
+        ({"fusion": FusionConfig(mode="stable", rates=(0.5,))}, r"fusion\.mode is for classification"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Line().check_config(line_config(**changes), has_model=False)
+    with pytest.raises(ConfigError, match="builds its own model; leave model out"):
+        Line().check_config(line_config(), has_model=True)
+    with pytest.raises(ConfigError, match="loads its own data; leave data out"):
+        Line().complete_config(line_config(), ([1], [2]), Storage(str(tmp_path)))
+
+
+def test_resolve_task_lists_names_and_refuses_other_objects() -> None:
+    assert isinstance(resolve_task(f"{__name__}:Line"), Line)
+    with pytest.raises(ConfigError, match="'poetry' is unknown; there are classification, retrieval, language"):
+        resolve_task("poetry")
+    with pytest.raises(ConfigError, match=r"must be a subclass of inarch\.Task.*got dict"):
+        check_task({}, "x")
