@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -73,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     try:
         raise SystemExit(commands[words[0]](words[1:]))
+    except BrokenPipeError:  # the reader of a pipe, such as head, has read enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # the interpreter flushes it at exit
+        raise SystemExit(141) from None
     except KeyboardInterrupt:
         console.print("inarch: interrupted", markup=False, highlight=False)
         raise SystemExit(130) from None
@@ -104,14 +108,16 @@ def train(words: list[str]) -> int:
     name = words[0] if words and not words[0].startswith("-") else recipes.DEFAULT
     rest = words[1:] if words and words[0] == name else words
     default = recipes.recipe(name)
-    config = tyro.cli(
+    names = registered_names() if {"-h", "--help"} & set(rest) else ""
+    config: RunConfig = tyro.cli(
         RunConfig,
         default=default,
         args=rest,
         prog=f"inarch train {name}",
         description=f"Train a population. Recipe {name}: {recipes.RECIPES[name][0]}. The options below override its "
         f"settings. Recipes: {recipes.summary()}. Suffixes: -dlr gives each network its own learning rate, with cosine "
-        "decay; -lockstep makes the networks wait for each other at every exchange, as in the papers.",
+        f"decay; -lockstep makes the networks wait for each other at every exchange, as in the papers.\n\n"
+        f"{names}",
     )
     from inarch.actors import PopulationRun
     from inarch.actors.driver.inputs import new_name
@@ -122,6 +128,23 @@ def train(words: list[str]) -> int:
     console = plain_console()
     console.print(f"run {config.name}: starting Ray and reading the data", highlight=False)
     return _follow(lambda: PopulationRun.start(config), console, detach=config.detach)
+
+
+def registered_names() -> str:
+    """Return the names of all registered objects, extensions included, for the help of `inarch train`."""
+    from inarch.actors.driver.callbacks import CALLBACKS
+    from inarch.population.data.datasets import DATASETS
+    from inarch.population.exchange import RULES
+    from inarch.population.extension.registry import Registry, load_extensions
+    from inarch.population.grafting.criteria import CRITERIA
+    from inarch.population.membership.topology import TOPOLOGIES
+    from inarch.population.models.build import MODELS
+    from inarch.population.tasks.built_in import TASKS
+
+    load_extensions()
+    registries: tuple[Registry[Any], ...] = (TASKS, MODELS, DATASETS, TOPOLOGIES, RULES, CRITERIA, CALLBACKS)
+    lines = [f"--{registry.field}: {', '.join(registry.names())}" for registry in registries if registry.names()]
+    return "Registered names, besides module:object of your own:\n" + "\n".join(lines)
 
 
 def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool = False) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.messages import Event
 from inarch.population.errors import ConfigError
+from inarch.population.extension.registry import Registry
+from inarch.population.extension.user_code import user_code
 
 STATE_EVENTS = frozenset({"join", "loss", "restart", "leave", "done", "failure"})
 """Kinds of events that change the state of a network."""
@@ -64,11 +66,31 @@ class RunCallback:
         """
 
 
-def check_callbacks(callbacks: Sequence[object]) -> None:
-    """Raise ConfigError if one of the callbacks is not a RunCallback."""
+CALLBACKS: Registry[Callable[[], RunCallback]] = Registry("callback", "callbacks")
+"""Callback classes, or functions that return a callback, by name."""
+
+
+def resolve_callbacks(callbacks: Sequence[RunCallback | str]) -> list[RunCallback]:
+    """Return callbacks, of which some may be given by name.
+
+    Args:
+        callbacks: Callbacks, names in CALLBACKS, or `module:object`.
+
+    Raises:
+        ConfigError: There is no such callback, or one of them is no RunCallback.
+        UserCodeError: The caller's class or function raised.
+    """
+    resolved: list[RunCallback] = []
     for callback in callbacks:
-        if not isinstance(callback, RunCallback):
-            raise ConfigError(f"callbacks must be instances of RunCallback, got {callback!r}; subclass it")
+        value: object = callback
+        if isinstance(callback, str):
+            factory = CALLBACKS.resolve(callback)
+            with user_code(f"callback {callback}"):
+                value = factory()
+        if not isinstance(value, RunCallback):
+            raise ConfigError(f"callbacks must be instances of RunCallback, got {value!r}; subclass it")
+        resolved.append(value)
+    return resolved
 
 
 class CallbackDispatcher:

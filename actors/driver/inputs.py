@@ -16,6 +16,7 @@ import ray
 
 from inarch.population.config import RunConfig
 from inarch.population.errors import ConfigError, DataError, RunError, StorageError
+from inarch.population.exchange import check_rule
 from inarch.population.extension.user_code import user_code
 from inarch.population.grafting.criteria import check_criterion
 from inarch.population.membership.topology import check_topology
@@ -212,12 +213,13 @@ def check_here(config: RunConfig, task: Task, model: ModelFactory | None) -> Non
         model: The caller's model factory. None: the configuration's architecture.
 
     Raises:
-        ConfigError: There is no such topology or criterion.
+        ConfigError: There is no such topology, criterion or exchange rule.
         ConfigError, UserCodeError: The model cannot be trained on such data.
         DataError, StorageError: The data cannot be used, and the run starts a cluster on this machine.
     """
     check_topology(config.topology)
     check_criterion(config.graft.criterion)
+    check_rule(config.exchange.rule)
     is_local = config.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     try:
         try_here(config, task, model)

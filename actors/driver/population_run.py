@@ -13,7 +13,7 @@ from typing import Any, cast
 from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from inarch.actors.coordinator.actor import CoordinatorActor
-from inarch.actors.driver.callbacks import CallbackDispatcher, RunCallback, check_callbacks
+from inarch.actors.driver.callbacks import CallbackDispatcher, RunCallback, resolve_callbacks
 from inarch.actors.driver.claiming import FolderContents, claim_existing_folder, claim_new_folder
 from inarch.actors.driver.coordinator_client import (
     CALL_SECONDS,
@@ -87,18 +87,18 @@ class PopulationRun:
         with contextlib.suppress(RayError):
             self.close()
 
-    def follow(self, callbacks: Sequence[RunCallback]) -> None:
+    def follow(self, callbacks: Sequence[RunCallback | str]) -> None:
         """Pass the events of the run on to callbacks, in a thread of this process.
 
         Args:
-            callbacks: In the order in which they are called.
+            callbacks: Callbacks, or `module:object` of callbacks, in the order in which they are called.
 
         Raises:
             ConfigError: One of them is not a RunCallback.
         """
-        check_callbacks(callbacks)
-        if callbacks:
-            dispatcher = CallbackDispatcher(callbacks, name=self.name, path=self.path)
+        followers = resolve_callbacks(callbacks)
+        if followers:
+            dispatcher = CallbackDispatcher(followers, name=self.name, path=self.path)
             dispatcher.follow(self.events())
             self._dispatchers.append(dispatcher)
 
@@ -115,7 +115,7 @@ class PopulationRun:
         model: ModelFactory | str | None = None,
         data: Any = None,
         task: Task | Callable[[], Task] | str | None = None,
-        callbacks: Sequence[RunCallback] = (),
+        callbacks: Sequence[RunCallback | str] = (),
     ) -> PopulationRun:
         """Check all inputs, start a run, and return while its networks are being placed.
 
@@ -129,12 +129,13 @@ class PopulationRun:
                 than paths are read once and written into the run's folder. Only for tasks that take data.
             task: Replaces config.task: a name, `module:object`, a task of your own such as an instance of a subclass of
                 TensorTask, or its class.
-            callbacks: Follow the run in this process, in the order given.
+            callbacks: Follow the run in this process, in the order given, after those of config.callbacks. Each is a
+                RunCallback or its `module:object`.
 
         Raises:
             InarchError: An input cannot be used. Nothing was started, and the run's folder is unchanged.
         """
-        check_callbacks(callbacks)
+        followers = resolve_callbacks([*config.callbacks, *callbacks])
         config = with_teachers(with_name(config))
         config, run_task, is_own_task = with_task(config, task)
         config, factory = with_network(config, run_task, model)
@@ -157,11 +158,11 @@ class PopulationRun:
         except BaseException:
             contents_before.restore(storage, claim)
             raise
-        run.follow(callbacks)
+        run.follow(followers)
         return run
 
     @classmethod
-    def attach(cls, name: str, *, storage: str = "runs", callbacks: Sequence[RunCallback] = ()) -> PopulationRun:
+    def attach(cls, name: str, *, storage: str = "runs", callbacks: Sequence[RunCallback | str] = ()) -> PopulationRun:
         """Return a handle on a live run that another process started.
 
         Args:
@@ -173,7 +174,7 @@ class PopulationRun:
             RunNotFoundError: There is no such run, or it has ended.
             ClusterError: The run's cluster cannot be reached.
         """
-        check_callbacks(callbacks)
+        followers = resolve_callbacks(callbacks)
         folder = find_run(name, storage=storage)
         cluster = json.loads(folder.read("cluster.json"))
         try:
@@ -189,7 +190,7 @@ class PopulationRun:
                 f"run {cluster['run']} is not running any more; its folder is {folder.uri}"
             ) from None
         run = cls(coordinator, folder, cluster["run"], dashboard=cluster["dashboard"], info=None)
-        run.follow(callbacks)
+        run.follow(followers)
         return run
 
     @classmethod
@@ -202,7 +203,7 @@ class PopulationRun:
         epochs: int | None = None,
         task: Task | Callable[[], Task] | str | None = None,
         address: str | None = None,
-        callbacks: Sequence[RunCallback] = (),
+        callbacks: Sequence[RunCallback | str] = (),
     ) -> PopulationRun:
         """Resume a run that was stopped or died, or train a finished run for more epochs.
 
@@ -226,11 +227,11 @@ class PopulationRun:
             ConfigError: The schedule is not longer, a part of the data is unknown, or a callable or a task is missing.
             StructureError, DataError: The model or the data differ from those that the run was started with.
         """
-        check_callbacks(callbacks)
         storage = find_run(path)
         recorded = read_config(storage)
         config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
         config = dataclasses.replace(config, address=address or config.address)
+        followers = resolve_callbacks([*config.callbacks, *callbacks])
         if recorded["model"] == "callable" and model is None:
             raise ConfigError(
                 "this run was begun with a callable; pass it again: PopulationRun.resume(path, model=...)"
@@ -254,7 +255,7 @@ class PopulationRun:
         except BaseException:
             withdraw(storage, claim.token)
             raise
-        run.follow(callbacks)
+        run.follow(followers)
         return run
 
     @classmethod

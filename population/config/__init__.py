@@ -1,7 +1,7 @@
 """The whole configuration of a run: frozen values, checked when they are created, stored beside every result."""
 
 from inarch.population.config.data import DataConfig, ImageSize, height_and_width
-from inarch.population.config.exchange import ExchangeConfig, PapaConfig, PbtConfig, Rule, TopologyConfig, WashConfig
+from inarch.population.config.exchange import ExchangeConfig, PapaConfig, PbtConfig, TopologyConfig, WashConfig
 from inarch.population.config.fusion import FusionConfig, FusionMode
 from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.model import ModelConfig
@@ -36,7 +36,6 @@ __all__ = [
     "PapaConfig",
     "PbtConfig",
     "PopulationConfig",
-    "Rule",
     "RunConfig",
     "ScheduleConfig",
     "StalenessConfig",

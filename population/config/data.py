@@ -28,7 +28,7 @@ class DataConfig:
     """Training images: a name (digits, cifar10, cifar100), or a path or URI. Tables: a Parquet, Arrow or CSV file, a
     folder of Parquet shards, a pattern (train-*.parquet), or a folder written by datasets.save_to_disk. Folders: a
     subfolder for each class, torchvision's CIFAR format, file names as in Market-1501, or images with a
-    metadata.csv."""
+    metadata.csv. Or module:function, which returns what PopulationRun.start takes as data."""
     test: str | None = None
     """Test images, in the same forms as data.train. None: taken from data.train if it holds both training and test
     images (digits, cifar10, cifar100, a folder of Parquet shards named by split). In retrieval they are the gallery,

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-from inarch.population.config.checks import one_of, require
-
-Rule = Literal["graft", "graft_published", "papa", "wash", "pbt", "dml", "none"]
+from inarch.population.config.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExchangeConfig:
     """What a network does with its neighbors' snapshots."""
 
-    rule: Rule = "graft"
+    rule: str = "graft"
     """graft: filter grafting. graft_published: filter grafting with the quirks of the authors' code. papa: a pull
     toward the mean of the population. wash: single weights change places. pbt: copy a better network and perturb its
-    learning rate. dml: learn from the peers' predictions. none: networks train independently."""
+    learning rate. dml: learn from the peers' predictions. none: networks train independently. Or module:function for a
+    rule of your own."""
     num_donors: int | None = None
     """Most snapshots that a network takes at once, at least 1. None: one for graft, pbt and dml, and all that the
     topology gives for papa and wash."""
 
     def __post_init__(self) -> None:
-        one_of(self.rule, Rule, "exchange.rule")
+        require(bool(self.rule), "exchange.rule", "name a rule", self.rule)
         is_known = self.num_donors is None or self.num_donors >= 1
         require(is_known, "exchange.num_donors", "be at least 1", self.num_donors)
 

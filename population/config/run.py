@@ -40,6 +40,9 @@ class RunConfig:
     mode: Mode = "async"
     """async: networks do not wait for each other. lockstep: they meet at a barrier after each interval, as in the
     papers."""
+    callbacks: tuple[str, ...] = ()
+    """Callbacks that follow the run in the driver's process, each as module:object: a RunCallback class, or a function
+    that returns an instance."""
     detach: bool = False
     """Whether the run continues after this driver process ends. Needs a Ray cluster that also outlives the driver."""
     address: str | None = None

@@ -11,8 +11,17 @@ from inarch.population.exchange.papa import PapaRule
 from inarch.population.exchange.pbt import PbtRule
 from inarch.population.exchange.protocol import Contribution, ExchangeRule, Rootstock, Scion
 from inarch.population.exchange.wash import WashRule
+from inarch.population.extension.registry import Registry
+from inarch.population.extension.user_code import user_code
 from inarch.population.grafting.channels import Channels
 from inarch.population.grafting.criteria import check_criterion
+
+RuleFactory = Callable[[RunConfig, Callable[[], Channels]], ExchangeRule | None]
+"""Returns the rule of one network. Its arguments are the run's configuration, and a function that traces the network's
+channels, which a rule calls only if it needs them. None: the networks exchange nothing."""
+
+RULES: Registry[RuleFactory] = Registry("exchange rule", "exchange.rule")
+"""Exchange rules by name."""
 
 
 def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule | None:
@@ -23,29 +32,62 @@ def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRu
         find: Returns the channels of the network. Called only if the rule needs them.
 
     Raises:
-        ConfigError: The rule needs channels and `find` cannot determine them.
+        ConfigError: There is no such rule, or the rule needs channels and `find` cannot determine them.
+        UserCodeError: The caller's function raised.
     """
-    match config.exchange.rule:
-        case "graft":
-            graft = config.graft
-            check_criterion(graft.criterion)
-            needs_channels = graft.level == "filter" or graft.channel_matching != "none"
-            return GraftRule(graft, config.staleness, find() if needs_channels else None)
-        case "graft_published":
-            return PublishedGraftRule(config.graft, config.staleness)
-        case "papa":
-            return PapaRule(config.papa)
-        case "wash":
-            return WashRule(config.wash)
-        case "pbt":
-            return PbtRule(config.pbt)
-        case "dml":
-            return DmlRule()
-        case "none":
-            return None
+    factory = RULES.resolve(config.exchange.rule)
+    with user_code(f"exchange.rule {config.exchange.rule}"):
+        return factory(config, find)
+
+
+def check_rule(name: str) -> None:
+    """Raise ConfigError if there is no exchange rule of this name.
+
+    Args:
+        name: A name in RULES, or module:function.
+    """
+    RULES.resolve(name)
+
+
+@RULES.register("graft")
+def _graft(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:
+    check_criterion(config.graft.criterion)
+    needs_channels = config.graft.level == "filter" or config.graft.channel_matching != "none"
+    return GraftRule(config.graft, config.staleness, find() if needs_channels else None)
+
+
+@RULES.register("graft_published")
+def _graft_published(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:
+    return PublishedGraftRule(config.graft, config.staleness)
+
+
+@RULES.register("papa")
+def _papa(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:
+    return PapaRule(config.papa)
+
+
+@RULES.register("wash")
+def _wash(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:
+    return WashRule(config.wash)
+
+
+@RULES.register("pbt")
+def _pbt(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:
+    return PbtRule(config.pbt)
+
+
+@RULES.register("dml")
+def _dml(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:
+    return DmlRule()
+
+
+@RULES.register("none")
+def _none(config: RunConfig, find: Callable[[], Channels]) -> None:
+    return None
 
 
 __all__ = [
+    "RULES",
     "Contribution",
     "DmlRule",
     "ExchangeResult",
@@ -56,8 +98,10 @@ __all__ = [
     "PbtRule",
     "PublishedGraftRule",
     "Rootstock",
+    "RuleFactory",
     "Scion",
     "WashRule",
+    "check_rule",
     "exchange_rule",
     "graft_rows",
     "training_behind",

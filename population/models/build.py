@@ -14,7 +14,7 @@ from torch import nn
 
 from inarch.population.config import FusionConfig, ModelConfig
 from inarch.population.errors import ConfigError
-from inarch.population.extension.registry import import_object
+from inarch.population.extension.registry import Registry
 from inarch.population.extension.user_code import user_code
 from inarch.population.fusion.presets import preset_rates
 from inarch.population.models.cifar_resnet import CifarResNet
@@ -34,19 +34,23 @@ ModelFactory = Callable[..., nn.Module]
 
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
-_BUILT_IN: dict[str, ModelFactory] = {
-    **{f"resnet{depth}": functools.partial(CifarResNet, depth) for depth in RESNET_DEPTHS},
-    "mobilenetv2": CifarMobileNetV2,
-    "vgg16": CifarVgg16,
-    "googlenet": CifarGoogLeNet,
-    "resnet50": ResNet50,
-    "wrn28-10": functools.partial(WideResNet, 28, 10),
-    "wrn16-4": functools.partial(WideResNet, 16, 4),
-    "densenet100": functools.partial(CifarDenseNet, 100, 12),
-    "densenet40": functools.partial(CifarDenseNet, 40, 12),
-    "resnext29": functools.partial(CifarResNeXt, 29, 8, 64),
-    "resnext11": functools.partial(CifarResNeXt, 11, 4, 16),
-}
+MODELS: Registry[ModelFactory] = Registry("model", "model.architecture", others="torchvision:NAME or module:function")
+"""Model factories by name."""
+
+for _depth in RESNET_DEPTHS:
+    MODELS.register(f"resnet{_depth}")(functools.partial(CifarResNet, _depth))
+MODELS.register("mobilenetv2")(CifarMobileNetV2)
+MODELS.register("vgg16")(CifarVgg16)
+MODELS.register("googlenet")(CifarGoogLeNet)
+MODELS.register("resnet50")(ResNet50)
+MODELS.register("wrn28-10")(functools.partial(WideResNet, 28, 10))
+MODELS.register("wrn16-4")(functools.partial(WideResNet, 16, 4))
+MODELS.register("densenet100")(functools.partial(CifarDenseNet, 100, 12))
+MODELS.register("densenet40")(functools.partial(CifarDenseNet, 40, 12))
+MODELS.register("resnext29")(functools.partial(CifarResNeXt, 29, 8, 64))
+MODELS.register("resnext11")(functools.partial(CifarResNeXt, 11, 4, 16))
+
+_BUILT_IN = frozenset(MODELS.names())
 
 
 def architectures() -> tuple[str, ...]:
@@ -163,18 +167,11 @@ def resolve(config: ModelConfig) -> ModelFactory:
     name = config.architecture
     if config.leaky and name not in {f"resnet{depth}" for depth in RESNET_DEPTHS}:
         raise ConfigError(f"model.leaky is for the CIFAR ResNets, got model.architecture {name!r}")
-    if name in _BUILT_IN:
-        return _BUILT_IN[name]
     if name.startswith("torchvision:"):
         return _torchvision(name.removeprefix("torchvision:"))
-    if ":" in name:
-        factory = import_object(name, "model.architecture")
-        check_factory(factory)
-        return factory
-    raise ConfigError(
-        f"model.architecture {name!r} is unknown; built in are {', '.join(architectures())}; "
-        "torchvision:NAME and module:function work too"
-    )
+    factory = MODELS.resolve(name)
+    check_factory(factory)
+    return factory
 
 
 def _torchvision(name: str) -> ModelFactory:

@@ -9,6 +9,7 @@ import torch
 
 from inarch.population.config import RunConfig
 from inarch.population.data import Splits, UnreadableImages, is_path, load_splits, parts_of, to_images, write_arrow
+from inarch.population.data.datasets import is_dataset, load_dataset
 from inarch.population.errors import ConfigError
 from inarch.population.models import ModelFactory, resolve
 from inarch.population.persistence.storage import Storage, joined
@@ -81,6 +82,8 @@ def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         DataError: The data cannot be used.
         UserCodeError: A Dataset raised.
     """
+    if data is None and is_dataset(config.data.train):
+        data = load_dataset(config.data.train)
     if data is None:
         return with_absolute_data(config)
     parts = parts_of(data)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inarch.actors.driver.callbacks import CallbackDispatcher, RunCallback, check_callbacks
+from inarch.actors.driver.callbacks import CallbackDispatcher, RunCallback, resolve_callbacks
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.messages import Event, EventKind
 from inarch.population.errors import ConfigError
@@ -99,6 +99,6 @@ def test_callbacks_survive_the_end_of_the_event_stream(caplog: pytest.LogCapture
     assert "the events of the run have ended: the coordinator is gone" in caplog.text
 
 
-def test_check_callbacks_refuses_other_objects() -> None:
+def test_resolve_callbacks_refuses_other_objects() -> None:
     with pytest.raises(ConfigError, match="must be instances of RunCallback, got 'mlflow'"):
-        check_callbacks(["mlflow"])
+        resolve_callbacks(["mlflow"])

@@ -96,7 +96,9 @@ def test_build_accepts_user_models_and_refuses_unknown_names() -> None:
         build(ModelConfig(architecture="tests.population.models.test_build:not_a_network"), num_classes=3)
     with pytest.raises(ConfigError, match="cannot be imported"):
         build(ModelConfig(architecture="tests.population.models.test_build:nothing"), num_classes=3)
-    with pytest.raises(ConfigError, match="'resnet21' is unknown; built in are densenet100"):
+    with pytest.raises(
+        ConfigError, match=r"'resnet21' is unknown; there are resnet8, .*, else torchvision:NAME or module:function"
+    ):
         build(ModelConfig(architecture="resnet21"), num_classes=3)
     with pytest.raises(ConfigError, match="torchvision has no classifier 'resnet19'"):
         build(ModelConfig(architecture="torchvision:resnet19"), num_classes=3)

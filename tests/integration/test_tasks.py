@@ -1,0 +1,184 @@
+"""Tasks and extensions of one's own on Ray: from Python, from the command line, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inarch.actors import PopulationRun
+from inarch.experiments.display import result_table, status_table
+from inarch.experiments.export import export_network, predict_images
+from inarch.experiments.saved_runs import evaluate_again
+from inarch.population import (
+    DataConfig,
+    DebugConfig,
+    ExchangeConfig,
+    GraftConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+    StragglerConfig,
+    TextConfig,
+    TopologyConfig,
+)
+from inarch.population.errors import ConfigError, RunError
+from inarch.population.persistence.history import read_table
+from inarch.population.persistence.storage import Storage
+from tests.conftest import small_config
+from tests.fakes import extension
+from tests.integration.test_run import until
+from tests.population.tasks.test_tensor_task import Line, Raising, line_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def headings(table: Any) -> list[str]:
+    return [str(column.header) for column in table.columns]
+
+
+def test_own_task_trains_and_shows_its_metrics(tmp_path: Path) -> None:
+    config = line_config(name="line", storage=str(tmp_path))
+    with PopulationRun.start(config, task=Line()) as run:
+        result = run.wait(seconds=90)
+        status = run.status()
+        events = [event for event in run.events() if event.kind == "interval"]
+    assert result.is_complete and result.ensemble is not None and result.mean is not None
+    assert result.ensemble.error <= result.mean.error < 1.0
+    assert {"validation_error", "validation_within", "train_absolute"} <= set(
+        read_table(Storage(run.path), "metrics").schema.names
+    )
+    assert set(events[-1].detail["validation"]) == {"error", "within"}
+    assert headings(status_table(status))[:4] == ["network", "epoch", "loss", "error"]
+    table = result.table or {}
+    assert headings(result_table(table))[1:4] == ["error", "within 0.1", "last error"]
+    best = min(table["networks"], key=lambda row: row["validation_score"])
+    assert table["best"] == best["network"] and table["task"] == "callable"
+    with pytest.raises(ConfigError, match="task of the caller"):
+        evaluate_again(run.path)
+    assert evaluate_again(run.path, task=Line())["ensemble"] == pytest.approx(table["ensemble"])
+    with pytest.raises(ConfigError, match="predict classifies images"):
+        next(predict_images(run.path, ["x.png"]))
+    for what in ("best", "soup"):
+        assert Path(export_network(run.path, what=what)[0]).exists()
+
+
+def test_own_task_that_raises_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"Raising\.loss raised KeyError: 'labels'"):
+        PopulationRun.start(line_config(name="raising", storage=str(tmp_path)), task=Raising)
+    assert not (tmp_path / "raising").exists()
+
+
+def test_own_task_survives_a_kill_and_resumes(tmp_path: Path) -> None:
+    config = line_config(
+        name="killed",
+        storage=str(tmp_path),
+        schedule=ScheduleConfig(epochs=40, batch_size=16, lr_decay="constant"),
+        debug=DebugConfig(straggler=StragglerConfig(step_seconds=0.02)),
+    )
+    run = PopulationRun.start(config, task=Line)
+    network = until(lambda: next((n for n in run.status().networks if n.interval >= 2 and n.process), None))
+    os.kill(network.process, signal.SIGKILL)
+    until(lambda: any(n.network_id == network.network_id and n.incarnation == 2 for n in run.status().networks))
+    run.stop(seconds=60)
+    run.close()
+    with pytest.raises(ConfigError, match="begun with a task of the caller"):
+        PopulationRun.resume(run.path)
+    resumed = PopulationRun.resume(run.path, task=Line)
+    result = resumed.wait(seconds=120)
+    resumed.close()
+    assert result.is_complete and [network.interval for network in result.networks] == [40, 40]
+    rows = read_table(Storage(run.path), "metrics")
+    assert sorted(zip(rows["network"].to_pylist(), rows["interval"].to_pylist(), strict=True)) == [
+        (network_id, interval) for network_id in (0, 1) for interval in range(1, 41)
+    ]
+
+
+def test_language_run_survives_a_kill(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("networks graft the weights of their neighbors. " * 60)
+    config = RunConfig(
+        name="text",
+        storage=str(tmp_path),
+        task="language",
+        text=TextConfig(source=str(tmp_path / "text.txt"), context=16, width=16, layers=1, heads=2),
+        population=PopulationConfig(size=2),
+        schedule=ScheduleConfig(epochs=8, batch_size=16, lr_decay="constant"),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=0.01),
+        debug=DebugConfig(straggler=StragglerConfig(step_seconds=0.05)),
+    )
+    run = PopulationRun.start(config)
+    network = until(lambda: next((n for n in run.status().networks if n.interval >= 2 and n.process), None))
+    os.kill(network.process, signal.SIGKILL)
+    result = run.wait(seconds=120)
+    run.close()
+    assert result.is_complete and result.ensemble is not None and result.soup is not None and result.mean is not None
+    assert result.mean.bits_per_character < 3.0
+    assert result.best_network is not None and result.best_network.best is not None
+    evaluated = evaluate_again(run.path)
+    assert evaluated["soup"] == pytest.approx(result.table["soup"] if result.table else None)
+
+
+def test_extensions_of_every_kind_train_together(tmp_path: Path) -> None:
+    module = extension.__name__
+    extension.SEEN.clear()
+    fields: dict[str, Any] = {
+        "task": f"{module}:ImagesAgain",
+        "model": ModelConfig(architecture=f"{module}:two_layers"),
+        "data": DataConfig(train=f"{module}:quadrants"),
+        "topology": TopologyConfig(name=f"{module}:backward_ring"),
+        "callbacks": (f"{module}:Collector",),
+        "population": PopulationConfig(size=3),
+        "storage": str(tmp_path),
+    }
+    for name, rule, criterion in (
+        ("rule", f"{module}:halfway", "entropy"),
+        ("criterion", "graft", f"{module}:spread"),
+    ):
+        exchange, graft = ExchangeConfig(rule=rule), GraftConfig(criterion=criterion)
+        config = small_config(**(fields | {"name": name, "exchange": exchange, "graft": graft}))
+        with PopulationRun.start(config) as run:
+            assert run.wait(seconds=90).is_complete
+        grafts = read_table(Storage(run.path), "grafts").to_pylist()
+        assert grafts and all(row["scion"] == (row["rootstock"] + 1) % 3 for row in grafts)
+        assert all(row["alpha"] == 0.5 for row in grafts) == (name == "rule")
+    assert {row["network"] for row in extension.SEEN} == {0, 1, 2}
+
+
+def test_installed_extensions_are_in_the_help(tmp_path: Path) -> None:
+    environment = os.environ | {"INARCH_EXTENSIONS": extension.__name__, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "inarch.experiments.cli", "train", "--help"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    for name in ("two-layers", "quadrants", "backward_ring", "spread", "halfway", "images-again", "collector"):
+        assert re.search(rf"^--[\w.]+: .*\b{name}\b", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("interface", ["python", "command line"])
+def test_documented_task_trains(cluster: str, tmp_path: Path, monkeypatch, capsys, interface: str) -> None:
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    program = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0]
+    assert len(program.split('if __name__ == "__main__"')[0].splitlines()) < 50
+    (tmp_path / "patients.py").write_text(program)
+    environment = os.environ | {"RAY_ADDRESS": cluster, "PYTHONPATH": f"{tmp_path}:{ROOT / '.package'}"}
+    command = [sys.executable, "patients.py"]
+    if interface == "command line":
+        fields = {"task": "patients:Diabetes", "name": "patients", "population.size": "2", "schedule.epochs": "20"}
+        fields |= {"schedule.batch-size": "32", "optimizer.learning-rate": "0.02"}
+        options = [part for name, value in fields.items() for part in (f"--{name}", value)]
+        command = [sys.executable, "-m", "inarch.experiments.cli", "train", *options]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    folder = next((tmp_path / "runs").iterdir())
+    result = json.loads((folder / "result.json").read_text())
+    assert result["ensemble"]["r2"] > 0.3 and result["ensemble"]["rmse"] <= result["mean"]["rmse"]
+    assert "rmse" in ended.stdout if interface == "command line" else ended.stdout.count("0.") >= 3
