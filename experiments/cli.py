@@ -83,11 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # the outermost frame: every error becomes a message of one screen here
         if is_debugging:
             raise
-        console.print(f"inarch: {_error_text(error, words[0])}")
+        console.print(f"inarch: {error_text(error, words[0])}")
         raise SystemExit(2) from None
 
 
-def _error_text(error: Exception, command: str) -> str:
+def error_text(error: Exception, command: str) -> str:
     """Return the message of inarch's own errors, or the cause and the last frames of any other error."""
     cause = getattr(error, "cause", None)
     origin = cause if isinstance(cause, Exception) else error

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from inarch.experiments.saved_runs import open_run
 from inarch.population.config import FusionConfig, ModelConfig, from_dict
-from inarch.population.config.run import IMAGE_TASKS
 from inarch.population.data import DataReport, preprocess, report_from
 from inarch.population.data.reading.folders import is_hidden, is_image
 from inarch.population.errors import CheckpointError, ConfigError, DataError
@@ -218,7 +217,7 @@ def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionC
 
 def _is_of_images(recorded: dict[str, Any]) -> bool:
     """Return whether the networks of a run classify images."""
-    return recorded["config"]["task"] in IMAGE_TASKS
+    return "num_classes" in recorded["info"]["facts"]
 
 
 def _report(recorded: dict[str, Any]) -> DataReport | None:

@@ -188,3 +188,30 @@ def test_actors_know_no_task() -> None:
         if word in path.read_text().lower()
     ]
     assert not wrong
+
+
+def test_tests_read_no_private_attributes() -> None:
+    """Names of other libraries and the private methods of classes that a test itself defines are allowed."""
+    allowed = {"_asdict", "_replace", "_forward_pre_hooks", "_forward_hooks", "_private", "_fields"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} reads {ast.unparse(node)}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        if node.attr not in allowed and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+    assert wrong == []
+
+
+def test_constructors_have_at_most_six_parameters() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: {owner.name}"
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for owner in ast.walk(ast.parse(path.read_text()))
+        if isinstance(owner, ast.ClassDef)
+        for method in owner.body
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__"
+        if len(method.args.args) - 1 + len(method.args.kwonlyargs) > 6
+    ]
+    assert wrong == []

@@ -92,7 +92,7 @@ class Peer:
         config = ModelConfig(architecture=architecture)
         self.model = models.build(config, num_classes=10, seed=seed)
         self._config = GraftConfig()
-        self._published = copy.deepcopy(self.model)
+        self.published = copy.deepcopy(self.model)
         self._units = graft_units(self.model)
         self._layout = layout_of(named_tensors(self.model))
         self._staging = StagingBuffer(self._layout, torch.device("cpu"))
@@ -201,7 +201,7 @@ class Peer:
             Seconds by phase.
         """
         laps = Laps()
-        torch.save(self._published.state_dict(), path)
+        torch.save(self.published.state_dict(), path)
         laps.end("save")
         return laps.seconds
 
@@ -217,10 +217,10 @@ class Peer:
         laps = Laps()
         scion = torch.load(path)
         laps.end("load")
-        own = self._published.state_dict()
+        own = self.published.state_dict()
         alphas = published_alphas(own, scion)
         laps.end("entropy")
-        self._published.load_state_dict(published_blend(own, scion, alphas))
+        self.published.load_state_dict(published_blend(own, scion, alphas))
         laps.end("blend")
         return laps.seconds
 

@@ -16,7 +16,7 @@ from inarch.population.data.memory_batches import Batches, MemoryBatches
 from inarch.population.data.reading.encoded_images import EncodedImages
 from inarch.population.data.reading.images import Array, ImageSet
 from inarch.population.data.report import DataReport
-from inarch.population.data.streaming_batches import StreamBatches
+from inarch.population.data.streaming_batches import DecodingSpec, StreamBatches
 
 STREAMED_SIZE = 224
 """Pixels a side of streamed images if data.image_size is not set."""
@@ -152,16 +152,12 @@ class StreamSplits:
         images, indices = self._part(part)
         if images is None or len(indices) == 0:
             return None
-        size = self.config.image_size or STREAMED_SIZE
-        return StreamBatches(
-            images,
-            indices,
-            image_size=size,
+        decoding = DecodingSpec(
+            image_size=self.config.image_size or STREAMED_SIZE,
             channels=self.in_channels,
-            resizes=self.config.augmentation == "imagenet",
-            workers=self.config.workers,
-            device=device,
+            has_margin=self.config.augmentation == "imagenet",
         )
+        return StreamBatches(images, indices, decoding=decoding, workers=self.config.workers, device=device)
 
     def labels(self, part: str) -> Array:
         """Return the labels of a part's images, shape (images,), int64. Empty if the part is.

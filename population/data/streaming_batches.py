@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,19 @@ def stream_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ..
     return (MEAN, DEVIATION) if channels == 3 else (GRAY_MEAN, GRAY_DEVIATION)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecodingSpec:
+    """How encoded images are decoded and cropped."""
+
+    image_size: ImageSize
+    """Pixels a side, or height and width, as in data.image_size."""
+    channels: int = 3
+    """1 (gray) or 3 (RGB)."""
+    has_margin: bool
+    """Whether to crop as usual for ImageNet: training crops of random size and shape, and evaluation crops with a
+    margin."""
+
+
 class StreamBatches:
     """Batches of encoded images, decoded by loader workers."""
 
@@ -52,9 +66,7 @@ class StreamBatches:
         images: EncodedImages,
         indices: np.ndarray,
         *,
-        image_size: ImageSize,
-        channels: int = 3,
-        resizes: bool,
+        decoding: DecodingSpec,
         workers: int,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -63,15 +75,13 @@ class StreamBatches:
         Args:
             images: Images of a data set.
             indices: Numbers of the images that belong to this part, shape (indices,).
-            image_size: Pixels a side, or height and width, as in data.image_size.
-            channels: 1 (gray) or 3 (RGB).
-            resizes: Whether to crop as usual for ImageNet: training crops of random size and shape, and evaluation
-                crops with a margin.
+            decoding: How the images are decoded.
             workers: Loader processes. With 0, this process decodes.
             device: Device of the batches.
         """
         self._images, self._indices = images, indices
-        self._size, self._channels, self._resizes, self._workers = image_size, channels, resizes, workers
+        self._size, self._channels, self._resizes = decoding.image_size, decoding.channels, decoding.has_margin
+        self._workers = workers
         self._device = torch.device(device)
 
     def __len__(self) -> int:

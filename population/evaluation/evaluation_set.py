@@ -44,7 +44,7 @@ def evaluation_set(config: RunConfig, splits: Splits, name: str, *, device: torc
     if images is None:
         return None
     size = max(LEAST_BATCH, config.schedule.batch_size)
-    if config.task == "classification":
+    if config.task != "retrieval":
         return EvaluationSet(batches=lambda: images.in_order(batch_size=size), evaluator=ClassificationEvaluator())
     query = splits.batches("query", device) if name == "test" else None
     return EvaluationSet(

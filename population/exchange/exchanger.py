@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inarch.population.config import RunConfig
 from inarch.population.evaluation.filter_statistics import ENTROPY_BINS
 from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.exchange.protocol import Contribution, ExchangeRule, Rootstock, Scion
-from inarch.population.grafting.units import GraftUnit
+from inarch.population.exchange.shared_state import SharedState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness, is_too_stale, staleness_limit, staleness_of
 from inarch.population.state.seeding import generator
@@ -42,9 +42,8 @@ class Exchanger:
         self,
         rule: ExchangeRule,
         config: RunConfig,
-        units: Sequence[GraftUnit],
+        shared: SharedState,
         layout: Layout,
-        module: nn.Module,
         *,
         network_id: int,
         num_intervals: int,
@@ -54,18 +53,19 @@ class Exchanger:
         Args:
             rule: The exchange rule.
             config: The run's configuration.
-            units: Groups of tensors that share one alpha.
+            shared: The network's tensors that its snapshots hold. Entries that the network does not train may hold
+                values that are not finite.
             layout: Layout that every snapshot must have.
-            module: The network. Entries that it does not train may hold values that are not finite.
             network_id: Id of the network.
             num_intervals: Intervals of the schedule.
         """
+        units = shared.units()
         self._rule, self._config, self._units, self._layout = rule, config, units, layout
         self._network_id = network_id
         self._limit = staleness_limit(config.staleness, num_intervals=num_intervals)
         self._history = StateHistory(config.compensation) if config.compensation else None
         measure = rule.information_measure
-        self._checked_keys = (measure.checked_keys(units) if measure else frozenset()) | untrained_keys(module)
+        self._checked_keys = (measure.checked_keys(units) if measure else frozenset()) | untrained_keys(shared.module)
 
     @property
     def takes_scions(self) -> bool:

@@ -36,13 +36,13 @@ class SharedState:
             names: Name of each of its parameters, by the parameter's `id`.
             config: The run's configuration.
         """
-        self._module, self._optimizer, self._names, self._config = module, optimizer, names, config
+        self.module, self._optimizer, self._names, self._config = module, optimizer, names, config
         self._constants = constant_buffers(module)
         self._has_averages = config.exchange.rule == "graft" and config.graft.momentum == "blend"
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that a snapshot holds, by key. They are the network's own, not copies."""
-        tensors = {name: tensor for name, tensor in named_tensors(self._module).items() if name not in self._constants}
+        tensors = {name: tensor for name, tensor in named_tensors(self.module).items() if name not in self._constants}
         return tensors | {f"{slot}.{name}": tensor for slot, name, tensor in self._averages()}
 
     def units(self) -> tuple[GraftUnit, ...]:
@@ -60,9 +60,9 @@ class SharedState:
         if rule not in ("graft", "graft_published"):
             return self._without_constants(self._units_in_order())
         if rule == "graft_published" and settings.level == "layer":
-            units = published_units(named_tensors(self._module))
+            units = published_units(named_tensors(self.module))
         else:
-            units = graft_units(self._module, "convolutions" if settings.level == "filter" else settings.units)
+            units = graft_units(self.module, "convolutions" if settings.level == "filter" else settings.units)
         units = self._without_constants(units)
         averages = [(f"{slot}.{name}", name) for slot, name, _ in self._averages()]
         return tuple(
@@ -73,9 +73,9 @@ class SharedState:
     def _units_in_order(self) -> tuple[GraftUnit, ...]:
         """Units of a network from its first layer to its last, or a single unit."""
         try:
-            return graft_units(self._module)
+            return graft_units(self.module)
         except ConfigError:
-            return (GraftUnit(name=WHOLE, keys=tuple(named_tensors(self._module))),)
+            return (GraftUnit(name=WHOLE, keys=tuple(named_tensors(self.module))),)
 
     def _without_constants(self, units: tuple[GraftUnit, ...]) -> tuple[GraftUnit, ...]:
         return tuple(

@@ -18,20 +18,20 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut, which strides and pads channels with zeros where the shape changes."""
 
     def __init__(
-        self, inputs: int, filters: int, *, hidden: int, outputs: int, stride: int, slope: float, plan: ConvFactory
+        self, widths: tuple[int, int, int], filters: int, *, stride: int, slope: float, plan: ConvFactory
     ) -> None:
         """Build the block.
 
         Args:
-            inputs: Input channels.
+            widths: Input channels, output channels of the first convolution, and output channels of the second
+                convolution and of the block.
             filters: Filters of each convolution before fusion.
-            hidden: Output channels of the first convolution.
-            outputs: Output channels of the second convolution, and of the block.
             stride: Stride of the first convolution.
             slope: Slope of the activation for negative values. 0 is ReLU.
             plan: Creates the convolutions.
         """
         super().__init__()
+        inputs, hidden, outputs = widths
         self.conv1 = plan.conv(inputs, filters, 3, kept=hidden, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
         self.conv2 = plan.conv(hidden, filters, 3, kept=outputs, padding=1, bias=False)
@@ -96,10 +96,8 @@ class CifarResNet(nn.Module):
                 stride = 2 if stage and not index else 1
                 row.append(
                     BasicBlock(
-                        inputs,
+                        (inputs, hidden, widths[stage]),
                         filters,
-                        hidden=hidden,
-                        outputs=widths[stage],
                         stride=stride,
                         slope=self.slope,
                         plan=plan,

@@ -22,21 +22,18 @@ STEM = 64
 class Bottleneck(nn.Module):
     """A 1x1, a 3x3 and a 1x1 convolution, with a shortcut that `project` may give a projection."""
 
-    def __init__(
-        self, inputs: int, filters: int, *, first: int, second: int, outputs: int, stride: int, plan: ConvFactory
-    ) -> None:
+    def __init__(self, widths: tuple[int, int, int, int], filters: int, *, stride: int, plan: ConvFactory) -> None:
         """Build the block.
 
         Args:
-            inputs: Input channels.
+            widths: Input channels, output channels of the first and of the second convolution, and output channels of
+                the third convolution and of the block.
             filters: Filters of each of the first two convolutions before fusion.
-            first: Output channels of the first convolution.
-            second: Output channels of the second convolution.
-            outputs: Output channels of the third convolution, and of the block.
             stride: Stride of the second convolution.
             plan: Creates the convolutions.
         """
         super().__init__()
+        inputs, first, second, outputs = widths
         expanded = filters * EXPANSION
         self.conv1 = plan.conv(inputs, filters, 1, kept=first, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
@@ -93,9 +90,7 @@ class ResNet50(nn.Module):
             for index in range(blocks):
                 stride = 1 if index else stage_stride
                 first, second = plan.kept(place, filters), plan.kept(place + NUM_BLOCKS, filters)
-                block = Bottleneck(
-                    inputs, filters, first=first, second=second, outputs=outputs, stride=stride, plan=plan
-                )
+                block = Bottleneck((inputs, first, second, outputs), filters, stride=stride, plan=plan)
                 if index == 0:
                     block.project(inputs, filters, outputs=outputs, stride=stride, plan=plan)
                 row.append(block)

@@ -77,7 +77,7 @@ class ImageClassification:
         self._train = train
         self._num_train = len(train)
         self._validation = self.part("validation")
-        self._peers: list[nn.Module] = []
+        self.peers: list[nn.Module] = []
 
     @property
     def steps_per_epoch(self) -> int:
@@ -171,9 +171,9 @@ class ImageClassification:
         if settings.teachers:
             teacher_logits = [self._predictions(teacher, images) for teacher in self.teachers]
             loss = loss + settings.weight * distillation_loss(logits, teacher_logits, temperature=settings.temperature)
-        if self._peers:
+        if self.peers:
             loss = loss + settings.weight * mutual_loss(
-                logits, [self._predictions(peer, images) for peer in self._peers]
+                logits, [self._predictions(peer, images) for peer in self.peers]
             )
         return loss, {"accuracy": (logits.detach().argmax(1) == labels).double().mean()}
 
@@ -196,10 +196,10 @@ class ImageClassification:
 
     def set_peers(self, peers: Sequence[Mapping[str, Tensor]]) -> None:
         """Set the peers whose predictions the loss includes, as `Task.set_peers`."""
-        while len(self._peers) < len(peers):
-            self._peers.append(self.build(0).requires_grad_(False))
-        del self._peers[len(peers) :]
-        for module, state in zip(self._peers, peers, strict=True):
+        while len(self.peers) < len(peers):
+            self.peers.append(self.build(0).requires_grad_(False))
+        del self.peers[len(peers) :]
+        for module, state in zip(self.peers, peers, strict=True):
             load_tensors(module.eval(), named_tensors(module) | dict(state))  # snapshots hold no masks
 
     @torch.no_grad()

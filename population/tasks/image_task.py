@@ -64,7 +64,7 @@ def run_splits(config: RunConfig) -> Splits:
     Raises:
         DataError: As `load_splits`.
     """
-    return load_splits(config.data, seed=config.seed, same_classes=config.task == "classification")
+    return load_splits(config.data, seed=config.seed, same_classes=config.task != "retrieval")
 
 
 def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:

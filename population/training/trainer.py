@@ -78,26 +78,24 @@ class Trainer:
         self.module: nn.Module = task.build(derive_seed(config.seed, owner, "weights"))
         self.schedule = Schedule(config=config.schedule, steps_per_epoch=task.steps_per_epoch)
         learning_rate = base_learning_rate(config.optimizer, network_id=network_id, size=config.population.size)
-        self._progress = Progress(learning_rate=learning_rate)
+        self.progress = Progress(learning_rate=learning_rate)
         self._device = next(self.module.parameters()).device
         self._forward = cast(nn.Module, torch.compile(self.module)) if config.device.compile else self.module
-        self._optimizer = make_optimizer(self.module, config, learning_rate)
+        self.optimizer = make_optimizer(self.module, config, learning_rate)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        self._shared = SharedState(self.module, self._optimizer, self._names, config)
+        self._shared = SharedState(self.module, self.optimizer, self._names, config)
         self.units = self._shared.units()
         self._convolutions = convolution_units(self.module)
         self.layout = layout_of(self._shared.tensors())
         self._staging = StagingBuffer(self.layout, self._device)
         self._staging.alias_parameters(self.module)
-        self._average = WeightAverage(self.module, config.weight_averaging)
+        self.average = WeightAverage(self.module, config.weight_averaging)
         rule = exchange_rule(config, lambda: task_channels(task, self.module))
         num_intervals = self.schedule.num_intervals
         self._exchanger = (
             None
             if rule is None
-            else Exchanger(
-                rule, config, self.units, self.layout, self.module, network_id=network_id, num_intervals=num_intervals
-            )
+            else Exchanger(rule, config, self._shared, self.layout, network_id=network_id, num_intervals=num_intervals)
         )
         self._order_seed = derive_seed(config.seed, network_id, "order")
         self._augment_seed = derive_seed(config.seed, network_id, "augmentation")
@@ -112,17 +110,17 @@ class Trainer:
     @property
     def interval(self) -> int:
         """Intervals of the schedule completed."""
-        return self._progress.interval
+        return self.progress.interval
 
     @property
     def step(self) -> int:
         """Steps of the schedule completed."""
-        return self._progress.step
+        return self.progress.step
 
     @property
     def is_finished(self) -> bool:
         """Whether the schedule is over."""
-        return self._progress.interval >= self.schedule.num_intervals
+        return self.progress.interval >= self.schedule.num_intervals
 
     def origin(self, now: float = 0.0) -> SnapshotInfo:
         """Return identity and training progress of the weights in their present state.
@@ -130,7 +128,7 @@ class Trainer:
         Args:
             now: Seconds of the runtime's clock.
         """
-        return self._progress.origin(
+        return self.progress.origin(
             network_id=self.network_id,
             incarnation=self.incarnation,
             structure=self.layout.fingerprint,
@@ -152,12 +150,12 @@ class Trainer:
         Raises:
             NotFiniteError: The network diverged. The message names network, interval and layer.
         """
-        progress = self._progress
+        progress = self.progress
         while not self.is_finished:
             with self._random, divergence.annotate_divergence(self.network_id, interval=progress.interval + 1):
                 is_whole = self._train(runtime)
             if not is_whole:
-                runtime.commit(self._report({"steps": progress.seconds_steps}, None), self._checkpoint(within=True))
+                runtime.commit(self._report({"steps": progress.seconds_steps}, None), self.checkpoint(within=True))
                 return
             clock = Stopwatch(runtime)
             before_end = dataclasses.replace(progress), self._random.tensors()
@@ -183,16 +181,16 @@ class Trainer:
             seconds["fetch"] = clock.lap()
             if snapshots is ExchangeOutcome.STOPPING:
                 # The interval stays incomplete. On resume the network evaluates, publishes and exchanges first.
-                self._progress, random = before_end
+                self.progress, random = before_end
                 self._random.load(random)
-                runtime.commit(report, self._checkpoint(within=True))
+                runtime.commit(report, self.checkpoint(within=True))
                 return
             if is_evaluated:
                 self._note_best()
                 self._note_filters(origin, snapshot)
             outcome = ExchangeOutcome.UNCHANGED
             if not self._skips_last_exchange:
-                outcome = self._exchange(snapshots, origin, snapshot, runtime.now())
+                outcome = self.exchange(snapshots, origin, snapshot, runtime.now())
             snapshots = ()
             seconds["graft"] = clock.lap()
             report = dataclasses.replace(
@@ -207,7 +205,7 @@ class Trainer:
             progress.begin_interval()
             continues = runtime.should_continue()
             is_due = self.schedule.is_saved(progress.interval, every=self.config.checkpoint.every)
-            runtime.commit(report, self._checkpoint() if is_due or not continues else None)
+            runtime.commit(report, self.checkpoint() if is_due or not continues else None)
             if not continues:
                 return
 
@@ -223,7 +221,7 @@ class Trainer:
             snapshot = self.snapshot()
             twin = dataclasses.replace(snapshot.origin, network_id=self.network_id + 1)
             scion = dataclasses.replace(snapshot, origin=twin, buffer=snapshot.buffer.copy())
-            self._exchange((scion,) if self.publishes else (), self.origin(), snapshot, now=0.0)
+            self.exchange((scion,) if self.publishes else (), self.origin(), snapshot, now=0.0)
 
     def fast_forward(self, interval: int) -> None:
         """Set the position in the schedule and keep the weights, for a network that joins with initial weights.
@@ -231,8 +229,8 @@ class Trainer:
         Args:
             interval: Intervals completed.
         """
-        self._progress.interval = interval
-        self._progress.step = self.schedule.end(interval)
+        self.progress.interval = interval
+        self.progress.step = self.schedule.end(interval)
 
     def clone_from(self, snapshot: Snapshot) -> None:
         """Copy the weights and the position in the schedule from another network, for a network that joins as a clone.
@@ -247,9 +245,9 @@ class Trainer:
             for name, tensor in own.items():
                 tensor.copy_(state[name])
         self.fast_forward(snapshot.origin.interval)
-        self._progress.trained_intervals = snapshot.origin.trained_intervals
-        self._progress.trained_steps = snapshot.origin.trained_steps
-        count_steps(self._optimizer, snapshot.origin.trained_steps)
+        self.progress.trained_intervals = snapshot.origin.trained_intervals
+        self.progress.trained_steps = snapshot.origin.trained_steps
+        count_steps(self.optimizer, snapshot.origin.trained_steps)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Restore the network, its optimizer, its random state and its progress from a checkpoint.
@@ -266,12 +264,12 @@ class Trainer:
             raise CheckpointError(
                 f"the checkpoint of network {checkpoint.network_id} has another structure: {error}"
             ) from None
-        load_optimizer(self._optimizer, self._names, checkpoint.tensors)
+        load_optimizer(self.optimizer, self._names, checkpoint.tensors)
         self._random.load(checkpoint.tensors)
-        self._average.load(checkpoint.tensors)
+        self.average.load(checkpoint.tensors)
         names = {field.name for field in dataclasses.fields(Progress)}
         saved = {name: value for name, value in checkpoint.training.items() if name in names and value is not None}
-        self._progress = dataclasses.replace(self._progress, **saved)
+        self.progress = dataclasses.replace(self.progress, **saved)
         if self._exchanger is not None:
             within = checkpoint.id.step > 0
             self._exchanger.load(checkpoint.tensors, self.origin(), self._shared.tensors(), within=within)
@@ -280,7 +278,7 @@ class Trainer:
 
     def _train(self, runtime: TrainerRuntime) -> bool:
         """Train to the end of the interval. Return False if the runtime ended it early."""
-        progress, schedule = self._progress, self.schedule
+        progress, schedule = self.progress, self.schedule
         end = schedule.end(progress.interval + 1)
         start = runtime.now()
         loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
@@ -290,7 +288,7 @@ class Trainer:
         while progress.step < end and continues:
             epoch, first = divmod(progress.step, schedule.steps_per_epoch)
             if first == 0:
-                self._begin_epoch(epoch)
+                self.begin_epoch(epoch)
             batches = self.task.epoch(
                 order_seed=self._order_seed, augment_seed=self._augment_seed, epoch=epoch, first=first
             )
@@ -311,30 +309,35 @@ class Trainer:
         progress.add_steps(float(loss_sum), sums, runtime.now() - start)
         return progress.step >= end
 
-    def _begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the task change the network for an epoch, and record the changes.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
         random = generator(self.config.seed, self.network_id, "training", counter=epoch)
         fused = self.task.begin_epoch(self.module, epoch=epoch, random=random)
-        self._history.add_fusion(self._progress.interval + 1, epoch, fused)
+        self._history.add_fusion(self.progress.interval + 1, epoch, fused)
 
     def _step(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        rate = self._progress.learning_rate * self.schedule.factor(self._progress.step)
-        for group in self._optimizer.param_groups:
+        rate = self.progress.learning_rate * self.schedule.factor(self.progress.step)
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss, metrics = self.task.loss(self._forward, batch)
         self._scaler.scale(loss).backward()
-        self._scaler.step(self._optimizer)
+        self._scaler.step(self.optimizer)
         self._scaler.update()
-        num_done, schedule = self._progress.step + 1, self.schedule
+        num_done, schedule = self.progress.step + 1, self.schedule
         ends_epoch = num_done % schedule.steps_per_epoch == 0
-        self._average.after_step(self.module, progress=num_done / schedule.num_steps, ends_epoch=ends_epoch)
+        self.average.after_step(self.module, progress=num_done / schedule.num_steps, ends_epoch=ends_epoch)
         return loss.detach(), metrics
 
     def _evaluate(self) -> Scores | None:
-        mean = self._average.begun
+        mean = self.average.begun
         if mean is None:
             return self.task.validate(self._forward)
-        self._average.recalibrate(self.task.batch_norm_inputs())
+        self.average.recalibrate(self.task.batch_norm_inputs())
         return self.task.validate(mean)
 
     def snapshot(self, now: float = 0.0) -> Snapshot:
@@ -357,7 +360,7 @@ class Trainer:
             origin=self.origin(now), information=information, buffer=self._staging.buffer(), layout=self.layout
         )
 
-    def _exchange(
+    def exchange(
         self,
         snapshots: tuple[Snapshot, ...] | ExchangeOutcome,
         own: SnapshotInfo,
@@ -386,7 +389,7 @@ class Trainer:
         if result.rootstock is not None:
             self._apply_requests(result.rootstock)
         if result.contributions:
-            progress, scion = self._progress, result.contributions[0].scion
+            progress, scion = self.progress, result.contributions[0].scion
             progress.trained_intervals, progress.trained_steps = training_behind(own, result.contributions)
             progress.grafts += 1
             self._history.add_grafts(own, result.contributions)
@@ -397,14 +400,14 @@ class Trainer:
     def _apply_requests(self, rootstock: Rootstock) -> None:
         """Carry out the changes that the rule requests besides new weights."""
         if rootstock.reset_momentum:
-            self._optimizer.state.clear()
+            self.optimizer.state.clear()
         if rootstock.recalibrate_batch_norm and self.is_finished:  # no later step would train the statistics
             with self._random:
                 update_bn(self.task.batch_norm_inputs(), self.module)
         if rootstock.peers is not None:
             self.task.set_peers(rootstock.peers)
-        self._progress.score = rootstock.score
-        self._progress.learning_rate = rootstock.learning_rate
+        self.progress.score = rootstock.score
+        self.progress.learning_rate = rootstock.learning_rate
 
     def _note_filters(self, own: SnapshotInfo, snapshot: Snapshot | None) -> None:
         """Record the statistics of the convolutions' filters before the exchange.
@@ -419,8 +422,8 @@ class Trainer:
 
         Of equal scores, the later is the best.
         """
-        if self._progress.update_best():
-            self._best = _copies(named_tensors(self._average.begun or self.module))
+        if self.progress.update_best():
+            self._best = _copies(named_tensors(self.average.begun or self.module))
 
     @property
     def _skips_last_exchange(self) -> bool:
@@ -435,10 +438,10 @@ class Trainer:
         """Whether the network publishes snapshots, because the exchange rule takes scions."""
         return self._exchanger is not None and self._exchanger.takes_scions
 
-    def _checkpoint(self, *, within: bool = False) -> Checkpoint:
+    def checkpoint(self, *, within: bool = False) -> Checkpoint:
         """Return a checkpoint with copies of everything to save. The history rows and the best weights move into it."""
         best, self._best = self._best, None
-        progress = self._progress
+        progress = self.progress
         identity = CheckpointId(
             incarnation=self.incarnation, interval=progress.interval, step=progress.step if within else 0
         )
@@ -447,9 +450,9 @@ class Trainer:
             id=identity,
             model=_copies(named_tensors(self.module)),
             tensors={
-                **optimizer_tensors(self._optimizer, self._names),
+                **optimizer_tensors(self.optimizer, self._names),
                 **self._random.tensors(),
-                **self._average.tensors(),
+                **self.average.tensors(),
                 **(_copies(self._exchanger.tensors(within=within)) if self._exchanger else {}),
             },
             training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
@@ -458,7 +461,7 @@ class Trainer:
         )
 
     def _report(self, seconds: Mapping[str, float], scores: Scores | None) -> IntervalReport:
-        return self._progress.report(
+        return self.progress.report(
             self.origin(),
             self.schedule,
             seconds=seconds,

@@ -109,13 +109,13 @@ def test_peer_apply_equals_the_graft_of_the_library():
 
 def test_peer_graft_through_a_file_equals_published_blend(tmp_path):
     donor, rootstock = Peer("resnet8", 0), Peer("resnet8", 1)
-    own = {key: tensor.clone() for key, tensor in rootstock._published.state_dict().items()}
-    scion = donor._published.state_dict()
+    own = {key: tensor.clone() for key, tensor in rootstock.published.state_dict().items()}
+    scion = donor.published.state_dict()
     expected = published_blend(own, scion, published_alphas(own, scion))
     path = str(tmp_path / "model.pth.tar")
     seconds = donor.save(path) | rootstock.graft_as_published(path) | rootstock.floor()
     assert all(value > 0 for value in seconds.values())
-    for key, weight in rootstock._published.state_dict().items():
+    for key, weight in rootstock.published.state_dict().items():
         assert torch.equal(weight, expected[key].to(weight.dtype)), key
 
 

@@ -302,8 +302,8 @@ def test_error_of_user_code_is_short_with_exit_status_2(tmp_path: Path, capsys, 
         cli.main(["status", "x", "--debug"])
 
 
-def test_error_text_of_a_run_error_is_its_message() -> None:
-    assert cli._error_text(RunError("x"), "train") == "x"
+def testerror_text_of_a_run_error_is_its_message() -> None:
+    assert cli.error_text(RunError("x"), "train") == "x"
 
 
 @pytest.fixture(autouse=True)

@@ -591,7 +591,7 @@ def test_resume_with_other_structure_or_images_is_refused(begin, tmp_path: Path)
     changed = tiny_splits(small_config(), seed=1).test
     assert changed is not None
     write_arrow(changed, pafs.LocalFileSystem(), str(other))
-    with pytest.raises(DataError, match="other images"):
+    with pytest.raises(DataError, match="other data"):
         PopulationRun.resume(run.path, model=own_network, data=str(other))
 
 

@@ -31,7 +31,7 @@ from inarch.population import (
     TextConfig,
     TopologyConfig,
 )
-from inarch.population.errors import ConfigError, RunError
+from inarch.population.errors import ConfigError, UserCodeError
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 from tests.conftest import small_config
@@ -75,7 +75,7 @@ def test_own_task_trains_and_shows_its_metrics(tmp_path: Path) -> None:
 
 
 def test_own_task_that_raises_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"Raising\.loss raised KeyError: 'labels'"):
+    with pytest.raises(UserCodeError, match=r"Raising\.loss raised KeyError: 'labels'"):
         PopulationRun.start(line_config(name="raising", storage=str(tmp_path)), task=Raising)
     assert not (tmp_path / "raising").exists()
 

@@ -75,7 +75,7 @@ def test_lockstep_pair_has_the_same_bits_after_each_graft() -> None:
     assert sorted(after) == [1, 2, 3, 4]
     for first, second in after.values():
         assert same(first, second)
-    momentum = [trainer._checkpoint().tensors for trainer in result.trainers.values()]
+    momentum = [trainer.checkpoint().tensors for trainer in result.trainers.values()]
     assert not torch.equal(*(m["optimizer.momentum_buffer.conv1.weight"] for m in momentum))
 
 

@@ -370,7 +370,7 @@ def test_checkpoint_stores_the_learning_rate_copied_by_pbt() -> None:
     for network_id in copied:
         trainer = result.trainers[network_id]
         resumed = Trainer(tiny_task(config), config, network_id=network_id)
-        resumed.resume(trainer._checkpoint())
+        resumed.resume(trainer.checkpoint())
         assert resumed.origin().learning_rate == trainer.origin().learning_rate < 0.05
 
 

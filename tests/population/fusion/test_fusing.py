@@ -309,14 +309,14 @@ def test_simulated_compact_population_trains_reproducibly(mode: FusionMode) -> N
         assert all(torch.equal(value, repeated_tensors[key]) for key, value in named_tensors(trainer.module).items())
         fused_layers = [module for module in trainer.module.modules() if isinstance(module, FusedConv2d)]
         assert {module.weight.shape[0] for module in fused_layers} == {16, 32, 64}
-        rows = trainer._checkpoint().rows["fusion"]
+        rows = trainer.checkpoint().rows["fusion"]
         assert rows == []
 
 
 def test_resume_restores_the_fusion_buffers() -> None:
     config = small_config(fusion=FusionConfig(mode="stable", rates=(0.5,)))
     trainer = simulate("stable").trainers[0]
-    saved = trainer._checkpoint()
+    saved = trainer.checkpoint()
     resumed = Trainer(tiny_task(config), config, network_id=0)
     resumed.resume(dataclasses.replace(saved, training=dict(saved.training)))
     expected, actual = named_tensors(trainer.module), named_tensors(resumed.module)
@@ -328,10 +328,10 @@ def test_graft_of_fused_networks_blends_filters_but_not_proxies() -> None:
     config = small_config(fusion=FusionConfig(mode="stable", rates=(0.5,)))
     rootstock, donor = (Trainer(tiny_task(config), config, network_id=network_id) for network_id in (0, 1))
     for trainer in (rootstock, donor):
-        trainer._begin_epoch(0)
+        trainer.begin_epoch(0)
     before = copy.deepcopy(dict(named_tensors(rootstock.module)))
     snapshot = donor.snapshot(0.0)
-    outcome = rootstock._exchange((snapshot,), rootstock.origin(), rootstock.snapshot(0.0), 0.0)
+    outcome = rootstock.exchange((snapshot,), rootstock.origin(), rootstock.snapshot(0.0), 0.0)
     after = named_tensors(rootstock.module)
     assert outcome == "grafted"
     changed = {key for key, value in after.items() if not torch.equal(value, before[key])}

@@ -130,13 +130,13 @@ def test_mutual_learning_uses_newest_peers_and_keeps_weights() -> None:
     result = simulate(config)
     assert [line.outcome for line in result.ledger].count(ExchangeOutcome.GRAFTED) >= 4
     trainer, peer = result.trainers[0], result.trainers[1]
-    assert isinstance(trainer.task, ImageClassification) and len(trainer.task._peers) == 1
+    assert isinstance(trainer.task, ImageClassification) and len(trainer.task.peers) == 1
     grafted = [line for line in result.ledger if line.network_id == 0 and line.outcome == "grafted"]
     assert grafted[-1].scion == 1
     own, donor_weights = named_tensors(trainer.module), named_tensors(peer.module)
     assert not torch.equal(own["conv1.weight"], donor_weights["conv1.weight"])
     before = {name: tensor.clone() for name, tensor in own.items()}
-    assert trainer._exchange((peer.snapshot(0.0),), trainer.origin(), trainer.snapshot(0.0), 0.0) == "grafted"
+    assert trainer.exchange((peer.snapshot(0.0),), trainer.origin(), trainer.snapshot(0.0), 0.0) == "grafted"
     assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(trainer.module).items())
-    peer_weights = named_tensors(trainer.task._peers[0])
+    peer_weights = named_tensors(trainer.task.peers[0])
     assert all(torch.equal(tensor, donor_weights[name]) for name, tensor in peer_weights.items())

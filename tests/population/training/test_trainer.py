@@ -205,7 +205,7 @@ def test_dry_run_exchange_leaves_the_weights_unchanged(name: str) -> None:
     trainer = new_trainer(small_config(**DRY_RUNS[name]))
     before = weights(trainer)
     trainer.dry_run_exchange()
-    assert trainer._progress.grafts == (name not in ("pbt", "none"))
+    assert trainer.progress.grafts == (name not in ("pbt", "none"))
     after = weights(trainer)
     if name != "internal":
         for key, value in before.items():
@@ -394,9 +394,9 @@ def test_clone_copies_the_optimizer_moments_of_its_parent() -> None:
     parent, clone = new_trainer(config), new_trainer(config, network_id=1)
     snapshot = live(parent, FakeRuntime())[-1]
     clone.clone_from(snapshot)
-    steps = {int(state["step"]) for state in clone._optimizer.state.values()}
-    assert steps == {int(state["step"]) for state in parent._optimizer.state.values()} == {parent.step}
-    moments = [state["exp_avg"] for state in clone._optimizer.state.values()]
+    steps = {int(state["step"]) for state in clone.optimizer.state.values()}
+    assert steps == {int(state["step"]) for state in parent.optimizer.state.values()} == {parent.step}
+    moments = [state["exp_avg"] for state in clone.optimizer.state.values()]
     assert all(moment.any() for moment in moments) and len(moments) == len(list(clone.module.parameters()))
 
 
@@ -498,7 +498,7 @@ def test_staging_on_a_gpu_keeps_the_state_before_later_changes() -> None:
     expected = state["weight"].cpu()
     state["weight"].add_(1.0)
     assert torch.equal(unflatten(staging.buffer(), staging.layout)["weight"], expected)
-    assert staging._buffer.is_pinned()
+    assert torch.from_numpy(staging.buffer()).is_pinned()
 
 
 def test_swa_averages_the_last_weights_and_survives_a_resume() -> None:
@@ -507,7 +507,7 @@ def test_swa_averages_the_last_weights_and_survives_a_resume() -> None:
     trainer, seen, runtime = new_trainer(config), [], FakeRuntime()
     for _ in trainer.intervals(runtime):
         seen.append({name: tensor.clone() for name, tensor in named_tensors(trainer.module).items()})
-    mean = trainer._average.begun
+    mean = trainer.average.begun
     assert mean is not None
     for name, value in mean.named_parameters():
         torch.testing.assert_close(value.data, (seen[2][name] + seen[3][name]) / 2)
@@ -517,8 +517,8 @@ def test_swa_averages_the_last_weights_and_survives_a_resume() -> None:
     assert best.keys() == named_tensors(trainer.module).keys()
     resumed = new_trainer(config)
     resumed.resume(runtime.checkpoints[-1])
-    assert resumed._average.begun is not None
-    assert_equal(dict(named_tensors(resumed._average.begun)), dict(named_tensors(mean)))
+    assert resumed.average.begun is not None
+    assert_equal(dict(named_tensors(resumed.average.begun)), dict(named_tensors(mean)))
     assert_equal(dict(runtime.checkpoints[-1].evaluated_state), dict(named_tensors(mean)))
     assert runtime.checkpoints[0].evaluated_state is runtime.checkpoints[0].model, "the mean begins only later"
 
@@ -571,8 +571,8 @@ def test_mean_of_a_compact_network_has_its_fusion_buffers() -> None:
     )
     trainer = new_trainer(config)
     live(trainer, FakeRuntime())
-    assert trainer._average.begun is not None
-    own, mean = named_tensors(trainer.module), named_tensors(trainer._average.begun)
+    assert trainer.average.begun is not None
+    own, mean = named_tensors(trainer.module), named_tensors(trainer.average.begun)
     structural = [name for name in own if is_structural(name)]
     assert structural
     for name in structural:
@@ -585,8 +585,8 @@ def test_ema_differs_from_the_initial_and_the_current_weights() -> None:
     trainer = new_trainer(config)
     before = {name: value.detach().clone() for name, value in trainer.module.named_parameters()}
     live(trainer, FakeRuntime(stop_after=2))
-    assert trainer._average.begun is not None
-    mean = dict(trainer._average.begun.named_parameters())
+    assert trainer.average.begun is not None
+    mean = dict(trainer.average.begun.named_parameters())
     assert all(not torch.equal(mean[name], value) for name, value in trainer.module.named_parameters())
     assert all(not torch.equal(mean[name], value) for name, value in before.items())
 
