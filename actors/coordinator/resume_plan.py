@@ -83,7 +83,7 @@ def start_plans(storage: Storage, members: Sequence[Member], *, is_lockstep: boo
     return plans
 
 
-def common_resume_interval(kept: Mapping[int, Collection[int]]) -> int:
+def common_resume_interval(saved: Mapping[int, Collection[int]]) -> int:
     """Return the interval from which networks in lockstep resume together.
 
     Only the two newest intervals of the most advanced network qualify, because every network that kept pace has saved
@@ -91,14 +91,14 @@ def common_resume_interval(kept: Mapping[int, Collection[int]]) -> int:
     have. A network that was left behind therefore cannot set the others back.
 
     Args:
-        kept: Intervals of each network's checkpoints, by id, for at least one network. A network with at most one
+        saved: Intervals of each network's checkpoints, by id, for at least one network. A network with at most one
             checkpoint can also begin at interval 0, the interval before its first checkpoint.
     """
-    resume_points = [_resume_points(intervals) for intervals in kept.values()]
+    resume_points = [_resume_points(intervals) for intervals in saved.values()]
     newest = sorted(max(resume_points, key=max))[-2:]
     return max(newest, key=lambda interval: (sum(interval in points for points in resume_points), interval))
 
 
-def _resume_points(kept: Collection[int]) -> set[int]:
+def _resume_points(intervals: Collection[int]) -> set[int]:
     """Return the intervals from which a network can resume."""
-    return {*kept, 0} if len(kept) < 2 else set(kept)
+    return {*intervals, 0} if len(intervals) < 2 else set(intervals)

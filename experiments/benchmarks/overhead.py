@@ -137,9 +137,9 @@ def _named(config: RunConfig, *, is_grafting: bool) -> RunConfig:
     return dataclasses.replace(config, name=f"bench-overhead-{time.time_ns()}", exchange=exchange)
 
 
-def _rows(found: dict[str, list[Rates]]) -> tuple[Row, ...]:
-    speed = {name: [turn.images_per_second for turn in turns] for name, turns in found.items()}
-    cost = {name: [1e3 * turn.cpu_seconds_per_image for turn in turns] for name, turns in found.items()}
+def _rows(rates: dict[str, list[Rates]]) -> tuple[Row, ...]:
+    speed = {name: [turn.images_per_second for turn in turns] for name, turns in rates.items()}
+    cost = {name: [1e3 * turn.cpu_seconds_per_image for turn in turns] for name, turns in rates.items()}
     grafting = "grafting"
     return (
         *(Row(what=name, unit="images/s", values=tuple(values)) for name, values in speed.items()),

@@ -270,8 +270,8 @@ def teachers(data: DataConfig, epochs: int | None) -> Comparison:
     return _table("paper-table-teachers", "How many teachers and students should there be?", arms)
 
 
-def _new(found: Sequence[Arm], known: Sequence[Arm]) -> list[Arm]:
-    return [arm for arm in found if arm.name not in {other.name for other in known}]
+def _new(arms: Sequence[Arm], known: Sequence[Arm]) -> list[Arm]:
+    return [arm for arm in arms if arm.name not in {other.name for other in known}]
 
 
 def _taught(teacher: str, count: int, student: str, size: int, data: DataConfig, epochs: int | None) -> list[Arm]:

@@ -310,8 +310,10 @@ def _reached(networks: Iterable[Sequence[Row]], mark: float) -> float | None:
 
 
 def _taken(rows: Sequence[Row]) -> str:
-    taken = _seeds((f"{row['arm']} (from {row['taken_from']})", row["seed"]) for row in rows if row["taken_from"])
-    return f"Runs copied from another comparison with the same configuration, data and seed: {taken}." if taken else ""
+    copied = _seeds((f"{row['arm']} (from {row['taken_from']})", row["seed"]) for row in rows if row["taken_from"])
+    return (
+        f"Runs copied from another comparison with the same configuration, data and seed: {copied}." if copied else ""
+    )
 
 
 def _versions(rows: Sequence[Row]) -> str:
@@ -341,10 +343,10 @@ def _seeds(runs: Iterable[tuple[str, int]]) -> str:
     )
 
 
-def _format_estimate(found: Estimate, *, sign: str = "") -> str:
-    digits = 3 if abs(found.mean) < 10 and not sign else 2
-    half = "" if math.isinf(found.half) else f" ± {found.half:.{digits}f}"
-    return f"{found.mean:{sign}.{digits}f}{half}"
+def _format_estimate(estimate: Estimate, *, sign: str = "") -> str:
+    digits = 3 if abs(estimate.mean) < 10 and not sign else 2
+    half = "" if math.isinf(estimate.half) else f" ± {estimate.half:.{digits}f}"
+    return f"{estimate.mean:{sign}.{digits}f}{half}"
 
 
 def _markdown(table: Sequence[Sequence[str]]) -> str:

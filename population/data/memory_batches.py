@@ -47,11 +47,11 @@ class Batches(Protocol):
         """Return the number of images."""
         ...
 
-    def epoch(self, wanted: EpochSpec) -> Iterator[Batch]:
+    def epoch(self, spec: EpochSpec) -> Iterator[Batch]:
         """Yield the batches of one training pass, shuffled and augmented.
 
         Args:
-            wanted: Description of the pass.
+            spec: Description of the pass.
         """
         ...
 
@@ -87,19 +87,19 @@ class MemoryBatches:
         """Return the number of images."""
         return len(self._set)
 
-    def epoch(self, wanted: EpochSpec) -> Iterator[Batch]:
+    def epoch(self, spec: EpochSpec) -> Iterator[Batch]:
         """Yield the batches of one training pass, shuffled, cropped, mirrored and normalized.
 
         Args:
-            wanted: Description of the pass.
+            spec: Description of the pass.
         """
-        random = np.random.Generator(np.random.Philox(key=wanted.order_seed, counter=[0, 0, 0, wanted.epoch]))
-        order, size, padding = random.permutation(len(self)), wanted.batch_size, wanted.padding
-        steps = wanted.steps or -(-len(self) // size)
-        for index in range(wanted.first, steps):
+        random = np.random.Generator(np.random.Philox(key=spec.order_seed, counter=[0, 0, 0, spec.epoch]))
+        order, size, padding = random.permutation(len(self)), spec.batch_size, spec.padding
+        steps = spec.steps or -(-len(self) // size)
+        for index in range(spec.first, steps):
             chosen = order[index * size : (index + 1) * size]
-            step = wanted.epoch * steps + index
-            draws = draw(len(chosen), padding=padding, mirror=wanted.mirror, seed=wanted.augment_seed, step=step)
+            step = spec.epoch * steps + index
+            draws = draw(len(chosen), padding=padding, mirror=spec.mirror, seed=spec.augment_seed, step=step)
             if self._device.type == "cpu":
                 pixels = torch.from_numpy(crop_flip(self._set.images, chosen, draws, padding=padding))
             else:

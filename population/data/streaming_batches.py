@@ -88,26 +88,26 @@ class StreamBatches:
         """Return the number of images."""
         return len(self._indices)
 
-    def epoch(self, wanted: EpochSpec) -> Iterator[Batch]:
+    def epoch(self, spec: EpochSpec) -> Iterator[Batch]:
         """Yield the batches of one training pass, shuffled, augmented and normalized.
 
         Args:
-            wanted: Description of the pass.
+            spec: Description of the pass.
 
         Raises:
             UnreadableImageError: An image of a batch cannot be read.
         """
-        end = len(self) if wanted.steps is None else wanted.steps * wanted.batch_size
-        order = self._shuffled(wanted.order_seed, wanted.epoch)[wanted.first * wanted.batch_size : end]
+        end = len(self) if spec.steps is None else spec.steps * spec.batch_size
+        order = self._shuffled(spec.order_seed, spec.epoch)[spec.first * spec.batch_size : end]
         steps: list[nn.Module] = (
             [v2.RandomResizedCrop(self._size, antialias=True)] if self._resizes else [self._whole()]
         )
-        if wanted.padding:
-            steps.append(v2.RandomCrop(height_and_width(self._size), padding=wanted.padding))
-        if wanted.mirror:
+        if spec.padding:
+            steps.append(v2.RandomCrop(height_and_width(self._size), padding=spec.padding))
+        if spec.mirror:
             steps.append(v2.RandomHorizontalFlip(0.5))
         train = v2.Compose(steps)
-        yield from self._load(order, wanted.batch_size, transform=train, seed=wanted.augment_seed + wanted.epoch)
+        yield from self._load(order, spec.batch_size, transform=train, seed=spec.augment_seed + spec.epoch)
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
         """Yield all images once, in order, resized and normalized.

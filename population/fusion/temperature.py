@@ -36,30 +36,30 @@ def target_filters(num_filters: int, progress: float) -> float:
     return num_filters ** (1.0 - progress)
 
 
-def temperature_for(distances: Tensor, wanted: float) -> float:
-    """Return the temperature at which proxies mix `wanted` filters, averaged over the filters.
+def temperature_for(distances: Tensor, target: float) -> float:
+    """Return the temperature at which proxies mix `target` filters, averaged over the filters.
 
     The search bisects the logarithm of the temperature, because the effective number of filters falls monotonically
     with the temperature.
 
     Args:
         distances: Distances between filters, shape (filters, filters).
-        wanted: Effective number of filters, in [1, filters]. No temperature separates equal filters. If they keep the
-            number above `wanted`, the highest temperature is returned.
+        target: Effective number of filters, in [1, filters]. No temperature separates equal filters. If they keep the
+            number above `target`, the highest temperature is returned.
 
     Returns:
-        A temperature in [0, LARGEST], to PRECISION. It is 0 if `wanted` is all filters or a distance is not finite.
+        A temperature in [0, LARGEST], to PRECISION. It is 0 if `target` is all filters or a distance is not finite.
     """
     count = len(distances)
-    if wanted >= count or not bool(torch.isfinite(distances).all()):
+    if target >= count or not bool(torch.isfinite(distances).all()):
         return 0.0
     low, high = -math.log(LARGEST), math.log(LARGEST)
     for _ in range(STEPS):
         middle = (low + high) / 2
         effective = float(effective_filters(log_proxies(distances, math.exp(middle))).mean())
-        if abs(effective - wanted) <= PRECISION * (wanted - 1.0):
+        if abs(effective - target) <= PRECISION * (target - 1.0):
             return math.exp(middle)
-        if effective > wanted:
+        if effective > target:
             low = middle
         else:
             high = middle

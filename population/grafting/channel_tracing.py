@@ -205,13 +205,13 @@ class _ChannelFollower:
         inputs = inputs[max(0, -before) : len(inputs) - max(0, -after)]
         return np.concatenate([self._new(max(0, before)), inputs, self._new(max(0, after))])
 
-    def _join(self, node: fx.Node, one: np.ndarray, other: np.ndarray) -> None:
+    def _join(self, node: fx.Node, first: np.ndarray, second: np.ndarray) -> None:
         """Join the channels of two operands pairwise. A single channel is broadcast and joins none."""
-        if len(one) != len(other):
-            if 1 in (len(one), len(other)):
+        if len(first) != len(second):
+            if 1 in (len(first), len(second)):
                 return
-            raise ConfigError(f"graft.level filter: {node.name} joins {len(one)} and {len(other)} channels")
-        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+            raise ConfigError(f"graft.level filter: {node.name} joins {len(first)} and {len(second)} channels")
+        for a, b in zip(first.tolist(), second.tolist(), strict=True):
             self._parents[self._root(a)] = self._root(b)
 
     def _new(self, count: int) -> np.ndarray:

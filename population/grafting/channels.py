@@ -115,17 +115,17 @@ def declared_channels(module: nn.Module, groups: Sequence[Sequence[tuple[str, in
 
 
 def by_class(
-    found: Sequence[tuple[str, np.ndarray]], known: np.ndarray, count: int
+    producers: Sequence[tuple[str, np.ndarray]], known: np.ndarray, count: int
 ) -> tuple[tuple[tuple[str, int], ...], ...]:
     """Return for each class the key and place of each of its channels.
 
     Args:
-        found: Keys of entries, each with the channel at every place of its first dimension.
+        producers: Keys of entries, each with the channel at every place of its first dimension.
         known: The class of each channel, or UNTRACKED.
         count: Number of classes.
     """
     members: list[list[tuple[str, int]]] = [[] for _ in range(count)]
-    for key, channels in found:
+    for key, channels in producers:
         for place, class_ in enumerate(known[channels].tolist()):
             if class_ != UNTRACKED:
                 members[class_].append((key, place))

@@ -94,12 +94,12 @@ def blend_filters(
     return mean_alphas
 
 
-def _own_part(found: list[Axis], alphas: np.ndarray, config: GraftConfig) -> np.ndarray:
+def _own_part(axes: list[Axis], alphas: np.ndarray, config: GraftConfig) -> np.ndarray:
     """Return the alpha of each place of an entry, 1 where a place has no class.
 
     The shape is (size of dim 0,), or with inputs (size of dim 0 or 1, size of dim 1).
     """
-    by_dim = {axis.dim: axis.classes for axis in found}
+    by_dim = {axis.dim: axis.classes for axis in axes}
     is_tracked = {dim: (classes != UNTRACKED) for dim, classes in by_dim.items()}
     dim_alphas = {dim: np.where(is_tracked[dim], alphas[classes], 1.0) for dim, classes in by_dim.items()}
     if set(by_dim) == {0}:

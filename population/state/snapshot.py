@@ -122,10 +122,10 @@ class Snapshot:
         return all(bool(torch.isfinite(state[entry.name]).all()) for entry in floats)
 
 
-def _stretches(found: Sequence[Entry]) -> list[tuple[int, int]]:
+def _stretches(entries: Sequence[Entry]) -> list[tuple[int, int]]:
     """Return start and end byte, padding included, of each contiguous range of entries."""
     stretches: list[tuple[int, int]] = []
-    for entry in found:
+    for entry in entries:
         stop = entry.offset + -(-entry.nbytes // ALIGNMENT) * ALIGNMENT
         if stop == entry.offset:
             continue

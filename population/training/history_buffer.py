@@ -35,34 +35,34 @@ class HistoryBuffer:
         """
         self._rows["metrics"].append(report.row(time=time))
 
-    def add_grafts(self, own: SnapshotInfo, taken: Sequence[Contribution]) -> None:
+    def add_grafts(self, own: SnapshotInfo, contributions: Sequence[Contribution]) -> None:
         """Add the grafts of an exchange.
 
         Args:
             own: Progress of the network before the exchange.
-            taken: Contribution of each source.
+            contributions: Contribution of each source.
         """
-        self._rows["grafts"] += graft_rows(own, taken)
+        self._rows["grafts"] += graft_rows(own, contributions)
 
-    def add_filters(self, interval: int, found: Iterable[Mapping[str, Any]]) -> None:
+    def add_filters(self, interval: int, layer_rows: Iterable[Mapping[str, Any]]) -> None:
         """Add the statistics of the convolutions' filters after an interval's training.
 
         Args:
             interval: Intervals completed.
-            found: Rows of `filter_rows`, one for each layer.
+            layer_rows: Rows of `filter_rows`, one for each layer.
         """
-        self._rows["filters"] += [self._key(interval) | dict(row) for row in found]
+        self._rows["filters"] += [self._key(interval) | dict(row) for row in layer_rows]
 
-    def add_fusion(self, interval: int, epoch: int, found: Iterable[LayerFusion]) -> None:
+    def add_fusion(self, interval: int, epoch: int, records: Iterable[LayerFusion]) -> None:
         """Add the mixture of a compact network's filters that holds from the beginning of an epoch.
 
         Args:
             interval: Number of the interval in progress, from 1.
             epoch: Number of the epoch, from 0.
-            found: Record of each fused layer.
+            records: Record of each fused layer.
         """
         self._rows["fusion"] += [
-            self._key(interval) | {"epoch": epoch} | dataclasses.asdict(record) for record in found
+            self._key(interval) | {"epoch": epoch} | dataclasses.asdict(record) for record in records
         ]
 
     def drain(self) -> Rows:
