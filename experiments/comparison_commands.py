@@ -47,9 +47,9 @@ def compare(
             A single network that is compared with a population trains longer, on equally many images.
         storage: Folder of the runs. A run that was interrupted is resumed.
         out: Folder of the results. None: experiments/results/NAME.
+        address: Address of the Ray cluster. None: a Ray of this machine.
         reuse: Keep runs of equal configuration from the folder of the results, and copy those of the folders beside it.
             An interrupted comparison continues with this flag.
-        address: Address of the Ray cluster. None: a Ray of this machine.
         dry_run: Print the arms and their cost, and train nothing.
         smoke_test: Test that each arm runs: train two steps on a few images, from random weights. Record nothing.
     """

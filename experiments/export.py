@@ -203,6 +203,11 @@ def _build(recorded: dict[str, Any], factory: ModelFactory | None) -> nn.Module:
 def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionConfig) -> dict[str, Tensor]:
     """Return the compact form of weights that were trained with all filters.
 
+    Args:
+        state: Weights with all filters.
+        recorded: Content of config.json.
+        fusion: Fusion of the run.
+
     Raises:
         ConfigError: The run was started with a callable.
     """

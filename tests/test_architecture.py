@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import inarch
@@ -214,4 +217,16 @@ def test_constructors_have_at_most_six_parameters() -> None:
         if isinstance(method, ast.FunctionDef) and method.name == "__init__"
         if len(method.args.args) - 1 + len(method.args.kwonlyargs) > 6
     ]
+    assert wrong == []
+
+
+def test_docstrings_list_the_parameters_in_order() -> None:
+    options = ("--style=google", "--arg-type-hints-in-docstring=False", "--allow-init-docstring=True")
+    options += ("--check-return-types=False", "--check-yield-types=False", "--check-class-attributes=False")
+    options += ("--skip-checking-short-docstrings=True", "--skip-checking-raises=True", "--quiet")
+    command = [sys.executable, "-m", "pydoclint.main", *options, *(str(ROOT / package) for package in PACKAGES)]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    lines = (shown.stdout + shown.stderr).splitlines()
+    assert any(line.endswith(".py") for line in lines)  # it names each file with a "Return the ..." and no section
+    wrong = [line for line in lines if re.search(r"DOC(1|4)\d\d", line)]
     assert wrong == []

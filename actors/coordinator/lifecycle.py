@@ -170,6 +170,10 @@ class NetworkLifecycle:
     async def _create(self, network_id: int, plan: StartPlan) -> None:
         """Create the actor and wait until its model is built.
 
+        Args:
+            network_id: Id of the network.
+            plan: How it starts.
+
         Raises:
             StructureError: The model has another structure than those of the other networks.
             RayActorError: The process died.

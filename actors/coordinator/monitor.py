@@ -39,7 +39,7 @@ class RunMonitor:
         Args:
             kind: Kind of the event.
             network_id: Network that it is about; None: the run.
-            detail: Values of JSON types.
+            **detail: Values of JSON types.
         """
         self.num_events += 1
         self._events.append(

@@ -92,6 +92,9 @@ class NetworkGroup:
     async def train(self, network_id: int) -> ExitReason:
         """Let a network train to its end.
 
+        Args:
+            network_id: Id of the network.
+
         Raises:
             Exception: What the network raised, or RayError if its process died.
         """
@@ -131,6 +134,9 @@ def _kill(handle: ActorProxy[NetworkWorker]) -> None:
 
 async def await_result(reference: ObjectRef[T]) -> T:
     """Return the value of a task or an actor call.
+
+    Args:
+        reference: Reference to the value.
 
     Raises:
         Exception: The exception that the remote code raised, as itself; RayError for a failure of Ray.

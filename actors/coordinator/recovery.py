@@ -53,6 +53,10 @@ async def restore_run(context: RunContext) -> bool:
 def find_networks(context: RunContext, lifecycle: NetworkLifecycle) -> list[Member]:
     """Take over the living networks by their names, and end the processes of members that had left.
 
+    Args:
+        context: The run.
+        lifecycle: Lifecycle of its networks.
+
     Returns:
         The members that are active or donate, as they were recorded.
     """

@@ -210,6 +210,11 @@ def _matched(images: Images, known: Images) -> Images:
 def _with_classes_of(images: Images, train: Images, *, source: str) -> Images:
     """Renumber images by the classes of the training images.
 
+    Args:
+        images: The images.
+        train: The training images.
+        source: Name of the images' source, for errors.
+
     Raises:
         DataError: An image is of a class that the training images lack.
     """

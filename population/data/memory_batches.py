@@ -92,6 +92,9 @@ class MemoryBatches:
 
         Args:
             spec: Description of the pass.
+
+        Yields:
+            Batches on the device.
         """
         random = np.random.Generator(np.random.Philox(key=spec.order_seed, counter=[0, 0, 0, spec.epoch]))
         order, size, padding = random.permutation(len(self)), spec.batch_size, spec.padding
@@ -112,6 +115,9 @@ class MemoryBatches:
 
         Args:
             batch_size: Images in a batch. The last batch may have fewer.
+
+        Yields:
+            Batches on the device.
         """
         for start in range(0, len(self), batch_size):
             stop = min(start + batch_size, len(self))

@@ -94,6 +94,9 @@ class StreamBatches:
         Args:
             spec: Description of the pass.
 
+        Yields:
+            Batches on the device.
+
         Raises:
             UnreadableImageError: An image of a batch cannot be read.
         """
@@ -114,6 +117,9 @@ class StreamBatches:
 
         Args:
             batch_size: Images in a batch. The last batch may have fewer.
+
+        Yields:
+            Batches on the device.
 
         Raises:
             UnreadableImageError: An image of a batch cannot be read.

@@ -71,6 +71,12 @@ def _draw(
 
     A weight that is drawn twice counts once, so the share of drawn weights is a little below the probability.
 
+    Args:
+        random: Random numbers.
+        num_values: Number of weights.
+        probability: Probability that a weight is drawn.
+        num_networks: Networks that exchange, the rootstock included.
+
     Returns:
         Flat indices and shifts, both of shape (num_drawn,).
     """

@@ -164,6 +164,9 @@ class PopulationState(Generic[T]):
     def join(self, network_id: int) -> JoinPoint[T] | None:
         """Admit a network that has started.
 
+        Args:
+            network_id: Id of the network.
+
         Returns:
             The point where it begins. None in lockstep while others train: a later release admits it.
         """
@@ -228,6 +231,9 @@ class PopulationState(Generic[T]):
 
     def leave(self, network_id: int) -> bool:
         """Ask a member to leave.
+
+        Args:
+            network_id: Id of the network.
 
         Returns:
             Whether it finishes its interval first. A member without work is retired at once.

@@ -85,7 +85,7 @@ def count_steps(optimizer: torch.optim.Optimizer, steps: float) -> None:
 def moment_buffers(
     optimizer: torch.optim.Optimizer, names: Mapping[int, str], config: OptimizerConfig
 ) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield slot, parameter name and tensor of each running average of an optimizer.
+    """Yield the running averages of an optimizer.
 
     Averages that do not exist yet, because no step was taken, are created as zeros.
 
@@ -93,6 +93,9 @@ def moment_buffers(
         optimizer: The optimizer. The tensors are its own.
         names: Name of each of its parameters, by the parameter's `id`.
         config: Settings of the optimizer. SGD without momentum has no averages.
+
+    Yields:
+        Slot, parameter name and tensor of each average.
     """
     has_averages = config.name != "sgd" or config.momentum > 0
     for group in optimizer.param_groups:

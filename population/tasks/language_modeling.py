@@ -39,6 +39,9 @@ class LanguageModeling(TensorTask):
     def load_data(self, config: RunConfig) -> dict[str, Any]:
         """Read the text and split it into windows.
 
+        Args:
+            config: Configuration of the run. `config.text` names the text.
+
         Returns:
             For each split a pair of arrays, shape (windows, text.context), int64: characters, and next characters.
 

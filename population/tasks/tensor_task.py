@@ -192,6 +192,10 @@ class TensorEvaluator:
     def scores(self, outputs: Tensor, targets: Tensor) -> Scores:
         """Return the scores of outputs, as `Evaluator.scores`.
 
+        Args:
+            outputs: Outputs of a network or an ensemble.
+            targets: Targets of the examples.
+
         Raises:
             ConfigError: `score` returned other metrics than the task names.
         """
@@ -286,6 +290,10 @@ class BoundTensorTask:
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss and the training metrics of a batch, as `BoundTask.loss`.
+
+        Args:
+            model: The network, in training mode.
+            batch: A batch of `epoch`.
 
         Raises:
             UserCodeError: The task's `loss` raised.

@@ -180,6 +180,12 @@ def _is_part(folder: str) -> bool:
 def _check_empty(empty: Sequence[str], others: Sequence[str], *, name: str, split: str) -> list[str]:
     """Return notes on class folders without images.
 
+    Args:
+        empty: Folders of classes without images.
+        others: Files that are not read.
+        name: Name of the data set.
+        split: Part of the data.
+
     Raises:
         DataError: Such a folder belongs to the training images, or holds pictures of a format that is not read.
     """
