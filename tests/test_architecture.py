@@ -230,3 +230,13 @@ def test_docstrings_list_the_parameters_in_order() -> None:
     assert any(line.endswith(".py") for line in lines)  # it names each file with a "Return the ..." and no section
     wrong = [line for line in lines if re.search(r"DOC(1|4)\d\d", line)]
     assert wrong == []
+
+
+def test_only_integration_tests_use_ray() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "integration" not in path.parts and path.name not in ("test_readme.py", Path(__file__).name)
+        if "pytest.mark.ray" in path.read_text() or "import ray" in path.read_text()
+    ]
+    assert wrong == []

@@ -1,0 +1,44 @@
+"""Fixtures of the integration tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inarch.actors import PopulationRun
+from inarch.population import (
+    DataConfig,
+)
+from inarch.population.errors import (
+    RunNotFoundError,
+)
+from tests.conftest import small_config
+from tests.integration.runs import (
+    ARRAYS,
+)
+
+
+@pytest.fixture
+def begin(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationRun]]:
+    """Return a function that starts runs in the test's own folder. Runs that remain after the test are stopped."""
+    runs: list[PopulationRun] = []
+
+    def start(
+        name: str, *, data: Any = ARRAYS, data_config: DataConfig | None = None, model: Any = None, **changes: Any
+    ) -> PopulationRun:
+        changes |= {} if data_config is None else {"data": data_config}
+        config = small_config(name=name, storage=str(tmp_path), **changes)
+        run = PopulationRun.start(config, data=data, model=model)
+        runs.append(run)
+        return run
+
+    yield start
+    for run in runs:
+        try:
+            run.stop(seconds=30)
+            run.close()
+        except RunNotFoundError:
+            continue

@@ -1,0 +1,29 @@
+"""Benchmarks with real actors."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from inarch.experiments.benchmarks.exchange import exchange
+from inarch.experiments.benchmarks.overhead import overhead
+from inarch.experiments.benchmarks.straggler import straggler
+from tests.experiments.test_benchmarks import check_finite_rows
+
+pytestmark = [pytest.mark.ray]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "measure",
+    [
+        functools.partial(exchange, architectures=("resnet8",), store_networks=2, store_seconds=2.0),
+        functools.partial(overhead, architecture="resnet8", num_images=640, epochs=4),
+        functools.partial(straggler, step_seconds=0.02, interval_steps=5, seconds=4.0),
+    ],
+    ids=("exchange", "overhead", "straggler"),
+)
+def test_benchmark_with_real_actors_measures_finite_values(measure):
+    check_finite_rows(measure(repeats=1))

@@ -1,0 +1,175 @@
+"""Drivers and commands that end by Ctrl-C, SIGTERM or SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from inarch.actors import PopulationRun
+from inarch.population import (
+    DataConfig,
+    TimeoutsConfig,
+)
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.claim import claims
+from inarch.population.persistence.history import read_table
+from inarch.population.persistence.storage import Storage
+from tests.conftest import small_config
+from tests.integration.runs import (
+    intervals,
+    paced,
+    rows_in,
+    until,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+DRIVER = """
+import sys, time
+from inarch import PopulationRun
+from inarch.population.config import from_dict, RunConfig
+import json
+config = from_dict(RunConfig, json.loads(sys.argv[1]))
+run = PopulationRun.start(config)
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_actors_end_within_a_lease_after_the_driver_dies(tmp_path: Path, cluster: str) -> None:
+    from inarch.population.config import to_dict
+
+    config = small_config(
+        name="orphaned",
+        storage=str(tmp_path),
+        address=cluster,
+        data=DataConfig(augmentation="crop", padding=1),
+        timeouts=TimeoutsConfig(lease_seconds=4.0),
+        **paced(2000, 0.05),
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, json.dumps(to_dict(config))], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    try:
+        assert driver.stdout is not None and driver.stdout.readline().strip() == "started"
+        run = PopulationRun.attach("orphaned", storage=str(tmp_path))
+        status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
+        processes = [network.process for network in status.networks]
+    finally:
+        driver.kill()
+        driver.wait(timeout=10)
+    until(lambda: not any(psutil.pid_exists(process) for process in processes), seconds=25)
+    store = CheckpointStore(Storage(f"{tmp_path}/orphaned"))
+    newest = [store.newest(network) for network in (0, 1)]
+    assert all(checkpoint is not None and checkpoint.id.interval >= 2 for checkpoint in newest)
+    resumed = PopulationRun.resume(f"{tmp_path}/orphaned")
+    until(lambda: min(intervals(resumed.status()).values(), default=0) >= min(c.id.interval for c in newest if c))
+    resumed.stop(seconds=60)
+    resumed.close()
+
+
+CTRL_C = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", "interrupted", "--population.size", "2"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_folder_that_resume_completes(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    words = [*CTRL_C, "--storage", str(tmp_path), "--schedule.epochs", "60", "--debug.straggler.step-seconds", "0.02"]
+    train = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+    assert train.stdout is not None
+    for line in train.stdout:
+        if "interval 3" in line:
+            train.send_signal(signal.SIGINT)
+            break
+    output = train.stdout.read()
+    assert train.wait(timeout=60) == 130
+    assert "inarch resume" in output
+    words = [sys.executable, "-m", "inarch.experiments.cli", "resume", str(tmp_path / "interrupted")]
+    resumed = subprocess.run(words, capture_output=True, text=True, timeout=140, env=environment, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "ensemble" in resumed.stdout
+    table = read_table(Storage(str(tmp_path / "interrupted")), "metrics")
+    assert table["interval"].to_pylist() == [*range(1, 61)] * 2
+
+
+def train_command(tmp_path: Path, name: str, *words: str) -> tuple[list[str], dict[str, str]]:
+    """Return the `inarch train` command for a separate Ray cluster, and the environment of the command."""
+    command = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", name, "--storage", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment.pop("RAY_ADDRESS", None)
+    return [*command, *words], environment
+
+
+SHORT = ("--population.size", "2", "--schedule.epochs", "200", "--debug.straggler.step-seconds", "0.01")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["command", "script"])
+def test_sigterm_stops_a_run_with_checkpoints_saved(tmp_path: Path, kind: str) -> None:
+    words, environment = train_command(tmp_path, "terminated", *SHORT)
+    if kind == "script":
+        script = tmp_path / "driver.py"
+        script.write_text(
+            "from inarch import PopulationRun\n"
+            "from inarch import ModelConfig, PopulationConfig, RunConfig, ScheduleConfig\n"
+            "if __name__ == '__main__':\n"
+            f"    config = RunConfig(name='terminated', storage={str(tmp_path)!r},\n"
+            "        model=ModelConfig(architecture='resnet8'), population=PopulationConfig(size=2),\n"
+            "        schedule=ScheduleConfig(epochs=200, batch_size=64))\n"
+            "    for event in PopulationRun.start(config).events():\n"
+            "        if event.kind == 'interval':\n"
+            "            print('interval', str(event.detail['interval']) + ',', flush=True)\n"
+        )
+        words = [sys.executable, str(script)]
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert driver.stdout is not None and driver.stderr is not None
+    for line in driver.stdout:
+        if "interval 3," in line:
+            driver.send_signal(signal.SIGTERM)
+            break
+    output = driver.stdout.read() + driver.stderr.read()
+    assert driver.wait(timeout=60) == 143, output
+    assert f"inarch resume {tmp_path}/terminated" in output and "Traceback" not in output
+    store = CheckpointStore(Storage(str(tmp_path / "terminated")))
+    newest = {network_id: store.newest(network_id) for network_id in (0, 1)}
+    last = {network_id: rows[-1] for network_id, rows in rows_in(tmp_path / "terminated").items()}
+    for network_id, checkpoint in newest.items():
+        assert checkpoint is not None and checkpoint.id.interval >= last[network_id] >= 2
+    assert claims(Storage(str(tmp_path / "terminated"))) == []
+
+
+@pytest.mark.slow
+def test_sigterm_stops_a_comparison_without_traceback(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "inarch.experiments.cli", "compare", "two-networks", "--train", "digits"]
+    words += ["--epochs", "100", "--storage", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    _, environment = train_command(tmp_path, "unused")
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    until(lambda: list((tmp_path / "runs").glob("*/metrics/*.parquet")), seconds=120)
+    driver.send_signal(signal.SIGTERM)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 143 and "to continue, give the same command with --reuse" in output, output
+    assert "Traceback" not in output and "SIGTERM received" not in output
+
+
+@pytest.mark.slow
+def test_train_commands_of_the_same_name_start_a_single_run(tmp_path: Path) -> None:
+    words, environment = train_command(tmp_path, "same", "--population.size", "2", "--schedule.epochs", "30")
+    drivers = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        for _ in range(2)
+    ]
+    outputs = [driver.communicate(timeout=200)[0] for driver in drivers]
+    statuses = [driver.returncode for driver in drivers]
+    assert sorted(statuses) == [0, 2], outputs
+    refusal = outputs[statuses.index(2)]
+    assert "choose another name" in refusal and "Traceback" not in refusal
+    assert rows_in(tmp_path / "same") == {0: list(range(1, 31)), 1: list(range(1, 31))}
+    assert Storage(str(tmp_path / "same")).exists("result.json")

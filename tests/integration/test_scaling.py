@@ -1,0 +1,65 @@
+"""Populations that grow and shrink while they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inarch.actors import PopulationRun
+from inarch.population import (
+    PopulationConfig,
+)
+from inarch.population.errors import (
+    ConfigError,
+)
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage
+from tests.integration.runs import (
+    intervals,
+    paced,
+    rows_of,
+    until,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+def test_scale_grows_and_shrinks_a_running_population(begin, tmp_path: Path) -> None:
+    run = begin("elastic", **paced(40, 0.1, population=PopulationConfig(size=2, max_size=3)))
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 2)
+    attached = PopulationRun.attach("elastic", storage=str(tmp_path))
+    attached.scale(3)
+    status = until(lambda: (s := run.status()) and sum(n.state == "training" for n in s.networks) == 3 and s)
+    assert [n.network_id for n in status.networks] == [0, 1, 2]
+    until(lambda: min(intervals(run.status()).values()) >= 5)
+    with pytest.raises(ConfigError, match="max_size is 3"):
+        run.scale(4)
+    with pytest.raises(ConfigError, match="at least 1"):
+        run.scale(0)
+    run.scale(2)
+    status = until(lambda: (s := run.status()) and s.networks[2].state == "retired" and s)
+    assert [n.state for n in status.networks] == ["training", "training", "retired"]
+    run.wait(seconds=90)
+    rows = rows_of(run)
+    assert rows[0] == rows[1] == list(range(1, 41))
+    store = CheckpointStore(Storage(run.path))
+    assert rows[2] == list(range(rows[2][0], rows[2][-1] + 1))
+    assert rows[2][0] > 1
+    newest = store.newest(2)
+    assert newest is not None and newest.id.interval == rows[2][-1]
+
+
+@pytest.mark.slow
+def test_newcomer_removed_at_a_barrier_does_not_restart(begin) -> None:
+    run = begin("visitor", **paced(3, 5.0, mode="lockstep"))  # a newcomer starts within an interval
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 1)
+    run.scale(3)
+    until(lambda: (s := run.status()) and len(s.networks) == 3 and s.networks[2].state == "training")
+    assert max(intervals(run.status()).values()) == 1, "the barrier opened before the newcomer waited"
+    run.scale(2)
+    run.wait(seconds=120)
+    visitor = run.status().networks[2]
+    assert (visitor.state, visitor.incarnation) == ("retired", 1)
+    assert not [event for event in run.events() if event.network_id == 2 and event.kind in ("loss", "restart")]
+    assert rows_of(run).keys() == {0, 1}
