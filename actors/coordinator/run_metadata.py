@@ -11,6 +11,7 @@ Each record of the members is a new file. The newest two are kept.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import platform
 from typing import Any
@@ -18,7 +19,6 @@ from typing import Any
 import numpy
 import ray
 import torch
-import torchvision
 
 from inarch.actors.resources import NetworkResources
 from inarch.population.config import to_dict
@@ -51,7 +51,7 @@ def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
+            "torchvision": importlib.metadata.version("torchvision"),
             "numpy": numpy.__version__,
             "ray": ray.__version__,
         },

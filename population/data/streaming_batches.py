@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from inarch.population.config import ImageSize, height_and_width
 from inarch.population.data.memory_batches import Batch, EpochSpec
@@ -100,6 +99,8 @@ class StreamBatches:
         Raises:
             UnreadableImageError: An image of a batch cannot be read.
         """
+        from torchvision.transforms import v2  # its import takes as long as that of torch
+
         end = len(self) if spec.steps is None else spec.steps * spec.batch_size
         order = self._shuffled(spec.order_seed, spec.epoch)[spec.first * spec.batch_size : end]
         steps: list[nn.Module] = (
@@ -124,6 +125,8 @@ class StreamBatches:
         Raises:
             UnreadableImageError: An image of a batch cannot be read.
         """
+        from torchvision.transforms import v2  # its import takes as long as that of torch
+
         yield from self._load(self._indices, batch_size, transform=v2.Compose([self._whole()]), seed=0)
 
     def _whole(self) -> nn.Module:
@@ -139,7 +142,7 @@ class StreamBatches:
         rank[shuffled] = np.arange(len(shuffled)) // (WINDOW_GROUPS if len(shuffled) < len(groups) else len(shuffled))
         return self._indices[np.lexsort((random.random(len(groups)), rank[groups]))]
 
-    def _load(self, order: np.ndarray, batch_size: int, *, transform: v2.Compose, seed: int) -> Iterator[Batch]:
+    def _load(self, order: np.ndarray, batch_size: int, *, transform: nn.Module, seed: int) -> Iterator[Batch]:
         if len(order) == 0:
             return
         loader = DataLoader(
@@ -179,8 +182,10 @@ class _Decoded(Dataset[Any]):
     """
 
     def __init__(
-        self, images: EncodedImages, order: np.ndarray, transform: v2.Compose, seed: int, *, channels: int
+        self, images: EncodedImages, order: np.ndarray, transform: nn.Module, seed: int, *, channels: int
     ) -> None:
+        from torchvision.transforms import v2  # its import takes as long as that of torch
+
         self._images, self._order, self._transform, self._seed = images, order, transform, seed
         self._mode = "gray" if channels == 1 else "rgb"
         mean, deviation = stream_statistics(channels)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.ops
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
@@ -186,7 +185,7 @@ class _ChannelFollower:
             for other in operands:
                 self._join(node, widest, other)
             self._channels[node] = widest
-        elif target in _PASSING_OPERATIONS and _shape(node)[1] == len(self._of(inputs[0])):
+        elif _is_passing(target) and _shape(node)[1] == len(self._of(inputs[0])):
             self._channels[node] = self._of(inputs[0])
         else:
             raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
@@ -279,6 +278,15 @@ def _plain(target: Any) -> Callable[..., Any]:
     return plain.get(target) or target
 
 
+def _is_passing(target: Any) -> bool:
+    """Return whether an operation treats each channel by itself, and all in the same way.
+
+    torchvision's stochastic depth is known by its module, so that tracing does not import torchvision.
+    """
+    module = getattr(target, "__module__", None)
+    return module == "torchvision.ops.stochastic_depth" or target in _PASSING_OPERATIONS
+
+
 _PASSING = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.ELU, nn.Tanh),
     *(nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
@@ -289,7 +297,7 @@ _PASSING_OPERATIONS = {
     *(F.relu, F.relu6, F.leaky_relu, F.silu, F.hardswish, F.hardsigmoid, F.gelu, F.elu, torch.relu, torch.sigmoid),
     *(torch.tanh, F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
     *(torch.max_pool2d, torch.mean, operator.getitem, "mean", "relu", "relu_", "sigmoid", "contiguous", "tanh"),
-    *("clone", "float", "detach", torchvision.ops.stochastic_depth),
+    *("clone", "float", "detach"),
 }
 _ELEMENTWISE = {operator.add, operator.mul, operator.sub, torch.add, torch.mul, "add", "add_", "mul", "mul_"}
 _JOINING = {torch.cat, torch.concat}

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from inarch.population.config import FusionConfig, ModelConfig
@@ -175,6 +174,8 @@ def resolve(config: ModelConfig) -> ModelFactory:
 
 
 def _torchvision(name: str) -> ModelFactory:
+    import torchvision  # its import takes as long as that of torch, and most runs do not need it
+
     classifiers = set(torchvision.models.list_models(module=torchvision.models))
     if name not in classifiers:
         raise ConfigError(f"torchvision has no classifier {name!r}; it has {', '.join(sorted(classifiers))}")

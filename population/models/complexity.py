@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from inarch.population.config import FusionConfig, ModelConfig
 from inarch.population.models import ModelFactory, build
@@ -38,6 +37,8 @@ def model_complexity(model: nn.Module, image_shape: tuple[int, int, int]) -> Mod
         model: The model, on any device.
         image_shape: (channels, height, width) of the images.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # it imports triton, which only this count needs
+
     was_training, parameter = model.training, next(model.parameters())
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, *image_shape, device=parameter.device))

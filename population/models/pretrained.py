@@ -8,7 +8,6 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from inarch.population.errors import ConfigError
@@ -55,6 +54,8 @@ def _read(architecture: str, weights: str) -> tuple[Mapping[str, Tensor], bool]:
             raise ConfigError(f"model.weights {weights!r} cannot be read as safetensors: {error}") from error
     if not architecture.startswith("torchvision:"):
         raise ConfigError(f"model.weights={weights!r}: the file does not exist; give the path of a safetensors file")
+    import torchvision  # its import takes as long as that of torch, and most runs do not need it
+
     name = architecture.removeprefix("torchvision:")
     available = torchvision.models.get_model_weights(name)
     names = ["DEFAULT", *(entry.name for entry in available)]
