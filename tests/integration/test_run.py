@@ -219,12 +219,14 @@ class Changing:
         return CifarResNet(14 if is_actor else 8, num_classes=num_classes, in_channels=1)
 
 
+@pytest.mark.slow
 def test_run_fails_when_network_structures_differ(begin) -> None:
     run = begin("changing", model=Changing())
     with pytest.raises(RunError, match="another structure than its neighbors"):
         run.wait(seconds=60)
 
 
+@pytest.mark.slow
 def test_network_ahead_of_its_donor_compensates_the_delay(begin) -> None:
     options = paced(7, 0.04, staleness=StalenessConfig(compensation_intervals=3, max_intervals=9.0))
     options["debug"] = DebugConfig(straggler=StragglerConfig(step_seconds=0.04, slowdowns=(1.0, 1.6)))

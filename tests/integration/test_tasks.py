@@ -106,6 +106,7 @@ def test_own_task_survives_a_kill_and_resumes(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_language_run_survives_a_kill(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("networks graft the weights of their neighbors. " * 60)
     config = RunConfig(
@@ -141,6 +142,7 @@ def test_extensions_of_every_kind_train_together(tmp_path: Path) -> None:
         "callbacks": (f"{module}:Collector",),
         "population": PopulationConfig(size=3),
         "storage": str(tmp_path),
+        "mode": "lockstep",
     }
     for name, rule, criterion in (
         ("rule", f"{module}:halfway", "entropy"),
