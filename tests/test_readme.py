@@ -11,6 +11,7 @@ import pytest
 import tyro
 
 from inarch.experiments import recipes
+from inarch.experiments.cli import main
 from inarch.population import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +43,21 @@ def test_train_commands_in_pages_are_accepted() -> None:
         words = shlex.split(command)[2:]
         name = words.pop(0) if words and not words[0].startswith("-") else recipes.DEFAULT
         tyro.cli(RunConfig, default=recipes.recipe(name), args=words)
+
+
+def test_commands_in_pages_have_known_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    """The options of all commands but train, of which there may be several on a line."""
+    used: dict[str, set[str]] = {}
+    for page in PAGES:
+        for block in blocks(page, ""):
+            for command, rest in re.findall(r"inarch (\w+)((?: [^\s#]+)*)", block.replace("\\\n", " ")):
+                used.setdefault(command, set()).update(re.findall(r"(--[\w.-]+)", rest))
+    assert {"status", "scale", "stop", "resume", "evaluate", "export", "predict", "compare", "bench"} <= set(used)
+    for command, flags in used.items():
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert not [flag for flag in flags if flag not in text], command
 
 
 def test_flags_in_exchange_table_are_accepted() -> None:
