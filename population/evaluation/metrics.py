@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inarch.population.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -22,6 +24,10 @@ class Metric:
     """Format of its values in tables, for `str.format`."""
     in_training: bool = True
     """Whether the evaluations during training give it too. Otherwise only the evaluation of the whole run does."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ConfigError(f"a metric's name must be a Python identifier, got {self.name!r}")
 
     @property
     def title(self) -> str:

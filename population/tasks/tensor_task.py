@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch.utils import _pytree as pytree  # torch has no public module for nested structures
 
 from inarch.population.config import RunConfig
 from inarch.population.data.memory_batches import epoch_batches, epoch_steps
@@ -233,6 +233,9 @@ class BoundTensorTask:
         self.task, self.config, self.device = task, config, torch.device(device)
         if not task.metrics:
             raise ConfigError(f"{_name(task)}.metrics must name at least one metric")
+        names = [metric.name for metric in task.metrics]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{_name(task)}.metrics must have different names, got {names}")
         self._data = {split: _arrays(task, split, data) for split in data}
         if "train" not in data:
             raise DataError(f"{_name(task)}.load_data must return training data under the key train")
@@ -347,6 +350,8 @@ class BoundTensorTask:
             for name, value in {"the loss": loss, **metrics}.items():
                 if not isinstance(value, Tensor) or value.dim():  # pyright: ignore[reportUnnecessaryIsInstance]
                     raise ConfigError(f"{_name(self.task)}.loss: {name} must be a 0-dimensional tensor, got {value!r}")
+            if "loss" in metrics:
+                raise ConfigError(f"{_name(self.task)}.loss: the loss itself is recorded as loss; rename that metric")
             if not loss.requires_grad:
                 raise ConfigError(f"{_name(self.task)}.loss: the loss does not depend on any parameter of the network")
             loss.backward()

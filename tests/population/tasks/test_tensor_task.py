@@ -164,6 +164,16 @@ class NoMetrics(Line):
     metrics = ()
 
 
+class TwiceTheSame(Line):
+    metrics = (Metric(name="error"), Metric(name="error"))
+
+
+class LossTwice(Line):
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        loss, metrics = super().loss(model, batch)
+        return loss, {"loss": loss, **metrics}
+
+
 class Detached(Line):
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         return model(batch["x"]).mean().detach(), {}
@@ -210,6 +220,8 @@ class OtherSplit(Line):
 WRONG: dict[type[TensorTask], tuple[type[InarchError], str]] = {
     WrongMetrics: (ConfigError, r"WrongMetrics\.score must return the metrics \['error', 'within'\], got \['error'\]"),
     NoMetrics: (ConfigError, r"NoMetrics\.metrics must name at least one metric"),
+    TwiceTheSame: (ConfigError, r"TwiceTheSame\.metrics must have different names"),
+    LossTwice: (ConfigError, "the loss itself is recorded as loss"),
     Detached: (ConfigError, "does not depend on any parameter"),
     PerExample: (ConfigError, "the loss must be a 0-dimensional tensor"),
     SameModel: (ConfigError, "must return a new network each time"),
@@ -245,5 +257,7 @@ def test_resolve_task_lists_names_and_refuses_other_objects() -> None:
     assert isinstance(resolve_task(f"{__name__}:Line"), Line)
     with pytest.raises(ConfigError, match="'poetry' is unknown; there are classification, retrieval, language"):
         resolve_task("poetry")
+    with pytest.raises(ConfigError, match="a metric's name must be a Python identifier, got 'top-5'"):
+        Metric(name="top-5")
     with pytest.raises(ConfigError, match=r"must be a subclass of inarch\.Task.*got dict"):
         check_task({}, "x")
