@@ -92,7 +92,7 @@ def _use_token() -> None:
 
     A local Ray requires a token since version 2.60. A second process sends it only if RAY_AUTH_MODE is `token`, and Ray
     read that variable when it was imported. Ray therefore has to read it again, through a private name: the only use of
-    a private name here (docs/decisions.md). A cluster that requires no token accepts it too.
+    a private name here (docs/development/decisions, 0005). A cluster that requires no token accepts it too.
     """
     has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     has_token = has_token or (Path.home() / ".ray" / "auth_token").exists()

@@ -22,7 +22,7 @@ class StalenessConfig:
     exp(-rate s)."""
     rate: float = 1.5
     """Rate of the policy, at least 0. The default made populations with slow members agree soonest
-    (docs/decisions.md)."""
+    (docs/development/decisions, 0035)."""
     cutoff_intervals: float = 8.0
     """exponential only: above this staleness the scion has no weight."""
     max_intervals: float | None = None

@@ -3,7 +3,7 @@
 The entropy is that of a histogram with equal cells between the least and the greatest weight. On the CPU the layer is
 read in blocks that stay in cache, and each block is compared with every edge. This is faster than torch.histc. It also
 puts every weight into the cell whose edges enclose it, which an index computed by scaling does not always do
-(docs/decisions.md).
+(docs/development/decisions, 0031).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Grafting as the authors' public code computes it, with its quirks, for parity with published numbers.
 
-The other modules of this package depart from it on purpose; docs/decisions says why.
+The other modules of this package depart from it on purpose; docs/development/decisions says why.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def staleness_discount(intervals: float, config: StalenessConfig) -> float:
         A factor in [0, 1]: 1 for a fresh scion, and never larger for a staler one.
 
     Source: polynomial, FedAsync (Xie et al. 2019, arXiv:1903.03934); exponential with cut-off, CGAD (arXiv:2605.09126).
-    Both papers have another setting; docs/decisions.md says why the default is polynomial with rate 1.5.
+    Both papers have another setting. Decision 0035 in docs says why the default is polynomial with rate 1.5.
     """
     if config.policy == "polynomial":
         return (1.0 + intervals) ** -config.rate

@@ -1,7 +1,7 @@
 """Tasks of one's own: a base class for tasks whose data are arrays, and its binding to data and a device.
 
 A subclass says how to load the data, build the model, compute the loss and score predictions. Everything else has a
-default that a subclass may replace. docs/tasks.md has an example of 40 lines.
+default that a subclass may replace. docs/how-to/own-task.md has an example of 40 lines.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def test_published_graft_of_a_ring_equals_the_public_code(vectors, network_id: i
 
 
 def test_published_graft_is_consistent_with_the_layer_vector(vectors) -> None:
-    """The entry `own` of this vector holds the weights after the graft (docs/decisions.md).
+    """The entry `own` of this vector holds the weights after the graft (docs/development/decisions, 0033).
 
     The test therefore computes the rootstock from the result, the scion and each alpha of two decimals.
     For each convolution, the graft of at least one such rootstock must return the alpha it was computed from.
