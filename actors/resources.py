@@ -56,12 +56,18 @@ def connect(address: str | None = None) -> Connection:
             value of RAY_ADDRESS, or `local` if that is not set.
 
     Raises:
-        ClusterError: No cluster answers at the address.
+        ClusterError: No cluster answers at the address, or this process is connected to another cluster.
     """
     if ray.is_initialized():
         with own_sigterm():
             pass
-        return Connection(address=_address(), dashboard=None, is_own=False)
+        connected = _address()
+        if address is not None and _are_different(address, connected):
+            raise ClusterError(
+                f"this process is connected to the cluster at {connected}, not to {address}; call ray.shutdown() "
+                "first, or leave the address out"
+            )
+        return Connection(address=connected, dashboard=None, is_own=False)
     target = address or os.environ.get("RAY_ADDRESS") or None
     if target not in (None, "local", "auto"):
         check_reachable(target)
@@ -120,6 +126,21 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
     except OSError as error:
         raise ClusterError(f"the cluster at {address} cannot be reached: {error}") from None
+
+
+def _are_different(wished: str, connected: str) -> bool:
+    """Return whether HOST:PORT certainly names another cluster than the connected one. Other forms may be the same."""
+    wished_host, _, wished_port = wished.rpartition(":")
+    host, _, port = connected.rpartition(":")
+    if "://" in wished or not wished_port.isdigit():
+        return False
+    if wished_port != port:
+        return True
+    try:
+        addresses = {socket.gethostbyname(wished_host), socket.gethostbyname(host)}
+    except OSError:
+        return False
+    return len(addresses) == 2 and not any(name.startswith("127.") for name in addresses)
 
 
 def plan_resources(config: RunConfig) -> NetworkResources:

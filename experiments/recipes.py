@@ -40,7 +40,7 @@ def text_transformer() -> RunConfig:
         task="language",
         text=TextConfig(source="python"),
         population=PopulationConfig(size=4),
-        schedule=ScheduleConfig(epochs=4, batch_size=64, interval_steps=48, lr_decay="cosine"),
+        schedule=ScheduleConfig(epochs=3, batch_size=64, interval_steps=48, lr_decay="cosine"),
         optimizer=OptimizerConfig(name="adamw", learning_rate=4e-3, weight_decay=0.01),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import tempfile
 from pathlib import Path
 
@@ -27,7 +28,11 @@ class LogFile:
         self._storage, self._relative = storage, f"logs/{name}.log"
         path = None if "://" in storage.uri else _writable(Path(storage.path(self._relative)))
         self._is_local = path is not None
-        self._path = path = path or Path(tempfile.mkstemp(prefix="inarch-", suffix=".log")[1])
+        if path is None:
+            descriptor, name_of_copy = tempfile.mkstemp(prefix="inarch-", suffix=".log")
+            os.close(descriptor)
+            path = Path(name_of_copy)
+        self._path = path
         self.logger = logging.getLogger(f"inarch.{storage.uri}.{name}")
         self.logger.setLevel(logging.INFO)
         self.logger.propagate = False

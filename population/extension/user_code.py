@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sysconfig
 import traceback
 from collections.abc import Generator
@@ -17,7 +18,7 @@ LINES, LINE_LENGTH = 4, 400
 """Maximum number of lines of an error's own message in a report, and of characters in each line."""
 
 _OWN = Path(__file__).parents[2]
-_OWN_PACKAGES = tuple(str(_OWN / name) for name in ("population", "actors", "experiments"))
+_OWN_PACKAGES = tuple(f"{_OWN / name}{os.sep}" for name in ("population", "actors", "experiments"))
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 

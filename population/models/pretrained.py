@@ -36,9 +36,8 @@ def load_pretrained(model: nn.Module, architecture: str, weights: str) -> None:
     fitting = {key for key in own if key in pretrained and pretrained[key].shape == own[key].shape}
     mismatched = sorted((own.keys() - fitting - optional) | (pretrained.keys() - own.keys() if is_exact else set()))
     if mismatched or not fitting:
-        raise ConfigError(
-            f"model.weights {weights!r} are not those of {architecture}: {(mismatched or ['all'])[0]!r} differs"
-        )
+        difference = f"{mismatched[0]!r} differs" if mismatched else "no entry fits"
+        raise ConfigError(f"model.weights {weights!r} are not those of {architecture}: {difference}")
     copied = fitting if head <= fitting else fitting - head
     with torch.no_grad():
         for key in copied:
