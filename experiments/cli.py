@@ -133,16 +133,11 @@ def train(words: list[str]) -> int:
 def registered_names() -> str:
     """Return the names of all registered objects, extensions included, for the help of `inarch train`."""
     from inarch.actors.driver.callbacks import CALLBACKS
-    from inarch.population.data.datasets import DATASETS
-    from inarch.population.exchange import RULES
-    from inarch.population.extension.registry import Registry, load_extensions
-    from inarch.population.grafting.criteria import CRITERIA
-    from inarch.population.membership.topology import TOPOLOGIES
-    from inarch.population.models.build import MODELS
-    from inarch.population.tasks.built_in import TASKS
+    from inarch.actors.registrations import REGISTRIES
+    from inarch.population.extension.registry import load_extensions
 
     load_extensions()
-    registries: tuple[Registry[Any], ...] = (TASKS, MODELS, DATASETS, TOPOLOGIES, RULES, CRITERIA, CALLBACKS)
+    registries = (*REGISTRIES, CALLBACKS)
     lines = [f"--{registry.field}: {', '.join(registry.names())}" for registry in registries if registry.names()]
     return "Registered names, besides module:object of your own:\n" + "\n".join(lines)
 

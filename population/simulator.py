@@ -16,6 +16,7 @@ from inarch.population.membership.members import MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint, PopulationState
 from inarch.population.membership.snapshot_index import PublishedSnapshot
+from inarch.population.membership.topology import check_topology
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Snapshot, SnapshotInfo
@@ -100,7 +101,11 @@ class Simulator:
             step_seconds: Virtual seconds of a step, by network id; 1 where not given.
             post_seconds: Virtual seconds until a published snapshot is in the index, in async mode.
             events: Joins, losses and leaves.
+
+        Raises:
+            ConfigError: There is no topology of the configured name.
         """
+        check_topology(config.topology)
         self.config = config
         self.state: PopulationState[Snapshot] = PopulationState(config)
         self.result = Simulation()

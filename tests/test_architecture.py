@@ -28,8 +28,8 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("simulator",),
     ),
     "actors": (
-        ("messages", "retry", "termination"),
-        ("coordinator_api", "resources"),
+        ("messages", "retry", "termination", "pickling"),
+        ("coordinator_api", "resources", "registrations"),
         ("network",),
         ("coordinator",),
         ("driver",),

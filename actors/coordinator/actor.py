@@ -25,6 +25,7 @@ from inarch.actors.coordinator.run_completion import RunCompletion
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.coordinator_api import CoordinatorApi
 from inarch.actors.messages import Command, Event, References, RunStatus
+from inarch.actors.registrations import register_all
 from inarch.actors.resources import check_capacity, plan_resources
 from inarch.population.errors import RunError
 from inarch.population.membership.members import Member, MemberState
@@ -71,6 +72,7 @@ class Coordinator(CoordinatorApi):
         Raises:
             InarchError: Data, model, resources or storage cannot be used. Nothing was started.
         """
+        register_all(self._spec.registrations)
         self._state.resources = plan_resources(self._config)
         await asyncio.to_thread(self.context.storage.check_writable)
         info = await self._prepare()
@@ -337,6 +339,7 @@ class _RemoteCoordinator(Coordinator):
     async def __init__(self, spec: RunSpec) -> None:
         super().__init__(spec)
         if ray.get_runtime_context().was_current_actor_reconstructed:
+            register_all(spec.registrations)
             self.await_recovery()
             self.context.background.spawn(self.recover())
 

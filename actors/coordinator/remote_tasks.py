@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import torch
 
+from inarch.actors.registrations import register_all
 from inarch.population.errors import StorageError
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.storage import Storage
@@ -39,6 +40,7 @@ def prepare_run(spec: RunSpec):
     Raises:
         InarchError: As `prepare`.
     """
+    register_all(spec.registrations)
     return prepare(spec)
 
 
@@ -67,6 +69,7 @@ def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: 
         RunExistsError: Another start has claimed the folder.
         StorageError: Storage failed in every attempt.
     """
+    register_all(spec.registrations)
     torch.set_num_threads(min(EVALUATION_THREADS, os.cpu_count() or 1))
     result = evaluate_run(spec, data, ended, reasons, seconds) | {"finished": time.time()}
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)

@@ -66,8 +66,13 @@ class RunCallback:
         """
 
 
-CALLBACKS: Registry[Callable[[], RunCallback]] = Registry("callback", "callbacks")
-"""Callback classes, or functions that return a callback, by name."""
+CALLBACKS: Registry[RunCallback | Callable[[], RunCallback]] = Registry(
+    "callback",
+    "callbacks",
+    accepts=lambda target: callable(target) or isinstance(target, RunCallback),
+    form="a RunCallback, or a class or function that returns one",
+)
+"""Callbacks by name: callbacks, or classes or functions that return a callback."""
 
 
 def resolve_callbacks(callbacks: Sequence[RunCallback | str]) -> list[RunCallback]:
@@ -84,9 +89,10 @@ def resolve_callbacks(callbacks: Sequence[RunCallback | str]) -> list[RunCallbac
     for callback in callbacks:
         value: object = callback
         if isinstance(callback, str):
-            factory = CALLBACKS.resolve(callback)
-            with user_code(f"callback {callback}"):
-                value = factory()
+            value = CALLBACKS.resolve(callback)
+            if not isinstance(value, RunCallback):
+                with user_code(f"callback {callback}"):
+                    value = value()
         if not isinstance(value, RunCallback):
             raise ConfigError(f"callbacks must be instances of RunCallback, got {value!r}; subclass it")
         resolved.append(value)

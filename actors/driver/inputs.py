@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
-import inspect
 import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, cast
 
 import ray
 
+from inarch.actors.pickling import check_sendable
 from inarch.population.config import RunConfig
 from inarch.population.errors import ConfigError, DataError, RunError, StorageError
 from inarch.population.exchange import check_rule
@@ -117,36 +114,6 @@ def with_network(
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=absolute(weights)))
     task.check_config(config, has_model=factory is not None)
     return config, factory
-
-
-def check_sendable(value: object, name: str) -> None:
-    """Raise ConfigError if a task or a model factory of the caller cannot be sent to other processes.
-
-    Args:
-        value: The task or model factory. The message names those of a function's variables that cannot be pickled.
-        name: What it is, for the message.
-    """
-    error = _pickle_error(value)
-    if error is None:
-        return
-    unpicklable: list[str] = []
-    with contextlib.suppress(TypeError):
-        variables = inspect.getclosurevars(cast("Any", value))
-        captured = {**variables.nonlocals, **variables.globals}
-        unpicklable = [name for name, value in captured.items() if _pickle_error(value) is not None]
-    reason = f" because of {', '.join(map(repr, unpicklable))}" if unpicklable else ""
-    remedy = "create such objects inside the function" if inspect.isfunction(value) else "create such objects later"
-    raise ConfigError(f"{name} cannot be sent to the cluster{reason}: {error}; {remedy}")
-
-
-def _pickle_error(value: Any) -> Exception | None:
-    """Return the error that pickling a value raises. None if the value can be pickled."""
-    cloudpickle: Any = importlib.import_module("ray.cloudpickle")  # Ray's copy, which Ray's type stubs do not export
-    try:
-        cloudpickle.dumps(value)
-    except Exception as error:  # each kind of object raises its own error
-        return error
-    return None
 
 
 def with_teachers(config: RunConfig) -> RunConfig:

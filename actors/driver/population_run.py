@@ -36,6 +36,7 @@ from inarch.actors.driver.inputs import (
 )
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.messages import NAMESPACE, Event, RunStatus, coordinator_name
+from inarch.actors.registrations import registrations_of
 from inarch.actors.resources import Connection, check_reachable, connect, plan_resources
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import RunConfig, from_dict
@@ -145,6 +146,7 @@ class PopulationRun:
         try:
             storage.check_writable()
             config = run_task.complete_config(config, data, storage)
+            spec = _spec(config, storage, claim, is_resumed=False)
             check_here(config, run_task, factory)
             connection = connect(config.address)
             if config.detach and connection.is_own:
@@ -152,7 +154,6 @@ class PopulationRun:
                     "detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS"
                 )
             check_not_live(str(config.name))
-            spec = _spec(config, storage, claim, is_resumed=False)
             spec = dataclasses.replace(spec, factory=factory, task=run_task if is_own_task else None)
             run = cls._begin(spec, connection)
         except BaseException:
@@ -388,7 +389,7 @@ class PopulationRun:
 
 
 def _spec(config: RunConfig, storage: Storage, claim: Claim, *, is_resumed: bool) -> RunSpec:
-    """Return the description of a run that names its task and its model."""
+    """Return the description of a run, with the registered objects that its configuration names."""
     return RunSpec(
         name=str(config.name),
         folder=storage.uri,
@@ -396,4 +397,5 @@ def _spec(config: RunConfig, storage: Storage, claim: Claim, *, is_resumed: bool
         token=claim.token,
         is_resumed=is_resumed,
         is_detached=config.detach,
+        registrations=registrations_of(config),
     )

@@ -32,6 +32,7 @@ from inarch.actors.network.exchange_backend import RayExchangeBackend
 from inarch.actors.network.exchange_client import ExchangeClient, fetch
 from inarch.actors.network.log_file import LogFile
 from inarch.actors.network.watchdog import Watchdog, exit_soon
+from inarch.actors.registrations import register_all
 from inarch.actors.retry import RETRY_SECONDS, retry
 from inarch.population.errors import CheckpointError, RunError
 from inarch.population.extension.user_code import place_of
@@ -92,6 +93,7 @@ class NetworkWorker:
             data: The task's data, a view of the object store.
         """
         self._spec = spec
+        register_all(spec.run.registrations)
         config, network_id = spec.run.config, spec.network_id
         device = _device(spec)
         torch.set_num_threads(spec.threads)

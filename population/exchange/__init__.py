@@ -1,6 +1,8 @@
 """Exchange rules: how networks use each other's snapshots. They are grafting and the rules that it is compared with."""
 
+import copy
 from collections.abc import Callable
+from typing import TypeGuard, cast
 
 from inarch.population.config import RunConfig
 from inarch.population.exchange.dml import DmlRule
@@ -20,8 +22,18 @@ RuleFactory = Callable[[RunConfig, Callable[[], Channels]], ExchangeRule | None]
 """Returns the rule of one network. Its arguments are the run's configuration, and a function that traces the network's
 channels, which a rule calls only if it needs them. None: the networks exchange nothing."""
 
-RULES: Registry[RuleFactory] = Registry("exchange rule", "exchange.rule")
-"""Exchange rules by name."""
+
+def _is_rule(target: object) -> TypeGuard[ExchangeRule]:
+    return isinstance(target, ExchangeRule) and not isinstance(target, type)
+
+
+RULES: Registry[RuleFactory | ExchangeRule] = Registry(
+    "exchange rule",
+    "exchange.rule",
+    accepts=lambda target: callable(target) or _is_rule(target),
+    form="a rule with takes_scions, information_measure and apply, or a function that returns one",
+)
+"""Exchange rules by name: factories, or rules, of which each network gets a copy."""
 
 
 def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule | None:
@@ -33,18 +45,18 @@ def exchange_rule(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRu
 
     Raises:
         ConfigError: There is no such rule, or the rule needs channels and `find` cannot determine them.
-        UserCodeError: The caller's function raised.
+        UserCodeError: The caller's factory raised.
     """
-    factory = RULES.resolve(config.exchange.rule)
+    target = RULES.resolve(config.exchange.rule)
     with user_code(f"exchange.rule {config.exchange.rule}"):
-        return factory(config, find)
+        return copy.deepcopy(target) if _is_rule(target) else cast("RuleFactory", target)(config, find)
 
 
 def check_rule(name: str) -> None:
     """Raise ConfigError if there is no exchange rule of this name.
 
     Args:
-        name: A name in RULES, or module:function.
+        name: A name in RULES, or module:object.
     """
     RULES.resolve(name)
 
@@ -85,6 +97,8 @@ def _dml(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:
 def _none(config: RunConfig, find: Callable[[], Channels]) -> None:
     return None
 
+
+RULES.close_built_in()
 
 __all__ = [
     "RULES",

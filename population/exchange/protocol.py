@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -95,6 +95,7 @@ class InformationMeasure(Protocol):
         ...
 
 
+@runtime_checkable
 class ExchangeRule(Protocol):
     """What a network does with its neighbors' snapshots at the end of an interval."""
 

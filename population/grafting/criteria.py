@@ -199,5 +199,7 @@ def _orthogonality(weight: Tensor, *, bins: int, name: str) -> Tensor:
     return orthogonality(weight)
 
 
-READ_ALL_VALUES = frozenset(CRITERIA.names())
+CRITERIA.close_built_in()
+
+READ_ALL_VALUES = CRITERIA.built_in()
 """Criteria whose information is finite only if all values of the weight are."""

@@ -41,11 +41,7 @@ class SnapshotIndex(Generic[T]):
             seed: Seed of random topologies.
             num_versions: Versions kept of each member. Lockstep needs two, because the first network to leave a barrier
                 may publish its next version before the last has fetched this one.
-
-        Raises:
-            ConfigError: There is no topology of the configured name.
         """
-        topology.check_topology(config)
         self._config, self._seed, self._num_versions = config, seed, num_versions
         self._snapshots: dict[int, list[PublishedSnapshot[T]]] = {}
 

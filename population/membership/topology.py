@@ -178,6 +178,9 @@ def one_peer(position: int, size: int, *, round: int, seed: int, config: Topolog
     return [position - 2 ** (round % _num_powers(size))]
 
 
+TOPOLOGIES.close_built_in()
+
+
 def _num_powers(size: int) -> int:
     return max(1, (size - 1).bit_length())
 

@@ -49,12 +49,12 @@ MODELS.register("densenet40")(functools.partial(CifarDenseNet, 40, 12))
 MODELS.register("resnext29")(functools.partial(CifarResNeXt, 29, 8, 64))
 MODELS.register("resnext11")(functools.partial(CifarResNeXt, 11, 4, 16))
 
-_BUILT_IN = frozenset(MODELS.names())
+MODELS.close_built_in()
 
 
 def architectures() -> tuple[str, ...]:
     """Return the names of the built-in architectures, sorted."""
-    return tuple(sorted(_BUILT_IN))
+    return tuple(sorted(MODELS.built_in()))
 
 
 def build(
@@ -96,7 +96,7 @@ def build(
     accepted = _accepted(factory, options)
     if "plan" in options and "plan" not in accepted:
         raise ConfigError(f"fusion is defined for vgg16, googlenet, resnet50 and the CIFAR ResNets, got {name!r}")
-    is_ours = isinstance(config, ModelConfig) and (name in _BUILT_IN or name.startswith("torchvision:"))
+    is_ours = isinstance(config, ModelConfig) and (name in MODELS.built_in() or name.startswith("torchvision:"))
     subject = name if isinstance(config, ModelConfig) else f"the network function {_name_of(factory)}"
     if not is_ours:
         _check_arguments(factory, accepted, subject)

@@ -12,27 +12,35 @@ from inarch.population.tasks.language_modeling import LanguageModeling
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_spec import RunSpec
 
-TASKS: Registry[Callable[[], Task]] = Registry("task", "task")
-"""Tasks by name: classes, or functions that return a task."""
+TASKS: Registry[Task | Callable[[], Task]] = Registry(
+    "task",
+    "task",
+    accepts=lambda target: callable(target) or isinstance(target, Task),
+    form="a task, or a class or function that returns one",
+)
+"""Tasks by name: tasks, or classes or functions that return a task."""
 
 TASKS.register("classification")(ImageTask)
 TASKS.register("retrieval")(ImageTask)
 TASKS.register("language")(LanguageModeling)
+TASKS.close_built_in()
 
 
 def resolve_task(name: str) -> Task:
     """Return the task that a name stands for.
 
     Args:
-        name: A name in `TASKS`, or `module:object` for a class or function of the caller.
+        name: A name in `TASKS`, or `module:object` for a task, class or function of the caller.
 
     Raises:
         ConfigError: There is no such task, or the object returned no task.
         UserCodeError: The object raised.
     """
-    factory = TASKS.resolve(name)
+    target = TASKS.resolve(name)
+    if isinstance(target, Task):
+        return target
     with user_code(f"task {name}"):
-        return check_task(factory(), name)
+        return check_task(target(), name)
 
 
 def check_task(task: object, name: str) -> Task:

@@ -8,6 +8,7 @@ from typing import Any
 
 from inarch.population.config import RunConfig
 from inarch.population.evaluation.metrics import Metric
+from inarch.population.extension.registry import Registration
 from inarch.population.models import ModelFactory
 from inarch.population.tasks.protocol import Task
 
@@ -26,6 +27,8 @@ class RunSpec:
     """Model factory. None: the model of config.model."""
     task: Task | None = None
     """The caller's task. None: config.task names it."""
+    registrations: tuple[Registration, ...] = ()
+    """Objects that the configuration names and that the driver registered."""
     token: str | None = None
     """Token of this start's claim on the folder (population/persistence/claim.py). None: nothing is claimed."""
     is_resumed: bool = False

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from inarch.actors import PopulationRun
+from inarch.actors.driver.callbacks import CALLBACKS
 from inarch.experiments.display import result_table, status_table
 from inarch.experiments.export import export_network, predict_images
 from inarch.experiments.saved_runs import evaluate_again
@@ -31,9 +37,16 @@ from inarch.population import (
     TextConfig,
     TopologyConfig,
 )
+from inarch.population.data.datasets import DATASETS
 from inarch.population.errors import ConfigError, UserCodeError
+from inarch.population.exchange import RULES
+from inarch.population.extension.registry import Registry
+from inarch.population.grafting.criteria import CRITERIA
+from inarch.population.membership.topology import TOPOLOGIES
+from inarch.population.models.build import MODELS
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.built_in import TASKS
 from tests.conftest import small_config
 from tests.fakes import extension
 from tests.integration.runs import until
@@ -131,31 +144,108 @@ def test_language_run_survives_a_kill(tmp_path: Path) -> None:
     assert evaluated["soup"] == pytest.approx(result.table["soup"] if result.table else None)
 
 
-def test_extensions_of_every_kind_train_together(tmp_path: Path) -> None:
+def test_extensions_given_by_path_train_together(tmp_path: Path) -> None:
     module = extension.__name__
     extension.SEEN.clear()
-    fields: dict[str, Any] = {
-        "task": f"{module}:ImagesAgain",
-        "model": ModelConfig(architecture=f"{module}:two_layers"),
-        "data": DataConfig(train=f"{module}:quadrants"),
-        "topology": TopologyConfig(name=f"{module}:backward_ring"),
-        "callbacks": (f"{module}:Collector",),
-        "population": PopulationConfig(size=3),
-        "storage": str(tmp_path),
-        "mode": "lockstep",
-    }
-    for name, rule, criterion in (
-        ("rule", f"{module}:halfway", "entropy"),
-        ("criterion", "graft", f"{module}:spread"),
-    ):
-        exchange, graft = ExchangeConfig(rule=rule), GraftConfig(criterion=criterion)
-        config = small_config(**(fields | {"name": name, "exchange": exchange, "graft": graft}))
-        with PopulationRun.start(config) as run:
-            assert run.wait(seconds=90).is_complete
-        grafts = read_table(Storage(run.path), "grafts").to_pylist()
-        assert grafts and all(row["scion"] == (row["rootstock"] + 1) % 3 for row in grafts)
-        assert all(row["alpha"] == 0.5 for row in grafts) == (name == "rule")
+    config = small_config(
+        name="extensions",
+        storage=str(tmp_path),
+        mode="lockstep",
+        task=f"{module}:ImagesAgain",
+        model=ModelConfig(architecture=f"{module}:two_layers"),
+        data=DataConfig(train=f"{module}:quadrants"),
+        topology=TopologyConfig(name=f"{module}:backward_ring"),
+        exchange=ExchangeConfig(rule="graft"),
+        graft=GraftConfig(criterion=f"{module}:spread"),
+        callbacks=(f"{module}:Collector",),
+        population=PopulationConfig(size=3),
+    )
+    with PopulationRun.start(config) as run:
+        assert run.wait(seconds=90).is_complete
+    grafts = read_table(Storage(run.path), "grafts").to_pylist()
+    assert grafts and all(row["scion"] == (row["rootstock"] + 1) % 3 for row in grafts)
+    assert len({row["alpha"] for row in grafts}) > 1
     assert {row["network"] for row in extension.SEEN} == {0, 1, 2}
+
+
+@pytest.fixture
+def registered() -> Iterator[Callable[[Registry[Any], str, object], None]]:
+    """Return a function that registers objects until the test ends."""
+    added: list[tuple[Registry[Any], str]] = []
+
+    def register(registry: Registry[Any], name: str, target: object) -> None:
+        registry.add(name, target)
+        added.append((registry, name))
+
+    yield register
+    for registry, name in added:
+        registry.remove(name)
+
+
+def test_objects_registered_in_the_driver_reach_every_process(tmp_path: Path, registered: Any) -> None:
+    """What a script registers, instances included, is unknown to other processes until the run sends it."""
+
+    def model(num_classes: int, in_channels: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(in_channels, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(36, num_classes))
+
+    def previous_but_one(position: int, size: int, **rest: Any) -> list[int]:
+        return [position - 2]
+
+    def largest(weight: Any, *, bins: int, name: str) -> float:
+        return float(weight.abs().max())
+
+    class Task(extension.ImagesAgain):
+        pass
+
+    class Callback(extension.Collector):
+        pass
+
+    extension.SEEN.clear()
+    targets = (model, extension.quadrants, previous_but_one, largest, extension.Halfway(0.25), Task(), Callback())
+    registries = (MODELS, DATASETS, TOPOLOGIES, CRITERIA, RULES, TASKS, CALLBACKS)
+    for registry, target in zip(registries, targets, strict=True):
+        registered(registry, "local", target)
+    config = small_config(
+        name="local",
+        storage=str(tmp_path),
+        mode="lockstep",
+        task="local",
+        model=ModelConfig(architecture="local"),
+        data=DataConfig(train="local"),
+        topology=TopologyConfig(name="local"),
+        exchange=ExchangeConfig(rule="local"),
+        graft=GraftConfig(criterion="local"),
+        callbacks=("local",),
+        population=PopulationConfig(size=3),
+    )
+    with PopulationRun.start(config) as run:
+        assert run.wait(seconds=90).is_complete
+    grafts = read_table(Storage(run.path), "grafts").to_pylist()
+    assert grafts and all(row["scion"] == (row["rootstock"] + 1) % 3 and row["alpha"] == 0.75 for row in grafts)
+    assert {row["network"] for row in extension.SEEN} == {0, 1, 2}
+
+    lock = threading.Lock()
+    registry_error = "exchange.rule 'locked' cannot be sent to the cluster"
+    locked = extension.Halfway(0.5)
+    locked.__dict__["lock"] = lock
+    registered(RULES, "locked", locked)
+    with pytest.raises(ConfigError, match=registry_error):
+        PopulationRun.start(dataclasses.replace(config, name="locked", exchange=ExchangeConfig(rule="locked")))
+    assert not (tmp_path / "locked").exists()
+
+
+def test_registered_object_of_a_missing_module_is_named(
+    tmp_path: Path, registered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def topology(position, size, **rest):\n    return [position - 1]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("only_here")
+    registered(TOPOLOGIES, "only-here", module.topology)
+    config = line_config(name="line", storage=str(tmp_path / "runs"), topology=TopologyConfig(name="only-here"))
+    message = r"topology\.name 'only-here' cannot be loaded on this node: ModuleNotFoundError: .*only_here"
+    with pytest.raises(ConfigError, match=message):
+        PopulationRun.start(config, task=Line())
+    assert not (tmp_path / "runs" / "line").exists()
 
 
 def test_installed_extensions_are_in_the_help(tmp_path: Path) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
-from inarch.population.config import GraftConfig, TopologyConfig
+from inarch.population.config import ExchangeConfig, GraftConfig, TopologyConfig
 from inarch.population.errors import ConfigError
+from inarch.population.exchange import RULES, exchange_rule
 from inarch.population.extension.registry import Registry
 from inarch.population.grafting.criteria import layer_information
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.topology import TOPOLOGIES, neighbors
 from inarch.population.simulator import Simulator
 from tests.conftest import small_config, tiny_splits, tiny_task
+from tests.fakes.extension import Halfway
 
 
 @pytest.fixture
@@ -46,6 +49,48 @@ def test_register_refuses_a_second_object_of_a_name_and_a_colon(registry: Regist
         registry.register("a:b")(two)
     registry.register("two")(two)
     registry.register("two")(two)  # a module that is imported again under the same name
+
+
+def test_register_replaces_a_definition_that_runs_again(registry: Registry[Callable[[], int]]) -> None:
+    for value in (2, 3):  # a cell of a notebook that runs twice
+
+        def number(value: int = value) -> int:
+            return value
+
+        registry.add("number", number)
+    assert registry.resolve("number")() == 3
+    registry.close_built_in()
+    with pytest.raises(ConfigError, match="there is a number named 'number' already"):
+        registry.add("number", lambda: 4)
+    registry.remove("number")
+    with pytest.raises(ConfigError, match="is unknown"):
+        registry.resolve("number")
+
+
+def test_register_refuses_an_object_of_another_kind(registry: Registry[Callable[[], int]]) -> None:
+    with pytest.raises(ConfigError, match=r"field\.number 'three' must be callable, got int"):
+        registry.register("three")(3)
+    with pytest.raises(ConfigError, match=rf"field\.number '{HERE}:HERE' must be callable, got str"):
+        registry.resolve(f"{HERE}:HERE")
+
+
+def test_rule_instance_is_copied_for_each_network() -> None:
+    rule = Halfway(0.25)
+    RULES.add("quarter", rule)
+    try:
+        config = small_config(exchange=ExchangeConfig(rule="quarter"))
+        first, second = (exchange_rule(config, pytest.fail) for _ in range(2))
+        assert isinstance(first, Halfway) and isinstance(second, Halfway)
+        assert len({id(rule), id(first), id(second)}) == 3
+        splits = tiny_splits(config)
+        result = Simulator(config, lambda: tiny_task(config, splits)).run()
+        assert [entry.outcome for entry in result.ledger].count(ExchangeOutcome.GRAFTED) >= 4
+    finally:
+        RULES.remove("quarter")
+    by_path = small_config(exchange=ExchangeConfig(rule=f"{Halfway.__module__}:halfway"))
+    assert isinstance(exchange_rule(by_path, pytest.fail), Halfway)
+    with pytest.raises(ConfigError, match="must be a rule with takes_scions, information_measure and apply, or a func"):
+        RULES.add("nothing", cast("Any", object()))
 
 
 HERE = "tests.population.extension.test_registry"
