@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 def test_killed_network_and_coordinator_do_not_delay_others(begin, tmp_path: Path) -> None:
-    run = begin("killed", population=PopulationConfig(size=3), **paced(100, 0.12))  # 36 s: both restart in this time
+    run = begin("killed", population=PopulationConfig(size=3), **paced(200, 0.12))  # stopped at the end of the test
     status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
     victim = next(network.process for network in status.networks if network.network_id == 0)
     os.kill(victim, signal.SIGKILL)
@@ -65,8 +65,12 @@ def test_killed_network_and_coordinator_do_not_delay_others(begin, tmp_path: Pat
     )
     assert {n.network_id: n.process for n in networks} == processes
     attached = PopulationRun.attach("killed", storage=str(tmp_path))
-    attached.wait(seconds=100)
-    assert rows_of(run) == {n: list(range(1, 101)) for n in range(3)}
+    reached = intervals(attached.status())
+    until(lambda: all(now >= reached[n] + 3 for n, now in intervals(attached.status()).items()))
+    attached.stop(seconds=60)
+    rows = rows_of(run)
+    assert rows == {n: list(range(1, len(rows[n]) + 1)) for n in range(3)}
+    assert all(len(rows[n]) >= reached[n] + 3 for n in range(3))
     incarnations = read_table(Storage(run.path), "metrics").group_by("network").aggregate([("incarnation", "max")])
     assert dict(zip(*(incarnations[c].to_pylist() for c in ("network", "incarnation_max")), strict=True)) == {
         0: 2,

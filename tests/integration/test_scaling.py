@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 def test_scale_grows_and_shrinks_a_running_population(begin, tmp_path: Path) -> None:
-    run = begin("elastic", **paced(40, 0.1, population=PopulationConfig(size=2, max_size=3)))
+    run = begin("elastic", **paced(200, 0.1, population=PopulationConfig(size=2, max_size=3)))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 2)
     attached = PopulationRun.attach("elastic", storage=str(tmp_path))
     attached.scale(3)
@@ -40,9 +40,9 @@ def test_scale_grows_and_shrinks_a_running_population(begin, tmp_path: Path) -> 
     run.scale(2)
     status = until(lambda: (s := run.status()) and s.networks[2].state == "retired" and s)
     assert [n.state for n in status.networks] == ["training", "training", "retired"]
-    run.wait(seconds=90)
+    run.stop(seconds=60)
     rows = rows_of(run)
-    assert rows[0] == rows[1] == list(range(1, 41))
+    assert all(rows[n] == list(range(1, len(rows[n]) + 1)) and len(rows[n]) >= 5 for n in (0, 1))
     store = CheckpointStore(Storage(run.path))
     assert rows[2] == list(range(rows[2][0], rows[2][-1] + 1))
     assert rows[2][0] > 1
