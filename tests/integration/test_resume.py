@@ -82,6 +82,7 @@ def test_finished_network_donates_after_resume(begin) -> None:
     assert later and {row["scion_version"] for row in later} == {12}
 
 
+@pytest.mark.slow
 def test_resume_with_other_structure_or_images_is_refused(begin, tmp_path: Path) -> None:
     run = begin("checked", model=own_network, **paced(200, 0.05))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 1)

@@ -209,7 +209,8 @@ def initial_networks_accuracy(seed: int, *, joins: bool) -> float:
     return float(np.mean([result.reports[n][-1].validation_metrics["accuracy"] or 0.0 for n in (0, 1)]))
 
 
-@pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [(0,), (1, 2, 3)])
 def test_fresh_join_at_half_time_does_not_lower_accuracy(seeds: tuple[int, ...]) -> None:
     differences = [
         initial_networks_accuracy(seed, joins=True) - initial_networks_accuracy(seed, joins=False) for seed in seeds
