@@ -32,7 +32,7 @@ class CoordinatorApi:
             network_id: Id of the network.
             incarnation: Number of its process.
             reports: Reports since the last call, oldest first.
-            snapshot: Its newest snapshot; None: nothing new.
+            snapshot: Its newest snapshot. None: nothing new.
 
         Returns:
             What the network is to do.

@@ -69,9 +69,9 @@ References = list[ray.ObjectRef]
 StartMode = Literal["initial", "joined", "resumed"]
 """How a network starts.
 
-initial: with its own initial weights. resumed: from its newest checkpoint; without a checkpoint, like initial. joined:
-from its newest checkpoint; without a checkpoint, as the coordinator decides, with the weights of a parent or at a later
-interval with its own initial weights.
+initial: with its own initial weights. resumed: from its newest checkpoint, or like initial if it has none. joined: from
+its newest checkpoint. A network without one begins as the coordinator decides, with the weights of a parent, or at a
+later interval with its own initial weights.
 """
 
 

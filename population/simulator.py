@@ -35,9 +35,9 @@ class LedgerEntry:
     interval: int
     outcome: ExchangeOutcome
     scion: int | None
-    """Id of the donor; None without a graft."""
+    """Id of the donor. None without a graft."""
     version: int | None
-    """Interval of the scion; None without a graft."""
+    """Interval of the scion. None without a graft."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +96,9 @@ class Simulator:
         """Create a simulation.
 
         Args:
-            config: The run's configuration. `population.size` networks start; `mode` is async or lockstep.
+            config: The run's configuration. `population.size` networks start. `mode` is async or lockstep.
             make_task: Returns the task of a network.
-            step_seconds: Virtual seconds of a step, by network id; 1 where not given.
+            step_seconds: Virtual seconds of a step, by network id, 1 by default.
             post_seconds: Virtual seconds until a published snapshot is in the index, in async mode.
             events: Joins, losses and leaves.
 

@@ -220,6 +220,19 @@ def test_constructors_have_at_most_six_parameters() -> None:
     assert wrong == []
 
 
+def test_docstrings_have_no_semicolons() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{text.lineno}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        for text in node.body
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and ";" in str(text.value.value)
+    ]
+    assert wrong == []
+
+
 def test_docstrings_list_the_parameters_in_order() -> None:
     options = ("--style=google", "--arg-type-hints-in-docstring=False", "--allow-init-docstring=True")
     options += ("--check-return-types=False", "--check-yield-types=False", "--check-class-attributes=False")

@@ -54,7 +54,7 @@ class BackgroundTasks:
 
         Args:
             condition: Checked at once and after each `notify`.
-            seconds: Longest wait; None: no limit.
+            seconds: Longest wait. None: no limit.
         """
         async with self._condition:
             with contextlib.suppress(TimeoutError):

@@ -37,7 +37,7 @@ class NetworkLifecycle:
     """
 
     def __init__(self, context: RunContext) -> None:
-        """Create the lifecycle; no network starts yet.
+        """Create the lifecycle. No network starts yet.
 
         Args:
             context: The parts of the run.
@@ -86,7 +86,7 @@ class NetworkLifecycle:
         return await asyncio.to_thread(start_plans, storage, starting, is_lockstep=is_lockstep)
 
     async def _wait_for_enough(self, placing: dict[int, asyncio.Task[None]]) -> None:
-        """Wait until population.min_size networks are placed; in lockstep, until all are.
+        """Wait until population.min_size networks are placed. In lockstep, until all are.
 
         Networks that left meanwhile are removed from `placing`. A new run fails if one network cannot start. A resumed
         run marks that network failed and continues with the others.

@@ -19,14 +19,14 @@ class MemberRecorder:
     def __init__(
         self, storage: Storage, members: Members, state: RunState, background: BackgroundTasks, *, token: str | None
     ) -> None:
-        """Create the recorder; nothing is written yet.
+        """Create the recorder. Nothing is written yet.
 
         Args:
             storage: Folder of the run.
             members: Members of the run.
             state: State of the run.
             background: Runs the writes.
-            token: Token of the run's claim on its folder; None: nothing was claimed.
+            token: Token of the run's claim on its folder. None: nothing was claimed.
         """
         self._storage, self._members, self._state = storage, members, state
         self._background, self._token = background, token
@@ -41,7 +41,7 @@ class MemberRecorder:
         A storage error becomes the run's message. If another start has claimed the folder, the run fails.
 
         Args:
-            phase: Phase to record; None: the present one.
+            phase: Phase to record. None: the present one.
         """
         if not len(self._members):  # a restarted coordinator that has read no members yet must not record that
             return

@@ -38,7 +38,7 @@ class RunMonitor:
 
         Args:
             kind: Kind of the event.
-            network_id: Network that it is about; None: the run.
+            network_id: Network that it is about. None: the run.
             **detail: Values of JSON types.
         """
         self.num_events += 1
@@ -72,7 +72,7 @@ class RunMonitor:
         self._heartbeats[network_id] = time.monotonic()
 
     def silent_seconds(self, network_id: int) -> float:
-        """Return the seconds since the last sign of life; 0 before the first."""
+        """Return the seconds since the last sign of life. 0 before the first."""
         return time.monotonic() - self._heartbeats[network_id] if network_id in self._heartbeats else 0.0
 
     def record_report(self, report: IntervalReport, *, is_news: bool = True) -> None:

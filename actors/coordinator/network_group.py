@@ -79,7 +79,7 @@ class NetworkGroup:
             member: The member, as it was last recorded.
 
         Returns:
-            Incarnation of the process, which may be one that was started but not recorded; None without a process.
+            Incarnation of the process, which may be one that was started but not recorded. None without a process.
         """
         for incarnation in (member.incarnation + 1, member.incarnation):
             with contextlib.suppress(ValueError):
@@ -139,7 +139,7 @@ async def await_result(reference: ObjectRef[T]) -> T:
         reference: Reference to the value.
 
     Raises:
-        Exception: The exception that the remote code raised, as itself; RayError for a failure of Ray.
+        Exception: The exception that the remote code raised, as itself. RayError for a failure of Ray.
     """
     try:
         return await cast("Awaitable[T]", reference)

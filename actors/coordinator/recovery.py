@@ -21,7 +21,7 @@ async def restore_run(context: RunContext) -> bool:
     """Restore phase, members and what is known of data and model.
 
     Args:
-        context: The parts of the run; changed.
+        context: The parts of the run. They are changed.
 
     Returns:
         Whether the run continues. False if it was over, or had not begun.

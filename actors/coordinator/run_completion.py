@@ -22,7 +22,7 @@ class RunCompletion:
     """Finishes one run, or cleans up after its failure."""
 
     def __init__(self, context: RunContext, lifecycle: NetworkLifecycle) -> None:
-        """Create it; nothing happens yet.
+        """Create it. Nothing happens yet.
 
         Args:
             context: The parts of the run.
@@ -30,7 +30,7 @@ class RunCompletion:
         """
         self._context, self._lifecycle = context, lifecycle
         self.result: dict[str, Any] | None = None
-        """The result of a finished run; None where it was stopped."""
+        """The result of a finished run. None if it was stopped."""
 
     async def finish_if_over(self) -> None:
         """Evaluate the networks, write the result and end them, once no member is active any more."""

@@ -27,11 +27,11 @@ class RunState:
     """When training began, on the monotonic clock. Before that, when the run was started."""
 
     resources: NetworkResources | None = None
-    """Resources of each network; None before they are known."""
+    """Resources of each network. None before they are known."""
     data: Any = None
     """Reference to the data in the object store."""
     info: RunInfo | None = None
-    """What is known of data and model; None before the data are read."""
+    """What is known of data and model. None before the data are read."""
 
     @property
     def is_open(self) -> bool:

@@ -20,7 +20,7 @@ logger = logging.getLogger("inarch")
 
 
 class RunCallback:
-    """Follows a run. Subclass it and override what you need; every method here does nothing.
+    """Follows a run. Subclass it and override what you need. Every method here does nothing.
 
     The methods are called one after another, in a thread of the driver, fed by the run's events. A method that raises
     is named in a warning, and the run continues.
@@ -62,7 +62,7 @@ class RunCallback:
         """Called once, at the end.
 
         Args:
-            result: Result of the run; None if it failed.
+            result: Result of the run. None if it failed.
         """
 
 
@@ -128,7 +128,7 @@ class CallbackDispatcher:
         """Wait for the remaining events and call `on_finish`, once.
 
         Args:
-            result: Result of the run; None if it failed.
+            result: Result of the run. None if it failed.
             seconds: Longest wait for the remaining events.
         """
         if self._is_finished:

@@ -25,7 +25,7 @@ class NetworkResult:
     grafts: int
     """Number of grafts."""
     reason: str
-    """Why the network failed; empty if it did not."""
+    """Why the network failed. Empty if it did not."""
     best: Metrics | None
     """Metrics of the weights with the best validation score. None if they were not evaluated."""
     last: Metrics | None

@@ -138,7 +138,7 @@ class NetworkWorker:
 
     @ray.method(concurrency_group="control")
     def ready(self) -> NetworkDescription:
-        """Describe the network. The first call; it is answered when the model is built."""
+        """Describe the network. The first call. It is answered when the model is built."""
         return self._describe()
 
     @ray.method(concurrency_group="train")

@@ -28,11 +28,11 @@ class ExchangeBackend(Protocol):
 
         Args:
             reports: Reports, oldest first.
-            snapshot: Newest snapshot; None: nothing new.
+            snapshot: Newest snapshot. None: nothing new.
             seconds: Longest wait.
 
         Returns:
-            What the network is to do; None if the coordinator did not answer.
+            What the network is to do. None if the coordinator did not answer.
         """
         ...
 
@@ -46,7 +46,7 @@ class ExchangeBackend(Protocol):
             seconds: Longest wait.
 
         Returns:
-            Snapshots, or the reason why there are none; None if the coordinator did not answer.
+            Snapshots, or the reason why there are none. None if the coordinator did not answer.
         """
         ...
 
@@ -54,10 +54,10 @@ class ExchangeBackend(Protocol):
         """Put a snapshot's bytes into the object store.
 
         Args:
-            buffer: Shape (bytes,), uint8; copied.
+            buffer: Shape (bytes,), uint8. It is copied.
 
         Returns:
-            A reference in a list; None if the store is full.
+            A reference in a list. None if the store is full.
         """
         ...
 
@@ -69,7 +69,7 @@ class ExchangeBackend(Protocol):
             seconds: Longest wait.
 
         Returns:
-            A read-only view of the store's memory, shape (bytes,), uint8; or the reason why the bytes did not come.
+            A read-only view of the store's memory, shape (bytes,), uint8, or the reason why the bytes did not come.
         """
         ...
 
@@ -126,7 +126,7 @@ def fetch_buffer(references: References, *, seconds: float) -> np.ndarray | Exch
         seconds: Longest wait.
 
     Returns:
-        A read-only view of the store's memory, shape (bytes,), uint8; or the reason why the bytes did not come.
+        A read-only view of the store's memory, shape (bytes,), uint8, or the reason why the bytes did not come.
     """
     reference: ObjectRef[np.ndarray] = references[0]
     try:

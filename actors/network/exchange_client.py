@@ -74,7 +74,7 @@ class ExchangeClient:
 
         Args:
             report: The report, before the exchange.
-            snapshot: Its buffer is copied; None: nothing to publish.
+            snapshot: Its buffer is copied. None: nothing to publish.
         """
         with self._changed:
             self._reports.append(report)

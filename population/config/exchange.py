@@ -68,7 +68,7 @@ class PbtConfig:
     """Copy and perturb. Source: Jaderberg et al. 2017 (arXiv:1711.09846), PBT with binary tournament selection."""
 
     factors: tuple[float, float] = (0.8, 1.2)
-    """A copied learning rate is multiplied by one of the two, drawn at random; above 0."""
+    """A copied learning rate is multiplied by one of the two, drawn at random. Both are above 0."""
 
     def __post_init__(self) -> None:
         positive = len(self.factors) == 2 and all(0 < factor < math.inf for factor in self.factors)

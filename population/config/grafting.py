@@ -51,9 +51,9 @@ class GraftConfig:
     channel_matching: Literal["none", "weights"] = "none"
     """weights: permute the scion's channels first, so that its weights come closest to the rootstock's."""
     threshold: float = 0.1
-    """Scions internal and noise only: filters with a smaller l1 norm are invalid and are grafted; at least 0."""
+    """Scions internal and noise only: filters with a smaller l1 norm are invalid and are grafted. At least 0."""
     noise_decay: float = 0.975
-    """Scion noise only: its standard deviation is noise_decay ** epoch; in (0, 1)."""
+    """Scion noise only: its standard deviation is noise_decay ** epoch, with noise_decay in (0, 1)."""
 
     def __post_init__(self) -> None:
         one_of(self.scion, Literal["external", "internal", "noise"], "graft.scion")

@@ -29,7 +29,7 @@ class StalenessConfig:
     """A scion that is further behind is refused. None: a twentieth of the schedule, but at least two intervals."""
     compensation_intervals: int | None = None
     """Delay compensation: add the rootstock's own updates since the scion was published, over at most this many
-    intervals. Costs one copy of the weights per interval; 0 disables it. For rule graft with external scions only.
+    intervals. Costs one copy of the weights per interval. 0 disables it. For rule graft with external scions only.
     None: 2 in mode async, unless momentum is blended."""
 
     def __post_init__(self) -> None:

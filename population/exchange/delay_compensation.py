@@ -15,7 +15,7 @@ from inarch.population.state.snapshot import SnapshotInfo
 from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, is_structural
 
 PREFIX = "past."
-"""Prefix of the tensors in a checkpoint; interval, step and the weight's name follow."""
+"""Prefix of the tensors in a checkpoint. Interval, step and the weight's name follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class StateHistory:
 
         Args:
             own: Progress of the network.
-            state: Tensors that a snapshot holds; copied after the exchange.
+            state: Tensors that a snapshot holds. They are copied after the exchange.
         """
         remaining = list(self._past)[1:] if len(self._past) >= self._intervals else list(self._past)
         before = _copies(state, into={}) if remaining else {}
@@ -103,7 +103,7 @@ class StateHistory:
 
         Args:
             own: Progress of the network.
-            state: Tensors that a snapshot holds; copied.
+            state: Tensors that a snapshot holds. They are copied.
         """
         oldest = self._past.popleft().state if len(self._past) >= self._intervals else {}
         self._past.append(PastState(interval=own.interval, step=own.step, state=_copies(state, into=oldest)))
@@ -120,7 +120,7 @@ def compensate_delay(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], p
     moved in this way could fall below zero.
 
     Args:
-        scion: Tensors of the scion; only read.
+        scion: Tensors of the scion. They are only read.
         state: Tensors of the rootstock before the exchange.
         past: The rootstock in the scion's interval.
 

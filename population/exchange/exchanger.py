@@ -89,13 +89,13 @@ class Exchanger:
         return information
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint needs, not copied; `within`: it lies within an interval."""
+        """Return the tensors that a checkpoint needs, not copied. `within`: it lies within an interval."""
         return self._history.tensors(within=within) if self._history is not None else {}
 
     def load(
         self, tensors: Mapping[str, Tensor], own: SnapshotInfo, state: Mapping[str, Tensor], *, within: bool
     ) -> None:
-        """Restore from a checkpoint; the arguments are those of `StateHistory.load`."""
+        """Restore from a checkpoint. The arguments are those of `StateHistory.load`."""
         if self._history is not None:
             self._history.load(tensors, own, state, within=within)
 
@@ -122,7 +122,7 @@ class Exchanger:
         Args:
             snapshots: What was fetched, or why nothing was.
             own: Progress of the network.
-            state: Tensors that a snapshot holds, the network's own; changed.
+            state: Tensors that a snapshot holds, the network's own. They are changed.
             information: Information that its own snapshot of this interval published.
             epoch: Epochs completed.
             rate_factor: Current learning rate as a share of the initial one.

@@ -33,7 +33,7 @@ class GraftRule:
         Args:
             config: Criterion, level and what happens to momentum and batch norm.
             staleness: How staleness lowers the scion's weight.
-            channels: Channels of the network; needed at level filter and for channel matching.
+            channels: Channels of the network, needed at level filter and for channel matching.
         """
         self._config, self._staleness, self._channels = config, staleness, channels
 
@@ -159,6 +159,6 @@ def filter_records(
 
 
 def contribution_of(scion: Scion, layers: tuple[LayerGraft, ...]) -> Contribution:
-    """Return a donor's contribution; its weight is a mean over layers."""
+    """Return a donor's contribution. Its weight is a mean over layers."""
     scion_weight = sum(1.0 - record.alpha for record in layers) / len(layers)
     return Contribution(scion=scion, scion_weight=scion_weight, layers=layers)

@@ -33,7 +33,7 @@ class PublishedGraftRule:
 
         Args:
             config: Level, criterion, a, c and bins.
-            staleness: How staleness lowers the scion's weight; the public code has none.
+            staleness: How staleness lowers the scion's weight. The public code has none.
         """
         self._config, self._staleness = config, staleness
 

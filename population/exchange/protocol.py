@@ -21,7 +21,7 @@ class Scion:
     """A snapshot that was admitted to an exchange."""
 
     snapshot: Snapshot
-    """Finite and of the rootstock's structure. Its buffer is shared; a rule only reads it."""
+    """Finite and of the rootstock's structure. Its buffer is shared, and a rule only reads it."""
     staleness: Staleness
     """How far the scion is behind this rootstock."""
     past: PastState | None = None
@@ -113,7 +113,7 @@ class ExchangeRule(Protocol):
         """Change the rootstock.
 
         Args:
-            rootstock: The network; changed in place.
+            rootstock: The network. It is changed in place.
             scions: Admitted snapshots, nearest donor first. At least one if the rule takes scions.
 
         Returns:

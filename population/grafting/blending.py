@@ -15,7 +15,7 @@ def reset_(statistics: Tensor, key: str, *, alpha: float) -> None:
     """Reset a batch norm's running statistics in place if anything was grafted: mean to 0, variance to 1.
 
     Args:
-        statistics: Running mean or variance; changed.
+        statistics: Running mean or variance. They are changed.
         key: Its key, which ends in running_mean or running_var.
         alpha: Nothing happens at 1.
     """
@@ -31,7 +31,7 @@ def blend_(own: Tensor, scion: Tensor, alpha: float) -> None:
 
     Args:
         own: Changed.
-        scion: Tensor of the same shape, on any device; only read.
+        scion: Tensor of the same shape, on any device. It is only read.
         alpha: Share of the own values.
     """
     other = scion if scion.device == own.device else scion.to(own.device, non_blocking=True)
@@ -54,7 +54,7 @@ def blend_compensated_(own: Tensor, scion: Tensor, past: Tensor, alpha: float) -
 
     Args:
         own: Changed.
-        scion: Tensor of the same shape, on any device; only read.
+        scion: Tensor of the same shape, on any device. It is only read.
         past: The own values when the scion was published.
         alpha: Share of the own values.
     """
@@ -75,7 +75,7 @@ def blend_weighted(own: Tensor, scions: Sequence[Tensor], scion_weights: Sequenc
 
     Args:
         own: Changed.
-        scions: Tensors of the same shape, on any device; only read.
+        scions: Tensors of the same shape, on any device. They are only read.
         scion_weights: One weight per scion.
     """
     own.mul_(1.0 - sum(scion_weights))

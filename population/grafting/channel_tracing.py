@@ -26,8 +26,8 @@ def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
     """Return the channels of a network, traced or, if tracing fails, as the network declares them.
 
     Args:
-        module: The network; not changed. Its attribute `channel_groups`, if any, declares its channels. The format is
-            that of `declared_channels`.
+        module: The network. It is not changed. Its attribute `channel_groups`, if any, declares its channels. The
+            format is that of `declared_channels`.
         image_shape: (channels, height, width) of its input.
 
     Raises:

@@ -136,7 +136,7 @@ def moved(state: dict[str, Tensor], channels: Channels, places: np.ndarray) -> d
     """Return a state dict with its channels permuted.
 
     Args:
-        state: A state dict; not changed.
+        state: A state dict. It is not changed.
         channels: Channels of its network.
         places: Shape (classes,). Class c receives the values that class places[c] had. Classes move only within their
             permutation group.
@@ -154,7 +154,7 @@ def moved_along(tensor: Tensor, axis: Axis, places: np.ndarray) -> Tensor:
     """Return a copy of an entry with its channels permuted along one dimension.
 
     Args:
-        tensor: The entry; not changed.
+        tensor: The entry. It is not changed.
         axis: Classes along the dimension.
         places: Shape (classes,). Class c receives the values that class places[c] had.
     """

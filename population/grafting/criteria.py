@@ -28,7 +28,7 @@ class Criterion(Protocol):
     """Measures the information of a layer."""
 
     def __call__(self, weight: Tensor, *, bins: int, name: str) -> Tensor | float:
-        """Return the information of a layer; more is better.
+        """Return the information of a layer. More is better.
 
         Args:
             weight: The layer's weights, shape (filters, ...).

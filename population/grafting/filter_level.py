@@ -29,8 +29,8 @@ def filter_alphas(
     uniform numbers in [0, 1).
 
     Args:
-        own: The rootstock's state dict; only read.
-        scion: The scion's state dict; only read.
+        own: The rootstock's state dict. It is only read.
+        scion: The scion's state dict. It is only read.
         channels: Channels of the networks.
         config: criterion, a, c and bins.
         random: Random numbers for the criterion `random`.
@@ -65,8 +65,8 @@ def blend_filters(
     """Blend the scion into `state` in place. Entries and slices of no class, such as a head's rows, stay as they are.
 
     Args:
-        state: Tensors of the rootstock; changed.
-        scion: Tensors of the scion, of the same structure; only read.
+        state: Tensors of the rootstock. They are changed.
+        scion: Tensors of the scion, of the same structure. They are only read.
         channels: Channels of the networks.
         alphas: Alpha of each class, shape (classes,).
         config: weight_alpha and batch_norm. The first combines the alphas of a weight between two classes. The second

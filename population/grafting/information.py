@@ -61,7 +61,7 @@ def filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
         ValueError: There are fewer than 2 bins, or the weight has no dimension or no value.
         NotFiniteError: A weight is NaN or infinite.
 
-    Source: Meng et al. 2020 (arXiv:2001.05868), eq. 4; 10 bins in the authors' code.
+    Source: Meng et al. 2020 (arXiv:2001.05868), eq. 4, with 10 bins in the authors' code.
     """
     _check_bins(bins)
     _check_shape(weight)

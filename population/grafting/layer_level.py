@@ -63,11 +63,11 @@ def graft(
     """Graft one state dict onto another of the same structure, layer by layer.
 
     Args:
-        rootstock: State dict of the network that is grafted onto; not changed.
-        scion: State dict of its neighbor; not changed.
-        config: Criterion, a, c, bins and what happens to batch norm; None: the paper's.
-        units: Groups of entries that share one alpha; None: found from the shapes.
-        staleness: How staleness lowers the scion's weight; None: it does not.
+        rootstock: State dict of the network that is grafted onto. It is not changed.
+        scion: State dict of its neighbor. It is not changed.
+        config: Criterion, a, c, bins and what happens to batch norm. None: the paper's.
+        units: Groups of entries that share one alpha. None: found from the shapes.
+        staleness: How staleness lowers the scion's weight. None: it does not.
         staleness_intervals: Intervals of training by which the scion is behind, at least 0.
         random: Random numbers for the criterion `random`.
 
@@ -125,7 +125,7 @@ def layer_alphas(
         own: Information of the rootstock's units.
         scion: Information of the scion's units.
         config: a and c.
-        staleness: How staleness lowers the scion's weight; None: it does not.
+        staleness: How staleness lowers the scion's weight. None: it does not.
         staleness_intervals: Intervals of training by which the scion is behind.
     """
     records = []
@@ -153,8 +153,8 @@ def blend_layers(
     Integers stay as they are. So do running statistics with graft.batch_norm=keep.
 
     Args:
-        state: Tensors of the rootstock; changed.
-        scion: Tensors of the scion; only read.
+        state: Tensors of the rootstock. They are changed.
+        scion: Tensors of the scion. They are only read.
         units: Units of the network.
         records: Alpha of each unit.
         config: What happens to batch norm.
@@ -184,8 +184,8 @@ def blend_several(
     """Blend several scions into `state` at once, in place.
 
     Args:
-        state: Tensors of the rootstock; changed.
-        scions: Tensors of each scion; only read.
+        state: Tensors of the rootstock. They are changed.
+        scions: Tensors of each scion. They are only read.
         units: Units of the network.
         scion_weights: For each scion its weight in each unit. The weights of a unit add up to at most 1.
         config: What happens to batch norm.

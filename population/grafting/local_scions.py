@@ -25,7 +25,7 @@ def noise_scion(
     """Add noise from N(0, sigma) to the invalid filters of each unit, in place. Sigma is noise_decay ** epoch.
 
     Args:
-        state: State dict of the network; changed.
+        state: State dict of the network. It is changed.
         units: Units of the network. Only the weights that name them change.
         config: threshold and noise_decay.
         epoch: Epochs trained, at least 0.
@@ -35,7 +35,7 @@ def noise_scion(
         A record for each unit. Its alpha is the share of filters that stay unchanged. Its own_information and
         scion_information are the mean l1 norm of the filters before and after.
 
-    Source: Meng et al. 2020 (arXiv:2001.05868), eq. 1; noise_decay is 0.975 in the authors' code.
+    Source: Meng et al. 2020 (arXiv:2001.05868), eq. 1. noise_decay is 0.975 in the authors' code.
     """
     records = []
     for unit in units:
@@ -57,7 +57,7 @@ def internal_scion(
     l1 norm lies below the threshold. The added filters have their values from before the graft.
 
     Args:
-        state: State dict of the network; changed.
+        state: State dict of the network. It is changed.
         units: Units of the network. Only the weights that name them change.
         config: criterion, bins and threshold.
 

@@ -1,6 +1,6 @@
 """Grafting as the authors' public code computes it, with its quirks, for parity with published numbers.
 
-The other modules of this package depart from it on purpose; docs/development/decisions says why.
+The other modules of this package depart from it on purpose. docs/development/decisions says why.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def published_filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
 
     Args:
         weight: Filters of one layer, shape (filters, ...), finite floats.
-        bins: Equal cells between a filter's least and greatest weight; at least 2.
+        bins: Equal cells between a filter's least and greatest weight, at least 2.
 
     Returns:
         Nats, float64, shape (filters,).
@@ -61,7 +61,7 @@ def published_layer_entropy(weight: Tensor, bins: int = 10) -> Tensor:
 
     Args:
         weight: A layer's weights, any shape, finite floats.
-        bins: Equal cells between the least and the greatest weight; at least 2.
+        bins: Equal cells between the least and the greatest weight, at least 2.
 
     Returns:
         Nats, float64, 0-dimensional.
@@ -130,9 +130,9 @@ def graft_published(
     """Graft one state dict onto another layer by layer, as the public code does.
 
     Args:
-        rootstock: State dict of the network that is grafted onto; not changed.
-        scion: State dict of its neighbor; not changed.
-        config: Criterion (entropy or l1), a, c and bins; None: the paper's.
+        rootstock: State dict of the network that is grafted onto. It is not changed.
+        scion: State dict of its neighbor. It is not changed.
+        config: Criterion (entropy or l1), a, c and bins. None: the paper's.
 
     Raises:
         StructureError: The two differ in an entry's name or shape.
@@ -188,8 +188,8 @@ def blend_published(
     """Blend the scion into `state` in place. Unlike `blend_layers`, counters are blended too, and truncated.
 
     Args:
-        state: Tensors of the rootstock; changed.
-        scion: Tensors of the scion; only read.
+        state: Tensors of the rootstock. They are changed.
+        scion: Tensors of the scion. They are only read.
         units: Units of the network.
         records: Alpha of each unit.
         batch_norm: What happens to running statistics.
@@ -218,8 +218,8 @@ def published_filter_graft(
     0, by which the public code divides, alpha is 0.5.
 
     Args:
-        own: The rootstock's state dict, with its modules in the order of their calls; only read.
-        scion: State dict of the same structure; only read.
+        own: The rootstock's state dict, with its modules in the order of their calls. It is only read.
+        scion: State dict of the same structure. It is only read.
         discount: What staleness leaves of the scion's weight, in [0, 1].
 
     Returns:
@@ -228,7 +228,7 @@ def published_filter_graft(
     Raises:
         ConfigError: A convolution has no batch norm, or reads more or fewer channels than the one before it makes.
 
-    Source: the public code of Meng et al. 2020; `graft_filter` of the reference vectors.
+    Source: the public code of Meng et al. 2020, and `graft_filter` of the reference vectors.
     """
     result = {key: tensor.clone() for key, tensor in own.items()}
     mean_alphas: dict[str, float] = {}

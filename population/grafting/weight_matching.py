@@ -23,8 +23,8 @@ def match_channels(own: Mapping[str, Tensor], scion: Mapping[str, Tensor], chann
     maximizes the sum of products between the two networks' weights, so the sum never decreases.
 
     Args:
-        own: The rootstock's state dict; only read.
-        scion: The scion's state dict; only read.
+        own: The rootstock's state dict. It is only read.
+        scion: The scion's state dict. It is only read.
         channels: Channels of the networks.
 
     Returns:
@@ -61,7 +61,7 @@ def in_common_order(states: Sequence[Mapping[str, Tensor]], channels: Channels) 
     No network's function changes.
 
     Args:
-        states: State dicts of networks of the same structure, at least one; only read.
+        states: State dicts of networks of the same structure, at least one. They are only read.
         channels: Channels of the networks.
 
     Returns:

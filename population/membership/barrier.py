@@ -69,7 +69,7 @@ class Barrier:
             now: Seconds of the clock that `arrive` uses.
 
         Returns:
-            How the barrier was released, now or earlier; None while it is closed.
+            How the barrier was released, now or earlier. None while it is closed.
         """
         if interval not in self._released:
             absent = {network_id for network_id in expected if self._reached.get(network_id, 0) < interval}

@@ -94,7 +94,7 @@ class Members:
         self._next_id = max(self._next_id, member.id + 1)
 
     def set_state(self, network_id: int, state: MemberState) -> Member:
-        """Set the state of a member. A member that is gone keeps its state; a done one does not become active again."""
+        """Set the state of a member. A member that is gone keeps its state. A done one does not become active again."""
         member = self._members[network_id]
         if member.state not in GONE and not (member.state is MemberState.DONE and state in ACTIVE):
             member = replace(member, state=state)
@@ -149,7 +149,7 @@ class Members:
 
         Args:
             size: Wanted number of networks.
-            max_size: Most networks; None: no limit.
+            max_size: Most networks. None: no limit.
 
         Raises:
             ConfigError: The size is below 1 or above max_size.

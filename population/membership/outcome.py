@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ExchangeOutcome(StrEnum):
-    """How the exchange of an interval ended. Counted in the history; none of them is an error."""
+    """How the exchange of an interval ended. Counted in the history. None of them is an error."""
 
     GRAFTED = "grafted"
     """The rule changed the network, or gave it peers."""

@@ -31,7 +31,7 @@ class JoinPoint(Generic[T]):
     interval: int
     """Position in the schedule."""
     parent: PublishedSnapshot[T] | None = None
-    """Snapshot to clone; None: the network keeps its own initial weights."""
+    """Snapshot to clone. None: the network keeps its own initial weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class PopulationState(Generic[T]):
             config.topology, seed=config.seed, num_versions=2 if self._is_lockstep else 1
         )
         self.num_intervals = 1
-        """Intervals of the schedule; set when the data are known."""
+        """Intervals of the schedule. Set when the data are known."""
         self._barrier = Barrier(deadline_seconds=config.timeouts.barrier_seconds)
         self._held: set[int] = set()
         self._joining: list[int] = []

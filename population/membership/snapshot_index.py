@@ -71,7 +71,7 @@ class SnapshotIndex(Generic[T]):
 
         Args:
             network_id: Id of the network.
-            incarnation: Remove only those of this incarnation and earlier ones; None: all.
+            incarnation: Remove only those of this incarnation and earlier ones. None: all.
         """
         versions = self._snapshots.get(network_id, [])
         versions[:] = [old for old in versions if incarnation is not None and old.origin.incarnation > incarnation]

@@ -14,7 +14,7 @@ class Staleness:
     """How far a scion is behind the rootstock at the time of the graft."""
 
     intervals: float
-    """Intervals of training that the scion is behind; 0 if it is ahead."""
+    """Intervals of training that the scion is behind, or 0 if it is ahead."""
     steps: float
     """The same in steps."""
     seconds: float
@@ -44,8 +44,9 @@ def staleness_discount(intervals: float, config: StalenessConfig) -> float:
     Returns:
         A factor in [0, 1]: 1 for a fresh scion, and never larger for a staler one.
 
-    Source: polynomial, FedAsync (Xie et al. 2019, arXiv:1903.03934); exponential with cut-off, CGAD (arXiv:2605.09126).
-    Both papers have another setting. Decision 0035 in docs says why the default is polynomial with rate 1.5.
+    Source: polynomial, FedAsync (Xie et al. 2019, arXiv:1903.03934), and exponential with cut-off, CGAD
+    (arXiv:2605.09126). Both papers have another setting. Decision 0035 in docs says why the default is polynomial with
+    rate 1.5.
     """
     if config.policy == "polynomial":
         return (1.0 + intervals) ** -config.rate

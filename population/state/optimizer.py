@@ -55,7 +55,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], t
     Args:
         optimizer: The optimizer. Its present state is dropped first.
         names: Name of each of its parameters, by the parameter's `id`.
-        tensors: The state; copied to the parameters' devices.
+        tensors: The state. It is copied to the parameters' devices.
     """
     parameters = {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
     optimizer.state.clear()
@@ -74,7 +74,7 @@ def count_steps(optimizer: torch.optim.Optimizer, steps: float) -> None:
     """Set the number of steps behind an optimizer's running averages. It matters for their bias correction.
 
     Args:
-        optimizer: The optimizer; changed. One without step counters stays as it is.
+        optimizer: The optimizer. It is changed. One without step counters stays as it is.
         steps: Steps behind the averages, rounded to an integer.
     """
     for state in optimizer.state.values():

@@ -93,7 +93,7 @@ class Snapshot:
     information: tuple[float, ...]
     """Information of each graft unit, in order. Empty if the exchange rule measures none."""
     buffer: np.ndarray
-    """Shape (bytes,), uint8; only read."""
+    """Shape (bytes,), uint8. It is only read."""
     layout: Layout
     """Positions of the tensors in the buffer."""
 
@@ -206,7 +206,7 @@ class StagingBuffer:
         Other types keep their own memory, because torch.save refuses a storage with views of several types.
 
         Args:
-            module: The network; its tensors keep their values and move into the buffer.
+            module: The network. Its tensors keep their values and move into the buffer.
         """
         if self._stream is not None:
             return
@@ -225,7 +225,7 @@ class StagingBuffer:
         """Begin to copy weights into the buffer. The weights staged before are overwritten.
 
         Args:
-            state: Tensors with the keys and shapes of the layout; only read.
+            state: Tensors with the keys and shapes of the layout. They are only read.
         """
         if self._stream is None or self._copied is None:
             self._copy(state)

@@ -91,8 +91,8 @@ def load_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy a state dict into a module's own tensors.
 
     Args:
-        module: The network; changed.
-        state: State dict of the same structure, as `named_tensors` returns it; only read.
+        module: The network. It is changed.
+        state: State dict of the same structure, as `named_tensors` returns it. It is only read.
 
     Raises:
         StructureError: An entry is missing, unknown, or has a different shape.

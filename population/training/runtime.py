@@ -49,7 +49,7 @@ class TrainerRuntime(Protocol):
 
         Args:
             report: Report of the interval.
-            checkpoint: Copies that the runtime may keep; None if no checkpoint is due.
+            checkpoint: Copies that the runtime may keep. None if no checkpoint is due.
         """
         ...
 

@@ -101,7 +101,7 @@ def as_shown(picture: Image.Image, name: str) -> Image.Image:
 
 
 def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
-    """Return a picture of mode F, I or I;16 as mode L."""
+    """Return a picture of mode F, I or 16-bit I as mode L."""
     values = np.asarray(picture)
     if picture.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0.0 and values.max() <= 1.0):
