@@ -179,8 +179,8 @@ def test_papa_arm_pulls_every_ten_steps_and_evaluates_by_epoch() -> None:
     assert (config.schedule.interval_steps, config.schedule.eval_every) == (10, "epoch")
 
 
-def tiny(seeds: tuple[int, ...] = (0, 1)) -> Comparison:
-    base = small(DIGITS, size=2, epochs=2)
+def tiny(seeds: tuple[int, ...] = (0, 1), *, epochs: int = 2) -> Comparison:
+    base = small(DIGITS, size=2, epochs=epochs)
     schedule = dataclasses.replace(base.schedule, batch_size=256)
     base = dataclasses.replace(base, schedule=schedule, population=PopulationConfig(size=2, cpus=1.0))
     return Comparison(
