@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ from inarch.population.tasks.image_task import run_splits
 pytestmark = [pytest.mark.ray]
 
 
-PHOTOGRAPHS = Path(__file__).resolve().parents[4] / "shared" / "data"
+PHOTOGRAPHS = os.environ.get("INARCH_TEST_PHOTOGRAPHS")
+"""Folder with the photographs cifar100-train-5k.parquet and cifar100-test-1k.parquet, which are not part of this
+repository: random subsets of CIFAR-100 with the columns image and label."""
 
 
 @pytest.mark.slow
@@ -57,16 +60,18 @@ def test_population_run_improves_retrieval_of_digits(cluster: str, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(PHOTOGRAPHS is None, reason="INARCH_TEST_PHOTOGRAPHS names no folder of photographs")
 @pytest.mark.timeout(600)
 def test_population_run_improves_retrieval_of_unseen_classes(cluster: str, tmp_path: Path) -> None:
     """The run trains on 80 classes of a 5k subset of CIFAR-100.
 
     The evaluation set holds test images of the other 20 classes, and half of these images are queries.
     """
-    assert PHOTOGRAPHS.exists(), f"this slow test needs real photographs in {PHOTOGRAPHS}"
-    known = pq.read_table(PHOTOGRAPHS / "cifar100-train-5k.parquet")
+    assert PHOTOGRAPHS is not None
+    photographs = Path(PHOTOGRAPHS)
+    known = pq.read_table(photographs / "cifar100-train-5k.parquet")
     pq.write_table(known.filter(pc.field("label") < 80), tmp_path / "train.parquet")
-    unseen = pq.read_table(PHOTOGRAPHS / "cifar100-test-1k.parquet").filter(pc.field("label") >= 80)
+    unseen = pq.read_table(photographs / "cifar100-test-1k.parquet").filter(pc.field("label") >= 80)
     for name, first in (("gallery", 0), ("query", 1)):
         pq.write_table(unseen.take(np.arange(first, len(unseen), 2)), tmp_path / f"{name}.parquet")
     train, test, query = (str(tmp_path / f"{name}.parquet") for name in ("train", "gallery", "query"))
