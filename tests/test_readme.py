@@ -81,4 +81,5 @@ def test_readme_program_prints_the_accuracy(cluster: str, tmp_path: Path, monkey
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(program, names)
     assert "'accuracy'" in capsys.readouterr().out
+    assert [network.network_id for network in names["run"].status().networks] == [0, 1, 2], "it grew to three"
     names["run"].close()

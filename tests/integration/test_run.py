@@ -94,6 +94,7 @@ def test_run_from_arrays_and_callable_writes_its_folder(begin, tmp_path: Path) -
         until(lambda: PopulationRun.attach("first", storage=str(tmp_path)) and False, seconds=10)
 
 
+@pytest.mark.slow
 def test_control_calls_return_quickly_during_training(begin) -> None:
     run = begin("control", schedule=ScheduleConfig(epochs=400, batch_size=32))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 2)

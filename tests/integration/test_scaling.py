@@ -25,6 +25,7 @@ from tests.integration.runs import (
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
+@pytest.mark.slow
 def test_scale_grows_and_shrinks_a_running_population(begin, tmp_path: Path) -> None:
     run = begin("elastic", **paced(200, 0.1, population=PopulationConfig(size=2, max_size=3)))
     until(lambda: min(intervals(run.status()).values(), default=0) >= 2)

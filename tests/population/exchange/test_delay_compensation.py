@@ -180,7 +180,7 @@ def test_graft_history_records_the_compensated_intervals() -> None:
     assert {row["staleness_intervals"] for row in rows if row["interval"] == 2} == {1.0}
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 5, 6, 9, 11])
+@pytest.mark.parametrize("stop_after", [3, 5, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 6, 9, 11))])
 @pytest.mark.parametrize("compensation", [1, 2])
 def test_resume_at_any_step_compensates_with_the_same_bits(compensation: int, stop_after: int) -> None:
     config = small_config(

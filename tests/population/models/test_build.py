@@ -129,7 +129,19 @@ FAMILIES = {
 }
 """A model of each torchvision family, with the side in pixels of the images that it accepts."""
 
-HEAVY = frozenset({"maxvit_t", "vit_b_16", "wide_resnet50_2", "inception_v3", "vgg11_bn", "alexnet"})
+HEAVY = frozenset(
+    {
+        "swin_t",
+        "convnext_tiny",
+        "resnext50_32x4d",
+        "maxvit_t",
+        "vit_b_16",
+        "wide_resnet50_2",
+        "inception_v3",
+        "vgg11_bn",
+        "alexnet",
+    }
+)
 
 
 def test_families_cover_every_torchvision_module() -> None:
