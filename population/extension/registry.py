@@ -159,7 +159,10 @@ class Registry(Generic[T]):
                 self._imported[name] = cast("T", target)
             return self._imported[name]
         known = ", ".join(self._objects)
-        raise ConfigError(f"{self.field} {name!r} is unknown; there are {known}, else {self.others}")
+        raise ConfigError(
+            f"{self.field} {name!r} is unknown; there are {known}, else {self.others}, or a name that a "
+            f"module in {EXTENSION_VARIABLE} registers"
+        )
 
 
 @functools.cache
