@@ -5,6 +5,8 @@ A network holds the coordinator's handle without importing its class, which lies
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import ray
 
 from inarch.actors.messages import Command, References
@@ -15,10 +17,11 @@ from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import SnapshotInfo
 
 
-class CoordinatorApi:
+class CoordinatorApi(ABC):
     """What a network may call on the coordinator."""
 
     @ray.method
+    @abstractmethod
     async def post(
         self,
         network_id: int,
@@ -37,9 +40,9 @@ class CoordinatorApi:
         Returns:
             What the network is to do.
         """
-        raise NotImplementedError
 
     @ray.method
+    @abstractmethod
     async def ask(self, own: SnapshotInfo) -> tuple[PublishedSnapshot[References], ...] | ExchangeOutcome:
         """Return the snapshots that a network may fetch, or the reason why there are none.
 
@@ -48,9 +51,9 @@ class CoordinatorApi:
         Args:
             own: Progress of the network.
         """
-        raise NotImplementedError
 
     @ray.method
+    @abstractmethod
     async def join(self, network_id: int, incarnation: int) -> JoinPoint[References]:
         """Return where a joining network begins. In lockstep, the call returns when a barrier is released.
 
@@ -61,4 +64,3 @@ class CoordinatorApi:
         Raises:
             RunError: A later incarnation has replaced this one, or the network left before it could join.
         """
-        raise NotImplementedError

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         raise SystemExit(commands[words[0]](words[1:]))
     except BrokenPipeError:  # the reader of a pipe, such as head, has read enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # the interpreter flushes it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout at exit
         raise SystemExit(141) from None
     except KeyboardInterrupt:
         console.print("inarch: interrupted", markup=False, highlight=False)

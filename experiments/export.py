@@ -22,7 +22,7 @@ from inarch.population.errors import CheckpointError, ConfigError, DataError
 from inarch.population.evaluation.metrics import Metric, rank
 from inarch.population.evaluation.soups import soup, with_statistics
 from inarch.population.fusion import compact_state
-from inarch.population.models import ModelFactory, build, check_factory, give_logits, import_object
+from inarch.population.models import ModelFactory, build, give_logits, import_factory
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.state.state_dict import load_tensors, named_tensors
@@ -110,9 +110,7 @@ def predict_images(
             the run do not classify images.
         CheckpointError: No network left a checkpoint.
     """
-    factory = import_object(model, "--model") if isinstance(model, str) else model
-    if factory is not None:
-        check_factory(factory)
+    factory = import_factory(model, "--model") if isinstance(model, str) else model
     recorded = read_config(find_run(path))
     report = _report(recorded)
     if report is None:

@@ -33,13 +33,10 @@ def evaluate(
 
     from inarch.experiments.display import result_table, similarity_table
     from inarch.experiments.saved_runs import evaluate_again
-    from inarch.population.extension.registry import import_object
-    from inarch.population.models import check_factory
+    from inarch.population.models import import_factory
     from inarch.population.tasks.built_in import resolve_task
 
-    factory = import_object(model, "--model") if model else None
-    if factory is not None:
-        check_factory(factory)
+    factory = import_factory(model, "--model") if model else None
     result = evaluate_again(path, model=factory, task=resolve_task(task) if task else None)
     if json:
         print(codec.dumps(result, indent=2))

@@ -46,8 +46,8 @@ class Coordinator(CoordinatorApi):
         Args:
             spec: The run.
         """
+        self._spec, self._config = spec, spec.config  # first, because Ray shows the actor if its constructor fails
         self.context = RunContext(spec)
-        self._spec, self._config = spec, spec.config
         self._state, self._population = self.context.state, self.context.population
         self._members, self._monitor = self.context.population.members, self.context.monitor
         self._background, self._recorder = self.context.background, self.context.recorder

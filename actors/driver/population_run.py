@@ -1,4 +1,7 @@
-"""The driver's handle on a run, which starts, attaches to, watches, scales, stops and resumes it."""
+"""The driver's handle on a run, which starts, attaches to, watches, scales, stops and resumes it.
+
+Longer than 300 lines with its docstrings: this is the one class that users call, and each method documents its errors.
+"""
 
 from __future__ import annotations
 
@@ -147,6 +150,7 @@ class PopulationRun:
             storage.check_writable()
             config = run_task.complete_config(config, data, storage)
             spec = _spec(config, storage, claim, is_resumed=False)
+            spec = dataclasses.replace(spec, factory=factory, task=run_task if is_own_task else None)
             check_here(config, run_task, factory)
             connection = connect(config.address)
             if config.detach and connection.is_own:
@@ -154,7 +158,6 @@ class PopulationRun:
                     "detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS"
                 )
             check_not_live(str(config.name))
-            spec = dataclasses.replace(spec, factory=factory, task=run_task if is_own_task else None)
             run = cls._begin(spec, connection)
         except BaseException:
             contents_before.restore(storage, claim)

@@ -2,6 +2,8 @@
 
 It has two groups of calls. `train` has one thread, for the whole training. `control` has two, for calls that only set
 flags or read values, so that they are answered at once while the network trains.
+
+Longer than 300 lines with its docstrings: the calls share the state of one process.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from inarch.experiments.comparison.arms import Comparison
-from inarch.experiments.comparison.results_store import DENSITIES, ResultsStore
+from inarch.experiments.comparison.results_store import ResultsStore
+from inarch.experiments.comparison.run_summary import DENSITIES
 from inarch.experiments.comparison.statistics import Estimate, interval, paired
 from inarch.population.config import DataConfig
 from inarch.population.persistence.history import THRESHOLDS

@@ -14,7 +14,8 @@ from inarch.actors import PopulationRun, connect, find_run
 from inarch.experiments.comparison.arms import ARM, Arm, Comparison
 from inarch.experiments.comparison.plots import draw
 from inarch.experiments.comparison.report import write_report
-from inarch.experiments.comparison.results_store import ResultsStore, summarize
+from inarch.experiments.comparison.results_store import ResultsStore
+from inarch.experiments.comparison.run_summary import summarize
 from inarch.population.config import DistillationConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
 from inarch.population.persistence.storage import Storage, absolute

@@ -1,7 +1,6 @@
 """Architectures, and building a model from a configuration."""
 
-from inarch.population.extension.registry import import_object
-from inarch.population.models.build import ModelFactory, architectures, build, check_factory, resolve
+from inarch.population.models.build import ModelFactory, architectures, build, check_factory, import_factory, resolve
 from inarch.population.models.cifar_resnet import CifarResNet
 from inarch.population.models.conv_factory import ConvFactory, Form
 from inarch.population.models.densenet import CifarDenseNet
@@ -29,7 +28,7 @@ __all__ = [
     "build",
     "check_factory",
     "give_logits",
-    "import_object",
+    "import_factory",
     "logits_of",
     "resolve",
 ]

@@ -13,7 +13,7 @@ from torch import nn
 
 from inarch.population.config import FusionConfig, ModelConfig
 from inarch.population.errors import ConfigError
-from inarch.population.extension.registry import Registry
+from inarch.population.extension.registry import Registry, import_object
 from inarch.population.extension.user_code import user_code
 from inarch.population.fusion.presets import preset_rates
 from inarch.population.models.cifar_resnet import CifarResNet
@@ -125,6 +125,22 @@ def check_factory(factory: Any) -> None:
         raise ConfigError(_instance_message(factory))
     if not callable(factory):
         raise ConfigError(f"network must be module:function or a callable, got {type(factory).__name__}")
+
+
+def import_factory(path: str, field: str) -> ModelFactory:
+    """Import a model factory of the caller.
+
+    Args:
+        path: `module:function`.
+        field: Flag that holds the path, for errors.
+
+    Raises:
+        ConfigError: The factory cannot be imported, or is no factory.
+        UserCodeError: The module raised another error while it was imported.
+    """
+    factory = import_object(path, field)
+    check_factory(factory)
+    return factory
 
 
 def _instance_message(model: nn.Module) -> str:
