@@ -28,7 +28,7 @@ from inarch.actors.messages import Command, Event, References, RunStatus
 from inarch.actors.registrations import register_all
 from inarch.actors.resources import check_capacity, plan_resources
 from inarch.population.errors import RunError
-from inarch.population.membership.members import Member, MemberState
+from inarch.population.membership.members import MemberRecord, MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint
 from inarch.population.membership.snapshot_index import PublishedSnapshot
@@ -313,7 +313,7 @@ class Coordinator(CoordinatorApi):
 
     async def recover(self) -> None:
         """Take over the living networks. The actor calls this itself when Ray has restarted it."""
-        known: list[Member] = []
+        known: list[MemberRecord] = []
         self._background.spawn(self.react())
         try:
             if not await restore_run(self.context):

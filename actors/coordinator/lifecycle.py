@@ -23,7 +23,7 @@ from inarch.actors.messages import Command, ExitReason, StartMode, StartPlan
 from inarch.actors.retry import RETRY_SECONDS
 from inarch.population.errors import InarchError, RunError, StorageError, StructureError
 from inarch.population.membership.failure_policy import FailureDecision, NetworkExit, NetworkHistory, decide
-from inarch.population.membership.members import ACTIVE, GONE, Member, MemberState
+from inarch.population.membership.members import ACTIVE, OUTSIDE, MemberRecord, MemberState
 from inarch.population.persistence.checkpoint import CheckpointStore
 
 ROOM_SECONDS = 30.0
@@ -207,7 +207,7 @@ class NetworkLifecycle:
         except Exception as raised:  # of the user's code or of Ray: the failure policy tells them apart
             error = raised
         member = self._members[network_id]
-        if member.incarnation != incarnation or self._state.is_over or member.state in GONE:
+        if member.incarnation != incarnation or self._state.is_over or member.state in OUTSIDE:
             return
         is_cut_off = reason in (ExitReason.ORPHANED, ExitReason.FENCED) and self._state.phase == "training"
         if reason is not None and not is_cut_off:
@@ -318,7 +318,7 @@ class NetworkLifecycle:
 
     # Recovery of a coordinator that Ray restarted.
 
-    def find(self, member: Member) -> None:
+    def find(self, member: MemberRecord) -> None:
         """Take over the process of a recorded member, if it lives."""
         incarnation = self._group.find(member)
         if incarnation is not None:
@@ -327,10 +327,10 @@ class NetworkLifecycle:
     def terminate_orphans(self) -> None:
         """End the processes of members that had left before the coordinator died."""
         for member in self._members:
-            if member.state in GONE and self._group.find(member) is not None:
+            if member.state in OUTSIDE and self._group.find(member) is not None:
                 self.terminate(member.id, keep_snapshots=self._context.is_lockstep)
 
-    async def reattach(self, member: Member) -> None:
+    async def reattach(self, member: MemberRecord) -> None:
         """Ask a found network how it stands, and supervise it. A member without an answering process is lost."""
         if member.id not in self._group:
             if self._members[member.id].state in ACTIVE:

@@ -9,7 +9,7 @@ from typing import Any
 
 from inarch.actors.coordinator.ray_metrics import RayMetrics
 from inarch.actors.messages import Event, EventKind, NetworkStatus
-from inarch.population.membership.members import Member
+from inarch.population.membership.members import MemberRecord
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
 
@@ -101,7 +101,7 @@ class RunMonitor:
         if is_news:
             self._emit_report(report)
 
-    def status(self, member: Member) -> NetworkStatus:
+    def status(self, member: MemberRecord) -> NetworkStatus:
         """Return the status of a member."""
         return dataclasses.replace(
             self._status(member.id),

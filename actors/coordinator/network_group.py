@@ -16,7 +16,7 @@ from inarch.actors.network.actor import NetworkDescription, NetworkStanding, Net
 from inarch.actors.resources import NetworkResources
 from inarch.population.data import Splits
 from inarch.population.errors import InarchError
-from inarch.population.membership.members import Member
+from inarch.population.membership.members import MemberRecord
 from inarch.population.tasks.run_spec import RunSpec
 
 MAX_REASON = 500
@@ -46,7 +46,7 @@ class NetworkGroup:
         return list(self._handles)
 
     async def create(
-        self, member: Member, plan: StartPlan, data: ObjectRef[Splits], *, resources: NetworkResources
+        self, member: MemberRecord, plan: StartPlan, data: ObjectRef[Splits], *, resources: NetworkResources
     ) -> NetworkDescription:
         """Create a network's process and wait until its model is built.
 
@@ -72,7 +72,7 @@ class NetworkGroup:
         handle = self._handles[member.id] = create_network(spec, data, cpus=resources.cpus)
         return await await_result(handle.ready.remote())
 
-    def find(self, member: Member) -> int | None:
+    def find(self, member: MemberRecord) -> int | None:
         """Take over the living process of a member, if there is one.
 
         Args:

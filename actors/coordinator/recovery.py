@@ -13,7 +13,7 @@ from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.coordinator.run_metadata import placement_of
 from inarch.actors.retry import retry
 from inarch.population.errors import StorageError
-from inarch.population.membership.members import ACTIVE, DONORS, Member
+from inarch.population.membership.members import ACTIVE, DONORS, MemberRecord
 from inarch.population.tasks.run_folder import members_of, read_info, read_members
 
 
@@ -50,7 +50,7 @@ async def restore_run(context: RunContext) -> bool:
     return True
 
 
-def find_networks(context: RunContext, lifecycle: NetworkLifecycle) -> list[Member]:
+def find_networks(context: RunContext, lifecycle: NetworkLifecycle) -> list[MemberRecord]:
     """Take over the living networks by their names, and end the processes of members that had left.
 
     Args:

@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 from inarch.actors.messages import StartPlan
 from inarch.population.errors import RunError
-from inarch.population.membership.members import Member, MemberState
+from inarch.population.membership.members import MemberRecord, MemberState
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_folder import members_of, read_members
 
 
-def resumable_members(storage: Storage, *, run: str, num_intervals: int = 0) -> list[Member]:
+def resumable_members(storage: Storage, *, run: str, num_intervals: int = 0) -> list[MemberRecord]:
     """Return the members of a run in the state in which it resumes.
 
     Members that start again get a new incarnation and lose their count of restarts. Retired members stay retired.
@@ -45,7 +45,7 @@ def resumable_members(storage: Storage, *, run: str, num_intervals: int = 0) -> 
     ]
 
 
-def _trains_on(storage: Storage, members: Sequence[Member], num_intervals: int) -> bool:
+def _trains_on(storage: Storage, members: Sequence[MemberRecord], num_intervals: int) -> bool:
     """Return whether the schedule has become longer than the training of a finished network."""
     store = CheckpointStore(storage)
     finished = [store.list(member.id) for member in members if member.state is MemberState.DONE]
@@ -55,7 +55,7 @@ def _trains_on(storage: Storage, members: Sequence[Member], num_intervals: int) 
     )
 
 
-def start_plans(storage: Storage, members: Sequence[Member], *, is_lockstep: bool) -> dict[int, StartPlan]:
+def start_plans(storage: Storage, members: Sequence[MemberRecord], *, is_lockstep: bool) -> dict[int, StartPlan]:
     """Return how each member starts when the run resumes.
 
     Initial members, and all members with a checkpoint, resume from their newest checkpoint. The others join again. In

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from inarch.population.errors import DataError, InarchError, StorageError, UnreadableImageError
-from inarch.population.membership.members import GONE, MemberState
+from inarch.population.membership.members import OUTSIDE, MemberState
 
 
 class FailureDecision(StrEnum):
@@ -62,7 +62,7 @@ def decide(exit: NetworkExit, history: NetworkHistory) -> FailureDecision:
         exit: How the process ended.
         history: What is known of the network.
     """
-    if not history.is_current or history.state in GONE:
+    if not history.is_current or history.state in OUTSIDE:
         return FailureDecision.IGNORE
     is_users_error = exit.error is not None and not isinstance(exit.error, InarchError)
     if not (exit.may_be_temporary or (is_users_error and history.has_worked)):

@@ -39,13 +39,13 @@ ACTIVE = frozenset(
 DONORS = frozenset({MemberState.TRAINING, MemberState.LEAVING, MemberState.STALLED, MemberState.DONE})
 """States of members whose snapshots may be fetched."""
 
-GONE = frozenset({MemberState.RETIRED, MemberState.FAILED, MemberState.STOPPED})
+OUTSIDE = frozenset({MemberState.RETIRED, MemberState.FAILED, MemberState.STOPPED})
 """States of members outside the topology."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
-    """One member."""
+class MemberRecord:
+    """What is recorded of one member."""
 
     id: int
     incarnation: int = 1
@@ -66,42 +66,42 @@ class Members:
 
     def __init__(self) -> None:
         """Create an empty population."""
-        self._members: dict[int, Member] = {}
+        self._members: dict[int, MemberRecord] = {}
         self._next_id = 0
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[MemberRecord]:
         return iter(sorted(self._members.values(), key=lambda member: member.id))
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def __getitem__(self, network_id: int) -> Member:
+    def __getitem__(self, network_id: int) -> MemberRecord:
         return self._members[network_id]
 
     def __contains__(self, network_id: int) -> bool:
         return network_id in self._members
 
-    def add(self, *, is_initial: bool) -> Member:
+    def add(self, *, is_initial: bool) -> MemberRecord:
         """Add a member with a new id."""
-        member = Member(id=self._next_id, is_initial=is_initial)
+        member = MemberRecord(id=self._next_id, is_initial=is_initial)
         self._members[member.id] = member
         self._next_id += 1
         return member
 
-    def restore(self, member: Member) -> None:
+    def restore(self, member: MemberRecord) -> None:
         """Add a member from a record, as it was."""
         self._members[member.id] = member
         self._next_id = max(self._next_id, member.id + 1)
 
-    def set_state(self, network_id: int, state: MemberState) -> Member:
+    def set_state(self, network_id: int, state: MemberState) -> MemberRecord:
         """Set the state of a member. A member that is gone keeps its state. A done one does not become active again."""
         member = self._members[network_id]
-        if member.state not in GONE and not (member.state is MemberState.DONE and state in ACTIVE):
+        if member.state not in OUTSIDE and not (member.state is MemberState.DONE and state in ACTIVE):
             member = replace(member, state=state)
             self._members[network_id] = member
         return member
 
-    def restart(self, network_id: int) -> Member:
+    def restart(self, network_id: int) -> MemberRecord:
         """Begin the next incarnation of a member whose process died."""
         member = self._members[network_id]
         member = replace(
@@ -129,7 +129,7 @@ class Members:
 
     def in_topology(self) -> tuple[int, ...]:
         """Return the ids in the topology. Starting and lost members are among them, so that others keep their place."""
-        return tuple(member.id for member in self if member.state not in GONE)
+        return tuple(member.id for member in self if member.state not in OUTSIDE)
 
     def donors(self) -> tuple[int, ...]:
         """Return the ids of members whose snapshots may be fetched."""

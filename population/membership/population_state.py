@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from inarch.population.config import RunConfig
 from inarch.population.membership.barrier import Barrier
-from inarch.population.membership.members import Member, Members, MemberState
+from inarch.population.membership.members import MemberRecord, Members, MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot, SnapshotIndex
 from inarch.population.membership.staleness import staleness_limit
@@ -242,7 +242,7 @@ class PopulationState(Generic[T]):
         self.members.set_state(network_id, MemberState.LEAVING if has_work else MemberState.RETIRED)
         return has_work
 
-    def lose(self, network_id: int) -> Member:
+    def lose(self, network_id: int) -> MemberRecord:
         """Record that the process of a member died. Its snapshots died with it."""
         member = self.members.set_state(network_id, MemberState.LOST)
         self.forget(network_id)

@@ -17,7 +17,7 @@ from inarch.population.errors import (
     RunNotFoundError,
     StorageError,
 )
-from inarch.population.membership.members import Member, MemberState
+from inarch.population.membership.members import MemberRecord, MemberState
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.tasks.run_spec import RunInfo
 
@@ -84,7 +84,7 @@ def read_members(storage: Storage) -> dict[str, Any] | None:
     return None
 
 
-def members_of(record: dict[str, Any]) -> list[Member]:
+def members_of(record: dict[str, Any]) -> list[MemberRecord]:
     """Return the members of a record.
 
     Args:
@@ -93,9 +93,9 @@ def members_of(record: dict[str, Any]) -> list[Member]:
     return [_member(saved) for saved in record["members"]]
 
 
-def _member(saved: dict[str, Any]) -> Member:
+def _member(saved: dict[str, Any]) -> MemberRecord:
     values: dict[str, Any] = saved | {"state": MemberState(saved["state"])}
-    return Member(**values)
+    return MemberRecord(**values)
 
 
 def find_run(name: str, *, storage: str = "runs") -> Storage:

@@ -9,7 +9,7 @@ from inarch.actors.coordinator.network_group import NetworkGroup
 from inarch.actors.messages import Command, ExitReason, StartPlan
 from inarch.actors.network.actor import NetworkDescription, NetworkStanding
 from inarch.actors.resources import NetworkResources
-from inarch.population.membership.members import Member
+from inarch.population.membership.members import MemberRecord
 from inarch.population.tasks.run_spec import RunSpec
 
 STRUCTURE = "structure of the run"
@@ -27,7 +27,7 @@ class FakeNetworkGroup(NetworkGroup):
         super().__init__(run)
         self.created: list[tuple[int, int, StartPlan]] = []
         """Id, incarnation and plan of each created process."""
-        self.on_create: Callable[[Member], Exception | None] = lambda member: None
+        self.on_create: Callable[[MemberRecord], Exception | None] = lambda member: None
         """An exception for a process that cannot start."""
         self.structure = STRUCTURE
         self.slow: set[int] = set()
@@ -46,7 +46,7 @@ class FakeNetworkGroup(NetworkGroup):
     def networks(self) -> list[int]:
         return sorted(self.living)
 
-    async def create(self, member: Member, plan: StartPlan, data: object, *, resources: NetworkResources):
+    async def create(self, member: MemberRecord, plan: StartPlan, data: object, *, resources: NetworkResources):
         self.created.append((member.id, member.incarnation, plan))
         if member.id in self.slow:
             await asyncio.sleep(3600.0)
@@ -56,7 +56,7 @@ class FakeNetworkGroup(NetworkGroup):
         self.living.add(member.id)
         return NetworkDescription(self.structure, plan.at_most_interval or 0, process=1, node="node")
 
-    def find(self, member: Member) -> int | None:
+    def find(self, member: MemberRecord) -> int | None:
         if member.id not in self.known_processes:
             return None
         self.living.add(member.id)
