@@ -36,16 +36,16 @@ from inarch.population.config import RunConfig
 from inarch.population.errors import CheckpointError, StructureError
 from inarch.population.evaluation.filter_statistics import filter_rows
 from inarch.population.evaluation.metrics import Scores
-from inarch.population.exchange import Exchanger, Rootstock, exchange_rule, training_behind
+from inarch.population.exchange import Rootstock, exchange_rule, training_behind
+from inarch.population.exchange.participant import Participant
 from inarch.population.exchange.shared_state import SharedState
-from inarch.population.grafting.units import convolution_units
+from inarch.population.grafting.units import GraftUnit, convolution_units
 from inarch.population.membership.outcome import ExchangeOutcome
-from inarch.population.membership.staleness import Staleness
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.optimizer import count_steps, load_optimizer, make_optimizer, optimizer_tensors
 from inarch.population.state.seeding import RandomState, derive_seed, generator
-from inarch.population.state.snapshot import Snapshot, SnapshotInfo, StagingBuffer, layout_of
+from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.protocol import BoundTask, task_channels
 from inarch.population.training import divergence
@@ -83,29 +83,29 @@ class Trainer:
         self._forward = cast(nn.Module, torch.compile(self.module)) if config.device.compile else self.module
         self.optimizer = make_optimizer(self.module, config, learning_rate)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        self._shared = SharedState(self.module, self.optimizer, self._names, config)
-        self.units = self._shared.units()
+        self._participant = Participant(SharedState(self.module, self.optimizer, self._names, config), config)
+        self._participant.alias_parameters()
         self._convolutions = convolution_units(self.module)
-        self.layout = layout_of(self._shared.tensors())
-        self._staging = StagingBuffer(self.layout, self._device)
-        self._staging.alias_parameters(self.module)
         self.average = WeightAverage(self.module, config.weight_averaging)
         rule = exchange_rule(config, lambda: task_channels(task, self.module))
-        num_intervals = self.schedule.num_intervals
-        self._exchanger = (
-            None
-            if rule is None
-            else Exchanger(rule, config, self._shared, self.layout, network_id=network_id, num_intervals=num_intervals)
-        )
+        self._participant.begin(rule, network_id=network_id, num_intervals=self.schedule.num_intervals)
         self._order_seed = derive_seed(config.seed, network_id, "order")
         self._augment_seed = derive_seed(config.seed, network_id, "augmentation")
         self._random = RandomState(derive_seed(config.seed, network_id, "training"), self._device)
         self._history = HistoryBuffer(network_id, incarnation)
         self._validation_names = [metric.name for metric in task.metrics if metric.in_training]
         self._best: dict[str, Tensor] | None = None
-        self._last_scion: int | None = None
-        self._last_staleness: Staleness | None = None
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.device.precision == "float16")
+
+    @property
+    def units(self) -> tuple[GraftUnit, ...]:
+        """Groups of tensors that share an alpha."""
+        return self._participant.units
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the network's snapshots."""
+        return self._participant.layout
 
     @property
     def interval(self) -> int:
@@ -198,8 +198,8 @@ class Trainer:
                 seconds=dict(seconds),
                 outcome=outcome,
                 grafts=progress.grafts,
-                scion=self._last_scion,
-                staleness=self._last_staleness,
+                scion=self._participant.last_scion,
+                staleness=self._participant.last_staleness,
             )
             self._history.add_interval(report, time=runtime.now())
             progress.begin_interval()
@@ -217,7 +217,7 @@ class Trainer:
         Raises:
             ConfigError: The exchange rule needs something that the network lacks.
         """
-        if self._exchanger is not None:
+        if self._participant.exchanges:
             snapshot = self.snapshot()
             twin = dataclasses.replace(snapshot.origin, network_id=self.network_id + 1)
             scion = dataclasses.replace(snapshot, origin=twin, buffer=snapshot.buffer.copy())
@@ -240,10 +240,7 @@ class Trainer:
         Args:
             snapshot: Snapshot of the parent, of the same layout. It is only read.
         """
-        with torch.no_grad():
-            own, state = self._shared.tensors(), snapshot.state()
-            for name, tensor in own.items():
-                tensor.copy_(state[name])
+        self._participant.clone_weights(snapshot)
         self.fast_forward(snapshot.origin.interval)
         self.progress.trained_intervals = snapshot.origin.trained_intervals
         self.progress.trained_steps = snapshot.origin.trained_steps
@@ -270,9 +267,7 @@ class Trainer:
         names = {field.name for field in dataclasses.fields(Progress)}
         saved = {name: value for name, value in checkpoint.training.items() if name in names and value is not None}
         self.progress = dataclasses.replace(self.progress, **saved)
-        if self._exchanger is not None:
-            within = checkpoint.id.step > 0
-            self._exchanger.load(checkpoint.tensors, self.origin(), self._shared.tensors(), within=within)
+        self._participant.load(checkpoint.tensors, self.origin(), within=checkpoint.id.step > 0)
         if checkpoint.training.get("scaler"):
             self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))
 
@@ -352,13 +347,8 @@ class Trainer:
         Raises:
             NotFiniteError: The network diverged. The message names network, interval and layer.
         """
-        state = self._shared.tensors()
         with divergence.annotate_divergence(self.network_id, interval=self.interval):
-            information = self._exchanger.measure_information(state, self.interval) if self._exchanger else ()
-        self._staging.stage(state)
-        return Snapshot(
-            origin=self.origin(now), information=information, buffer=self._staging.buffer(), layout=self.layout
-        )
+            return self._participant.snapshot(self.origin(now))
 
     def exchange(
         self,
@@ -375,12 +365,9 @@ class Trainer:
             snapshot: Its own snapshot of this interval. None if it publishes none.
             now: Seconds of the runtime's clock.
         """
-        if self._exchanger is None:
-            return ExchangeOutcome.OFF
-        result = self._exchanger.exchange(
+        result = self._participant.exchange(
             snapshots,
             own,
-            self._shared.tensors(),
             snapshot.information if snapshot else (),
             epoch=own.step / self.schedule.steps_per_epoch,
             rate_factor=self.schedule.factor(max(0, own.step - 1)),
@@ -389,12 +376,10 @@ class Trainer:
         if result.rootstock is not None:
             self._apply_requests(result.rootstock)
         if result.contributions:
-            progress, scion = self.progress, result.contributions[0].scion
+            progress = self.progress
             progress.trained_intervals, progress.trained_steps = training_behind(own, result.contributions)
             progress.grafts += 1
             self._history.add_grafts(own, result.contributions)
-            self._last_scion = scion.snapshot.origin.network_id if scion else own.network_id
-            self._last_staleness = scion.staleness if scion else None
         return result.outcome
 
     def _apply_requests(self, rootstock: Rootstock) -> None:
@@ -414,7 +399,7 @@ class Trainer:
 
         Entropies that the snapshot's information already holds are not computed again.
         """
-        entropies = self._exchanger.entropies(snapshot.information) if self._exchanger and snapshot else {}
+        entropies = self._participant.entropies(snapshot.information) if snapshot else {}
         self._history.add_filters(own.interval, filter_rows(named_tensors(self.module), self._convolutions, entropies))
 
     def _note_best(self) -> None:
@@ -431,12 +416,12 @@ class Trainer:
 
         In lockstep the last interval has an exchange, because the papers' protocol has one.
         """
-        return self._exchanger is not None and self.is_finished and self.config.mode == "async"
+        return self._participant.exchanges and self.is_finished and self.config.mode == "async"
 
     @property
     def publishes(self) -> bool:
         """Whether the network publishes snapshots, because the exchange rule takes scions."""
-        return self._exchanger is not None and self._exchanger.takes_scions
+        return self._participant.publishes
 
     def checkpoint(self, *, within: bool = False) -> Checkpoint:
         """Return a checkpoint with copies of everything to save. The history rows and the best weights move into it."""
@@ -453,7 +438,7 @@ class Trainer:
                 **optimizer_tensors(self.optimizer, self._names),
                 **self._random.tensors(),
                 **self.average.tensors(),
-                **(_copies(self._exchanger.tensors(within=within)) if self._exchanger else {}),
+                **_copies(self._participant.saved_tensors(within=within)),
             },
             training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
             best=best,
@@ -470,8 +455,8 @@ class Trainer:
                 for metric in self.task.metrics
                 if metric.in_training
             },
-            scion=self._last_scion,
-            staleness=self._last_staleness,
+            scion=self._participant.last_scion,
+            staleness=self._participant.last_staleness,
         )
 
 

@@ -1,0 +1,157 @@
+"""One network's part in a population: the snapshots that it publishes, and the scions that it takes in.
+
+The trainer of a network and a training loop of the caller's own both take part through this class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from inarch.population.config import RunConfig
+from inarch.population.exchange.exchanger import Exchanger, ExchangeResult
+from inarch.population.exchange.protocol import ExchangeRule
+from inarch.population.exchange.shared_state import SharedState
+from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.membership.staleness import Staleness
+from inarch.population.state.snapshot import Snapshot, SnapshotInfo, StagingBuffer, layout_of
+
+
+class Participant:
+    """Publishes one network's weights, and applies the exchange rule to it."""
+
+    def __init__(self, shared: SharedState, config: RunConfig) -> None:
+        """Create the network's part in the exchange. It publishes and takes nothing before `begin`.
+
+        Args:
+            shared: The network's tensors that its snapshots hold.
+            config: The run's configuration.
+
+        Raises:
+            ConfigError: The rule is graft or graft_published, and no tensor opens a unit.
+        """
+        self._shared, self._config = shared, config
+        self.units = shared.units()
+        self.layout = layout_of(shared.tensors())
+        self._staging = StagingBuffer(self.layout, next(shared.module.parameters()).device)
+        self._exchanger: Exchanger | None = None
+        self.last_scion: int | None = None
+        """Id of the last donor. None before the first graft."""
+        self.last_staleness: Staleness | None = None
+        """Staleness of that donor's snapshot at the time of the graft."""
+
+    def alias_parameters(self) -> None:
+        """Move the network's parameters into the staging buffer, so that nothing is copied to stage them.
+
+        Only for networks that no other code holds: the storage of each parameter changes. On a GPU, do nothing.
+        """
+        self._staging.alias_parameters(self._shared.module)
+
+    def begin(self, rule: ExchangeRule | None, *, network_id: int, num_intervals: int) -> None:
+        """Take part in the exchange with a rule from now on.
+
+        Args:
+            rule: The exchange rule. None: the networks exchange nothing.
+            network_id: Id of the network.
+            num_intervals: Intervals of the schedule.
+        """
+        if rule is not None:
+            self._exchanger = Exchanger(
+                rule,
+                self._config,
+                self._shared,
+                self.layout,
+                network_id=network_id,
+                num_intervals=num_intervals,
+            )
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether there is an exchange rule."""
+        return self._exchanger is not None
+
+    @property
+    def publishes(self) -> bool:
+        """Whether the network publishes snapshots, because the exchange rule takes scions."""
+        return self._exchanger is not None and self._exchanger.takes_scions
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self._shared.module
+
+    def snapshot(self, origin: SnapshotInfo) -> Snapshot:
+        """Measure the network's information, stage its weights, and return both as a snapshot.
+
+        Args:
+            origin: Identity and training progress of the weights.
+
+        Returns:
+            A snapshot whose buffer belongs to this object. It is valid until the next snapshot, and with aliased
+            parameters only until the network trains on.
+
+        Raises:
+            NotFiniteError: A weight is NaN or infinite. The message names the entry.
+        """
+        state = self._shared.tensors()
+        information = self._exchanger.measure_information(state, origin.interval) if self._exchanger else ()
+        self._staging.stage(state)
+        return Snapshot(origin=origin, information=information, buffer=self._staging.buffer(), layout=self.layout)
+
+    def exchange(
+        self,
+        snapshots: tuple[Snapshot, ...] | ExchangeOutcome,
+        own: SnapshotInfo,
+        information: tuple[float, ...],
+        *,
+        epoch: float,
+        rate_factor: float,
+        now: float,
+    ) -> ExchangeResult:
+        """Apply the exchange rule. The arguments are those of `Exchanger.exchange`, without the network's tensors."""
+        if self._exchanger is None:
+            return ExchangeResult(outcome=ExchangeOutcome.OFF)
+        result = self._exchanger.exchange(
+            snapshots,
+            own,
+            self._shared.tensors(),
+            information,
+            epoch=epoch,
+            rate_factor=rate_factor,
+            now=now,
+        )
+        if result.contributions:
+            scion = result.contributions[0].scion
+            self.last_scion = scion.snapshot.origin.network_id if scion else own.network_id
+            self.last_staleness = scion.staleness if scion else None
+        return result
+
+    def clone_weights(self, snapshot: Snapshot) -> None:
+        """Copy the weights of another network.
+
+        Args:
+            snapshot: Snapshot of the same layout. It is only read.
+        """
+        with torch.no_grad():
+            state = snapshot.state()
+            for name, tensor in self._shared.tensors().items():
+                tensor.copy_(state[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that a snapshot holds, by key. They are the network's own, not copies."""
+        return self._shared.tensors()
+
+    def entropies(self, information: tuple[float, ...]) -> dict[str, float]:
+        """Return the layers' entropies that a snapshot's information holds, as `Exchanger.entropies`."""
+        return self._exchanger.entropies(information) if self._exchanger else {}
+
+    def saved_tensors(self, *, within: bool) -> Mapping[str, Tensor]:
+        """Return the tensors that a checkpoint needs, not copied. `within`: it lies within an interval."""
+        return self._exchanger.tensors(within=within) if self._exchanger else {}
+
+    def load(self, tensors: Mapping[str, Tensor], own: SnapshotInfo, *, within: bool) -> None:
+        """Restore from a checkpoint. The arguments are those of `StateHistory.load`, without the network's state."""
+        if self._exchanger is not None:
+            self._exchanger.load(tensors, own, self._shared.tensors(), within=within)
