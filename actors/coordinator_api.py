@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 import ray
 
-from inarch.actors.messages import Command, References
+from inarch.actors.messages import Command, Enrollment, ExitReason, GuestApplication, GuestTerms, References
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint
 from inarch.population.membership.snapshot_index import PublishedSnapshot
@@ -63,4 +63,57 @@ class CoordinatorApi(ABC):
 
         Raises:
             RunError: A later incarnation has replaced this one, or the network left before it could join.
+        """
+
+    @ray.method
+    @abstractmethod
+    async def withdraw(self, origin: SnapshotInfo) -> None:
+        """Remove a guest's snapshot that a member could not fetch, because its owner is gone.
+
+        Args:
+            origin: The snapshot.
+        """
+
+
+class GuestApi(CoordinatorApi):
+    """What a training loop of the caller's own may call on the coordinator besides."""
+
+    @ray.method
+    @abstractmethod
+    async def terms(self) -> GuestTerms:
+        """Return what a loop must know before it joins. Waits while the run still reads its data."""
+
+    @ray.method
+    @abstractmethod
+    async def enroll(self, application: GuestApplication) -> Enrollment:
+        """Make a loop a member of the run. An earlier process of the same name is fenced off.
+
+        Args:
+            application: What the loop states of itself.
+
+        Raises:
+            ConfigError: The run exchanges at other intervals, or it is not known at which.
+            StructureError: The model has another structure than those of the other members.
+            RunError: The run is ending, or it runs in lockstep.
+        """
+
+    @ray.method
+    @abstractmethod
+    async def parent(self, network_id: int, incarnation: int) -> PublishedSnapshot[References] | None:
+        """Return the newest snapshot of the most advanced other member, which a loop may clone. None: there is none.
+
+        Args:
+            network_id: Id of the guest.
+            incarnation: Number of its process.
+        """
+
+    @ray.method
+    @abstractmethod
+    async def sign_off(self, network_id: int, incarnation: int, outcome: ExitReason) -> None:
+        """Let a guest leave. Its snapshots are removed, because they end with its process.
+
+        Args:
+            network_id: Id of the guest.
+            incarnation: Number of its process.
+            outcome: DONE or STOPPED.
         """

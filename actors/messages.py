@@ -9,8 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 import ray
 
+from inarch.population.config import RunConfig
 from inarch.population.evaluation.metrics import Metric
-from inarch.population.tasks.run_spec import RunSpec
+from inarch.population.extension.registry import Registration
+from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 NAMESPACE = "inarch"
 """Ray namespace of all runs. The names of a run's actors begin with the name of the run."""
@@ -100,6 +102,57 @@ class NetworkSpec:
     """As in `StartPlan`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GuestTerms:
+    """What a training loop of the caller's own must know before it joins a run."""
+
+    config: RunConfig
+    """Configuration of the run."""
+    info: RunInfo | None
+    """What is known of the run's networks. None while the run still reads its data."""
+    registrations: tuple[Registration, ...]
+    """Objects that the configuration names and that the run's driver registered."""
+    has_networks: bool
+    """Whether the run has networks of its own."""
+    phase: str
+    """Phase of the run, as `RunStatus.state`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestApplication:
+    """What a training loop of the caller's own states when it joins a run."""
+
+    name: str
+    """Name of the guest. One that has been a member before gets the same id and a new incarnation."""
+    structure: str
+    """Fingerprint of its snapshots."""
+    snapshot_bytes: int
+    """Bytes of a snapshot."""
+    parameters: int
+    """Parameters of its model."""
+    every: int | None
+    """Optimizer steps from one exchange to the next. None: as the run."""
+    process: int
+    """Process id."""
+    node: str
+    """Id of the Ray node."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enrollment:
+    """A guest's place in a run."""
+
+    network_id: int
+    incarnation: int
+    """Number of the guest's process, counted from 1."""
+    every: int
+    """Optimizer steps from one exchange to the next. 0 if no member has stated it."""
+    num_intervals: int
+    """Intervals of the schedule. 0 if its length is not known."""
+    metrics: tuple[Metric, ...]
+    """Metrics of the task. The first is the one that a guest reports."""
+
+
 EventKind = Literal[
     "interval", "commit", "graft", "refusal", "join", "loss", "restart", "leave", "done", "failure", "stop", "finish"
 ]
@@ -128,9 +181,12 @@ class NetworkStatus:
     state: str
     """A value of `MemberState`."""
     incarnation: int
+    name: str | None = None
+    """Name of a guest. None: a network of the run."""
     interval: int = 0
     """Intervals completed."""
-    epoch: float = 0.0
+    epoch: float | None = 0.0
+    """Epochs completed. None if they are not counted."""
     train_loss: float | None = None
     validation_metrics: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     """Metrics of the newest evaluation by name. Empty before the first."""

@@ -14,13 +14,16 @@ from rich.console import Console
 
 from inarch.experiments import comparison_commands, recipes, result_commands
 from inarch.experiments.result_commands import plain_console
-from inarch.population.config import RunConfig
+from inarch.population.config import OpenConfig, RunConfig
 from inarch.population.errors import ClusterError, InarchError, RunNotFoundError
 from inarch.population.extension.user_code import described
+
+OPEN_DEFAULTS = OpenConfig()
 
 USAGE = """inarch: train populations of networks asynchronously on Ray; the networks graft each other's weights
 
   inarch train [RECIPE] [--FIELD VALUE ...]   train a population (default recipe: digits)
+  inarch open NAME                            open a population for training loops of your own (inarch.join)
   inarch status NAME                          show the state of a run
   inarch scale NAME N                         change a running population to N networks
   inarch stop NAME                            checkpoint every network and end the run
@@ -53,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0 if words else 2)
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": train,
+        "open": lambda rest: tyro.cli(open_run, args=rest, prog="inarch open"),
         "status": lambda rest: tyro.cli(status, args=rest, prog="inarch status"),
         "scale": lambda rest: tyro.cli(scale, args=rest, prog="inarch scale"),
         "stop": lambda rest: tyro.cli(stop, args=rest, prog="inarch stop"),
@@ -128,6 +132,36 @@ def train(words: list[str]) -> int:
     console = plain_console()
     console.print(f"run {config.name}: starting Ray and reading the data", highlight=False)
     return _follow(lambda: PopulationRun.start(config), console, detach=config.detach)
+
+
+def open_run(
+    name: tyro.conf.Positional[str],
+    /,
+    config: tyro.conf.OmitArgPrefixes[OpenConfig] = OPEN_DEFAULTS,
+    storage: str = "runs",
+    address: str | None = None,
+    detach: bool = False,
+) -> int:
+    """Open a population without networks of its own. Training loops join it by `inarch.join`.
+
+    The run ends by Ctrl-C or `inarch stop`, or when it has had no member for --idle-seconds.
+
+    Args:
+        name: Name of the run.
+        config: What all members have in common.
+        storage: Folder or URI that holds the runs.
+        address: Address of a Ray cluster. None: RAY_ADDRESS if set, otherwise a Ray of this machine.
+        detach: Whether the run continues when this process ends. Needs a cluster that also outlives it.
+    """
+    from inarch.actors import PopulationRun
+
+    console = plain_console()
+    console.print(f"run {name}: starting Ray", highlight=False)
+
+    def begin() -> Any:
+        return PopulationRun.open(name, config, storage=storage, address=address, detach=detach)
+
+    return _follow(begin, console, detach=detach)
 
 
 def registered_names() -> str:

@@ -27,6 +27,11 @@ def info_lines(info: RunInfo) -> str:
     Args:
         info: Facts about the run.
     """
+    if not info.steps_per_epoch:  # an open run
+        every = f" every {info.interval_steps} steps" if info.interval_steps else ""
+        return (
+            f"open for training loops, which exchange{every}: inarch.join(NAME OF THE RUN, model, optimizer=optimizer)"
+        )
     computation = f", {info.multiply_adds:,} multiply-adds an example" if info.multiply_adds is not None else ""
     network = (
         f"network: {info.parameters:,} parameters{computation}; "
@@ -94,8 +99,8 @@ def _cells(network: NetworkStatus, epochs: int, primary: Metric | None) -> tuple
     is_plain = network.outcome in ("", "grafted", "off") or network.state == "done"
     state = network.state if is_plain else f"{network.state} ({network.outcome})"
     return (
-        str(network.network_id),
-        f"{network.epoch:.1f}/{epochs}",
+        _label(network.network_id, network.name),
+        f"interval {network.interval}" if network.epoch is None or network.name else f"{network.epoch:.1f}/{epochs}",
         _number(network.train_loss, "{:.4f}"),
         "" if primary is None else primary.text(network.validation_metrics.get(primary.name)),
         _number(network.examples_per_second, "{:.0f}"),
@@ -119,7 +124,7 @@ def describe(event: Event, metrics: Sequence[Metric] = ()) -> str:
     network = f"network {event.network_id}"
     detail: Mapping[str, Any] = event.detail
     if event.kind == "interval":
-        line = f"{network}: interval {detail['interval']}, loss {detail['loss']:.4f}"
+        line = f"{network}: interval {detail['interval']}, loss {_number(detail['loss'], '{:.4f}') or '-'}"
         values = [
             f"{metric.title} {metric.text(detail['validation'].get(metric.name)) or '-'}" for metric in metrics[:1]
         ]
@@ -132,7 +137,7 @@ def describe(event: Event, metrics: Sequence[Metric] = ()) -> str:
     if event.kind == "refusal":
         return f"{network}: interval {detail['interval']}, no graft ({detail['reason']})"
     lines = {
-        "join": f"{network}: joins, incarnation {detail.get('incarnation')}",
+        "join": f"{network}{_called(detail.get('name'))}: joins, incarnation {detail.get('incarnation')}",
         "loss": f"{network}: lost ({detail.get('reason')})",
         "restart": f"{network}: restarted as incarnation {detail.get('incarnation')}",
         "leave": f"{network}: leaves ({detail.get('outcome')})",
@@ -237,3 +242,11 @@ def _scores(
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
+
+
+def _label(network_id: int, name: str | None) -> str:
+    return str(network_id) if name is None else f"{network_id} {name}"
+
+
+def _called(name: str | None) -> str:
+    return "" if name is None else f" ({name})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from inarch.population import (
     ScheduleConfig,
 )
 from inarch.population.data import MemorySplits, image_set, memory_splits
+from inarch.population.persistence.interval_report import IntervalReport
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -82,3 +83,10 @@ def tiny_splits(config: RunConfig, *, images: int = 96, classes: int = 4, seed: 
 
 def tiny_task(config: RunConfig, splits: MemorySplits | None = None) -> ImageClassification:
     return ImageClassification(config, splits or tiny_splits(config))
+
+
+def losses(reports: Iterable[IntervalReport]) -> list[float]:
+    """Training losses of intervals, all of which must have one."""
+    values = [report.train_loss for report in reports]
+    assert None not in values
+    return [value for value in values if value is not None]

@@ -33,6 +33,8 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("network",),
         ("coordinator",),
         ("driver",),
+        ("guest",),
+        ("adapters",),
     ),
     "experiments": (
         ("recipes", "display", "saved_runs", "benchmarks"),

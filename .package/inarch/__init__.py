@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inarch.actors import PopulationRun, RunCallback, RunResult
+    from inarch.actors.guest.join import join
+    from inarch.actors.guest.member import ExchangeSummary, Member
     from inarch.population import Metric, Simulator, Task, TensorTask, graft
     from inarch.population.config import (
         CheckpointConfig,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         FusionConfig,
         GraftConfig,
         ModelConfig,
+        OpenConfig,
         OptimizerConfig,
         PapaConfig,
         PbtConfig,
@@ -49,6 +52,7 @@ _CONFIG = (
     "FusionConfig",
     "GraftConfig",
     "ModelConfig",
+    "OpenConfig",
     "OptimizerConfig",
     "PapaConfig",
     "PbtConfig",
@@ -75,6 +79,9 @@ _MODULES = {
     "Task": "inarch.population",
     "TensorTask": "inarch.population",
     "graft": "inarch.population",
+    "join": "inarch.actors.guest.join",
+    "Member": "inarch.actors.guest.member",
+    "ExchangeSummary": "inarch.actors.guest.member",
 }
 """Where each public name is defined."""
 
@@ -85,11 +92,14 @@ __all__ = [
     "DeviceConfig",
     "DistillationConfig",
     "ExchangeConfig",
+    "ExchangeSummary",
     "FusionConfig",
     "GraftConfig",
     "InarchError",
+    "Member",
     "Metric",
     "ModelConfig",
+    "OpenConfig",
     "OptimizerConfig",
     "PapaConfig",
     "PbtConfig",
@@ -111,6 +121,7 @@ __all__ = [
     "WeightAveragingConfig",
     "__version__",
     "graft",
+    "join",
 ]
 
 __version__: str

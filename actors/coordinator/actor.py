@@ -2,6 +2,8 @@
 
 It holds references and small reports, never weights. Its event loop never waits for storage. It may die at any time:
 the networks train on, and its next incarnation, which Ray starts, finds them by name and takes them over.
+
+Longer than 300 lines: each call of the driver, of the networks and of the guests is a method of the actor.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from ray import ObjectRef
 from ray.actor import ActorClass
 
 from inarch.actors.coordinator import run_metadata
+from inarch.actors.coordinator.guests import Guests, open_info
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.network_group import await_result
 from inarch.actors.coordinator.recovery import find_networks, read_result, restore_run
@@ -23,8 +26,17 @@ from inarch.actors.coordinator.remote_tasks import prepare_run
 from inarch.actors.coordinator.resume_plan import resumable_members
 from inarch.actors.coordinator.run_completion import RunCompletion
 from inarch.actors.coordinator.run_context import RunContext
-from inarch.actors.coordinator_api import CoordinatorApi
-from inarch.actors.messages import Command, Event, References, RunStatus
+from inarch.actors.coordinator_api import GuestApi
+from inarch.actors.messages import (
+    Command,
+    Enrollment,
+    Event,
+    ExitReason,
+    GuestApplication,
+    GuestTerms,
+    References,
+    RunStatus,
+)
 from inarch.actors.registrations import register_all
 from inarch.actors.resources import check_capacity, plan_resources
 from inarch.population.errors import RunError
@@ -34,10 +46,11 @@ from inarch.population.membership.population_state import JoinPoint
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.tasks.run_folder import read_info
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
-class Coordinator(CoordinatorApi):
+class Coordinator(GuestApi):
     """Coordinates one run. `CoordinatorActor` is this class on Ray. Every method runs on one event loop."""
 
     def __init__(self, spec: RunSpec) -> None:
@@ -55,7 +68,8 @@ class Coordinator(CoordinatorApi):
         self._has_members = asyncio.Event()
         self._has_members.set()
         self._join_points: dict[tuple[int, int], JoinPoint[References]] = {}
-        self._completion = RunCompletion(self.context, self.lifecycle)
+        self.guests = Guests(self.context)
+        self._completion = RunCompletion(self.context, self.lifecycle, self.guests)
 
     def __repr__(self) -> str:
         return f"Coordinator({self._spec.name})"
@@ -73,12 +87,16 @@ class Coordinator(CoordinatorApi):
             InarchError: Data, model, resources or storage cannot be used. Nothing was started.
         """
         register_all(self._spec.registrations)
-        self._state.resources = plan_resources(self._config)
+        if self._spec.open is None:
+            self._state.resources = plan_resources(self._config)
         await asyncio.to_thread(self.context.storage.check_writable)
         info = await self._prepare()
         await self._record_start(info)
         self._recorder.save()
-        self._background.spawn(self.lifecycle.start_all())
+        if self._spec.open is None:
+            self._background.spawn(self.lifecycle.start_all())
+        else:
+            self._state.begin()
         self._background.spawn(self._watch())
         self._background.spawn(self.react())
         return info
@@ -86,6 +104,8 @@ class Coordinator(CoordinatorApi):
     @ray.method
     async def scale(self, size: int) -> None:
         """Grow or shrink the population to `size` networks. The change is under way when the call returns.
+
+        Guests do not count, except in an open run, which asks its youngest guests to leave.
 
         Args:
             size: Wanted number of networks.
@@ -98,6 +118,9 @@ class Coordinator(CoordinatorApi):
         await self._has_members.wait()
         if not self._state.is_open:
             raise RunError(f"run {self._spec.name} is {self._state.phase}; it cannot be scaled")
+        if self._spec.open is not None:
+            self.guests.scale(size)
+            return
         growth = self._members.num_to_add(size, max_size=self._config.population.max_size)
         if growth > 0:
             check_capacity(self._config, self._state.resources, size=size)
@@ -185,9 +208,14 @@ class Coordinator(CoordinatorApi):
         if snapshot is not None:
             self._population.publish(snapshot, now=time.monotonic())
             await self._release_barriers()
+        is_guest = self._members[network_id].is_guest
         for report in reports:
             self._record_report(report)
+            if is_guest:
+                self.guests.record(report)
         await self._background.notify()
+        if is_guest:
+            return self.guests.command(network_id)
         if not self._state.is_open:
             return Command.STOP
         is_leaving = self._members[network_id].state is MemberState.LEAVING
@@ -222,10 +250,49 @@ class Coordinator(CoordinatorApi):
             raise RunError(f"network {network_id} left before it could join")
         return point
 
+    @ray.method
+    async def withdraw(self, origin: SnapshotInfo) -> None:
+        """Answer `CoordinatorApi.withdraw`."""
+        await self._has_members.wait()
+        self.guests.withdraw(origin)
+
+    # Calls of guests: see GuestApi.
+
+    @ray.method
+    async def terms(self) -> GuestTerms:
+        """Answer `GuestApi.terms`."""
+        await self._has_members.wait()
+        await self._background.wait_until(lambda: self._state.info or self._state.is_over, seconds=None)
+        return self.guests.terms()
+
+    @ray.method
+    async def enroll(self, application: GuestApplication) -> Enrollment:
+        """Answer `GuestApi.enroll`."""
+        await self._has_members.wait()
+        return self.guests.enroll(application)
+
+    @ray.method
+    async def parent(self, network_id: int, incarnation: int) -> PublishedSnapshot[References] | None:
+        """Answer `GuestApi.parent`."""
+        await self._has_members.wait()
+        is_current = self._population.is_current(network_id, incarnation)
+        return self._population.parent(network_id) if is_current else None
+
+    @ray.method
+    async def sign_off(self, network_id: int, incarnation: int, outcome: ExitReason) -> None:
+        """Answer `GuestApi.sign_off`."""
+        await self._has_members.wait()
+        self.guests.sign_off(network_id, incarnation, outcome)
+
     # Start.
 
     async def _prepare(self) -> RunInfo:
-        """Read the data and check the model, as a task of Ray."""
+        """Read the data and check the model, as a task of Ray. An open run has neither."""
+        if self._spec.open is not None:
+            is_resumed, storage = self._spec.is_resumed, self.context.storage
+            info = await asyncio.to_thread(read_info, storage) if is_resumed else open_info(self._spec.open)
+            self._set_info(info)
+            return info
         pending = self._read_data()
         try:
             info = await asyncio.wait_for(await_result(pending), self._config.timeouts.start_seconds)
@@ -249,11 +316,14 @@ class Coordinator(CoordinatorApi):
         storage, run = self.context.storage, self._spec.name
         if not self._spec.is_resumed:
             await asyncio.to_thread(run_metadata.write_config, storage, self._spec, info)
-            for _ in range(self._config.population.size):
+            for _ in range(self._config.population.size if self._spec.open is None else 0):
                 self._members.add(is_initial=True)
             return
         await asyncio.to_thread(run_metadata.check_info, storage, info, run=run)
-        members = await asyncio.to_thread(resumable_members, storage, run=run, num_intervals=info.num_intervals)
+        is_open, num_intervals = self._spec.open is not None, info.num_intervals
+        members = await asyncio.to_thread(
+            resumable_members, storage, run=run, num_intervals=num_intervals, is_open=is_open
+        )
         for member in members:
             self._members.restore(member)
         await self._recorder.write()  # before the configuration changes: a start that dies here is resumed alike
@@ -298,7 +368,10 @@ class Coordinator(CoordinatorApi):
         """Once a second: check heartbeats, deadlines of barriers and capacity, and update the dashboard's metrics."""
         while not self._state.is_over:
             await asyncio.sleep(1.0)
-            self.lifecycle.check_heartbeats()
+            self.guests.check_silent(self.lifecycle.check_heartbeats())
+            self.guests.write_soon()
+            if self._spec.open is not None:
+                self._background.has_changed.set()
             await self._release_barriers()
             self.lifecycle.reclaim_capacity()
             info = self._state.info
@@ -321,7 +394,9 @@ class Coordinator(CoordinatorApi):
                 if self._state.phase == "finished":
                     self._background.spawn(self._completion.end_process())
                 return
-            self._read_data()
+            if self._spec.open is None:
+                self._read_data()
+            self.guests.mark_recovered()
             known = find_networks(self.context, self.lifecycle)
         finally:
             # Before the networks are asked how they stand: one on a dead node answers late, and the living networks

@@ -327,7 +327,7 @@ class NetworkLifecycle:
     def terminate_orphans(self) -> None:
         """End the processes of members that had left before the coordinator died."""
         for member in self._members:
-            if member.state in OUTSIDE and self._group.find(member) is not None:
+            if member.state in OUTSIDE and not member.is_guest and self._group.find(member) is not None:
                 self.terminate(member.id, keep_snapshots=self._context.is_lockstep)
 
     async def reattach(self, member: MemberRecord) -> None:
@@ -357,10 +357,13 @@ class NetworkLifecycle:
 
     # Once a second.
 
-    def check_heartbeats(self) -> None:
-        """End the processes of members that were silent for three leases. A restart follows.
+    def check_heartbeats(self) -> tuple[int, ...]:
+        """End the processes of networks that were silent for three leases. A restart follows.
 
         A finished member that is silent is removed as a donor.
+
+        Returns:
+            Ids of the guests that were silent for three leases.
         """
         silent = {member.id: self._monitor.silent_seconds(member.id) for member in self._members}
         members = self._population.check_heartbeats(silent, lease_seconds=self._config.timeouts.lease_seconds)
@@ -368,6 +371,7 @@ class NetworkLifecycle:
             self.terminate(network_id)
         for network_id in members.hanging:
             self._group.end(network_id)
+        return members.gone
 
     def reclaim_capacity(self) -> None:
         """Make room if no network trains and those that start cannot be placed.

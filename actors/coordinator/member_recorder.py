@@ -43,7 +43,9 @@ class MemberRecorder:
         Args:
             phase: Phase to record. None: the present one.
         """
-        if not len(self._members):  # a restarted coordinator that has read no members yet must not record that
+        if not (
+            len(self._members) or self._state.has_begun
+        ):  # a restarted coordinator that has read no members yet must not record that
             return
         try:
             await asyncio.to_thread(

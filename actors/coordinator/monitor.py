@@ -107,6 +107,7 @@ class RunMonitor:
             self._status(member.id),
             state=member.state.value,
             incarnation=member.incarnation,
+            name=member.name,
             silent_seconds=round(self.silent_seconds(member.id), 2),
         )
 

@@ -60,7 +60,8 @@ def find_networks(context: RunContext, lifecycle: NetworkLifecycle) -> list[Memb
     Returns:
         The members that are active or donate, as they were recorded.
     """
-    known = [member for member in context.population.members if member.state in ACTIVE | DONORS]
+    networks = [member for member in context.population.members if not member.is_guest]
+    known = [member for member in networks if member.state in ACTIVE | DONORS]
     for member in known:
         lifecycle.find(member)
     lifecycle.terminate_orphans()

@@ -13,7 +13,9 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_folder import members_of, read_members
 
 
-def resumable_members(storage: Storage, *, run: str, num_intervals: int = 0) -> list[MemberRecord]:
+def resumable_members(
+    storage: Storage, *, run: str, num_intervals: int = 0, is_open: bool = False
+) -> list[MemberRecord]:
     """Return the members of a run in the state in which it resumes.
 
     Members that start again get a new incarnation and lose their count of restarts. Retired members stay retired.
@@ -24,25 +26,33 @@ def resumable_members(storage: Storage, *, run: str, num_intervals: int = 0) -> 
         storage: The run's folder.
         run: Name of the run, for the message.
         num_intervals: Intervals of the schedule, as now configured.
+        is_open: Whether the run has no networks of its own.
 
     Raises:
         RunError: The run has no record of its members.
         StorageError: The record cannot be read.
     """
     record = read_members(storage)
-    if record is None or not record["members"]:
+    if record is None or not (record["members"] or is_open):
         raise RunError(f"run {run} has no record of its members; it cannot be resumed")
-    members = members_of(record)
+    members, guests = _without_guests(members_of(record))
     final_states = {MemberState.RETIRED}
     is_over = all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members)
     if is_over and not _trains_on(storage, members, num_intervals):
         final_states.add(MemberState.DONE)
-    return [
+    return guests + [
         member
         if member.state in final_states
         else dataclasses.replace(member, state=MemberState.STARTING, incarnation=member.incarnation + 1, restarts=0)
         for member in members
     ]
+
+
+def _without_guests(members: Sequence[MemberRecord]) -> tuple[list[MemberRecord], list[MemberRecord]]:
+    """Return the run's own networks, and the guests, which are gone until they join again."""
+    networks = [member for member in members if not member.is_guest]
+    guests = [dataclasses.replace(member, state=MemberState.GONE) for member in members if member.is_guest]
+    return networks, guests
 
 
 def _trains_on(storage: Storage, members: Sequence[MemberRecord], num_intervals: int) -> bool:

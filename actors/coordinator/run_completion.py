@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from inarch.actors.coordinator.guests import Guests
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.network_group import await_result, format_error
 from inarch.actors.coordinator.remote_tasks import evaluate_run_task
@@ -21,33 +22,41 @@ from inarch.population.persistence.claim import withdraw
 class RunCompletion:
     """Finishes one run, or cleans up after its failure."""
 
-    def __init__(self, context: RunContext, lifecycle: NetworkLifecycle) -> None:
+    def __init__(self, context: RunContext, lifecycle: NetworkLifecycle, guests: Guests) -> None:
         """Create it. Nothing happens yet.
 
         Args:
             context: The parts of the run.
             lifecycle: Ends the networks.
+            guests: Guests of the run.
         """
-        self._context, self._lifecycle = context, lifecycle
+        self._context, self._lifecycle, self._guests = context, lifecycle, guests
         self.result: dict[str, Any] | None = None
         """The result of a finished run. None if it was stopped."""
 
     async def finish_if_over(self) -> None:
-        """Evaluate the networks, write the result and end them, once no member is active any more."""
+        """Evaluate the networks, write the result and end them, once none of them is active any more.
+
+        The run does not wait for guests. An open run, which has only guests, ends without an evaluation.
+        """
         self._lifecycle.retire_never_placed()
         context, state, members = self._context, self._context.state, self._context.population.members
+        networks = [member for member in members if not member.is_guest]
         is_early = not (state.has_begun or state.phase == "stopping")
-        if members.active() or is_early or state.is_ending or not len(members):
+        if members.active() or is_early or state.is_ending:
             return
-        is_stopped = state.phase == "stopping" or any(member.state is MemberState.STOPPED for member in members)
+        if not networks and not self._guests.is_over():
+            return
+        is_stopped = state.phase == "stopping" or any(member.state is MemberState.STOPPED for member in networks)
         state.phase = "finishing"
         await context.background.notify()
         seconds = state.seconds
         self._end_networks()
-        if all(member.state is MemberState.FAILED for member in members):
+        await self._guests.write_rows()
+        if networks and all(member.state is MemberState.FAILED for member in networks):
             state.fail(state.message or "every network failed")
             return
-        if not is_stopped and not await self._evaluate(seconds):
+        if networks and not is_stopped and not await self._evaluate(seconds):
             return
         await context.recorder.write(phase="finished")
         await self._withdraw_claim()
@@ -73,7 +82,7 @@ class RunCompletion:
     async def _evaluate(self, seconds: float) -> bool:
         """Evaluate the networks as a task of Ray. Returns False if that failed, and the run with it."""
         context, state = self._context, self._context.state
-        ended = {member.id: member.state.value for member in context.population.members}
+        ended = {member.id: member.state.value for member in context.population.members if not member.is_guest}
         task: Any = evaluate_run_task.remote(context.spec, state.data, ended, state.reasons, seconds)
         try:
             self.result = await await_result(task)

@@ -46,6 +46,7 @@ def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
     """
     content = {
         "config": to_dict(spec.config),
+        "open": None if spec.open is None else to_dict(spec.open),
         "model": "callable" if spec.factory is not None else spec.config.model.architecture,
         "info": dataclasses.asdict(info),
         "versions": {

@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,29 @@ class FolderContents:
             storage.delete("claims")
             if not self.existed and not storage.names(""):
                 storage.delete("")
+
+
+@contextlib.contextmanager
+def new_folder(storage: Storage, *, is_detached: bool = False) -> Generator[Claim]:
+    """Claim a folder for a new run while the run starts. If the block raises, the folder is as it was before.
+
+    Args:
+        storage: The run's folder.
+        is_detached: Whether the run outlives this process.
+
+    Yields:
+        The claim.
+
+    Raises:
+        RunExistsError: As `claim_new_folder`.
+    """
+    contents_before = FolderContents.of(storage)
+    claim = claim_new_folder(storage, is_detached=is_detached)
+    try:
+        yield claim
+    except BaseException:
+        contents_before.restore(storage, claim)
+        raise
 
 
 def _claim(storage: Storage, *, generation: int, is_detached: bool) -> Claim:

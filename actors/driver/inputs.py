@@ -184,12 +184,21 @@ def check_here(config: RunConfig, task: Task, model: ModelFactory | None) -> Non
         ConfigError, UserCodeError: The model cannot be trained on such data.
         DataError, StorageError: The data cannot be used, and the run starts a cluster on this machine.
     """
-    check_topology(config.topology)
-    check_criterion(config.graft.criterion)
-    check_rule(config.exchange.rule)
+    check_names(config)
     is_local = config.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     try:
         try_here(config, task, model)
     except (DataError, StorageError):
         if is_local:
             raise
+
+
+def check_names(config: RunConfig) -> None:
+    """Raise ConfigError if a configuration names an unknown topology, criterion or exchange rule.
+
+    Args:
+        config: The run's configuration.
+    """
+    check_topology(config.topology)
+    check_criterion(config.graft.criterion)
+    check_rule(config.exchange.rule)

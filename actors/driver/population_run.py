@@ -1,6 +1,6 @@
 """The driver's handle on a run, which starts, attaches to, watches, scales, stops and resumes it.
 
-Longer than 300 lines with its docstrings: this is the one class that users call, and each method documents its errors.
+Longer than 300 lines: this is the one class that users call, and each method documents its errors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from inarch.actors.coordinator.actor import CoordinatorActor
 from inarch.actors.driver.callbacks import CallbackDispatcher, RunCallback, resolve_callbacks
-from inarch.actors.driver.claiming import FolderContents, claim_existing_folder, claim_new_folder
+from inarch.actors.driver.claiming import claim_existing_folder, new_folder
 from inarch.actors.driver.coordinator_client import (
     CALL_SECONDS,
     CoordinatorClient,
@@ -30,6 +30,7 @@ from inarch.actors.driver.discovery import check_folder_not_live, check_not_live
 from inarch.actors.driver.inputs import (
     OWN_TASK,
     check_here,
+    check_names,
     resumed_config,
     run_storage,
     with_name,
@@ -42,7 +43,7 @@ from inarch.actors.messages import NAMESPACE, Event, RunStatus, coordinator_name
 from inarch.actors.registrations import registrations_of
 from inarch.actors.resources import Connection, check_reachable, connect, plan_resources
 from inarch.actors.termination import stop_at_exit
-from inarch.population.config import RunConfig, from_dict
+from inarch.population.config import OpenConfig, RunConfig, from_dict
 from inarch.population.errors import ClusterError, ConfigError, RunError, RunExistsError, RunNotFoundError
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.claim import Claim, withdraw
@@ -51,12 +52,14 @@ from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_folder import find_run, read_config
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
+OPEN_DEFAULTS = OpenConfig()
+
 POLL_SECONDS = 2.0
 """Longest time in seconds that one call waits at the coordinator for an event or the result."""
 
 
 class PopulationRun:
-    """The driver's handle on one run. Create it with `start`, `attach` or `resume`."""
+    """The driver's handle on one run. Create it with `start`, `open`, `attach` or `resume`."""
 
     def __init__(
         self,
@@ -144,24 +147,50 @@ class PopulationRun:
         config, run_task, is_own_task = with_task(config, task)
         config, factory = with_network(config, run_task, model)
         storage = run_storage(config)
-        contents_before = FolderContents.of(storage)
-        claim = claim_new_folder(storage, is_detached=config.detach)
-        try:
+        with new_folder(storage, is_detached=config.detach) as claim:
             storage.check_writable()
             config = run_task.complete_config(config, data, storage)
             spec = _spec(config, storage, claim, is_resumed=False)
             spec = dataclasses.replace(spec, factory=factory, task=run_task if is_own_task else None)
             check_here(config, run_task, factory)
-            connection = connect(config.address)
-            if config.detach and connection.is_own:
-                raise ConfigError(
-                    "detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS"
-                )
-            check_not_live(str(config.name))
-            run = cls._begin(spec, connection)
-        except BaseException:
-            contents_before.restore(storage, claim)
-            raise
+            run = cls._begin(spec, _connect_for(config))
+        run.follow(followers)
+        return run
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        config: OpenConfig = OPEN_DEFAULTS,
+        *,
+        storage: str = "runs",
+        address: str | None = None,
+        detach: bool = False,
+        callbacks: Sequence[RunCallback | str] = (),
+    ) -> PopulationRun:
+        """Open a population without networks of its own. Training loops join it: see `inarch.join`.
+
+        The run ends when it is stopped, or when it has had no member for `config.idle_seconds`.
+
+        Args:
+            name: Name of the run and of its folder.
+            config: What all members have in common.
+            storage: Folder or URI that holds the folders of runs.
+            address: Address of the Ray cluster, as `RunConfig.address`.
+            detach: Whether the run continues when this process ends.
+            callbacks: Follow the run in this process, in the order given.
+
+        Raises:
+            InarchError: The run cannot be opened. Nothing was started.
+        """
+        followers = resolve_callbacks(callbacks)
+        run_config = config.run_config(name, storage=storage, address=address, detach=detach)
+        check_names(run_config)
+        folder = run_storage(run_config)
+        with new_folder(folder, is_detached=detach) as claim:
+            folder.check_writable()
+            spec = dataclasses.replace(_spec(run_config, folder, claim, is_resumed=False), open=config)
+            run = cls._begin(spec, _connect_for(run_config))
         run.follow(followers)
         return run
 
@@ -233,6 +262,8 @@ class PopulationRun:
         """
         storage = find_run(path)
         recorded = read_config(storage)
+        if recorded.get("open") is not None:
+            return cls._reopen(storage, recorded, address=address, callbacks=callbacks)
         config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
         config = dataclasses.replace(config, address=address or config.address)
         followers = resolve_callbacks([*config.callbacks, *callbacks])
@@ -263,10 +294,40 @@ class PopulationRun:
         return run
 
     @classmethod
+    def _reopen(
+        cls,
+        storage: Storage,
+        recorded: Mapping[str, Any],
+        *,
+        address: str | None,
+        callbacks: Sequence[RunCallback | str],
+    ) -> PopulationRun:
+        """Open a run again whose members are training loops of the caller's own. They join it by their names."""
+        config = from_dict(RunConfig, recorded["config"])
+        config = dataclasses.replace(config, address=address or config.address)
+        followers = resolve_callbacks(callbacks)
+        check_folder_not_live(storage)
+        claim = claim_existing_folder(storage, is_detached=config.detach)
+        try:
+            connection = connect(config.address)
+            check_not_live(str(config.name))
+            if connection.is_own:  # this cluster ends with this process
+                config = dataclasses.replace(config, detach=False)
+            settings = from_dict(OpenConfig, recorded["open"], "open.")
+            spec = dataclasses.replace(_spec(config, storage, claim, is_resumed=True), open=settings)
+            run = cls._begin(spec, connection)
+        except BaseException:
+            withdraw(storage, claim.token)
+            raise
+        run.follow(followers)
+        return run
+
+    @classmethod
     def _begin(cls, spec: RunSpec, connection: Connection) -> PopulationRun:
         """Start the coordinator, and return a handle once it has checked the run and begun to place networks."""
         config, storage = spec.config, Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
-        plan_resources(config)
+        if spec.open is None:
+            plan_resources(config)
         options: dict[str, Any] = {"name": coordinator_name(spec.name), "namespace": NAMESPACE}
         if config.detach:
             options["lifetime"] = "detached"
@@ -389,6 +450,23 @@ class PopulationRun:
             return self.status().state in ("finished", "failed")
         except RunNotFoundError:
             return True
+
+
+def _connect_for(config: RunConfig) -> Connection:
+    """Connect to the cluster of a new run, on which no run of its name may be live.
+
+    Args:
+        config: The run's configuration.
+
+    Raises:
+        ConfigError: A detached run would end with the cluster that this process has started.
+        ClusterError, RunExistsError: As `connect` and `check_not_live`.
+    """
+    connection = connect(config.address)
+    if config.detach and connection.is_own:
+        raise ConfigError("detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS")
+    check_not_live(str(config.name))
+    return connection
 
 
 def _spec(config: RunConfig, storage: Storage, claim: Claim, *, is_resumed: bool) -> RunSpec:

@@ -73,6 +73,14 @@ class ExchangeBackend(Protocol):
         """
         ...
 
+    def withdraw(self, origin: SnapshotInfo) -> None:
+        """Report a snapshot whose owner is gone to the coordinator, without waiting.
+
+        Args:
+            origin: The snapshot.
+        """
+        ...
+
 
 class RayExchangeBackend:
     """The backend on Ray."""
@@ -116,6 +124,10 @@ class RayExchangeBackend:
     def get(self, references: References, *, seconds: float) -> np.ndarray | ExchangeOutcome:
         """Fetch a snapshot's bytes."""
         return fetch_buffer(references, seconds=seconds)
+
+    def withdraw(self, origin: SnapshotInfo) -> None:
+        """Report a snapshot whose owner is gone to the coordinator, without waiting."""
+        self._coordinator.withdraw.remote(origin)
 
 
 def fetch_buffer(references: References, *, seconds: float) -> np.ndarray | ExchangeOutcome:

@@ -51,6 +51,7 @@ class ExchangeClient:
         self._is_lockstep = config.mode == "lockstep"
         self._changed = threading.Condition()
         self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=MAX_REPORTS)
+        self._unput: Snapshot | None = None
         self._pending: PublishedSnapshot[References] | None = None
         self._is_posting = False
         self._published: list[PublishedSnapshot[References]] = []
@@ -83,6 +84,26 @@ class ExchangeClient:
         with self._changed:
             self._changed.notify_all()
 
+    def publish_later(self, report: IntervalReport, snapshot: Snapshot | None) -> None:
+        """Send the report of an interval, and let the posting thread put its snapshot into the object store.
+
+        For a caller that does not train in the snapshot's buffer. The buffer must stay as it is until `is_free`.
+
+        Args:
+            report: The report, before the exchange.
+            snapshot: The snapshot. None, or a call while `is_free` is False: nothing is published.
+        """
+        with self._changed:
+            self._reports.append(report)
+            if snapshot is not None and self.is_free:
+                self._unput = snapshot
+            self._changed.notify_all()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no earlier snapshot is on its way."""
+        return not self._is_posting and self._pending is None and self._unput is None
+
     def publish(self, snapshot: Snapshot) -> None:
         """Put a snapshot into the object store and hand its reference to the posting thread.
 
@@ -93,9 +114,11 @@ class ExchangeClient:
             snapshot: Its buffer is copied.
         """
         with self._changed:
-            is_free = not self._is_posting and self._pending is None
-        if not (is_free or self._is_lockstep):
-            return
+            is_free = self.is_free
+        if is_free or self._is_lockstep:
+            self._put(snapshot)
+
+    def _put(self, snapshot: Snapshot) -> None:
         self._forget_old()
         references = self._backend.put(snapshot.buffer)
         if references is None:
@@ -118,6 +141,11 @@ class ExchangeClient:
         if not self._is_lockstep:
             self._ask(own)
 
+    def discard_fetched(self) -> None:
+        """Drop scions that have arrived for an earlier interval."""
+        with self._changed:
+            self._fetched = None
+
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         """Return the scions that have arrived, or the reason why there are none. In lockstep, wait for the barrier."""
         if self._is_lockstep:
@@ -131,7 +159,7 @@ class ExchangeClient:
         """Wait until everything is sent, or so many seconds have passed."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self.is_orphaned or not (self._reports or self._pending is not None or self._is_posting),
+                lambda: self.is_orphaned or not (self._reports or not self.is_free),
                 seconds,
             )
 
@@ -202,9 +230,14 @@ class ExchangeClient:
         """Send the newest snapshot and reports if there are any, and a heartbeat otherwise."""
         pause = self._timeouts.lease_seconds / HEARTBEATS
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._reports or self._pending is not None, pause)
+            self._changed.wait_for(lambda: self._is_closed or self._reports or not self.is_free, pause)
             if self._is_closed:
                 return
+            unput = self._unput
+        if unput is not None:
+            self._put(unput)
+        with self._changed:
+            self._unput = None
             reports, self._reports = list(self._reports), collections.deque(maxlen=MAX_REPORTS)
             snapshot, self._pending = self._pending, None
             self._is_posting = snapshot is not None or bool(reports)
@@ -278,6 +311,8 @@ class ExchangeClient:
         for snapshot in selected:
             remaining = max(0.0, deadline - time.monotonic())
             buffer = self._backend.get(snapshot.payload, seconds=remaining)
+            if buffer is ExchangeOutcome.GONE:
+                self._backend.withdraw(snapshot.origin)
             results.append(
                 buffer if isinstance(buffer, ExchangeOutcome) else as_snapshot(snapshot, buffer, self._layout)
             )

@@ -5,6 +5,7 @@ from inarch.population.config.exchange import ExchangeConfig, PapaConfig, PbtCon
 from inarch.population.config.fusion import FusionConfig, FusionMode
 from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.model import ModelConfig
+from inarch.population.config.open_run import OpenConfig, first_difference
 from inarch.population.config.population import PopulationConfig
 from inarch.population.config.run import Mode, RunConfig
 from inarch.population.config.runtime import (
@@ -32,6 +33,7 @@ __all__ = [
     "ImageSize",
     "Mode",
     "ModelConfig",
+    "OpenConfig",
     "OptimizerConfig",
     "PapaConfig",
     "PbtConfig",
@@ -45,6 +47,7 @@ __all__ = [
     "TopologyConfig",
     "WashConfig",
     "WeightAveragingConfig",
+    "first_difference",
     "from_dict",
     "height_and_width",
     "to_dict",

@@ -40,6 +40,7 @@ class StateHistory:
         """
         self._intervals = intervals
         self._past: deque[PastState] = deque()
+        self._before: dict[str, Tensor] = {}  # kept, because fresh memory would be faulted in at every exchange
 
     @contextlib.contextmanager
     def exchange(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> Generator[None]:
@@ -53,7 +54,7 @@ class StateHistory:
             state: Tensors that a snapshot holds. They are copied after the exchange.
         """
         remaining = list(self._past)[1:] if len(self._past) >= self._intervals else list(self._past)
-        before = _copies(state, into={}) if remaining else {}
+        before = self._before = _copies(state, into=self._before) if remaining else self._before
         yield
         with torch.no_grad():
             for past in remaining:

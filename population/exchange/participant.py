@@ -95,9 +95,29 @@ class Participant:
         Raises:
             NotFiniteError: A weight is NaN or infinite. The message names the entry.
         """
-        state = self._shared.tensors()
-        information = self._exchanger.measure_information(state, origin.interval) if self._exchanger else ()
-        self._staging.stage(state)
+        return self.stage(origin, self.measure_information(origin))
+
+    def measure_information(self, origin: SnapshotInfo) -> tuple[float, ...]:
+        """Return the information that a snapshot of these weights publishes.
+
+        Args:
+            origin: Identity and training progress of the weights.
+
+        Raises:
+            NotFiniteError: A weight is NaN or infinite. The message names the entry.
+        """
+        if self._exchanger is None:
+            return ()
+        return self._exchanger.measure_information(self._shared.tensors(), origin.interval)
+
+    def stage(self, origin: SnapshotInfo, information: tuple[float, ...]) -> Snapshot:
+        """Stage the network's weights, and return them as a snapshot, as `snapshot`.
+
+        Args:
+            origin: Identity and training progress of the weights.
+            information: Their information.
+        """
+        self._staging.stage(self._shared.tensors())
         return Snapshot(origin=origin, information=information, buffer=self._staging.buffer(), layout=self.layout)
 
     def exchange(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +26,24 @@ class SharedState:
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, names: Mapping[int, str], config: RunConfig
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        config: RunConfig,
+        *,
+        slots: tuple[str, ...] | None = None,
     ) -> None:
         """Create the view of one network. It holds references and no copies.
 
         Args:
             module: The network.
-            optimizer: Its optimizer.
-            names: Name of each of its parameters, by the parameter's `id`.
+            optimizer: Its optimizer. None if it is not known. No running average is exchanged then.
             config: The run's configuration.
+            slots: Running averages that the optimizer holds for each parameter. None: those in its state.
         """
-        self.module, self._optimizer, self._names, self._config = module, optimizer, names, config
+        self.module, self._optimizer, self._config, self._slots = module, optimizer, config, slots
+        self._names = {id(parameter): name for name, parameter in module.named_parameters()}
         self._constants = constant_buffers(module)
-        self._has_averages = config.exchange.rule == "graft" and config.graft.momentum == "blend"
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that a snapshot holds, by key. They are the network's own, not copies."""
@@ -84,5 +89,14 @@ class SharedState:
         )
 
     def _averages(self) -> Iterator[tuple[str, str, Tensor]]:
-        if self._has_averages:
-            yield from moment_buffers(self._optimizer, self._names, self._config.optimizer)
+        if self._optimizer is not None and blends_momentum(self._config):
+            yield from moment_buffers(self._optimizer, self._names, self._slots)
+
+
+def blends_momentum(config: RunConfig) -> bool:
+    """Return whether snapshots hold the optimizer's running averages, because they are blended too.
+
+    Args:
+        config: The run's configuration.
+    """
+    return config.exchange.rule == "graft" and config.graft.momentum == "blend"

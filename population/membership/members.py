@@ -29,17 +29,19 @@ class MemberState(StrEnum):
     """It failed for good."""
     DONE = "done"
     """It finished its schedule. It stays available as a donor."""
+    GONE = "gone"
+    """A guest that was silent for three leases. It is a member again as soon as it calls."""
 
 
 ACTIVE = frozenset(
     {MemberState.STARTING, MemberState.TRAINING, MemberState.LEAVING, MemberState.STALLED, MemberState.LOST}
 )
-"""States of members that the run waits for."""
+"""States of members that train, or are about to."""
 
 DONORS = frozenset({MemberState.TRAINING, MemberState.LEAVING, MemberState.STALLED, MemberState.DONE})
 """States of members whose snapshots may be fetched."""
 
-OUTSIDE = frozenset({MemberState.RETIRED, MemberState.FAILED, MemberState.STOPPED})
+OUTSIDE = frozenset({MemberState.RETIRED, MemberState.FAILED, MemberState.STOPPED, MemberState.GONE})
 """States of members outside the topology."""
 
 
@@ -57,8 +59,15 @@ class MemberRecord:
     """Restarts since it last started from a later interval than before."""
     ever_started: bool = False
     """Whether it ever had a process."""
+    name: str | None = None
+    """Name of a guest: a training loop of the caller's own that has joined the run. None: a network of the run."""
     began_interval: int = 0
     """Interval at which its newest process started, or was found by a restarted coordinator."""
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether it is a training loop of the caller's own, and not a network of the run."""
+        return self.name is not None
 
 
 class Members:
@@ -87,6 +96,31 @@ class Members:
         self._members[member.id] = member
         self._next_id += 1
         return member
+
+    @property
+    def guests(self) -> tuple[MemberRecord, ...]:
+        """The guests, whatever their state."""
+        return tuple(member for member in self if member.is_guest)
+
+    def enroll(self, name: str) -> MemberRecord:
+        """Add a guest, or begin the next incarnation of the guest of this name.
+
+        Args:
+            name: Name of the guest.
+        """
+        known = next((member for member in self.guests if member.name == name), None)
+        if known is None:
+            member = replace(self.add(is_initial=False), name=name)
+        else:
+            member = replace(known, incarnation=known.incarnation + 1)
+        member = replace(member, state=MemberState.TRAINING, ever_started=True)
+        self._members[member.id] = member
+        return member
+
+    def readmit(self, network_id: int) -> None:
+        """Let a guest that was gone take part again."""
+        if self._members[network_id].state is MemberState.GONE:
+            self._members[network_id] = replace(self._members[network_id], state=MemberState.TRAINING)
 
     def restore(self, member: MemberRecord) -> None:
         """Add a member from a record, as it was."""
@@ -136,13 +170,17 @@ class Members:
         return tuple(member.id for member in self if member.state in DONORS)
 
     def active(self) -> tuple[int, ...]:
-        """Return the ids of members that the run waits for."""
-        return tuple(member.id for member in self if member.state in ACTIVE)
+        """Return the ids of the run's own networks that it waits for. It does not wait for guests."""
+        return tuple(member.id for member in self if member.state in ACTIVE and not member.is_guest)
+
+    def active_guests(self) -> tuple[int, ...]:
+        """Return the ids of the guests that take part."""
+        return tuple(member.id for member in self.guests if member.state in ACTIVE)
 
     def counted(self) -> tuple[int, ...]:
-        """Return the ids that count toward the population's size: active members that stay, and done ones."""
+        """Return the ids that count toward the population's size: own networks that stay, and done ones."""
         states = (ACTIVE | {MemberState.DONE}) - {MemberState.LEAVING}
-        return tuple(member.id for member in self if member.state in states)
+        return tuple(member.id for member in self if member.state in states and not member.is_guest)
 
     def num_to_add(self, size: int, *, max_size: int | None) -> int:
         """Return how many members must be added to reach a size. Negative if members must leave.

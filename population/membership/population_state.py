@@ -52,6 +52,8 @@ class SilentMembers:
     """Finished members whose snapshots can no longer be fetched."""
     hanging: tuple[int, ...] = ()
     """Members whose processes must be killed."""
+    gone: tuple[int, ...] = ()
+    """Guests, whose processes belong to the caller."""
 
 
 class PopulationState(Generic[T]):
@@ -101,6 +103,7 @@ class PopulationState(Generic[T]):
             self._held.discard(network_id)
         if self.members[network_id].state is MemberState.STALLED:
             self.members.set_state(network_id, MemberState.TRAINING)
+        self.members.readmit(network_id)
 
     def publish(self, snapshot: PublishedSnapshot[T], *, now: float) -> None:
         """Add a snapshot to the index. In lockstep, its network arrives at the barrier.
@@ -178,14 +181,18 @@ class PopulationState(Generic[T]):
         self._held.discard(network_id)
         return self.join_point(network_id)
 
+    def parent(self, network_id: int) -> PublishedSnapshot[T] | None:
+        """Return the snapshot that a network may be cloned from, that of the most advanced donor, or None."""
+        members, donors = self.members.in_topology(), self.members.donors()
+        return self.index.select_parent(network_id, members=members, donors=donors)
+
     def is_joining(self, network_id: int) -> bool:
         """Return whether a network waits for a release to join."""
         return network_id in self._joining
 
     def join_point(self, network_id: int) -> JoinPoint[T]:
         """Return where a joining network begins: with the most advanced member, as a clone of it if so configured."""
-        donors = self.members.donors()
-        parent = self.index.select_parent(network_id, members=self.members.in_topology(), donors=donors)
+        donors, parent = self.members.donors(), self.parent(network_id)
         if parent is None:
             return JoinPoint(interval=max((self.interval(donor) for donor in donors if donor != network_id), default=0))
         is_cloned = self._config.population.init_new_networks == "clone"
@@ -271,7 +278,7 @@ class PopulationState(Generic[T]):
             Ids of the retired members.
         """
         active = self.members.active()
-        has_any_started = any(member.ever_started for member in self.members)
+        has_any_started = any(member.ever_started for member in self.members if not member.is_guest)
         if not has_any_started or any(self.members[network_id].ever_started for network_id in active):
             return ()
         for network_id in active:
@@ -281,20 +288,26 @@ class PopulationState(Generic[T]):
     def check_heartbeats(self, silent_seconds: Mapping[int, float], *, lease_seconds: float) -> SilentMembers:
         """Mark members that were silent for a lease as stalled, and select those that were silent for three.
 
+        Guests that were silent for three leases are gone, and their snapshots are removed.
+
         Args:
             silent_seconds: Seconds since the last sign of life, by id.
             lease_seconds: Length of a lease.
         """
-        lost_donors, hanging = [], []
+        lost_donors, hanging, gone = [], [], []
         for member in self.members:
             silent = silent_seconds.get(member.id, 0.0)
-            if member.state is MemberState.DONE and silent > 3 * lease_seconds:
+            if member.is_guest and member.state in CONTACT_STATES and silent > 3 * lease_seconds:
+                gone.append(member.id)
+                self.members.set_state(member.id, MemberState.GONE)
+                self.forget(member.id)
+            elif member.state is MemberState.DONE and silent > 3 * lease_seconds:
                 lost_donors.append(member.id)
             elif member.state in CONTACT_STATES and silent > 3 * lease_seconds:
                 hanging.append(member.id)
             elif member.state is MemberState.TRAINING and silent > lease_seconds:
                 self.members.set_state(member.id, MemberState.STALLED)
-        return SilentMembers(lost_donors=tuple(lost_donors), hanging=tuple(hanging))
+        return SilentMembers(lost_donors=tuple(lost_donors), hanging=tuple(hanging), gone=tuple(gone))
 
     def is_starved(self) -> bool:
         """Return whether all active members wait to be placed, so that finished ones should make room."""

@@ -18,21 +18,21 @@ class IntervalReport:
     origin: SnapshotInfo
     """Identity and training progress of the network."""
     num_intervals: int
-    """Intervals of the schedule."""
-    epoch: float
-    """Epochs completed."""
+    """Intervals of the schedule. 0 if its length is not known."""
+    epoch: float | None
+    """Epochs completed. None if they are not counted."""
     learning_rate: float
     """Learning rate of the interval's last step."""
-    train_loss: float
-    """Mean training loss of the interval's examples."""
+    train_loss: float | None
+    """Mean training loss of the interval's examples. None if it is not known."""
     train_metrics: Mapping[str, float]
     """Means over the interval's training examples of the metrics that the task's loss gives, by name."""
     validation_metrics: Mapping[str, float | None]
     """Metrics of the validation data by name. None if the interval was not evaluated."""
-    examples: int
-    """Examples trained on in this interval."""
-    examples_per_second: float
-    """Training speed during the steps."""
+    examples: int | None
+    """Examples trained on in this interval. None if they are not counted."""
+    examples_per_second: float | None
+    """Training speed during the steps. None if examples are not counted."""
     seconds: Mapping[str, float]
     """Seconds of each phase: steps, evaluate, stage, publish, fetch, graft."""
     grafts: int
@@ -43,6 +43,8 @@ class IntervalReport:
     """Id of the last donor. None before the first graft."""
     staleness: Staleness | None = None
     """Staleness of that scion at the time of the graft."""
+    graft_rows: tuple[Mapping[str, Any], ...] = ()
+    """Rows of the history's table of grafts. Only guests send them, because a network commits its own rows."""
 
     @property
     def is_evaluated(self) -> bool:

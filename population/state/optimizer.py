@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from inarch.population.config import OptimizerConfig, RunConfig
+from inarch.population.errors import ConfigError
 
 MOMENTUM_SLOTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 """Running averages of gradients that each optimizer holds, by torch's names."""
@@ -82,28 +84,88 @@ def count_steps(optimizer: torch.optim.Optimizer, steps: float) -> None:
             state["step"].fill_(round(steps))
 
 
+def moment_slots(config: OptimizerConfig) -> tuple[str, ...]:
+    """Return the running averages that an optimizer holds for each parameter, by torch's names.
+
+    Args:
+        config: Settings of the optimizer. SGD without momentum has no averages.
+    """
+    return MOMENTUM_SLOTS[config.name] if config.name != "sgd" or config.momentum > 0 else ()
+
+
 def moment_buffers(
-    optimizer: torch.optim.Optimizer, names: Mapping[int, str], config: OptimizerConfig
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], slots: tuple[str, ...] | None
 ) -> Iterator[tuple[str, str, Tensor]]:
     """Yield the running averages of an optimizer.
-
-    Averages that do not exist yet, because no step was taken, are created as zeros.
 
     Args:
         optimizer: The optimizer. The tensors are its own.
         names: Name of each of its parameters, by the parameter's `id`.
-        config: Settings of the optimizer. SGD without momentum has no averages.
+        slots: Averages of each parameter. Those that do not exist yet, because no step was taken, are created as zeros.
+            None: all that the optimizer's state holds, which are its tensors of the parameter's shape.
 
     Yields:
         Slot, parameter name and tensor of each average.
     """
-    has_averages = config.name != "sgd" or config.momentum > 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
-            for slot in MOMENTUM_SLOTS[config.name] if has_averages else ():
+            for slot in _observed_slots(parameter, state) if slots is None else slots:
                 if state.get(slot) is None:
                     state[slot] = torch.zeros_like(parameter)
                     if slot == "exp_avg":
                         state["step"] = torch.zeros(())
                 yield slot, names[id(parameter)], state[slot]
+
+
+def _observed_slots(parameter: Tensor, state: Mapping[str, object]) -> list[str]:
+    return [
+        slot
+        for slot, value in state.items()
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.is_floating_point()
+        if slot != "step"  # of a parameter without dimensions it has the same shape
+    ]
+
+
+def create_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer that has taken no step the state with which it would take the first.
+
+    A second optimizer of the same class takes a step on zeros, and its state is copied with the number of steps set
+    back to zero. The parameters stay as they are.
+
+    Args:
+        optimizer: The optimizer. Parameters that have a state keep it.
+
+    Raises:
+        ConfigError: An optimizer of this class cannot be created from its parameter groups alone.
+    """
+    fresh = [
+        [p for p in group["params"] if p.requires_grad and p not in optimizer.state] for group in _groups(optimizer)
+    ]
+    groups, pairs = [], []
+    for group, parameters in zip(_groups(optimizer), fresh, strict=True):
+        twins = [torch.zeros_like(parameter, requires_grad=True) for parameter in parameters]
+        pairs += list(zip(parameters, twins, strict=True))
+        if twins:
+            groups.append({name: value for name, value in group.items() if name != "params"} | {"params": twins})
+    if not pairs:
+        return
+    try:
+        twin = cast("Callable[[list[dict[str, Any]]], torch.optim.Optimizer]", type(optimizer))(groups)
+        for _, parameter in pairs:
+            parameter.grad = torch.zeros_like(parameter)
+        twin.step()
+    except Exception as error:  # of any optimizer's own code
+        raise ConfigError(
+            f"graft.momentum=blend: the running averages of {type(optimizer).__name__} are not known before its first "
+            f"step ({type(error).__name__}: {error}); take a step before, or use keep or reset"
+        ) from error
+    for parameter, copy in pairs:
+        for slot, value in twin.state[copy].items():
+            optimizer.state[parameter][slot] = value
+            if slot == "step":
+                optimizer.state[parameter][slot] = torch.zeros_like(value) if isinstance(value, Tensor) else 0
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return optimizer.param_groups

@@ -68,7 +68,7 @@ class SnapshotInfo:
     interval: int
     """Version of the snapshot: intervals of the schedule completed."""
     step: int
-    """Steps of the schedule completed."""
+    """Steps of the schedule completed. Of two snapshots of one process, the one with more steps is newer."""
     trained_intervals: float
     """Intervals of training behind these weights. A graft adds the scion's training by its weight. A newcomer has few
     even if it takes the population's position in the schedule."""

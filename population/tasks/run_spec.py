@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inarch.population.config import RunConfig
+from inarch.population.config import OpenConfig, RunConfig
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.extension.registry import Registration
 from inarch.population.models import ModelFactory
@@ -29,6 +29,9 @@ class RunSpec:
     """The caller's task. None: config.task names it."""
     registrations: tuple[Registration, ...] = ()
     """Objects that the configuration names and that the driver registered."""
+    open: OpenConfig | None = None
+    """Settings of a run without networks of its own, whose members are training loops of the caller's. None: the run
+    has networks of its own."""
     token: str | None = None
     """Token of this start's claim on the folder (population/persistence/claim.py). None: nothing is claimed."""
     is_resumed: bool = False
@@ -58,7 +61,9 @@ class RunInfo:
     num_intervals: int
     """Intervals of the schedule."""
     steps_per_epoch: int
-    """Training steps of one epoch."""
+    """Training steps of one epoch. 0 in an open run."""
+    interval_steps: int = 0
+    """Steps between two exchanges. 0 if that is not known yet, as in an open run before the first member joins."""
     multiply_adds: int | None = None
     """Multiply-adds for one example, as in `population.models.complexity.ModelComplexity`. None: not counted."""
     compact_parameters: int | None = None

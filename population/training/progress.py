@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inarch.population.evaluation.metrics import Scores
-from inarch.population.membership.staleness import Staleness
+from inarch.population.exchange import Contribution, training_behind
+from inarch.population.exchange.participant import Participant
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import SnapshotInfo
 from inarch.population.training.schedule import Schedule
@@ -43,17 +44,24 @@ class Progress:
     seconds_steps: float = 0.0
     """Seconds of the steps of this interval, on the runtime's clock."""
 
-    def complete_interval(self, schedule: Schedule) -> None:
+    def complete_interval(self, trained: float = 1.0) -> None:
         """Count an interval as completed when its steps are.
 
-        A last interval with fewer steps adds only a fraction to `trained_intervals`.
+        Args:
+            trained: Intervals of training that it adds. Less than 1 for an interval with fewer steps.
+        """
+        self.interval += 1
+        self.trained_intervals += trained
+
+    def add_grafts(self, own: SnapshotInfo, contributions: Sequence[Contribution]) -> None:
+        """Count an exchange that changed the network, and the scions' training.
 
         Args:
-            schedule: Schedule of the network.
+            own: Progress of the network before the exchange.
+            contributions: Contribution of each source.
         """
-        begun = schedule.end(self.interval)
-        self.interval += 1
-        self.trained_intervals += (schedule.end(self.interval) - begun) / schedule.interval_steps
+        self.trained_intervals, self.trained_steps = training_behind(own, contributions)
+        self.grafts += 1
 
     def begin_interval(self) -> None:
         """Set the counters of an interval to zero."""
@@ -115,21 +123,19 @@ class Progress:
         self,
         origin: SnapshotInfo,
         schedule: Schedule,
+        participant: Participant,
         *,
         seconds: Mapping[str, float],
         scores: Mapping[str, float | None],
-        scion: int | None,
-        staleness: Staleness | None,
     ) -> IntervalReport:
         """Return the report of an interval before its exchange.
 
         Args:
             origin: Identity and training progress of the network.
             schedule: Schedule of the network.
+            participant: The network's part in the exchange.
             seconds: Seconds of each phase so far, by the phase's name.
             scores: Metrics of the interval's evaluation by name. None if it was not evaluated.
-            scion: Id of the last donor. None before the first graft.
-            staleness: Staleness of that scion. None before the first graft.
         """
         examples = max(1, self.examples)
         return IntervalReport(
@@ -144,6 +150,6 @@ class Progress:
             examples_per_second=self.examples / max(self.seconds_steps, 1e-9),
             seconds=seconds,
             grafts=self.grafts,
-            scion=scion,
-            staleness=staleness,
+            scion=participant.last_scion,
+            staleness=participant.last_staleness,
         )

@@ -55,6 +55,7 @@ def describe_run(task: BoundTask) -> RunInfo:
         compact_parameters=None if compact is None else compact.parameters,
         compact_multiply_adds=None if compact is None else compact.multiply_adds,
         num_intervals=trainer.schedule.num_intervals,
+        interval_steps=trainer.schedule.interval_steps,
         steps_per_epoch=trainer.schedule.steps_per_epoch,
         description=description.lines,
         unreadable=description.unreadable,

@@ -40,6 +40,14 @@ class Schedule:
         """
         return min(interval * self.interval_steps, self.num_steps)
 
+    def share(self, interval: int) -> float:
+        """Return the steps of an interval as a share of a whole interval's. Less than 1 for a shorter last interval.
+
+        Args:
+            interval: Number of the interval, from 1.
+        """
+        return (self.end(interval) - self.end(interval - 1)) / self.interval_steps
+
     def evaluations(self, interval: int) -> int:
         """Return how many evaluations are due by the end of an interval.
 

@@ -36,14 +36,20 @@ from inarch.population.config import RunConfig
 from inarch.population.errors import CheckpointError, StructureError
 from inarch.population.evaluation.filter_statistics import filter_rows
 from inarch.population.evaluation.metrics import Scores
-from inarch.population.exchange import Rootstock, exchange_rule, training_behind
+from inarch.population.exchange import Rootstock, exchange_rule
 from inarch.population.exchange.participant import Participant
 from inarch.population.exchange.shared_state import SharedState
 from inarch.population.grafting.units import GraftUnit, convolution_units
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.optimizer import count_steps, load_optimizer, make_optimizer, optimizer_tensors
+from inarch.population.state.optimizer import (
+    count_steps,
+    load_optimizer,
+    make_optimizer,
+    moment_slots,
+    optimizer_tensors,
+)
 from inarch.population.state.seeding import RandomState, derive_seed, generator
 from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
 from inarch.population.state.state_dict import load_tensors, named_tensors
@@ -83,7 +89,8 @@ class Trainer:
         self._forward = cast(nn.Module, torch.compile(self.module)) if config.device.compile else self.module
         self.optimizer = make_optimizer(self.module, config, learning_rate)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        self._participant = Participant(SharedState(self.module, self.optimizer, self._names, config), config)
+        slots = moment_slots(config.optimizer)
+        self._participant = Participant(SharedState(self.module, self.optimizer, config, slots=slots), config)
         self._participant.alias_parameters()
         self._convolutions = convolution_units(self.module)
         self.average = WeightAverage(self.module, config.weight_averaging)
@@ -159,7 +166,7 @@ class Trainer:
                 return
             clock = Stopwatch(runtime)
             before_end = dataclasses.replace(progress), self._random.tensors()
-            progress.complete_interval(self.schedule)
+            progress.complete_interval(self.schedule.share(progress.interval + 1))
             if not self._skips_last_exchange:
                 runtime.prefetch(self.origin(runtime.now()))
             is_evaluated = self.schedule.is_evaluated(progress.interval)
@@ -376,9 +383,7 @@ class Trainer:
         if result.rootstock is not None:
             self._apply_requests(result.rootstock)
         if result.contributions:
-            progress = self.progress
-            progress.trained_intervals, progress.trained_steps = training_behind(own, result.contributions)
-            progress.grafts += 1
+            self.progress.add_grafts(own, result.contributions)
             self._history.add_grafts(own, result.contributions)
         return result.outcome
 
@@ -449,14 +454,13 @@ class Trainer:
         return self.progress.report(
             self.origin(),
             self.schedule,
+            self._participant,
             seconds=seconds,
             scores={
                 metric.name: scores[metric.name] if scores else None
                 for metric in self.task.metrics
                 if metric.in_training
             },
-            scion=self._participant.last_scion,
-            staleness=self._participant.last_staleness,
         )
 
 

@@ -29,6 +29,7 @@ class FakeBackend:
         """Whether the object store is full."""
         self.posts: list[tuple[list[IntervalReport], PublishedSnapshot[References] | None]] = []
         self.requests: list[SnapshotInfo] = []
+        self.withdrawn: list[SnapshotInfo] = []
         self.gate = threading.Event()
         """A post waits until it is set."""
         self.gate.set()
@@ -59,6 +60,9 @@ class FakeBackend:
 
     def get(self, references: References, *, seconds: float) -> np.ndarray | ExchangeOutcome:
         return self._buffers.get(cast("int", references[0]), ExchangeOutcome.GONE)
+
+    def withdraw(self, origin: SnapshotInfo) -> None:
+        self.withdrawn.append(origin)
 
     def lose(self, published: PublishedSnapshot[References]) -> None:
         """Lose a snapshot's bytes, as when its owner dies."""

@@ -37,7 +37,7 @@ from inarch.population.state.seeding import derive_seed
 from inarch.population.state.snapshot import SnapshotInfo, StagingBuffer, layout_of, unflatten
 from inarch.population.state.state_dict import is_structural, named_tensors
 from inarch.population.tasks.image_classification import ImageClassification
-from tests.conftest import small_config, tiny_splits, tiny_task
+from tests.conftest import losses, small_config, tiny_splits, tiny_task
 from tests.fakes.runtime import FakeRuntime, live
 
 
@@ -61,7 +61,7 @@ def test_trainer_learns_and_reports_every_interval() -> None:
     published = live(trainer, runtime)
     assert [report.origin.interval for report in runtime.reports] == [1, 2, 3, 4]
     assert [snapshot.origin.step for snapshot in published] == [3, 6, 9, 12]
-    assert runtime.reports[-1].train_loss < runtime.reports[0].train_loss
+    assert losses(runtime.reports)[-1] < losses(runtime.reports)[0]
     assert (runtime.reports[-1].validation_metrics["accuracy"] or 0.0) > 0.8
     assert all(report.examples == 86 for report in runtime.reports)
     assert [report.outcome for report in runtime.reports] == ["nothing_yet"] * 3 + ["unchanged"]
@@ -365,7 +365,7 @@ def test_float16_training_on_the_cpu_scales_the_loss() -> None:
     trainer, runtime = new_trainer(config), FakeRuntime()
     live(trainer, runtime)
     assert runtime.checkpoints[-1].training["scaler"]["scale"] > 1.0
-    assert runtime.reports[-1].train_loss < runtime.reports[0].train_loss
+    assert losses(runtime.reports)[-1] < losses(runtime.reports)[0]
 
 
 def test_trainer_without_an_exchange_rule_publishes_nothing() -> None:
@@ -429,7 +429,7 @@ def test_bfloat16_training_in_channels_last_format_learns() -> None:
     config = small_config(device=DeviceConfig(precision="bfloat16", channels_last="on"))
     runtime = FakeRuntime()
     live(new_trainer(config), runtime)
-    assert runtime.reports[-1].train_loss < runtime.reports[0].train_loss
+    assert losses(runtime.reports)[-1] < losses(runtime.reports)[0]
 
 
 def test_unflatten_of_a_staged_state_restores_the_state() -> None:

@@ -1,0 +1,239 @@
+"""Join a population from any training loop."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar, cast
+
+import ray
+import torch
+from ray.actor import ActorProxy
+from ray.exceptions import ActorDiedError, GetTimeoutError
+from torch import nn
+
+from inarch.actors.coordinator_api import GuestApi
+from inarch.actors.driver.coordinator_client import find_coordinator, value_of
+from inarch.actors.driver.discovery import connect_to
+from inarch.actors.guest.loop_optimizer import LoopOptimizer, bare_optimizer
+from inarch.actors.guest.member import Member
+from inarch.actors.guest.ranks import Ranks
+from inarch.actors.guest.session import GuestSession
+from inarch.actors.guest.wrappers import bare_model
+from inarch.actors.messages import Enrollment, GuestApplication, GuestTerms
+from inarch.actors.registrations import register_all
+from inarch.actors.resources import check_reachable, connect
+from inarch.population.config import OpenConfig, RunConfig, first_difference
+from inarch.population.errors import ClusterError, ConfigError, RunError, RunNotFoundError, StructureError
+from inarch.population.exchange import exchange_rule
+from inarch.population.exchange.participant import Participant
+from inarch.population.exchange.shared_state import SharedState, blends_momentum
+from inarch.population.grafting.channel_tracing import find_channels
+from inarch.population.grafting.channels import Channels
+from inarch.population.state.optimizer import create_state
+from inarch.population.tasks.run_folder import find_run
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 30.0
+"""Longest wait for an answer of the coordinator. A run that reads its data may take longer, see `TERMS_SECONDS`."""
+
+TERMS_SECONDS = 300.0
+"""Longest wait for a run that still reads its data."""
+
+
+def join(
+    run: str,
+    model: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    every: int | None = None,
+    name: str | None = None,
+    begin: Literal["own", "clone"] = "own",
+    config: OpenConfig | None = None,
+    storage: str = "runs",
+    address: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    distributed: bool | None = None,
+) -> Member:
+    """Make this training loop a member of a population, which exchanges weights with the others while it trains.
+
+    The loop stays as it is. With an optimizer, its step hook exchanges whenever an interval is complete. Without one,
+    the loop calls `Member.step` after each step, or `Member.exchange` when it likes. The exchange changes the model's
+    weights in place and never waits longer than 50 ms for other processes.
+
+    Args:
+        run: Name of the run, or path or URI of its folder. `inarch open NAME` or `PopulationRun.open` opens a run for
+            loops like this one. A run of `inarch train` can be joined too.
+        model: The model that the loop trains, also in a wrapper: DistributedDataParallel, torch.compile, accelerate.
+        optimizer: The loop's optimizer, also in a wrapper of accelerate or Lightning.
+        every: Optimizer steps from one exchange to the next. None: as the run. Required with an optimizer if the run
+            does not know it yet.
+        name: Name of this member across restarts. A process that joins under the name of an earlier one takes its
+            place. None: a new name from host and process.
+        begin: own: keep the model's weights. clone: take those of the most advanced member, and its place in the
+            schedule. If there is none, the weights stay.
+        config: What the loop expects of the exchange. A run that differs is refused. None: whatever the run has.
+        storage: Folder that holds runs, searched by name for the cluster's address.
+        address: Address of the Ray cluster. None: the cluster that this process is connected to, else RAY_ADDRESS, else
+            the address recorded in the run's folder.
+        input_shape: Shape of one input, without its batch dimension. Needed only if the run grafts single filters or
+            matches channels, which are traced with such an input.
+        distributed: Whether the ranks of torch.distributed train this model together. Rank 0 is then the member, and
+            the others receive its weights after each exchange. None: they do if a process group is initialized.
+
+    Raises:
+        RunNotFoundError: There is no such run, or it has ended.
+        ClusterError: The cluster cannot be reached.
+        ConfigError: The run differs from `config`, exchanges at other intervals, or its rule needs something that the
+            model lacks.
+        StructureError: The model has another structure than those of the other members, or its weights are sharded.
+        RunError: The run is ending, or runs in lockstep.
+    """
+    if begin not in ("own", "clone"):
+        raise ConfigError(f"begin must be own or clone, got {begin!r}")
+    if every is not None and every < 1:
+        raise ConfigError(f"every must be at least 1, got {every}")
+    ranks, module = Ranks(is_distributed=distributed), bare_model(model)
+    coordinator_name, terms = ranks.share(functools.partial(_terms, run, storage, address))
+    _check(coordinator_name, terms, config)
+    register_all(terms.registrations)
+    own_optimizer = bare_optimizer(optimizer) if optimizer is not None else None
+    if own_optimizer is not None and blends_momentum(terms.config):
+        create_state(own_optimizer)
+    participant = Participant(_shared_state(module, own_optimizer, terms.config), terms.config)
+    rule = exchange_rule(terms.config, functools.partial(_channels, module, input_shape))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    _check_every(every, terms, coordinator_name, has_optimizer=optimizer is not None)
+
+    def enroll() -> Enrollment:
+        application = GuestApplication(
+            name=name or f"{socket.gethostname()}-{os.getpid()}",
+            structure=participant.layout.fingerprint,
+            snapshot_bytes=participant.layout.nbytes,
+            parameters=parameters,
+            every=every,
+            process=os.getpid(),
+            node=ray.get_runtime_context().get_node_id(),
+        )
+        return _answer(coordinator_name, lambda handle: handle.enroll.remote(application))
+
+    enrollment = ranks.share(enroll)
+    participant.begin(rule, network_id=enrollment.network_id, num_intervals=enrollment.num_intervals)
+    session = None
+    if ranks.is_first:
+        session = GuestSession(_handle(coordinator_name), enrollment, terms.config, participant.layout)
+    loop_optimizer = LoopOptimizer(optimizer) if optimizer is not None else None
+    member = Member(participant, enrollment, session, optimizer=loop_optimizer, ranks=ranks)
+    if begin == "clone":
+        member.adopt()
+    return member
+
+
+def _terms(run: str, storage: str, address: str | None) -> tuple[str, GuestTerms]:
+    """Connect to the run's cluster, and return the run's name and its terms."""
+    name = _connect(run, storage, address)
+    return name, _answer(name, lambda handle: handle.terms.remote(), seconds=TERMS_SECONDS)
+
+
+def _connect(run: str, storage: str, address: str | None) -> str:
+    """Connect this process to the cluster of a run, and return the run's name."""
+    is_name = "/" not in run
+    if is_name and (address or ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
+        connect(address)
+        return run
+    try:
+        cluster = json.loads(find_run(run, storage=storage).read("cluster.json"))
+    except RunNotFoundError as error:
+        raise RunNotFoundError(
+            f"{error}; open a run for training loops: inarch open {run if is_name else 'NAME'}, or give the address of "
+            "the Ray cluster on which it runs"
+        ) from None
+    if not ray.is_initialized():
+        try:
+            check_reachable(cluster["address"])
+        except ClusterError as error:
+            raise ClusterError(
+                f"run {cluster['run']}: {error}; the run has ended, or runs on another machine"
+            ) from None
+    connect_to(cluster["address"])
+    return cluster["run"]
+
+
+def _handle(run: str) -> ActorProxy[GuestApi]:
+    try:
+        return cast("ActorProxy[GuestApi]", find_coordinator(run))
+    except ValueError:
+        raise RunNotFoundError(
+            f"no run named {run!r} is live on the cluster at {ray.get_runtime_context().gcs_address}; open one for "
+            f"training loops: inarch open {run}"
+        ) from None
+
+
+def _answer(
+    run: str, call: Callable[[ActorProxy[GuestApi]], ray.ObjectRef[T]], *, seconds: float = ANSWER_SECONDS
+) -> T:
+    """Return the coordinator's answer to a call."""
+    try:
+        return value_of(call(_handle(run)), seconds=seconds)
+    except GetTimeoutError:
+        raise ClusterError(f"run {run}: its coordinator did not answer within {seconds:g} s") from None
+    except ActorDiedError:
+        raise RunNotFoundError(f"run {run} is not running any more") from None
+
+
+def _check(run: str, terms: GuestTerms, config: OpenConfig | None) -> None:
+    """Raise an error if a loop cannot join a run, or expects another exchange."""
+    if terms.phase not in ("starting", "training"):
+        raise RunError(f"run {run} is {terms.phase}; no training loop can join it any more")
+    if terms.config.mode == "lockstep":
+        raise RunError(f"run {run} has mode=lockstep; a training loop of your own can join only a run with mode=async")
+    difference = first_difference(config, terms.config) if config is not None else None
+    if difference is not None:
+        field, own, others = difference
+        raise ConfigError(
+            f"{field}: this loop expects {own!r}, and run {run} has {others!r}; leave config out to take it"
+        )
+
+
+def _check_every(every: int | None, terms: GuestTerms, run: str, *, has_optimizer: bool) -> None:
+    """Raise ConfigError if a loop's optimizer would never exchange."""
+    if has_optimizer and every is None and not (terms.info and terms.info.interval_steps):
+        raise ConfigError(
+            f"every: run {run} does not know yet after how many optimizer steps to exchange; give a number"
+        )
+
+
+def _shared_state(module: nn.Module, optimizer: torch.optim.Optimizer | None, config: RunConfig) -> SharedState:
+    """Return the tensors that the model's snapshots hold.
+
+    Args:
+        module: The model.
+        optimizer: Its optimizer. None if it is not known.
+        config: Configuration of the run.
+
+    Raises:
+        StructureError: The model has no parameters, or lazy ones that have no shape yet.
+        ConfigError: Running averages are exchanged, and the optimizer is not known.
+    """
+    parameters = list(module.parameters())
+    if not parameters:
+        raise StructureError("the model has no parameters, so that there is nothing to exchange")
+    if any(isinstance(parameter, torch.nn.parameter.UninitializedParameter) for parameter in parameters):
+        raise StructureError("the model has lazy layers without a shape; run one batch through it before joining")
+    if optimizer is None and blends_momentum(config):
+        raise ConfigError("graft.momentum=blend exchanges the optimizer's running averages; give join the optimizer")
+    return SharedState(module, optimizer, config)
+
+
+def _channels(module: nn.Module, input_shape: Sequence[int] | None) -> Channels:
+    """Return the channels of the model, traced with an input of the caller's shape."""
+    if input_shape is None:
+        raise ConfigError(
+            "input_shape: the run grafts single filters or matches channels, which are traced with an input; give its "
+            "shape without the batch dimension, for example input_shape=(3, 32, 32)"
+        )
+    return find_channels(module, input_shape)
