@@ -4,6 +4,8 @@ from inarch.actors.coordinator.actor import Coordinator, CoordinatorActor
 from inarch.actors.driver.callbacks import RunCallback
 from inarch.actors.driver.population_run import PopulationRun
 from inarch.actors.driver.run_result import NetworkResult, RunResult
+from inarch.actors.guest.join import connect_to_run, join
+from inarch.actors.guest.member import Member
 from inarch.actors.messages import Command, Event, ExitReason, NetworkStatus, RunStatus
 from inarch.actors.network.actor import NetworkActor, NetworkWorker
 from inarch.actors.network.exchange_client import ExchangeClient
@@ -18,6 +20,7 @@ __all__ = [
     "Event",
     "ExchangeClient",
     "ExitReason",
+    "Member",
     "NetworkActor",
     "NetworkResources",
     "NetworkResult",
@@ -30,6 +33,8 @@ __all__ = [
     "RunSpec",
     "RunStatus",
     "connect",
+    "connect_to_run",
     "find_run",
+    "join",
     "plan_resources",
 ]

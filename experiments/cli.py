@@ -353,7 +353,9 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
         seconds = result.table["seconds"]
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
     else:
-        console.print(f"stopped; to resume it: inarch resume {result.path}", highlight=False, soft_wrap=True)
+        is_open = run.info is not None and not run.info.steps_per_epoch
+        state, again = ("closed", "open it again") if is_open else ("stopped", "resume it")
+        console.print(f"{state}; to {again}: inarch resume {result.path}", highlight=False, soft_wrap=True)
     return 0
 
 

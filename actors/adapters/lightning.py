@@ -28,7 +28,7 @@ else:
         from pytorch_lightning import Callback
 
 
-def _itself(module: LightningModule) -> nn.Module:
+def _itself(module: Any) -> nn.Module:
     return module
 
 
@@ -45,7 +45,7 @@ class LightningExchange(Callback):
         *,
         every: int | None = None,
         monitor: str | None = None,
-        module: Callable[[LightningModule], nn.Module] = _itself,
+        module: Callable[[Any], nn.Module] = _itself,
         optimizer: int = 0,
         **options: Any,
     ) -> None:
@@ -62,7 +62,7 @@ class LightningExchange(Callback):
         """
         super().__init__()
         self.member: Member | None = None
-        """The member while training runs."""
+        """The member. None before training starts."""
         self._run, self._every, self._monitor, self._module = run, every, monitor, module
         self._optimizer, self._options = optimizer, options
         self._restored: Mapping[str, Any] | None = None
@@ -120,6 +120,4 @@ class LightningExchange(Callback):
 
     def _leave(self, outcome: Any) -> None:
         if self.member is not None:
-            self._restored = self.member.state_dict()
             self.member.leave(outcome)
-            self.member = None

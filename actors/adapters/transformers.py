@@ -19,7 +19,7 @@ from inarch.actors.guest.member import Member
 from inarch.population.errors import ConfigError
 
 
-def _itself(model: nn.Module) -> nn.Module:
+def _itself(model: Any) -> nn.Module:
     return model
 
 
@@ -38,7 +38,7 @@ class TransformersExchange(TrainerCallback, ExportableState):
         *,
         every: int | None = None,
         monitor: str | None = None,
-        module: Callable[[nn.Module], nn.Module] = _itself,
+        module: Callable[[Any], nn.Module] = _itself,
         **options: Any,
     ) -> None:
         """Create the callback. It joins when training starts.
@@ -53,9 +53,8 @@ class TransformersExchange(TrainerCallback, ExportableState):
             **options: Further arguments of `inarch.join`: name, begin, config, storage, address, input_shape.
         """
         self.member: Member | None = None
-        """The member while training runs."""
+        """The member. None before training starts."""
         self._run, self._every, self._monitor, self._module, self._options = run, every, monitor, module, options
-        self._restored: Mapping[str, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -115,13 +114,11 @@ class TransformersExchange(TrainerCallback, ExportableState):
     ) -> None:
         """Leave the population."""
         if self.member is not None:
-            self._restored = self.member.state_dict()
             self.member.leave("stopped" if self.member.should_stop else "done")
-            self.member = None
 
     def state(self) -> dict[str, Any]:
         """Return the member's place, for trainer_state.json."""
-        place = self.member.state_dict() if self.member is not None else dict(self._restored)
+        place = self.member.state_dict() if self.member is not None else {}
         plain = {name: value for name, value in self._options.items() if isinstance(value, str)}
         arguments = {"run": self._run, "every": self._every, "monitor": self._monitor, **plain}
         return {"args": arguments, "attributes": {"place": place}}

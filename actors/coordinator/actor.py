@@ -137,7 +137,7 @@ class Coordinator(GuestApi):
         await self._has_members.wait()
         if not self._state.is_open:
             return
-        self._state.phase = "stopping"
+        self._state.phase, self._state.is_stopped = "stopping", True
         self._monitor.emit("stop", None)
         for network_id in self._members.active():
             self.lifecycle.request_stop(network_id)
@@ -370,7 +370,7 @@ class Coordinator(GuestApi):
             await asyncio.sleep(1.0)
             self.guests.check_silent(self.lifecycle.check_heartbeats())
             self.guests.write_soon()
-            if self._spec.open is not None:
+            if self._spec.open is not None or self._members.guests:
                 self._background.has_changed.set()
             await self._release_barriers()
             self.lifecycle.reclaim_capacity()

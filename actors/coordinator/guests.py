@@ -14,6 +14,7 @@ from typing import Any
 from inarch.actors.coordinator import run_metadata
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.messages import Command, Enrollment, ExitReason, GuestApplication, GuestTerms
+from inarch.actors.network.exchange_client import HEARTBEATS
 from inarch.population.config import OpenConfig
 from inarch.population.errors import ConfigError, RunError, StorageError, StructureError
 from inarch.population.evaluation.metrics import Metric
@@ -23,6 +24,9 @@ from inarch.population.persistence.history import to_parquet
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import SnapshotInfo
 from inarch.population.tasks.run_spec import RunInfo
+
+MARGIN_SECONDS = 1.0
+"""Seconds beyond the time of a heartbeat in which a guest must call."""
 
 WRITE_SECONDS = 5.0
 """Seconds between two writes of the guests' rows. A coordinator that dies loses those since the last write."""
@@ -40,6 +44,8 @@ class Guests:
         self._context, self._population, self._state = context, context.population, context.state
         self._members, self._monitor = context.population.members, context.monitor
         self._rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "grafts": []}
+        self._told: set[int] = set()
+        self._stopped_at: float | None = None
         self._written = self._last_member = time.monotonic()
 
     def terms(self) -> GuestTerms:
@@ -121,8 +127,9 @@ class Guests:
             self._population.index.remove(origin.network_id)
 
     def command(self, network_id: int) -> Command:
-        """Return what a guest is to do. After the end of the run it may train on alone."""
-        if self._state.phase == "stopping":
+        """Return what a guest is to do. After the end of a run that was not stopped it may train on alone."""
+        if self._state.is_stopped:
+            self._told.add(network_id)
             return Command.STOP
         is_leaving = self._members[network_id].state is MemberState.LEAVING
         return Command.LEAVE if is_leaving else Command.CONTINUE
@@ -204,6 +211,18 @@ class Guests:
         if gone:
             self._context.recorder.save()
             self._context.background.has_changed.set()
+
+    def are_told(self) -> bool:
+        """Return whether every guest knows of the run's end.
+
+        Guests learn of a stop by their heartbeats. After the time of one heartbeat the run no longer waits for them.
+        """
+        if not self._state.is_stopped:
+            return True
+        self._stopped_at = self._stopped_at or time.monotonic()
+        seconds = self._context.config.timeouts.lease_seconds / HEARTBEATS + MARGIN_SECONDS
+        is_late = time.monotonic() - self._stopped_at > seconds
+        return is_late or self._told.issuperset(self._members.active_guests())
 
     def is_over(self) -> bool:
         """Return whether an open run is over.

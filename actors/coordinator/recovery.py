@@ -46,7 +46,8 @@ async def restore_run(context: RunContext) -> bool:
     if record["state"] in ("finished", "failed"):
         state.phase = record["state"]
         return False
-    state.phase = "stopping" if record["state"] == "stopping" else "training"
+    state.is_stopped = record["state"] == "stopping"
+    state.phase = "stopping" if state.is_stopped else "training"
     return True
 
 

@@ -45,7 +45,7 @@ class RunCompletion:
         is_early = not (state.has_begun or state.phase == "stopping")
         if members.active() or is_early or state.is_ending:
             return
-        if not networks and not self._guests.is_over():
+        if not (networks or self._guests.is_over()) or not self._guests.are_told():
             return
         is_stopped = state.phase == "stopping" or any(member.state is MemberState.STOPPED for member in networks)
         state.phase = "finishing"

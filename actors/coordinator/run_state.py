@@ -17,6 +17,8 @@ class RunState:
     """State of one run. Coordinator and lifecycle share it."""
 
     phase: Phase = "starting"
+    is_stopped: bool = False
+    """Whether the run was asked to stop."""
     message: str = ""
     """Newest error."""
     reasons: dict[int, str] = field(default_factory=dict)

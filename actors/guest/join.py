@@ -15,15 +15,17 @@ from ray.actor import ActorProxy
 from ray.exceptions import ActorDiedError, GetTimeoutError
 from torch import nn
 
-from inarch.actors.coordinator_api import GuestApi
+from inarch.actors.coordinator_api import CoordinatorApi, GuestApi
 from inarch.actors.driver.coordinator_client import find_coordinator, value_of
 from inarch.actors.driver.discovery import connect_to
 from inarch.actors.guest.loop_optimizer import LoopOptimizer, bare_optimizer
 from inarch.actors.guest.member import Member
 from inarch.actors.guest.ranks import Ranks
-from inarch.actors.guest.session import GuestSession
+from inarch.actors.guest.session import GuestSession, RayGuestCalls, logger
 from inarch.actors.guest.wrappers import bare_model
 from inarch.actors.messages import Enrollment, GuestApplication, GuestTerms
+from inarch.actors.network.exchange_backend import RayExchangeBackend
+from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.actors.registrations import register_all
 from inarch.actors.resources import check_reachable, connect
 from inarch.population.config import OpenConfig, RunConfig, first_difference
@@ -125,7 +127,7 @@ def join(
     participant.begin(rule, network_id=enrollment.network_id, num_intervals=enrollment.num_intervals)
     session = None
     if ranks.is_first:
-        session = GuestSession(_handle(coordinator_name), enrollment, terms.config, participant.layout)
+        session = _session(coordinator_name, enrollment, terms.config, participant)
     loop_optimizer = LoopOptimizer(optimizer) if optimizer is not None else None
     member = Member(participant, enrollment, session, optimizer=loop_optimizer, ranks=ranks)
     if begin == "clone":
@@ -133,14 +135,23 @@ def join(
     return member
 
 
-def _terms(run: str, storage: str, address: str | None) -> tuple[str, GuestTerms]:
-    """Connect to the run's cluster, and return the run's name and its terms."""
-    name = _connect(run, storage, address)
-    return name, _answer(name, lambda handle: handle.terms.remote(), seconds=TERMS_SECONDS)
+def connect_to_run(run: str, storage: str = "runs", address: str | None = None) -> str:
+    """Connect this process to the Ray cluster of a run. `join` does this itself.
 
+    Call it first in a driver that starts its workers on the same cluster, for example with Ray Train.
 
-def _connect(run: str, storage: str, address: str | None) -> str:
-    """Connect this process to the cluster of a run, and return the run's name."""
+    Args:
+        run: Name of the run, or path or URI of its folder.
+        storage: Folder that holds runs, searched by name for the cluster's address.
+        address: Address of the cluster, as in `join`.
+
+    Returns:
+        Name of the run.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+        ClusterError: The cluster cannot be reached, or this process is connected to another.
+    """
     is_name = "/" not in run
     if is_name and (address or ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
         connect(address)
@@ -163,6 +174,12 @@ def _connect(run: str, storage: str, address: str | None) -> str:
     return cluster["run"]
 
 
+def _terms(run: str, storage: str, address: str | None) -> tuple[str, GuestTerms]:
+    """Connect to the run's cluster, and return the run's name and its terms."""
+    name = connect_to_run(run, storage, address)
+    return name, _answer(name, lambda handle: handle.terms.remote(), seconds=TERMS_SECONDS)
+
+
 def _handle(run: str) -> ActorProxy[GuestApi]:
     try:
         return cast("ActorProxy[GuestApi]", find_coordinator(run))
@@ -183,6 +200,15 @@ def _answer(
         raise ClusterError(f"run {run}: its coordinator did not answer within {seconds:g} s") from None
     except ActorDiedError:
         raise RunNotFoundError(f"run {run} is not running any more") from None
+
+
+def _session(run: str, enrollment: Enrollment, config: RunConfig, participant: Participant) -> GuestSession:
+    """Begin to send heartbeats to the coordinator."""
+    handle, network_id, incarnation = _handle(run), enrollment.network_id, enrollment.incarnation
+    backend = RayExchangeBackend(cast("ActorProxy[CoordinatorApi]", handle), network_id, incarnation)
+    client = ExchangeClient(backend, config, participant.layout, logger=logger)
+    calls = RayGuestCalls(handle, network_id, incarnation)
+    return GuestSession(client, calls, fetch_seconds=config.timeouts.fetch_seconds)
 
 
 def _check(run: str, terms: GuestTerms, config: OpenConfig | None) -> None:

@@ -15,7 +15,7 @@ from inarch.actors.guest.guest_report import GuestReport, finite_or_none
 from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.actors.guest.ranks import Ranks
 from inarch.actors.guest.session import GuestSession, logger
-from inarch.actors.messages import Command, Enrollment, ExitReason
+from inarch.actors.messages import Enrollment, ExitReason
 from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.exchange import ExchangeResult
 from inarch.population.exchange.participant import Participant
@@ -114,7 +114,7 @@ class Member:
         the same answer, which changes only at an exchange.
         """
         if self._session is not None and self._ranks.size == 1:
-            return self._session.command is not Command.CONTINUE
+            return self._session.must_end
         return self._must_stop
 
     def step(self, loss: float | Tensor | None = None) -> ExchangeSummary | None:
@@ -330,7 +330,7 @@ class Member:
                 self.peers = tuple({key: tensor.clone() for key, tensor in peer.items()} for peer in rootstock.peers)
         return ExchangeEffects(
             progress=progress,
-            must_stop=self._session is not None and self._session.command is not Command.CONTINUE,
+            must_stop=self._session is not None and self._session.must_end,
             resets_momentum=rootstock is not None and rootstock.reset_momentum,
             rate_factor=factor,
         )

@@ -31,7 +31,7 @@ from inarch.actors.messages import (
 )
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer
 from inarch.actors.network.exchange_backend import RayExchangeBackend
-from inarch.actors.network.exchange_client import ExchangeClient, fetch
+from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.actors.network.log_file import LogFile
 from inarch.actors.network.watchdog import Watchdog, exit_soon
 from inarch.actors.registrations import register_all
@@ -287,7 +287,7 @@ class NetworkWorker:
             if point.parent is None:
                 self.trainer.fast_forward(point.interval)
                 return True
-            parent = fetch(point.parent, self.trainer.layout, seconds=timeouts.fetch_seconds)
+            parent = self._exchange.fetch_one(point.parent, seconds=timeouts.fetch_seconds)
             if not isinstance(parent, ExchangeOutcome):
                 self.trainer.clone_from(parent)
                 return True

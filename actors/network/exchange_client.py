@@ -155,6 +155,19 @@ class ExchangeClient:
             fetched, self._fetched = self._fetched, None
         return fetched[1] if fetched is not None else ExchangeOutcome.LATE
 
+    def fetch_one(self, published: PublishedSnapshot[References], *, seconds: float) -> Snapshot | ExchangeOutcome:
+        """Fetch a published snapshot, and wait for it.
+
+        Args:
+            published: The snapshot in the index.
+            seconds: Longest wait.
+
+        Returns:
+            The snapshot, whose buffer is a read-only view of the store's memory, or the reason why it did not come.
+        """
+        snapshots = self._fetch_all((published,), seconds=seconds)
+        return snapshots if isinstance(snapshots, ExchangeOutcome) else snapshots[0]
+
     def flush(self, *, seconds: float) -> None:
         """Wait until everything is sent, or so many seconds have passed."""
         with self._changed:

@@ -125,7 +125,7 @@ def _parts(task: BoundTask) -> tuple[EvaluationData | None, str | None]:
 
 
 def _phases(storage: Storage) -> dict[str, float]:
-    """Return the seconds that all networks together spent in each phase."""
+    """Return the seconds that all networks together spent in each phase. A phase that a guest does not report is 0."""
     table = read_table(storage, "metrics")
     names = [name for name in table.schema.names if name.startswith("seconds_")]
-    return {name.removeprefix("seconds_"): float(sum(table[name].to_pylist())) for name in names}
+    return {name.removeprefix("seconds_"): sum(filter(None, table[name].to_pylist())) for name in names}
