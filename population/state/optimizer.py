@@ -15,6 +15,11 @@ MOMENTUM_SLOTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq"
 """Running averages of gradients that each optimizer holds, by torch's names."""
 
 
+INITIAL_COUNTERS = {"step": 0, "mu_product": 1}
+"""Entries of optimizers' states that are no running averages, by torch's names, with their values before the first
+step."""
+
+
 def make_optimizer(module: nn.Module, config: RunConfig, learning_rate: float) -> torch.optim.Optimizer:
     """Return a new optimizer of a network's trainable parameters.
 
@@ -130,14 +135,15 @@ def _observed_slots(parameter: Tensor, state: Mapping[str, object]) -> list[str]
 def create_state(optimizer: torch.optim.Optimizer) -> None:
     """Give an optimizer that has taken no step the state with which it would take the first.
 
-    A second optimizer of the same class takes a step on zeros, and its state is copied with the number of steps set
-    back to zero. The parameters stay as they are.
+    A second optimizer of the same class takes a step on zeros. Its state is copied, with its counters set back. The
+    parameters stay as they are.
 
     Args:
         optimizer: The optimizer. Parameters that have a state keep it.
 
     Raises:
-        ConfigError: An optimizer of this class cannot be created from its parameter groups alone.
+        ConfigError: An optimizer of this class cannot be created from its parameter groups alone, or its state has
+            entries whose initial values are not known.
     """
     fresh = [
         [p for p in group["params"] if p.requires_grad and p not in optimizer.state] for group in _groups(optimizer)
@@ -156,15 +162,25 @@ def create_state(optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = torch.zeros_like(parameter)
         twin.step()
     except Exception as error:  # of any optimizer's own code
-        raise ConfigError(
-            f"graft.momentum=blend: the running averages of {type(optimizer).__name__} are not known before its first "
-            f"step ({type(error).__name__}: {error}); take a step before, or use keep or reset"
-        ) from error
+        raise _unknown_state(optimizer, f"{type(error).__name__}: {error}") from error
     for parameter, copy in pairs:
-        for slot, value in twin.state[copy].items():
+        state = twin.state[copy]
+        averages = _observed_slots(copy, state)
+        unknown = [slot for slot in state if slot not in averages and slot not in INITIAL_COUNTERS]
+        if unknown:
+            raise _unknown_state(optimizer, f"its state has {unknown[0]}")
+        for slot, value in state.items():
+            if slot not in averages:
+                first = INITIAL_COUNTERS[slot]
+                value = torch.full_like(value, first) if isinstance(value, Tensor) else first
             optimizer.state[parameter][slot] = value
-            if slot == "step":
-                optimizer.state[parameter][slot] = torch.zeros_like(value) if isinstance(value, Tensor) else 0
+
+
+def _unknown_state(optimizer: torch.optim.Optimizer, reason: str) -> ConfigError:
+    return ConfigError(
+        f"graft.momentum=blend: the running averages of {type(optimizer).__name__} are not known before its first step "
+        f"({reason}); take a step before, or use keep or reset"
+    )
 
 
 def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

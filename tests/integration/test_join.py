@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -324,3 +325,64 @@ def test_every_rule_exchanges_in_loops(open_run, settings: dict[str, Any], reque
         if settings.get("exchange") == ExchangeConfig(rule="pbt"):
             assert second.optimizer.param_groups[0]["lr"] == pytest.approx(0.01, rel=0.21)
             assert second.optimizer.param_groups[0]["lr"] != 0.01
+
+
+@ray.remote(num_cpus=0)
+class Rank:
+    """One of two processes that train a model together with DistributedDataParallel."""
+
+    def join(self, run: str, rank: int, port: int) -> int:
+        torch.manual_seed(0)
+        torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+        model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 4)))
+        self.loop = Loop(model)
+        self.member = join(run, torch.compile(model), optimizer=self.loop.optimizer, name="ranks")  # pyright: ignore[reportArgumentType]
+        return self.member.network_id
+
+    def train(self, steps: int) -> tuple[int, list[float], dict[str, Any]]:
+        self.loop.step(steps)
+        weights = [float(parameter.detach().double().sum()) for parameter in self.loop.model.parameters()]
+        return self.member.grafts, weights, self.member.state_dict()
+
+    def should_stop(self) -> bool:
+        return self.member.should_stop
+
+    def leave(self) -> None:
+        self.member.leave()
+
+    def refuse(self, run: str) -> str:
+        with pytest.raises(ConfigError) as raised:
+            join(run, self.loop.model, optimizer=self.loop.optimizer, every=7)
+        return str(raised.value)
+
+
+@pytest.mark.slow
+def test_ranks_that_train_together_are_one_member(open_run) -> None:
+    run = open_run("ranks", every=2, staleness=StalenessConfig(max_intervals=1e6), timeouts=SHORT)
+    loop = Loop(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 4)))
+    ranks: list[Any] = [Rank.remote() for _ in range(2)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with join("ranks", loop.model, optimizer=loop.optimizer, name="single") as single:
+        ids = ray.get([rank.join.remote("ranks", number, port) for number, rank in enumerate(ranks)], timeout=60)
+        assert ids == [1, 1]
+        for text in ray.get([rank.refuse.remote("ranks") for rank in ranks]):
+            assert "every=7" in text
+
+        def both_have_grafted() -> bool:
+            loop.step(2)
+            (grafts, weights, state), (other_grafts, other_weights, other_state) = ray.get(
+                [rank.train.remote(2) for rank in ranks]
+            )
+            assert (grafts, weights, state) == (other_grafts, other_weights, other_state)
+            return grafts >= 2 and single.grafts >= 2
+
+        until(both_have_grafted)
+        assert len(run.status().networks) == 2
+        run.scale(1)
+        until(lambda: ray.get([rank.train.remote(2) for rank in ranks]) and ray.get(ranks[1].should_stop.remote()))
+        assert ray.get(ranks[0].should_stop.remote())
+    ray.get([rank.leave.remote() for rank in ranks])
+    for rank in ranks:
+        ray.kill(rank)
