@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -137,7 +137,7 @@ def train(words: list[str]) -> int:
 def open_run(
     name: tyro.conf.Positional[str],
     /,
-    config: tyro.conf.OmitArgPrefixes[OpenConfig] = OPEN_DEFAULTS,
+    config: Annotated[OpenConfig, tyro.conf.arg(name="")] = OPEN_DEFAULTS,
     storage: str = "runs",
     address: str | None = None,
     detach: bool = False,

@@ -20,6 +20,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": result_commands.evaluate,
     "export": result_commands.export,
     "predict": result_commands.predict,
+    "open": cli.open_run,
     "compare": comparison_commands.compare,
     "bench": comparison_commands.bench,
 }
