@@ -81,7 +81,7 @@ def connect(address: str | None = None) -> Connection:
                 namespace=NAMESPACE,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                include_dashboard=True if is_own else None,
+                include_dashboard=None,  # with True, a dashboard that does not start would end the run
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster answers at {target or 'this machine'}: {error}") from error

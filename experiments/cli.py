@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -28,6 +29,7 @@ USAGE = """inarch: train populations of networks asynchronously on Ray; the netw
   inarch scale NAME N                         change a running population to N networks
   inarch stop NAME                            checkpoint every network and end the run
   inarch resume PATH                          resume a stopped run; --schedule.epochs N trains a finished run longer
+  inarch dashboard --grafana FILE             write a Grafana dashboard of the metrics that runs export
   inarch evaluate PATH                        evaluate a run's networks again, from their checkpoints
   inarch export PATH                          write the best network or the soup as safetensors
   inarch predict PATH IMAGE ...               classify images with a trained network
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "scale": lambda rest: tyro.cli(scale, args=rest, prog="inarch scale"),
         "stop": lambda rest: tyro.cli(stop, args=rest, prog="inarch stop"),
         "resume": lambda rest: tyro.cli(resume, args=rest, prog="inarch resume"),
+        "dashboard": lambda rest: tyro.cli(result_commands.dashboard, args=rest, prog="inarch dashboard"),
         "evaluate": lambda rest: tyro.cli(result_commands.evaluate, args=rest, prog="inarch evaluate"),
         "export": lambda rest: tyro.cli(result_commands.export, args=rest, prog="inarch export"),
         "predict": lambda rest: tyro.cli(result_commands.predict, args=rest, prog="inarch predict"),
@@ -162,6 +165,17 @@ def open_run(
         return PopulationRun.open(name, config, storage=storage, address=address, detach=detach)
 
     return _follow(begin, console, detach=detach)
+
+
+def dashboard_line(url: str | None) -> str:
+    """Return a line that says where the cluster's dashboard is, and how to get the token that it asks for.
+
+    Args:
+        url: URL of the dashboard. None if it is not known.
+    """
+    if url is None:
+        return "dashboard: none on this cluster; the run trains without it"
+    return f"dashboard: {url} (if it asks for a token: ray get-auth-token)"
 
 
 def registered_names() -> str:
@@ -329,12 +343,13 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
             interruptions.check()
             if run.info is not None:
                 console.print(info_lines(run.info), highlight=False, markup=False, soft_wrap=True)
-            if run.dashboard:
-                console.print(f"dashboard: {run.dashboard}", highlight=False)
+            console.print(dashboard_line(run.dashboard), highlight=False)
             if detach:
                 console.print(f"detached; inarch status {run.name} shows its state", highlight=False)
                 return 0
             result = follow(run, console)
+            with contextlib.suppress(InarchError):
+                run.close()
         except (KeyboardInterrupt, Terminated) as error:
             if run is None:
                 raise

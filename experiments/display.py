@@ -14,7 +14,7 @@ from inarch.population.evaluation.metrics import Metric
 from inarch.population.tasks.run_spec import RunInfo
 
 if TYPE_CHECKING:  # commands that read a folder do without Ray
-    from inarch.actors import Event, NetworkStatus, PopulationRun, RunResult, RunStatus
+    from inarch.actors import NetworkStatus, PopulationRun, RunResult, RunStatus
 
 REFRESH_SECONDS = 0.5
 
@@ -56,9 +56,11 @@ def follow(run: PopulationRun, console: Console) -> RunResult:
         console: Console to print to. A terminal gets a live table, anything else one line per event.
     """
     if not console.is_terminal:
+        from inarch.actors.event_text import event_text
+
         metrics = run.status().metrics
         for event in run.events():
-            line = describe(event, metrics)
+            line = event_text(event, metrics)
             if line:
                 console.print(line, highlight=False, soft_wrap=True)
         return run.wait()
@@ -109,44 +111,6 @@ def _cells(network: NetworkStatus, epochs: int, primary: Metric | None) -> tuple
         staleness,
         state,
     )
-
-
-def describe(event: Event, metrics: Sequence[Metric] = ()) -> str:
-    """Return an event as one line of text.
-
-    Args:
-        event: The event.
-        metrics: Metrics of the task, of which the first is shown after an interval.
-
-    Returns:
-        The line. Empty for kinds of events that are not shown, because another line already states the same.
-    """
-    network = f"network {event.network_id}"
-    detail: Mapping[str, Any] = event.detail
-    if event.kind == "interval":
-        line = f"{network}: interval {detail['interval']}, loss {_number(detail['loss'], '{:.4f}') or '-'}"
-        values = [
-            f"{metric.title} {metric.text(detail['validation'].get(metric.name)) or '-'}" for metric in metrics[:1]
-        ]
-        return ", validation ".join([line, *values])
-    if event.kind == "graft":
-        source = "without a donor"  # the scion is internal or noise
-        if detail["staleness"] is not None:
-            source = f"from {detail['scion']}, {detail['staleness']:.1f} intervals behind"
-        return f"{network}: interval {detail['interval']}, grafted {source}"
-    if event.kind == "refusal":
-        return f"{network}: interval {detail['interval']}, no graft ({detail['reason']})"
-    lines = {
-        "join": f"{network}{_called(detail.get('name'))}: joins, incarnation {detail.get('incarnation')}",
-        "loss": f"{network}: lost ({detail.get('reason')})",
-        "restart": f"{network}: restarted as incarnation {detail.get('incarnation')}",
-        "leave": f"{network}: leaves ({detail.get('outcome')})",
-        "done": f"{network}: done",
-        "failure": f"{network}: failed: {detail.get('reason')}",
-        "stop": "stopping: every network commits a checkpoint",
-        "finish": "finished" if detail.get("is_complete") else "stopped",
-    }
-    return lines.get(event.kind, "")
 
 
 def result_table(table: Mapping[str, Any]) -> Table:
@@ -246,7 +210,3 @@ def _number(value: float | None, form: str) -> str:
 
 def _label(network_id: int, name: str | None) -> str:
     return str(network_id) if name is None else f"{network_id} {name}"
-
-
-def _called(name: str | None) -> str:
-    return "" if name is None else f" ({name})"

@@ -104,3 +104,23 @@ def predict(
             )
         status = 2 if prediction.error else status
     return status
+
+
+def dashboard(grafana: str) -> int:
+    """Write a Grafana dashboard of the metrics that runs export. Grafana imports it, and asks for a Prometheus.
+
+    Args:
+        grafana: File to write, as JSON.
+    """
+    import json
+    from pathlib import Path
+
+    from inarch.experiments.grafana import PANELS
+    from inarch.experiments.grafana import dashboard as content
+
+    Path(grafana).write_text(json.dumps(content(), indent=2) + "\n")
+    console = plain_console()
+    console.print(
+        f"{grafana}: {len(PANELS)} panels; in Grafana: Dashboards, New, Import", highlight=False, soft_wrap=True
+    )
+    return 0

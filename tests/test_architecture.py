@@ -29,7 +29,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "actors": (
         ("messages", "retry", "termination", "pickling"),
-        ("coordinator_api", "resources", "registrations"),
+        ("coordinator_api", "resources", "registrations", "event_text"),
         ("network",),
         ("coordinator",),
         ("driver",),
@@ -37,7 +37,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("adapters",),
     ),
     "experiments": (
-        ("recipes", "display", "saved_runs", "benchmarks"),
+        ("recipes", "display", "saved_runs", "benchmarks", "grafana"),
         ("export", "comparison"),
         ("result_commands",),
         ("comparison_commands",),

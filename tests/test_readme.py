@@ -47,7 +47,19 @@ def test_train_commands_in_pages_are_accepted() -> None:
         tyro.cli(RunConfig, default=recipes.recipe(name), args=words)
 
 
-COMMANDS = ("open", "status", "scale", "stop", "resume", "evaluate", "export", "predict", "compare", "bench")
+COMMANDS = (
+    "open",
+    "dashboard",
+    "status",
+    "scale",
+    "stop",
+    "resume",
+    "evaluate",
+    "export",
+    "predict",
+    "compare",
+    "bench",
+)
 """All commands but train."""
 
 

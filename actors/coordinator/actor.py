@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import warnings
 from typing import Any
 
 import ray
 from ray import ObjectRef
-from ray.actor import ActorClass
+from ray.actor import ActorClass, exit_actor
 
 from inarch.actors.coordinator import run_metadata
 from inarch.actors.coordinator.guests import Guests, open_info
@@ -39,7 +40,8 @@ from inarch.actors.messages import (
 )
 from inarch.actors.registrations import register_all
 from inarch.actors.resources import check_capacity, plan_resources
-from inarch.population.errors import RunError
+from inarch.population.config.runtime import MAX_LABELED_NETWORKS
+from inarch.population.errors import ConfigError, RunError
 from inarch.population.membership.members import MemberRecord, MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint
@@ -50,8 +52,8 @@ from inarch.population.tasks.run_folder import read_info
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
-class Coordinator(GuestApi):
-    """Coordinates one run. `CoordinatorActor` is this class on Ray. Every method runs on one event loop."""
+class RunCoordinator(GuestApi):
+    """Coordinates one run. `CoordinatorActor` is a subclass on Ray. Every method runs on one event loop."""
 
     def __init__(self, spec: RunSpec) -> None:
         """Create a coordinator that does nothing until `start`, `recover` or `react` is called.
@@ -121,9 +123,12 @@ class Coordinator(GuestApi):
         if self._spec.open is not None:
             self.guests.scale(size)
             return
+        if self._config.metrics.per_network and size > MAX_LABELED_NETWORKS:
+            raise ConfigError(f"with metrics.per_network a population has at most {MAX_LABELED_NETWORKS} networks")
         growth = self._members.num_to_add(size, max_size=self._config.population.max_size)
         if growth > 0:
             check_capacity(self._config, self._state.resources, size=size)
+        self._state.wanted = size
         for _ in range(growth):
             network_id = self._members.add(is_initial=False).id
             self._background.spawn(self.lifecycle.start(network_id, "joined"))
@@ -189,6 +194,11 @@ class Coordinator(GuestApi):
             raise RunError(self._state.message)
         return self._completion.result
 
+    @ray.method
+    async def exit(self) -> None:
+        """End this process, after the end of the run. Ray then shows that it exited as intended."""
+        exit_actor()
+
     # Calls of the networks: see CoordinatorApi.
 
     @ray.method
@@ -207,6 +217,7 @@ class Coordinator(GuestApi):
         self._population.record_contact(network_id, has_trained=bool(reports) or snapshot is not None)
         if snapshot is not None:
             self._population.publish(snapshot, now=time.monotonic())
+            self._monitor.metrics.count_published(self._state.info.snapshot_bytes if self._state.info else 0)
             await self._release_barriers()
         is_guest = self._members[network_id].is_guest
         for report in reports:
@@ -309,6 +320,7 @@ class Coordinator(GuestApi):
 
     def _set_info(self, info: RunInfo) -> None:
         self._state.info = info
+        self._state.wanted = self._config.population.size if self._spec.open is None else 0
         self._population.num_intervals = info.num_intervals
 
     async def _record_start(self, info: RunInfo) -> None:
@@ -374,9 +386,17 @@ class Coordinator(GuestApi):
                 self._background.has_changed.set()
             await self._release_barriers()
             self.lifecycle.reclaim_capacity()
-            info = self._state.info
-            statuses = [self._monitor.status(member) for member in self._members]
-            self._monitor.metrics.show(statuses, info.metrics[0] if info else None)
+            self._show_metrics()
+
+    def _show_metrics(self) -> None:
+        info = self._state.info
+        self._monitor.metrics.show(
+            [self._monitor.status(member) for member in self._members],
+            info.metrics[0] if info else None,
+            wanted=self._state.wanted,
+            num_intervals=info.num_intervals if info else 0,
+            snapshot_bytes=info.snapshot_bytes if info else 0,
+        )
 
     # Recovery.
 
@@ -408,18 +428,28 @@ class Coordinator(GuestApi):
         self._background.has_changed.set()
 
 
-class _RemoteCoordinator(Coordinator):
+class Coordinator(RunCoordinator):
     """The coordinator on Ray, which awaits an async constructor. A restarted one recovers before it answers calls."""
 
     async def __init__(self, spec: RunSpec) -> None:
+        """Create the coordinator, and begin the recovery if Ray has restarted it.
+
+        Args:
+            spec: The run.
+        """
         super().__init__(spec)
-        if ray.get_runtime_context().was_current_actor_reconstructed:
+        if _is_restarted():
             register_all(spec.registrations)
             self.await_recovery()
             self.context.background.spawn(self.recover())
 
 
-CoordinatorActor: ActorClass[_RemoteCoordinator] = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(
-    _RemoteCoordinator
-)
-"""`Coordinator` on Ray."""
+def _is_restarted() -> bool:
+    """Return whether Ray has restarted this actor. Ray warns that this attribute will change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bool(ray.get_runtime_context().was_current_actor_reconstructed)
+
+
+CoordinatorActor: ActorClass[Coordinator] = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Coordinator)
+"""`Coordinator` as an actor."""

@@ -8,6 +8,7 @@ import time
 from inarch.actors.coordinator import run_metadata
 from inarch.actors.coordinator.background_tasks import BackgroundTasks
 from inarch.actors.coordinator.run_state import Phase, RunState
+from inarch.actors.network.log_file import LogFile
 from inarch.population.errors import RunExistsError, StorageError
 from inarch.population.membership.members import Members
 from inarch.population.persistence.storage import Storage
@@ -17,7 +18,14 @@ class MemberRecorder:
     """Writes members, phase and message of a run to its folder. The event loop never waits for storage."""
 
     def __init__(
-        self, storage: Storage, members: Members, state: RunState, background: BackgroundTasks, *, token: str | None
+        self,
+        storage: Storage,
+        members: Members,
+        state: RunState,
+        background: BackgroundTasks,
+        *,
+        log: LogFile,
+        token: str | None,
     ) -> None:
         """Create the recorder. Nothing is written yet.
 
@@ -26,10 +34,11 @@ class MemberRecorder:
             members: Members of the run.
             state: State of the run.
             background: Runs the writes.
+            log: Log of the coordinator, which is copied to the folder with each record if it does not lie there.
             token: Token of the run's claim on its folder. None: nothing was claimed.
         """
         self._storage, self._members, self._state = storage, members, state
-        self._background, self._token = background, token
+        self._background, self._log, self._token = background, log, token
 
     def save(self) -> None:
         """Write the record soon. No caller waits for it."""
@@ -58,6 +67,7 @@ class MemberRecorder:
                 placement=self._state.resources,
                 began=time.time() - self._state.seconds,
             )
+            await asyncio.to_thread(self._log.sync)
         except StorageError as error:
             self._state.message = str(error)
         except RunExistsError as error:

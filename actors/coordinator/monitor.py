@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import time
 from typing import Any
 
 from inarch.actors.coordinator.ray_metrics import RayMetrics
+from inarch.actors.event_text import event_text
 from inarch.actors.messages import Event, EventKind, NetworkStatus
 from inarch.population.membership.members import MemberRecord
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
+
+LOGGED: dict[EventKind, int] = {
+    "join": logging.INFO,
+    "loss": logging.WARNING,
+    "restart": logging.WARNING,
+    "leave": logging.INFO,
+    "done": logging.INFO,
+    "failure": logging.ERROR,
+    "stop": logging.INFO,
+    "finish": logging.INFO,
+}
+"""Kinds of events in the coordinator's log, with their level. The networks' own logs have a line for each interval."""
 
 MAX_EVENTS = 4096
 """Events kept for drivers that read them. The history holds older ones."""
@@ -20,15 +34,18 @@ MAX_EVENTS = 4096
 class RunMonitor:
     """Newest reports, events and counts of one run."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, logger: logging.Logger, *, per_network: bool = False) -> None:
         """Create a monitor without reports.
 
         Args:
             run: Name of the run.
+            logger: Log of the coordinator, which gets a line for each event that changes the run or a member.
+            per_network: Whether some metrics are exported for each network.
         """
+        self._logger = logger
         self.refusals: collections.Counter[str] = collections.Counter()
         self.num_events = 0
-        self.metrics = RayMetrics(run)
+        self.metrics = RayMetrics(run, per_network=per_network)
         self._events: collections.deque[Event] = collections.deque(maxlen=MAX_EVENTS)
         self._known: dict[int, NetworkStatus] = {}
         self._heartbeats: dict[int, float] = {}
@@ -42,9 +59,11 @@ class RunMonitor:
             **detail: Values of JSON types.
         """
         self.num_events += 1
-        self._events.append(
-            Event(number=self.num_events, kind=kind, network_id=network_id, seconds=time.time(), detail=detail)
-        )
+        event = Event(number=self.num_events, kind=kind, network_id=network_id, seconds=time.time(), detail=detail)
+        self._events.append(event)
+        self.metrics.count_event(kind)
+        if kind in LOGGED:
+            self._logger.log(LOGGED[kind], event_text(event))
 
     def after(self, number: int) -> list[Event]:
         """Return the events numbered above `number`.
@@ -118,7 +137,7 @@ class RunMonitor:
             self.emit("interval", network_id, interval=interval, loss=report.train_loss, validation=validation)
             return
         self.emit("commit", network_id, interval=interval, row=report.row(time=time.time()))
-        self.metrics.exchanged(outcome)
+        self.metrics.record_exchange(report)
         if outcome is ExchangeOutcome.GRAFTED:
             staleness = report.staleness.intervals if report.staleness else None
             self.emit("graft", network_id, interval=interval, scion=report.scion, staleness=staleness)

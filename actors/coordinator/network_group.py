@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable
 from typing import Any, TypeVar, cast
@@ -18,6 +19,9 @@ from inarch.population.data import Splits
 from inarch.population.errors import InarchError
 from inarch.population.membership.members import MemberRecord
 from inarch.population.tasks.run_spec import RunSpec
+
+EXIT_SECONDS = 10.0
+"""Seconds in which a process that was asked to exit must have ended."""
 
 MAX_REASON = 500
 """Most characters of a reason."""
@@ -37,6 +41,7 @@ class NetworkGroup:
         self._run = run
         self._handles: dict[int, ActorProxy[NetworkWorker]] = {}
         self._leavers: list[ActorProxy[NetworkWorker]] = []
+        self._finished: set[int] = set()
 
     def __contains__(self, network_id: int) -> bool:
         return network_id in self._handles
@@ -98,7 +103,12 @@ class NetworkGroup:
         Raises:
             Exception: What the network raised, or RayError if its process died.
         """
-        return await await_result(self._handles[network_id].run.remote())
+        self._finished.discard(network_id)
+        name = f"{self._run.name}/{network_id} train"  # Ray gives it to the process, so that networks can be told apart
+        method: Any = self._handles[network_id].run  # ray.method's types lack `options`
+        reason: ExitReason = await await_result(method.options(name=name).remote())
+        self._finished.add(network_id)
+        return reason
 
     async def describe(self, network_id: int) -> NetworkStanding:
         """Return how a network stands."""
@@ -110,9 +120,16 @@ class NetworkGroup:
             self._handles[network_id].direct.remote(command)
 
     def end(self, network_id: int) -> None:
-        """End a network's process, with what it holds in the object store."""
+        """End a network's process, with what it holds in the object store.
+
+        A process whose training has ended exits on its own, and Ray shows it as exited as intended. Others are killed.
+        """
         handle = self._handles.pop(network_id, None)
-        if handle is not None:
+        if handle is None:
+            return
+        if network_id in self._finished:
+            _let_exit(handle)
+        else:
             _kill(handle)
 
     def end_later(self, network_id: int) -> None:
@@ -124,8 +141,14 @@ class NetworkGroup:
     def end_leavers(self) -> None:
         """End the processes that `end_later` kept."""
         for handle in self._leavers:
-            _kill(handle)
+            _let_exit(handle)
         self._leavers.clear()
+
+
+def _let_exit(handle: ActorProxy[NetworkWorker]) -> None:
+    """Ask a process to exit, and kill it if it has not done so after `EXIT_SECONDS`."""
+    handle.exit.remote()
+    asyncio.get_running_loop().call_later(EXIT_SECONDS, _kill, handle)
 
 
 def _kill(handle: ActorProxy[NetworkWorker]) -> None:

@@ -43,6 +43,7 @@ async def restore_run(context: RunContext) -> bool:
     for member in members_of(record):
         population.members.restore(member)
     state.has_begun = True
+    state.wanted = len(population.members.counted())
     if record["state"] in ("finished", "failed"):
         state.phase = record["state"]
         return False

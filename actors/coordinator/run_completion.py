@@ -77,7 +77,7 @@ class RunCompletion:
         """Keep a detached coordinator for one lease, so that drivers learn how the run ended, then end it."""
         if self._context.spec.is_detached:
             await asyncio.sleep(self._context.config.timeouts.lease_seconds)
-            ray.kill(ray.get_runtime_context().current_actor)
+            ray.get_runtime_context().current_actor.exit.remote()
 
     async def _evaluate(self, seconds: float) -> bool:
         """Evaluate the networks as a task of Ray. Returns False if that failed, and the run with it."""

@@ -8,6 +8,7 @@ from inarch.actors.coordinator.monitor import RunMonitor
 from inarch.actors.coordinator.network_group import NetworkGroup
 from inarch.actors.coordinator.run_state import RunState
 from inarch.actors.messages import References
+from inarch.actors.network.log_file import LogFile
 from inarch.population.membership.population_state import PopulationState
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_spec import RunSpec
@@ -29,8 +30,9 @@ class RunContext:
         self.state = RunState()
         self.population: PopulationState[References] = PopulationState(config)
         self.group = NetworkGroup(spec)
-        self.monitor = RunMonitor(spec.name)
+        self.log = LogFile(self.storage, "coordinator", in_background=True)
+        self.monitor = RunMonitor(spec.name, self.log.logger, per_network=config.metrics.per_network)
         self.background = BackgroundTasks()
         self.recorder = MemberRecorder(
-            self.storage, self.population.members, self.state, self.background, token=spec.token
+            self.storage, self.population.members, self.state, self.background, log=self.log, token=spec.token
         )

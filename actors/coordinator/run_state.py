@@ -28,6 +28,8 @@ class RunState:
     began_seconds: float = field(default_factory=time.monotonic)
     """When training began, on the monotonic clock. Before that, when the run was started."""
 
+    wanted: int = 0
+    """Networks that the population is to have."""
     resources: NetworkResources | None = None
     """Resources of each network. None before they are known."""
     data: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TypeVar, cast
@@ -9,7 +10,7 @@ from typing import TypeVar, cast
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle, ActorProxy
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from inarch.actors.coordinator.actor import Coordinator
 from inarch.actors.messages import NAMESPACE, coordinator_name
@@ -21,6 +22,9 @@ T = TypeVar("T")
 CALL_SECONDS = 60.0
 """Seconds in which the coordinator must answer a call, restarts of its process included."""
 
+
+EXIT_SECONDS = 5.0
+"""Seconds in which a coordinator that was asked to exit must have ended."""
 
 CoordinatorHandle = ActorProxy[Coordinator]
 """Handle of a run's coordinator."""
@@ -36,6 +40,17 @@ def find_coordinator(run: str) -> CoordinatorHandle:
         ValueError: There is none.
     """
     return cast("CoordinatorHandle", ray.get_actor(coordinator_name(run), namespace=NAMESPACE))
+
+
+def end_coordinator(coordinator: CoordinatorHandle) -> None:
+    """Let a coordinator's process exit after its run, and kill it if it does not.
+
+    Args:
+        coordinator: Handle of the coordinator.
+    """
+    with contextlib.suppress(RayError, GetTimeoutError):  # it dies instead of answering
+        ray.get(coordinator.exit.remote(), timeout=EXIT_SECONDS)
+    kill_coordinator(coordinator)
 
 
 def kill_coordinator(coordinator: CoordinatorHandle) -> None:

@@ -22,6 +22,7 @@ from inarch.actors.driver.coordinator_client import (
     CALL_SECONDS,
     CoordinatorClient,
     CoordinatorHandle,
+    end_coordinator,
     find_coordinator,
     kill_coordinator,
     value_of,
@@ -438,7 +439,7 @@ class PopulationRun:
 
     def close(self) -> None:
         """End the coordinator's process. Call this when the run has ended."""
-        kill_coordinator(self._coordinator)
+        end_coordinator(self._coordinator)
 
     def _finish_callbacks(self, result: RunResult | None) -> None:
         for dispatcher in self._dispatchers:

@@ -3,7 +3,7 @@
 It has two groups of calls. `train` has one thread, for the whole training. `control` has two, for calls that only set
 flags or read values, so that they are answered at once while the network trains.
 
-Longer than 300 lines with its docstrings: the calls share the state of one process.
+Longer than 300 lines: the calls share the state of one process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import ray
 import torch
 from ray import ObjectRef
-from ray.actor import ActorClass, ActorProxy
+from ray.actor import ActorClass, ActorProxy, exit_actor
 from ray.exceptions import GetTimeoutError, RayError
 
 from inarch.actors.coordinator_api import CoordinatorApi
@@ -29,7 +29,7 @@ from inarch.actors.messages import (
     coordinator_name,
     network_name,
 )
-from inarch.actors.network.async_checkpointer import AsyncCheckpointer
+from inarch.actors.network.async_checkpointer import AsyncCheckpointer, StorageMetrics
 from inarch.actors.network.exchange_backend import RayExchangeBackend
 from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.actors.network.log_file import LogFile
@@ -111,7 +111,10 @@ class NetworkWorker:
         self._is_resumed = self._retry(self._resume)
         handle = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
         self._coordinator = cast("ActorProxy[CoordinatorApi]", handle)
-        self._checkpointer = AsyncCheckpointer(self._checkpoints, self._log, deadline_seconds=self._storage_seconds)
+        metrics = StorageMetrics(spec.run.name)
+        self._checkpointer = AsyncCheckpointer(
+            self._checkpoints, self._log, deadline_seconds=self._storage_seconds, metrics=metrics
+        )
         backend = RayExchangeBackend(self._coordinator, network_id, spec.incarnation)
         self._exchange = ExchangeClient(backend, config, self.trainer.layout, logger=self._log.logger)
         limit = max(
@@ -185,6 +188,12 @@ class NetworkWorker:
         self._exchange.record_contact()
         self._is_stopping |= command in ENDING
         self._is_leaving |= command is Command.LEAVE
+
+    @ray.method(concurrency_group="control")
+    def exit(self) -> None:
+        """End this process, once training has ended. Ray then shows that it exited as intended."""
+        self._log.sync()
+        exit_actor()
 
     # The trainer's runtime.
 

@@ -6,11 +6,28 @@ import concurrent.futures
 import dataclasses
 import time
 
+from ray.util.metrics import Counter
+
 from inarch.actors.network.log_file import LogFile
 from inarch.actors.retry import RETRY_SECONDS
 from inarch.population.errors import StorageError
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.history import TABLES
+
+
+class StorageMetrics:
+    """Counters of one run for Ray's dashboard and Prometheus. Each network's process adds to them."""
+
+    def __init__(self, run: str) -> None:
+        """Register the counters.
+
+        Args:
+            run: Name of the run, their label.
+        """
+        self.checkpoints = Counter("inarch_checkpoints_total", "Checkpoints written.", ("run",))
+        self.failures = Counter("inarch_storage_failures_total", "Checkpoints that could not be written.", ("run",))
+        for counter in (self.checkpoints, self.failures):
+            counter.set_default_tags({"run": run})
 
 
 class AsyncCheckpointer:
@@ -21,15 +38,24 @@ class AsyncCheckpointer:
     training thread. Once a later incarnation may commit, this one writes nothing more (`is_fenced`).
     """
 
-    def __init__(self, checkpoints: CheckpointStore, log: LogFile, *, deadline_seconds: float) -> None:
+    def __init__(
+        self,
+        checkpoints: CheckpointStore,
+        log: LogFile,
+        *,
+        deadline_seconds: float,
+        metrics: StorageMetrics | None = None,
+    ) -> None:
         """Create the checkpointer. Its thread starts with the first checkpoint.
 
         Args:
             checkpoints: Checkpoints of the run.
             log: Log of the network, for failures of storage.
             deadline_seconds: Longest time that storage may fail, and longest time to write one checkpoint.
+            metrics: Counters of the run. None: nothing is counted.
         """
         self._checkpoints, self._log, self._deadline = checkpoints, log, deadline_seconds
+        self._metrics = metrics
         self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
         self._under_way: concurrent.futures.Future[None] | None = None
         self._unwritten: Checkpoint | None = None
@@ -83,8 +109,13 @@ class AsyncCheckpointer:
         except StorageError as error:
             now = time.monotonic()
             self._unwritten, self._failing_since = checkpoint, self._failing_since or now
+            if self._metrics is not None:
+                self._metrics.failures.inc()
             self._log.logger.warning("checkpoint %s was not written: %s", checkpoint.id.name, error)
             if now - self._failing_since > self._deadline:
                 raise
             return
         self._unwritten, self._failing_since = None, None
+        if self._metrics is not None:
+            self._metrics.checkpoints.inc()
+        self._log.sync()

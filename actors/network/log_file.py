@@ -1,10 +1,12 @@
-"""The log file that each process of a run has in the run's folder."""
+"""The log that each process of a run has: in the run's folder, and on the page of its actor in Ray's dashboard."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import logging.handlers
 import os
+import queue
 import tempfile
 from pathlib import Path
 
@@ -13,17 +15,20 @@ from inarch.population.persistence.storage import Storage
 
 
 class LogFile:
-    """A logger that writes to `logs/<name>.log` in a run's folder.
+    """A logger that writes to `logs/<name>.log` in a run's folder, and to the standard error of the process.
+
+    Ray shows the standard error of an actor on the actor's page.
 
     If the folder is not local or not writable, the logger writes to a local file, and `sync` copies it to the folder.
     """
 
-    def __init__(self, storage: Storage, name: str) -> None:
+    def __init__(self, storage: Storage, name: str, *, in_background: bool = False) -> None:
         """Open the log file.
 
         Args:
             storage: The run's folder.
             name: Name of the file, without its suffix.
+            in_background: Whether a thread writes the lines, so that a folder that hangs holds nobody up.
         """
         self._storage, self._relative = storage, f"logs/{name}.log"
         path = None if "://" in storage.uri else _writable(Path(storage.path(self._relative)))
@@ -36,9 +41,15 @@ class LogFile:
         self.logger = logging.getLogger(f"inarch.{storage.uri}.{name}")
         self.logger.setLevel(logging.INFO)
         self.logger.propagate = False
-        handler = logging.FileHandler(path, delay=False)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self.logger.addHandler(handler)
+        handlers: list[logging.Handler] = [logging.FileHandler(path, delay=False), logging.StreamHandler()]
+        for handler in handlers:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        if in_background:
+            lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+            logging.handlers.QueueListener(lines, *handlers).start()
+            handlers = [logging.handlers.QueueHandler(lines)]
+        for handler in handlers:
+            self.logger.addHandler(handler)
 
     def sync(self) -> None:
         """Copy a local log file to the run's folder. Storage errors are ignored, so that none ends a network."""

@@ -12,6 +12,7 @@ from inarch.population.config.runtime import (
     CheckpointConfig,
     DebugConfig,
     DeviceConfig,
+    MetricsConfig,
     StragglerConfig,
     TimeoutsConfig,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "FusionMode",
     "GraftConfig",
     "ImageSize",
+    "MetricsConfig",
     "Mode",
     "ModelConfig",
     "OpenConfig",

@@ -12,7 +12,14 @@ from inarch.population.config.fusion import FusionConfig
 from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.model import ModelConfig
 from inarch.population.config.population import PopulationConfig
-from inarch.population.config.runtime import CheckpointConfig, DebugConfig, DeviceConfig, TimeoutsConfig
+from inarch.population.config.runtime import (
+    MAX_LABELED_NETWORKS,
+    CheckpointConfig,
+    DebugConfig,
+    DeviceConfig,
+    MetricsConfig,
+    TimeoutsConfig,
+)
 from inarch.population.config.staleness import StalenessConfig
 from inarch.population.config.text import TextConfig
 from inarch.population.config.training import DistillationConfig, OptimizerConfig, ScheduleConfig, WeightAveragingConfig
@@ -67,6 +74,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     timeouts: TimeoutsConfig = field(default_factory=TimeoutsConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)
 
     def __post_init__(self) -> None:
@@ -87,6 +95,10 @@ class RunConfig:
                 and self.name[0] != "."
             )
             require(plain, "name", "consist of the letters a to z and A to Z, digits, '-', '_' and '.'", self.name)
+        size = max(self.population.size, self.population.max_size or 0)
+        is_small = not self.metrics.per_network or size <= MAX_LABELED_NETWORKS
+        text = f"be off for more than {MAX_LABELED_NETWORKS} networks, because each would have metrics of its own"
+        require(is_small, "metrics.per_network", text, self.metrics.per_network)
         rates = self.optimizer.learning_rates
         if not isinstance(rates, str):
             fits = len(rates) == self.population.size

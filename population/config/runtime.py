@@ -70,6 +70,19 @@ class TimeoutsConfig:
             require(value > 0 and math.isfinite(value), f"timeouts.{item.name}", "be above 0", value)
 
 
+MAX_LABELED_NETWORKS = 64
+"""Most networks of a population with `metrics.per_network`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig:
+    """Metrics that the coordinator exports for Ray's dashboard and Prometheus."""
+
+    per_network: bool = False
+    """Whether interval, loss, validation metric, speed and staleness are exported for each network. For populations of
+    at most 64 networks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StragglerConfig:
     """Deliberately slow steps, to measure how a straggler affects the other networks."""

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from inarch.actors import Event
+from inarch.actors.event_text import event_text
 from inarch.experiments.cli import main
-from inarch.experiments.display import describe
 from inarch.experiments.recipes import RECIPES, recipe
 from inarch.population import GraftConfig
 
@@ -59,7 +59,7 @@ def test_describe_handles_grafts_with_and_without_a_donor(staleness: float | Non
     event = Event(
         number=1, kind="graft", network_id=2, seconds=0.0, detail={"interval": 3, "scion": 1, "staleness": staleness}
     )
-    assert describe(event) == line
+    assert event_text(event) == line
 
 
 def test_resume_prints_its_action_first(capsys) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from inarch.actors.coordinator.actor import Coordinator
+from inarch.actors.coordinator.actor import RunCoordinator
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer
 from inarch.actors.network.log_file import LogFile
 from inarch.population.membership.members import MemberState
@@ -17,9 +17,9 @@ from tests.conftest import small_config
 from tests.population.persistence.test_checkpoint import checkpoint
 
 
-def coordinator(tmp_path: Path, *states: MemberState, mode: str = "async", started: bool = True) -> Coordinator:
+def coordinator(tmp_path: Path, *states: MemberState, mode: str = "async", started: bool = True) -> RunCoordinator:
     """A coordinator whose members have these states, without processes."""
-    result = Coordinator(RunSpec(name="run", folder=str(tmp_path / "run"), config=small_config(mode=mode)))
+    result = RunCoordinator(RunSpec(name="run", folder=str(tmp_path / "run"), config=small_config(mode=mode)))
     population = result.context.population
     for state in states:
         member = population.members.add(is_initial=True)
@@ -29,22 +29,22 @@ def coordinator(tmp_path: Path, *states: MemberState, mode: str = "async", start
     return result
 
 
-def plain(coordinator: Coordinator) -> Any:
+def plain(coordinator: RunCoordinator) -> Any:
     """The coordinator, whose methods have the types of remote calls, as it is called in one process."""
     return coordinator
 
 
-def states(coordinator: Coordinator) -> list[str]:
+def states(coordinator: RunCoordinator) -> list[str]:
     return [member.state.value for member in coordinator.context.population.members]
 
 
-async def settle(coordinator: Coordinator) -> None:
+async def settle(coordinator: RunCoordinator) -> None:
     """Let the coordinator react until the run is over."""
     await asyncio.wait_for(coordinator.react(), 10.0)
 
 
 def test_run_finishes_when_last_active_network_is_removed(tmp_path: Path) -> None:
-    async def scenario() -> Coordinator:
+    async def scenario() -> RunCoordinator:
         run = coordinator(tmp_path, MemberState.DONE, MemberState.STARTING, MemberState.STOPPED)
         run.context.state.begin()
         await plain(run).scale(1)
@@ -73,7 +73,7 @@ def test_error_of_a_background_task_fails_the_run(tmp_path: Path) -> None:
     async def broken() -> None:
         raise ValueError("no disk")
 
-    async def scenario() -> Coordinator:
+    async def scenario() -> RunCoordinator:
         run = coordinator(tmp_path, MemberState.TRAINING)
         run.context.state.begin()
         run.context.background.spawn(broken())
