@@ -29,6 +29,7 @@ USAGE = """inarch: train populations of networks asynchronously on Ray; the netw
   inarch scale NAME N                         change a running population to N networks
   inarch stop NAME                            checkpoint every network and end the run
   inarch resume PATH                          resume a stopped run; --schedule.epochs N trains a finished run longer
+  inarch report NAME                          write a page of HTML with curves, exchanges and faults; --live
   inarch dashboard --grafana FILE             write a Grafana dashboard of the metrics that runs export
   inarch evaluate PATH                        evaluate a run's networks again, from their checkpoints
   inarch export PATH                          write the best network or the soup as safetensors
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "scale": lambda rest: tyro.cli(scale, args=rest, prog="inarch scale"),
         "stop": lambda rest: tyro.cli(stop, args=rest, prog="inarch stop"),
         "resume": lambda rest: tyro.cli(resume, args=rest, prog="inarch resume"),
+        "report": lambda rest: tyro.cli(result_commands.report, args=rest, prog="inarch report"),
         "dashboard": lambda rest: tyro.cli(result_commands.dashboard, args=rest, prog="inarch dashboard"),
         "evaluate": lambda rest: tyro.cli(result_commands.evaluate, args=rest, prog="inarch evaluate"),
         "export": lambda rest: tyro.cli(result_commands.export, args=rest, prog="inarch export"),
@@ -367,6 +369,7 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         seconds = result.table["seconds"]
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
+        console.print("report.html there shows curves, exchanges and faults", highlight=False)
     else:
         is_open = run.info is not None and not run.info.steps_per_epoch
         state, again = ("closed", "open it again") if is_open else ("stopped", "resume it")

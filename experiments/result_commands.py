@@ -9,6 +9,9 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+REFRESH_SECONDS = 5
+"""Seconds between two versions of a live report."""
+
 
 def plain_console() -> Console:
     """Return a console for standard output. Without a terminal its lines are 160 characters wide."""
@@ -104,6 +107,39 @@ def predict(
             )
         status = 2 if prediction.error else status
     return status
+
+
+def report(path: tyro.conf.Positional[str], /, out: str | None = None, live: bool = False) -> int:
+    """Write one page of HTML with curves, exchanges, layers, faults and the result of a run.
+
+    A run writes the page into its folder when it ends. This command writes it anew, also while the run is live.
+
+    Args:
+        path: Name of the run, or its folder.
+        out: File to write. None: report.html in the run's folder, or NAME.html here if that folder is not local.
+        live: Write the page every five seconds until the run ends. The browser reads it again by itself.
+    """
+    import time
+    from pathlib import Path
+
+    from inarch.population.report.content import read_content
+    from inarch.population.report.page import REPORT, render
+    from inarch.population.tasks.run_folder import find_run
+
+    storage, console = find_run(path), plain_console()
+    content = read_content(storage)
+    target = Path(out or (f"{content.name}.html" if "://" in storage.uri else storage.path(REPORT)))
+    is_printed = False
+    while True:
+        is_live = live and content.state not in ("finished", "failed")
+        target.write_text(render(content, refresh_seconds=REFRESH_SECONDS if is_live else None))
+        if not is_printed:
+            console.print(str(target), highlight=False, soft_wrap=True)
+            is_printed = True
+        if not is_live:
+            return 0
+        time.sleep(REFRESH_SECONDS)
+        content = read_content(storage)
 
 
 def dashboard(grafana: str) -> int:

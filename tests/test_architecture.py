@@ -24,7 +24,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("grafting", "models", "persistence"),
         ("evaluation",),
         ("exchange", "tasks"),
-        ("training",),
+        ("training", "report"),
         ("simulator",),
     ),
     "actors": (

@@ -49,6 +49,7 @@ def test_train_commands_in_pages_are_accepted() -> None:
 
 COMMANDS = (
     "open",
+    "report",
     "dashboard",
     "status",
     "scale",

@@ -48,7 +48,7 @@ from inarch.population.membership.population_state import JoinPoint
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import SnapshotInfo
-from inarch.population.tasks.run_folder import read_info
+from inarch.population.tasks.run_folder import read_info, read_members
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
@@ -338,6 +338,8 @@ class RunCoordinator(GuestApi):
         )
         for member in members:
             self._members.restore(member)
+        record = await asyncio.to_thread(read_members, storage) or {}
+        self._monitor.restore_life_events(record.get("events", ()))
         await self._recorder.write()  # before the configuration changes: a start that dies here is resumed alike
         await asyncio.to_thread(run_metadata.update_config, storage, self._spec, info)
 

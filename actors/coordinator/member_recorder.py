@@ -7,8 +7,8 @@ import time
 
 from inarch.actors.coordinator import run_metadata
 from inarch.actors.coordinator.background_tasks import BackgroundTasks
+from inarch.actors.coordinator.monitor import RunMonitor
 from inarch.actors.coordinator.run_state import Phase, RunState
-from inarch.actors.network.log_file import LogFile
 from inarch.population.errors import RunExistsError, StorageError
 from inarch.population.membership.members import Members
 from inarch.population.persistence.storage import Storage
@@ -24,7 +24,7 @@ class MemberRecorder:
         state: RunState,
         background: BackgroundTasks,
         *,
-        log: LogFile,
+        monitor: RunMonitor,
         token: str | None,
     ) -> None:
         """Create the recorder. Nothing is written yet.
@@ -34,11 +34,11 @@ class MemberRecorder:
             members: Members of the run.
             state: State of the run.
             background: Runs the writes.
-            log: Log of the coordinator, which is copied to the folder with each record if it does not lie there.
+            monitor: Events and log of the run. The log is copied to the folder with each record if it lies elsewhere.
             token: Token of the run's claim on its folder. None: nothing was claimed.
         """
         self._storage, self._members, self._state = storage, members, state
-        self._background, self._log, self._token = background, log, token
+        self._background, self._monitor, self._token = background, monitor, token
 
     def save(self) -> None:
         """Write the record soon. No caller waits for it."""
@@ -52,9 +52,8 @@ class MemberRecorder:
         Args:
             phase: Phase to record. None: the present one.
         """
-        if not (
-            len(self._members) or self._state.has_begun
-        ):  # a restarted coordinator that has read no members yet must not record that
+        is_unread = not (len(self._members) or self._state.has_begun)
+        if is_unread:  # a restarted coordinator that has read no members yet must not record that
             return
         try:
             await asyncio.to_thread(
@@ -64,10 +63,11 @@ class MemberRecorder:
                 state=phase or self._state.phase,
                 message=self._state.message,
                 members=self._members,
+                events=self._monitor.life_events(),
                 placement=self._state.resources,
                 began=time.time() - self._state.seconds,
             )
-            await asyncio.to_thread(self._log.sync)
+            await asyncio.to_thread(self._monitor.log.sync)
         except StorageError as error:
             self._state.message = str(error)
         except RunExistsError as error:

@@ -6,11 +6,13 @@ import collections
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inarch.actors.coordinator.ray_metrics import RayMetrics
 from inarch.actors.event_text import event_text
 from inarch.actors.messages import Event, EventKind, NetworkStatus
+from inarch.actors.network.log_file import LogFile
 from inarch.population.membership.members import MemberRecord
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
@@ -27,6 +29,9 @@ LOGGED: dict[EventKind, int] = {
 }
 """Kinds of events in the coordinator's log, with their level. The networks' own logs have a line for each interval."""
 
+MAX_LIFE_EVENTS = 1000
+"""Events that changed the run or a member, kept in its record."""
+
 MAX_EVENTS = 4096
 """Events kept for drivers that read them. The history holds older ones."""
 
@@ -34,19 +39,20 @@ MAX_EVENTS = 4096
 class RunMonitor:
     """Newest reports, events and counts of one run."""
 
-    def __init__(self, run: str, logger: logging.Logger, *, per_network: bool = False) -> None:
+    def __init__(self, run: str, log: LogFile, *, per_network: bool = False) -> None:
         """Create a monitor without reports.
 
         Args:
             run: Name of the run.
-            logger: Log of the coordinator, which gets a line for each event that changes the run or a member.
+            log: Log of the coordinator, which gets a line for each event that changes the run or a member.
             per_network: Whether some metrics are exported for each network.
         """
-        self._logger = logger
+        self.log = log
         self.refusals: collections.Counter[str] = collections.Counter()
         self.num_events = 0
         self.metrics = RayMetrics(run, per_network=per_network)
         self._events: collections.deque[Event] = collections.deque(maxlen=MAX_EVENTS)
+        self._life: collections.deque[dict[str, Any]] = collections.deque(maxlen=MAX_LIFE_EVENTS)
         self._known: dict[int, NetworkStatus] = {}
         self._heartbeats: dict[int, float] = {}
 
@@ -61,9 +67,25 @@ class RunMonitor:
         self.num_events += 1
         event = Event(number=self.num_events, kind=kind, network_id=network_id, seconds=time.time(), detail=detail)
         self._events.append(event)
+        if kind in LOGGED:
+            self._life.append(
+                {"seconds": event.seconds, "kind": kind, "network_id": network_id, "detail": dict(detail)}
+            )
         self.metrics.count_event(kind)
         if kind in LOGGED:
-            self._logger.log(LOGGED[kind], event_text(event))
+            self.log.logger.log(LOGGED[kind], event_text(event))
+
+    def life_events(self) -> list[dict[str, Any]]:
+        """Return the events that changed the run or a member, as JSON types, for the run's record."""
+        return list(self._life)
+
+    def restore_life_events(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Take over the events of the coordinator before a restart.
+
+        Args:
+            events: As from `life_events`.
+        """
+        self._life.extendleft(dict(event) for event in reversed(events))
 
     def after(self, number: int) -> list[Event]:
         """Return the events numbered above `number`.

@@ -40,7 +40,7 @@ class NetworkGroup:
         """
         self._run = run
         self._handles: dict[int, ActorProxy[NetworkWorker]] = {}
-        self._leavers: list[ActorProxy[NetworkWorker]] = []
+        self._leavers: list[tuple[ActorProxy[NetworkWorker], bool]] = []
         self._finished: set[int] = set()
 
     def __contains__(self, network_id: int) -> bool:
@@ -125,28 +125,27 @@ class NetworkGroup:
         A process whose training has ended exits on its own, and Ray shows it as exited as intended. Others are killed.
         """
         handle = self._handles.pop(network_id, None)
-        if handle is None:
-            return
-        if network_id in self._finished:
-            _let_exit(handle)
-        else:
-            _kill(handle)
+        if handle is not None:
+            _end(handle, has_finished=network_id in self._finished)
 
     def end_later(self, network_id: int) -> None:
         """Keep a finished network's process until `end_leavers`, so that others can still fetch its snapshots."""
         handle = self._handles.pop(network_id, None)
         if handle is not None:
-            self._leavers.append(handle)
+            self._leavers.append((handle, network_id in self._finished))
 
     def end_leavers(self) -> None:
         """End the processes that `end_later` kept."""
-        for handle in self._leavers:
-            _let_exit(handle)
+        for handle, has_finished in self._leavers:
+            _end(handle, has_finished=has_finished)
         self._leavers.clear()
 
 
-def _let_exit(handle: ActorProxy[NetworkWorker]) -> None:
-    """Ask a process to exit, and kill it if it has not done so after `EXIT_SECONDS`."""
+def _end(handle: ActorProxy[NetworkWorker], *, has_finished: bool) -> None:
+    """End a process: ask it to exit if its training has ended, and kill it otherwise, or after `EXIT_SECONDS`."""
+    if not has_finished:
+        _kill(handle)
+        return
     handle.exit.remote()
     asyncio.get_running_loop().call_later(EXIT_SECONDS, _kill, handle)
 

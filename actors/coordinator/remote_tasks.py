@@ -6,6 +6,7 @@ Ray retries both. They use no actors.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from typing import Any
@@ -17,9 +18,12 @@ from inarch.actors.registrations import register_all
 from inarch.population.errors import StorageError
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.storage import Storage
+from inarch.population.report.page import write_report
 from inarch.population.tasks.run_evaluation import evaluate_run
 from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import prepare
+
+logger = logging.getLogger("inarch")
 
 EVALUATION_THREADS = 8
 """Most threads of the evaluation."""
@@ -75,4 +79,13 @@ def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: 
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     check_holds(storage, spec.token)
     storage.write("result.json", json.dumps(result, indent=2).encode())
+    _write_report(storage, "finished")
     return result
+
+
+def _write_report(storage: Storage, state: str) -> None:
+    """Write the report. The result of a run matters more than its picture, so any error is only logged."""
+    try:
+        write_report(storage, state=state)
+    except Exception:
+        logger.exception("the report of the run could not be written")

@@ -17,6 +17,10 @@ from inarch.actors.coordinator.run_context import RunContext
 from inarch.population.errors import InarchError, StorageError
 from inarch.population.membership.members import MemberState
 from inarch.population.persistence.claim import withdraw
+from inarch.population.report.page import write_report
+
+REPORT_SECONDS = 60.0
+"""Longest wait for the report of a run that was stopped."""
 
 
 class RunCompletion:
@@ -59,6 +63,8 @@ class RunCompletion:
         if networks and not is_stopped and not await self._evaluate(seconds):
             return
         await context.recorder.write(phase="finished")
+        if is_stopped or not networks:
+            await self._write_report("stopped" if is_stopped else "finished")
         await self._withdraw_claim()
         state.phase = "finished"
         context.monitor.emit("finish", None, is_complete=not is_stopped)
@@ -90,6 +96,14 @@ class RunCompletion:
             state.fail(format_error(error))
             return False
         return True
+
+    async def _write_report(self, state: str) -> None:
+        """Write the report of a run without an evaluation. The run ends without it if that fails."""
+        try:
+            async with asyncio.timeout(REPORT_SECONDS):
+                await asyncio.to_thread(write_report, self._context.storage, state=state)
+        except Exception:
+            self._context.monitor.log.logger.exception("the report of the run could not be written")
 
     def _end_networks(self) -> None:
         for network_id in self._context.group.networks():

@@ -30,9 +30,9 @@ class RunContext:
         self.state = RunState()
         self.population: PopulationState[References] = PopulationState(config)
         self.group = NetworkGroup(spec)
-        self.log = LogFile(self.storage, "coordinator", in_background=True)
-        self.monitor = RunMonitor(spec.name, self.log.logger, per_network=config.metrics.per_network)
+        log = LogFile(self.storage, "coordinator", in_background=True)
+        self.monitor = RunMonitor(spec.name, log, per_network=config.metrics.per_network)
         self.background = BackgroundTasks()
         self.recorder = MemberRecorder(
-            self.storage, self.population.members, self.state, self.background, log=self.log, token=spec.token
+            self.storage, self.population.members, self.state, self.background, monitor=self.monitor, token=spec.token
         )

@@ -14,6 +14,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -120,6 +121,7 @@ def write_members(
     members: Members,
     placement: NetworkResources | None,
     began: float,
+    events: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the record of the members under the next number, then delete all records but the newest two.
 
@@ -133,6 +135,7 @@ def write_members(
         members: All members.
         placement: Resources of each network. None: not planned yet.
         began: Time at which training began, in seconds of the wall clock.
+        events: Events that changed the run or a member, as JSON types.
 
     Raises:
         RunExistsError: Another start has claimed the folder, or it was deleted.
@@ -145,6 +148,7 @@ def write_members(
         "began": began,
         "placement": None if placement is None else dataclasses.asdict(placement),
         "members": [dataclasses.asdict(member) for member in members],
+        "events": list(events),
     }
     names = storage.names("members")
     number = int(names[-1].split(".")[0]) + 1 if names else 0

@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": result_commands.export,
     "predict": result_commands.predict,
     "open": cli.open_run,
+    "report": result_commands.report,
     "dashboard": result_commands.dashboard,
     "compare": comparison_commands.compare,
     "bench": comparison_commands.bench,

@@ -21,7 +21,6 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "config": config_pages.config,
     "errors": config_pages.errors,
     "tables": table_pages.tables,
-    "metrics": table_pages.ray_metrics,
     "registries": table_pages.registries,
     "outcomes": table_pages.outcomes,
     "states": table_pages.states,

@@ -11,7 +11,6 @@ from typing import Any
 
 from config_pages import field_texts, prose
 
-from inarch.actors.coordinator import ray_metrics as ray_metrics_module
 from inarch.actors.driver.callbacks import CALLBACKS
 from inarch.population.data.datasets import DATASETS
 from inarch.population.exchange import RULES
@@ -45,17 +44,6 @@ def _docstrings(body: Sequence[ast.stmt]) -> dict[str, str]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and is_text:
             texts[node.targets[0].id] = inspect.cleandoc(str(following.value.value))
     return texts
-
-
-def ray_metrics() -> str:
-    """Return a table of the metrics that a run exports: name, kind, labels and meaning."""
-    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
-    for node in ast.walk(ast.parse(inspect.getsource(ray_metrics_module))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Gauge", "Counter"):
-            name, meaning, labels = (ast.literal_eval(argument) for argument in node.args)
-            listed = ", ".join(f"`{label}`" for label in labels)
-            rows.append(f"| `ray_{name}` | {node.func.id.lower()} | {listed} | {meaning} |")
-    return "\n".join(rows)
 
 
 def registries() -> str:

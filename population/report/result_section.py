@@ -1,0 +1,94 @@
+"""The section of the report with the result of a run, and with what to deploy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from inarch.population.report.content import Row, RunContent
+from inarch.population.report.parts import names_of, table_row, text
+
+
+def result_section(content: RunContent) -> str:
+    """Return the section with the result, or with the newest metrics of a run that has none.
+
+    Args:
+        content: What the report shows.
+    """
+    if content.result is None:
+        return "<h2>Result</h2>" + _newest(content)
+    result, metrics = content.result, content.metrics
+    head = "".join(f"<th>{text(metric.title)}</th>" for metric in metrics)
+    head += f"<th>last {text(metrics[0].title)}</th><th>validation</th><th>best at</th><th>grafts</th><th>ended</th>"
+    rows: list[str] = []
+    for row in result["networks"]:
+        best, last = row.get("best") or {}, row.get("last") or {}
+        cells = [metric.text(best.get(metric.name)) for metric in metrics]
+        cells += [metrics[0].text(last.get(metrics[0].name)), metrics[0].text(row["validation_score"])]
+        cells += ["" if row["best_interval"] is None else f"{row['best_interval']}/{row['interval']}"]
+        cells += [str(row["grafts"]), row["ended"]]
+        is_best = row["network"] == result.get("best")
+        rows.append(table_row(f"network {row['network']}", cells, is_best=is_best))
+    for name in ("mean", "ensemble", "soup", "greedy_soup"):
+        values = result.get(name)
+        if values:
+            cells = [metric.text(values.get(metric.name)) for metric in metrics]
+            rows.append(table_row(name.replace("_", " "), [*cells, "", "", "", "", ""]))
+    table = f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+    where = result.get("evaluated_on")
+    note = f"Best weights by validation, evaluated on the {where} data." if where else "There were no data to evaluate."
+    body = f'{table}<p class="soft">{note}</p>{_similarity(result)}{_advice(content)}'
+    return f'<h2>Result</h2><div class="card">{body}</div>'
+
+
+def _newest(content: RunContent) -> str:
+    """The newest metrics of each network, for a run without a result."""
+    newest: dict[int, Row] = {row["network"]: row for row in content.rows}
+    if not newest:
+        return '<p class="empty">No network has completed an interval with a checkpoint yet.</p>'
+    metrics = [metric for metric in content.metrics if metric.in_training]
+    head = "".join(f"<th>{text(metric.title)}</th>" for metric in metrics)
+    names = names_of(content)
+    rows = [
+        table_row(
+            names.get(network_id, str(network_id)),
+            [
+                str(row["interval"]),
+                "" if row["train_loss"] is None else f"{row['train_loss']:.4f}",
+                *(metric.text(row.get(f"validation_{metric.name}")) for metric in metrics),
+                str(row["grafts"]),
+            ],
+        )
+        for network_id, row in sorted(newest.items())
+    ]
+    table = f"<table><tr><th></th><th>interval</th><th>loss</th>{head}<th>grafts</th></tr>{''.join(rows)}</table>"
+    note = '<p class="soft">Newest interval of each network, on validation data.</p>'
+    return f'<div class="card scroll">{table}{note}</div>'
+
+
+def _similarity(result: Mapping[str, Any]) -> str:
+    last = result.get("last") or {}
+    if last.get("agreement") is None:
+        return ""
+    return (
+        f"<p>Mean similarity of two networks at the end: {last['agreement']:.1%} of the predictions agree, cosine of "
+        f"the weights {last['cosine']:.3f}.</p>"
+    )
+
+
+def _advice(content: RunContent) -> str:
+    """What to deploy: the best single network, unless the soup, which costs the same, or the ensemble is better."""
+    result, primary = content.result or {}, content.metrics[0]
+    best = next((row for row in result.get("networks", ()) if row["network"] == result.get("best")), None)
+    if best is None or not best.get("best"):
+        return ""
+    scores = {f"network {best['network']}, the best by validation": best["best"][primary.name]}
+    for name in ("soup", "greedy_soup", "ensemble"):
+        if result.get(name):
+            scores[name.replace("_", " ")] = result[name][primary.name]
+    listed = ", ".join(f"{text(name)} {primary.text(value)}" for name, value in scores.items())
+    return (
+        f"<p><b>To deploy:</b> {listed}. A soup is one network and costs as much as one. The ensemble costs "
+        f"{len(result['networks'])} times as much. The test data have chosen nothing here. Do not choose by them among "
+        "these if they are close.</p>"
+    )
