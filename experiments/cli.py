@@ -136,7 +136,7 @@ def train(words: list[str]) -> int:
 
     console = plain_console()
     console.print(f"run {config.name}: starting Ray and reading the data", highlight=False)
-    return _follow(lambda: PopulationRun.start(config), console, detach=config.detach)
+    return _follow(lambda: PopulationRun.start(config, quiet=True), console, detach=config.detach)
 
 
 def open_run(
@@ -164,7 +164,7 @@ def open_run(
     console.print(f"run {name}: starting Ray", highlight=False)
 
     def begin() -> Any:
-        return PopulationRun.open(name, config, storage=storage, address=address, detach=detach)
+        return PopulationRun.open(name, config, storage=storage, address=address, detach=detach, quiet=True)
 
     return _follow(begin, console, detach=detach)
 
@@ -324,7 +324,7 @@ def resume(
 
     def begin() -> Any:
         return PopulationRun.resume(
-            path, model=model, data=data.paths, epochs=schedule.epochs, task=task, address=address
+            path, model=model, data=data.paths, epochs=schedule.epochs, task=task, address=address, quiet=True
         )
 
     return _follow(begin, console, detach=False)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.tasks.run_spec import RunInfo
@@ -17,6 +23,12 @@ if TYPE_CHECKING:  # commands that read a folder do without Ray
     from inarch.actors import NetworkStatus, PopulationRun, RunResult, RunStatus
 
 REFRESH_SECONDS = 0.5
+
+FRAME_LINES = 10
+"""Lines of a terminal that titles, heading, frame and bar take."""
+
+MANY = 8
+"""Networks above which their states are counted above the table."""
 
 
 def info_lines(info: RunInfo) -> str:
@@ -64,32 +76,106 @@ def follow(run: PopulationRun, console: Console) -> RunResult:
             if line:
                 console.print(line, highlight=False, soft_wrap=True)
         return run.wait()
-    with Live(status_table(run.status()), console=console, refresh_per_second=4) as live:
+    with Live(live_view(run.status(), height=console.height), console=console, refresh_per_second=4) as live:
         while True:
             status = run.status()
-            live.update(status_table(status))
+            live.update(live_view(status, height=console.height))
             if status.state in ("finished", "failed"):
                 break
             time.sleep(REFRESH_SECONDS)
     return run.wait()
 
 
-def status_table(status: RunStatus) -> Table:
-    """Return a table of a run's state, with one row per network.
+def live_view(status: RunStatus, *, height: int) -> RenderableType:
+    """Return the state of a run as it fits into a terminal: a table, and a bar with the time that is left.
+
+    Args:
+        status: State of the run.
+        height: Lines of the terminal.
+    """
+    parts: list[RenderableType] = [status_table(status, max_rows=max(3, height - FRAME_LINES))]
+    share = share_completed(status)
+    if share is not None and status.state == "training":
+        left = status.seconds * (1.0 - share) / share if share > 0 else None
+        rest = "" if left is None else f", about {_duration(left)} left"
+        text = f"{share:.0%}{rest}{_best_and_mean(status)}"
+        parts.append(Columns([ProgressBar(total=1.0, completed=share, width=30), Text(text)]))
+    return Group(*parts)
+
+
+def share_completed(status: RunStatus) -> float | None:
+    """Return the share of its schedule that the population has completed. None if the schedule is open or unknown.
 
     Args:
         status: State of the run.
     """
-    refused = ", ".join(f"{count} {name}" for name, count in sorted(status.refusals.items()))
-    title = f"{status.name}: {status.state}, {status.seconds:.0f} s" + (f"; refused {refused}" if refused else "")
-    table = Table(title=title, title_justify="left")
+    ended = ("failed", "retired", "stopped")
+    own = [network.interval for network in status.networks if network.name is None and network.state not in ended]
+    if not status.num_intervals or not own:
+        return None
+    return min(1.0, sum(own) / len(own) / status.num_intervals)
+
+
+def status_table(status: RunStatus, *, max_rows: int | None = None) -> Table:
+    """Return a table of a run's state, with one row per network.
+
+    Args:
+        status: State of the run.
+        max_rows: Most networks that are listed: those in trouble, then the best. None: all, in order of their ids.
+    """
+    table = Table(title="\n".join(_titles(status)), title_justify="left")
     primary = status.metrics[0] if status.metrics else None
     heading = primary.title if primary else "validation"
     for name in ("network", "epoch", "loss", heading, "examples/s", "grafts", "scion", "behind", "state"):
         table.add_column(name, justify="left" if name == "state" else "right")
-    for network in status.networks:
+    networks = list(status.networks)
+    if max_rows is not None and len(networks) > max_rows:
+        networks = sorted(networks, key=lambda network: _importance(network, primary), reverse=True)[: max_rows - 1]
+    for network in networks:
         table.add_row(*_cells(network, status.epochs, primary))
+    if len(networks) < len(status.networks):
+        table.add_row(f"{len(status.networks) - len(networks)} more", *[""] * 8)
     return table
+
+
+def _titles(status: RunStatus) -> list[str]:
+    """Return the lines above the table: phase, counts by state if networks are in several, refusals."""
+    refused = ", ".join(f"{count} {name}" for name, count in sorted(status.refusals.items()))
+    lines = [f"{status.name}: {status.state}, {status.seconds:.0f} s" + (f"; refused {refused}" if refused else "")]
+    counts = collections.Counter(network.state for network in status.networks)
+    if status.state == "starting":
+        placed = sum(network.process is not None for network in status.networks)
+        lines.append(f"placed {placed} of {len(status.networks)} networks")
+    elif len(counts) > 1 or len(status.networks) > MANY:
+        lines.append(", ".join(f"{count} {state}" for state, count in counts.most_common()))
+    if status.message:
+        lines.append(status.message)
+    return lines
+
+
+def _importance(network: NetworkStatus, primary: Metric | None) -> tuple[bool, float]:
+    """Return a key that sorts networks: those in trouble above the others, and then the better ones."""
+    value = network.validation_metrics.get(primary.name) if primary else None
+    score = -math.inf if value is None or primary is None else primary.score(value)
+    return network.state in ("failed", "lost", "stalled", "gone"), score
+
+
+def _best_and_mean(status: RunStatus) -> str:
+    primary = status.metrics[0] if status.metrics else None
+    if primary is None:
+        return ""
+    found = [network.validation_metrics.get(primary.name) for network in status.networks]
+    values = [value for value in found if value is not None]
+    if not values:
+        return ""
+    best, mean = max(values, key=primary.score), statistics.fmean(values)
+    return f"; {primary.title} best {primary.text(best)}, mean {primary.text(mean)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _cells(network: NetworkStatus, epochs: int, primary: Metric | None) -> tuple[str, ...]:

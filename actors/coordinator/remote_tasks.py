@@ -17,6 +17,7 @@ import torch
 from inarch.actors.registrations import register_all
 from inarch.population.errors import StorageError
 from inarch.population.persistence.claim import check_holds
+from inarch.population.persistence.history import fold_history
 from inarch.population.persistence.storage import Storage
 from inarch.population.report.page import write_report
 from inarch.population.tasks.run_evaluation import evaluate_run
@@ -79,13 +80,14 @@ def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: 
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     check_holds(storage, spec.token)
     storage.write("result.json", json.dumps(result, indent=2).encode())
-    _write_report(storage, "finished")
+    _complete_folder(storage)
     return result
 
 
-def _write_report(storage: Storage, state: str) -> None:
-    """Write the report. The result of a run matters more than its picture, so any error is only logged."""
+def _complete_folder(storage: Storage) -> None:
+    """Fold the history and write the report. The result matters more than both, so any error is only logged."""
     try:
-        write_report(storage, state=state)
+        fold_history(storage)
+        write_report(storage, state="finished")
     except Exception:
-        logger.exception("the report of the run could not be written")
+        logger.exception("the history could not be folded, or the report not written")

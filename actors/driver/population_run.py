@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,9 @@ from inarch.actors.driver.inputs import (
     with_task,
     with_teachers,
 )
+from inarch.actors.driver.progress_lines import ProgressLines
 from inarch.actors.driver.run_result import RunResult
+from inarch.actors.driver.status_html import status_html
 from inarch.actors.messages import NAMESPACE, Event, RunStatus, coordinator_name
 from inarch.actors.registrations import registrations_of
 from inarch.actors.resources import Connection, check_reachable, connect, plan_resources
@@ -54,6 +57,9 @@ from inarch.population.tasks.run_folder import find_run, read_config
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 OPEN_DEFAULTS = OpenConfig()
+
+SHOW_SECONDS = 1.0
+"""Pause in seconds between two updates of `PopulationRun.show`."""
 
 POLL_SECONDS = 2.0
 """Longest time in seconds that one call waits at the coordinator for an event or the result."""
@@ -84,6 +90,7 @@ class PopulationRun:
         self._client = CoordinatorClient(run=name, folder=storage.uri)
         self.name, self.dashboard, self.info = name, dashboard, info
         self._dispatchers: list[CallbackDispatcher] = []
+        self._lines: ProgressLines | None = None
 
     def __enter__(self) -> PopulationRun:
         return self
@@ -110,6 +117,35 @@ class PopulationRun:
             dispatcher.follow(self.events())
             self._dispatchers.append(dispatcher)
 
+    def _repr_html_(self) -> str:
+        """Return the present state as HTML, which a notebook shows for the last value of a cell."""
+        return status_html(self.status())
+
+    def show(self) -> RunResult:
+        """Show the progress until the run ends, and return its result.
+
+        In a notebook this is a table that is updated in place. Elsewhere it is a line for each event.
+
+        Raises:
+            RunError: The run failed. The message gives the reason.
+        """
+        ipython = _notebook_display()
+        if ipython is None:
+            self.print_progress()
+            return self.wait()
+        handle = ipython.display(ipython.HTML(self._repr_html_()), display_id=True)
+        while True:
+            status = self.status()
+            handle.update(ipython.HTML(status_html(status)))
+            if status.state in ("finished", "failed"):
+                return self.wait()
+            time.sleep(SHOW_SECONDS)
+
+    def print_progress(self) -> None:
+        """Write a line to standard error for each event of the run, in a thread of this process."""
+        if self._lines is None:
+            self._lines = ProgressLines(self.events(), lambda: self.status().metrics)
+
     @property
     def path(self) -> str:
         """Path or URI of the run's folder."""
@@ -124,6 +160,7 @@ class PopulationRun:
         data: Any = None,
         task: Task | Callable[[], Task] | str | None = None,
         callbacks: Sequence[RunCallback | str] = (),
+        quiet: bool = False,
     ) -> PopulationRun:
         """Check all inputs, start a run, and return while its networks are being placed.
 
@@ -139,6 +176,7 @@ class PopulationRun:
                 TensorTask, or its class.
             callbacks: Follow the run in this process, in the order given, after those of config.callbacks. Each is a
                 RunCallback or its `module:object`.
+            quiet: Whether to write nothing. Otherwise each event of the run is a line on standard error.
 
         Raises:
             InarchError: An input cannot be used. Nothing was started, and the run's folder is unchanged.
@@ -156,6 +194,8 @@ class PopulationRun:
             check_here(config, run_task, factory)
             run = cls._begin(spec, _connect_for(config))
         run.follow(followers)
+        if not quiet:
+            run.print_progress()
         return run
 
     @classmethod
@@ -168,6 +208,7 @@ class PopulationRun:
         address: str | None = None,
         detach: bool = False,
         callbacks: Sequence[RunCallback | str] = (),
+        quiet: bool = False,
     ) -> PopulationRun:
         """Open a population without networks of its own. Training loops join it: see `inarch.join`.
 
@@ -180,6 +221,7 @@ class PopulationRun:
             address: Address of the Ray cluster, as `RunConfig.address`.
             detach: Whether the run continues when this process ends.
             callbacks: Follow the run in this process, in the order given.
+            quiet: Whether to write nothing, as in `start`.
 
         Raises:
             InarchError: The run cannot be opened. Nothing was started.
@@ -193,6 +235,8 @@ class PopulationRun:
             spec = dataclasses.replace(_spec(run_config, folder, claim, is_resumed=False), open=config)
             run = cls._begin(spec, _connect_for(run_config))
         run.follow(followers)
+        if not quiet:
+            run.print_progress()
         return run
 
     @classmethod
@@ -238,6 +282,7 @@ class PopulationRun:
         task: Task | Callable[[], Task] | str | None = None,
         address: str | None = None,
         callbacks: Sequence[RunCallback | str] = (),
+        quiet: bool = False,
     ) -> PopulationRun:
         """Resume a run that was stopped or died, or train a finished run for more epochs.
 
@@ -254,6 +299,7 @@ class PopulationRun:
             task: The task, if the run was started with a task of the caller's own.
             address: Address of the cluster to resume on. None: the recorded address.
             callbacks: Follow the run in this process, in the order given.
+            quiet: Whether to write nothing, as in `start`.
 
         Raises:
             RunNotFoundError: The folder holds no run.
@@ -264,7 +310,7 @@ class PopulationRun:
         storage = find_run(path)
         recorded = read_config(storage)
         if recorded.get("open") is not None:
-            return cls._reopen(storage, recorded, address=address, callbacks=callbacks)
+            return cls._reopen(storage, recorded, address=address, callbacks=callbacks, quiet=quiet)
         config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
         config = dataclasses.replace(config, address=address or config.address)
         followers = resolve_callbacks([*config.callbacks, *callbacks])
@@ -292,6 +338,8 @@ class PopulationRun:
             withdraw(storage, claim.token)
             raise
         run.follow(followers)
+        if not quiet:
+            run.print_progress()
         return run
 
     @classmethod
@@ -302,6 +350,7 @@ class PopulationRun:
         *,
         address: str | None,
         callbacks: Sequence[RunCallback | str],
+        quiet: bool,
     ) -> PopulationRun:
         """Open a run again whose members are training loops of the caller's own. They join it by their names."""
         config = from_dict(RunConfig, recorded["config"])
@@ -321,6 +370,8 @@ class PopulationRun:
             withdraw(storage, claim.token)
             raise
         run.follow(followers)
+        if not quiet:
+            run.print_progress()
         return run
 
     @classmethod
@@ -442,6 +493,8 @@ class PopulationRun:
         end_coordinator(self._coordinator)
 
     def _finish_callbacks(self, result: RunResult | None) -> None:
+        if self._lines is not None:
+            self._lines.finish()
         for dispatcher in self._dispatchers:
             dispatcher.finish(result)
 
@@ -451,6 +504,15 @@ class PopulationRun:
             return self.status().state in ("finished", "failed")
         except RunNotFoundError:
             return True
+
+
+def _notebook_display() -> Any:
+    """Return the module IPython.display in a notebook or an IPython shell, and None elsewhere."""
+    try:
+        is_notebook = importlib.import_module("IPython").get_ipython() is not None
+        return importlib.import_module("IPython.display") if is_notebook else None
+    except ImportError:
+        return None
 
 
 def _connect_for(config: RunConfig) -> Connection:

@@ -45,7 +45,7 @@ def store_rows(*, networks: int, seconds: float) -> tuple[list[Row], str]:
     before = bytes_in_use()
     with tempfile.TemporaryDirectory() as folder:
         images = synthetic_images(IMAGES, seed=1)
-        run = PopulationRun.start(_config(folder, networks), data=(images.images, images.labels))
+        run = PopulationRun.start(_config(folder, networks), data=(images.images, images.labels), quiet=True)
         try:
             _await_grafts(run, networks)
             samples = _look(seconds)

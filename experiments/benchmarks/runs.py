@@ -90,7 +90,7 @@ def run_to_end(config: RunConfig) -> list[Track]:
     Raises:
         RunError: The run failed.
     """
-    run = PopulationRun.start(config)
+    run = PopulationRun.start(config, quiet=True)
     try:
         samples = _sample_cpu(run)
     finally:

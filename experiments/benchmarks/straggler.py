@@ -87,7 +87,7 @@ def pace_of_others(config: RunConfig, *, seconds: float) -> float:
     Raises:
         TimeoutError: A network did not complete its first interval in time.
     """
-    run = PopulationRun.start(config)
+    run = PopulationRun.start(config, quiet=True)
     try:
         _await_first_intervals(run, config.population.size)
         time.sleep(seconds)

@@ -180,12 +180,14 @@ def _begin(config: RunConfig) -> PopulationRun | Storage:
     try:
         folder = find_run(f"{config.storage}/{config.name}")
     except RunNotFoundError:
-        return PopulationRun.start(config)
+        return PopulationRun.start(config, quiet=True)
     config = with_absolute_data(config)
     recorded = json.loads(folder.read("config.json"))["config"]
     if json.loads(json.dumps(dataclasses.asdict(config))) != recorded:
         raise ConfigError(f"storage: {folder.uri} has another configuration; remove it, or give another --storage")
-    return folder if folder.exists("result.json") else PopulationRun.resume(folder.uri, address=config.address)
+    return (
+        folder if folder.exists("result.json") else PopulationRun.resume(folder.uri, address=config.address, quiet=True)
+    )
 
 
 def _drop_weights(folder: str) -> None:

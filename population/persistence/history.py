@@ -6,12 +6,14 @@
     fusion/    a row for each epoch and layer of a compact network
 
 Rows are committed with the checkpoint that follows them. The folders hold only committed rows, with a file for each
-checkpoint that bears its name. Writing a file twice gives the same file, so no row is lost or counted twice.
+checkpoint that bears its name. Writing a file twice gives the same file, so no row is lost or counted twice. At the end
+of a run the files of each table are folded into one.
 """
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -132,6 +134,9 @@ FUSION = pa.schema(
 
 TABLES = {"metrics": METRICS, "grafts": GRAFTS, "filters": FILTERS, "fusion": FUSION}
 
+FOLDED = b"inarch.folded"
+"""Key of the metadata of a Parquet file that names the files that it replaces."""
+
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows by table name. A row holds values by column name."""
 
@@ -174,13 +179,58 @@ def read_table(storage: Storage, table: str) -> pa.Table:
     return joined.filter(is_last).select(schema.names).cast(schema).sort_by(order)
 
 
+def fold_history(storage: Storage) -> None:
+    """Fold the files of each table into one, so that a long run of many networks does not leave a file per checkpoint.
+
+    The new file names those that it replaces, and readers skip them. A process that dies before it has deleted them
+    therefore counts no row twice, nor does a checkpoint whose rows are written again.
+
+    Args:
+        storage: The run's folder. No network may write to it meanwhile.
+
+    Raises:
+        StorageError: A file cannot be read or written. Nothing is lost.
+    """
+    for table in TABLES:
+        files = _read_files(storage, table)
+        if len(files) < 2:
+            continue
+        folded = sorted({*files, *(name for content in files.values() for name in _folded_names(content))})
+        content = _whole(table, files)
+        content = content.replace_schema_metadata({FOLDED: json.dumps(folded).encode()})
+        sink = io.BytesIO()
+        pq.write_table(content, sink, compression="zstd")
+        number = sum(name.startswith("folded-") for name in folded)
+        storage.write(f"{table}/folded-{number:04d}.parquet", sink.getvalue())
+        for name in files:
+            storage.delete(f"{table}/{name}")
+
+
 def _parts(storage: Storage, table: str) -> pa.Table:
     """All files of a table, concatenated. A column that a file lacks is null there."""
-    parts = [
-        pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")))
-        for name in storage.names(table)
-        if name.endswith(".parquet")
-    ]
+    return _whole(table, _read_files(storage, table))
+
+
+def _read_files(storage: Storage, table: str) -> dict[str, pa.Table]:
+    """Return the files of a table by name, without those that another file has replaced."""
+    names = [name for name in storage.names(table) if name.endswith(".parquet")]
+    files: dict[str, pa.Table] = {}
+    replaced: set[str] = set()
+    for name in sorted(names, key=lambda name: not name.startswith("folded-")):  # a folded file names those to skip
+        if name not in replaced:
+            files[name] = pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")))
+            replaced |= _folded_names(files[name])
+    return {name: content for name, content in files.items() if name not in replaced}
+
+
+def _folded_names(content: pa.Table) -> set[str]:
+    """Return the names of the files that a file replaces."""
+    metadata: Mapping[bytes, bytes] = content.schema.metadata or {}
+    return set(json.loads(metadata.get(FOLDED, b"[]")))
+
+
+def _whole(table: str, files: Mapping[str, pa.Table]) -> pa.Table:
+    parts = [content.replace_schema_metadata(None) for content in files.values()]
     return pa.concat_tables(parts, promote_options="default") if parts else TABLES[table].empty_table()
 
 
