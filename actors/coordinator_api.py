@@ -81,7 +81,11 @@ class GuestApi(CoordinatorApi):
     @ray.method
     @abstractmethod
     async def terms(self) -> GuestTerms:
-        """Return what a loop must know before it joins. Waits while the run still reads its data."""
+        """Return what a loop must know before it joins. The call waits while the run still reads its data.
+
+        Raises:
+            RunError: The run is ending, or it runs in lockstep.
+        """
 
     @ray.method
     @abstractmethod

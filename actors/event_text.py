@@ -44,7 +44,7 @@ def event_text(event: Event, metrics: Sequence[Metric] = ()) -> str:
         "leave": f"{network}: leaves ({detail.get('outcome')})",
         "done": f"{network}: done",
         "failure": f"{network}: failed: {detail.get('reason')}",
-        "stop": "stopping: every network commits a checkpoint",
+        "stop": "stopping: every member is asked to end",
         "finish": "finished" if detail.get("is_complete") else "stopped",
     }
     return lines.get(event.kind, "")

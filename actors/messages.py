@@ -108,14 +108,10 @@ class GuestTerms:
 
     config: RunConfig
     """Configuration of the run."""
-    info: RunInfo | None
-    """What is known of the run's networks. None while the run still reads its data."""
+    info: RunInfo
+    """What is known of the run's networks."""
     registrations: tuple[Registration, ...]
     """Objects that the configuration names and that the run's driver registered."""
-    has_networks: bool
-    """Whether the run has networks of its own."""
-    phase: str
-    """Phase of the run, as `RunStatus.state`."""
 
 
 @dataclass(frozen=True, kw_only=True)

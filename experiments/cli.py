@@ -1,4 +1,7 @@
-"""The `inarch` command."""
+"""The `inarch` command.
+
+Longer than 300 lines: each command is a function, whose docstring is its help.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -18,6 +21,9 @@ from inarch.experiments.result_commands import plain_console
 from inarch.population.config import OpenConfig, RunConfig
 from inarch.population.errors import ClusterError, InarchError, RunNotFoundError
 from inarch.population.extension.user_code import described
+
+if TYPE_CHECKING:  # imported in the commands that need it, because the import takes seconds
+    from inarch.actors import PopulationRun
 
 OPEN_DEFAULTS = OpenConfig()
 
@@ -35,7 +41,7 @@ USAGE = """inarch: train populations of networks asynchronously on Ray; the netw
   inarch export PATH                          write the best network or the soup as safetensors
   inarch predict PATH IMAGE ...               classify images with a trained network
   inarch compare COMPARISON                   compare methods at equal compute over several seeds
-  inarch bench [BENCHMARK ...]                measure the cost of exchange, fusion, input, overhead, straggler
+  inarch bench [BENCHMARK ...]                measure the cost of exchange, fusion, input, join, overhead, straggler
 
 NAME is the name of a run below --storage (default: runs), or its folder. PATH is the folder of a run.
 Ctrl-C and SIGTERM stop a run after every network has committed a checkpoint; the exit status is 130 or 143.
@@ -355,13 +361,13 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
         except (KeyboardInterrupt, Terminated) as error:
             if run is None:
                 raise
-            console.print("stopping: every network commits a checkpoint (repeat to exit at once)", highlight=False)
+            console.print("stopping: every member is asked to end (repeat to exit at once)", highlight=False)
             try:
                 run.stop()
             except (KeyboardInterrupt, Terminated):
                 forget(run)
                 raise
-            console.print(f"stopped; to resume it: inarch resume {run.path}", highlight=False, soft_wrap=True)
+            console.print(_ended_line(run), highlight=False, soft_wrap=True)
             return exit_status(error)
     if result.table is not None:
         console.print(result_table(result.table))
@@ -371,10 +377,15 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
         console.print("report.html there shows curves, exchanges and faults", highlight=False)
     else:
-        is_open = run.info is not None and not run.info.steps_per_epoch
-        state, again = ("closed", "open it again") if is_open else ("stopped", "resume it")
-        console.print(f"{state}; to {again}: inarch resume {result.path}", highlight=False, soft_wrap=True)
+        console.print(_ended_line(run), highlight=False, soft_wrap=True)
     return 0
+
+
+def _ended_line(run: PopulationRun) -> str:
+    """Return a line that says how a run without a result has ended, and how to continue it."""
+    is_open = run.info is not None and run.info.is_open_run
+    state, again = ("closed", "open it again") if is_open else ("stopped", "resume it")
+    return f"{state}; to {again}: inarch resume {run.path}"
 
 
 if __name__ == "__main__":

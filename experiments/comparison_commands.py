@@ -100,12 +100,14 @@ def compare(
 
 
 def bench(
-    names: tyro.conf.Positional[tuple[Literal["exchange", "fusion", "input", "overhead", "straggler"], ...]] = (),
+    names: tyro.conf.Positional[
+        tuple[Literal["exchange", "fusion", "input", "join", "overhead", "straggler"], ...]
+    ] = (),
     /,
     repeats: Annotated[int, tyro.conf.arg(help="How often each quantity is measured. Quote results of 5 or more.")] = 5,
     out: str | None = None,
 ) -> int:
-    """Measure what grafting, fusion, reading images and a slow network cost.
+    """Measure what grafting, fusion, reading images, a joined loop and a slow network cost.
 
     Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run.
 

@@ -39,7 +39,7 @@ def info_lines(info: RunInfo) -> str:
     Args:
         info: Facts about the run.
     """
-    if not info.steps_per_epoch:  # an open run
+    if info.is_open_run:
         every = f" every {info.interval_steps} steps" if info.interval_steps else ""
         return (
             f"open for training loops, which exchange{every}: inarch.join(NAME OF THE RUN, model, optimizer=optimizer)"

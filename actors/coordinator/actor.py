@@ -197,6 +197,7 @@ class RunCoordinator(GuestApi):
     @ray.method
     async def exit(self) -> None:
         """End this process, after the end of the run. Ray then shows that it exited as intended."""
+        await asyncio.to_thread(self._monitor.log.close)
         exit_actor()
 
     # Calls of the networks: see CoordinatorApi.
@@ -382,7 +383,7 @@ class RunCoordinator(GuestApi):
         """Once a second: check heartbeats, deadlines of barriers and capacity, and update the dashboard's metrics."""
         while not self._state.is_over:
             await asyncio.sleep(1.0)
-            self.guests.check_silent(self.lifecycle.check_heartbeats())
+            self.guests.record_gone(self.lifecycle.check_heartbeats())
             self.guests.write_soon()
             if self._spec.open is not None or self._members.guests:
                 self._background.has_changed.set()

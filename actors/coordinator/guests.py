@@ -44,31 +44,18 @@ class Guests:
         self._context, self._population, self._state = context, context.population, context.state
         self._members, self._monitor = context.population.members, context.monitor
         self._rows: dict[str, list[dict[str, Any]]] = {"metrics": [], "grafts": []}
-        self._told: set[int] = set()
+        self._notified: set[int] = set()
         self._stopped_at: float | None = None
         self._written = self._last_member = time.monotonic()
 
     def terms(self) -> GuestTerms:
-        """Return what a loop must know before it joins."""
+        """Return what a loop must know before it joins, as `GuestApi.terms`."""
         spec = self._context.spec
-        return GuestTerms(
-            config=spec.config,
-            info=self._state.info,
-            registrations=spec.registrations,
-            has_networks=spec.open is None,
-            phase=self._state.phase,
-        )
+        return GuestTerms(config=spec.config, info=self._joinable_info(), registrations=spec.registrations)
 
     def enroll(self, application: GuestApplication) -> Enrollment:
         """Make a loop a member, as `GuestApi.enroll`."""
-        run = self._context.spec.name
-        if not self._state.is_open or self._state.info is None:
-            raise RunError(f"run {run} is {self._state.phase}; no training loop can join it any more")
-        if self._context.is_lockstep:
-            raise RunError(
-                f"run {run} has mode=lockstep; a training loop of your own can join only a run with mode=async"
-            )
-        info = self._agreed(self._state.info, application)
+        info = self._agreed(self._joinable_info(), application)
         if info != self._state.info:
             self._state.info = info
             self._context.background.spawn(self._write_info(info))
@@ -84,6 +71,17 @@ class Guests:
             num_intervals=info.num_intervals,
             metrics=info.metrics,
         )
+
+    def _joinable_info(self) -> RunInfo:
+        """Return what is known of the run, which must admit guests."""
+        run = self._context.spec.name
+        if not self._state.is_open or self._state.info is None:
+            raise RunError(f"run {run} is {self._state.phase}; no training loop can join it any more")
+        if self._context.is_lockstep:
+            raise RunError(
+                f"run {run} has mode=lockstep; a training loop of your own can join only a run with mode=async"
+            )
+        return self._state.info
 
     def _agreed(self, info: RunInfo, application: GuestApplication) -> RunInfo:
         """Return what is known of the run once a loop has joined. The first loop of an open run decides what is not."""
@@ -129,7 +127,7 @@ class Guests:
     def command(self, network_id: int) -> Command:
         """Return what a guest is to do. After the end of a run that was not stopped it may train on alone."""
         if self._state.is_stopped:
-            self._told.add(network_id)
+            self._notified.add(network_id)
             return Command.STOP
         is_leaving = self._members[network_id].state is MemberState.LEAVING
         return Command.LEAVE if is_leaving else Command.CONTINUE
@@ -200,7 +198,7 @@ class Guests:
             if member.state not in OUTSIDE:
                 self._monitor.record_heartbeat(member.id)
 
-    def check_silent(self, gone: tuple[int, ...]) -> None:
+    def record_gone(self, gone: tuple[int, ...]) -> None:
         """Record guests that have been silent for three leases.
 
         Args:
@@ -212,35 +210,32 @@ class Guests:
             self._context.recorder.save()
             self._context.background.has_changed.set()
 
-    def are_told(self) -> bool:
-        """Return whether every guest knows of the run's end.
+    def has_notified_all(self) -> bool:
+        """Return whether every guest has been notified of a stop. True for a run that was not stopped.
 
-        Guests learn of a stop by their heartbeats. After the time of one heartbeat the run no longer waits for them.
+        The answer to a guest's next heartbeat notifies it. After the time of one heartbeat the run waits no longer.
         """
         if not self._state.is_stopped:
             return True
         self._stopped_at = self._stopped_at or time.monotonic()
         seconds = self._context.config.timeouts.lease_seconds / HEARTBEATS + MARGIN_SECONDS
         is_late = time.monotonic() - self._stopped_at > seconds
-        return is_late or self._told.issuperset(self._members.active_guests())
+        return is_late or self._notified.issuperset(self._members.active_guests())
 
     def is_over(self) -> bool:
         """Return whether an open run is over.
 
-        It is when it was stopped and its guests have left, or a lease has passed since, and when it has had no guest
-        for `OpenConfig.idle_seconds`.
+        A run that was stopped is over when its guests have left, or a lease later. Any other run is over when it has
+        had no guest for `OpenConfig.idle_seconds`.
         """
-        settings, now = self._context.spec.open, time.monotonic()
+        settings, now, has_guests = self._context.spec.open, time.monotonic(), bool(self._members.active_guests())
         if settings is None:
             return False
-        has_members = bool(self._members.active_guests())
-        if has_members and self._state.phase != "stopping":
+        if self._state.is_stopped:
+            return not has_guests or now - self._last_member > self._context.config.timeouts.lease_seconds
+        if has_guests:
             self._last_member = now
-        seconds = (
-            self._context.config.timeouts.lease_seconds if self._state.phase == "stopping" else settings.idle_seconds
-        )
-        is_empty = not has_members and self._state.phase == "stopping"
-        return is_empty or now - self._last_member > seconds
+        return now - self._last_member > settings.idle_seconds
 
 
 def open_info(settings: OpenConfig) -> RunInfo:

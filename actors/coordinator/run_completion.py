@@ -49,7 +49,7 @@ class RunCompletion:
         is_early = not (state.has_begun or state.phase == "stopping")
         if members.active() or is_early or state.is_ending:
             return
-        if not (networks or self._guests.is_over()) or not self._guests.are_told():
+        if not (networks or self._guests.is_over()) or not self._guests.has_notified_all():
             return
         is_stopped = state.phase == "stopping" or any(member.state is MemberState.STOPPED for member in networks)
         state.phase = "finishing"
@@ -72,10 +72,12 @@ class RunCompletion:
         context.background.spawn(self.end_process())
 
     async def clean_up(self) -> None:
-        """End the networks of a failed run and record the failure."""
+        """End the networks of a failed run, and record the failure and what was trained."""
         self._end_networks()
         await self._context.background.notify()
         await self._context.recorder.write()
+        await self._guests.write_rows()
+        await self._write_report("failed")
         await self._withdraw_claim()
         await self.end_process()
 

@@ -8,27 +8,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-from ray.exceptions import ActorAlreadyExistsError, RayError
+from ray.exceptions import RayError
 
-from inarch.actors.coordinator.actor import CoordinatorActor
 from inarch.actors.driver.callbacks import CallbackDispatcher, RunCallback, resolve_callbacks
-from inarch.actors.driver.claiming import claim_existing_folder, new_folder
+from inarch.actors.driver.claiming import new_folder
 from inarch.actors.driver.coordinator_client import (
-    CALL_SECONDS,
     CoordinatorClient,
     CoordinatorHandle,
     end_coordinator,
     find_coordinator,
-    kill_coordinator,
-    value_of,
 )
-from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, connect_to, write_cluster
+from inarch.actors.driver.discovery import connect_to
 from inarch.actors.driver.inputs import (
     OWN_TASK,
     check_here,
@@ -40,26 +35,22 @@ from inarch.actors.driver.inputs import (
     with_task,
     with_teachers,
 )
-from inarch.actors.driver.progress_lines import ProgressLines
+from inarch.actors.driver.launching import Launched, RunParts, launch_again, launch_new
+from inarch.actors.driver.progress_lines import ProgressLines, print_line
 from inarch.actors.driver.run_result import RunResult
-from inarch.actors.driver.status_html import status_html
-from inarch.actors.messages import NAMESPACE, Event, RunStatus, coordinator_name
-from inarch.actors.registrations import registrations_of
-from inarch.actors.resources import Connection, check_reachable, connect, plan_resources
+from inarch.actors.driver.status_html import show_in_notebook, status_html
+from inarch.actors.messages import Event, RunStatus
+from inarch.actors.resources import check_reachable
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import OpenConfig, RunConfig, from_dict
-from inarch.population.errors import ClusterError, ConfigError, RunError, RunExistsError, RunNotFoundError
+from inarch.population.errors import ClusterError, ConfigError, RunError, RunNotFoundError
 from inarch.population.models import ModelFactory
-from inarch.population.persistence.claim import Claim, withdraw
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_folder import find_run, read_config
-from inarch.population.tasks.run_spec import RunInfo, RunSpec
+from inarch.population.tasks.run_spec import RunInfo
 
 OPEN_DEFAULTS = OpenConfig()
-
-SHOW_SECONDS = 1.0
-"""Pause in seconds between two updates of `PopulationRun.show`."""
 
 POLL_SECONDS = 2.0
 """Longest time in seconds that one call waits at the coordinator for an event or the result."""
@@ -129,20 +120,12 @@ class PopulationRun:
         Raises:
             RunError: The run failed. The message gives the reason.
         """
-        ipython = _notebook_display()
-        if ipython is None:
+        if not show_in_notebook(self.status):
             self.print_progress()
-            return self.wait()
-        handle = ipython.display(ipython.HTML(self._repr_html_()), display_id=True)
-        while True:
-            status = self.status()
-            handle.update(ipython.HTML(status_html(status)))
-            if status.state in ("finished", "failed"):
-                return self.wait()
-            time.sleep(SHOW_SECONDS)
+        return self.wait()
 
     def print_progress(self) -> None:
-        """Write a line to standard error for each event of the run, in a thread of this process."""
+        """Write each event of the run as a line to standard error, in a thread of this process."""
         if self._lines is None:
             self._lines = ProgressLines(self.events(), lambda: self.status().metrics)
 
@@ -176,27 +159,25 @@ class PopulationRun:
                 TensorTask, or its class.
             callbacks: Follow the run in this process, in the order given, after those of config.callbacks. Each is a
                 RunCallback or its `module:object`.
-            quiet: Whether to write nothing. Otherwise each event of the run is a line on standard error.
+            quiet: Whether to print nothing. Otherwise each event of the run is printed as a line to standard error.
 
         Raises:
             InarchError: An input cannot be used. Nothing was started, and the run's folder is unchanged.
         """
         followers = resolve_callbacks([*config.callbacks, *callbacks])
         config = with_teachers(with_name(config))
+        if not quiet:
+            print_line(f"run {config.name}: starting Ray and reading the data")
         config, run_task, is_own_task = with_task(config, task)
         config, factory = with_network(config, run_task, model)
         storage = run_storage(config)
         with new_folder(storage, is_detached=config.detach) as claim:
             storage.check_writable()
             config = run_task.complete_config(config, data, storage)
-            spec = _spec(config, storage, claim, is_resumed=False)
-            spec = dataclasses.replace(spec, factory=factory, task=run_task if is_own_task else None)
             check_here(config, run_task, factory)
-            run = cls._begin(spec, _connect_for(config))
-        run.follow(followers)
-        if not quiet:
-            run.print_progress()
-        return run
+            parts = RunParts(factory=factory, task=run_task if is_own_task else None)
+            launched = launch_new(config, parts, storage, claim)
+        return cls._of(launched, followers, quiet=quiet)
 
     @classmethod
     def open(
@@ -221,7 +202,7 @@ class PopulationRun:
             address: Address of the Ray cluster, as `RunConfig.address`.
             detach: Whether the run continues when this process ends.
             callbacks: Follow the run in this process, in the order given.
-            quiet: Whether to write nothing, as in `start`.
+            quiet: Whether to print nothing, as in `start`.
 
         Raises:
             InarchError: The run cannot be opened. Nothing was started.
@@ -232,12 +213,8 @@ class PopulationRun:
         folder = run_storage(run_config)
         with new_folder(folder, is_detached=detach) as claim:
             folder.check_writable()
-            spec = dataclasses.replace(_spec(run_config, folder, claim, is_resumed=False), open=config)
-            run = cls._begin(spec, _connect_for(run_config))
-        run.follow(followers)
-        if not quiet:
-            run.print_progress()
-        return run
+            launched = launch_new(run_config, RunParts(open=config), folder, claim)
+        return cls._of(launched, followers, quiet=quiet)
 
     @classmethod
     def attach(cls, name: str, *, storage: str = "runs", callbacks: Sequence[RunCallback | str] = ()) -> PopulationRun:
@@ -299,7 +276,7 @@ class PopulationRun:
             task: The task, if the run was started with a task of the caller's own.
             address: Address of the cluster to resume on. None: the recorded address.
             callbacks: Follow the run in this process, in the order given.
-            quiet: Whether to write nothing, as in `start`.
+            quiet: Whether to print nothing, as in `start`.
 
         Raises:
             RunNotFoundError: The folder holds no run.
@@ -310,7 +287,11 @@ class PopulationRun:
         storage = find_run(path)
         recorded = read_config(storage)
         if recorded.get("open") is not None:
-            return cls._reopen(storage, recorded, address=address, callbacks=callbacks, quiet=quiet)
+            settings = from_dict(OpenConfig, recorded["open"], "open.")
+            config = from_dict(RunConfig, recorded["config"])
+            config = dataclasses.replace(config, address=address or config.address)
+            followers = resolve_callbacks(callbacks)
+            return cls._of(launch_again(config, RunParts(open=settings), storage), followers, quiet=quiet)
         config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
         config = dataclasses.replace(config, address=address or config.address)
         followers = resolve_callbacks([*config.callbacks, *callbacks])
@@ -324,78 +305,20 @@ class PopulationRun:
             )
         config, run_task, is_own_task = with_task(config, task)
         config, factory = with_network(config, run_task, model)
-        check_folder_not_live(storage)
-        claim = claim_existing_folder(storage, is_detached=config.detach)
-        try:
-            connection = connect(config.address)
-            check_not_live(str(config.name))
-            if connection.is_own:  # this cluster ends with this process
-                config = dataclasses.replace(config, detach=False)
-            spec = _spec(config, storage, claim, is_resumed=True)
-            spec = dataclasses.replace(spec, factory=factory, task=run_task if is_own_task else None)
-            run = cls._begin(spec, connection)
-        except BaseException:
-            withdraw(storage, claim.token)
-            raise
-        run.follow(followers)
-        if not quiet:
-            run.print_progress()
-        return run
+        parts = RunParts(factory=factory, task=run_task if is_own_task else None)
+        return cls._of(launch_again(config, parts, storage), followers, quiet=quiet)
 
     @classmethod
-    def _reopen(
-        cls,
-        storage: Storage,
-        recorded: Mapping[str, Any],
-        *,
-        address: str | None,
-        callbacks: Sequence[RunCallback | str],
-        quiet: bool,
-    ) -> PopulationRun:
-        """Open a run again whose members are training loops of the caller's own. They join it by their names."""
-        config = from_dict(RunConfig, recorded["config"])
-        config = dataclasses.replace(config, address=address or config.address)
-        followers = resolve_callbacks(callbacks)
-        check_folder_not_live(storage)
-        claim = claim_existing_folder(storage, is_detached=config.detach)
-        try:
-            connection = connect(config.address)
-            check_not_live(str(config.name))
-            if connection.is_own:  # this cluster ends with this process
-                config = dataclasses.replace(config, detach=False)
-            settings = from_dict(OpenConfig, recorded["open"], "open.")
-            spec = dataclasses.replace(_spec(config, storage, claim, is_resumed=True), open=settings)
-            run = cls._begin(spec, connection)
-        except BaseException:
-            withdraw(storage, claim.token)
-            raise
-        run.follow(followers)
-        if not quiet:
-            run.print_progress()
-        return run
-
-    @classmethod
-    def _begin(cls, spec: RunSpec, connection: Connection) -> PopulationRun:
-        """Start the coordinator, and return a handle once it has checked the run and begun to place networks."""
-        config, storage = spec.config, Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
-        if spec.open is None:
-            plan_resources(config)
-        options: dict[str, Any] = {"name": coordinator_name(spec.name), "namespace": NAMESPACE}
-        if config.detach:
-            options["lifetime"] = "detached"
-        try:
-            coordinator = cast("CoordinatorHandle", CoordinatorActor.options(**options).remote(spec))
-        except ActorAlreadyExistsError:
-            raise RunExistsError(f"a run named {spec.name!r} is live on this cluster; choose another name") from None
-        try:
-            info = value_of(coordinator.start.remote(), seconds=config.timeouts.start_seconds + CALL_SECONDS)
-            write_cluster(storage, spec, connection)
-        except BaseException:
-            kill_coordinator(coordinator)
-            raise
-        run = cls(coordinator, storage, spec.name, dashboard=connection.dashboard, info=info)
+    def _of(cls, launched: Launched, followers: Sequence[RunCallback], *, quiet: bool) -> PopulationRun:
+        """Return a handle on a run that this process has launched."""
+        spec = launched.spec
+        storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
+        run = cls(launched.coordinator, storage, spec.name, dashboard=launched.dashboard, info=launched.info)
         if not spec.is_detached:
             stop_at_exit(run)
+        run.follow(followers)
+        if not quiet:
+            run.print_progress()
         return run
 
     def status(self) -> RunStatus:
@@ -504,42 +427,3 @@ class PopulationRun:
             return self.status().state in ("finished", "failed")
         except RunNotFoundError:
             return True
-
-
-def _notebook_display() -> Any:
-    """Return the module IPython.display in a notebook or an IPython shell, and None elsewhere."""
-    try:
-        is_notebook = importlib.import_module("IPython").get_ipython() is not None
-        return importlib.import_module("IPython.display") if is_notebook else None
-    except ImportError:
-        return None
-
-
-def _connect_for(config: RunConfig) -> Connection:
-    """Connect to the cluster of a new run, on which no run of its name may be live.
-
-    Args:
-        config: The run's configuration.
-
-    Raises:
-        ConfigError: A detached run would end with the cluster that this process has started.
-        ClusterError, RunExistsError: As `connect` and `check_not_live`.
-    """
-    connection = connect(config.address)
-    if config.detach and connection.is_own:
-        raise ConfigError("detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS")
-    check_not_live(str(config.name))
-    return connection
-
-
-def _spec(config: RunConfig, storage: Storage, claim: Claim, *, is_resumed: bool) -> RunSpec:
-    """Return the description of a run, with the registered objects that its configuration names."""
-    return RunSpec(
-        name=str(config.name),
-        folder=storage.uri,
-        config=config,
-        token=claim.token,
-        is_resumed=is_resumed,
-        is_detached=config.detach,
-        registrations=registrations_of(config),
-    )

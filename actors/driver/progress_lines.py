@@ -16,10 +16,10 @@ END_SECONDS = 5.0
 
 
 class ProgressLines:
-    """Writes a line to standard error for each event of a run, in a thread of its own."""
+    """Prints each event of a run as a line to standard error, in a thread of its own."""
 
     def __init__(self, events: Iterable[Event], find_metrics: Callable[[], Sequence[Metric]]) -> None:
-        """Begin to write.
+        """Begin to print.
 
         Args:
             events: Events of the run, from its start to its end.
@@ -39,6 +39,15 @@ class ProgressLines:
                 metrics = metrics or find_metrics()
                 line = event_text(event, metrics)
                 if line:
-                    print(line, file=sys.stderr, flush=True)
-        except (InarchError, OSError, ValueError):  # the coordinator has gone, or nobody reads any more
+                    print_line(line)
+        except (InarchError, OSError, ValueError):  # the coordinator has ended, or standard error is closed
             return
+
+
+def print_line(line: str) -> None:
+    """Print a line to standard error.
+
+    Args:
+        line: The line.
+    """
+    print(line, file=sys.stderr, flush=True)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from inarch.actors.messages import NetworkStatus, RunStatus
 from inarch.population.evaluation.metrics import Metric
+
+SHOW_SECONDS = 1.0
+"""Pause in seconds between two updates of the table."""
 
 MAX_ROWS = 50
 """Most networks in the table."""
@@ -28,6 +34,30 @@ def status_html(status: RunStatus) -> str:
     message = f"<p>{html.escape(status.message)}</p>" if status.message else ""
     title = f"<b>{html.escape(status.name)}</b>: {status.state}, {status.seconds:.0f} s"
     return f"<div><p>{title}</p>{message}<table><tr>{head}</tr>{rows}</table>{rest}</div>"
+
+
+def show_in_notebook(find_status: Callable[[], RunStatus]) -> bool:
+    """Show a table in a notebook and update it until the run ends.
+
+    Args:
+        find_status: Returns the present state of the run.
+
+    Returns:
+        Whether this process belongs to a notebook or an IPython shell. Otherwise nothing is shown.
+    """
+    try:
+        if importlib.import_module("IPython").get_ipython() is None:
+            return False
+    except ImportError:
+        return False
+    display: Any = importlib.import_module("IPython.display")
+    table = display.display(display.HTML(status_html(find_status())), display_id=True)
+    while True:
+        status = find_status()
+        table.update(display.HTML(status_html(status)))
+        if status.state in ("finished", "failed"):
+            return True
+        time.sleep(SHOW_SECONDS)
 
 
 def _row(network: NetworkStatus, num_intervals: int, primary: Metric | None) -> str:

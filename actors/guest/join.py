@@ -18,7 +18,7 @@ from torch import nn
 from inarch.actors.coordinator_api import CoordinatorApi, GuestApi
 from inarch.actors.driver.coordinator_client import find_coordinator, value_of
 from inarch.actors.driver.discovery import connect_to
-from inarch.actors.guest.loop_optimizer import LoopOptimizer, bare_optimizer
+from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.actors.guest.member import Member
 from inarch.actors.guest.ranks import Ranks
 from inarch.actors.guest.session import GuestSession, RayGuestCalls, logger
@@ -29,7 +29,7 @@ from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.actors.registrations import register_all
 from inarch.actors.resources import check_reachable, connect
 from inarch.population.config import OpenConfig, RunConfig, first_difference
-from inarch.population.errors import ClusterError, ConfigError, RunError, RunNotFoundError, StructureError
+from inarch.population.errors import ClusterError, ConfigError, RunNotFoundError, StructureError
 from inarch.population.exchange import exchange_rule
 from inarch.population.exchange.participant import Participant
 from inarch.population.exchange.shared_state import SharedState, blends_momentum
@@ -100,35 +100,32 @@ def join(
     if every is not None and every < 1:
         raise ConfigError(f"every must be at least 1, got {every}")
     ranks, module = Ranks(is_distributed=distributed), bare_model(model)
-    coordinator_name, terms = ranks.share(functools.partial(_terms, run, storage, address))
-    _check(coordinator_name, terms, config)
+    run_name, terms = ranks.share(functools.partial(_terms, run, storage, address))
+    _check_config(run_name, terms, config)
+    if optimizer is not None and every is None and not terms.info.interval_steps:
+        raise ConfigError(f"every: run {run_name} does not know yet after how many steps to exchange; give a number")
     register_all(terms.registrations)
-    own_optimizer = bare_optimizer(optimizer) if optimizer is not None else None
-    if own_optimizer is not None and blends_momentum(terms.config):
-        create_state(own_optimizer)
-    participant = Participant(_shared_state(module, own_optimizer, terms.config), terms.config)
+    loop_optimizer = LoopOptimizer(optimizer) if optimizer is not None else None
+    participant = Participant(_shared_state(module, loop_optimizer, terms.config), terms.config)
     rule = exchange_rule(terms.config, functools.partial(_channels, module, input_shape))
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    _check_every(every, terms, coordinator_name, has_optimizer=optimizer is not None)
 
     def enroll() -> Enrollment:
         application = GuestApplication(
             name=name or f"{socket.gethostname()}-{os.getpid()}",
             structure=participant.layout.fingerprint,
             snapshot_bytes=participant.layout.nbytes,
-            parameters=parameters,
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
             every=every,
             process=os.getpid(),
             node=ray.get_runtime_context().get_node_id(),
         )
-        return _answer(coordinator_name, lambda handle: handle.enroll.remote(application))
+        return _answer(run_name, lambda handle: handle.enroll.remote(application))
 
     enrollment = ranks.share(enroll)
     participant.begin(rule, network_id=enrollment.network_id, num_intervals=enrollment.num_intervals)
     session = None
     if ranks.is_first:
-        session = _session(coordinator_name, enrollment, terms.config, participant)
-    loop_optimizer = LoopOptimizer(optimizer) if optimizer is not None else None
+        session = _session(run_name, enrollment, terms.config, participant)
     member = Member(participant, enrollment, session, optimizer=loop_optimizer, ranks=ranks)
     if begin == "clone":
         member.adopt()
@@ -211,29 +208,17 @@ def _session(run: str, enrollment: Enrollment, config: RunConfig, participant: P
     return GuestSession(client, calls, fetch_seconds=config.timeouts.fetch_seconds)
 
 
-def _check(run: str, terms: GuestTerms, config: OpenConfig | None) -> None:
-    """Raise an error if a loop cannot join a run, or expects another exchange."""
-    if terms.phase not in ("starting", "training"):
-        raise RunError(f"run {run} is {terms.phase}; no training loop can join it any more")
-    if terms.config.mode == "lockstep":
-        raise RunError(f"run {run} has mode=lockstep; a training loop of your own can join only a run with mode=async")
+def _check_config(run: str, terms: GuestTerms, config: OpenConfig | None) -> None:
+    """Raise ConfigError if a loop expects another exchange than that of the run."""
     difference = first_difference(config, terms.config) if config is not None else None
     if difference is not None:
         field, own, others = difference
         raise ConfigError(
-            f"{field}: this loop expects {own!r}, and run {run} has {others!r}; leave config out to take it"
+            f"{field}: this loop expects {own!r}, and run {run} has {others!r}; leave config out to accept the run's"
         )
 
 
-def _check_every(every: int | None, terms: GuestTerms, run: str, *, has_optimizer: bool) -> None:
-    """Raise ConfigError if a loop's optimizer would never exchange."""
-    if has_optimizer and every is None and not (terms.info and terms.info.interval_steps):
-        raise ConfigError(
-            f"every: run {run} does not know yet after how many optimizer steps to exchange; give a number"
-        )
-
-
-def _shared_state(module: nn.Module, optimizer: torch.optim.Optimizer | None, config: RunConfig) -> SharedState:
+def _shared_state(module: nn.Module, optimizer: LoopOptimizer | None, config: RunConfig) -> SharedState:
     """Return the tensors that the model's snapshots hold.
 
     Args:
@@ -252,7 +237,11 @@ def _shared_state(module: nn.Module, optimizer: torch.optim.Optimizer | None, co
         raise StructureError("the model has lazy layers without a shape; run one batch through it before joining")
     if optimizer is None and blends_momentum(config):
         raise ConfigError("graft.momentum=blend exchanges the optimizer's running averages; give join the optimizer")
-    return SharedState(module, optimizer, config)
+    if optimizer is None:
+        return SharedState(module, None, config)
+    if blends_momentum(config):
+        create_state(optimizer.optimizer)
+    return SharedState(module, optimizer.optimizer, config)
 
 
 def _channels(module: nn.Module, input_shape: Sequence[int] | None) -> Channels:

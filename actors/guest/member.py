@@ -1,4 +1,8 @@
-"""A member of a population whose training loop belongs to the caller."""
+"""A member of a population whose training loop belongs to the caller.
+
+Longer than 300 lines with its docstrings: this is the one class that the author of a loop calls. What an exchange
+reports and changes, the optimizer, the ranks and the connection have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -298,6 +302,7 @@ class Member:
             epoch=float(own.interval),
             rate_factor=self._optimizer.rate_factor if self._optimizer else 1.0,
             now=time.time(),
+            staged=snapshot,
         )
         if result.contributions:
             progress.add_grafts(own, result.contributions)

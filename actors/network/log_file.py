@@ -44,12 +44,20 @@ class LogFile:
         handlers: list[logging.Handler] = [logging.FileHandler(path, delay=False), logging.StreamHandler()]
         for handler in handlers:
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._listener: logging.handlers.QueueListener | None = None
         if in_background:
             lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-            logging.handlers.QueueListener(lines, *handlers).start()
+            self._listener = logging.handlers.QueueListener(lines, *handlers)
+            self._listener.start()
             handlers = [logging.handlers.QueueHandler(lines)]
         for handler in handlers:
             self.logger.addHandler(handler)
+
+    def close(self) -> None:
+        """Write the lines that wait for the thread, and end it. Later lines are lost."""
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener = None
 
     def sync(self) -> None:
         """Copy a local log file to the run's folder. Storage errors are ignored, so that none ends a network."""

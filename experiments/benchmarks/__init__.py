@@ -1,4 +1,4 @@
-"""`inarch bench`: what exchange, fusion, input, grafting and a straggler cost, each beside a reference."""
+"""`inarch bench`: what exchange, fusion, input, joining and a straggler cost, each beside a reference."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from inarch.experiments.benchmarks.exchange import exchange
 from inarch.experiments.benchmarks.fusion import fusion
 from inarch.experiments.benchmarks.harness import Measurement, machine, table, to_json
 from inarch.experiments.benchmarks.input import read_input
+from inarch.experiments.benchmarks.join import join_loop
 from inarch.experiments.benchmarks.overhead import overhead
 from inarch.experiments.benchmarks.straggler import straggler
 from inarch.population.errors import ConfigError
@@ -20,6 +21,7 @@ BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "exchange": exchange,
     "fusion": fusion,
     "input": read_input,
+    "join": join_loop,
     "overhead": overhead,
     "straggler": straggler,
 }

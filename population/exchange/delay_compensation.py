@@ -43,7 +43,9 @@ class StateHistory:
         self._before: dict[str, Tensor] = {}  # kept, because fresh memory would be faulted in at every exchange
 
     @contextlib.contextmanager
-    def exchange(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> Generator[None]:
+    def exchange(
+        self, own: SnapshotInfo, state: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None
+    ) -> Generator[None]:
         """Enclose an exchange that may change the network.
 
         What comes from other networks is added to the past states too, so that the difference between past and present
@@ -52,14 +54,17 @@ class StateHistory:
         Args:
             own: Progress of the network.
             state: Tensors that a snapshot holds. They are copied after the exchange.
+            before: A copy of them as they are now, if there is one on the same device. None: they are copied.
         """
         remaining = list(self._past)[1:] if len(self._past) >= self._intervals else list(self._past)
-        before = self._before = _copies(state, into=self._before) if remaining else self._before
+        if before is None and remaining:
+            self._before = _copies(state, into=self._before)
+        old = self._before if before is None else before
         yield
         with torch.no_grad():
             for past in remaining:
-                for key, old in before.items():
-                    blend_compensated_(past.state[key], state[key], old, 0.0)  # past + (state - old)
+                for key, tensor in past.state.items():
+                    blend_compensated_(tensor, state[key], old[key], 0.0)  # past + (state - old)
         self.append(own, state)
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:

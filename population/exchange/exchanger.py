@@ -116,6 +116,7 @@ class Exchanger:
         epoch: float,
         rate_factor: float,
         now: float,
+        before: Mapping[str, Tensor] | None = None,
     ) -> ExchangeResult:
         """Apply the rule to the snapshots that can be admitted.
 
@@ -127,6 +128,7 @@ class Exchanger:
             epoch: Epochs completed.
             rate_factor: Current learning rate as a share of the initial one.
             now: Seconds of the runtime's clock.
+            before: A copy of `state` on the same device. None: there is none.
         """
         admitted = (
             [snapshots]
@@ -151,7 +153,7 @@ class Exchanger:
             random=self._random_numbers(self._network_id, own.interval),
             common_random=self._random_numbers(None, own.interval),
         )
-        history = self._history.exchange(own, state) if self._history is not None else contextlib.nullcontext()
+        history = self._history.exchange(own, state, before) if self._history is not None else contextlib.nullcontext()
         with torch.no_grad(), history:
             contributions = self._rule.apply(rootstock, scions)
         outcome = ExchangeOutcome.GRAFTED if contributions else ExchangeOutcome.UNCHANGED

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inarch.population.config import RunConfig
 from inarch.population.exchange.exchanger import Exchanger, ExchangeResult
@@ -37,6 +37,7 @@ class Participant:
         self.layout = layout_of(shared.tensors())
         self._staging = StagingBuffer(self.layout, next(shared.module.parameters()).device)
         self._exchanger: Exchanger | None = None
+        self._is_aliased = False
         self.last_scion: int | None = None
         """Id of the last donor. None before the first graft."""
         self.last_staleness: Staleness | None = None
@@ -48,6 +49,7 @@ class Participant:
         Only for networks that no other code holds: the storage of each parameter changes. On a GPU, do nothing.
         """
         self._staging.alias_parameters(self._shared.module)
+        self._is_aliased = True
 
     def begin(self, rule: ExchangeRule | None, *, network_id: int, num_intervals: int) -> None:
         """Take part in the exchange with a rule from now on.
@@ -68,6 +70,11 @@ class Participant:
             )
 
     @property
+    def _is_copied_on_device(self) -> bool:
+        """Whether staged weights are a copy on the device of the network."""
+        return not self._is_aliased and next(self._shared.module.parameters()).device.type == "cpu"
+
+    @property
     def exchanges(self) -> bool:
         """Whether there is an exchange rule."""
         return self._exchanger is not None
@@ -76,11 +83,6 @@ class Participant:
     def publishes(self) -> bool:
         """Whether the network publishes snapshots, because the exchange rule takes scions."""
         return self._exchanger is not None and self._exchanger.takes_scions
-
-    @property
-    def module(self) -> nn.Module:
-        """The network."""
-        return self._shared.module
 
     def snapshot(self, origin: SnapshotInfo) -> Snapshot:
         """Measure the network's information, stage its weights, and return both as a snapshot.
@@ -129,8 +131,19 @@ class Participant:
         epoch: float,
         rate_factor: float,
         now: float,
+        staged: Snapshot | None = None,
     ) -> ExchangeResult:
-        """Apply the exchange rule. The arguments are those of `Exchanger.exchange`, without the network's tensors."""
+        """Apply the exchange rule. The arguments are those of `Exchanger.exchange`, without the network's tensors.
+
+        Args:
+            snapshots: What was fetched, or why nothing was.
+            own: Progress of the network.
+            information: Information that its own snapshot of this interval published.
+            epoch: Epochs completed.
+            rate_factor: Current learning rate as a share of the initial one.
+            now: Seconds of the runtime's clock.
+            staged: Its own snapshot of this interval, if the network has not changed since. It saves a copy.
+        """
         if self._exchanger is None:
             return ExchangeResult(outcome=ExchangeOutcome.OFF)
         result = self._exchanger.exchange(
@@ -141,6 +154,7 @@ class Participant:
             epoch=epoch,
             rate_factor=rate_factor,
             now=now,
+            before=staged.state() if staged is not None and self._is_copied_on_device else None,
         )
         if result.contributions:
             scion = result.contributions[0].scion

@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from inarch.population.errors import CheckpointError, MissingError, StorageError
 from inarch.population.persistence.claim import check_holds, holds
-from inarch.population.persistence.history import TABLES, Rows, to_parquet
+from inarch.population.persistence.history import TABLES, Rows, replaced_files, to_parquet
 from inarch.population.persistence.storage import Storage
 
 _NAME = re.compile(r"^(\d+)-(\d+)(?:-(\d+))?$")
@@ -269,16 +269,27 @@ class CheckpointStore:
         Raises:
             StorageError: The checkpoints cannot be listed.
         """
+        folded = {table: replaced_files(self._storage, table) for table in TABLES}
         for network_id in self.networks():
             for checkpoint_id in self.list(network_id):
                 with contextlib.suppress(StorageError):
-                    self._flush_history(network_id, checkpoint_id, self._files(network_id, checkpoint_id))
+                    files = self._files(network_id, checkpoint_id)
+                    self._flush_history(network_id, checkpoint_id, files, folded=folded)
 
-    def _flush_history(self, network_id: int, checkpoint: CheckpointId, files: Mapping[str, bytes]) -> None:
+    def _flush_history(
+        self,
+        network_id: int,
+        checkpoint: CheckpointId,
+        files: Mapping[str, bytes],
+        *,
+        folded: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        """Write the rows of a checkpoint into the tables, but those that are in a folded file."""
         for table in TABLES:
-            content, name = files.get(f"{table}.parquet"), f"{table}/{network_id}-{checkpoint.name}.parquet"
-            if content is not None and self._storage.size(name) != len(content):
-                self._storage.write(name, content)
+            content, name = files.get(f"{table}.parquet"), f"{network_id}-{checkpoint.name}.parquet"
+            is_folded = folded is not None and name in folded[table]
+            if content is not None and not is_folded and self._storage.size(f"{table}/{name}") != len(content):
+                self._storage.write(f"{table}/{name}", content)
 
     def _drop_old(self, network_id: int) -> None:
         """Delete old checkpoints, after their rows have been added to the history.

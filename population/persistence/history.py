@@ -12,6 +12,7 @@ of a run the files of each table are folded into one.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from inarch.population.errors import MissingError
 from inarch.population.persistence.storage import Storage
 
 THRESHOLDS = {"invalid_1": 1.0, "invalid_0_1": 0.1, "invalid_0_01": 0.01, "invalid_0_001": 0.001}
@@ -134,6 +136,12 @@ FUSION = pa.schema(
 
 TABLES = {"metrics": METRICS, "grafts": GRAFTS, "filters": FILTERS, "fusion": FUSION}
 
+READ_ATTEMPTS = 5
+"""How often the files of a table are listed and read if one of them vanishes."""
+
+PREFIX = "folded-"
+"""Beginning of the name of a file that replaces others."""
+
 FOLDED = b"inarch.folded"
 """Key of the metadata of a Parquet file that names the files that it replaces."""
 
@@ -183,7 +191,7 @@ def fold_history(storage: Storage) -> None:
     """Fold the files of each table into one, so that a long run of many networks does not leave a file per checkpoint.
 
     The new file names those that it replaces, and readers skip them. A process that dies before it has deleted them
-    therefore counts no row twice, nor does a checkpoint whose rows are written again.
+    therefore counts no row twice, nor does a checkpoint whose rows are written again. The next fold deletes them.
 
     Args:
         storage: The run's folder. No network may write to it meanwhile.
@@ -192,18 +200,32 @@ def fold_history(storage: Storage) -> None:
         StorageError: A file cannot be read or written. Nothing is lost.
     """
     for table in TABLES:
+        names = _file_names(storage, table)
         files = _read_files(storage, table)
-        if len(files) < 2:
+        if len(names) < 2:
             continue
-        folded = sorted({*files, *(name for content in files.values() for name in _folded_names(content))})
-        content = _whole(table, files)
-        content = content.replace_schema_metadata({FOLDED: json.dumps(folded).encode()})
+        replaced = sorted({*names, *files, *(name for content in files.values() for name in _replaced_by(content))})
+        content = _whole(table, files).replace_schema_metadata({FOLDED: json.dumps(replaced).encode()})
         sink = io.BytesIO()
         pq.write_table(content, sink, compression="zstd")
-        number = sum(name.startswith("folded-") for name in folded)
-        storage.write(f"{table}/folded-{number:04d}.parquet", sink.getvalue())
-        for name in files:
+        number = sum(name.startswith(PREFIX) for name in replaced)
+        storage.write(f"{table}/{PREFIX}{number:04d}.parquet", sink.getvalue())
+        for name in names:
             storage.delete(f"{table}/{name}")
+
+
+def replaced_files(storage: Storage, table: str) -> frozenset[str]:
+    """Return the names of the files of a table that were folded into another.
+
+    Args:
+        storage: The run's folder.
+        table: Name of the table, a key of TABLES.
+
+    Raises:
+        StorageError: A file cannot be read.
+    """
+    folded = [name for name in _file_names(storage, table) if name.startswith(PREFIX)]
+    return frozenset(name for file in folded for name in _replaced_by(_read_file(storage, table, file)))
 
 
 def _parts(storage: Storage, table: str) -> pa.Table:
@@ -211,19 +233,37 @@ def _parts(storage: Storage, table: str) -> pa.Table:
     return _whole(table, _read_files(storage, table))
 
 
+def _file_names(storage: Storage, table: str) -> list[str]:
+    return [name for name in storage.names(table) if name.endswith(".parquet")]
+
+
 def _read_files(storage: Storage, table: str) -> dict[str, pa.Table]:
-    """Return the files of a table by name, without those that another file has replaced."""
-    names = [name for name in storage.names(table) if name.endswith(".parquet")]
+    """Return the files of a table by name, without those that another file has replaced.
+
+    If another process folds the table meanwhile, a file may vanish. The files are then listed again.
+    """
+    for _ in range(READ_ATTEMPTS - 1):
+        with contextlib.suppress(MissingError):
+            return _read_files_once(storage, table)
+    return _read_files_once(storage, table)
+
+
+def _read_files_once(storage: Storage, table: str) -> dict[str, pa.Table]:
     files: dict[str, pa.Table] = {}
     replaced: set[str] = set()
-    for name in sorted(names, key=lambda name: not name.startswith("folded-")):  # a folded file names those to skip
+    names = _file_names(storage, table)
+    for name in sorted(names, key=lambda name: not name.startswith(PREFIX)):  # a folded file names those to skip
         if name not in replaced:
-            files[name] = pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")))
-            replaced |= _folded_names(files[name])
+            files[name] = _read_file(storage, table, name)
+            replaced |= _replaced_by(files[name])
     return {name: content for name, content in files.items() if name not in replaced}
 
 
-def _folded_names(content: pa.Table) -> set[str]:
+def _read_file(storage: Storage, table: str, name: str) -> pa.Table:
+    return pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")))
+
+
+def _replaced_by(content: pa.Table) -> set[str]:
     """Return the names of the files that a file replaces."""
     metadata: Mapping[bytes, bytes] = content.schema.metadata or {}
     return set(json.loads(metadata.get(FOLDED, b"[]")))

@@ -76,3 +76,8 @@ class RunInfo:
     """Names of examples that were left out because they cannot be read."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Facts that the task needs again to read the run's folder, as JSON types."""
+
+    @property
+    def is_open_run(self) -> bool:
+        """Whether the run has no networks of its own."""
+        return self.steps_per_epoch == 0

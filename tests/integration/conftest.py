@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from inarch.actors import PopulationRun
 from inarch.population import (
     DataConfig,
 )
+from inarch.population.config import OpenConfig
 from inarch.population.errors import (
     RunNotFoundError,
 )
@@ -36,6 +37,25 @@ def begin(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationRun]
         return run
 
     yield start
+    end_all(runs)
+
+
+@pytest.fixture
+def open_run(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationRun]]:
+    """Return a function that opens runs for training loops in the test's own folder, until the end of the test."""
+    runs: list[PopulationRun] = []
+
+    def start(name: str, **settings: Any) -> PopulationRun:
+        run = PopulationRun.open(name, OpenConfig(**settings), storage=str(tmp_path))
+        runs.append(run)
+        return run
+
+    yield start
+    end_all(runs)
+
+
+def end_all(runs: Iterable[PopulationRun]) -> None:
+    """Stop runs that are still live, and end their coordinators."""
     for run in runs:
         try:
             run.stop(seconds=30)

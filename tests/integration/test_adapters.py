@@ -3,61 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from inarch.actors import PopulationRun
-from inarch.population.config import OpenConfig
 from inarch.population.errors import ConfigError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 
-def network() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 4))
-
-
 def data() -> TensorDataset:
     generator = torch.Generator().manual_seed(0)
-    return TensorDataset(torch.randn(32, 1, 8, 8, generator=generator), torch.arange(32) % 4)
+    return TensorDataset(torch.randn(32, 1, 8, 8, generator=generator), torch.arange(32) % 10)
 
 
 @pytest.fixture
-def run(tmp_path: Path, request: Any) -> Iterator[PopulationRun]:
-    name = f"adapter-{request.node.name.partition('_')[2][:20]}"
-    run = PopulationRun.open(name, OpenConfig(every=4), storage=str(tmp_path))
-    yield run
-    run.stop(seconds=30)
-    run.close()
+def run(open_run: Callable[..., PopulationRun], request: Any, monkeypatch: pytest.MonkeyPatch) -> PopulationRun:
+    """An open run, and the folder of the examples on the path of modules."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
+    return open_run(f"adapter-{request.node.name.partition('_')[2][:20]}", every=4)
+
+
+def imported(name: str) -> Any:
+    """A module of the examples."""
+    return importlib.import_module(name)
 
 
 def test_lightning_checkpoint_holds_the_place(run: PopulationRun, tmp_path: Path) -> None:
     lightning: Any = pytest.importorskip("lightning.pytorch")
     from inarch.actors.adapters.lightning import LightningExchange
 
-    class Classifier(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network()
+    classifier = imported("join_lightning").Classifier
 
-        def training_step(self, batch: Any) -> Tensor:
-            return cross_entropy(self.network(batch[0]), batch[1])
-
-        def validation_step(self, batch: Any) -> None:
-            self.log("loss_of_validation", cross_entropy(self.network(batch[0]), batch[1]))
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.01)
-
-    def fit(epochs: int, monitor: str = "loss_of_validation", checkpoint: str | None = None) -> Any:
+    def fit(epochs: int, monitor: str = "validation_accuracy", checkpoint: str | None = None) -> Any:
         exchange = LightningExchange(run.name, monitor=monitor, module=lambda module: module.network, name="lightning")
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = lightning.Trainer(
@@ -66,7 +51,7 @@ def test_lightning_checkpoint_holds_the_place(run: PopulationRun, tmp_path: Path
         loader = DataLoader(data(), 8)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(Classifier(), loader, loader, ckpt_path=checkpoint, weights_only=False)
+            trainer.fit(classifier(), loader, loader, ckpt_path=checkpoint, weights_only=False)
             trainer.save_checkpoint(tmp_path / "lightning.ckpt")
         return exchange.member
 
@@ -85,22 +70,8 @@ def test_transformers_checkpoint_holds_the_place(run: PopulationRun, tmp_path: P
     transformers: Any = pytest.importorskip("transformers")
     from inarch.actors.adapters.transformers import TransformersExchange
 
-    class Classifier(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network()
-
-        def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = self.network(pixel_values)
-            return {"loss": cross_entropy(logits, labels), "logits": logits}
-
-    class Rows(Dataset[dict[str, Tensor]]):
-        def __len__(self) -> int:
-            return 32
-
-        def __getitem__(self, index: int) -> dict[str, Tensor]:
-            image, label = data()[index]
-            return {"pixel_values": image, "labels": label}
+    example = imported("join_transformers")
+    rows = example.Rows(data())
 
     def train(epochs: int, **options: Any) -> Any:
         exchange = TransformersExchange(
@@ -118,7 +89,7 @@ def test_transformers_checkpoint_holds_the_place(run: PopulationRun, tmp_path: P
             use_cpu=True,
         )
         trainer = transformers.Trainer(
-            Classifier(), settings, train_dataset=Rows(), eval_dataset=Rows(), callbacks=[exchange]
+            example.Classifier(), settings, train_dataset=rows, eval_dataset=rows, callbacks=[exchange]
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

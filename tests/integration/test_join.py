@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,25 +55,6 @@ class Loop:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-
-
-@pytest.fixture
-def open_run(tmp_path: Path) -> Iterator[Callable[..., PopulationRun]]:
-    """Open runs in the test's own folder. They are stopped after the test."""
-    runs: list[PopulationRun] = []
-
-    def begin(name: str, **settings: Any) -> PopulationRun:
-        run = PopulationRun.open(name, OpenConfig(**settings), storage=str(tmp_path))
-        runs.append(run)
-        return run
-
-    yield begin
-    for run in runs:
-        try:
-            run.stop(seconds=30)
-            run.close()
-        except RunNotFoundError:
-            continue
 
 
 def train_until(condition: Callable[[], Any], *loops: Loop, seconds: float = 30.0) -> None:

@@ -136,7 +136,7 @@ def test_silent_guest_is_stalled_then_gone_and_may_return(tmp_path: Path) -> Non
         assert run.state_of(0) is MemberState.STALLED
         silent = run.population.check_heartbeats({0: 3.5}, lease_seconds=1.0)
         assert (silent.gone, silent.hanging) == ((0,), ())
-        run.guests.check_silent(silent.gone)
+        run.guests.record_gone(silent.gone)
         assert run.state_of(0) is MemberState.GONE
         assert run.population.index.newest(0) is None and run.population.members.in_topology() == ()
         assert run.events()[-1] == ("loss", 0)
@@ -174,16 +174,16 @@ def test_only_the_snapshot_that_was_lost_is_withdrawn(tmp_path: Path) -> None:
     play(scenario)
 
 
-def test_stop_is_told_to_every_guest_before_the_end(tmp_path: Path) -> None:
+def test_stop_notifies_every_guest_before_the_end(tmp_path: Path) -> None:
     async def scenario() -> None:
         run = Run(tmp_path, OpenConfig(timeouts=TimeoutsConfig(lease_seconds=60.0)))
         run.enroll()
         run.enroll(name="b")
         assert run.guests.command(0) is Command.CONTINUE
         run.state.phase, run.state.is_stopped = "stopping", True
-        assert not run.guests.are_told()
+        assert not run.guests.has_notified_all()
         assert [run.guests.command(number) for number in (0, 1)] == [Command.STOP] * 2
-        assert run.guests.are_told() and not run.guests.is_over()
+        assert run.guests.has_notified_all() and not run.guests.is_over()
         for number in (0, 1):
             run.guests.sign_off(number, 1, ExitReason.STOPPED)
         assert run.guests.is_over()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,28 +167,6 @@ def test_pickled_table_reader_returns_the_same_pixels(tmp_path: Path) -> None:
     table.read(0)
     restored = pickle.loads(pickle.dumps(table.read))
     assert np.asarray(restored(9))[0, 0].tolist() == np.asarray(table.read(9))[0, 0].tolist()
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """Start a local S3 service, and yield the query string that its URLs need."""
-    from moto.server import ThreadedMotoServer
-
-    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
-    before = {name: os.environ.get(name) for name in keys}
-    os.environ.update(keys)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    query = f"?endpoint_override=http%3A%2F%2F{host}%3A{port}&region=us-east-1&allow_bucket_creation=true"
-    yield query
-    server.stop()
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    assert threading.active_count() < 50
 
 
 def test_object_store_serves_folders_shards_and_storage(bucket: str, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import fold_history, read_table, to_parquet
 from inarch.population.persistence.storage import Storage
+from tests.population.persistence.test_checkpoint import checkpoint
 from tests.population.report.test_report import run_folder
 
 
@@ -60,7 +63,36 @@ def test_death_between_write_and_delete_counts_nothing_twice(tmp_path: Path, mon
     assert read_table(storage, "metrics")["interval"].to_pylist() == [1, 2, 3]
     write(storage, 0, 2)  # a checkpoint whose rows are written again
     fold_history(storage)
+    assert storage.names("metrics") == ["folded-0001.parquet"]
     assert read_table(storage, "metrics")["interval"].to_pylist() == [1, 2, 3]
+
+
+def test_reader_lists_the_files_again_if_one_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(str(tmp_path))
+    for interval in range(1, 4):
+        write(storage, 0, interval)
+    read = storage.read
+
+    def read_while_folded(name: str) -> bytes:
+        monkeypatch.undo()
+        fold_history(storage)  # by another process, between the listing and this call
+        return read(name)
+
+    monkeypatch.setattr(storage, "read", read_while_folded)
+    assert read_table(storage, "metrics")["interval"].to_pylist() == [1, 2, 3]
+
+
+def test_flush_does_not_write_folded_rows_again(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    store = CheckpointStore(storage)
+    for interval in (1, 2):
+        store.commit(dataclasses.replace(checkpoint(interval), rows={"metrics": [row(0, interval)]}))
+    fold_history(storage)
+    store.flush_history()
+    assert storage.names("metrics") == ["folded-0000.parquet"]
+    storage.delete("metrics")
+    store.flush_history()
+    assert len(storage.names("metrics")) == 2
 
 
 def test_all_tables_of_a_run_are_folded(tmp_path: Path) -> None:

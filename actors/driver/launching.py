@@ -1,0 +1,129 @@
+"""Launch the coordinator of a run: a new run in a claimed folder, or a run that is resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ray.exceptions import ActorAlreadyExistsError
+
+from inarch.actors.coordinator.actor import CoordinatorActor
+from inarch.actors.driver.claiming import claim_existing_folder
+from inarch.actors.driver.coordinator_client import CALL_SECONDS, CoordinatorHandle, kill_coordinator, value_of
+from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, write_cluster
+from inarch.actors.messages import NAMESPACE, coordinator_name
+from inarch.actors.registrations import registrations_of
+from inarch.actors.resources import Connection, connect, plan_resources
+from inarch.population.config import OpenConfig, RunConfig
+from inarch.population.errors import ConfigError, RunExistsError
+from inarch.population.models import ModelFactory
+from inarch.population.persistence.claim import Claim, withdraw
+from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.protocol import Task
+from inarch.population.tasks.run_spec import RunInfo, RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunParts:
+    """What a run is made of besides its configuration."""
+
+    factory: ModelFactory | None = None
+    """The caller's model factory. None: the configuration names the architecture."""
+    task: Task | None = None
+    """The caller's task. None: the configuration names it."""
+    open: OpenConfig | None = None
+    """Settings of a run without networks of its own. None: the run has networks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched:
+    """A run whose coordinator has checked it and begun to place networks."""
+
+    spec: RunSpec
+    coordinator: CoordinatorHandle
+    info: RunInfo
+    dashboard: str | None
+    """URL of the cluster's dashboard, if it is known."""
+
+
+def launch_new(config: RunConfig, parts: RunParts, storage: Storage, claim: Claim) -> Launched:
+    """Launch a new run.
+
+    Args:
+        config: The run's configuration.
+        parts: Model, task or settings of the run.
+        storage: The run's folder.
+        claim: Claim on the folder.
+
+    Raises:
+        ConfigError: A detached run would end with the cluster that this process has started.
+        InarchError: The cluster cannot be reached, or the run cannot be started. Nothing is left running.
+    """
+    connection = connect(config.address)
+    if config.detach and connection.is_own:
+        raise ConfigError("detach needs a cluster that outlives this process: give its address, or set RAY_ADDRESS")
+    check_not_live(str(config.name))
+    return _launch(_spec(config, parts, storage, claim, is_resumed=False), connection)
+
+
+def launch_again(config: RunConfig, parts: RunParts, storage: Storage) -> Launched:
+    """Launch a run that was stopped or died. If that fails, its folder is free for another start.
+
+    Args:
+        config: The run's configuration.
+        parts: Model, task or settings of the run.
+        storage: The run's folder.
+
+    Raises:
+        RunError: The run is live.
+        InarchError: The cluster cannot be reached, or the run cannot be started. Nothing is left running.
+    """
+    check_folder_not_live(storage)
+    claim = claim_existing_folder(storage, is_detached=config.detach)
+    try:
+        connection = connect(config.address)
+        check_not_live(str(config.name))
+        if connection.is_own:  # this cluster ends with this process
+            config = dataclasses.replace(config, detach=False)
+        return _launch(_spec(config, parts, storage, claim, is_resumed=True), connection)
+    except BaseException:
+        withdraw(storage, claim.token)
+        raise
+
+
+def _spec(config: RunConfig, parts: RunParts, storage: Storage, claim: Claim, *, is_resumed: bool) -> RunSpec:
+    """Return the description of a run, with the registered objects that its configuration names."""
+    return RunSpec(
+        name=str(config.name),
+        folder=storage.uri,
+        config=config,
+        factory=parts.factory,
+        task=parts.task,
+        open=parts.open,
+        token=claim.token,
+        is_resumed=is_resumed,
+        is_detached=config.detach,
+        registrations=registrations_of(config),
+    )
+
+
+def _launch(spec: RunSpec, connection: Connection) -> Launched:
+    """Start the coordinator, and let it check the run."""
+    config, storage = spec.config, Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
+    if spec.open is None:
+        plan_resources(config)
+    options: dict[str, Any] = {"name": coordinator_name(spec.name), "namespace": NAMESPACE}
+    if config.detach:
+        options["lifetime"] = "detached"
+    try:
+        coordinator = cast("CoordinatorHandle", CoordinatorActor.options(**options).remote(spec))
+    except ActorAlreadyExistsError:
+        raise RunExistsError(f"a run named {spec.name!r} is live on this cluster; choose another name") from None
+    try:
+        info = value_of(coordinator.start.remote(), seconds=config.timeouts.start_seconds + CALL_SECONDS)
+        write_cluster(storage, spec, connection)
+    except BaseException:
+        kill_coordinator(coordinator)
+        raise
+    return Launched(spec=spec, coordinator=coordinator, info=info, dashboard=connection.dashboard)

@@ -1,0 +1,37 @@
+"""The log of a process: in the run's folder, on standard error, and copied to a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inarch.actors.network.log_file import LogFile
+from inarch.population.persistence.storage import Storage
+
+
+def test_lines_are_in_the_folder_and_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = LogFile(Storage(str(tmp_path)), "network-0")
+    log.logger.info("interval %d", 3)
+    assert "INFO interval 3" in (tmp_path / "logs" / "network-0.log").read_text()
+    assert "INFO interval 3" in capsys.readouterr().err
+
+
+def test_lines_in_background_are_written_by_close(tmp_path: Path) -> None:
+    log = LogFile(Storage(str(tmp_path)), "coordinator", in_background=True)
+    for number in range(100):
+        log.logger.info("event %d", number)
+    log.close()
+    assert len((tmp_path / "logs" / "coordinator.log").read_text().splitlines()) == 100
+    log.close()
+
+
+def test_log_of_a_run_on_a_bucket_is_copied_by_sync(bucket: str) -> None:
+    storage = Storage(f"s3://logs/run{bucket}")
+    log = LogFile(storage, "network-1")
+    log.logger.info("first")
+    log.sync()
+    log.logger.info("second")
+    assert not storage.read("logs/network-1.log").endswith(b"second\n")
+    log.sync()
+    assert storage.read("logs/network-1.log").endswith(b"second\n")

@@ -1,0 +1,69 @@
+"""One network's part in the exchange."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from inarch.population.config import OpenConfig
+from inarch.population.exchange import exchange_rule
+from inarch.population.exchange.participant import Participant
+from inarch.population.exchange.shared_state import SharedState
+from inarch.population.grafting.channels import Channels
+from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.state.snapshot import Snapshot, SnapshotInfo
+from inarch.population.training.progress import Progress
+
+
+def no_channels() -> Channels:
+    raise AssertionError("grafting layers needs no channels")
+
+
+def participant(seed: int) -> tuple[nn.Module, Participant]:
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    config = OpenConfig().run_config("run")
+    result = Participant(SharedState(module, None, config), config)
+    result.begin(exchange_rule(config, no_channels), network_id=seed, num_intervals=0)
+    return module, result
+
+
+def origin(part: Participant, network_id: int, interval: int) -> SnapshotInfo:
+    progress = Progress(learning_rate=0.1, interval=interval, step=interval, trained_intervals=float(interval))
+    fingerprint = part.layout.fingerprint
+    return progress.origin(network_id=network_id, incarnation=1, structure=fingerprint, created_at=0.0)
+
+
+def scion(part: Participant, interval: int) -> Snapshot:
+    """A snapshot of another network that is one interval behind."""
+    snapshot = part.snapshot(origin(part, 1, interval - 1))
+    return dataclasses.replace(snapshot, buffer=snapshot.buffer.copy())
+
+
+def test_staged_snapshot_replaces_the_copy_before_an_exchange() -> None:
+    (first, copying), (second, sharing), (_, donor) = participant(0), participant(0), participant(1)
+    for interval in range(1, 6):
+        for module in (first, second):
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter.add_(0.01 * interval)
+        for part, is_shared in ((copying, False), (sharing, True)):
+            own = origin(part, 0, interval)
+            staged = part.snapshot(own)
+            result = part.exchange(
+                (scion(donor, interval),),
+                own,
+                staged.information,
+                epoch=1.0,
+                rate_factor=1.0,
+                now=0.0,
+                staged=staged if is_shared else None,
+            )
+            assert result.outcome is ExchangeOutcome.GRAFTED
+        past, other_past = copying.saved_tensors(within=True), sharing.saved_tensors(within=True)
+        assert past.keys() == other_past.keys() and past
+        assert all(torch.equal(past[key], other_past[key]) for key in past), interval
+        for own_tensor, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+            assert torch.equal(own_tensor, other)
