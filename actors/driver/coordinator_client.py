@@ -48,7 +48,7 @@ def end_coordinator(coordinator: CoordinatorHandle) -> None:
     Args:
         coordinator: Handle of the coordinator.
     """
-    with contextlib.suppress(RayError, GetTimeoutError):  # it dies instead of answering
+    with contextlib.suppress(RayError, GetTimeoutError):  # the process exits, so the call does not return
         ray.get(coordinator.exit.remote(), timeout=EXIT_SECONDS)
     kill_coordinator(coordinator)
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -133,6 +134,22 @@ def _is_alive(*, host: str, process: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def connect_to_recorded(cluster: Mapping[str, Any]) -> None:
+    """Connect this process to the cluster that a run's folder names.
+
+    Args:
+        cluster: Content of cluster.json.
+
+    Raises:
+        ClusterError: This process is connected to another cluster, or no cluster answers.
+    """
+    try:
+        check_reachable(cluster["address"])
+        connect_to(cluster["address"])
+    except ClusterError as error:
+        raise ClusterError(f"run {cluster['run']}: {error}; the run has ended, or runs on another machine") from None
 
 
 def connect_to(address: str) -> None:

@@ -13,10 +13,10 @@ from inarch.actors.driver.claiming import claim_existing_folder
 from inarch.actors.driver.coordinator_client import CALL_SECONDS, CoordinatorHandle, kill_coordinator, value_of
 from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, write_cluster
 from inarch.actors.messages import NAMESPACE, coordinator_name
-from inarch.actors.registrations import registrations_of
 from inarch.actors.resources import Connection, connect, plan_resources
 from inarch.population.config import OpenConfig, RunConfig
 from inarch.population.errors import ConfigError, RunExistsError
+from inarch.population.extension.registry import Registration
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.claim import Claim, withdraw
 from inarch.population.persistence.storage import Storage
@@ -34,6 +34,8 @@ class RunParts:
     """The caller's task. None: the configuration names it."""
     open: OpenConfig | None = None
     """Settings of a run without networks of its own. None: the run has networks."""
+    registrations: tuple[Registration, ...] = ()
+    """Registered objects that the configuration names, as from `registrations_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ def launch_again(config: RunConfig, parts: RunParts, storage: Storage) -> Launch
 
 
 def _spec(config: RunConfig, parts: RunParts, storage: Storage, claim: Claim, *, is_resumed: bool) -> RunSpec:
-    """Return the description of a run, with the registered objects that its configuration names."""
+    """Return the description of a run."""
     return RunSpec(
         name=str(config.name),
         folder=storage.uri,
@@ -104,7 +106,7 @@ def _spec(config: RunConfig, parts: RunParts, storage: Storage, claim: Claim, *,
         token=claim.token,
         is_resumed=is_resumed,
         is_detached=config.detach,
-        registrations=registrations_of(config),
+        registrations=parts.registrations,
     )
 
 

@@ -23,7 +23,7 @@ from inarch.actors.driver.coordinator_client import (
     end_coordinator,
     find_coordinator,
 )
-from inarch.actors.driver.discovery import connect_to
+from inarch.actors.driver.discovery import connect_to_recorded
 from inarch.actors.driver.inputs import (
     OWN_TASK,
     check_here,
@@ -40,10 +40,10 @@ from inarch.actors.driver.progress_lines import ProgressLines, print_line
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.driver.status_html import show_in_notebook, status_html
 from inarch.actors.messages import Event, RunStatus
-from inarch.actors.resources import check_reachable
+from inarch.actors.registrations import registrations_of
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import OpenConfig, RunConfig, from_dict
-from inarch.population.errors import ClusterError, ConfigError, RunError, RunNotFoundError
+from inarch.population.errors import ConfigError, RunError, RunNotFoundError
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.protocol import Task
@@ -174,8 +174,9 @@ class PopulationRun:
         with new_folder(storage, is_detached=config.detach) as claim:
             storage.check_writable()
             config = run_task.complete_config(config, data, storage)
+            registrations = registrations_of(config)
             check_here(config, run_task, factory)
-            parts = RunParts(factory=factory, task=run_task if is_own_task else None)
+            parts = RunParts(factory=factory, task=run_task if is_own_task else None, registrations=registrations)
             launched = launch_new(config, parts, storage, claim)
         return cls._of(launched, followers, quiet=quiet)
 
@@ -213,7 +214,8 @@ class PopulationRun:
         folder = run_storage(run_config)
         with new_folder(folder, is_detached=detach) as claim:
             folder.check_writable()
-            launched = launch_new(run_config, RunParts(open=config), folder, claim)
+            parts = RunParts(open=config, registrations=registrations_of(run_config))
+            launched = launch_new(run_config, parts, folder, claim)
         return cls._of(launched, followers, quiet=quiet)
 
     @classmethod
@@ -232,14 +234,9 @@ class PopulationRun:
         followers = resolve_callbacks(callbacks)
         folder = find_run(name, storage=storage)
         cluster = json.loads(folder.read("cluster.json"))
+        connect_to_recorded(cluster)
         try:
-            check_reachable(cluster["address"])
-            connect_to(cluster["address"])
             coordinator = find_coordinator(cluster["run"])
-        except ClusterError as error:
-            raise ClusterError(
-                f"run {cluster['run']}: {error}; the run has ended, or runs on another machine"
-            ) from None
         except ValueError:
             raise RunNotFoundError(
                 f"run {cluster['run']} is not running any more; its folder is {folder.uri}"
@@ -291,7 +288,8 @@ class PopulationRun:
             config = from_dict(RunConfig, recorded["config"])
             config = dataclasses.replace(config, address=address or config.address)
             followers = resolve_callbacks(callbacks)
-            return cls._of(launch_again(config, RunParts(open=settings), storage), followers, quiet=quiet)
+            parts = RunParts(open=settings, registrations=registrations_of(config))
+            return cls._of(launch_again(config, parts, storage), followers, quiet=quiet)
         config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
         config = dataclasses.replace(config, address=address or config.address)
         followers = resolve_callbacks([*config.callbacks, *callbacks])
@@ -305,7 +303,9 @@ class PopulationRun:
             )
         config, run_task, is_own_task = with_task(config, task)
         config, factory = with_network(config, run_task, model)
-        parts = RunParts(factory=factory, task=run_task if is_own_task else None)
+        parts = RunParts(
+            factory=factory, task=run_task if is_own_task else None, registrations=registrations_of(config)
+        )
         return cls._of(launch_again(config, parts, storage), followers, quiet=quiet)
 
     @classmethod

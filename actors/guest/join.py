@@ -17,7 +17,7 @@ from torch import nn
 
 from inarch.actors.coordinator_api import CoordinatorApi, GuestApi
 from inarch.actors.driver.coordinator_client import find_coordinator, value_of
-from inarch.actors.driver.discovery import connect_to
+from inarch.actors.driver.discovery import connect_to_recorded
 from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.actors.guest.member import Member
 from inarch.actors.guest.ranks import Ranks
@@ -27,7 +27,7 @@ from inarch.actors.messages import Enrollment, GuestApplication, GuestTerms
 from inarch.actors.network.exchange_backend import RayExchangeBackend
 from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.actors.registrations import register_all
-from inarch.actors.resources import check_reachable, connect
+from inarch.actors.resources import connect
 from inarch.population.config import OpenConfig, RunConfig, first_difference
 from inarch.population.errors import ClusterError, ConfigError, RunNotFoundError, StructureError
 from inarch.population.exchange import exchange_rule
@@ -160,14 +160,7 @@ def connect_to_run(run: str, storage: str = "runs", address: str | None = None) 
             f"{error}; open a run for training loops: inarch open {run if is_name else 'NAME'}, or give the address of "
             "the Ray cluster on which it runs"
         ) from None
-    if not ray.is_initialized():
-        try:
-            check_reachable(cluster["address"])
-        except ClusterError as error:
-            raise ClusterError(
-                f"run {cluster['run']}: {error}; the run has ended, or runs on another machine"
-            ) from None
-    connect_to(cluster["address"])
+    connect_to_recorded(cluster)
     return cluster["run"]
 
 
