@@ -36,6 +36,7 @@ USAGE = """inarch: train populations of networks asynchronously on Ray; the netw
   inarch stop NAME                            checkpoint every network and end the run
   inarch resume PATH                          resume a stopped run; --schedule.epochs N trains a finished run longer
   inarch report NAME                          write a page of HTML with curves, exchanges and faults; --live
+  inarch track NAME --to TRACKER ...          send a run to tensorboard, mlflow or wandb; --live
   inarch dashboard --grafana FILE             write a Grafana dashboard of the metrics that runs export
   inarch evaluate PATH                        evaluate a run's networks again, from their checkpoints
   inarch export PATH                          write the best network or the soup as safetensors
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "stop": lambda rest: tyro.cli(stop, args=rest, prog="inarch stop"),
         "resume": lambda rest: tyro.cli(resume, args=rest, prog="inarch resume"),
         "report": lambda rest: tyro.cli(result_commands.report, args=rest, prog="inarch report"),
+        "track": lambda rest: tyro.cli(result_commands.track, args=rest, prog="inarch track"),
         "dashboard": lambda rest: tyro.cli(result_commands.dashboard, args=rest, prog="inarch dashboard"),
         "evaluate": lambda rest: tyro.cli(result_commands.evaluate, args=rest, prog="inarch evaluate"),
         "export": lambda rest: tyro.cli(result_commands.export, args=rest, prog="inarch export"),
@@ -142,7 +144,9 @@ def train(words: list[str]) -> int:
 
     console = plain_console()
     console.print(f"run {config.name}: starting Ray and reading the data", highlight=False)
-    return _follow(lambda: PopulationRun.start(config, quiet=True), console, detach=config.detach)
+    return _follow(
+        lambda: PopulationRun.start(config, quiet=True), console, detach=config.detach, is_tracked=bool(config.track)
+    )
 
 
 def open_run(
@@ -152,6 +156,7 @@ def open_run(
     storage: str = "runs",
     address: str | None = None,
     detach: bool = False,
+    track: tuple[str, ...] = (),
 ) -> int:
     """Open a population without networks of its own. Training loops join it by `inarch.join`.
 
@@ -163,16 +168,20 @@ def open_run(
         storage: Folder or URI that holds the runs.
         address: Address of a Ray cluster. None: RAY_ADDRESS if set, otherwise a Ray of this machine.
         detach: Whether the run continues when this process ends. Needs a cluster that also outlives it.
+        track: Trackers that this process feeds: tensorboard, mlflow, wandb, each with = and a target or without.
     """
     from inarch.actors import PopulationRun
+    from inarch.actors.driver.trackers import resolve_trackers
 
-    console = plain_console()
+    console, trackers = plain_console(), resolve_trackers(track)
     console.print(f"run {name}: starting Ray", highlight=False)
 
     def begin() -> Any:
-        return PopulationRun.open(name, config, storage=storage, address=address, detach=detach, quiet=True)
+        return PopulationRun.open(
+            name, config, storage=storage, address=address, detach=detach, callbacks=trackers, quiet=True
+        )
 
-    return _follow(begin, console, detach=detach)
+    return _follow(begin, console, detach=detach, is_tracked=bool(track))
 
 
 def dashboard_line(url: str | None) -> str:
@@ -336,7 +345,7 @@ def resume(
     return _follow(begin, console, detach=False)
 
 
-def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
+def _follow(begin: Callable[[], Any], console: Console, *, detach: bool, is_tracked: bool = False) -> int:
     """Start or resume a run, show its progress until it ends, and return the exit status.
 
     After Ctrl-C or SIGTERM every network commits a checkpoint, and the run can be resumed. The status is 130 or 143.
@@ -354,6 +363,8 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool) -> int:
             console.print(dashboard_line(run.dashboard), highlight=False)
             if detach:
                 console.print(f"detached; inarch status {run.name} shows its state", highlight=False)
+                if is_tracked:
+                    console.print(f"inarch track {run.name} --live --to ... feeds its trackers", highlight=False)
                 return 0
             result = follow(run, console)
             with contextlib.suppress(InarchError):

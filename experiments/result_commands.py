@@ -142,6 +142,42 @@ def report(path: tyro.conf.Positional[str], /, out: str | None = None, live: boo
         content = read_content(storage)
 
 
+def track(path: tyro.conf.Positional[str], /, to: tuple[str, ...], live: bool = False) -> int:
+    """Send a run to trackers: tensorboard, mlflow or wandb. What was sent before is not sent again.
+
+    Args:
+        path: Name of the run, or its folder.
+        to: Trackers, each with = and a target or without. The target of tensorboard is a folder, that of mlflow a
+            tracking URI, that of wandb a project.
+        live: Go on until the run ends. Otherwise a live run is sent as far as it is committed.
+    """
+    import time
+
+    from inarch.actors.driver.trackers import resolve_trackers
+    from inarch.population.tasks.run_folder import find_run, read_config, read_members
+
+    console, trackers = plain_console(), resolve_trackers(to)
+    storage = find_run(path)
+    name = read_config(storage)["config"]["name"]
+    for tracker in trackers:
+        tracker.on_start(name, storage.uri)
+    num_sent = [0] * len(trackers)
+    while True:
+        record = read_members(storage) or {}
+        is_over = record.get("state") in ("finished", "failed")
+        for position, tracker in enumerate(trackers):
+            num_sent[position] += tracker.advance()
+        if is_over or not live:
+            break
+        time.sleep(REFRESH_SECONDS)
+    for position, (text, tracker) in enumerate(zip(to, trackers, strict=True)):
+        if is_over:
+            is_stopped = record["state"] == "finished" and not storage.exists("result.json")
+            num_sent[position] += tracker.complete("stopped" if is_stopped else record["state"])
+        console.print(f"{text}: {num_sent[position]} intervals sent", highlight=False, markup=False)
+    return 0
+
+
 def dashboard(grafana: str) -> int:
     """Write a Grafana dashboard of the metrics that runs export. Grafana imports it, and asks for a Prometheus.
 

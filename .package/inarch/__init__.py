@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inarch.actors import PopulationRun, RunCallback, RunResult
+    from inarch.actors.driver.trackers import MLflow, TensorBoard, Tracker, WandB
     from inarch.actors.guest.join import join
     from inarch.actors.guest.member import ExchangeSummary, Member
     from inarch.population import Metric, Simulator, Task, TensorTask, graft
@@ -84,6 +85,7 @@ _MODULES = {
     "join": "inarch.actors.guest.join",
     "Member": "inarch.actors.guest.member",
     "ExchangeSummary": "inarch.actors.guest.member",
+    **dict.fromkeys(("MLflow", "TensorBoard", "Tracker", "WandB"), "inarch.actors.driver.trackers"),
 }
 """Where each public name is defined."""
 
@@ -98,6 +100,7 @@ __all__ = [
     "FusionConfig",
     "GraftConfig",
     "InarchError",
+    "MLflow",
     "Member",
     "Metric",
     "MetricsConfig",
@@ -116,10 +119,13 @@ __all__ = [
     "StalenessConfig",
     "StragglerConfig",
     "Task",
+    "TensorBoard",
     "TensorTask",
     "TextConfig",
     "TimeoutsConfig",
     "TopologyConfig",
+    "Tracker",
+    "WandB",
     "WashConfig",
     "WeightAveragingConfig",
     "__version__",

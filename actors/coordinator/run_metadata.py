@@ -14,6 +14,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ from inarch.population.tasks.run_folder import read_config, read_info
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
-def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
+def write_config(storage: Storage, spec: RunSpec, info: RunInfo, *, run_id: str | None = None) -> None:
     """Write config.json, and the list of unreadable examples if there are any.
 
     config.json holds the whole configuration, the facts about data and model, and the versions of the libraries that
@@ -41,16 +42,19 @@ def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
         storage: The run's folder.
         spec: The run.
         info: Facts about data and model.
+        run_id: Identity of the run, by which trackers tell it from others of its name. None: a new one.
 
     Raises:
         StorageError: A file cannot be written.
     """
     content = {
+        "id": run_id or uuid.uuid4().hex,
         "config": to_dict(spec.config),
         "open": None if spec.open is None else to_dict(spec.open),
         "model": "callable" if spec.factory is not None else spec.config.model.architecture,
         "info": dataclasses.asdict(info),
         "versions": {
+            "inarch": importlib.metadata.version("inarch"),
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "torchvision": importlib.metadata.version("torchvision"),
@@ -78,14 +82,15 @@ def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
         RunError: config.json is damaged.
         StorageError: A file cannot be read or written.
     """
-    recorded = read_config(storage)["config"]
+    content = read_config(storage)
+    recorded = content["config"]
     current = json.loads(json.dumps(to_dict(spec.config)))
     if current | {"address": None} == recorded | {"address": None}:
         return
     if storage.exists("result.json"):
         storage.write(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read("result.json"))
         storage.delete("result.json")
-    write_config(storage, spec, info)
+    write_config(storage, spec, info, run_id=content.get("id"))
 
 
 def check_info(storage: Storage, info: RunInfo, *, run: str) -> None:

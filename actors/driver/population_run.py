@@ -39,6 +39,7 @@ from inarch.actors.driver.launching import Launched, RunParts, launch_again, lau
 from inarch.actors.driver.progress_lines import ProgressLines, print_line
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.driver.status_html import show_in_notebook, status_html
+from inarch.actors.driver.trackers import resolve_trackers
 from inarch.actors.messages import Event, RunStatus
 from inarch.actors.registrations import registrations_of
 from inarch.actors.termination import stop_at_exit
@@ -164,7 +165,7 @@ class PopulationRun:
         Raises:
             InarchError: An input cannot be used. Nothing was started, and the run's folder is unchanged.
         """
-        followers = resolve_callbacks([*config.callbacks, *callbacks])
+        followers = [*resolve_callbacks([*config.callbacks, *callbacks]), *resolve_trackers(config.track)]
         config = with_teachers(with_name(config))
         if not quiet:
             print_line(f"run {config.name}: starting Ray and reading the data")
@@ -292,7 +293,7 @@ class PopulationRun:
             return cls._of(launch_again(config, parts, storage), followers, quiet=quiet)
         config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
         config = dataclasses.replace(config, address=address or config.address)
-        followers = resolve_callbacks([*config.callbacks, *callbacks])
+        followers = [*resolve_callbacks([*config.callbacks, *callbacks]), *resolve_trackers(config.track)]
         if recorded["model"] == "callable" and model is None:
             raise ConfigError(
                 "this run was begun with a callable; pass it again: PopulationRun.resume(path, model=...)"

@@ -50,6 +50,9 @@ class RunConfig:
     callbacks: tuple[str, ...] = ()
     """Callbacks that follow the run in the driver's process, each as module:object: a RunCallback class, or a function
     that returns an instance."""
+    track: tuple[str, ...] = ()
+    """Trackers that the driver's process feeds: tensorboard, mlflow, wandb. Each may be followed by = and its target: a
+    folder, a tracking URI, or a project."""
     detach: bool = False
     """Whether the run continues after this driver process ends. Needs a Ray cluster that also outlives the driver."""
     address: str | None = None

@@ -1,0 +1,127 @@
+"""What trackers are given of a run: values of networks at their steps, and of the population at its intervals."""
+
+from __future__ import annotations
+
+import collections
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from inarch.population.evaluation.metrics import Metric
+from inarch.population.persistence.history_reader import RecordedInterval
+
+PLAIN = ("learning_rate", "examples_per_second", "grafts", "epoch")
+"""Columns of the table `metrics` that are logged under their own names, beside train_* and validation_*."""
+
+TRAIN_LOSS = Metric(name="train_loss", higher_is_better=False)
+"""The training loss, as a metric of the population."""
+
+SIZE_CHANGES = {"join": 1, "leave": -1, "failure": -1}
+"""Change of the population's size by each kind of event."""
+
+
+def network_values(interval: RecordedInterval) -> dict[str, float]:
+    """Return what a tracker logs of an interval of a network.
+
+    These are train_*, validation_*, learning_rate, examples_per_second, grafts, epoch, seconds/PHASE, and of a graft
+    age_intervals, scion, alpha/LAYER and information/LAYER. With several donors, alpha is their mean, age the greatest,
+    and scion is left out.
+
+    Args:
+        interval: The interval.
+    """
+    row = interval.row
+    values = {name: row.get(name) for name in (*PLAIN, *row) if name in PLAIN or name.startswith(("train_", "valid"))}
+    values |= {f"seconds/{name.removeprefix('seconds_')}": row[name] for name in row if name.startswith("seconds_")}
+    alphas: dict[str, list[float]] = {}
+    for graft in interval.grafts:
+        alphas.setdefault(graft["layer"], []).append(graft["alpha"])
+        values[f"information/{graft['layer']}"] = graft["own_information"]
+    values |= {f"alpha/{layer}": statistics.fmean(kept) for layer, kept in alphas.items()}
+    donors = {graft["scion"] for graft in interval.grafts}
+    if len(donors) == 1:
+        values["scion"] = donors.pop()
+    ages = [graft["staleness_intervals"] for graft in interval.grafts if graft["staleness_intervals"] is not None]
+    if ages:
+        values["age_intervals"] = max(ages)
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+class PopulationValues:
+    """Values of the population, from the newest interval of each network.
+
+    The step of the population is the median of the networks' intervals.
+    """
+
+    def __init__(self, metric: Metric | None) -> None:
+        """Create values of a population without intervals.
+
+        Args:
+            metric: Primary metric of the task. None if it has none.
+        """
+        self._metric = metric
+        self._newest: dict[int, dict[str, Any]] = {}
+        self._outcomes: collections.Counter[str] = collections.Counter()
+        self._interval = 0
+
+    def add(
+        self, interval: RecordedInterval, events: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, dict[str, float]] | None:
+        """Add an interval. Return the population's step and values if the step has grown, otherwise None.
+
+        The values are NAME/best, NAME/mean and NAME/worst of train_loss and of the primary validation metric, size,
+        and counts since the start: exchanges/OUTCOME, losses and restarts.
+
+        Args:
+            interval: The next interval, in the order of time.
+            events: Events of the run's record of members.
+        """
+        row = interval.row
+        columns = {TRAIN_LOSS.name: row["train_loss"]}
+        if self._metric is not None:
+            columns[self._metric.name] = row.get(f"validation_{self._metric.name}")
+        newest = self._newest.setdefault(interval.network_id, {})
+        newest |= {name: value for name, value in columns.items() if value is not None}
+        newest["interval"] = interval.interval
+        self._outcomes[row["outcome"]] += 1
+        median = int(statistics.median_low([known["interval"] for known in self._newest.values()]))
+        if median <= self._interval:
+            return None
+        self._interval = median
+        return median, self._values([event for event in events if event["seconds"] <= row["time"]])
+
+    def _values(self, events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        kinds = collections.Counter(event["kind"] for event in events)
+        values: dict[str, float] = {f"exchanges/{name}": count for name, count in self._outcomes.items() if name}
+        values |= {"losses": kinds["loss"], "restarts": kinds["restart"]}
+        values["size"] = sum(change * kinds[kind] for kind, change in SIZE_CHANGES.items())
+        for metric in (TRAIN_LOSS, *([] if self._metric is None else [self._metric])):
+            values |= self._spread(metric)
+        return {name: float(value) for name, value in values.items()}
+
+    def _spread(self, metric: Metric) -> dict[str, float]:
+        """Return the best, the mean and the worst value of a metric. Networks whose value is NaN are left out."""
+        name = metric.name
+        known = [newest[name] for newest in self._newest.values() if not math.isnan(newest.get(name, math.nan))]
+        if not known:
+            return {}
+        known.sort(key=metric.score)
+        return {f"{name}/best": known[-1], f"{name}/mean": statistics.fmean(known), f"{name}/worst": known[0]}
+
+
+def result_values(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a run's result, such as result/ensemble/METRIC and result/agreement.
+
+    Args:
+        result: Content of result.json.
+    """
+    values: dict[str, Any] = {}
+    for kind in ("mean", "ensemble", "soup", "greedy_soup"):
+        values |= {f"result/{kind}/{name}": value for name, value in (result.get(kind) or {}).items()}
+    best = next((row for row in result["networks"] if row["network"] == result.get("best")), None)
+    if best is not None:
+        values |= {f"result/best/{name}": value for name, value in (best.get("best") or {}).items()}
+        values["result/best_network"] = best["network"]
+    values |= {f"result/{name}": result.get(name) for name in ("agreement", "cosine", "seconds")}
+    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}

@@ -1,0 +1,267 @@
+"""Trackers: callbacks that send the history of a run to a service for experiments."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import tempfile
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inarch.actors.driver.callbacks import RunCallback
+from inarch.actors.driver.run_result import RunResult
+from inarch.actors.driver.trackers.tracked_values import PopulationValues, network_values, result_values
+from inarch.population.errors import ConfigError, MissingError
+from inarch.population.evaluation.metrics import Metric
+from inarch.population.persistence.history_reader import HistoryReader
+from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_folder import read_config, read_members
+
+READ_SECONDS = 5.0
+"""Least time between two readings of the history."""
+
+RETRY_SECONDS = 60.0
+"""Time after a failure in which nothing is sent, so that a server that is down does not keep the driver busy."""
+
+LOCK_SECONDS = 30.0
+"""Longest wait at the end of a run for a transfer that is under way."""
+
+POPULATION = "population"
+"""Key of the population among the networks, whose keys are `network-ID`."""
+
+RESULT = "result"
+"""Key of the result in the record of what was sent: the population's step at the end."""
+
+ARTIFACTS = ("config.json", "result.json", "report.html")
+"""Files of the run's folder that trackers keep."""
+
+logger = logging.getLogger("inarch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    """The run that a tracker is told of."""
+
+    name: str
+    """Name of the run."""
+    id: str
+    """Identity of the run. Another run of the same name has another."""
+    folder: str
+    """Path or URI of its folder."""
+    settings: Mapping[str, str | int | float | bool]
+    """Fields of the configuration by their dotted names, facts under `info.`, and versions under `versions.`."""
+
+
+class Tracker(RunCallback):
+    """Sends the intervals of a run to a service for experiments, as a run for each network and one for the population.
+
+    The intervals are read from the history in the run's folder. What was sent is recorded with the service. Each
+    interval is therefore sent once, also if the run is resumed, the coordinator restarts or another process goes on.
+    """
+
+    def __init__(self) -> None:
+        """Create a tracker that follows no run."""
+        self._storage = Storage(".")
+        self._reader: HistoryReader | None = None
+        self._sent: dict[str, int] = {}
+        self._values = PopulationValues(None)
+        self._last_step = 0
+        self._next_seconds = 0.0
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def begin(self, run: TrackedRun) -> Mapping[str, int]:
+        """Begin to log a run, or go on with it.
+
+        Args:
+            run: The run.
+
+        Returns:
+            What `record` was last given for this run. Empty for a new run.
+
+        Raises:
+            ConfigError: The target holds another run.
+        """
+
+    @abstractmethod
+    def log(self, key: str, step: int, seconds: float, values: Mapping[str, float]) -> None:
+        """Log values.
+
+        Args:
+            key: `network-ID`, or `population`.
+            step: Optimizer step of the network, or interval of the population.
+            seconds: Time, in seconds of the wall clock.
+            values: Values by name. They may be NaN or infinite.
+        """
+
+    @abstractmethod
+    def record(self, sent: Mapping[str, int]) -> None:
+        """Record which intervals were logged.
+
+        Args:
+            sent: The last interval that was logged, by key. Under `result`: the population's interval at the end.
+        """
+
+    @abstractmethod
+    def end(self, *, state: str, artifacts: Path | None) -> None:
+        """End the runs.
+
+        Args:
+            state: finished, stopped or failed.
+            artifacts: Folder with files of the run that are worth keeping. None: nothing is new.
+        """
+
+    def on_start(self, name: str, path: str) -> None:
+        """Begin to log the run at `path`."""
+        self._storage = Storage(path)
+        recorded = read_config(self._storage)
+        metrics = [Metric(**values) for values in recorded["info"]["metrics"]]
+        run = TrackedRun(name=name, id=recorded.get("id", name), folder=path, settings=_settings(recorded))
+        self._values = PopulationValues(metrics[0] if metrics else None)
+        self._sent = dict(self.begin(run))
+        self._reader = HistoryReader(self._storage)
+
+    def on_interval(self, row: Mapping[str, Any]) -> None:
+        """Send what was committed since the last time, every few seconds."""
+        if time.monotonic() >= self._next_seconds:
+            self.advance()
+
+    def on_finish(self, result: RunResult | None) -> None:
+        """Send the rest, the result and the artifacts."""
+        if result is None:
+            self.complete("failed")
+        else:
+            self.complete("stopped" if result.table is None else "finished")
+
+    def advance(self, *, is_final: bool = False) -> int:
+        """Send the intervals that were committed since the last call.
+
+        Args:
+            is_final: Whether the history is complete.
+
+        Returns:
+            Number of intervals sent. Intervals that were sent earlier do not count.
+
+        Raises:
+            Exception: The service failed. The next call sends the rest.
+        """
+        if self._reader is None:  # begin has failed, and that was reported
+            return 0
+        if not self._lock.acquire(timeout=LOCK_SECONDS if is_final else 0):
+            raise TimeoutError("an earlier transfer is still under way; inarch track sends the rest")
+        try:
+            self._next_seconds = time.monotonic() + RETRY_SECONDS
+            num_sent = self._send(self._reader, is_final=is_final)
+            self._next_seconds = time.monotonic() + READ_SECONDS
+            return num_sent
+        finally:
+            self._lock.release()
+
+    def complete(self, state: str) -> int:
+        """Send the rest, the result and the artifacts, and end.
+
+        Args:
+            state: finished, stopped or failed.
+
+        Returns:
+            Number of intervals sent.
+
+        Raises:
+            Exception: The service failed.
+        """
+        if self._reader is None:
+            return 0
+        num_sent = self.advance(is_final=True)
+        if not num_sent and self._last_step <= self._sent.get(RESULT, 0):
+            self.end(state=state, artifacts=None)
+            return 0
+        with tempfile.TemporaryDirectory() as folder:
+            artifacts = Path(folder)
+            for name in ARTIFACTS:
+                _copy(self._storage, name, artifacts / name)
+            file = artifacts / "result.json"
+            if state == "finished" and file.exists():  # a population of guests has no result
+                result = json.loads(file.read_text())
+                self.log(POPULATION, self._last_step, time.time(), result_values(result))
+                _copy_best(self._storage, result["best"], artifacts)
+            self._sent[RESULT] = self._last_step
+            self.record(self._sent)
+            self.end(state=state, artifacts=artifacts)
+        return num_sent
+
+    def _send(self, reader: HistoryReader, *, is_final: bool) -> int:
+        num_sent = 0
+        events = (read_members(self._storage) or {}).get("events", ())
+        try:
+            for interval in reader.new_intervals(is_final=is_final):
+                row, key = interval.row, f"network-{interval.network_id}"
+                num_sent += self._log_new(key, interval.interval, row["step"], row["time"], network_values(interval))
+                of_population = self._values.add(interval, events)
+                if of_population is not None:
+                    self._last_step, values = of_population
+                    self._log_new(POPULATION, self._last_step, self._last_step, row["time"], values)
+        finally:
+            self.record(self._sent)
+        return num_sent
+
+    def _log_new(self, key: str, interval: int, step: int, seconds: float, values: Mapping[str, float]) -> bool:
+        """Log values, unless this interval was logged before. Return whether they were logged."""
+        if interval <= self._sent.get(key, 0):
+            return False
+        self.log(key, step, seconds, values)
+        self._sent[key] = interval
+        return True
+
+
+def check_installed(tracker: str, package: str, *, extra: str) -> None:
+    """Raise ConfigError if the package that a tracker needs is not installed.
+
+    Args:
+        tracker: Name of the tracker.
+        package: Name by which the package is imported.
+        extra: Extra of inarch that installs it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"tracker {tracker} needs the package {package}: pip install 'inarch[{extra}]'")
+
+
+def _settings(recorded: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """Return the content of config.json as flat settings. Lists become text, and long ones are left out."""
+    flat: dict[str, str | int | float | bool] = {}
+
+    def add(prefix: str, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                add(f"{prefix}{name}.", value)
+            elif value is None or isinstance(value, (str, int, float, bool)):
+                flat[f"{prefix}{name}"] = "None" if value is None else value
+            elif len(text := json.dumps(value)) <= 250:
+                flat[f"{prefix}{name}"] = text
+
+    add("", recorded["config"])
+    add("info.", recorded["info"])
+    add("versions.", recorded.get("versions", {}))
+    return flat
+
+
+def _copy(storage: Storage, name: str, target: Path) -> None:
+    """Copy a file of the run's folder. A file that is not there is left out."""
+    try:
+        target.write_bytes(storage.read(name))
+    except MissingError:
+        logger.info("%s has no %s", storage.uri, name)
+
+
+def _copy_best(storage: Storage, network_id: int | None, folder: Path) -> None:
+    """Copy the best weights of the best network, if there are any."""
+    from inarch.population.persistence.checkpoint import CheckpointStore  # imports torch
+
+    file = None if network_id is None else CheckpointStore(storage).best_file(network_id)
+    if file is not None:
+        _copy(storage, file, folder / "best.safetensors")

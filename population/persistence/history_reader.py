@@ -1,0 +1,116 @@
+"""Reads the intervals that are added to a run's history, each once, while the run trains or later."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from inarch.population.errors import MissingError
+from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.persistence.storage import Storage
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedInterval:
+    """One interval of one network, as committed to the history."""
+
+    row: Row
+    """Its row of the table `metrics`."""
+    grafts: tuple[Row, ...]
+    """Its rows of the table `grafts`: one for each donor and layer."""
+
+    @property
+    def network_id(self) -> int:
+        """Id of the network."""
+        return self.row["network"]
+
+    @property
+    def interval(self) -> int:
+        """Number of the interval. The first is 1."""
+        return self.row["interval"]
+
+
+class HistoryReader:
+    """Returns the intervals that were added to the history since the last call.
+
+    A network's intervals come in order, each once. An interval that was trained again after a restart is not returned
+    a second time. Files that were read are not read again.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        """Create a reader that has read nothing.
+
+        Args:
+            storage: The run's folder.
+        """
+        self._storage = storage
+        self._names_read: dict[str, set[str]] = {"metrics": set(), "grafts": set()}
+        self._waiting: dict[tuple[int, int], Row] = {}
+        self._grafts: dict[tuple[int, int, int], list[Row]] = {}
+        self._returned: dict[int, int] = {}
+
+    def new_intervals(self, *, is_final: bool = False) -> list[RecordedInterval]:
+        """Return the intervals that were added since the last call, in the order of their time.
+
+        The files of the two tables are written one after the other. An interval with a graft is therefore returned when
+        the rows of the graft are there.
+
+        Args:
+            is_final: Whether the history is complete. Intervals are then returned without rows that never came.
+
+        Raises:
+            StorageError: A file cannot be read. The next call reads it again.
+        """
+        for row in self._new_rows("metrics"):
+            key = row["network"], row["interval"]
+            known = self._waiting.get(key)
+            if row["interval"] > self._returned.get(row["network"], 0) and (
+                known is None or row["incarnation"] >= known["incarnation"]
+            ):
+                self._waiting[key] = row
+        for row in self._new_rows("grafts"):
+            self._grafts.setdefault((row["rootstock"], row["interval"], row["incarnation"]), []).append(row)
+        intervals = self._ready(is_final=is_final)
+        self._grafts = {key: rows for key, rows in self._grafts.items() if key[1] > self._returned.get(key[0], 0)}
+        return sorted(intervals, key=lambda interval: interval.row["time"])
+
+    def _ready(self, *, is_final: bool) -> list[RecordedInterval]:
+        """Take the waiting intervals that are complete, and those before them."""
+        ready: list[RecordedInterval] = []
+        incomplete: set[int] = set()
+        for network_id, number in sorted(self._waiting):
+            row = self._waiting[network_id, number]
+            grafts = self._grafts.get((network_id, number, row["incarnation"]), [])
+            if row["outcome"] == ExchangeOutcome.GRAFTED.value and not grafts and not is_final:
+                incomplete.add(network_id)
+            if network_id in incomplete:
+                continue
+            ready.append(RecordedInterval(row=row, grafts=tuple(_without_repeats(grafts))))
+            del self._waiting[network_id, number]
+            self._returned[network_id] = number
+        return ready
+
+    def _new_rows(self, table: str) -> list[Row]:
+        """Return the rows of the files of a table that were not read before.
+
+        A file that vanishes meanwhile was folded into another, which the next call finds.
+        """
+        rows: list[Row] = []
+        for name in self._storage.names(table):
+            if name.endswith(".parquet") and name not in self._names_read[table]:
+                with contextlib.suppress(MissingError):
+                    rows += pq.read_table(io.BytesIO(self._storage.read(f"{table}/{name}"))).to_pylist()
+                    self._names_read[table].add(name)
+        return rows
+
+
+def _without_repeats(rows: list[Row]) -> list[Row]:
+    """Return rows of one interval, of which some were read twice: from a file, and from the one it was folded into."""
+    return list({(row["scion"], row["layer"]): row for row in rows}.values())
