@@ -14,7 +14,7 @@ from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 
 class CoordinatorApi(ABC):

@@ -14,6 +14,9 @@ from inarch.population.evaluation.metrics import Metric
 from inarch.population.extension.registry import Registration
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
+HEARTBEATS = 6
+"""Heartbeats in a lease."""
+
 NAMESPACE = "inarch"
 """Ray namespace of all runs. The names of a run's actors begin with the name of the run."""
 

@@ -19,7 +19,8 @@ from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.membership.topology import check_topology
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import Snapshot, SnapshotInfo
+from inarch.population.state.snapshot import Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.protocol import BoundTask
 from inarch.population.training.trainer import Trainer
 

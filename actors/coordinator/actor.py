@@ -47,7 +47,7 @@ from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.run_folder import read_info, read_members
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
@@ -92,8 +92,15 @@ class RunCoordinator(GuestApi):
         if self._spec.open is None:
             self._state.resources = plan_resources(self._config)
         await asyncio.to_thread(self.context.storage.check_writable)
-        info = await self._prepare()
-        await self._record_start(info)
+        if not self._spec.is_resumed and self._spec.open is None:
+            for _ in range(self._config.population.size):
+                self._members.add(is_initial=True)
+        try:
+            info = await self._prepare()
+            await self._record_start(info)
+        except BaseException:
+            self.lifecycle.terminate_all()
+            raise
         self._recorder.save()
         if self._spec.open is None:
             self._background.spawn(self.lifecycle.start_all())
@@ -306,6 +313,8 @@ class RunCoordinator(GuestApi):
             self._set_info(info)
             return info
         pending = self._read_data()
+        if not self._spec.is_resumed:
+            self.lifecycle.boot_all()
         try:
             info = await asyncio.wait_for(await_result(pending), self._config.timeouts.start_seconds)
         except TimeoutError:
@@ -325,12 +334,10 @@ class RunCoordinator(GuestApi):
         self._population.num_intervals = info.num_intervals
 
     async def _record_start(self, info: RunInfo) -> None:
-        """Add the members, and write configuration and members to the run's folder."""
+        """Write the configuration to the run's folder. For a resumed run, restore the members."""
         storage, run = self.context.storage, self._spec.name
         if not self._spec.is_resumed:
             await asyncio.to_thread(run_metadata.write_config, storage, self._spec, info)
-            for _ in range(self._config.population.size if self._spec.open is None else 0):
-                self._members.add(is_initial=True)
             return
         await asyncio.to_thread(run_metadata.check_info, storage, info, run=run)
         is_open, num_intervals = self._spec.open is not None, info.num_intervals

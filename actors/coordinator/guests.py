@@ -13,8 +13,7 @@ from typing import Any
 
 from inarch.actors.coordinator import run_metadata
 from inarch.actors.coordinator.run_context import RunContext
-from inarch.actors.messages import Command, Enrollment, ExitReason, GuestApplication, GuestTerms
-from inarch.actors.network.exchange_client import HEARTBEATS
+from inarch.actors.messages import HEARTBEATS, Command, Enrollment, ExitReason, GuestApplication, GuestTerms
 from inarch.population.config import OpenConfig
 from inarch.population.errors import ConfigError, RunError, StorageError, StructureError
 from inarch.population.evaluation.metrics import Metric
@@ -22,7 +21,7 @@ from inarch.population.membership.members import OUTSIDE, MemberState
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.history import to_parquet
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.run_spec import RunInfo
 
 MARGIN_SECONDS = 1.0

@@ -10,6 +10,7 @@ processes and states around.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 
@@ -76,6 +77,14 @@ class NetworkLifecycle:
         for network_id in plans.keys() - initial:
             self._background.spawn(self.start(network_id, "joined"))
         self._background.has_changed.set()
+
+    def boot_all(self) -> None:
+        """Start the processes of a new run's networks while its data are being read. `start_all` waits for them."""
+        if self._state.resources is None:
+            raise RunError("the resources of a network are not known yet")
+        for member in self._members:
+            with contextlib.suppress(ValueError):  # a process of this name lives: `start_all` reports that
+                self._group.boot(member, StartPlan("initial"), self._state.data, resources=self._state.resources)
 
     async def read_plans(self) -> dict[int, StartPlan]:
         """Return how each starting member starts, by id."""
@@ -309,6 +318,12 @@ class NetworkLifecycle:
             self._group.end_later(network_id)
         else:
             self._group.end(network_id)
+
+    def terminate_all(self) -> None:
+        """End the processes of all networks, also of those that were kept for their snapshots."""
+        for network_id in self._group.networks():
+            self.terminate(network_id)
+        self._group.end_leavers()
 
     def retire_never_placed(self) -> None:
         """Retire members that were never placed, once no other member trains any more."""

@@ -13,9 +13,9 @@ from ray.actor import ActorHandle, ActorProxy
 from ray.exceptions import RayError, RayTaskError
 
 from inarch.actors.messages import NAMESPACE, Command, ExitReason, NetworkSpec, StartPlan, network_name
-from inarch.actors.network.actor import NetworkDescription, NetworkStanding, NetworkWorker, create_network
+from inarch.actors.network.actor import Network, create_network
+from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 from inarch.actors.resources import NetworkResources
-from inarch.population.data import Splits
 from inarch.population.errors import InarchError
 from inarch.population.membership.members import MemberRecord
 from inarch.population.tasks.run_spec import RunSpec
@@ -39,9 +39,10 @@ class NetworkGroup:
             run: The run that the networks belong to.
         """
         self._run = run
-        self._handles: dict[int, ActorProxy[NetworkWorker]] = {}
-        self._leavers: list[tuple[ActorProxy[NetworkWorker], bool]] = []
+        self._handles: dict[int, ActorProxy[Network]] = {}
+        self._leavers: list[tuple[ActorProxy[Network], bool]] = []
         self._finished: set[int] = set()
+        self._booted: set[tuple[int, int]] = set()
 
     def __contains__(self, network_id: int) -> bool:
         return network_id in self._handles
@@ -51,9 +52,9 @@ class NetworkGroup:
         return list(self._handles)
 
     async def create(
-        self, member: MemberRecord, plan: StartPlan, data: ObjectRef[Splits], *, resources: NetworkResources
+        self, member: MemberRecord, plan: StartPlan, data: ObjectRef[Any], *, resources: NetworkResources
     ) -> NetworkDescription:
-        """Create a network's process and wait until its model is built.
+        """Create a network's process, unless `boot` has, and wait until its model is built.
 
         Args:
             member: The member.
@@ -65,6 +66,20 @@ class NetworkGroup:
             RayActorError: Its process died.
             InarchError: Its model could not be built.
         """
+        if (member.id, member.incarnation) not in self._booted:
+            self.boot(member, plan, data, resources=resources)
+        self._booted.discard((member.id, member.incarnation))
+        return await await_result(self._handles[member.id].ready.remote())
+
+    def boot(self, member: MemberRecord, plan: StartPlan, data: ObjectRef[Any], *, resources: NetworkResources) -> None:
+        """Create a network's process, which waits for the data and builds its model.
+
+        Args:
+            member: The member.
+            plan: How it starts.
+            data: Reference to the data, which may still be read.
+            resources: What Ray reserves for it.
+        """
         spec = NetworkSpec(
             run=self._run,
             network_id=member.id,
@@ -74,8 +89,8 @@ class NetworkGroup:
             gpus=resources.gpus,
             at_most_interval=plan.at_most_interval,
         )
-        handle = self._handles[member.id] = create_network(spec, data, cpus=resources.cpus)
-        return await await_result(handle.ready.remote())
+        self._handles[member.id] = create_network(spec, data, cpus=resources.cpus)
+        self._booted.add((member.id, member.incarnation))
 
     def find(self, member: MemberRecord) -> int | None:
         """Take over the living process of a member, if there is one.
@@ -90,7 +105,7 @@ class NetworkGroup:
             with contextlib.suppress(ValueError):
                 name = network_name(self._run.name, member.id, incarnation)
                 handle = ray.get_actor(name, namespace=NAMESPACE)
-                self._handles[member.id] = cast("ActorProxy[NetworkWorker]", handle)
+                self._handles[member.id] = cast("ActorProxy[Network]", handle)
                 return incarnation
         return None
 
@@ -141,7 +156,7 @@ class NetworkGroup:
         self._leavers.clear()
 
 
-def _end(handle: ActorProxy[NetworkWorker], *, has_finished: bool) -> None:
+def _end(handle: ActorProxy[Network], *, has_finished: bool) -> None:
     """End a process: ask it to exit if its training has ended, and kill it otherwise, or after `EXIT_SECONDS`."""
     if not has_finished:
         _kill(handle)
@@ -150,8 +165,8 @@ def _end(handle: ActorProxy[NetworkWorker], *, has_finished: bool) -> None:
     asyncio.get_running_loop().call_later(EXIT_SECONDS, _kill, handle)
 
 
-def _kill(handle: ActorProxy[NetworkWorker]) -> None:
-    ray.kill(cast("ActorHandle[NetworkWorker]", handle))
+def _kill(handle: ActorProxy[Network]) -> None:
+    ray.kill(cast("ActorHandle[Network]", handle))
 
 
 async def await_result(reference: ObjectRef[T]) -> T:

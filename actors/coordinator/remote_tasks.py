@@ -1,6 +1,6 @@
 """The two Ray tasks of a run: one prepares it before training, the other evaluates its networks after training.
 
-Ray retries both. They use no actors.
+Ray retries both. They use no actors. The coordinator imports this file, so that only the tasks themselves import torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 import ray
-import torch
 
 from inarch.actors.registrations import register_all
 from inarch.population.errors import StorageError
@@ -20,14 +19,13 @@ from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.history import fold_history
 from inarch.population.persistence.storage import Storage
 from inarch.population.report.page import write_report
-from inarch.population.tasks.run_evaluation import evaluate_run
 from inarch.population.tasks.run_spec import RunSpec
-from inarch.population.training.run_preparation import prepare
 
 logger = logging.getLogger("inarch")
 
 EVALUATION_THREADS = 8
-"""Most threads of the evaluation."""
+"""Most threads of the evaluation. One core is left to others: threads of torch wait for each other, so that on two busy
+cores two threads take three times as long as one."""
 
 
 @ray.remote(num_cpus=0, max_retries=3, num_returns=2)
@@ -45,6 +43,8 @@ def prepare_run(spec: RunSpec):
     Raises:
         InarchError: As `prepare`.
     """
+    from inarch.population.training.run_preparation import prepare
+
     register_all(spec.registrations)
     return prepare(spec)
 
@@ -74,8 +74,12 @@ def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: 
         RunExistsError: Another start has claimed the folder.
         StorageError: Storage failed in every attempt.
     """
+    import torch
+
+    from inarch.population.tasks.run_evaluation import evaluate_run
+
     register_all(spec.registrations)
-    torch.set_num_threads(min(EVALUATION_THREADS, os.cpu_count() or 1))
+    torch.set_num_threads(max(1, min(EVALUATION_THREADS, (os.cpu_count() or 1) - 1)))
     result = evaluate_run(spec, data, ended, reasons, seconds) | {"finished": time.time()}
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     check_holds(storage, spec.token)

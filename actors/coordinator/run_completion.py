@@ -55,7 +55,7 @@ class RunCompletion:
         state.phase = "finishing"
         await context.background.notify()
         seconds = state.seconds
-        self._end_networks()
+        self._lifecycle.terminate_all()
         await self._guests.write_rows()
         if networks and all(member.state is MemberState.FAILED for member in networks):
             state.fail(state.message or "every network failed")
@@ -73,7 +73,7 @@ class RunCompletion:
 
     async def clean_up(self) -> None:
         """End the networks of a failed run, and record the failure and what was trained."""
-        self._end_networks()
+        self._lifecycle.terminate_all()
         await self._context.background.notify()
         await self._context.recorder.write()
         await self._guests.write_rows()
@@ -106,11 +106,6 @@ class RunCompletion:
                 await asyncio.to_thread(write_report, self._context.storage, state=state)
         except Exception:
             self._context.monitor.log.logger.exception("the report of the run could not be written")
-
-    def _end_networks(self) -> None:
-        for network_id in self._context.group.networks():
-            self._lifecycle.terminate(network_id)
-        self._context.group.end_leavers()
 
     async def _withdraw_claim(self) -> None:
         """Free the run's folder for another start."""

@@ -18,10 +18,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy
-import ray
-import torch
-
 from inarch.actors.resources import NetworkResources
 from inarch.population.config import to_dict
 from inarch.population.errors import DataError, StructureError
@@ -30,6 +26,9 @@ from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_folder import read_config, read_info
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
+
+VERSIONED = ("inarch", "torch", "torchvision", "numpy", "ray")
+"""Packages whose versions are recorded."""
 
 
 def write_config(storage: Storage, spec: RunSpec, info: RunInfo, *, run_id: str | None = None) -> None:
@@ -54,12 +53,8 @@ def write_config(storage: Storage, spec: RunSpec, info: RunInfo, *, run_id: str 
         "model": "callable" if spec.factory is not None else spec.config.model.architecture,
         "info": dataclasses.asdict(info),
         "versions": {
-            "inarch": importlib.metadata.version("inarch"),
             "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": importlib.metadata.version("torchvision"),
-            "numpy": numpy.__version__,
-            "ray": ray.__version__,
+            **{package: importlib.metadata.version(package) for package in VERSIONED},
         },
     }
     storage.replace("config.json", json.dumps(content, indent=2).encode())

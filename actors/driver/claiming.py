@@ -17,8 +17,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
+from inarch.actors.driver.process_start import process_start
 from inarch.population.errors import MissingError, RunExistsError
 from inarch.population.persistence.claim import Claim, claims, holds, withdraw
 from inarch.population.persistence.storage import Storage
@@ -147,7 +146,7 @@ def _claim(storage: Storage, *, generation: int, is_detached: bool) -> Claim:
     content = {
         "host": socket.gethostname(),
         "process": os.getpid(),
-        "process_started": psutil.Process().create_time(),
+        "process_started": process_start(os.getpid()),
         "seconds": time.time(),
         "is_detached": is_detached,
     }
@@ -189,9 +188,5 @@ def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
 
 def _is_alive(content: dict[str, Any]) -> bool:
     """Return whether the process of a claim lives on this machine: a process of the same id and start time."""
-    try:
-        return abs(psutil.Process(content["process"]).create_time() - content["process_started"]) < 1.0
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
+    started = process_start(content["process"])
+    return started is not None and abs(started - content["process_started"]) < 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -13,16 +14,15 @@ import ray
 from inarch.actors.pickling import check_sendable
 from inarch.population.config import RunConfig
 from inarch.population.errors import ConfigError, DataError, RunError, StorageError
-from inarch.population.exchange import check_rule
+from inarch.population.exchange.rules import check_rule
 from inarch.population.extension.user_code import user_code
-from inarch.population.grafting.criteria import check_criterion
+from inarch.population.grafting.criterion_names import check_criterion
 from inarch.population.membership.topology import check_topology
-from inarch.population.models import ModelFactory, check_factory
+from inarch.population.models.architectures import ModelFactory, check_factory
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.tasks.built_in import check_task, resolve_task
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_folder import with_moved_data, with_own_data
-from inarch.population.training.run_preparation import try_here
 
 OWN_TASK = "callable"
 """Name in the configuration of a task that the caller passed as an object."""
@@ -168,16 +168,17 @@ def with_more_epochs(config: RunConfig, epochs: int) -> RunConfig:
     return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=epochs))
 
 
-def check_here(config: RunConfig, task: Task, model: ModelFactory | None) -> None:
-    """Try the model in this process, where it is defined, before Ray starts.
+def check_here(config: RunConfig, task: Task, model: ModelFactory | None, *, has_own_code: bool) -> None:
+    """Check data and model in this process, where the caller's code is defined, before Ray starts.
 
-    The model is not tried if the task knows no stand-in data here, for example because only the cluster can read the
-    data. The cluster then checks data and model.
+    The model is tried if the run uses code of the caller, or if this process has imported torch already. Otherwise only
+    the cluster tries it, because importing torch takes seconds. The cluster also checks data that only it can read.
 
     Args:
         config: The run's configuration.
         task: The run's task.
         model: The caller's model factory. None: the configuration's architecture.
+        has_own_code: Whether the run uses objects of the caller.
 
     Raises:
         ConfigError: There is no such topology, criterion or exchange rule.
@@ -187,10 +188,24 @@ def check_here(config: RunConfig, task: Task, model: ModelFactory | None) -> Non
     check_names(config)
     is_local = config.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     try:
-        try_here(config, task, model)
+        trial = task.trial(config, model)
+        if trial is not None and (has_own_code or "torch" in sys.modules):
+            from inarch.population.training.run_preparation import try_task
+
+            try_task(trial.bind(), num_examples=trial.num_examples)
     except (DataError, StorageError):
         if is_local:
             raise
+
+
+def names_own_code(config: RunConfig) -> bool:
+    """Return whether a configuration names an object as module:object.
+
+    Args:
+        config: The run's configuration.
+    """
+    names = (config.task, config.model.architecture, config.topology.name, config.exchange.rule, config.graft.criterion)
+    return any(":" in name for name in names)
 
 
 def check_names(config: RunConfig) -> None:

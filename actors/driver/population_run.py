@@ -28,6 +28,7 @@ from inarch.actors.driver.inputs import (
     OWN_TASK,
     check_here,
     check_names,
+    names_own_code,
     resumed_config,
     run_storage,
     with_name,
@@ -45,7 +46,7 @@ from inarch.actors.registrations import registrations_of
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import OpenConfig, RunConfig, from_dict
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
-from inarch.population.models import ModelFactory
+from inarch.population.models.architectures import ModelFactory
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_folder import find_run, read_config
@@ -176,7 +177,8 @@ class PopulationRun:
             storage.check_writable()
             config = run_task.complete_config(config, data, storage)
             registrations = registrations_of(config)
-            check_here(config, run_task, factory)
+            is_own = factory is not None or is_own_task or bool(registrations) or names_own_code(config)
+            check_here(config, run_task, factory, has_own_code=is_own)
             parts = RunParts(factory=factory, task=run_task if is_own_task else None, registrations=registrations)
             launched = launch_new(config, parts, storage, claim)
         return cls._of(launched, followers, quiet=quiet)

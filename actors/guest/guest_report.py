@@ -13,7 +13,7 @@ from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.population.exchange import ExchangeResult, graft_rows
 from inarch.population.exchange.participant import Participant
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 
 class GuestReport:

@@ -24,7 +24,8 @@ from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.exchange import ExchangeResult
 from inarch.population.exchange.participant import Participant
 from inarch.population.membership.outcome import ExchangeOutcome
-from inarch.population.state.snapshot import Snapshot, SnapshotInfo
+from inarch.population.state.snapshot import Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.progress import Progress
 
 

@@ -1,54 +1,24 @@
-"""A network of the population as a Ray actor: it trains on its own, exchanges snapshots and commits checkpoints.
+"""A network of the population as a Ray actor.
 
 It has two groups of calls. `train` has one thread, for the whole training. `control` has two, for calls that only set
 flags or read values, so that they are answered at once while the network trains.
 
-Longer than 300 lines: the calls share the state of one process.
+The coordinator imports this file. It therefore imports neither torch nor the worker.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-import time
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
-import torch
 from ray import ObjectRef
-from ray.actor import ActorClass, ActorProxy, exit_actor
-from ray.exceptions import GetTimeoutError, RayError
+from ray.actor import ActorClass, ActorProxy
 
-from inarch.actors.coordinator_api import CoordinatorApi
-from inarch.actors.messages import (
-    NAMESPACE,
-    Command,
-    ExitReason,
-    NetworkSpec,
-    References,
-    coordinator_name,
-    network_name,
-)
-from inarch.actors.network.async_checkpointer import AsyncCheckpointer, StorageMetrics
-from inarch.actors.network.exchange_backend import RayExchangeBackend
-from inarch.actors.network.exchange_client import ExchangeClient
-from inarch.actors.network.log_file import LogFile
-from inarch.actors.network.watchdog import Watchdog, exit_soon
-from inarch.actors.registrations import register_all
-from inarch.actors.retry import RETRY_SECONDS, retry
-from inarch.population.errors import CheckpointError, RunError
-from inarch.population.extension.user_code import place_of
-from inarch.population.membership.outcome import ExchangeOutcome
-from inarch.population.membership.snapshot_index import PublishedSnapshot
-from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
-from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.persistence.storage import Storage
-from inarch.population.state.snapshot import Snapshot, SnapshotInfo
-from inarch.population.tasks.built_in import task_of
-from inarch.population.training.trainer import Trainer
+from inarch.actors.messages import NAMESPACE, Command, ExitReason, NetworkSpec, network_name
+from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 
-STORAGE_DEADLINES = 8
-"""Storage deadlines that pass before a network gives up on its storage."""
+if TYPE_CHECKING:
+    from inarch.actors.network.worker import NetworkWorker
 
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -58,93 +28,33 @@ KEEP_MEMORY = {
 """Without these, glibc's malloc returns activations to the kernel after each step and faults them in again. That costs
 a small network a tenth of its CPU time, and more in a thread that is not the first of its process, as Ray's are."""
 
-ENDING = (Command.STOP, Command.FENCED)
 
+class Network:
+    """A network on Ray. `NetworkWorker` does the work."""
 
-class NetworkDescription(NamedTuple):
-    """A network's process, and what it has built."""
+    def __init__(self, spec: NetworkSpec, data: list[ObjectRef[Any]]) -> None:
+        """Import torch, wait for the data, and build the network.
 
-    structure: str
-    """Fingerprint of its snapshots."""
-    interval: int
-    """Intervals completed."""
-    process: int
-    """Process id."""
-    node: str
-    """Id of the Ray node."""
-
-
-class NetworkStanding(NamedTuple):
-    """How a network stands, for a restarted coordinator."""
-
-    report: IntervalReport | None
-    """Newest report."""
-    published: list[PublishedSnapshot[References]]
-    """Its snapshots in the coordinator's index."""
-    description: NetworkDescription
-
-
-class NetworkWorker:
-    """Trains one network of a run. `NetworkActor` is this class on Ray."""
-
-    def __init__(self, spec: NetworkSpec, data: Any) -> None:
-        """Build the network, and resume from its newest checkpoint if it has one.
+        The process starts while the run's data are still being read. If they cannot be read, it ends.
 
         Args:
             spec: The network and its run.
-            data: The task's data, a view of the object store.
+            data: Reference to the data, in a list, so that Ray starts the process before they are there.
         """
+        from inarch.actors.network.worker import NetworkWorker, import_optimizers
+
         self._spec = spec
-        register_all(spec.run.registrations)
-        config, network_id = spec.run.config, spec.network_id
-        device = _device(spec)
-        torch.set_num_threads(spec.threads)
-        if config.device.deterministic:
-            torch.use_deterministic_algorithms(True)
-        self._storage_seconds = STORAGE_DEADLINES * config.timeouts.storage_seconds
-        storage = Storage(spec.run.folder, deadline_seconds=config.timeouts.storage_seconds)
-        self._log = LogFile(storage, f"network-{network_id}")
-        self._checkpoints = CheckpointStore(storage, keep=config.checkpoint.keep, token=spec.run.token)
-        self._retry(functools.partial(self._checkpoints.acquire_fence, network_id, spec.incarnation))
-        task = task_of(spec.run).bind(config, data, model=spec.run.factory, device=device)
-        self.trainer = Trainer(task, config, network_id=network_id, incarnation=spec.incarnation)
-        self._is_resumed = self._retry(self._resume)
-        handle = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
-        self._coordinator = cast("ActorProxy[CoordinatorApi]", handle)
-        metrics = StorageMetrics(spec.run.name)
-        self._checkpointer = AsyncCheckpointer(
-            self._checkpoints, self._log, deadline_seconds=self._storage_seconds, metrics=metrics
-        )
-        backend = RayExchangeBackend(self._coordinator, network_id, spec.incarnation)
-        self._exchange = ExchangeClient(backend, config, self.trainer.layout, logger=self._log.logger)
-        limit = max(
-            config.timeouts.progress_seconds,
-            config.timeouts.barrier_seconds + config.timeouts.lease_seconds,
-            2 * self._storage_seconds,
-        )
-        self._watchdog = Watchdog(self._log, limit_seconds=limit, must_end=self._exchange.must_end)
-        self._report: IntervalReport | None = None
-        self._exit: ExitReason | None = None
-        self._failure: Exception | None = None
-        self._step_seconds = config.debug.straggler.seconds(network_id)
-        self._step_ended = 0.0
-        self._is_stopping = False
-        self._is_leaving = False
-        self._log.logger.info(
-            "network %d, incarnation %d, process %d, device %s, %d threads, interval %d, step %d",
-            *(network_id, spec.incarnation, os.getpid(), device, spec.threads),
-            *(self.trainer.interval, self.trainer.step),
-        )
+        import_optimizers()
+        (content,) = ray.get(data)
+        self._worker: NetworkWorker = NetworkWorker(spec, content)
 
     def __repr__(self) -> str:
-        return f"NetworkWorker({self._spec.run.name}/{self._spec.network_id}, incarnation {self._spec.incarnation})"
-
-    # Calls of the coordinator.
+        return f"Network({self._spec.run.name}/{self._spec.network_id}, incarnation {self._spec.incarnation})"
 
     @ray.method(concurrency_group="control")
     def ready(self) -> NetworkDescription:
         """Describe the network. The first call. It is answered when the model is built."""
-        return self._describe()
+        return self._worker.ready()
 
     @ray.method(concurrency_group="train")
     def run(self) -> ExitReason:
@@ -153,184 +63,30 @@ class NetworkWorker:
         The pending call is the network's sign of life. A second call, of a restarted coordinator, waits for the first
         and returns the same.
         """
-        if self._failure is not None:
-            raise self._failure
-        if self._exit is None:
-            self._watchdog.begin_training()
-            try:
-                self._exit = self._train()
-            except Exception as error:
-                place = place_of(error)
-                if place:
-                    error.add_note(place)  # a note passes between processes, a traceback does not
-                self._failure = error
-                self._log.logger.exception("network %d failed", self._spec.network_id)
-                raise
-            finally:
-                self._watchdog.end_training()
-                self._log.sync()
-                if self._exchange.is_orphaned:
-                    exit_soon()
-            self._log.logger.info("network %d: %s", self._spec.network_id, self._exit.value)
-            if self._exit is ExitReason.FENCED:
-                exit_soon()
-        return self._exit
+        return self._worker.run()
 
     @ray.method(concurrency_group="control")
     def describe(self) -> NetworkStanding:
         """Return how the network stands, for a restarted coordinator."""
-        self._exchange.record_contact()
-        return NetworkStanding(self._report, self._exchange.published(), self._describe())
+        return self._worker.describe()
 
     @ray.method(concurrency_group="control")
     def direct(self, command: Command) -> None:
         """Leave or stop. Sets a flag that the training thread checks after each step."""
-        self._exchange.record_contact()
-        self._is_stopping |= command in ENDING
-        self._is_leaving |= command is Command.LEAVE
+        self._worker.direct(command)
 
     @ray.method(concurrency_group="control")
     def exit(self) -> None:
         """End this process, once training has ended. Ray then shows that it exited as intended."""
-        self._log.sync()
-        exit_actor()
-
-    # The trainer's runtime.
-
-    def now(self) -> float:
-        """Return the wall clock, in seconds."""
-        return time.time()
-
-    def after_step(self) -> bool:
-        """Return whether to continue with the next step."""
-        self._watchdog.record_progress()
-        if self._step_seconds:
-            self._pad_step()
-        is_ending = self._is_stopping or self._exchange.is_orphaned or self._checkpointer.is_fenced
-        return not (is_ending or self._exchange.command in ENDING)
-
-    def should_continue(self) -> bool:
-        """Return whether to begin another interval."""
-        return self.after_step() and not (self._is_leaving or self._exchange.command is Command.LEAVE)
-
-    def prefetch(self, own: SnapshotInfo) -> None:
-        """Begin to fetch scions."""
-        self._exchange.prefetch(own)
-
-    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
-        """Return the scions that have arrived."""
-        return self._exchange.fetch_scions(own)
-
-    def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
-        """Send the report, and begin to write the checkpoint."""
-        self._watchdog.record_progress()
-        self._report = report
-        if report.outcome:
-            self._exchange.report(report)
-        if checkpoint is not None:
-            self._checkpointer.commit(checkpoint)
-
-    def _describe(self) -> NetworkDescription:
-        return NetworkDescription(
-            structure=self.trainer.layout.fingerprint,
-            interval=self.trainer.interval,
-            process=os.getpid(),
-            node=ray.get_runtime_context().get_node_id(),
-        )
-
-    def _pad_step(self) -> None:
-        """Fill the step up to its least length, counted from the end of the last step."""
-        now = time.monotonic()
-        time.sleep(max(0.0, self._step_seconds - (now - self._step_ended)))
-        self._step_ended = time.monotonic()
-
-    def _train(self) -> ExitReason:
-        if self._spec.mode == "joined" and not self._is_resumed and not self._join():
-            return ExitReason.STOPPED
-        if self.trainer.is_finished and self.trainer.publishes:
-            self._exchange.publish(self.trainer.snapshot(time.time()))
-        for report, snapshot in self.trainer.intervals(self):
-            self._report = report
-            self._log.logger.info(
-                "interval %d: loss %.4f, validation %s, %.0f examples/s",
-                *(report.origin.interval, report.train_loss, dict(report.validation_metrics)),
-                report.examples_per_second,
-            )
-            if self._spec.run.config.mode == "lockstep":
-                self._checkpointer.wait()
-            self._exchange.publish_interval(report, snapshot)
-        self._checkpointer.wait()
-        self._exchange.flush(seconds=self._spec.run.config.timeouts.lease_seconds)
-        return self._exit_reason()
-
-    def _exit_reason(self) -> ExitReason:
-        if self._checkpointer.is_fenced or self._exchange.command is Command.FENCED:
-            return ExitReason.FENCED
-        if self.trainer.is_finished:
-            return ExitReason.DONE
-        if self._exchange.is_orphaned:
-            return ExitReason.ORPHANED
-        return ExitReason.LEFT if self._is_leaving and not self._is_stopping else ExitReason.STOPPED
-
-    def _join(self) -> bool:
-        """Ask the coordinator where to begin, and clone a parent's weights if it names one.
-
-        In lockstep, the coordinator answers when a barrier is released, however long that takes.
-
-        Returns:
-            False if the run is stopping.
-
-        Raises:
-            RunError: The parent's weights did not arrive within timeouts.barrier_seconds.
-        """
-        timeouts = self._spec.run.config.timeouts
-        deadline: float | None = None
-        while self.after_step():
-            call = self._coordinator.join.remote(self._spec.network_id, self._spec.incarnation)
-            try:
-                point = ray.get(call, timeout=timeouts.barrier_seconds)
-            except (RayError, GetTimeoutError):
-                time.sleep(RETRY_SECONDS)
-                continue
-            self._exchange.record_contact()
-            if point.parent is None:
-                self.trainer.fast_forward(point.interval)
-                return True
-            parent = self._exchange.fetch_one(point.parent, seconds=timeouts.fetch_seconds)
-            if not isinstance(parent, ExchangeOutcome):
-                self.trainer.clone_from(parent)
-                return True
-            deadline = deadline or time.monotonic() + timeouts.barrier_seconds
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"network {self._spec.network_id} could not join: its parent's weights were {parent.value}"
-                )
-            time.sleep(RETRY_SECONDS)
-        return False
-
-    def _resume(self) -> bool:
-        """Resume from the newest checkpoint that counts. Returns whether there is one."""
-        if self._spec.mode == "initial":
-            return False
-        network_id, limit = self._spec.network_id, self._spec.at_most_interval
-        newest = self._checkpoints.newest(network_id, at_most_interval=limit)
-        if newest is not None:
-            self.trainer.resume(newest)
-        elif limit or (limit is None and self._checkpoints.list(network_id)):
-            place = "" if limit is None else f" of interval {limit} or earlier"
-            raise CheckpointError(f"network {network_id} has checkpoints, but none{place} that can be read")
-        return newest is not None
-
-    def _retry(self, call: Any) -> Any:
-        return retry(call, seconds=self._storage_seconds, logger=self._log.logger)
+        self._worker.exit()
 
 
-def create_network(spec: NetworkSpec, data: ObjectRef[Any], *, cpus: float) -> ActorProxy[NetworkWorker]:
+def create_network(spec: NetworkSpec, data: ObjectRef[Any], *, cpus: float) -> ActorProxy[Network]:
     """Create a network's actor. It is named and detached, so that it outlives its coordinator. Its lease ends it.
 
     Args:
         spec: The network and its run.
-        data: Reference to the data.
+        data: Reference to the data, which may not be there yet.
         cpus: CPUs that Ray reserves.
 
     Raises:
@@ -346,25 +102,11 @@ def create_network(spec: NetworkSpec, data: ObjectRef[Any], *, cpus: float) -> A
         max_task_retries=0,
         scheduling_strategy="SPREAD",
         runtime_env={"env_vars": KEEP_MEMORY},
-    ).remote(spec, data)
-    return cast("ActorProxy[NetworkWorker]", handle)
+    ).remote(spec, [data])
+    return cast("ActorProxy[Network]", handle)
 
 
 _OPTIONS: dict[str, Any] = {"concurrency_groups": {"train": 1, "control": 2}}  # ray.remote's types lack this option
 
-NetworkActor = cast("ActorClass[NetworkWorker]", ray.remote(**_OPTIONS)(NetworkWorker))
-"""`NetworkWorker` on Ray."""
-
-
-def _device(spec: NetworkSpec) -> torch.device:
-    """Return the device of a network.
-
-    Inside an actor with a GPU, Ray shows it that GPU alone, as cuda:0. Several networks on one GPU share its memory.
-    """
-    if not spec.gpus:
-        return torch.device("cpu")
-    device = torch.device("cuda:0")
-    torch.cuda.set_device(device)
-    if spec.gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(spec.gpus, device)
-    return device
+NetworkActor = cast("ActorClass[Network]", ray.remote(**_OPTIONS)(Network))
+"""`Network` on Ray."""

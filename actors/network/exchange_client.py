@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from inarch.actors.messages import Command, References
+from inarch.actors.messages import HEARTBEATS, Command, References
 from inarch.actors.network.exchange_backend import ExchangeBackend, fetch_buffer
 from inarch.population.config import RunConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
+from inarch.population.state.snapshot import Layout, Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 GRACE_SECONDS = 0.05
 """Longest wait for scions that were requested before the evaluation began."""
@@ -32,9 +33,6 @@ MAX_REPORTS = 256
 
 RETRY_SECONDS = 0.2
 """Pause between calls to a coordinator that does not answer."""
-
-HEARTBEATS = 6
-"""Heartbeats in a lease."""
 
 
 class ExchangeClient:

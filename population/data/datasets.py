@@ -15,6 +15,12 @@ DATASETS: Registry[Callable[[], Any]] = Registry("data set", "data.train")
 The names digits, cifar10 and cifar100 are read without it, as paths are.
 """
 
+CIFAR = ("cifar10", "cifar100")
+"""Data sets that torchvision can download."""
+
+NAMES = ("digits", *CIFAR)
+"""Data sets that are known by name. Each holds training and test images."""
+
 _OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 

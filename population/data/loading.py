@@ -9,15 +9,15 @@ import numpy as np
 
 from inarch.population.config import DataConfig, height_and_width
 from inarch.population.data.holdout import held_out, holdout_notes
-from inarch.population.data.reading.decoding import resized
 from inarch.population.data.reading.encoded_images import EncodedImages, UnreadableImages
 from inarch.population.data.reading.images import Array, ImageSet, with_set_channels
 from inarch.population.data.reading.labels import check_classes, numbered_as
 from inarch.population.data.reading.sources import decode_all, holds_parts, only_readable, open_images
 from inarch.population.data.report import DataReport, Resize, augmentation_text, counts_of
-from inarch.population.data.splits import STREAMED_SIZE, MemorySplits, Splits, StreamSplits, streamed_channels
+from inarch.population.data.splits import MemorySplits, Splits, StreamSplits, streamed_channels
+from inarch.population.data.streaming import STREAMED_SIZE, streams
 from inarch.population.data.streaming_batches import stream_statistics
-from inarch.population.errors import DataError, UnreadableImageError
+from inarch.population.errors import DataError
 
 Images = ImageSet | EncodedImages
 
@@ -231,29 +231,6 @@ def _with_classes_of(images: Images, train: Images, *, source: str) -> Images:
             f"{remedy}"
         )
     return dataclasses.replace(matched, class_names=train.class_names)
-
-
-def streams(train: EncodedImages, config: DataConfig) -> bool:
-    """Return whether images are decoded anew in each epoch, instead of once.
-
-    With data.stream=auto, images are streamed for the augmentation imagenet, or if they would exceed data.memory_gib
-    when decoded. The size of the first readable image stands for all of them.
-
-    Args:
-        train: Training images.
-        config: Configuration of the data.
-    """
-    if config.stream != "auto":
-        return config.stream == "always"
-    if config.augmentation == "imagenet":
-        return True
-    for index in range(min(len(train), config.skip_unreadable + 1)):
-        try:
-            width, height = resized(train.read(index), config.image_size).size
-        except UnreadableImageError:
-            continue
-        return 3 * width * height * len(train) > config.memory_gib * 2**30
-    return False
 
 
 def _decoded(images: Images, config: DataConfig, unreadable: UnreadableImages) -> ImageSet:

@@ -16,10 +16,8 @@ from inarch.population.data.memory_batches import Batches, MemoryBatches
 from inarch.population.data.reading.encoded_images import EncodedImages
 from inarch.population.data.reading.images import Array, ImageSet
 from inarch.population.data.report import DataReport
+from inarch.population.data.streaming import STREAMED_SIZE
 from inarch.population.data.streaming_batches import DecodingSpec, StreamBatches
-
-STREAMED_SIZE = 224
-"""Pixels a side of streamed images if data.image_size is not set."""
 
 
 def streamed_channels(config: DataConfig) -> int:

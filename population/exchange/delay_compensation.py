@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inarch.population.grafting.blending import blend_compensated_
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, is_structural
 
 PREFIX = "past."

@@ -21,7 +21,8 @@ from inarch.population.exchange.shared_state import SharedState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness, is_too_stale, staleness_limit, staleness_of
 from inarch.population.state.seeding import generator
-from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
+from inarch.population.state.snapshot import Layout, Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import check_finite, untrained_keys
 
 

@@ -16,7 +16,8 @@ from inarch.population.exchange.protocol import ExchangeRule
 from inarch.population.exchange.shared_state import SharedState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness
-from inarch.population.state.snapshot import Snapshot, SnapshotInfo, StagingBuffer, layout_of
+from inarch.population.state.snapshot import Snapshot, StagingBuffer, layout_of
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 
 class Participant:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-from torch import Tensor
-
-from inarch.population.exchange.delay_compensation import PastState
-from inarch.population.grafting.layer_level import LayerGraft
-from inarch.population.grafting.units import GraftUnit
 from inarch.population.membership.staleness import Staleness
-from inarch.population.state.snapshot import Snapshot, SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
+
+if TYPE_CHECKING:  # a driver checks the name of a rule without torch
+    import numpy as np
+    from torch import Tensor
+
+    from inarch.population.exchange.delay_compensation import PastState
+    from inarch.population.grafting.layer_level import LayerGraft
+    from inarch.population.grafting.units import GraftUnit
+    from inarch.population.state.snapshot import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
@@ -68,6 +68,7 @@ class Registry(Generic[T]):
         self._objects: dict[str, T] = {}
         self._imported: dict[str, T] = {}
         self._built_in: frozenset[str] = frozenset()
+        self._paths: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[Decorated], Decorated]:
         """Return a decorator that registers an object under a name, and leaves it as it is.
@@ -101,9 +102,27 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.field}: the name {name!r} of a {self.kind} must not have a colon")
         self._check(name, target)
         known = self._objects.get(name, target)
-        if known is not target and (name in self._built_in or _origin(known) != _origin(target)):
+        is_own = name in self.built_in()
+        if (known is not target or name in self._paths) and (is_own or _origin(known) != _origin(target)):
             raise ConfigError(f"{self.field}: there is a {self.kind} named {name!r} already")
         self._objects[name] = target
+
+    def check(self, name: str) -> None:
+        """Raise ConfigError if there is no such object. The library's own objects are not imported.
+
+        Args:
+            name: A registered name, or `module:object`.
+        """
+        if name not in self._paths:
+            self.resolve(name)
+
+    def add_paths(self, paths: Mapping[str, str]) -> None:
+        """Register the library's own objects. Each is imported when it is resolved first.
+
+        Args:
+            paths: `module:object` by name.
+        """
+        self._paths |= paths
 
     def _check(self, name: str, target: object) -> None:
         """Raise ConfigError if an object is of another kind."""
@@ -133,11 +152,11 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """Return the registered names, in the order of registration. `load_extensions` adds those of extensions."""
-        return tuple(self._objects)
+        return (*self._paths, *self._objects)
 
     def built_in(self) -> frozenset[str]:
         """Return the names of the library's own objects."""
-        return self._built_in
+        return self._built_in | self._paths.keys()
 
     def resolve(self, name: str) -> T:
         """Return the object behind a name or a path.
@@ -148,17 +167,17 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: There is no such object. The message lists the registered names.
         """
-        if name not in self._objects and ":" not in name:
+        if name not in self.names() and ":" not in name:
             load_extensions()
         if name in self._objects:
             return self._objects[name]
-        if ":" in name:
+        if name in self._paths or ":" in name:
             if name not in self._imported:
-                target = import_object(name, self.field)
+                target = import_object(self._paths.get(name, name), self.field)
                 self._check(name, target)
                 self._imported[name] = cast("T", target)
             return self._imported[name]
-        known = ", ".join(self._objects)
+        known = ", ".join(self.names())
         raise ConfigError(
             f"{self.field} {name!r} is unknown; there are {known}, else {self.others}, or a name that a "
             f"module in {EXTENSION_VARIABLE} registers"

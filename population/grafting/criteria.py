@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from inarch.population.config import GraftConfig
 from inarch.population.errors import ConfigError, NotFiniteError
-from inarch.population.extension.registry import Registry
+from inarch.population.grafting.criterion_names import CRITERIA
 from inarch.population.grafting.information import (
     differential_entropy,
     layer_entropy,
@@ -22,33 +21,6 @@ from inarch.population.grafting.information import (
     summed_filter_entropy,
 )
 from inarch.population.grafting.units import GraftUnit
-
-
-class Criterion(Protocol):
-    """Measures the information of a layer."""
-
-    def __call__(self, weight: Tensor, *, bins: int, name: str) -> Tensor | float:
-        """Return the information of a layer. More is better.
-
-        Args:
-            weight: The layer's weights, shape (filters, ...).
-            bins: graft.bins.
-            name: The layer's name, for errors.
-        """
-        ...
-
-
-CRITERIA: Registry[Criterion] = Registry("criterion", "graft.criterion")
-"""Criteria that need only the layer's weights, by name."""
-
-OTHER_CRITERIA = ("batch_norm", "constant", "random")
-"""Criteria that need something else, or nothing."""
-
-
-def check_criterion(criterion: str) -> None:
-    """Raise ConfigError if there is no criterion of this name."""
-    if criterion not in OTHER_CRITERIA:
-        CRITERIA.resolve(criterion)
 
 
 def layer_information(weight: Tensor, criterion: str, bins: int = 10, *, name: str = "") -> float:
@@ -166,40 +138,38 @@ def _scale(state: Mapping[str, Tensor], unit: GraftUnit) -> float:
     return scale
 
 
-@CRITERIA.register("entropy")
-def _entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+def by_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    """Return the entropy of the histogram of the weights."""
     return layer_entropy(weight, bins, name=name)
 
 
-@CRITERIA.register("l1")
-def _l1(weight: Tensor, *, bins: int, name: str) -> Tensor:
+def by_l1(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    """Return the l1 norm of the weights."""
     return weight.detach().abs().sum(dtype=torch.float64)
 
 
-@CRITERIA.register("summed_entropy")
-def _summed_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+def by_summed_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    """Return the sum of the filters' entropies."""
     try:
         return summed_filter_entropy(weight, bins)
     except NotFiniteError:
         raise NotFiniteError(f"{name} has a weight that is NaN or infinite") from None
 
 
-@CRITERIA.register("robust_entropy")
-def _robust_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+def by_robust_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    """Return the entropy of the histogram without outliers."""
     return robust_entropy(weight, bins, name=name)
 
 
-@CRITERIA.register("differential_entropy")
-def _differential_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+def by_differential_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    """Return the differential entropy."""
     return differential_entropy(weight, bins, name=name)
 
 
-@CRITERIA.register("orthogonality")
-def _orthogonality(weight: Tensor, *, bins: int, name: str) -> Tensor:
+def by_orthogonality(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    """Return how orthogonal the filters are."""
     return orthogonality(weight)
 
-
-CRITERIA.close_built_in()
 
 READ_ALL_VALUES = CRITERIA.built_in()
 """Criteria whose information is finite only if all values of the weight are."""

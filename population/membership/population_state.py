@@ -16,7 +16,7 @@ from inarch.population.membership.members import MemberRecord, Members, MemberSt
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot, SnapshotIndex
 from inarch.population.membership.staleness import staleness_limit
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from inarch.population.config import TopologyConfig
 from inarch.population.membership import topology
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import is_too_stale
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 T = TypeVar("T")
 

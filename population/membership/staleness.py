@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from inarch.population.config import StalenessConfig
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ Source: He et al. 2016 (arXiv:1512.03385), section 4.2, option A. Leaky ReLU is 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -120,3 +122,12 @@ class CifarResNet(nn.Module):
 
 def _activate(hidden: Tensor, slope: float) -> Tensor:
     return F.leaky_relu(hidden, slope, inplace=True) if slope else F.relu(hidden, inplace=True)
+
+
+resnet8 = partial(CifarResNet, 8)
+resnet14 = partial(CifarResNet, 14)
+resnet20 = partial(CifarResNet, 20)
+resnet32 = partial(CifarResNet, 32)
+resnet44 = partial(CifarResNet, 44)
+resnet56 = partial(CifarResNet, 56)
+resnet110 = partial(CifarResNet, 110)

@@ -67,8 +67,8 @@ def complexity_of(
         image_shape: (channels, height, width) of the images.
 
     Raises:
-        ConfigError: As `population.models.build`.
-        UserCodeError: As `population.models.build`.
+        ConfigError: As `population.models.building`.
+        UserCodeError: As `population.models.building`.
     """
     if isinstance(model, ModelConfig):
         model = dataclasses.replace(model, weights=None)

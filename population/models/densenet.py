@@ -5,6 +5,8 @@ Source: Huang et al. 2017 (arXiv:1608.06993). DenseNet-BC-100 with growth 12 has
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,3 +82,7 @@ class CifarDenseNet(nn.Module):
         """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         hidden = F.relu(self.bn(self.layers(self.conv1(images))))
         return self.linear(hidden.mean(dim=(2, 3)))
+
+
+densenet100 = partial(CifarDenseNet, 100, 12)
+densenet40 = partial(CifarDenseNet, 40, 12)

@@ -5,6 +5,8 @@ Source: Xie et al. 2017 (arXiv:1611.05431). ResNeXt-29, 8x64d has 34.4M paramete
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -72,3 +74,7 @@ class CifarResNeXt(nn.Module):
         """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         hidden = self.layers(F.relu(self.bn1(self.conv1(images))))
         return self.linear(hidden.mean(dim=(2, 3)))
+
+
+resnext29 = partial(CifarResNeXt, 29, 8, 64)
+resnext11 = partial(CifarResNeXt, 11, 4, 16)

@@ -53,6 +53,25 @@ def make_usable(model: nn.Module, image_shape: tuple[int, int, int] | None) -> N
     _check_state(model)
 
 
+def ignored_code(model: nn.Module) -> str | None:
+    """Return a line that says what inarch does not use of a LightningModule. None for other models.
+
+    Args:
+        model: The model.
+    """
+    is_lightning = any(
+        kind.__name__ == "LightningModule" and kind.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
+        for kind in type(model).__mro__
+    )
+    if not is_lightning:
+        return None
+    return (
+        f"model: {type(model).__name__} is a LightningModule; its forward is trained, and its training_step, "
+        "optimizers, schedulers and data are not used; to keep them, train with your Trainer and LightningExchange "
+        "(docs/how-to/join.md)"
+    )
+
+
 def _materialize(model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
     if not any(is_lazy(tensor) for _, _, _, tensor in _tensors(model)):
         return

@@ -5,6 +5,8 @@ Source: Zagoruyko & Komodakis 2016 (arXiv:1605.07146). WRN-28-10 has depth 28 an
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -68,3 +70,7 @@ class WideResNet(nn.Module):
         """Return logits (batch, num_classes) for images (batch, channels, height, width)."""
         hidden = F.relu(self.bn(self.layers(self.conv1(images))))
         return self.linear(hidden.mean(dim=(2, 3)))
+
+
+wrn28_10 = partial(WideResNet, 28, 10)
+wrn16_4 = partial(WideResNet, 16, 4)

@@ -20,16 +20,15 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from inarch.population.errors import CheckpointError, MissingError, StorageError
 from inarch.population.persistence.claim import check_holds, holds
 from inarch.population.persistence.history import TABLES, Rows, replaced_files, to_parquet
 from inarch.population.persistence.storage import Storage
+
+if TYPE_CHECKING:  # the coordinator lists checkpoints without torch
+    from torch import Tensor
 
 _NAME = re.compile(r"^(\d+)-(\d+)(?:-(\d+))?$")
 
@@ -338,6 +337,9 @@ class CheckpointStore:
         return files
 
     def _tensors(self, content: bytes, network_id: int) -> dict[str, Tensor]:
+        import safetensors.torch
+        from safetensors import SafetensorError
+
         try:
             return safetensors.torch.load(content)
         except SafetensorError as error:
@@ -346,4 +348,6 @@ class CheckpointStore:
 
 def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Return a safetensors file. The format has no memory order, so channels_last tensors are made contiguous."""
+    import safetensors.torch
+
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})

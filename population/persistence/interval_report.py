@@ -8,7 +8,7 @@ from typing import Any
 
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 
 @dataclass(frozen=True, kw_only=True)

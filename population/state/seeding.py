@@ -31,7 +31,7 @@ def derive_seed(root: int, network_id: int, use: Use) -> int:
         An integer in [0, 2**63).
     """
     sequence = np.random.SeedSequence(entropy=root, spawn_key=(network_id, _LEAVES[use]))
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 def generator(root: int, network_id: int, use: Use, *, counter: int) -> np.random.Generator:

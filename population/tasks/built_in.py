@@ -7,8 +7,6 @@ from collections.abc import Callable
 from inarch.population.errors import ConfigError
 from inarch.population.extension.registry import Registry
 from inarch.population.extension.user_code import user_code
-from inarch.population.tasks.image_task import ImageTask
-from inarch.population.tasks.language_modeling import LanguageModeling
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_spec import RunSpec
 
@@ -20,10 +18,13 @@ TASKS: Registry[Task | Callable[[], Task]] = Registry(
 )
 """Tasks by name: tasks, or classes or functions that return a task."""
 
-TASKS.register("classification")(ImageTask)
-TASKS.register("retrieval")(ImageTask)
-TASKS.register("language")(LanguageModeling)
-TASKS.close_built_in()
+TASKS.add_paths(
+    {
+        "classification": "inarch.population.tasks.image_task:ImageTask",
+        "retrieval": "inarch.population.tasks.image_task:ImageTask",
+        "language": "inarch.population.tasks.language_modeling:LanguageModeling",
+    }
+)
 
 
 def resolve_task(name: str) -> Task:

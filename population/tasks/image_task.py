@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from inarch.population.config import RunConfig
-from inarch.population.data import Splits, UnreadableImages, is_path, load_splits, parts_of, to_images, write_arrow
 from inarch.population.data.datasets import is_dataset, load_dataset
 from inarch.population.errors import ConfigError
-from inarch.population.models import ModelFactory, resolve
+from inarch.population.models.architectures import ModelFactory, check_architecture, resolve
 from inarch.population.persistence.storage import Storage, joined
-from inarch.population.tasks.image_classification import ImageClassification
-from inarch.population.tasks.image_trial import data_shape, stand_in_task
 from inarch.population.tasks.protocol import Task, Trial
 from inarch.population.tasks.run_folder import FIELDS, with_absolute_data
+
+if TYPE_CHECKING:  # a driver reads this file without torch
+    import torch
+
+    from inarch.population.data import Splits, UnreadableImages
+    from inarch.population.tasks.image_classification import ImageClassification
 
 
 class ImageTask(Task):
@@ -25,7 +26,9 @@ class ImageTask(Task):
     def check_config(self, config: RunConfig, *, has_model: bool) -> None:
         """Raise ConfigError if the architecture is unknown, as `Task.check_config`."""
         if not has_model:
-            resolve(config.model)
+            check_architecture(config.model)
+            if ":" in config.model.architecture:
+                resolve(config.model)
 
     def complete_config(self, config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         """Return the configuration with the caller's images, as `with_data`."""
@@ -33,10 +36,18 @@ class ImageTask(Task):
 
     def trial(self, config: RunConfig, model: ModelFactory | None) -> Trial | None:
         """Return the task bound to random images, or None if their shape cannot be known without reading all images."""
+        from inarch.population.tasks.image_shape import data_shape
+
         shape = data_shape(config)
         if shape is None:
             return None
-        return Trial(task=stand_in_task(config, model, shape), num_examples=shape.num_images)
+
+        def bind() -> ImageClassification:
+            from inarch.population.tasks.image_trial import stand_in_task
+
+            return stand_in_task(config, model, shape)
+
+        return Trial(bind=bind, num_examples=shape.num_images)
 
     def load_data(self, config: RunConfig) -> Splits:
         """Read the images of a run, as `run_splits`."""
@@ -52,6 +63,8 @@ class ImageTask(Task):
         begins_trained: bool = True,
     ) -> ImageClassification:
         """Return the task bound to images, as `Task.bind`."""
+        from inarch.population.tasks.image_classification import ImageClassification
+
         return ImageClassification(config, data, factory=model, device=device, begins_trained=begins_trained)
 
 
@@ -64,6 +77,8 @@ def run_splits(config: RunConfig) -> Splits:
     Raises:
         DataError: As `load_splits`.
     """
+    from inarch.population.data import load_splits
+
     return load_splits(config.data, seed=config.seed, same_classes=config.task != "retrieval")
 
 
@@ -86,6 +101,8 @@ def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         data = load_dataset(config.data.train)
     if data is None:
         return with_absolute_data(config)
+    from inarch.population.data import UnreadableImages, is_path, parts_of
+
     parts = parts_of(data)
     unreadable = UnreadableImages(config.data.skip_unreadable)
     paths = {}
@@ -101,6 +118,8 @@ def _written(data: Any, part: str, config: RunConfig, storage: Storage, unreadab
         raise ConfigError(
             f"{joined(storage.uri, f'data/{part}.arrow')} exists already; choose another name for the run"
         )
+    from inarch.population.data import to_images, write_arrow
+
     images = to_images(data, config.data, name=f"data {part}", unreadable=unreadable)
     storage.make("data")
     write_arrow(images, storage.filesystem, storage.path(f"data/{part}.arrow"))

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from torch import Tensor, nn
 
 from inarch.population.config import RunConfig
 from inarch.population.errors import ConfigError
 from inarch.population.evaluation.metrics import Metric, Scores
-from inarch.population.evaluation.protocol import EvaluationSet
-from inarch.population.fusion import LayerFusion
-from inarch.population.grafting.channel_tracing import find_channels
-from inarch.population.grafting.channels import Channels
-from inarch.population.models import ModelFactory
-from inarch.population.models.complexity import ModelComplexity
+from inarch.population.models.architectures import ModelFactory
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.state_dict import State
+
+if TYPE_CHECKING:  # a driver and a coordinator read this file without torch
+    from torch import Tensor, nn
+
+    from inarch.population.evaluation.protocol import EvaluationSet
+    from inarch.population.fusion import LayerFusion
+    from inarch.population.grafting.channels import Channels
+    from inarch.population.models.complexity import ModelComplexity
+    from inarch.population.state.state_dict import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +185,8 @@ class BoundTask(Protocol):
 class Trial:
     """A task bound to stand-in data on the CPU, to try the model before Ray starts."""
 
-    task: BoundTask
+    bind: Callable[[], BoundTask]
+    """Returns the bound task. It may take seconds, because it imports torch and builds a model."""
     num_examples: int
     """Training examples that the run will have."""
 
@@ -287,6 +290,8 @@ def task_channels(task: BoundTask, model: nn.Module) -> Channels:
             "graft.level filter and graft.channel_matching need a task whose channels can be traced; this task gives "
             "no input_shape: use graft.level layer and graft.channel_matching none"
         )
+    from inarch.population.grafting.channel_tracing import find_channels
+
     return find_channels(model, shape)
 
 

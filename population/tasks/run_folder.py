@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inarch.population.config import RunConfig, from_dict
-from inarch.population.data.reading.sources import NAMES
+from inarch.population.data.datasets import NAMES
 from inarch.population.errors import (
     ConfigError,
     MissingError,

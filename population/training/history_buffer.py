@@ -10,7 +10,7 @@ from inarch.population.exchange import Contribution, graft_rows
 from inarch.population.fusion import LayerFusion
 from inarch.population.persistence.history import TABLES, Rows
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 
 class HistoryBuffer:

@@ -9,7 +9,7 @@ from inarch.population.evaluation.metrics import Scores
 from inarch.population.exchange import Contribution, training_behind
 from inarch.population.exchange.participant import Participant
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.schedule import Schedule
 
 

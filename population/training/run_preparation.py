@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from inarch.population.config import RunConfig
-from inarch.population.models import ModelFactory
+from inarch.population.models.usable import ignored_code
 from inarch.population.tasks.built_in import task_of
-from inarch.population.tasks.protocol import BoundTask, Task
+from inarch.population.tasks.protocol import BoundTask
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 from inarch.population.training.trainer import Trainer
 
@@ -43,6 +42,7 @@ def describe_run(task: BoundTask) -> RunInfo:
     trainer = try_task(task)
     description = task.describe()
     compact = description.compact
+    note = ignored_code(trainer.module)
     return RunInfo(
         metrics=tuple(task.metrics),
         train_examples=description.train_examples,
@@ -57,7 +57,7 @@ def describe_run(task: BoundTask) -> RunInfo:
         num_intervals=trainer.schedule.num_intervals,
         interval_steps=trainer.schedule.interval_steps,
         steps_per_epoch=trainer.schedule.steps_per_epoch,
-        description=description.lines,
+        description=description.lines if note is None else (*description.lines, note),
         unreadable=description.unreadable,
         facts=description.facts,
     )
@@ -82,20 +82,3 @@ def try_task(task: BoundTask, *, num_examples: int | None = None) -> Trainer:
     trainer = Trainer(task, dataclasses.replace(task.config, device=device), network_id=0)
     trainer.dry_run_exchange()
     return trainer
-
-
-def try_here(config: RunConfig, task: Task, model: ModelFactory | None) -> None:
-    """Try a run's network in the driver's process on stand-in data, if the task has such data.
-
-    Args:
-        config: Configuration of the run.
-        task: The run's task.
-        model: The caller's model factory. None: there is none.
-
-    Raises:
-        ConfigError, UserCodeError: As `try_task`.
-        DataError: The data cannot be read.
-    """
-    trial = task.trial(config, model)
-    if trial is not None:
-        try_task(trial.task, num_examples=trial.num_examples)

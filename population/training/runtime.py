@@ -7,7 +7,8 @@ from typing import Protocol
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import Snapshot, SnapshotInfo
+from inarch.population.state.snapshot import Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 
 class TrainerRuntime(Protocol):

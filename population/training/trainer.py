@@ -51,7 +51,8 @@ from inarch.population.state.optimizer import (
     optimizer_tensors,
 )
 from inarch.population.state.seeding import RandomState, derive_seed, generator
-from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
+from inarch.population.state.snapshot import Layout, Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.protocol import BoundTask, task_channels
 from inarch.population.training import divergence

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inarch.actors.driver.trackers.tracker import POPULATION, RESULT, TrackedRun, Tracker, check_installed
+from inarch.actors.driver.trackers.tracker import POPULATION, RESULT, TrackedRun, Tracker
+from inarch.population.extension.optional_packages import check_installed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +36,7 @@ class MLflow(Tracker):
             ConfigError: The package mlflow is not installed.
         """
         super().__init__()
-        check_installed("mlflow", "mlflow", extra="mlflow")
+        check_installed("mlflow", needed_by="tracker mlflow", extra="mlflow")
         self._uri, self._experiment_name = uri, experiment
         self._client: MlflowClient | None = None
         self._run = TrackedRun(name="", id="", folder="", settings={})

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker, check_installed
+from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker
 from inarch.population.errors import ConfigError
+from inarch.population.extension.optional_packages import check_installed
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -30,7 +31,7 @@ class TensorBoard(Tracker):
             ConfigError: The package tensorboard is not installed.
         """
         super().__init__()
-        check_installed("tensorboard", "tensorboard", extra="tensorboard")
+        check_installed("tensorboard", needed_by="tracker tensorboard", extra="tensorboard")
         self._directory = Path(directory)
         self._folder, self._id = self._directory, ""
         self._writers: dict[str, SummaryWriter] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any
 from inarch.actors.driver.callbacks import RunCallback
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.driver.trackers.tracked_values import PopulationValues, network_values, result_values
-from inarch.population.errors import ConfigError, MissingError
+from inarch.population.errors import MissingError
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.persistence.history_reader import HistoryReader
 from inarch.population.persistence.storage import Storage
@@ -217,18 +216,6 @@ class Tracker(RunCallback):
         self.log(key, step, seconds, values)
         self._sent[key] = interval
         return True
-
-
-def check_installed(tracker: str, package: str, *, extra: str) -> None:
-    """Raise ConfigError if the package that a tracker needs is not installed.
-
-    Args:
-        tracker: Name of the tracker.
-        package: Name by which the package is imported.
-        extra: Extra of inarch that installs it.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"tracker {tracker} needs the package {package}: pip install 'inarch[{extra}]'")
 
 
 def _settings(recorded: Mapping[str, Any]) -> dict[str, str | int | float | bool]:

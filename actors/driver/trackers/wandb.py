@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker, check_installed
+from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker
 from inarch.population.errors import ConfigError
+from inarch.population.extension.optional_packages import check_installed
 
 if TYPE_CHECKING:
     import wandb
@@ -37,7 +38,7 @@ class WandB(Tracker):
             ConfigError: The package wandb is not installed.
         """
         super().__init__()
-        check_installed("wandb", "wandb", extra="wandb")
+        check_installed("wandb", needed_by="tracker wandb", extra="wandb")
         self._project, self._mode, self._directory = project, mode or os.environ.get("WANDB_MODE", "offline"), directory
         self._run = TrackedRun(name="", id="", folder="", settings={})
         self._runs: dict[str, wandb.Run] = {}

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from inarch.population.errors import DataError
 
@@ -86,8 +85,9 @@ def encode_label_array(
         return encode_labels(values, name=name, class_names=class_names, unit="item")
     if isinstance(values, (list, tuple)) and any(isinstance(value, (str, bytes)) for value in values):
         return encode_labels(list(values), name=name, class_names=class_names, unit="item")
+    tensor: Any = values
     try:
-        array = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+        array = np.asarray(tensor.detach().cpu() if hasattr(values, "detach") else values)
     except ValueError:  # rows differ in length
         raise _multi_label(name) from None
     if array.ndim == 2 and array.shape[1] == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.fs as pafs
 from PIL import Image
 
 from inarch.population.config import DataConfig, ImageSize
+from inarch.population.data.datasets import CIFAR, NAMES
 from inarch.population.data.reading.decoding import resized, with_channels
 from inarch.population.data.reading.encoded_images import EncodedImages, UnreadableImages
 from inarch.population.data.reading.folders import Listing, is_hidden, is_image, list_folder, open_folder
@@ -22,12 +24,6 @@ from inarch.population.data.reading.table_files import TableFile, table_kind
 from inarch.population.data.reading.table_layouts import METADATA, has_part, matching, saved_dataset, shards
 from inarch.population.data.reading.tables import open_table
 from inarch.population.errors import DataError, UnreadableImageError
-
-CIFAR = ("cifar10", "cifar100")
-"""Data sets that torchvision can download."""
-
-NAMES = ("digits", *CIFAR)
-"""Data sets that are known by name. Each holds training and test images."""
 
 CIFAR_FOLDERS = (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python"))
 """Data sets in torchvision's format, each with the name of the folder that identifies it."""
@@ -130,16 +126,32 @@ def digits(split: str) -> ImageSet:
     Args:
         split: test, or any other part for the training images.
     """
+    table = _digits_table()
+    labels = table[:, -1].astype(np.int64)
+    pixels = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
+    is_test = np.zeros(len(pixels), dtype=bool)
+    for label in range(10):
+        indices = np.flatnonzero(labels == label)
+        is_test[np.random.default_rng([label, 1797]).permutation(indices)[: round(len(indices) / 5)]] = True
+    chosen = is_test if split == "test" else ~is_test
+    return image_set(pixels[chosen], labels[chosen], class_names=[str(n) for n in range(10)], name="digits")
+
+
+def _digits_table() -> np.ndarray:
+    """Return the digits as rows of 64 pixels from 0 to 16 and the label.
+
+    The file is read without importing scikit-learn, which takes two seconds of CPU time. If a release of scikit-learn
+    keeps the file elsewhere, its own function is called.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    folders = spec.submodule_search_locations if spec is not None else None
+    file = Path(folders[0] if folders else "") / "datasets" / "data" / "digits.csv.gz"
+    if file.exists():
+        return np.loadtxt(file, delimiter=",")
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
-    pixels = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
-    is_test = np.zeros(len(pixels), dtype=bool)
-    for label in range(10):
-        indices = np.flatnonzero(bunch.target == label)
-        is_test[np.random.default_rng([label, 1797]).permutation(indices)[: round(len(indices) / 5)]] = True
-    chosen = is_test if split == "test" else ~is_test
-    return image_set(pixels[chosen], bunch.target[chosen], class_names=[str(n) for n in range(10)], name="digits")
+    return np.column_stack([bunch.data, bunch.target])
 
 
 def cifar(name: str, root: Path, split: str, *, download: bool) -> ImageSet:

@@ -1,0 +1,35 @@
+"""When a process of this machine started, which tells it from a later process of the same id."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+PS_SECONDS = 10.0
+"""Longest wait for the command `ps`."""
+
+
+def process_start(process: int) -> float | None:
+    """Return the time at which a process started, in seconds of the wall clock. None if there is no such process.
+
+    Args:
+        process: Process id.
+    """
+    if not Path("/proc/stat").exists():
+        return _start_by_ps(process)
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    (boot,) = (line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    return float(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5), starttime
+
+
+def _start_by_ps(process: int) -> float | None:
+    """Return the start of a process on a system without /proc, such as macOS."""
+    command = ["ps", "-o", "lstart=", "-p", str(process)]
+    environment = {**os.environ, "LC_ALL": "C"}
+    text = subprocess.run(command, capture_output=True, text=True, timeout=PS_SECONDS, env=environment).stdout.strip()
+    return time.mktime(time.strptime(text)) if text else None

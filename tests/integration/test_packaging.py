@@ -1,0 +1,118 @@
+"""The wheel beside folders of the user's own, and the README's program as a job of Ray."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_dashboard import free_port
+from tests.test_readme import blocks
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NETS = """
+import inarch
+from actors import MINE
+from torch import nn
+
+assert MINE and inarch.__file__.startswith({target!r}), inarch.__file__
+
+
+def net(num_classes):
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, timeout=120)
+    (file,) = folder.glob("inarch-*.whl")
+    return file
+
+
+def test_wheel_has_one_name_and_its_types(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].removesuffix(".dist-info").split("-")[0] for name in names} == {"inarch"}
+    for package in ("", "population/", "actors/", "experiments/"):
+        assert f"inarch/{package}py.typed" in names
+    assert {f"inarch/{package}/__init__.pyi" for package in ("population", "actors", "population/models")} <= set(names)
+    metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("/METADATA"))).decode()
+    assert "License-Expression: Apache-2.0" in metadata and "License-File: LICENSE" in metadata
+    needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;]*$", metadata, re.MULTILINE)
+    assert {"torchmetrics", "psutil", "matplotlib"}.isdisjoint(needed) and "ray" in needed
+
+
+@pytest.mark.timeout(300)
+def test_wheel_trains_beside_folders_of_its_parts(wheel: Path, tmp_path: Path) -> None:
+    target, project = tmp_path / "installed", tmp_path / "project"
+    install = ["install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", *install], check=True, timeout=120)
+    for name in ("actors", "experiments", "population"):
+        (project / name).mkdir(parents=True)
+        (project / name / "__init__.py").write_text("MINE = True\n")
+    (project / "experiments" / "nets.py").write_text(NETS.format(target=str(target)))
+    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "PYTHONPATH")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(target), str(project)])
+    words = ["train", "--model.architecture", "experiments.nets:net", "--schedule.epochs", "2"]
+    finished = subprocess.run(
+        [str(target / "bin" / "inarch"), *words, "--population.size", "2"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "trained in" in finished.stdout and list(project.glob("runs/*/result.json"))
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Start a head of Ray with a dashboard, and yield the environment of a user who submits jobs to it."""
+    port, web, agent = free_port(), free_port(), free_port()
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment |= {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT / ".package")}
+    environment["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
+    (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef")
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2"]
+    ports = [f"--port={port}", f"--dashboard-port={web}", f"--dashboard-agent-listen-port={agent}"]
+    options = [*ports, "--include-dashboard=true", f"--temp-dir={Path('/tmp') / f'inarch-job-{port}'}"]
+    process = subprocess.Popen(
+        [*command, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{web}"}
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.mark.timeout(420)
+def test_readme_program_runs_as_a_job(head: dict[str, str], tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "own.py").write_text(blocks(ROOT / "README.md", "python")[0])
+    command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--working-dir", str(project)]
+    deadline = time.monotonic() + 90
+    while True:  # the dashboard answers some seconds after the head
+        finished = subprocess.run(
+            [*command, "--", sys.executable, "own.py"], env=head, capture_output=True, text=True, timeout=300
+        )
+        if finished.returncode == 0 or "succeeded" in finished.stdout or time.monotonic() > deadline:
+            break
+        time.sleep(3.0)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    accuracies = re.findall(r"^(0\.\d+)$", finished.stdout, re.MULTILINE)
+    assert len(accuracies) == 1 and float(accuracies[0]) >= 0.95, finished.stdout
