@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import io
 import os
 import sys
@@ -42,11 +43,12 @@ USAGE = """inarch: train populations of networks asynchronously on Ray; the netw
   inarch export PATH                          write the best network or the soup as safetensors
   inarch predict PATH IMAGE ...               classify images with a trained network
   inarch compare COMPARISON                   compare methods at equal compute over several seeds
-  inarch bench [BENCHMARK ...]                measure the cost of exchange, fusion, input, join, overhead, straggler
+  inarch bench [BENCHMARK ...]                measure the cost of exchange, fusion, input, join, startup and more
 
 NAME is the name of a run below --storage (default: runs), or its folder. PATH is the folder of a run.
 Ctrl-C and SIGTERM stop a run after every network has committed a checkpoint; the exit status is 130 or 143.
-An error exits with status 2; --debug shows its traceback. inarch COMMAND --help lists the options of a command."""
+An error exits with status 2; --debug shows its traceback. inarch COMMAND --help lists the options of a command.
+inarch --version prints the version."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: The command has ended. Its code is the exit status.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--version"]:
+        print(f"inarch {importlib.metadata.version('inarch')}")
+        raise SystemExit(0)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         raise SystemExit(0 if words else 2)
@@ -217,9 +222,9 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
     """
     import json as codec
 
-    from inarch.actors import PopulationRun, find_run
+    from inarch.actors import PopulationRun
     from inarch.experiments.display import result_table, status_table
-    from inarch.population.tasks.run_folder import read_members
+    from inarch.population.tasks.run_folder import find_run, read_members
 
     console = plain_console()
     try:

@@ -54,7 +54,9 @@ def compare(
         smoke_test: Test that each arm runs: train two steps on a few images, from random weights. Record nothing.
     """
     from inarch.experiments import comparison as comparisons
+    from inarch.population.extension.optional_packages import check_installed
 
+    check_installed("matplotlib", needed_by="inarch compare", extra="compare")
     data = comparisons.usual_data(name, train=train, test=test, query=query)
     whole = comparisons.comparison(name, data, epochs=epochs)
     selection = comparisons.narrowed(whole, arms=arms, seeds=seeds)
@@ -101,13 +103,13 @@ def compare(
 
 def bench(
     names: tyro.conf.Positional[
-        tuple[Literal["exchange", "fusion", "input", "join", "overhead", "straggler"], ...]
+        tuple[Literal["exchange", "fusion", "input", "join", "overhead", "startup", "straggler"], ...]
     ] = (),
     /,
     repeats: Annotated[int, tyro.conf.arg(help="How often each quantity is measured. Quote results of 5 or more.")] = 5,
     out: str | None = None,
 ) -> int:
-    """Measure what grafting, fusion, reading images, a joined loop and a slow network cost.
+    """Measure what grafting, fusion, reading images, a joined loop, starting and a slow network cost.
 
     Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run.
 
@@ -117,5 +119,8 @@ def bench(
         out: File for the results as JSON. None: print the JSON after the tables.
     """
     from inarch.experiments.benchmarks import run_benchmarks
+    from inarch.population.extension.optional_packages import check_installed
 
+    if not names or "overhead" in names:
+        check_installed("psutil", needed_by="inarch bench overhead", extra="bench")
     return run_benchmarks(names, repeats=repeats, out=out, console=plain_console())

@@ -47,7 +47,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
 """The storeys of each package, lowest first. A module imports only from storeys below its own."""
 
 MAX_ENTRIES = 16
-"""Most entries in the listing of a package, without `__init__.py` and `py.typed`."""
+"""Most entries in the listing of a package, without `__init__.py`, `__init__.pyi` and `py.typed`."""
 
 MAX_TEST_NAME = 60
 """Most characters of a test's name."""
@@ -113,7 +113,7 @@ def test_storeys_are_imported_downward_only() -> None:
 
 def entries(folder: Path) -> list[Path]:
     """The entries of a package's listing."""
-    ignored = {"__init__.py", "py.typed", "__pycache__", "results"}
+    ignored = {"__init__.py", "__init__.pyi", "py.typed", "__pycache__", "results"}
     return [path for path in sorted(folder.iterdir()) if path.name not in ignored]
 
 

@@ -50,6 +50,7 @@ def test_train_commands_in_pages_are_accepted() -> None:
 COMMANDS = (
     "open",
     "report",
+    "track",
     "dashboard",
     "status",
     "scale",

@@ -15,11 +15,11 @@ from inarch.actors.driver.callbacks import CALLBACKS
 from inarch.population.data.datasets import DATASETS
 from inarch.population.exchange import RULES
 from inarch.population.extension.registry import Registry
-from inarch.population.grafting.criteria import CRITERIA, OTHER_CRITERIA
+from inarch.population.grafting.criterion_names import CRITERIA, OTHER_CRITERIA
 from inarch.population.membership.members import MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.topology import TOPOLOGIES
-from inarch.population.models.build import MODELS
+from inarch.population.models.architectures import MODELS
 from inarch.population.persistence import history
 from inarch.population.tasks.built_in import TASKS
 from inarch.population.tasks.run_spec import RunInfo

@@ -1,4 +1,4 @@
-"""`inarch bench`: what exchange, fusion, input, joining and a straggler cost, each beside a reference."""
+"""`inarch bench`: what exchange, fusion, input, joining, starting and a straggler cost, each beside a reference."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from inarch.experiments.benchmarks.harness import Measurement, machine, table, t
 from inarch.experiments.benchmarks.input import read_input
 from inarch.experiments.benchmarks.join import join_loop
 from inarch.experiments.benchmarks.overhead import overhead
+from inarch.experiments.benchmarks.startup import startup
 from inarch.experiments.benchmarks.straggler import straggler
 from inarch.population.errors import ConfigError
 
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "input": read_input,
     "join": join_loop,
     "overhead": overhead,
+    "startup": startup,
     "straggler": straggler,
 }
 """Benchmarks by name. Each takes `repeats` and returns a measurement."""

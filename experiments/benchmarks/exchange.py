@@ -32,7 +32,8 @@ from inarch.population.grafting.layer_level import blend_layers, layer_alphas
 from inarch.population.grafting.units import graft_units
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
-from inarch.population.state.snapshot import Snapshot, SnapshotInfo, StagingBuffer, layout_of
+from inarch.population.state.snapshot import Snapshot, StagingBuffer, layout_of
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import named_tensors
 
 ARCHITECTURES = ("resnet20", "mobilenetv2", "torchvision:resnet50")

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -104,6 +103,8 @@ def run_to_end(config: RunConfig) -> list[Track]:
 
 def _sample_cpu(run: PopulationRun) -> dict[int, list[tuple[float, float]]]:
     """Sample the CPU time of each network's process until the run ends: pairs of time and CPU seconds."""
+    import psutil
+
     samples: dict[int, list[tuple[float, float]]] = {}
     while True:
         status = run.status()
@@ -120,6 +121,8 @@ def _sample_cpu(run: PopulationRun) -> dict[int, list[tuple[float, float]]]:
 
 
 def _cpu_now(process: int) -> tuple[float, float]:
+    import psutil
+
     times = psutil.Process(process).cpu_times()
     return time.time(), times.user + times.system
 

@@ -10,16 +10,15 @@ from typing import Any
 
 from rich.console import Console
 
-from inarch.actors import PopulationRun, connect, find_run
+from inarch.actors import PopulationRun, connect
 from inarch.experiments.comparison.arms import ARM, Arm, Comparison
-from inarch.experiments.comparison.plots import draw
 from inarch.experiments.comparison.report import write_report
 from inarch.experiments.comparison.results_store import ResultsStore
 from inarch.experiments.comparison.run_summary import summarize
 from inarch.population.config import DistillationConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
 from inarch.population.persistence.storage import Storage, absolute
-from inarch.population.tasks.run_folder import with_absolute_data
+from inarch.population.tasks.run_folder import find_run, with_absolute_data
 
 
 def run_comparison(
@@ -104,6 +103,8 @@ def make_report(comparison: Comparison, record: ResultsStore, *, command: str) -
         command: Command line that made the results.
     """
     if record.rows("scores"):
+        from inarch.experiments.comparison.plots import draw  # imports matplotlib
+
         draw(comparison, record)
         write_report(comparison, record, command=command)
 

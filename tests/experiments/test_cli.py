@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import sys
 
 import pytest
@@ -95,3 +96,22 @@ def test_lockstep_recipe_has_the_setting_of_the_paper() -> None:
     config, default = recipe("cifar10-resnet20-lockstep"), recipe("cifar10-resnet20")
     assert (config.mode, config.compensation, config.graft) == ("lockstep", 0, GraftConfig(a=0.4, c=500.0))
     assert dataclasses.replace(config, mode="async") == default and default.compensation == 2
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main(["--version"])
+    assert exit_status.value.code == 0
+    assert capsys.readouterr().out == f"inarch {importlib.metadata.version('inarch')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"), [(["compare", "two-networks"], "compare"), (["bench", "overhead"], "bench")]
+)
+def test_command_names_the_extra_that_it_needs(
+    words: list[str], extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        main(words)
+    assert f"pip install 'inarch[{extra}]'" in capsys.readouterr().err

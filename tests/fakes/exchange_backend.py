@@ -12,7 +12,7 @@ from inarch.actors.messages import Command, References
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 Answer = tuple[PublishedSnapshot[References], ...] | ExchangeOutcome | None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from inarch.actors.coordinator.network_group import NetworkGroup
 from inarch.actors.messages import Command, ExitReason, StartPlan
-from inarch.actors.network.actor import NetworkDescription, NetworkStanding
+from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 from inarch.actors.resources import NetworkResources
 from inarch.population.membership.members import MemberRecord
 from inarch.population.tasks.run_spec import RunSpec
@@ -27,6 +27,8 @@ class FakeNetworkGroup(NetworkGroup):
         super().__init__(run)
         self.created: list[tuple[int, int, StartPlan]] = []
         """Id, incarnation and plan of each created process."""
+        self.booted: list[int] = []
+        """Networks whose processes were started while the data were read."""
         self.on_create: Callable[[MemberRecord], Exception | None] = lambda member: None
         """An exception for a process that cannot start."""
         self.structure = STRUCTURE
@@ -45,6 +47,9 @@ class FakeNetworkGroup(NetworkGroup):
 
     def networks(self) -> list[int]:
         return sorted(self.living)
+
+    def boot(self, member: MemberRecord, plan: StartPlan, data: object, *, resources: NetworkResources) -> None:
+        self.booted.append(member.id)
 
     async def create(self, member: MemberRecord, plan: StartPlan, data: object, *, resources: NetworkResources):
         self.created.append((member.id, member.incarnation, plan))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from inarch.population import ExchangeOutcome, Snapshot, Trainer
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.runtime import TrainerRuntime
 
 

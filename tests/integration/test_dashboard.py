@@ -87,7 +87,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 def test_finished_actors_have_exited_as_intended(shown: Shown) -> None:
     actors = {actor["name"]: actor for actor in shown.facts["actors"]}
     assert set(actors) == {"shown/coordinator", "shown/0/1", "shown/1/1"}
-    assert {actor["class"] for actor in actors.values()} == {"Coordinator", "NetworkWorker"}
+    assert {actor["class"] for actor in actors.values()} == {"Coordinator", "Network"}
     for name, actor in actors.items():
         assert actor["state"] == "DEAD", name
         assert "ray.kill" not in actor["cause"] and "INTENDED" in actor["cause"], (name, actor["cause"])

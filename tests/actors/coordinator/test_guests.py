@@ -20,7 +20,7 @@ from inarch.population.membership.members import MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.history import read_table
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.run_folder import read_config
 from inarch.population.tasks.run_spec import RunSpec
 from tests.actors.network.test_exchange_client import report as report_of

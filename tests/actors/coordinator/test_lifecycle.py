@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.messages import Command, ExitReason, StartPlan
-from inarch.actors.network.actor import NetworkDescription, NetworkStanding
+from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 from inarch.actors.resources import NetworkResources
 from inarch.population.config import PopulationConfig, TimeoutsConfig
 from inarch.population.errors import NotFiniteError, StorageError

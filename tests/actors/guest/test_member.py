@@ -28,7 +28,7 @@ from inarch.population.grafting.channels import Channels
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.state.optimizer import create_state
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 from tests.fakes.exchange_backend import FakeBackend
 
 

@@ -15,7 +15,8 @@ from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.population.config import Mode, RunConfig, TimeoutsConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.snapshot import Layout, Snapshot, SnapshotInfo
+from inarch.population.state.snapshot import Layout, Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.trainer import Trainer
 from tests.conftest import small_config, tiny_task
 from tests.fakes.exchange_backend import FakeBackend

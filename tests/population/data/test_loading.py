@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
+from sklearn.datasets import load_digits, load_sample_images
 
 from inarch.population import DataConfig
 from inarch.population.data import (
@@ -33,6 +33,8 @@ from inarch.population.data import (
 )
 from inarch.population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
 from inarch.population.data.holdout import held_out
+from inarch.population.data.reading.images import ImageSet
+from inarch.population.data.reading.sources import open_images
 from inarch.population.data.streaming_batches import DEVIATION, MEAN
 from inarch.population.errors import ConfigError, DataError
 
@@ -393,3 +395,16 @@ def test_jpeg_photographs_are_read_and_resized(tmp_path: Path, size: int | None)
     gray = [encoded(piece.convert("L"), "JPEG") for piece in pieces]
     path = write_parquet(tmp_path / "gray.parquet", gray, labels)
     assert load_splits(DataConfig(train=path), seed=0).image_shape == (1, 64, 64)
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    bunch: Any = load_digits()
+    train, test = open_images("digits", split="train"), open_images("digits", split="test")
+    assert isinstance(train, ImageSet) and isinstance(test, ImageSet)
+    pixels = np.concatenate([train.images, test.images])[:, 0]
+    labels = np.concatenate([train.labels, test.labels])
+    expected = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
+    order, expected_order = (np.lexsort(images.reshape(len(images), -1).T) for images in (pixels, expected))
+    assert (pixels[order] == expected[expected_order]).all()
+    assert (labels[order] == bunch.target[expected_order]).all()
+    assert len(test) == pytest.approx(len(labels) / 5, abs=5)

@@ -13,7 +13,8 @@ from inarch.population.exchange.participant import Participant
 from inarch.population.exchange.shared_state import SharedState
 from inarch.population.grafting.channels import Channels
 from inarch.population.membership.outcome import ExchangeOutcome
-from inarch.population.state.snapshot import Snapshot, SnapshotInfo
+from inarch.population.state.snapshot import Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.progress import Progress
 
 

@@ -9,7 +9,7 @@ from inarch.population.membership.members import MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint, PopulationState
 from inarch.population.membership.snapshot_index import PublishedSnapshot
-from inarch.population.state.snapshot import SnapshotInfo
+from inarch.population.state.snapshot_info import SnapshotInfo
 from tests.conftest import small_config
 
 TRAINING = MemberState.TRAINING

@@ -34,9 +34,10 @@ from inarch.population.models import ModelFactory, build, check_factory, logits_
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
+from inarch.population.tasks.image_shape import DataShape, data_shape
 from inarch.population.tasks.image_task import ImageTask, run_splits
-from inarch.population.tasks.image_trial import DataShape, data_shape, stand_in_task
-from inarch.population.training.run_preparation import try_task
+from inarch.population.tasks.image_trial import stand_in_task
+from inarch.population.training.run_preparation import describe_run, try_task
 from tests.conftest import small_config, tiny_splits
 from tests.fakes.runtime import FakeRuntime, live
 
@@ -539,3 +540,26 @@ def test_check_network_accepts_float_images() -> None:
     images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
     splits = memory_splits(image_set(images, np.arange(40) % 4), None, config.data, seed=0)
     ImageClassification(config, splits).check(num_examples=36)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_module_trains_and_its_unused_code_is_named() -> None:
+    from lightning.pytorch import LightningModule
+
+    class Plain(LightningModule):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__()
+            self.body = body(num_classes=num_classes)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.body(images)
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            raise AssertionError("inarch has a loss of its own")
+
+    config = changed()
+    task = ImageClassification(config, tiny_splits(config), factory=Plain)
+    (note,) = [line for line in describe_run(task).description if line.startswith("model: ")]
+    assert "Plain is a LightningModule" in note and "training_step" in note and "LightningExchange" in note
+    plain = ImageClassification(config, tiny_splits(config), factory=body)
+    assert not [line for line in describe_run(plain).description if line.startswith("model: ")]

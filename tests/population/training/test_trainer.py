@@ -34,7 +34,8 @@ from inarch.population.errors import CheckpointError, NotFiniteError, StructureE
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.seeding import derive_seed
-from inarch.population.state.snapshot import SnapshotInfo, StagingBuffer, layout_of, unflatten
+from inarch.population.state.snapshot import StagingBuffer, layout_of, unflatten
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import is_structural, named_tensors
 from inarch.population.tasks.image_classification import ImageClassification
 from tests.conftest import losses, small_config, tiny_splits, tiny_task

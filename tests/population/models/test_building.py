@@ -88,14 +88,14 @@ def not_a_network(num_classes: int) -> int:
 
 def test_build_accepts_user_models_and_refuses_unknown_names() -> None:
     by_name = build(
-        ModelConfig(architecture="tests.population.models.test_build:own_network"), num_classes=3, seed=0, **SHAPE
+        ModelConfig(architecture="tests.population.models.test_building:own_network"), num_classes=3, seed=0, **SHAPE
     )
     assert by_name(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
     assert isinstance(build(lambda: CifarResNet(8, num_classes=2), num_classes=2), CifarResNet)
     with pytest.raises(ConfigError, match=r"must give a torch\.nn\.Module, got int"):
-        build(ModelConfig(architecture="tests.population.models.test_build:not_a_network"), num_classes=3)
+        build(ModelConfig(architecture="tests.population.models.test_building:not_a_network"), num_classes=3)
     with pytest.raises(ConfigError, match="cannot be imported"):
-        build(ModelConfig(architecture="tests.population.models.test_build:nothing"), num_classes=3)
+        build(ModelConfig(architecture="tests.population.models.test_building:nothing"), num_classes=3)
     with pytest.raises(
         ConfigError, match=r"'resnet21' is unknown; there are resnet8, .*, else torchvision:NAME or module:function"
     ):
