@@ -18,7 +18,7 @@ from inarch.population.exchange import RULES
 from inarch.population.extension.registry import Registration, Registry
 from inarch.population.grafting.criterion_names import CRITERIA
 from inarch.population.membership.topology import TOPOLOGIES
-from inarch.population.models.architectures import MODELS
+from inarch.population.models.model_names import MODELS
 from inarch.population.tasks.built_in import TASKS
 
 REGISTRIES: tuple[Registry[Any], ...] = (TASKS, MODELS, DATASETS, TOPOLOGIES, RULES, CRITERIA)

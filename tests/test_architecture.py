@@ -117,6 +117,19 @@ def entries(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.name not in ignored]
 
 
+def test_exported_names_are_not_those_of_modules() -> None:
+    """Importing a module would otherwise hide the name, depending on the order of imports."""
+    hidden: list[str] = []
+    stubs = [stub for package in PACKAGES for stub in (ROOT / package).rglob("__init__.pyi")]
+    assert len(stubs) >= 6
+    for stub in stubs:
+        tree = ast.parse(stub.read_text())
+        exported = {alias.name for node in ast.walk(tree) for alias in getattr(node, "names", ())}
+        modules = {path.stem for path in stub.parent.iterdir() if path.suffix == ".py" or path.is_dir()}
+        hidden += [f"{stub.parent.relative_to(ROOT)}: {name}" for name in exported & modules]
+    assert hidden == []
+
+
 def test_listing_of_a_package_is_short() -> None:
     folders = [path for package in PACKAGES for path in [ROOT / package, *(ROOT / package).rglob("*")] if path.is_dir()]
     long = {

@@ -46,7 +46,7 @@ from inarch.actors.registrations import registrations_of
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import OpenConfig, RunConfig, from_dict
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
-from inarch.population.models.architectures import ModelFactory
+from inarch.population.models.model_names import ModelFactory
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_folder import find_run, read_config

@@ -19,7 +19,7 @@ from inarch.population.grafting.criterion_names import CRITERIA, OTHER_CRITERIA
 from inarch.population.membership.members import MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.topology import TOPOLOGIES
-from inarch.population.models.architectures import MODELS
+from inarch.population.models.model_names import MODELS
 from inarch.population.persistence import history
 from inarch.population.tasks.built_in import TASKS
 from inarch.population.tasks.run_spec import RunInfo

@@ -1,10 +1,10 @@
-from .architectures import ModelFactory, architectures, check_factory, import_factory, resolve
 from .building import build
 from .cifar_resnet import CifarResNet
 from .conv_factory import ConvFactory, Form
 from .densenet import CifarDenseNet
 from .googlenet import CifarGoogLeNet
 from .mobilenetv2 import CifarMobileNetV2
+from .model_names import ModelFactory, architectures, check_factory, import_factory, resolve
 from .outputs import give_logits, logits_of
 from .resnet50 import ResNet50
 from .resnext import CifarResNeXt

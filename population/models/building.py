@@ -13,13 +13,13 @@ from inarch.population.config import FusionConfig, ModelConfig
 from inarch.population.errors import ConfigError
 from inarch.population.extension.user_code import user_code
 from inarch.population.fusion.presets import preset_rates
-from inarch.population.models.architectures import (
+from inarch.population.models.conv_factory import ConvFactory, Form
+from inarch.population.models.model_names import (
     MODELS,
     ModelFactory,
     instance_message,
     resolve,
 )
-from inarch.population.models.conv_factory import ConvFactory, Form
 from inarch.population.models.pretrained import load_pretrained
 from inarch.population.models.usable import make_usable
 

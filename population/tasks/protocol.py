@@ -12,7 +12,7 @@ import numpy as np
 from inarch.population.config import RunConfig
 from inarch.population.errors import ConfigError
 from inarch.population.evaluation.metrics import Metric, Scores
-from inarch.population.models.architectures import ModelFactory
+from inarch.population.models.model_names import ModelFactory
 from inarch.population.persistence.storage import Storage
 
 if TYPE_CHECKING:  # a driver and a coordinator read this file without torch

@@ -9,7 +9,7 @@ from typing import Any
 from inarch.population.config import OpenConfig, RunConfig
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.extension.registry import Registration
-from inarch.population.models.architectures import ModelFactory
+from inarch.population.models.model_names import ModelFactory
 from inarch.population.tasks.protocol import Task
 
 

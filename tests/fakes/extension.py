@@ -18,7 +18,7 @@ from inarch.population.grafting.channels import Channels
 from inarch.population.grafting.criterion_names import CRITERIA
 from inarch.population.grafting.layer_level import WHOLE, LayerGraft
 from inarch.population.membership.topology import TOPOLOGIES
-from inarch.population.models.architectures import MODELS
+from inarch.population.models.model_names import MODELS
 from inarch.population.tasks.built_in import TASKS
 from inarch.population.tasks.image_task import ImageTask
 

@@ -43,7 +43,7 @@ from inarch.population.exchange import RULES
 from inarch.population.extension.registry import Registry
 from inarch.population.grafting.criterion_names import CRITERIA
 from inarch.population.membership.topology import TOPOLOGIES
-from inarch.population.models.architectures import MODELS
+from inarch.population.models.model_names import MODELS
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.built_in import TASKS
