@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": result_commands.predict,
     "open": cli.open_run,
     "report": result_commands.report,
+    "track": result_commands.track,
     "dashboard": result_commands.dashboard,
     "compare": comparison_commands.compare,
     "bench": comparison_commands.bench,

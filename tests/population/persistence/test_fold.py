@@ -103,3 +103,21 @@ def test_all_tables_of_a_run_are_folded(tmp_path: Path) -> None:
     fold_history(storage)
     assert {table: storage.names(table) for table in before} == {key: ["folded-0000.parquet"] for key in before}
     assert {table: len(read_table(storage, table)) for table in before} == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_large_finished_run_leaves_few_files(tmp_path: Path) -> None:
+    """The tables of 100 networks with 200 checkpoints each, as many files as a run of that size leaves."""
+    networks, intervals = 100, 200
+    storage = Storage(str(tmp_path))
+    storage.make("metrics")
+    for network in range(networks):
+        for interval in range(1, intervals + 1):
+            content = to_parquet([row(network, interval)], "metrics")
+            (tmp_path / "metrics" / f"{network}-{interval:06d}-001.parquet").write_bytes(content)
+    fold_history(storage)
+    assert len(storage.names("metrics")) <= 100
+    table = read_table(storage, "metrics")
+    assert table.num_rows == networks * intervals
+    assert table["interval"].to_pylist()[:intervals] == list(range(1, intervals + 1))
