@@ -15,7 +15,7 @@ from inarch.population.config import RunConfig
 from inarch.population.data.datasets import DATASETS
 from inarch.population.errors import ConfigError
 from inarch.population.exchange import RULES
-from inarch.population.extension.registry import Registration, Registry
+from inarch.population.extension.registry import Registration, Registry, load_extensions
 from inarch.population.grafting.criterion_names import CRITERIA
 from inarch.population.membership.topology import TOPOLOGIES
 from inarch.population.models.model_names import MODELS
@@ -34,6 +34,7 @@ def registrations_of(config: RunConfig) -> tuple[Registration, ...]:
     Raises:
         ConfigError: An object cannot be sent to other processes.
     """
+    load_extensions()
     found: list[Registration] = []
     for registry in REGISTRIES:
         name = operator.attrgetter(registry.field)(config)

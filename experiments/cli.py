@@ -369,7 +369,8 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool, is_trac
             if detach:
                 console.print(f"detached; inarch status {run.name} shows its state", highlight=False)
                 if is_tracked:
-                    console.print(f"inarch track {run.name} --live --to ... feeds its trackers", highlight=False)
+                    line = f"inarch track {run.path} --live --to ... feeds its trackers"
+                    console.print(line, highlight=False, soft_wrap=True)
                 return 0
             result = follow(run, console)
             with contextlib.suppress(InarchError):

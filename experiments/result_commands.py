@@ -9,6 +9,9 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+SILENT_SECONDS = 3600.0
+"""Time without a new interval after which `inarch track --live` ends."""
+
 REFRESH_SECONDS = 5
 """Seconds between two versions of a live report."""
 
@@ -142,38 +145,47 @@ def report(path: tyro.conf.Positional[str], /, out: str | None = None, live: boo
         content = read_content(storage)
 
 
-def track(path: tyro.conf.Positional[str], /, to: tuple[str, ...], live: bool = False) -> int:
+def track(path: tyro.conf.Positional[str], /, to: tuple[str, ...], live: bool = False, storage: str = "runs") -> int:
     """Send a run to trackers: tensorboard, mlflow or wandb. What was sent before is not sent again.
 
     Args:
         path: Name of the run, or its folder.
         to: Trackers, each with = and a target or without. The target of tensorboard is a folder, that of mlflow a
             tracking URI, that of wandb a project.
-        live: Go on until the run ends. Otherwise a live run is sent as far as it is committed.
+        live: Continue until the run ends, or has recorded nothing for an hour. Otherwise a live run is sent up to its
+            last commit.
+        storage: Folder that holds the runs.
     """
     import time
 
     from inarch.actors.driver.trackers import resolve_trackers
-    from inarch.population.tasks.run_folder import find_run, read_config, read_members
+    from inarch.population.tasks.run_folder import end_state, find_run, read_config
 
     console, trackers = plain_console(), resolve_trackers(to)
-    storage = find_run(path)
-    name = read_config(storage)["config"]["name"]
+    folder = find_run(path, storage=storage)
+    recorded = read_config(folder)
     for tracker in trackers:
-        tracker.on_start(name, storage.uri)
+        tracker.on_start(recorded["config"]["name"], folder.uri)
     num_sent = [0] * len(trackers)
+    deadline = time.monotonic() + SILENT_SECONDS
     while True:
-        record = read_members(storage) or {}
-        is_over = record.get("state") in ("finished", "failed")
+        state = end_state(folder, recorded)
         for position, tracker in enumerate(trackers):
-            num_sent[position] += tracker.advance()
-        if is_over or not live:
+            try:
+                sent = tracker.advance()
+            except Exception as error:  # the service's own types: a live run is sent later, other trackers now
+                if not live or state is not None:
+                    raise
+                console.print(f"{to[position]}: {error}; trying again", highlight=False, markup=False)
+                continue
+            num_sent[position] += sent
+            deadline = time.monotonic() + SILENT_SECONDS if sent else deadline
+        if state is not None or not live or time.monotonic() > deadline:
             break
         time.sleep(REFRESH_SECONDS)
     for position, (text, tracker) in enumerate(zip(to, trackers, strict=True)):
-        if is_over:
-            is_stopped = record["state"] == "finished" and not storage.exists("result.json")
-            num_sent[position] += tracker.complete("stopped" if is_stopped else record["state"])
+        if state is not None:
+            num_sent[position] += tracker.complete(state)
         console.print(f"{text}: {num_sent[position]} intervals sent", highlight=False, markup=False)
     return 0
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.fakes.run_folder import run_folder
 
 HEAVY = ("torch", "torchvision", "sklearn", "scipy", "matplotlib")
 
@@ -49,8 +52,8 @@ def test_evaluation_imports_no_plotting() -> None:
     subprocess.run([sys.executable, "-c", EVALUATION], check=True, timeout=60)
 
 
-def test_status_of_a_finished_run_imports_no_torch() -> None:
-    program = (
-        "from inarch.experiments.cli import main\ntry:\n    main(['status', 'missing'])\nexcept SystemExit: pass\n"
-    )
+def test_status_of_a_finished_run_imports_no_torch(tmp_path: Path) -> None:
+    storage = run_folder(tmp_path)
+    call = f"main(['status', {storage.uri!r}])"
+    program = f"from inarch.experiments.cli import main\ntry:\n    {call}\nexcept SystemExit: pass\n"
     subprocess.run([sys.executable, "-c", program + CHECK], check=True, timeout=60, capture_output=True)

@@ -188,7 +188,7 @@ class Guests:
     async def _write_info(self, info: RunInfo) -> None:
         try:
             await asyncio.to_thread(run_metadata.write_config, self._context.storage, self._context.spec, info)
-        except StorageError as error:
+        except (RunError, StorageError) as error:
             self._state.message = str(error)
 
     def mark_recovered(self) -> None:

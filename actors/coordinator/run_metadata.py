@@ -24,30 +24,31 @@ from inarch.population.errors import DataError, StructureError
 from inarch.population.membership.members import Members
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.run_folder import read_config, read_info
+from inarch.population.tasks.run_folder import read_config, read_info, run_id_of
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 VERSIONED = ("inarch", "torch", "torchvision", "numpy", "ray")
 """Packages whose versions are recorded."""
 
 
-def write_config(storage: Storage, spec: RunSpec, info: RunInfo, *, run_id: str | None = None) -> None:
+def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
     """Write config.json, and the list of unreadable examples if there are any.
 
-    config.json holds the whole configuration, the facts about data and model, and the versions of the libraries that
-    affect numbers.
+    config.json holds an id of the run, the whole configuration, the facts about data and model, and the versions of the
+    libraries that affect numbers. If it is written again, the id stays.
 
     Args:
         storage: The run's folder.
         spec: The run.
         info: Facts about data and model.
-        run_id: Identity of the run, by which trackers tell it from others of its name. None: a new one.
 
     Raises:
-        StorageError: A file cannot be written.
+        RunError: config.json is there already and damaged.
+        StorageError: A file cannot be read or written.
     """
+    recorded = read_config(storage) if storage.exists("config.json") else None
     content = {
-        "id": run_id or uuid.uuid4().hex,
+        "id": uuid.uuid4().hex if recorded is None else run_id_of(recorded, storage),
         "config": to_dict(spec.config),
         "open": None if spec.open is None else to_dict(spec.open),
         "model": "callable" if spec.factory is not None else spec.config.model.architecture,
@@ -77,15 +78,14 @@ def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
         RunError: config.json is damaged.
         StorageError: A file cannot be read or written.
     """
-    content = read_config(storage)
-    recorded = content["config"]
+    recorded = read_config(storage)["config"]
     current = json.loads(json.dumps(to_dict(spec.config)))
     if current | {"address": None} == recorded | {"address": None}:
         return
     if storage.exists("result.json"):
         storage.write(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read("result.json"))
         storage.delete("result.json")
-    write_config(storage, spec, info, run_id=content.get("id"))
+    write_config(storage, spec, info)
 
 
 def check_info(storage: Storage, info: RunInfo, *, run: str) -> None:

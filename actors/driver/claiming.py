@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import socket
@@ -188,5 +189,8 @@ def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
 
 def _is_alive(content: dict[str, Any]) -> bool:
     """Return whether the process of a claim lives on this machine: a process of the same id and start time."""
-    started = process_start(content["process"])
-    return started is not None and abs(started - content["process_started"]) < 1.0
+    started, recorded = process_start(content["process"]), content["process_started"]
+    if started is None:
+        return False
+    is_known = recorded is not None and not math.isnan(started) and not math.isnan(recorded)
+    return not is_known or abs(started - recorded) < 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import time
@@ -12,10 +13,13 @@ PS_SECONDS = 10.0
 
 
 def process_start(process: int) -> float | None:
-    """Return the time at which a process started, in seconds of the wall clock. None if there is no such process.
+    """Return the time at which a process started, in seconds of the wall clock.
 
     Args:
         process: Process id.
+
+    Returns:
+        The time. None if there is no such process. NaN if this system does not tell.
     """
     if not Path("/proc/stat").exists():
         return _start_by_ps(process)
@@ -23,6 +27,8 @@ def process_start(process: int) -> float | None:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    except PermissionError:
+        return math.nan
     (boot,) = (line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
     return float(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5), starttime
 
@@ -31,5 +37,9 @@ def _start_by_ps(process: int) -> float | None:
     """Return the start of a process on a system without /proc, such as macOS."""
     command = ["ps", "-o", "lstart=", "-p", str(process)]
     environment = {**os.environ, "LC_ALL": "C"}
-    text = subprocess.run(command, capture_output=True, text=True, timeout=PS_SECONDS, env=environment).stdout.strip()
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=PS_SECONDS, env=environment)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return math.nan
+    text = answer.stdout.strip()
     return time.mktime(time.strptime(text)) if text else None

@@ -29,6 +29,10 @@ KEEP_MEMORY = {
 a small network a tenth of its CPU time, and more in a thread that is not the first of its process, as Ray's are."""
 
 
+DATA_FACTOR = 2.0
+"""Longest wait for the data, as a multiple of timeouts.start_seconds, in which the coordinator must have read them."""
+
+
 class Network:
     """A network on Ray. `NetworkWorker` does the work."""
 
@@ -41,11 +45,11 @@ class Network:
             spec: The network and its run.
             data: Reference to the data, in a list, so that Ray starts the process before they are there.
         """
+        self._spec = spec  # first, because Ray shows the actor if its constructor fails
         from inarch.actors.network.worker import NetworkWorker, import_optimizers
 
-        self._spec = spec
         import_optimizers()
-        (content,) = ray.get(data)
+        (content,) = ray.get(data, timeout=DATA_FACTOR * spec.run.config.timeouts.start_seconds)
         self._worker: NetworkWorker = NetworkWorker(spec, content)
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -114,8 +115,13 @@ def calibration_error(predicted: Tensor, labels: Tensor, *, bins: int = 15) -> f
         labels: True classes, shape (images,).
         bins: Bins of equal width in [0, 1].
 
+    Returns:
+        The error, in [0, 1]. NaN if a probability is not finite.
+
     Source: Guo et al. 2017 (arXiv:1706.04599), eq. 3.
     """
+    if not bool(torch.isfinite(predicted).all()):
+        return math.nan
     confidence, predictions = predicted.double().max(1)
     is_right = (predictions == labels).double()
     bin_of = (confidence * bins).long().clamp_max(bins - 1)

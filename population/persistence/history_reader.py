@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inarch.population.errors import MissingError
 from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.persistence.history import READ_ATTEMPTS
 from inarch.population.persistence.storage import Storage
 
 Row = Mapping[str, Any]
@@ -55,31 +56,41 @@ class HistoryReader:
         self._waiting: dict[tuple[int, int], Row] = {}
         self._grafts: dict[tuple[int, int, int], list[Row]] = {}
         self._returned: dict[int, int] = {}
+        self._is_partial = False
+        self._rows: dict[str, list[Row]] = {"metrics": [], "grafts": []}
 
     def new_intervals(self, *, is_final: bool = False) -> list[RecordedInterval]:
         """Return the intervals that were added since the last call, in the order of their time.
 
         The files of the two tables are written one after the other. An interval with a graft is therefore returned when
-        the rows of the graft are there.
+        the rows of the graft are there. If a file is only partly written, nothing is returned, and the next call reads
+        it again.
 
         Args:
             is_final: Whether the history is complete. Intervals are then returned without rows that never came.
 
         Raises:
-            StorageError: A file cannot be read. The next call reads it again.
+            StorageError: The storage fails. The next call returns what this one did not.
         """
-        for row in self._new_rows("metrics"):
+        self._is_partial = False
+        for table in self._rows:
+            self._read_table(table)
+        metrics, grafts = self._rows["metrics"], self._rows["grafts"]
+        self._rows = {"metrics": [], "grafts": []}
+        for row in metrics:
             key = row["network"], row["interval"]
             known = self._waiting.get(key)
             if row["interval"] > self._returned.get(row["network"], 0) and (
                 known is None or row["incarnation"] >= known["incarnation"]
             ):
                 self._waiting[key] = row
-        for row in self._new_rows("grafts"):
+        for row in grafts:
             self._grafts.setdefault((row["rootstock"], row["interval"], row["incarnation"]), []).append(row)
+        if self._is_partial and not is_final:
+            return []
         intervals = self._ready(is_final=is_final)
         self._grafts = {key: rows for key, rows in self._grafts.items() if key[1] > self._returned.get(key[0], 0)}
-        return sorted(intervals, key=lambda interval: interval.row["time"])
+        return _in_order_of_time(intervals)
 
     def _ready(self, *, is_final: bool) -> list[RecordedInterval]:
         """Take the waiting intervals that are complete, and those before them."""
@@ -97,18 +108,41 @@ class HistoryReader:
             self._returned[network_id] = number
         return ready
 
-    def _new_rows(self, table: str) -> list[Row]:
-        """Return the rows of the files of a table that were not read before.
+    def _read_table(self, table: str) -> None:
+        """Add the rows of the files of a table that were not read before.
 
-        A file that vanishes meanwhile was folded into another, which the next call finds.
+        A file that vanishes meanwhile was folded into another. The files are then listed again.
         """
-        rows: list[Row] = []
+        for _ in range(READ_ATTEMPTS):
+            if self._read_files(table):
+                return
+        self._is_partial = True
+
+    def _read_files(self, table: str) -> bool:
+        """Add the rows of unread files. Return whether all files were there."""
+        is_complete = True
         for name in self._storage.names(table):
-            if name.endswith(".parquet") and name not in self._names_read[table]:
-                with contextlib.suppress(MissingError):
-                    rows += pq.read_table(io.BytesIO(self._storage.read(f"{table}/{name}"))).to_pylist()
-                    self._names_read[table].add(name)
-        return rows
+            if not name.endswith(".parquet") or name in self._names_read[table]:
+                continue
+            try:
+                self._rows[table] += pq.read_table(io.BytesIO(self._storage.read(f"{table}/{name}"))).to_pylist()
+                self._names_read[table].add(name)
+            except MissingError:
+                is_complete = False
+            except pa.ArrowInvalid:  # its writer has not finished
+                self._is_partial = True
+        return is_complete
+
+
+def _in_order_of_time(intervals: list[RecordedInterval]) -> list[RecordedInterval]:
+    """Return intervals in the order of their time, and those of a network in order even if its clock was set back."""
+    latest: dict[int, float] = {}
+    keys: list[tuple[float, int, int]] = []
+    for interval in intervals:
+        time = max(interval.row["time"], latest.get(interval.network_id, interval.row["time"]))
+        latest[interval.network_id] = time
+        keys.append((time, interval.network_id, interval.interval))
+    return [interval for _, interval in sorted(zip(keys, intervals, strict=True), key=lambda pair: pair[0])]
 
 
 def _without_repeats(rows: list[Row]) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -45,6 +46,33 @@ def read_config(storage: Storage) -> dict[str, Any]:
         f"{joined(storage.uri, 'config.json')} is damaged, and the run cannot be resumed or read without it; "
         "restore it from a copy"
     )
+
+
+def run_id_of(recorded: Mapping[str, Any], storage: Storage) -> str:
+    """Return the id of a run, by which trackers tell it from others of its name.
+
+    Args:
+        recorded: Content of config.json. Older versions recorded no id. It then follows from the place of the folder.
+        storage: The run's folder.
+    """
+    return recorded.get("id") or hashlib.sha256(storage.uri.encode()).hexdigest()[:32]
+
+
+def end_state(storage: Storage, recorded: Mapping[str, Any]) -> str | None:
+    """Return how a run ended: finished, stopped or failed. None if it has not ended.
+
+    Args:
+        storage: The run's folder.
+        recorded: Content of config.json.
+
+    Raises:
+        StorageError: The folder cannot be read.
+    """
+    phase = (read_members(storage) or {}).get("state")
+    if phase != "finished":
+        return "failed" if phase == "failed" else None
+    has_ended = storage.exists("result.json") or recorded.get("open") is not None
+    return "finished" if has_ended else "stopped"
 
 
 def read_info(storage: Storage) -> RunInfo:

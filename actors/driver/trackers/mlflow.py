@@ -110,9 +110,13 @@ class MLflow(Tracker):
     def _run_id(self, key: str) -> str:
         """Return MLflow's id of the run of a network or of the population. A missing run is created."""
         if key not in self._runs:
+            from mlflow.tracking.context.registry import resolve_tags
+
             tags = {"inarch.id": self._run.id, "inarch.key": key, "inarch.folder": self._run.folder}
             name = self._run.name
-            if key != POPULATION:
+            if key == POPULATION:
+                tags = resolve_tags(tags)  # adds the user, the program and the git commit
+            else:
                 tags["mlflow.parentRunId"] = self._run_id(POPULATION)
                 name = f"{name}/{key}"
             created = self._connected.create_run(

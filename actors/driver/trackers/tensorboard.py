@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker
+from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker, write_whole
 from inarch.population.errors import ConfigError
 from inarch.population.extension.optional_packages import check_installed
 
@@ -37,7 +37,7 @@ class TensorBoard(Tracker):
         self._writers: dict[str, SummaryWriter] = {}
 
     def begin(self, run: TrackedRun) -> Mapping[str, int]:
-        """Begin to write into DIRECTORY/RUN, or go on."""
+        """Begin to write into DIRECTORY/RUN, or continue."""
         self._folder, self._id = self._directory / run.name, run.id
         self._folder.mkdir(parents=True, exist_ok=True)
         cursor = self._folder / CURSOR
@@ -60,7 +60,7 @@ class TensorBoard(Tracker):
         """Write the event files out, and the file that says what they hold."""
         for writer in self._writers.values():
             writer.flush()
-        (self._folder / CURSOR).write_text(json.dumps({"id": self._id, "sent": dict(sent)}))
+        write_whole(self._folder / CURSOR, json.dumps({"id": self._id, "sent": dict(sent)}))
 
     def end(self, *, state: str, artifacts: Path | None) -> None:
         """Close the event files. The result becomes a text."""

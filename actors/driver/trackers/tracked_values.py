@@ -1,4 +1,4 @@
-"""What trackers are given of a run: values of networks at their steps, and of the population at its intervals."""
+"""Values that trackers log: those of networks at their steps, and those of the population at its intervals."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PLAIN = ("learning_rate", "examples_per_second", "grafts", "epoch")
 TRAIN_LOSS = Metric(name="train_loss", higher_is_better=False)
 """The training loss, as a metric of the population."""
 
-SIZE_CHANGES = {"join": 1, "leave": -1, "failure": -1}
-"""Change of the population's size by each kind of event."""
+PRESENT = {"join": True, "restart": True, "leave": False, "failure": False, "loss": False}
+"""Kinds of events, and whether their network is in the population afterwards."""
 
 
 def network_values(interval: RecordedInterval) -> dict[str, float]:
@@ -49,9 +49,10 @@ def network_values(interval: RecordedInterval) -> dict[str, float]:
 
 
 class PopulationValues:
-    """Values of the population, from the newest interval of each network.
+    """Values of the population, from the newest interval of each network that is in it.
 
-    The step of the population is the median of the networks' intervals.
+    The step of the population is the median of these networks' intervals. Intervals are added as they are committed, so
+    the values at a step are from what was committed by then.
     """
 
     def __init__(self, metric: Metric | None) -> None:
@@ -63,6 +64,9 @@ class PopulationValues:
         self._metric = metric
         self._newest: dict[int, dict[str, Any]] = {}
         self._outcomes: collections.Counter[str] = collections.Counter()
+        self._is_present: dict[int, bool] = {}
+        self._kinds: collections.Counter[str] = collections.Counter()
+        self._events_until = -math.inf
         self._interval = 0
 
     def add(
@@ -75,7 +79,7 @@ class PopulationValues:
 
         Args:
             interval: The next interval, in the order of time.
-            events: Events of the run's record of members.
+            events: Events of the run's record of members, in the order of time.
         """
         row = interval.row
         columns = {TRAIN_LOSS.name: row["train_loss"]}
@@ -85,17 +89,32 @@ class PopulationValues:
         newest |= {name: value for name, value in columns.items() if value is not None}
         newest["interval"] = interval.interval
         self._outcomes[row["outcome"]] += 1
-        median = int(statistics.median_low([known["interval"] for known in self._newest.values()]))
+        self._follow(events, until=row["time"])
+        median = int(statistics.median_low([known["interval"] for known in self._present()]))
         if median <= self._interval:
             return None
         self._interval = median
-        return median, self._values([event for event in events if event["seconds"] <= row["time"]])
+        return median, self._values()
 
-    def _values(self, events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        kinds = collections.Counter(event["kind"] for event in events)
+    def _follow(self, events: Sequence[Mapping[str, Any]], *, until: float) -> None:
+        """Follow who is in the population up to a time."""
+        for event in events:
+            if self._events_until < event["seconds"] <= until:
+                self._kinds[event["kind"]] += 1
+                if event["kind"] in PRESENT:
+                    self._is_present[event["network_id"]] = PRESENT[event["kind"]]
+        self._events_until = max(self._events_until, until)
+
+    def _present(self) -> list[dict[str, Any]]:
+        """Return the newest values of the networks in the population, or of all if none is left."""
+        present = [newest for network, newest in self._newest.items() if self._is_present.get(network, True)]
+        return present or list(self._newest.values())
+
+    def _values(self) -> dict[str, float]:
         values: dict[str, float] = {f"exchanges/{name}": count for name, count in self._outcomes.items() if name}
-        values |= {"losses": kinds["loss"], "restarts": kinds["restart"]}
-        values["size"] = sum(change * kinds[kind] for kind, change in SIZE_CHANGES.items())
+        values |= {"losses": self._kinds["loss"], "restarts": self._kinds["restart"]}
+        members = self._newest.keys() | self._is_present.keys()
+        values["size"] = sum(self._is_present.get(network, True) for network in members)
         for metric in (TRAIN_LOSS, *([] if self._metric is None else [self._metric])):
             values |= self._spread(metric)
         return {name: float(value) for name, value in values.items()}
@@ -103,7 +122,7 @@ class PopulationValues:
     def _spread(self, metric: Metric) -> dict[str, float]:
         """Return the best, the mean and the worst value of a metric. Networks whose value is NaN are left out."""
         name = metric.name
-        known = [newest[name] for newest in self._newest.values() if not math.isnan(newest.get(name, math.nan))]
+        known = [newest[name] for newest in self._present() if not math.isnan(newest.get(name, math.nan))]
         if not known:
             return {}
         known.sort(key=metric.score)

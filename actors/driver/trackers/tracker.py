@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import json
 import logging
+import os
 import tempfile
 import threading
 import time
@@ -18,9 +21,9 @@ from inarch.actors.driver.run_result import RunResult
 from inarch.actors.driver.trackers.tracked_values import PopulationValues, network_values, result_values
 from inarch.population.errors import MissingError
 from inarch.population.evaluation.metrics import Metric
-from inarch.population.persistence.history_reader import HistoryReader
+from inarch.population.persistence.history_reader import HistoryReader, RecordedInterval
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.run_folder import read_config, read_members
+from inarch.population.tasks.run_folder import end_state, read_config, read_members, run_id_of
 
 READ_SECONDS = 5.0
 """Least time between two readings of the history."""
@@ -45,12 +48,12 @@ logger = logging.getLogger("inarch")
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """The run that a tracker is told of."""
+    """Description of a run, for a tracker."""
 
     name: str
     """Name of the run."""
     id: str
-    """Identity of the run. Another run of the same name has another."""
+    """Id of the run. Two runs of one name have different ids."""
     folder: str
     """Path or URI of its folder."""
     settings: Mapping[str, str | int | float | bool]
@@ -66,17 +69,20 @@ class Tracker(RunCallback):
 
     def __init__(self) -> None:
         """Create a tracker that follows no run."""
-        self._storage = Storage(".")
+        self._name, self._storage = "", Storage(".")
         self._reader: HistoryReader | None = None
         self._sent: dict[str, int] = {}
         self._values = PopulationValues(None)
+        self._pending: collections.deque[tuple[RecordedInterval, tuple[int, dict[str, float]] | None]] = (
+            collections.deque()
+        )
         self._last_step = 0
         self._next_seconds = 0.0
         self._lock = threading.Lock()
 
     @abstractmethod
     def begin(self, run: TrackedRun) -> Mapping[str, int]:
-        """Begin to log a run, or go on with it.
+        """Begin to log a run, or continue.
 
         Args:
             run: The run.
@@ -117,14 +123,23 @@ class Tracker(RunCallback):
         """
 
     def on_start(self, name: str, path: str) -> None:
-        """Begin to log the run at `path`."""
-        self._storage = Storage(path)
-        recorded = read_config(self._storage)
-        metrics = [Metric(**values) for values in recorded["info"]["metrics"]]
-        run = TrackedRun(name=name, id=recorded.get("id", name), folder=path, settings=_settings(recorded))
-        self._values = PopulationValues(metrics[0] if metrics else None)
-        self._sent = dict(self.begin(run))
-        self._reader = HistoryReader(self._storage)
+        """Begin to log the run at `path`. If that fails, it is tried again later.
+
+        Args:
+            name: Name of the run.
+            path: Path or URI of its folder.
+
+        Raises:
+            ConfigError: The target holds another run.
+            RunError: config.json is damaged.
+            StorageError: The folder cannot be read.
+            Exception: The service failed.
+        """
+        self._name, self._storage = name, Storage(path)
+        self._reader, self._last_step, self._next_seconds = None, 0, time.monotonic() + RETRY_SECONDS
+        self._pending.clear()
+        self._begin()
+        self._next_seconds = 0.0
 
     def on_interval(self, row: Mapping[str, Any]) -> None:
         """Send what was committed since the last time, every few seconds."""
@@ -133,10 +148,7 @@ class Tracker(RunCallback):
 
     def on_finish(self, result: RunResult | None) -> None:
         """Send the rest, the result and the artifacts."""
-        if result is None:
-            self.complete("failed")
-        else:
-            self.complete("stopped" if result.table is None else "finished")
+        self.complete("failed" if result is None else end_state(self._storage, read_config(self._storage)) or "stopped")
 
     def advance(self, *, is_final: bool = False) -> int:
         """Send the intervals that were committed since the last call.
@@ -148,15 +160,15 @@ class Tracker(RunCallback):
             Number of intervals sent. Intervals that were sent earlier do not count.
 
         Raises:
+            TimeoutError: An earlier transfer is still under way.
             Exception: The service failed. The next call sends the rest.
         """
-        if self._reader is None:  # begin has failed, and that was reported
-            return 0
         if not self._lock.acquire(timeout=LOCK_SECONDS if is_final else 0):
             raise TimeoutError("an earlier transfer is still under way; inarch track sends the rest")
         try:
             self._next_seconds = time.monotonic() + RETRY_SECONDS
-            num_sent = self._send(self._reader, is_final=is_final)
+            reader = self._reader or self._begin()
+            num_sent = self._send(reader, is_final=is_final)
             self._next_seconds = time.monotonic() + READ_SECONDS
             return num_sent
         finally:
@@ -172,41 +184,59 @@ class Tracker(RunCallback):
             Number of intervals sent.
 
         Raises:
-            Exception: The service failed.
+            Exception: The service failed. `inarch track` sends what is missing.
         """
-        if self._reader is None:
-            return 0
         num_sent = self.advance(is_final=True)
-        if not num_sent and self._last_step <= self._sent.get(RESULT, 0):
+        has_result = state == "finished" and self._storage.exists("result.json")
+        is_new = has_result and self._last_step > self._sent.get(RESULT, 0)
+        if not num_sent and not is_new:
             self.end(state=state, artifacts=None)
             return 0
         with tempfile.TemporaryDirectory() as folder:
             artifacts = Path(folder)
             for name in ARTIFACTS:
                 _copy(self._storage, name, artifacts / name)
-            file = artifacts / "result.json"
-            if state == "finished" and file.exists():  # a population of guests has no result
-                result = json.loads(file.read_text())
+            if is_new:
+                result = json.loads((artifacts / "result.json").read_text())
                 self.log(POPULATION, self._last_step, time.time(), result_values(result))
-                _copy_best(self._storage, result["best"], artifacts)
-            self._sent[RESULT] = self._last_step
-            self.record(self._sent)
+                self._sent[RESULT] = self._last_step
+                self.record(self._sent)
+                _copy_best(self._storage, result.get("best"), artifacts)
             self.end(state=state, artifacts=artifacts)
         return num_sent
 
+    def _begin(self) -> HistoryReader:
+        """Begin to log the run, and return a reader of its history."""
+        recorded = read_config(self._storage)
+        metrics = [Metric(**values) for values in recorded["info"]["metrics"]]
+        run_id = run_id_of(recorded, self._storage)
+        run = TrackedRun(name=self._name, id=run_id, folder=self._storage.uri, settings=_settings(recorded))
+        self._values = PopulationValues(metrics[0] if metrics else None)
+        self._sent = dict(self.begin(run))
+        self._reader = HistoryReader(self._storage)
+        return self._reader
+
     def _send(self, reader: HistoryReader, *, is_final: bool) -> int:
-        num_sent = 0
+        """Log what is new. What is not logged because of an error stays in `_pending`."""
         events = (read_members(self._storage) or {}).get("events", ())
+        for interval in reader.new_intervals(is_final=is_final):
+            self._pending.append((interval, self._values.add(interval, events)))
+        num_sent = 0
         try:
-            for interval in reader.new_intervals(is_final=is_final):
+            while self._pending:
+                interval, of_population = self._pending[0]
                 row, key = interval.row, f"network-{interval.network_id}"
                 num_sent += self._log_new(key, interval.interval, row["step"], row["time"], network_values(interval))
-                of_population = self._values.add(interval, events)
                 if of_population is not None:
-                    self._last_step, values = of_population
-                    self._log_new(POPULATION, self._last_step, self._last_step, row["time"], values)
-        finally:
-            self.record(self._sent)
+                    step, values = of_population
+                    self._log_new(POPULATION, step, step, row["time"], values)
+                    self._last_step = step
+                self._pending.popleft()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error counts
+                self.record(self._sent)
+            raise
+        self.record(self._sent)
         return num_sent
 
     def _log_new(self, key: str, interval: int, step: int, seconds: float, values: Mapping[str, float]) -> bool:
@@ -216,6 +246,18 @@ class Tracker(RunCallback):
         self.log(key, step, seconds, values)
         self._sent[key] = interval
         return True
+
+
+def write_whole(file: Path, content: str) -> None:
+    """Write a file at once, so that a process that dies meanwhile leaves the old content or the new.
+
+    Args:
+        file: The file.
+        content: Its new content.
+    """
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(content)
+    os.replace(partial, file)
 
 
 def _settings(recorded: Mapping[str, Any]) -> dict[str, str | int | float | bool]:

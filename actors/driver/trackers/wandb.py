@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker
+from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker, write_whole
 from inarch.population.errors import ConfigError
 from inarch.population.extension.optional_packages import check_installed
 
@@ -46,10 +47,11 @@ class WandB(Tracker):
     @property
     def _cursor(self) -> Path:
         """File that holds what was logged."""
-        return Path(self._directory) / "wandb" / f"inarch-{self._run.name}.json"
+        project = self._project.replace("/", "-")
+        return Path(self._directory) / "wandb" / f"inarch-{project}-{self._run.name}.json"
 
     def begin(self, run: TrackedRun) -> Mapping[str, int]:
-        """Begin the run of the population, or go on."""
+        """Begin the run of the population, or continue."""
         self._run = run
         self._cursor.parent.mkdir(parents=True, exist_ok=True)
         if not self._cursor.exists():
@@ -66,7 +68,7 @@ class WandB(Tracker):
 
     def record(self, sent: Mapping[str, int]) -> None:
         """Write the file that says what was logged."""
-        self._cursor.write_text(json.dumps({"id": self._run.id, "sent": dict(sent)}))
+        write_whole(self._cursor, json.dumps({"id": self._run.id, "sent": dict(sent)}))
 
     def end(self, *, state: str, artifacts: Path | None) -> None:
         """Keep the artifacts with the population's run, and finish all runs."""
@@ -90,7 +92,7 @@ class WandB(Tracker):
                 project=self._project,
                 dir=self._directory,
                 mode=self._mode,  # pyright: ignore[reportArgumentType] # the environment's value
-                id=f"{self._run.id[:16]}-{key}",
+                id=f"{hashlib.sha256(self._run.id.encode()).hexdigest()[:16]}-{key}",
                 name=self._run.name if key == POPULATION else f"{self._run.name}/{key}",
                 group=self._run.name,
                 job_type="population" if key == POPULATION else "network",

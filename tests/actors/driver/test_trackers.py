@@ -94,6 +94,60 @@ def test_tracker_that_failed_sends_the_rest_later(storage: Storage) -> None:
     check_points(service["points"])
 
 
+def test_tracker_sends_what_failed_before_what_is_new(tmp_path: Path) -> None:
+    storage, service = run_folder(tmp_path, networks=2, intervals=4), dict[str, Any]()
+    tracker = Recorder(service)
+    tracker.on_start("shown", storage.uri)
+    tracker.fails_at = ("network-1", 6)
+    with pytest.raises(ConnectionError):
+        tracker.advance()
+    tracker.fails_at = None
+    rows = [{"network": network, "interval": 5, "incarnation": 1, "outcome": "skipped"} for network in (0, 1)]
+    rows = [row | {"step": 15, "time": 1005.0, "train_loss": 1.0} for row in rows]
+    storage.write("metrics/later.parquet", to_parquet(rows, "metrics"))
+    tracker.advance()
+    for network in (0, 1):
+        assert [step for step, _ in service["points"][f"network-{network}"]["train_loss"]] == [3, 6, 9, 12, 15]
+
+
+def test_tracker_begins_later_if_its_service_is_down(tmp_path: Path) -> None:
+    class Down(Recorder):
+        is_down = True
+
+        def begin(self, run: TrackedRun) -> Mapping[str, int]:
+            if self.is_down:
+                raise ConnectionError("no server")
+            return super().begin(run)
+
+    storage, service = run_folder(tmp_path, networks=1, intervals=2), dict[str, Any]()
+    tracker = Down(service)
+    with pytest.raises(ConnectionError):
+        tracker.on_start("shown", storage.uri)
+    with pytest.raises(ConnectionError):
+        tracker.advance()
+    tracker.is_down = False
+    assert tracker.complete("finished") == 2
+
+
+def test_result_without_scores_ends_the_tracker(tmp_path: Path) -> None:
+    storage, service = run_folder(tmp_path, networks=1, intervals=2), dict[str, Any]()
+    storage.replace("result.json", json.dumps({"networks": [], "seconds": 1.5}).encode())
+    for _ in range(2):
+        complete(Recorder(service), storage)
+    assert service["points"]["population"]["result/seconds"] == [(2, 1.5)]
+    assert [state for state, _ in service["ends"]] == ["finished", "finished"]
+
+
+def test_result_of_a_run_that_failed_before_is_sent(tmp_path: Path) -> None:
+    storage, service = run_folder(tmp_path, networks=1, intervals=2), dict[str, Any]()
+    failed = Recorder(service)
+    failed.on_start("shown", storage.uri)
+    failed.complete("failed")
+    assert "result/ensemble/accuracy" not in service["points"]["population"]
+    complete(Recorder(service), storage)
+    assert service["points"]["population"]["result/ensemble/accuracy"] == [(2, 0.8765)]
+
+
 def test_tracker_that_raises_is_a_warning(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
     broken = Recorder({})
     broken.fails_at = ("network-0", 3)
@@ -115,8 +169,8 @@ def test_several_donors_give_a_mean_alpha_and_no_scion() -> None:
 
 def test_population_step_is_the_median_of_the_intervals() -> None:
     values = PopulationValues(METRIC)
-    events = [{"seconds": float(network), "kind": "join"} for network in range(3)]
-    events += [{"seconds": 11.0, "kind": "leave"}]
+    events = [{"seconds": float(network), "kind": "join", "network_id": network} for network in range(3)]
+    events += [{"seconds": 13.0, "kind": "leave", "network_id": 0}]
     steps: list[Any] = []
     for time, (network, interval) in enumerate([(0, 1), (0, 2), (0, 3), (1, 1), (2, 1), (1, 2)], start=7):
         row = {"network": network, "interval": interval, "outcome": "grafted", "time": float(time)}
@@ -129,12 +183,25 @@ def test_population_step_is_the_median_of_the_intervals() -> None:
         | {f"accuracy/{kind}": 0.3 for kind in ("best", "mean", "worst")}
     )
     row = {"network": 2, "interval": 4, "outcome": "skipped", "time": 20.0, "train_loss": float("nan")}
-    assert values.add(RecordedInterval(row=row, grafts=()), events) is None
+    assert values.add(RecordedInterval(row=row, grafts=()), events) is None, "network 0 has left at interval 3"
     row |= {"network": 1, "interval": 4, "train_loss": 2.0}
     step = values.add(RecordedInterval(row=row, grafts=()), events)
     assert step is not None and step[0] == 4
-    assert (step[1]["size"], step[1]["train_loss/best"], step[1]["train_loss/worst"]) == (2, 2.0, 3.0)
-    assert (step[1]["accuracy/best"], step[1]["accuracy/worst"]) == pytest.approx((2.1, 0.3))
+    assert (step[1]["size"], step[1]["train_loss/best"], step[1]["train_loss/worst"]) == (2, 2.0, 2.0)
+    assert (step[1]["accuracy/best"], step[1]["accuracy/worst"]) == pytest.approx((2.1, 1.2))
+
+
+def test_restarted_network_counts_once() -> None:
+    values = PopulationValues(None)
+    kinds = ("join", "loss", "restart", "join")
+    events = [{"seconds": float(place), "kind": kind, "network_id": 1} for place, kind in enumerate(kinds)]
+    events.insert(0, {"seconds": 0.0, "kind": "join", "network_id": 0})
+    row = {"network": 0, "interval": 1, "outcome": "skipped", "time": 1.5, "train_loss": 1.0}
+    first = values.add(RecordedInterval(row=row, grafts=()), events)
+    row |= {"interval": 2, "time": 9.0}
+    second = values.add(RecordedInterval(row=row, grafts=()), events)
+    assert first is not None and second is not None
+    assert [(step["size"], step["losses"], step["restarts"]) for _, step in (first, second)] == [(1, 1, 0), (2, 1, 1)]
 
 
 def test_names_of_trackers_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

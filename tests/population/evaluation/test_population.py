@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -64,5 +66,8 @@ def test_score_probabilities_match_values_by_hand() -> None:
     assert scores.accuracy == 0.75 and scores.examples == 4
     assert scores.calibration_error == pytest.approx(0.15, abs=1e-6)
     assert scores.top5 in (0.75, 1.0)
+    overflown = predicted.clone()
+    overflown[0] = torch.nan
+    assert math.isnan(score_probabilities(overflown, torch.tensor([0, 0, 0, 5])).calibration_error)
     few = score_probabilities(torch.tensor([[0.6, 0.4]], dtype=torch.float64), torch.tensor([0]))
     assert few.top5 is None and few.loss == pytest.approx(-torch.tensor(0.6).log().item(), rel=1e-6)

@@ -89,3 +89,37 @@ def test_folded_history_returns_only_what_is_new(storage: Storage) -> None:
     fold_history(storage)
     found = reader.new_intervals()
     assert [(interval.interval, len(interval.grafts)) for interval in found] == [(2, 2)]
+
+
+def test_file_that_is_half_written_loses_nothing(storage: Storage) -> None:
+    reader = HistoryReader(storage)
+    write(storage, "metrics", "0-1-1", metrics(1))
+    whole = to_parquet(metrics(2), "metrics")
+    storage.write("metrics/0-2-1.parquet", whole[: len(whole) // 2])
+    write(storage, "metrics", "0-3-1", metrics(3))
+    assert numbers(reader) == []
+    storage.write("metrics/0-2-1.parquet", whole)
+    assert numbers(reader) == [(0, 1), (0, 2), (0, 3)]
+
+
+def test_half_written_file_of_a_dead_run_is_left_out(storage: Storage) -> None:
+    write(storage, "metrics", "0-1-1", metrics(1))
+    storage.write("metrics/0-2-1.parquet", b"PAR1")
+    assert numbers(HistoryReader(storage), is_final=True) == [(0, 1)]
+
+
+def test_fold_during_a_reading_loses_nothing(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for interval in (1, 2, 3):
+        write(storage, "metrics", f"0-{interval}-1", metrics(interval))
+    listed, names = storage.names("metrics"), storage.names
+    fold_history(storage)
+    answers = iter([listed])
+    monkeypatch.setattr(storage, "names", lambda table: next(answers, None) or names(table))
+    assert numbers(HistoryReader(storage)) == [(0, 1), (0, 2), (0, 3)]
+
+
+def test_clock_that_was_set_back_keeps_the_order(storage: Storage) -> None:
+    rows = [row | {"time": time} for row, time in zip(metrics(1, 2, 3), (5.0, 9.0, 2.0), strict=True)]
+    write(storage, "metrics", "0-3-1", rows)
+    write(storage, "metrics", "1-1-1", [row | {"time": 7.0} for row in metrics(1, network=1)])
+    assert numbers(HistoryReader(storage)) == [(0, 1), (1, 1), (0, 2), (0, 3)]
