@@ -192,5 +192,6 @@ def _is_alive(content: dict[str, Any]) -> bool:
     started, recorded = process_start(content["process"]), content["process_started"]
     if started is None:
         return False
-    is_known = recorded is not None and not math.isnan(started) and not math.isnan(recorded)
-    return not is_known or abs(started - recorded) < 1.0
+    if recorded is None or math.isnan(started) or math.isnan(recorded):
+        return True
+    return abs(started - recorded) < 1.0
