@@ -27,6 +27,19 @@ from inarch.population import (
 from inarch.population.data import MemorySplits, image_set, memory_splits
 from inarch.population.persistence.interval_report import IntervalReport
 
+ROOT = Path(__file__).resolve().parents[1]
+
+CACHES = {".pytest_cache", ".hypothesis", ".ruff_cache", ".coverage", "htmlcov", "build"}
+"""What test tools may leave in the root of the checkout."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_checkout() -> Iterator[None]:
+    """Fail if the tests leave files in the root of the checkout, as MLflow does with its artifacts."""
+    before = set(os.listdir(ROOT))
+    yield
+    assert set(os.listdir(ROOT)) - before - CACHES == set()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:

@@ -10,6 +10,8 @@
 
 A checkpoint is valid if its manifest exists and matches the files. `<step>` is present if a stop made the checkpoint
 within an interval.
+
+Longer than 300 lines with its docstrings: committing, finding, reading and deleting share one layout of files.
 """
 
 from __future__ import annotations

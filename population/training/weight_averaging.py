@@ -48,7 +48,11 @@ class WeightAverage:
                 self._model = AveragedModel(
                     module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
                 )
-            except (RuntimeError, TypeError, NotImplementedError) as error:  # of copy.deepcopy, by the kind of tensor
+            except (
+                RuntimeError,
+                TypeError,
+                NotImplementedError,
+            ) as error:  # what copy.deepcopy raises
                 raise ConfigError(
                     f"weight_averaging.kind {config.kind} needs a copy of the network, and copy.deepcopy failed; "
                     "instead of torch.nn.utils.weight_norm use torch.nn.utils.parametrizations.weight_norm: "

@@ -38,7 +38,10 @@ def check_points(points: Points, path: str) -> None:
     assert steps == sorted(set(steps))
 
 
-def test_trackers_hold_each_row_once_after_a_coordinator_kill(cluster: str, tmp_path: Path) -> None:
+def test_trackers_hold_each_row_once_after_a_coordinator_kill(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts into the folder mlruns here
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     trackers = [TensorBoard(str(tmp_path / "live")), MLflow(uri), WandB(directory=str(tmp_path))]
     config = small_config(name="tracked", storage=str(tmp_path), population=PopulationConfig(size=2), **paced(40, 0.12))

@@ -97,7 +97,7 @@ class PopulationValues:
         return median, self._values()
 
     def _follow(self, events: Sequence[Mapping[str, Any]], *, until: float) -> None:
-        """Follow who is in the population up to a time."""
+        """Apply the events up to a time to the set of networks in the population."""
         for event in events:
             if self._events_until < event["seconds"] <= until:
                 self._kinds[event["kind"]] += 1

@@ -240,9 +240,10 @@ def test_tracker_refuses_the_place_of_another_run(storage: Storage, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_holds_the_run(storage: Storage, tmp_path: Path) -> None:
+def test_mlflow_holds_the_run(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts into the folder mlruns here
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for _ in range(2):
         complete(MLflow(uri), storage)
