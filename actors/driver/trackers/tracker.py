@@ -64,7 +64,7 @@ class Tracker(RunCallback):
     """Sends the intervals of a run to a service for experiments, as a run for each network and one for the population.
 
     The intervals are read from the history in the run's folder. What was sent is recorded with the service. Each
-    interval is therefore sent once, also if the run is resumed, the coordinator restarts or another process goes on.
+    interval is therefore sent once, also if the run is resumed, the coordinator restarts or another process continues.
     """
 
     def __init__(self) -> None:
