@@ -308,6 +308,9 @@ class _Life:
         self._scion = None if isinstance(scions, ExchangeOutcome) else scions[0].origin
         return scions
 
+    def stored(self, snapshot: Snapshot) -> Snapshot | None:
+        return None
+
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         self.checkpoint = checkpoint or self.checkpoint
         if report.outcome:

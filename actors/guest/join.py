@@ -196,7 +196,7 @@ def _session(run: str, enrollment: Enrollment, config: RunConfig, participant: P
     """Begin to send heartbeats to the coordinator."""
     handle, network_id, incarnation = _handle(run), enrollment.network_id, enrollment.incarnation
     backend = RayExchangeBackend(cast("ActorProxy[CoordinatorApi]", handle), network_id, incarnation)
-    client = ExchangeClient(backend, config, participant.layout, logger=logger)
+    client = ExchangeClient(backend, config, participant.layout, logger=logger, prepare=participant.prepare)
     calls = RayGuestCalls(handle, network_id, incarnation)
     return GuestSession(client, calls, fetch_seconds=config.timeouts.fetch_seconds)
 

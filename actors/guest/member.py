@@ -250,7 +250,7 @@ class Member:
         return self._progress.origin(
             network_id=self.network_id,
             incarnation=self.incarnation,
-            structure=self._participant.layout.fingerprint,
+            layout=self._participant.layout,
             created_at=time.time(),
         )
 

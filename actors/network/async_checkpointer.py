@@ -115,6 +115,7 @@ class AsyncCheckpointer:
             if now - self._failing_since > self._deadline:
                 raise
             return
+        checkpoint.release()
         self._unwritten, self._failing_since = None, None
         if self._metrics is not None:
             self._metrics.checkpoints.inc()

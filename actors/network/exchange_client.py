@@ -9,6 +9,7 @@ Longer than 300 lines with its docstrings: both threads and the training thread 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import logging
 import threading
 import time
@@ -38,7 +39,15 @@ RETRY_SECONDS = 0.2
 class ExchangeClient:
     """Publishes one network's snapshots and fetches scions for it."""
 
-    def __init__(self, backend: ExchangeBackend, config: RunConfig, layout: Layout, *, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        backend: ExchangeBackend,
+        config: RunConfig,
+        layout: Layout,
+        *,
+        logger: logging.Logger,
+        prepare: Callable[[Snapshot], Snapshot] | None = None,
+    ) -> None:
         """Create the client and start its threads.
 
         Args:
@@ -46,7 +55,9 @@ class ExchangeClient:
             config: The run's configuration: mode and timeouts.
             layout: Layout that every snapshot must have.
             logger: Log of the network.
+            prepare: Applied to each fetched snapshot by the fetching thread. None: nothing is.
         """
+        self._prepare = prepare or (lambda snapshot: snapshot)
         self._backend, self._timeouts, self._layout, self._logger = backend, config.timeouts, layout, logger
         self._is_lockstep = config.mode == "lockstep"
         self._changed = threading.Condition()
@@ -129,6 +140,19 @@ class ExchangeClient:
             self._published.append(published)
             self._pending = published
             self._changed.notify_all()
+
+    def stored(self, snapshot: Snapshot) -> Snapshot | None:
+        """Return a snapshot that was put into the object store, as a view of it. None if it is not there.
+
+        Args:
+            snapshot: The snapshot that was published.
+        """
+        with self._changed:
+            newest = self._published[-1] if self._published else None
+        if newest is None or newest.origin != snapshot.origin:
+            return None
+        buffer = self._backend.get(newest.payload, seconds=GRACE_SECONDS)
+        return None if isinstance(buffer, ExchangeOutcome) else dataclasses.replace(snapshot, buffer=buffer)
 
     def report(self, report: IntervalReport) -> None:
         """Send the report of an interval after its exchange."""
@@ -326,9 +350,8 @@ class ExchangeClient:
             buffer = self._backend.get(snapshot.payload, seconds=remaining)
             if buffer is ExchangeOutcome.GONE:
                 self._backend.withdraw(snapshot.origin)
-            results.append(
-                buffer if isinstance(buffer, ExchangeOutcome) else as_snapshot(snapshot, buffer, self._layout)
-            )
+            found = buffer if isinstance(buffer, ExchangeOutcome) else as_snapshot(snapshot, buffer, self._layout)
+            results.append(found if isinstance(found, ExchangeOutcome) else self._prepare(found))
         scions = tuple(result for result in results if isinstance(result, Snapshot))
         return scions or next(result for result in results if isinstance(result, ExchangeOutcome))
 
@@ -345,7 +368,8 @@ def as_snapshot(
     """
     if published.origin.structure != layout.fingerprint or buffer.nbytes != layout.nbytes:
         return ExchangeOutcome.STRUCTURE
-    return Snapshot(origin=published.origin, information=published.information, buffer=buffer, layout=layout)
+    order = layout.in_order(channels_last=published.origin.is_channels_last)
+    return Snapshot(origin=published.origin, information=published.information, buffer=buffer, layout=order)
 
 
 def fetch(published: PublishedSnapshot[References], layout: Layout, *, seconds: float) -> Snapshot | ExchangeOutcome:

@@ -80,7 +80,9 @@ class NetworkWorker:
             self._checkpoints, self._log, deadline_seconds=self._storage_seconds, metrics=metrics
         )
         backend = RayExchangeBackend(self._coordinator, network_id, spec.incarnation)
-        self._exchange = ExchangeClient(backend, config, self.trainer.layout, logger=self._log.logger)
+        self._exchange = ExchangeClient(
+            backend, config, self.trainer.layout, logger=self._log.logger, prepare=self.trainer.prepare
+        )
         limit = max(
             config.timeouts.progress_seconds,
             config.timeouts.barrier_seconds + config.timeouts.lease_seconds,
@@ -179,6 +181,10 @@ class NetworkWorker:
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         """Return the scions that have arrived."""
         return self._exchange.fetch_scions(own)
+
+    def stored(self, snapshot: Snapshot) -> Snapshot | None:
+        """Return a view of the published snapshot in the object store."""
+        return self._exchange.stored(snapshot)
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         """Send the report, and begin to write the checkpoint."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inarch.population.grafting.information import l1_norm, layer_entropy
+from inarch.population.grafting.information import l1_norm, layer_entropies
 from inarch.population.grafting.units import GraftUnit
 from inarch.population.persistence.history import THRESHOLDS
 from inarch.population.state.state_dict import is_convolution
@@ -48,28 +48,25 @@ def filter_rows(
     Raises:
         NotFiniteError: A weight is NaN or infinite. The message names the layer.
     """
-    rows = []
-    for unit in units:
-        weight = state[unit.name]
-        if not is_convolution(weight):
-            continue
-        norms = l1_norm(weight).float()
-        below = torch.tensor(list(THRESHOLDS.values()), device=norms.device)
-        counts = (norms[:, None] < below).sum(0).tolist()
-        rows.append(
-            {
-                "layer": unit.name,
-                "filters": len(norms),
-                "entropy": entropies[unit.name] if unit.name in entropies else _entropy(weight, unit.name),
-                "mean_l1": float(norms.double().mean()),
-                **dict(zip(THRESHOLDS, counts, strict=True)),
-            }
-        )
-    return rows
-
-
-def _entropy(weight: Tensor, name: str) -> float:
-    return float(layer_entropy(weight, ENTROPY_BINS, name=name))
+    names = [unit.name for unit in units if is_convolution(state[unit.name])]
+    unknown = [name for name in names if name not in entropies]
+    measured = layer_entropies([state[name] for name in unknown], ENTROPY_BINS, names=unknown)
+    entropies = dict(entropies) | dict(zip(unknown, measured, strict=True))
+    if not names:
+        return []
+    norms = [l1_norm(state[name]).float() for name in names]
+    on_host = torch.cat(norms).cpu().split([len(layer) for layer in norms])
+    below = torch.tensor(list(THRESHOLDS.values()))
+    return [
+        {
+            "layer": name,
+            "filters": len(layer),
+            "entropy": entropies[name],
+            "mean_l1": float(layer.double().mean()),
+            **dict(zip(THRESHOLDS, (layer[:, None] < below).sum(0).tolist(), strict=True)),
+        }
+        for name, layer in zip(names, on_host, strict=True)
+    ]
 
 
 def filter_density(state: Mapping[str, Tensor], baseline: Mapping[str, Tensor], threshold: float) -> FilterDensity:

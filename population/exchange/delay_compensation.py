@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from inarch.population.grafting.blending import blend_compensated_
+from inarch.population.grafting.blending import Followers, move_all
+from inarch.population.state.memory_order import copy_all
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, is_structural
 
@@ -40,7 +42,8 @@ class StateHistory:
         """
         self._intervals = intervals
         self._past: deque[PastState] = deque()
-        self._before: dict[str, Tensor] = {}  # kept, because fresh memory would be faulted in at every exchange
+        self._leases: set[object] = set()
+        self._before: Mapping[str, Tensor] = {}  # kept, because fresh memory would be faulted in at every exchange
 
     @contextlib.contextmanager
     def exchange(
@@ -56,16 +59,63 @@ class StateHistory:
             state: Tensors that a snapshot holds. They are copied after the exchange.
             before: A copy of them as they are now, if there is one on the same device. None: they are copied.
         """
-        remaining = list(self._past)[1:] if len(self._past) >= self._intervals else list(self._past)
+        self._own()
+        remaining = self._remaining()
         if before is None and remaining:
             self._before = _copies(state, into=self._before)
         old = self._before if before is None else before
         yield
         with torch.no_grad():
             for past in remaining:
-                for key, tensor in past.state.items():
-                    blend_compensated_(tensor, state[key], old[key], 0.0)  # past + (state - old)
+                move_all(
+                    list(past.state.values()), [state[key] for key in past.state], [old[key] for key in past.state]
+                )
         self.append(own, state)
+
+    @contextlib.contextmanager
+    def exchange_with_followers(self, own: SnapshotInfo, state: Mapping[str, Tensor]) -> Generator[Followers]:
+        """Enclose an exchange by a rule that moves the past states itself, as `exchange`.
+
+        One pass over the weights then changes all of them, and no copy of the network is made.
+
+        Args:
+            own: Progress of the network.
+            state: Tensors that a snapshot holds.
+
+        Yields:
+            The past states that the rule changes.
+        """
+        self._own()
+        is_full = len(self._past) >= self._intervals
+        noted = self._past[0].state if is_full else _empty(state)
+        yield Followers(moved=[past.state for past in self._remaining()], noted=noted)
+        if is_full:
+            self._past.popleft()
+        self._past.append(PastState(interval=own.interval, step=own.step, state=noted))
+
+    def _remaining(self) -> list[PastState]:
+        """Return the past states that stay in the history at the next exchange."""
+        return list(self._past)[1:] if len(self._past) >= self._intervals else list(self._past)
+
+    def lend(self) -> Callable[[], None]:
+        """Lend the past states to a checkpoint that is being written. An exchange meanwhile changes copies of them.
+
+        Returns:
+            Ends the loan. Another thread may call it.
+        """
+        lease = object()
+        self._leases.add(lease)
+        return lambda: self._leases.discard(lease)
+
+    def newest(self) -> PastState | None:
+        """Return the newest state. None if there is none yet."""
+        return self._past[-1] if self._past else None
+
+    def _own(self) -> None:
+        """Replace past states that are lent by copies."""
+        if self._leases:
+            copies = [dataclasses.replace(past, state=_copies(past.state, into={})) for past in self._past]
+            self._past, self._leases = deque(copies), set()
 
     def tensors(self, *, within: bool) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint needs, not copied.
@@ -111,6 +161,7 @@ class StateHistory:
             own: Progress of the network.
             state: Tensors that a snapshot holds. They are copied.
         """
+        self._own()
         oldest = self._past.popleft().state if len(self._past) >= self._intervals else {}
         self._past.append(PastState(interval=own.interval, step=own.step, state=_copies(state, into=oldest)))
 
@@ -139,11 +190,18 @@ def compensate_delay(scion: Mapping[str, Tensor], state: Mapping[str, Tensor], p
     return compensated
 
 
-def _copies(state: Mapping[str, Tensor], *, into: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy the trained tensors, into earlier copies where there are any."""
+def _copies(state: Mapping[str, Tensor], *, into: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Copy the trained tensors, into earlier copies if there are any."""
+    copies = into or _empty(state)
     with torch.no_grad():
-        return {
-            key: into[key].copy_(tensor) if key in into else tensor.detach().clone()
-            for key, tensor in state.items()
-            if tensor.is_floating_point() and not is_structural(key) and not key.endswith(BATCH_NORM_STATISTICS)
-        }
+        copy_all(list(copies.values()), [state[key] for key in copies])
+    return copies
+
+
+def _empty(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return memory for copies of the trained tensors, each in the memory order of its original."""
+    return {
+        key: torch.empty_like(tensor, requires_grad=False)
+        for key, tensor in state.items()
+        if tensor.is_floating_point() and not is_structural(key) and not key.endswith(BATCH_NORM_STATISTICS)
+    }

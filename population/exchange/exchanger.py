@@ -16,8 +16,9 @@ from torch import Tensor
 from inarch.population.config import RunConfig
 from inarch.population.evaluation.filter_statistics import ENTROPY_BINS
 from inarch.population.exchange.delay_compensation import StateHistory
-from inarch.population.exchange.protocol import Contribution, ExchangeRule, Rootstock, Scion
+from inarch.population.exchange.protocol import Contribution, ExchangeRule, MovesPast, Rootstock, Scion
 from inarch.population.exchange.shared_state import SharedState
+from inarch.population.grafting.blending import Followers
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness, is_too_stale, staleness_limit, staleness_of
 from inarch.population.state.seeding import generator
@@ -89,9 +90,10 @@ class Exchanger:
         check_finite(state, but=self._checked_keys)
         return information
 
-    def tensors(self, *, within: bool) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint needs, not copied. `within`: it lies within an interval."""
-        return self._history.tensors(within=within) if self._history is not None else {}
+    @property
+    def history(self) -> StateHistory | None:
+        """The past states of the network. None without delay compensation."""
+        return self._history
 
     def load(
         self, tensors: Mapping[str, Tensor], own: SnapshotInfo, state: Mapping[str, Tensor], *, within: bool
@@ -99,6 +101,15 @@ class Exchanger:
         """Restore from a checkpoint. The arguments are those of `StateHistory.load`."""
         if self._history is not None:
             self._history.load(tensors, own, state, within=within)
+
+    def is_finite(self, snapshot: Snapshot) -> bool:
+        """Return whether the information and the trained weights of a snapshot are finite.
+
+        Args:
+            snapshot: A snapshot of the network's structure.
+        """
+        has_finite_information = all(math.isfinite(value) for value in snapshot.information)
+        return has_finite_information and snapshot.is_finite(but=self._checked_keys)
 
     def entropies(self, information: tuple[float, ...]) -> dict[str, float]:
         """Return the layers' entropies (eq. 6, ten closed cells) by key, if the information of a snapshot is that."""
@@ -154,11 +165,21 @@ class Exchanger:
             random=self._random_numbers(self._network_id, own.interval),
             common_random=self._random_numbers(None, own.interval),
         )
-        history = self._history.exchange(own, state, before) if self._history is not None else contextlib.nullcontext()
-        with torch.no_grad(), history:
+        with torch.no_grad(), self._around(own, state, before, len(scions)) as followers:
+            rootstock.followers = followers
             contributions = self._rule.apply(rootstock, scions)
         outcome = ExchangeOutcome.GRAFTED if contributions else ExchangeOutcome.UNCHANGED
         return ExchangeResult(outcome=outcome, contributions=contributions, rootstock=rootstock)
+
+    def _around(
+        self, own: SnapshotInfo, state: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, num_scions: int
+    ) -> contextlib.AbstractContextManager[Followers | None]:
+        """Return the context that keeps the past states. It yields those that the rule itself has to change."""
+        if self._history is None:
+            return contextlib.nullcontext()
+        if isinstance(self._rule, MovesPast) and self._rule.moves_past(num_scions):
+            return self._history.exchange_with_followers(own, state)
+        return self._history.exchange(own, state, before)
 
     def _admit(self, snapshot: Snapshot, own: SnapshotInfo, now: float) -> Scion | ExchangeOutcome:
         """Return a snapshot as a scion, or the reason why it is refused."""
@@ -166,8 +187,7 @@ class Exchanger:
             return ExchangeOutcome.STRUCTURE
         if is_too_stale(own, snapshot.origin, limit=self._limit):
             return ExchangeOutcome.TOO_STALE
-        has_finite_information = all(math.isfinite(value) for value in snapshot.information)
-        if not (has_finite_information and snapshot.is_finite(but=self._checked_keys)):
+        if not (self.is_finite(snapshot) if snapshot.finite is None else snapshot.finite):
             return ExchangeOutcome.NOT_FINITE
         staleness = staleness_of(own, snapshot.origin, now=now)
         behind = round(staleness.intervals)

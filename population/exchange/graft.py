@@ -47,6 +47,10 @@ class GraftRule:
         """Information of layers. That of filters is one number per channel, so it is measured where it is used."""
         return LayerInformation(self._config) if self.takes_scions and self._config.level == "layer" else None
 
+    def moves_past(self, num_scions: int) -> bool:
+        """Return whether `apply` changes the past states, as `MovesPast`: for a single donor at level layer."""
+        return self.takes_scions and self._config.level == "layer" and num_scions == 1
+
     def apply(self, rootstock: Rootstock, scions: Sequence[Scion]) -> tuple[Contribution, ...]:
         """Graft the scions onto the rootstock."""
         contributions = self._graft(rootstock, scions)
@@ -114,7 +118,15 @@ class GraftRule:
         ]
         if len(scions) == 1:
             past = scions[0].past.state if scions[0].past is not None else None
-            blend_layers(rootstock.state, states[0], rootstock.units, records[0], self._config, past=past)
+            blend_layers(
+                rootstock.state,
+                states[0],
+                rootstock.units,
+                records[0],
+                self._config,
+                past=past,
+                followers=rootstock.followers,
+            )
         else:
             compensated = [_compensated(rootstock, scion, state) for scion, state in zip(scions, states, strict=True)]
             scion_weights = self._scion_weights(records)

@@ -34,9 +34,12 @@ class PapaRule:
         """Pull the rootstock toward the mean."""
         pull = self._config.pull * (rootstock.rate_factor if self._config.follows_rate else 1.0)
         scion_weight = pull / (len(scions) + 1)
+        keys = [key for key, own in rootstock.state.items() if own.is_floating_point() and not is_structural(key)]
         states = [scion.snapshot.state() for scion in scions]
-        for key, own in rootstock.state.items():
-            if own.is_floating_point() and not is_structural(key):
-                blend_weighted(own, [state[key] for state in states], [scion_weight] * len(states))
+        blend_weighted(
+            [rootstock.state[key] for key in keys],
+            [[state[key] for key in keys] for state in states],
+            [[scion_weight] * len(keys)] * len(states),
+        )
         record = LayerGraft(layer=WHOLE, alpha=1.0 - scion_weight)
         return tuple(Contribution(scion=scion, scion_weight=scion_weight, layers=(record,)) for scion in scions)

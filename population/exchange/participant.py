@@ -5,18 +5,21 @@ The trainer of a network and a training loop of the caller's own both take part 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from inarch.population.config import RunConfig
+from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.exchange.exchanger import Exchanger, ExchangeResult
 from inarch.population.exchange.protocol import ExchangeRule
 from inarch.population.exchange.shared_state import SharedState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness
-from inarch.population.state.snapshot import Snapshot, StagingBuffer, layout_of
+from inarch.population.state.memory_order import copy_all
+from inarch.population.state.snapshot import Snapshot, StagingBuffer, Uploader, layout_of
 from inarch.population.state.snapshot_info import SnapshotInfo
 
 
@@ -36,7 +39,9 @@ class Participant:
         self._shared, self._config = shared, config
         self.units = shared.units()
         self.layout = layout_of(shared.tensors())
-        self._staging = StagingBuffer(self.layout, next(shared.module.parameters()).device)
+        device = next(shared.module.parameters()).device
+        self._staging = StagingBuffer(self.layout, device)
+        self._uploader = Uploader(device) if device.type == "cuda" else None
         self._exchanger: Exchanger | None = None
         self._is_aliased = False
         self.last_scion: int | None = None
@@ -45,9 +50,9 @@ class Participant:
         """Staleness of that donor's snapshot at the time of the graft."""
 
     def alias_parameters(self) -> None:
-        """Move the network's parameters into the staging buffer, so that nothing is copied to stage them.
+        """Move the network's parameters into one buffer on its device, so that nothing is gathered to stage them.
 
-        Only for networks that no other code holds: the storage of each parameter changes. On a GPU, do nothing.
+        Only for networks that no other code holds: the storage of each parameter changes.
         """
         self._staging.alias_parameters(self._shared.module)
         self._is_aliased = True
@@ -123,6 +128,21 @@ class Participant:
         self._staging.stage(self._shared.tensors())
         return Snapshot(origin=origin, information=information, buffer=self._staging.buffer(), layout=self.layout)
 
+    def prepare(self, snapshot: Snapshot) -> Snapshot:
+        """Check a fetched snapshot and copy it to the network's GPU. On the CPU, do nothing.
+
+        The thread that fetches calls it, so that the thread that trains need not wait for either.
+
+        Args:
+            snapshot: A snapshot of this network's structure.
+
+        Returns:
+            The snapshot, which is also on the GPU.
+        """
+        if self._uploader is None or self._exchanger is None or snapshot.uploaded is not None:
+            return snapshot
+        return self._uploader.upload(dataclasses.replace(snapshot, finite=self._exchanger.is_finite(snapshot)))
+
     def exchange(
         self,
         snapshots: tuple[Snapshot, ...] | ExchangeOutcome,
@@ -147,6 +167,8 @@ class Participant:
         """
         if self._exchanger is None:
             return ExchangeResult(outcome=ExchangeOutcome.OFF)
+        if not isinstance(snapshots, ExchangeOutcome):
+            snapshots = tuple(self._prepared(item) for item in snapshots)
         result = self._exchanger.exchange(
             snapshots,
             own,
@@ -169,10 +191,13 @@ class Participant:
         Args:
             snapshot: Snapshot of the same layout. It is only read.
         """
+        state, own = self._prepared(snapshot).state(), self._shared.tensors()
         with torch.no_grad():
-            state = snapshot.state()
-            for name, tensor in self._shared.tensors().items():
-                tensor.copy_(state[name])
+            copy_all(list(own.values()), [state[name] for name in own])
+
+    def _prepared(self, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot as `prepare`, unless it has another structure, which the exchange refuses."""
+        return self.prepare(snapshot) if snapshot.buffer.nbytes == self.layout.nbytes else snapshot
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that a snapshot holds, by key. They are the network's own, not copies."""
@@ -182,9 +207,10 @@ class Participant:
         """Return the layers' entropies that a snapshot's information holds, as `Exchanger.entropies`."""
         return self._exchanger.entropies(information) if self._exchanger else {}
 
-    def saved_tensors(self, *, within: bool) -> Mapping[str, Tensor]:
-        """Return the tensors that a checkpoint needs, not copied. `within`: it lies within an interval."""
-        return self._exchanger.tensors(within=within) if self._exchanger else {}
+    @property
+    def history(self) -> StateHistory | None:
+        """The past states of the network. None without delay compensation."""
+        return self._exchanger.history if self._exchanger else None
 
     def load(self, tensors: Mapping[str, Tensor], own: SnapshotInfo, *, within: bool) -> None:
         """Restore from a checkpoint. The arguments are those of `StateHistory.load`, without the network's state."""

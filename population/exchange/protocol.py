@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a driver checks the name of a rule without torch
     from torch import Tensor
 
     from inarch.population.exchange.delay_compensation import PastState
+    from inarch.population.grafting.blending import Followers
     from inarch.population.grafting.layer_level import LayerGraft
     from inarch.population.grafting.units import GraftUnit
     from inarch.population.state.snapshot import Snapshot
@@ -55,6 +56,8 @@ class Rootstock:
     """Random numbers of this network and interval."""
     common_random: np.random.Generator
     """Random numbers that are the same in all networks at this interval."""
+    followers: Followers | None = None
+    """Past states of the rootstock, for a rule that `MovesPast`. None for other rules, and without compensation."""
     reset_momentum: bool = False
     """Set by a rule: drop the optimizer's state."""
     recalibrate_batch_norm: bool = False
@@ -121,5 +124,21 @@ class ExchangeRule(Protocol):
 
         Returns:
             What each source contributed. Empty if the rootstock stays as it is.
+        """
+        ...
+
+
+@runtime_checkable
+class MovesPast(Protocol):
+    """A rule that can change the past states of the rootstock together with it, in one pass over the weights.
+
+    For other rules, the rootstock is copied before the rule is applied, and the past states are changed afterwards.
+    """
+
+    def moves_past(self, num_scions: int) -> bool:
+        """Return whether `apply` changes `Rootstock.followers` by what it changes the rootstock.
+
+        Args:
+            num_scions: Scions of the exchange.
         """
         ...

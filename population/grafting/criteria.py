@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.grafting.criterion_names import CRITERIA
 from inarch.population.grafting.information import (
     differential_entropy,
+    layer_entropies,
     layer_entropy,
     orthogonality,
     robust_entropy,
@@ -75,7 +77,30 @@ def measure(
         return tuple(random.random(len(units)).tolist())
     if config.criterion == "batch_norm":
         return tuple(_scale(state, unit) for unit in units)
-    return tuple(layer_information(state[unit.name], config.criterion, config.bins, name=unit.name) for unit in units)
+    names = [unit.name for unit in units]
+    weights = [state[name] for name in names]
+    if config.criterion == "entropy":
+        return layer_entropies(weights, config.bins, names=names)
+    if config.criterion == "constant":
+        return (0.0,) * len(units)
+    function = CRITERIA.resolve(config.criterion)
+    return _finite_values(
+        [function(weight, bins=config.bins, name=name) for weight, name in zip(weights, names, strict=True)], names
+    )
+
+
+def _finite_values(found: Sequence[Any], names: Sequence[str]) -> tuple[float, ...]:
+    """Return the results of a criterion as numbers. Those of a GPU come in one transfer."""
+    are_tensors = bool(found) and all(isinstance(value, Tensor) and value.numel() == 1 for value in found)
+    values = (
+        torch.stack([value.detach().double().reshape(()) for value in found]).tolist()
+        if are_tensors
+        else [float(value) for value in found]
+    )
+    for value, name in zip(values, names, strict=True):
+        if not math.isfinite(value):
+            raise NotFiniteError(f"{name} has a weight that is NaN or infinite")
+    return tuple(values)
 
 
 @dataclass(frozen=True)

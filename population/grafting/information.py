@@ -9,18 +9,23 @@ puts every weight into the cell whose edges enclose it, which an index computed 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inarch.population.errors import NotFiniteError
+from inarch.population.grafting import compiled_loops
+from inarch.population.state.memory_order import in_memory_order
 from inarch.population.state.state_dict import is_convolution
 
 BLOCK_VALUES = 65_536
 """Weights compared at a time on the CPU. 256 KiB of float32 stay in the second-level cache."""
 
+
+GROUP_VALUES = 1 << 25
+"""Most weights measured at once on a GPU. They take a gigabyte of its memory for the moment."""
 
 ROBUST_TAIL = 0.01
 """Share of a layer's weights that lies beyond each end of the robust range."""
@@ -116,7 +121,7 @@ def layer_entropy(weight: Tensor, bins: int = 10, *, name: str = "weight") -> Te
     _check_bins(bins)
     if weight.numel() == 0:
         raise ValueError(f"{name} must have at least one value, got shape {tuple(weight.shape)}")
-    flat = _in_memory_order(weight.detach())
+    flat = in_memory_order(weight.detach())
     low, high = torch.aminmax(flat)
     low, high = _computable(low), _computable(high)
     _check_finite(float(low), float(high), name)
@@ -128,6 +133,104 @@ def layer_entropy(weight: Tensor, bins: int = 10, *, name: str = "weight") -> Te
         above = _count_above(flat, _edges(low, high, bins))
     cells = (above[:-1] - above[1:]).to(torch.float64) / flat.numel()
     return -torch.special.xlogy(cells, cells).sum()
+
+
+def layer_entropies(
+    weights: Sequence[Tensor], bins: int = 10, *, names: Sequence[str] | None = None
+) -> tuple[float, ...]:
+    """Return the entropies of many layers, as `layer_entropy` of each.
+
+    On a GPU, all layers are measured at once, so that the CPU waits once and not four times a layer. The ranges of a
+    GPU may differ from the CPU's in the last bit, and the entropies then by about 1e-6.
+
+    Args:
+        weights: Weights of each layer, on one device.
+        bins: Equal cells between a layer's least and greatest weight, at least 2.
+        names: Names of the layers, for the error. None: numbers.
+
+    Returns:
+        Nats, each between 0 and log(bins).
+
+    Raises:
+        ValueError: There are fewer than 2 bins, or a weight has no value.
+        NotFiniteError: A weight is NaN or infinite. The message names the layer.
+    """
+    names = [f"layer {index}" for index in range(len(weights))] if names is None else names
+    if not weights or weights[0].device.type == "cpu":
+        return tuple(float(layer_entropy(weight, bins, name=name)) for weight, name in zip(weights, names, strict=True))
+    return entropies_on_device(weights, bins, names)
+
+
+def entropies_on_device(weights: Sequence[Tensor], bins: int, names: Sequence[str]) -> tuple[float, ...]:
+    """Return the entropies of many layers with few operations, as `layer_entropies` does on a GPU.
+
+    Args:
+        weights: Weights of each layer, on any one device.
+        bins: Equal cells between a layer's least and greatest weight, at least 2.
+        names: Names of the layers, for the error.
+
+    Raises:
+        ValueError: There are fewer than 2 bins, or a weight has no value.
+        NotFiniteError: A weight is NaN or infinite. The message names the layer.
+    """
+    _check_bins(bins)
+    groups: dict[torch.dtype, list[list[int]]] = {}
+    sizes: dict[torch.dtype, int] = {}
+    for index, (weight, name) in enumerate(zip(weights, names, strict=True)):
+        if weight.numel() == 0:
+            raise ValueError(f"{name} must have at least one value, got shape {tuple(weight.shape)}")
+        batches = groups.setdefault(weight.dtype, [])
+        if not batches or sizes[weight.dtype] + weight.numel() > GROUP_VALUES:
+            batches.append([])
+            sizes[weight.dtype] = 0
+        batches[-1].append(index)
+        sizes[weight.dtype] += weight.numel()
+    chosen = [indices for batches in groups.values() for indices in batches]
+    found = torch.cat([_entropies_of_group([weights[index] for index in indices], bins) for indices in chosen], dim=1)
+    entropies = [0.0] * len(weights)
+    for index, (entropy, low, high) in zip(
+        (index for indices in chosen for index in indices), found.T.tolist(), strict=True
+    ):
+        _check_finite(low, high, names[index])
+        entropies[index] = entropy
+    return tuple(entropies)
+
+
+def _entropies_of_group(weights: Sequence[Tensor], bins: int) -> Tensor:
+    """Return entropy, least and greatest value of each layer, float64, shape (3, layers). Nothing waits for the device.
+
+    A value's cell is computed by scaling, and corrected by comparisons with the edges of the cell, because the product
+    may be off by one.
+    """
+    device = weights[0].device
+    flat = _computable(torch.cat([in_memory_order(weight.detach()) for weight in weights]))
+    counts = torch.tensor([weight.numel() for weight in weights])
+    lengths = counts.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else counts
+    low, high = (torch.segment_reduce(flat, kind, lengths=lengths, axis=0, unsafe=True) for kind in ("min", "max"))
+    width = (high - low) / bins
+    edges = (low[:, None] + torch.arange(bins + 1, device=device, dtype=flat.dtype) * width[:, None]).view(-1)
+    largest = torch.finfo(flat.dtype).max
+    scale = torch.where(width > 0, (1.0 / width).clamp_max(largest), torch.zeros_like(width))
+    layer = torch.arange(len(weights), device=device).repeat_interleave(lengths, output_size=flat.numel())
+    cell = ((flat - low[layer]) * scale[layer]).long().clamp_(0, bins - 1)
+    first = layer * (bins + 1)
+    cell = (cell + (flat >= edges[first + cell + 1])).clamp_(max=bins - 1)
+    cell -= (flat < edges[first + cell]).long()
+    cell += layer * bins
+    share = _counts(cell, len(weights) * bins).view(-1, bins) / lengths[:, None]
+    entropy = -torch.special.xlogy(share, share).sum(1)
+    return torch.stack([entropy.clamp_min(0.0), low.double(), high.double()])
+
+
+def _counts(cell: Tensor, num_cells: int) -> Tensor:
+    """Return how often each number below `num_cells` occurs, float64.
+
+    On a GPU, bincount waits for the device and histc does not. But histc is refused where PyTorch must be
+    deterministic, although counts in float64 are exact in any order.
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        return torch.bincount(cell, minlength=num_cells).double()
+    return torch.histc(cell.double(), bins=num_cells, min=0, max=num_cells)
 
 
 def invalid_filters(state: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
@@ -250,15 +353,6 @@ def _computable(weight: Tensor) -> Tensor:
     return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
 
 
-def _in_memory_order(weight: Tensor) -> Tensor:
-    """Return all values in one dimension, in any order. Dense tensors are not copied."""
-    if weight.is_contiguous():
-        return weight.view(-1)
-    if weight.is_contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else False:
-        return weight.permute(0, 2, 3, 1).reshape(-1)
-    return weight.reshape(-1)
-
-
 def _edges(low: Tensor, high: Tensor, bins: int) -> list[Tensor]:
     """Return bins + 1 edges low + i * width, in the weights' own precision as in the reference."""
     width = (high - low) / bins
@@ -286,6 +380,9 @@ def _count_above_in_blocks(flat: Tensor, low: np.ndarray, high: np.ndarray, bins
     edges = list(low + np.arange(bins + 1, dtype=low.dtype) * ((high - low) / low.dtype.type(bins)))
     above = np.zeros(bins + 1, dtype=np.int64)
     above[0] = flat.numel()
+    if compiled_loops.count_above is not None and flat.dtype == torch.float32:
+        above[1:bins] = compiled_loops.count_above(flat.numpy(), np.array(edges[1:bins]))
+        return above
     mask = np.empty(min(BLOCK_VALUES, flat.numel()), dtype=bool)
     for start in range(0, flat.numel(), BLOCK_VALUES):
         stop = min(start + BLOCK_VALUES, flat.numel())

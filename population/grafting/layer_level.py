@@ -16,7 +16,7 @@ from torch import Tensor
 from inarch.population.config import GraftConfig, StalenessConfig
 from inarch.population.errors import NotFiniteError
 from inarch.population.grafting.alpha import adaptive_weight
-from inarch.population.grafting.blending import blend_, blend_compensated_, blend_weighted, reset_
+from inarch.population.grafting.blending import Blend, Followers, blend_all, blend_weighted, reset_
 from inarch.population.grafting.criteria import measure
 from inarch.population.grafting.units import GraftUnit, graft_units_of_state
 from inarch.population.membership.staleness import discounted_alpha
@@ -147,8 +147,9 @@ def blend_layers(
     config: GraftConfig,
     *,
     past: Mapping[str, Tensor] | None = None,
+    followers: Followers | None = None,
 ) -> None:
-    """Blend the scion into `state` in place, unit by unit.
+    """Blend the scion into `state` in place, each unit with its alpha.
 
     Integers stay as they are. So do running statistics with graft.batch_norm=keep.
 
@@ -160,18 +161,29 @@ def blend_layers(
         config: What happens to batch norm.
         past: The rootstock's weights when the scion was published. An entry in it is compensated first: the scion's
             becomes scion + own - past.
+        followers: Past states, which follow the change of `state`. None: the caller sees to them.
     """
+    blends: dict[str, Blend] = {}
     for unit, record in zip(units, records, strict=True):
         for key in unit.keys:
             own = state[key]
             if is_structural(key) or not own.is_floating_point():
                 continue
-            if key.endswith(BATCH_NORM_STATISTICS) and config.batch_norm == "reset":
+            is_statistic = key.endswith(BATCH_NORM_STATISTICS)
+            if is_statistic and config.batch_norm == "reset":
                 reset_(own, key, alpha=record.alpha)
-            elif past is not None and key in past:
-                blend_compensated_(own, scion[key], past[key], record.alpha)
-            elif config.batch_norm == "blend" or not key.endswith(BATCH_NORM_STATISTICS):
-                blend_(own, scion[key], record.alpha)
+            elif config.batch_norm == "blend" or not is_statistic:
+                blends[key] = Blend(
+                    own=own,
+                    scion=scion[key],
+                    alpha=record.alpha,
+                    past=None if past is None else past.get(key),
+                    moved=() if followers is None else followers.moved_with(key),
+                    noted=None if followers is None else followers.noted.get(key),
+                )
+    blend_all(list(blends.values()))
+    if followers is not None:
+        followers.note(state, but=blends)
 
 
 def blend_several(
@@ -190,6 +202,7 @@ def blend_several(
         scion_weights: For each scion its weight in each unit. The weights of a unit add up to at most 1.
         config: What happens to batch norm.
     """
+    blended: dict[str, list[float]] = {}
     for index, unit in enumerate(units):
         weights = [donor[index] for donor in scion_weights]
         for key in unit.keys:
@@ -199,4 +212,6 @@ def blend_several(
             if is_statistic and config.batch_norm == "reset":
                 reset_(own, key, alpha=1.0 - sum(weights))
             else:
-                blend_weighted(own, [scion[key] for scion in scions], weights)
+                blended[key] = weights
+    columns = list(zip(*blended.values(), strict=True))
+    blend_weighted([state[key] for key in blended], [[scion[key] for key in blended] for scion in scions], columns)

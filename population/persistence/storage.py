@@ -6,7 +6,7 @@ Every call has a deadline. Nothing here relies on an atomic rename, because obje
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,19 @@ import pyarrow.fs as pafs
 from inarch.population.errors import MissingError, StorageError
 
 T = TypeVar("T")
+
+READ_BYTES = 1 << 26
+"""Bytes that are read at a time."""
+
+
+class _Watch:
+    """Counts the parts of a file that were written or read."""
+
+    def __init__(self) -> None:
+        self.parts = 0
+
+    def advance(self) -> None:
+        self.parts += 1
 
 
 def absolute(uri: str) -> str:
@@ -82,9 +95,7 @@ class Storage:
         return f"{self._root.rstrip('/')}/{relative}" if relative else self._root
 
     def write(self, relative: str, content: bytes) -> None:
-        """Write a whole file, and create its folder if needed.
-
-        A crash may leave a part of the file, so readers check sizes and checksums.
+        """Write a whole file, as `write_parts`.
 
         Args:
             relative: Path of the file.
@@ -93,14 +104,31 @@ class Storage:
         Raises:
             StorageError: The file cannot be written, or not within the deadline.
         """
+        self.write_parts(relative, (content,))
+
+    def write_parts(self, relative: str, parts: Iterable[bytes | memoryview]) -> None:
+        """Write a whole file piece by piece, and create its folder if needed.
+
+        A crash may leave a part of the file, so readers check sizes and checksums.
+
+        Args:
+            relative: Path of the file.
+            parts: All bytes of the file, in order. The deadline holds for each part, not for the file.
+
+        Raises:
+            StorageError: The file cannot be written, or a part not within the deadline.
+        """
+        watch = _Watch()
 
         def call() -> None:
             path = self.path(relative)
             self._filesystem.create_dir(path.rpartition("/")[0], recursive=True)
             with self._filesystem.open_output_stream(path) as sink:
-                sink.write(content)
+                for part in parts:
+                    sink.write(part)
+                    watch.advance()
 
-        self._within_deadline(call, f"write {relative}")
+        self._within_deadline(call, f"write {relative}", watch)
 
     def replace(self, relative: str, content: bytes) -> None:
         """Replace a file by a new version. On a local disk, a crash leaves either the old or the new version.
@@ -129,14 +157,21 @@ class Storage:
 
         Raises:
             MissingError: The file does not exist.
-            StorageError: The file cannot be read, or not within the deadline.
+            StorageError: The file cannot be read, or a part of it not within the deadline.
         """
+        watch = _Watch()
 
         def call() -> bytes:
             with self._filesystem.open_input_file(self.path(relative)) as source:
-                return source.read()
+                if source.size() <= READ_BYTES:
+                    return source.read()
+                parts = []
+                while part := source.read(READ_BYTES):
+                    parts.append(part)
+                    watch.advance()
+                return b"".join(parts)
 
-        return self._within_deadline(call, f"read {relative}")
+        return self._within_deadline(call, f"read {relative}", watch)
 
     def exists(self, relative: str) -> bool:
         """Return whether a file or folder exists.
@@ -218,13 +253,20 @@ class Storage:
             raise StorageError(f"storage {self.uri!r} is unusable: a test file differed when it was read back")
         self.delete(".writable")
 
-    def _within_deadline(self, call: Callable[[], T], what: str) -> T:
-        """Return the result of a call, or raise StorageError. `what` names the call in the message."""
+    def _within_deadline(self, call: Callable[[], T], what: str, watch: _Watch | None = None) -> T:
+        """Return the result of a call, or raise StorageError. `what` names the call in the message.
+
+        With a watch, the deadline begins anew with each part.
+        """
         future = self._calls.submit(call)
         try:
-            return future.result(timeout=self._deadline)
-        except concurrent.futures.TimeoutError:
-            raise StorageError(f"storage {self.uri!r} did not {what} within {self._deadline:g} s") from None
+            while True:
+                before = watch.parts if watch else 0
+                concurrent.futures.wait((future,), timeout=self._deadline)
+                if future.done():
+                    return future.result()
+                if watch is None or watch.parts == before:
+                    raise StorageError(f"storage {self.uri!r} did not {what} within {self._deadline:g} s")
         except (OSError, pa.ArrowException) as error:
             kind = MissingError if isinstance(error, FileNotFoundError) else StorageError
             raise kind(f"storage {self.uri!r} could not {what}: {error}") from error

@@ -42,14 +42,14 @@ def make_optimizer(module: nn.Module, config: RunConfig, learning_rate: float) -
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """Return an optimizer's state as copies on the CPU, with keys `optimizer.<slot>.<parameter name>`.
+    """Return an optimizer's state, not copied, with keys `optimizer.<slot>.<parameter name>`.
 
     Args:
         optimizer: The optimizer.
         names: Name of each of its parameters, by the parameter's `id`.
     """
     return {
-        f"optimizer.{slot}.{names[id(parameter)]}": value.detach().to("cpu", copy=True).contiguous()
+        f"optimizer.{slot}.{names[id(parameter)]}": value
         for parameter, state in optimizer.state.items()
         for slot, value in state.items()
         if isinstance(value, Tensor)

@@ -7,6 +7,7 @@ never write to it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import warnings
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from inarch.population.errors import StructureError
+from inarch.population.state.memory_order import copy_all, has_same_order, is_channels_last
 from inarch.population.state.snapshot_info import SnapshotInfo
 
 ALIGNMENT = 64
@@ -45,17 +47,44 @@ class Entry:
     nbytes: int
     """Bytes of the tensor, without padding."""
 
+    def view(self, flat: Tensor, *, channels_last: bool) -> Tensor:
+        """Return the tensor as a view of the buffer's bytes.
+
+        Args:
+            flat: The buffer, shape (bytes,), uint8.
+            channels_last: Whether the layout's tensors of four dimensions are in channels_last order.
+        """
+        values = flat[self.offset : self.offset + self.nbytes].view(getattr(torch, self.dtype))
+        if not (channels_last and len(self.shape) == 4):
+            return values.view(self.shape)
+        num, channels, height, width = self.shape
+        return values.view(num, height, width, channels).permute(0, 3, 1, 2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The positions of all tensors in a buffer. All networks of one structure have the same layout."""
+    """The positions of all tensors in a buffer.
+
+    All networks of one structure have the same layout, but for the order of the values within a tensor of four
+    dimensions, which is that of the network's memory. Nothing is then copied or reordered to publish a network.
+    """
 
     entries: tuple[Entry, ...]
     """Entries in the order of their offsets."""
     nbytes: int
     """Bytes of the whole buffer."""
     fingerprint: str
-    """Hash of names, types and shapes in their order. Equal layouts have equal fingerprints."""
+    """Hash of names, types and shapes in their order. It says nothing about `channels_last`."""
+    channels_last: bool = False
+    """Whether tensors of four dimensions lie in the buffer in channels_last order."""
+
+    def in_order(self, *, channels_last: bool) -> Layout:
+        """Return this layout with another order of values.
+
+        Args:
+            channels_last: As the attribute.
+        """
+        return self if channels_last == self.channels_last else dataclasses.replace(self, channels_last=channels_last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +99,17 @@ class Snapshot:
     """Shape (bytes,), uint8. It is only read."""
     layout: Layout
     """Positions of the tensors in the buffer."""
+    uploaded: Tensor | None = None
+    """The buffer's bytes on a GPU, if they were copied there. Shape (bytes,), uint8."""
+    finite: bool | None = None
+    """Whether the weights were found to be finite. None: they were not checked."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors as views of the buffer. The caller must not write to them."""
-        return unflatten(self.buffer, self.layout)
+        """Return the tensors as views of the uploaded bytes if there are any, or else of the buffer.
+
+        The caller must not write to them.
+        """
+        return unflatten(self.buffer, self.layout) if self.uploaded is None else views(self.uploaded, self.layout)
 
     def is_finite(self, *, but: Collection[str] = ()) -> bool:
         """Return whether all weights are finite.
@@ -92,7 +128,7 @@ class Snapshot:
             extremes = [torch.aminmax(values[start // 4 : stop // 4]) for start, stop in _stretches(checked)]
             if all(math.isfinite(float(low)) and math.isfinite(float(high)) for low, high in extremes):
                 return True
-        state = self.state()
+        state = unflatten(self.buffer, self.layout)
         return all(bool(torch.isfinite(state[entry.name]).all()) for entry in floats)
 
 
@@ -124,7 +160,12 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
         entries.append(Entry(name=name, dtype=dtype, shape=tuple(tensor.shape), offset=offset, nbytes=nbytes))
         digest.update(f"{name} {dtype} {tuple(tensor.shape)}\n".encode())
         offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
-    return Layout(entries=tuple(entries), nbytes=offset, fingerprint=digest.hexdigest()[:16])
+    return Layout(
+        entries=tuple(entries),
+        nbytes=offset,
+        fingerprint=digest.hexdigest()[:16],
+        channels_last=any(is_channels_last(tensor) for tensor in state.values()),
+    )
 
 
 def unflatten(buffer: np.ndarray, layout: Layout) -> dict[str, Tensor]:
@@ -139,19 +180,28 @@ def unflatten(buffer: np.ndarray, layout: Layout) -> dict[str, Tensor]:
     """
     if buffer.nbytes != layout.nbytes:
         raise StructureError(f"a snapshot of this network must have {layout.nbytes} bytes, got {buffer.nbytes}")
-    flat = torch.from_numpy(buffer)
-    return {
-        entry.name: flat[entry.offset : entry.offset + entry.nbytes].view(getattr(torch, entry.dtype)).view(entry.shape)
-        for entry in layout.entries
-    }
+    return views(torch.from_numpy(buffer), layout)
+
+
+def views(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """Return the tensors of a buffer as views of it.
+
+    Args:
+        flat: Bytes of a snapshot on any device, shape (bytes,), uint8.
+        layout: Layout of the snapshot.
+    """
+    return {entry.name: entry.view(flat, channels_last=layout.channels_last) for entry in layout.entries}
 
 
 class StagingBuffer:
     """A host buffer into which a network's weights are copied before they are published. Each copy replaces the last.
 
-    On the CPU, the network's tensors may be views of the buffer (`alias_parameters`). Nothing is copied then, and the
-    staged weights stay valid until the network trains on. On a GPU the buffer is pinned, and the copy runs on its own
-    stream. The training stream waits for the copy on the device. The host waits only when it reads the buffer.
+    The weights are first gathered in a flat buffer on the network's device. The network's tensors may be views of that
+    buffer (`alias_parameters`), so that nothing is gathered. On the CPU it is the host buffer itself. The staged
+    weights then stay valid only until the network trains on.
+
+    On a GPU the host buffer is pinned, and one copy fills it on a stream of its own. The training stream waits for the
+    copy on the device. The host waits only when it reads the buffer.
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
@@ -164,32 +214,29 @@ class StagingBuffer:
         self.layout = layout
         self._device = device
         is_cuda = device.type == "cuda"
-        self._buffer = torch.zeros(layout.nbytes, dtype=torch.uint8, pin_memory=is_cuda)
-        self._views = {
-            entry.name: self._buffer[entry.offset : entry.offset + entry.nbytes]
-            .view(getattr(torch, entry.dtype))
-            .view(entry.shape)
-            for entry in layout.entries
-        }
+        self._host = torch.zeros(layout.nbytes, dtype=torch.uint8, pin_memory=is_cuda)
+        self._flat = (
+            self._host if device.type == "cpu" else torch.zeros(layout.nbytes, dtype=torch.uint8, device=device)
+        )
+        self._views = views(self._flat, layout)
         self._stream = torch.cuda.Stream(device) if is_cuda else None
         self._copied = torch.cuda.Event() if is_cuda else None
 
     def alias_parameters(self, module: nn.Module) -> None:
-        """Turn a module's contiguous float32 parameters and buffers into views of this buffer. On a GPU, do nothing.
+        """Turn a module's float32 parameters and buffers into views of the flat buffer on its device.
 
-        Other types keep their own memory, because torch.save refuses a storage with views of several types.
+        Other types keep their own memory, because torch.save refuses a storage with views of several types. So do
+        tensors whose values lie in another order than the layout's.
 
         Args:
             module: The network. Its tensors keep their values and move into the buffer.
         """
-        if self._stream is not None:
-            return
         homes: dict[int, str] = {}
         for owner_name, owner in module.named_modules():
             stem = f"{owner_name}." if owner_name else ""
             for name, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
                 view = self._views.get(f"{stem}{name}")
-                if view is None or not tensor.is_contiguous() or tensor.dtype != torch.float32:
+                if view is None or tensor.dtype != torch.float32 or not has_same_order(tensor, view):
                     continue
                 if homes.setdefault(id(tensor), f"{stem}{name}") == f"{stem}{name}":
                     view.copy_(tensor.detach())
@@ -201,14 +248,15 @@ class StagingBuffer:
         Args:
             state: Tensors with the keys and shapes of the layout. They are only read.
         """
+        apart = [name for name, view in self._views.items() if state[name].data_ptr() != view.data_ptr()]
+        with torch.no_grad():
+            copy_all([self._views[name] for name in apart], [state[name] for name in apart])
         if self._stream is None or self._copied is None:
-            self._copy(state)
             return
-        self._copied.synchronize()
         training = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(training)
         with torch.cuda.stream(self._stream):
-            self._copy(state)
+            self._host.copy_(self._flat, non_blocking=True)
             self._copied.record(self._stream)
         training.wait_event(self._copied)
 
@@ -220,10 +268,35 @@ class StagingBuffer:
         """
         if self._copied is not None:
             self._copied.synchronize()
-        return self._buffer.numpy()
+        return self._host.numpy()
 
-    def _copy(self, state: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, view in self._views.items():
-                if state[name].data_ptr() != view.data_ptr() or not view.numel():
-                    view.copy_(state[name], non_blocking=True)
+
+class Uploader:
+    """Copies snapshots to a GPU, in the thread that fetches them and on a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Create it. Memory is allocated with the first snapshot.
+
+        Args:
+            device: A GPU.
+        """
+        self._device, self._stream = device, torch.cuda.Stream(device)
+
+    def upload(self, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot whose bytes also lie on the device. The calling thread waits for the copy.
+
+        The copy goes through pinned memory, because a GPU copies only from there without taking part of the CPU.
+
+        Args:
+            snapshot: A snapshot from the object store.
+        """
+        pinned = torch.empty(snapshot.buffer.nbytes, dtype=torch.uint8, pin_memory=True)
+        pinned.copy_(torch.from_numpy(snapshot.buffer))
+        copied = torch.cuda.Event()
+        with torch.cuda.stream(self._stream):
+            uploaded = torch.empty(snapshot.buffer.nbytes, dtype=torch.uint8, device=self._device)
+            uploaded.copy_(pinned, non_blocking=True)
+            copied.record(self._stream)
+        uploaded.record_stream(torch.cuda.default_stream(self._device))  # which trains, and reads it
+        copied.synchronize()
+        return dataclasses.replace(snapshot, uploaded=uploaded)

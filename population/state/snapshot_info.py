@@ -26,6 +26,8 @@ class SnapshotInfo:
     """Time at which the snapshot was staged, in seconds of the host's clock."""
     structure: str
     """Fingerprint of the snapshot's layout."""
+    is_channels_last: bool = False
+    """Whether the snapshot's tensors of four dimensions are in channels_last order, as `Layout.channels_last`."""
     score: float | None = None
     """Newest validation score, as `Scores.score`. None without validation images."""
     learning_rate: float = 0.0

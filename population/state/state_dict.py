@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from inarch.population.errors import NotFiniteError, StructureError
+from inarch.population.state.memory_order import MANY
 
 BATCH_NORM_STATISTICS = ("running_mean", "running_var")
 """Ends of the keys of batch norm's running statistics."""
@@ -80,11 +81,25 @@ def check_finite(state: Mapping[str, Tensor], *, but: Collection[str] = ()) -> N
     Raises:
         NotFiniteError: The message names the first such entry.
     """
-    for name, tensor in state.items():
-        if name not in but and tensor.is_floating_point() and tensor.numel():
-            low, high = torch.aminmax(tensor)  # propagates NaN, so the two cover every value
-            if not (math.isfinite(float(low)) and math.isfinite(float(high))):
-                raise NotFiniteError(f"{name} has a value that is NaN or infinite")
+    checked = {
+        name: tensor
+        for name, tensor in state.items()
+        if name not in but and tensor.is_floating_point() and tensor.numel()
+    }
+    if _are_finite_on_device(list(checked.values())):
+        return
+    for name, tensor in checked.items():
+        low, high = torch.aminmax(tensor)  # propagates NaN, so the two cover every value
+        if not (math.isfinite(float(low)) and math.isfinite(float(high))):
+            raise NotFiniteError(f"{name} has a value that is NaN or infinite")
+
+
+def _are_finite_on_device(tensors: Sequence[Tensor]) -> bool:
+    """Return whether tensors on a GPU are finite, with one wait for all of them. False on the CPU: it is not known."""
+    if not tensors or tensors[0].device.type == "cpu":
+        return False
+    norms = MANY._foreach_norm(list(tensors), math.inf)
+    return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
 
 
 def load_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> None:

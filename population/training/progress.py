@@ -9,6 +9,7 @@ from inarch.population.evaluation.metrics import Scores
 from inarch.population.exchange import Contribution, training_behind
 from inarch.population.exchange.participant import Participant
 from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.snapshot import Layout
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.schedule import Schedule
 
@@ -97,13 +98,13 @@ class Progress:
         self.best_score, self.best_interval = self.score, self.interval
         return True
 
-    def origin(self, *, network_id: int, incarnation: int, structure: str, created_at: float) -> SnapshotInfo:
+    def origin(self, *, network_id: int, incarnation: int, layout: Layout, created_at: float) -> SnapshotInfo:
         """Return identity and training progress of the weights in their present state.
 
         Args:
             network_id: Id of the network.
             incarnation: Number of its process, from 1.
-            structure: Fingerprint of the layout of its snapshots.
+            layout: Layout of its snapshots.
             created_at: Seconds of the runtime's clock.
         """
         return SnapshotInfo(
@@ -114,7 +115,8 @@ class Progress:
             trained_intervals=self.trained_intervals,
             trained_steps=self.trained_steps,
             created_at=created_at,
-            structure=structure,
+            structure=layout.fingerprint,
+            is_channels_last=layout.channels_last,
             score=self.score,
             learning_rate=self.learning_rate,
         )

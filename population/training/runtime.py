@@ -45,6 +45,14 @@ class TrainerRuntime(Protocol):
         """
         ...
 
+    def stored(self, snapshot: Snapshot) -> Snapshot | None:
+        """Return a published snapshot with a buffer that never changes, without copying it. None if there is none.
+
+        Args:
+            snapshot: Snapshot that the trainer yielded last.
+        """
+        ...
+
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         """Record the end of an interval.
 

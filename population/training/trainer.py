@@ -43,6 +43,7 @@ from inarch.population.grafting.units import GraftUnit, convolution_units
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId
 from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.host_copies import HostCopies
 from inarch.population.state.optimizer import (
     count_steps,
     load_optimizer,
@@ -139,7 +140,7 @@ class Trainer:
         return self.progress.origin(
             network_id=self.network_id,
             incarnation=self.incarnation,
-            structure=self.layout.fingerprint,
+            layout=self.layout,
             created_at=now,
         )
 
@@ -194,7 +195,7 @@ class Trainer:
                 runtime.commit(report, self.checkpoint(within=True))
                 return
             if is_evaluated:
-                self._note_best()
+                self._note_best(runtime, snapshot)
                 self._note_filters(origin, snapshot)
             outcome = ExchangeOutcome.UNCHANGED
             if not self._skips_last_exchange:
@@ -231,6 +232,10 @@ class Trainer:
             scion = dataclasses.replace(snapshot, origin=twin, buffer=snapshot.buffer.copy())
             self.exchange((scion,) if self.publishes else (), self.origin(), snapshot, now=0.0)
 
+    def prepare(self, snapshot: Snapshot) -> Snapshot:
+        """Copy a fetched snapshot to the network's GPU, as `Participant.prepare`. The fetching thread calls it."""
+        return self._participant.prepare(snapshot)
+
     def fast_forward(self, interval: int) -> None:
         """Set the position in the schedule and keep the weights, for a network that joins with initial weights.
 
@@ -263,6 +268,7 @@ class Trainer:
         Raises:
             CheckpointError: The checkpoint has another structure.
         """
+        checkpoint.wait()
         try:
             load_tensors(self.module, checkpoint.model)
         except StructureError as error:
@@ -408,13 +414,19 @@ class Trainer:
         entropies = self._participant.entropies(snapshot.information) if snapshot else {}
         self._history.add_filters(own.interval, filter_rows(named_tensors(self.module), self._convolutions, entropies))
 
-    def _note_best(self) -> None:
-        """Copy the evaluated weights for the next checkpoint if their validation score is the best so far.
+    def _note_best(self, runtime: TrainerRuntime, snapshot: Snapshot | None) -> None:
+        """Keep the evaluated weights for the next checkpoint if their validation score is the best so far.
 
-        Of equal scores, the later is the best.
+        Of equal scores, the later is the best. The published snapshot holds these weights already, unless they are a
+        running mean. They are copied only if the runtime no longer has the snapshot.
         """
-        if self.progress.update_best():
-            self._best = _copies(named_tensors(self.average.begun or self.module))
+        if not self.progress.update_best():
+            return
+        evaluated = named_tensors(self.average.begun or self.module)
+        stored = runtime.stored(snapshot) if snapshot is not None and self.average.begun is None else None
+        state = stored.state() if stored is not None else {}
+        copies = HostCopies(self._device).add({name: item for name, item in evaluated.items() if name not in state})
+        self._best = {name: state[name] if name in state else copies[name] for name in evaluated}
 
     @property
     def _skips_last_exchange(self) -> bool:
@@ -432,23 +444,36 @@ class Trainer:
     def checkpoint(self, *, within: bool = False) -> Checkpoint:
         """Return a checkpoint with copies of everything to save. The history rows and the best weights move into it."""
         best, self._best = self._best, None
-        progress = self.progress
+        progress, history = self.progress, self._participant.history
         identity = CheckpointId(
             incarnation=self.incarnation, interval=progress.interval, step=progress.step if within else 0
         )
+        copies = HostCopies(self._device)
+        model, past = named_tensors(self.module), {} if history is None else history.tensors(within=within)
+        lent: dict[str, Tensor] = {}
+        release = _nothing
+        if history is not None and self._device.type == "cpu":
+            release = history.lend()
+            newest = history.newest()
+            if newest is not None and newest.interval == progress.interval and not within:
+                lent = {name: tensor for name, tensor in newest.state.items() if name in model}
+        else:
+            past = copies.add(past)
+        apart = copies.add({name: tensor for name, tensor in model.items() if name not in lent})
         return Checkpoint(
             network_id=self.network_id,
             id=identity,
-            model=_copies(named_tensors(self.module)),
+            model={name: lent[name] if name in lent else apart[name] for name in model},
             tensors={
-                **optimizer_tensors(self.optimizer, self._names),
+                **copies.add(optimizer_tensors(self.optimizer, self._names) | self.average.tensors()),
                 **self._random.tensors(),
-                **self.average.tensors(),
-                **_copies(self._participant.saved_tensors(within=within)),
+                **past,
             },
             training=dataclasses.asdict(progress) | {"scaler": self._scaler.state_dict()},
             best=best,
             rows=self._history.drain(),
+            wait=copies.wait,
+            release=release,
         )
 
     def _report(self, seconds: Mapping[str, float], scores: Scores | None) -> IntervalReport:
@@ -465,5 +490,5 @@ class Trainer:
         )
 
 
-def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+def _nothing() -> None:
+    pass

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import update_bn
 
 from inarch.population.config import WeightAveragingConfig
 from inarch.population.errors import ConfigError
 from inarch.population.extension.user_code import shortened
 from inarch.population.persistence.checkpoint import average_of
+from inarch.population.state.memory_order import MANY, copy_all
 from inarch.population.state.state_dict import constant_buffers, is_structural, load_tensors, named_tensors
 
 
@@ -36,7 +38,8 @@ class WeightAverage:
             ConfigError: The network cannot be copied, or kind is ema and a buffer is sparse.
         """
         self._config = config
-        self._model: AveragedModel | None = None
+        self._mean: nn.Module | None = None
+        self._count = 0  # torch's AveragedModel has it as a tensor, which a GPU would have to be asked for at each step
         if config.kind != "none":
             is_ema = config.kind == "ema"
             sparse = [name for name, buffer in module.named_buffers() if buffer.layout != torch.strided]
@@ -45,9 +48,7 @@ class WeightAverage:
                     f"weight_averaging.kind ema averages buffers too, and {sparse[0]!r} is sparse; use swa"
                 )
             try:
-                self._model = AveragedModel(
-                    module, multi_avg_fn=get_ema_multi_avg_fn(config.decay) if is_ema else None, use_buffers=is_ema
-                )
+                self._mean = copy.deepcopy(module)
             except (
                 RuntimeError,
                 TypeError,
@@ -58,8 +59,10 @@ class WeightAverage:
                     "instead of torch.nn.utils.weight_norm use torch.nn.utils.parametrizations.weight_norm: "
                     f"{shortened(str(error))}"
                 ) from error
-            own, mean, constants = named_tensors(module), named_tensors(self._model.module), constant_buffers(module)
-            self._private = [(own[name], mean[name]) for name in own if is_structural(name) or name in constants]
+            copied = constant_buffers(module)
+            if not is_ema:
+                copied |= named_tensors(module).keys() - {name for name, _ in module.named_parameters()}
+            self._copied = copied
 
     @property
     def begun(self) -> nn.Module | None:
@@ -67,7 +70,7 @@ class WeightAverage:
 
         None before the first update.
         """
-        return self._model.module if self._model is not None and bool(self._model.n_averaged > 0) else None
+        return self._mean if self._count else None
 
     def after_step(self, module: nn.Module, *, progress: float, ends_epoch: bool) -> None:
         """Update the mean if an update is due. The trainer calls this after each step.
@@ -77,12 +80,26 @@ class WeightAverage:
             progress: Completed share of the schedule, in (0, 1].
             ends_epoch: Whether the step was the last of an epoch.
         """
-        if self._model is None:
+        if self._mean is None:
             return
         if self._config.kind == "ema" or (ends_epoch and progress > self._config.start):
-            self._model.update_parameters(module)
-            for own, mean in self._private:  # structural buffers and masks are copied, not averaged
-                mean.copy_(own)
+            self._update(named_tensors(module), named_tensors(self._mean))
+
+    @torch.no_grad()
+    def _update(self, own: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> None:
+        """Move the mean toward the network. Integers, structural buffers and masks are copied, not averaged."""
+        averaged = [
+            name
+            for name, tensor in own.items()
+            if self._count and tensor.is_floating_point() and not is_structural(name) and name not in self._copied
+        ]
+        if averaged:
+            share = 1.0 - self._config.decay if self._config.kind == "ema" else 1.0 / (self._count + 1)
+            MANY._foreach_lerp_([mean[name] for name in averaged], [own[name] for name in averaged], share)
+        copied = own.keys() - set(averaged)
+        names = [name for name in own if name in copied]
+        copy_all([mean[name] for name in names], [own[name] for name in names])
+        self._count += 1
 
     def recalibrate(self, images: Iterable[Tensor]) -> None:
         """Measure batch norm's statistics before an evaluation. Only kind swa needs this, because ema averages them.
@@ -90,16 +107,15 @@ class WeightAverage:
         Args:
             images: Batches of training images, augmented as in training, on the network's device.
         """
-        if self._config.kind == "swa" and self._model is not None:
-            update_bn(images, self._model.module)
+        if self._config.kind == "swa" and self._mean is not None:
+            update_bn(images, self._mean)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint needs, as copies on the CPU. Empty if there is no mean."""
-        if self._model is None:
+        """Return the tensors that a checkpoint needs, not copied. Empty if there is no mean."""
+        if self._mean is None:
             return {}
-        mean = named_tensors(self._model.module)
-        copies = {f"average.{name}": tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in mean.items()}
-        return copies | {"average_count": self._model.n_averaged.detach().cpu().clone()}
+        mean = {f"average.{name}": tensor for name, tensor in named_tensors(self._mean).items()}
+        return mean | {"average_count": torch.tensor(self._count)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the mean from a checkpoint. A checkpoint without a mean changes nothing.
@@ -108,7 +124,6 @@ class WeightAverage:
             tensors: Tensors of the checkpoint, as in `Checkpoint.tensors`.
         """
         state = average_of(tensors)
-        if state and self._model is not None:
-            load_tensors(self._model.module, state)
-            with torch.no_grad():
-                self._model.n_averaged.copy_(tensors["average_count"])
+        if state and self._mean is not None:
+            load_tensors(self._mean, state)
+            self._count = int(tensors["average_count"])

@@ -25,6 +25,7 @@ class FakeRuntime(TrainerRuntime):
         self.steps = 0
         self.stop_after = stop_after
         self.leaves = False
+        self.stores = False
         self.reports: list[IntervalReport] = []
         self.checkpoints: list[Checkpoint] = []
         self._scion_for = scion_for or (lambda own: ExchangeOutcome.NOTHING_YET)
@@ -46,6 +47,9 @@ class FakeRuntime(TrainerRuntime):
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         found = self._scion_for(own)
         return (found,) if isinstance(found, Snapshot) else found
+
+    def stored(self, snapshot: Snapshot) -> Snapshot | None:
+        return dataclasses.replace(snapshot, buffer=snapshot.buffer.copy()) if self.stores else None
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         self.reports.append(report)

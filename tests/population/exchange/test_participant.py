@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from torch import nn
 
@@ -33,8 +34,7 @@ def participant(seed: int) -> tuple[nn.Module, Participant]:
 
 def origin(part: Participant, network_id: int, interval: int) -> SnapshotInfo:
     progress = Progress(learning_rate=0.1, interval=interval, step=interval, trained_intervals=float(interval))
-    fingerprint = part.layout.fingerprint
-    return progress.origin(network_id=network_id, incarnation=1, structure=fingerprint, created_at=0.0)
+    return progress.origin(network_id=network_id, incarnation=1, layout=part.layout, created_at=0.0)
 
 
 def scion(part: Participant, interval: int) -> Snapshot:
@@ -43,7 +43,8 @@ def scion(part: Participant, interval: int) -> Snapshot:
     return dataclasses.replace(snapshot, buffer=snapshot.buffer.copy())
 
 
-def test_staged_snapshot_replaces_the_copy_before_an_exchange() -> None:
+@pytest.mark.parametrize("num_donors", [1, 2])
+def test_staged_snapshot_replaces_the_copy_before_an_exchange(num_donors: int) -> None:
     (first, copying), (second, sharing), (_, donor) = participant(0), participant(0), participant(1)
     for interval in range(1, 6):
         for module in (first, second):
@@ -54,7 +55,7 @@ def test_staged_snapshot_replaces_the_copy_before_an_exchange() -> None:
             own = origin(part, 0, interval)
             staged = part.snapshot(own)
             result = part.exchange(
-                (scion(donor, interval),),
+                (scion(donor, interval),) * num_donors,
                 own,
                 staged.information,
                 epoch=1.0,
@@ -63,7 +64,8 @@ def test_staged_snapshot_replaces_the_copy_before_an_exchange() -> None:
                 staged=staged if is_shared else None,
             )
             assert result.outcome is ExchangeOutcome.GRAFTED
-        past, other_past = copying.saved_tensors(within=True), sharing.saved_tensors(within=True)
+        assert copying.history is not None and sharing.history is not None
+        past, other_past = copying.history.tensors(within=True), sharing.history.tensors(within=True)
         assert past.keys() == other_past.keys() and past
         assert all(torch.equal(past[key], other_past[key]) for key in past), interval
         for own_tensor, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):

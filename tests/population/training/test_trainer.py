@@ -162,14 +162,17 @@ def test_checkpoints_are_committed_when_due_and_at_the_end() -> None:
     assert runtime.checkpoints[0].best is not None
 
 
-def test_best_weights_are_those_evaluated_before_the_graft() -> None:
+@pytest.mark.parametrize("stores", [False, True])
+def test_best_weights_are_those_evaluated_before_the_graft(stores: bool) -> None:
     config = small_config()
     donor = new_trainer(config, network_id=1)
     scion = live(donor, FakeRuntime())[0]
     trainer, runtime = new_trainer(config), FakeRuntime(lambda own: scion)
+    runtime.stores = stores
     published = live(trainer, runtime)
     first = runtime.checkpoints[0]
-    assert first.best is not None and runtime.reports[0].outcome == "grafted"
+    assert first.best is not None and first.best.keys() == named_tensors(trainer.module).keys()
+    assert runtime.reports[0].outcome == "grafted"
     assert torch.equal(first.best["conv1.weight"], published[0].state()["conv1.weight"])
     assert not torch.equal(first.model["conv1.weight"], first.best["conv1.weight"])
 
