@@ -29,6 +29,9 @@ KEEP_MEMORY = {
 a small network a tenth of its CPU time, and more in a thread that is not the first of its process, as Ray's are."""
 
 
+DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""Without this, the first linear layer on a GPU raises if only deterministic algorithms are allowed."""
+
 DATA_FACTOR = 2.0
 """Longest wait for the data, as a multiple of timeouts.start_seconds, in which the coordinator must have read them."""
 
@@ -105,7 +108,7 @@ def create_network(spec: NetworkSpec, data: ObjectRef[Any], *, cpus: float) -> A
         max_restarts=0,
         max_task_retries=0,
         scheduling_strategy="SPREAD",
-        runtime_env={"env_vars": KEEP_MEMORY},
+        runtime_env={"env_vars": KEEP_MEMORY | (DETERMINISTIC if spec.run.config.device.deterministic else {})},
     ).remote(spec, [data])
     return cast("ActorProxy[Network]", handle)
 

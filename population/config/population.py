@@ -22,8 +22,8 @@ class PopulationConfig:
     cpus: float | None = None
     """CPUs of each network, above 0, also fractions. None: an equal share of the cluster's CPUs."""
     gpus: float | None = None
-    """GPUs of each network, at least 0. A value below 1 lets networks share a GPU. A value above 1 must be whole. None:
-    1 if there is a GPU for each network, a fraction if there are fewer GPUs, 0 if there are none."""
+    """GPUs of each network, from 0 to 1. A value below 1 lets networks share a GPU. None: 1 if there is a GPU for each
+    network, a fraction if there are fewer GPUs, 0 if there are none."""
     init_new_networks: Literal["clone", "fresh"] = "clone"
     """Weights of a network that joins later. clone: those of another network in the population. fresh: its own initial
     weights, as at the start of the run."""
@@ -50,8 +50,11 @@ class PopulationConfig:
                 self.max_size,
             )
         require(self.cpus is None or self.cpus > 0, "population.cpus", "be above 0", self.cpus)
-        require(self.gpus is None or self.gpus >= 0, "population.gpus", "be at least 0", self.gpus)
-        if self.gpus is not None and self.gpus > 1:
-            require(float(self.gpus).is_integer(), "population.gpus", "be a whole number if above 1", self.gpus)
+        require(
+            self.gpus is None or 0 <= self.gpus <= 1,
+            "population.gpus",
+            "lie in [0, 1], because a network trains on one GPU",
+            self.gpus,
+        )
         one_of(self.init_new_networks, Literal["clone", "fresh"], "population.init_new_networks")
         require(self.max_restarts >= 0, "population.max_restarts", "be at least 0", self.max_restarts)

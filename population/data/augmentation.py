@@ -65,12 +65,12 @@ def crop_flip(images: np.ndarray, indices: np.ndarray, draws: Draws, *, padding:
     return out
 
 
-def crop_flip_on_device(images: Tensor, draws: Draws, *, padding: int) -> Tensor:
+def crop_flip_on_device(images: Tensor, draws: Tensor, *, padding: int) -> Tensor:
     """Pad a batch with zeros, crop and mirror it on its device.
 
     Args:
         images: Images of the batch, shape (batch, channels, height, width). Only read.
-        draws: Random choices, one for each image of the batch.
+        draws: The random choices as rows top, left and mirrored, shape (3, batch), int64, on the same device.
         padding: Padding from which the draws were made, in pixels.
 
     Returns:
@@ -78,9 +78,7 @@ def crop_flip_on_device(images: Tensor, draws: Draws, *, padding: int) -> Tensor
     """
     batch, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (padding, padding, padding, padding))
-    top = torch.from_numpy(draws.top).to(images.device, non_blocking=True)
-    left = torch.from_numpy(draws.left).to(images.device, non_blocking=True)
-    mirrored = torch.from_numpy(draws.mirrored).to(images.device, non_blocking=True)
+    top, left, mirrored = draws[0], draws[1], draws[2].bool()
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device).expand(batch, width)
     columns = left[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)

@@ -18,6 +18,13 @@ Batch = tuple[Tensor, Tensor]
 """Images (batch, channels, height, width) float32 and labels (batch,) int64, both on the network's device."""
 
 
+RESIDENT_BYTES = 1 << 30
+"""Most bytes of images that lie in a GPU's memory. CIFAR has 153 MB. Batches are then chosen there."""
+
+UPLOAD_BYTES = 1 << 26
+"""Bytes of images that are copied to a GPU at a time."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EpochSpec:
     """Description of one pass over the training images. Their order and augmentation are a pure function of it."""
@@ -70,7 +77,9 @@ class MemoryBatches:
     def __init__(
         self, images: ImageSet, *, mean: np.ndarray, deviation: np.ndarray, device: torch.device | str = "cpu"
     ) -> None:
-        """Copy the statistics to the device. The images stay in host memory, shared and uncopied.
+        """Copy the statistics to the device, and images of at most `RESIDENT_BYTES` to a GPU.
+
+        Otherwise the images stay in host memory, shared and uncopied.
 
         Args:
             images: The images. Only read.
@@ -82,6 +91,9 @@ class MemoryBatches:
         self._device = torch.device(device)
         self._mean = torch.tensor(mean, device=self._device)
         self._deviation = torch.tensor(deviation, device=self._device)
+        self._resident: tuple[Tensor, Tensor] | None = None
+        if self._device.type == "cuda" and images.images.nbytes <= RESIDENT_BYTES:
+            self._resident = _uploaded(images.images, self._device), _uploaded(images.labels, self._device)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -105,10 +117,20 @@ class MemoryBatches:
             draws = draw(len(chosen), padding=padding, mirror=spec.mirror, seed=spec.augment_seed, step=step)
             if self._device.type == "cpu":
                 pixels = torch.from_numpy(crop_flip(self._set.images, chosen, draws, padding=padding))
+                labels = torch.from_numpy(self._set.labels[chosen])
             else:
-                pixels = self._upload(self._set.images[chosen])
-                pixels = crop_flip_on_device(pixels, draws, padding=padding)
-            yield normalize(pixels, self._mean, self._deviation), self._upload(self._set.labels[chosen])
+                numbers = self._upload(np.stack([chosen, draws.top, draws.left, draws.mirrored]).astype(np.int64))
+                pixels, labels = self._chosen(chosen, numbers[0])
+                if padding or spec.mirror:
+                    pixels = crop_flip_on_device(pixels, numbers[1:], padding=padding)
+            yield normalize(pixels, self._mean, self._deviation), labels
+
+    def _chosen(self, places: np.ndarray, uploaded_places: Tensor) -> Batch:
+        """Return images and labels on the GPU, not augmented."""
+        if self._resident is None:
+            return self._upload(self._set.images[places]), self._upload(self._set.labels[places])
+        images, labels = self._resident
+        return images[uploaded_places], labels[uploaded_places]
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
         """Yield all images once, in order and normalized.
@@ -121,13 +143,26 @@ class MemoryBatches:
         """
         for start in range(0, len(self), batch_size):
             stop = min(start + batch_size, len(self))
-            pixels = self._upload(self._set.images[start:stop].copy())
-            labels = self._upload(self._set.labels[start:stop].copy())
+            if self._resident is not None:
+                pixels, labels = (tensor[start:stop] for tensor in self._resident)
+            else:
+                pixels = self._upload(self._set.images[start:stop].copy())
+                labels = self._upload(self._set.labels[start:stop].copy())
             yield normalize(pixels, self._mean, self._deviation), labels
 
     def _upload(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self._device.type == "cpu" else tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def _uploaded(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return a copy of an array on a GPU. Only a part of it is copied within host memory at a time."""
+    empty = torch.from_numpy(array[:0].copy())
+    uploaded = torch.empty(array.shape, dtype=empty.dtype, device=device)
+    rows = max(1, UPLOAD_BYTES * len(array) // max(1, array.nbytes))
+    for start in range(0, len(array), rows):
+        uploaded[start : start + rows].copy_(torch.from_numpy(array[start : start + rows].copy()))
+    return uploaded
 
 
 def epoch_batches(num_images: int, config: ScheduleConfig) -> tuple[int, ...]:

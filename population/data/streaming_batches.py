@@ -200,9 +200,14 @@ class _Decoded(Dataset[Any]):
             picture = with_channels(self._images.read(index), self._mode)
         except UnreadableImageError as error:
             return str(error)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self._seed * 1_000_003 + index) % 2**63)
+        # torch.manual_seed would seed the GPUs too, whose random numbers belong to the network.
+        generator = torch.default_generator
+        before = generator.get_state()
+        generator.manual_seed((self._seed * 1_000_003 + index) % 2**63)
+        try:
             picture = self._transform(picture)
+        finally:
+            generator.set_state(before)
         return self._finish(picture), int(self._images.labels[index])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from inarch.population.data import Batch
 from inarch.population.evaluation.metrics import Metric, Scores
+from inarch.population.state.precision import Precision
 
 METRICS = (
     Metric(name="accuracy", form="{:.2%}"),
@@ -30,13 +32,21 @@ METRICS = (
 class ClassificationEvaluator:
     """Evaluates the classes that a network predicts. An ensemble is the mean of its networks' class probabilities."""
 
+    def __init__(self, precision: Precision = contextlib.nullcontext) -> None:
+        """Create the evaluator.
+
+        Args:
+            precision: Returns the context in which networks run.
+        """
+        self._precision = precision
+
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
         """Return the metrics that are needed while a network trains."""
-        return evaluate(model, batches)
+        return evaluate(model, batches, precision=self._precision)
 
     def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """Return the network's outputs and the labels, on the CPU."""
-        return probabilities(model, batches)
+        return probabilities(model, batches, precision=self._precision)
 
     def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the ensemble's outputs."""
@@ -52,7 +62,7 @@ class ClassificationEvaluator:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Scores:
+def evaluate(model: nn.Module, batches: Iterable[Batch], *, precision: Precision = contextlib.nullcontext) -> Scores:
     """Return the loss and accuracy of a network in evaluation mode.
 
     The function waits for the device only once, at the end.
@@ -60,6 +70,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Scores:
     Args:
         model: The network. Its former mode is restored.
         batches: Images and labels, at least one batch.
+        precision: Returns the context in which the network runs.
     """
     was_training = model.training
     model.eval()
@@ -67,24 +78,34 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Scores:
     correct: Tensor | int = 0
     count = 0
     for images, labels in batches:
-        logits = model(images).float()
+        with precision():
+            logits = model(images)
+        logits = logits.float()
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
         correct = correct + (logits.argmax(1) == labels).sum()
         count += len(labels)
     model.train(was_training)
-    return Scores.of(METRICS, {"accuracy": int(correct) / count, "loss": float(loss) / count}, examples=count)
+    correct_sum, loss_sum = torch.stack([torch.as_tensor(correct).double(), torch.as_tensor(loss).double()]).tolist()
+    return Scores.of(METRICS, {"accuracy": correct_sum / count, "loss": loss_sum / count}, examples=count)
 
 
 @torch.no_grad()
-def probabilities(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+def probabilities(
+    model: nn.Module, batches: Iterable[Batch], *, precision: Precision = contextlib.nullcontext
+) -> tuple[Tensor, Tensor]:
     """Return class probabilities (images, classes), float64, and labels (images,), on the CPU.
 
     Args:
         model: The network. It is left in evaluation mode.
         batches: Images and labels, at least one batch.
+        precision: Returns the context in which the network runs.
     """
     model.eval()
-    outputs = [(model(images).double().softmax(1).cpu(), labels.cpu()) for images, labels in batches]
+    outputs = []
+    for images, labels in batches:
+        with precision():
+            logits = model(images)
+        outputs.append((logits.double().softmax(1).cpu(), labels.cpu()))
     return torch.cat([output for output, _ in outputs]), torch.cat([labels for _, labels in outputs])
 
 

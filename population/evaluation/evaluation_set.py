@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -20,6 +21,7 @@ from inarch.population.evaluation.retrieval import (
     num_answerable,
     query_and_gallery,
 )
+from inarch.population.state.precision import autocast
 
 LEAST_BATCH = 256
 """Minimum number of images in a batch of an evaluation."""
@@ -44,14 +46,16 @@ def evaluation_set(config: RunConfig, splits: Splits, name: str, *, device: torc
     if images is None:
         return None
     size = max(LEAST_BATCH, config.schedule.batch_size)
+    precision = functools.partial(autocast, config.device.precision, torch.device(device))
     if config.task != "retrieval":
-        return EvaluationSet(batches=lambda: images.in_order(batch_size=size), evaluator=ClassificationEvaluator())
+        evaluator = ClassificationEvaluator(precision)
+        return EvaluationSet(batches=lambda: images.in_order(batch_size=size), evaluator=evaluator)
     query = splits.batches("query", device) if name == "test" else None
     return EvaluationSet(
         batches=lambda: itertools.chain(
             () if query is None else query.in_order(batch_size=size), images.in_order(batch_size=size)
         ),
-        evaluator=RetrievalEvaluator(_roles(splits, name)),
+        evaluator=RetrievalEvaluator(_roles(splits, name), precision),
     )
 
 

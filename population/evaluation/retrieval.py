@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from inarch.population.data import Batch
 from inarch.population.errors import ConfigError, DataError
 from inarch.population.evaluation.metrics import Metric, Scores
+from inarch.population.state.precision import Precision, without_compilation
 
 METRICS = (
     Metric(name="mean_average_precision", heading="mAP", form="{:.2%}"),
@@ -83,13 +85,14 @@ def num_answerable(labels: Tensor, roles: QueryGallery) -> int:
 class RetrievalEvaluator:
     """Ranks images by cosine similarity. An ensemble's similarity is the mean of its networks' similarities."""
 
-    def __init__(self, roles: QueryGallery) -> None:
+    def __init__(self, roles: QueryGallery, precision: Precision = contextlib.nullcontext) -> None:
         """Create the evaluator.
 
         Args:
             roles: Queries and gallery among the images of the evaluation set.
+            precision: Returns the context in which networks run.
         """
-        self.roles = roles
+        self.roles, self._precision = roles, precision
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Scores:
         """Return the metrics that are needed while a network trains."""
@@ -100,7 +103,7 @@ class RetrievalEvaluator:
 
     def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """Return the network's outputs and the labels, on the CPU."""
-        return embeddings(model, batches)
+        return embeddings(model, batches, precision=self._precision)
 
     def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
         """Concatenate the embeddings of the networks."""
@@ -133,17 +136,20 @@ def classifier(model: nn.Module) -> nn.Linear:
 
 
 @torch.no_grad()
-def embeddings(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+def embeddings(
+    model: nn.Module, batches: Iterable[Batch], *, precision: Precision = contextlib.nullcontext
+) -> tuple[Tensor, Tensor]:
     """Return embeddings of length 1, shape (images, width), float32, and labels (images,), on the CPU.
 
     Args:
         model: The network. It is left in evaluation mode.
         batches: Images and labels, at least one batch.
+        precision: Returns the context in which the network runs.
 
     Raises:
         ConfigError: The network has no linear layer, or the last one does not receive one row for each image.
     """
-    uncompiled = getattr(model, "_orig_mod", model)  # torch.compile wraps the modules that the hook needs
+    uncompiled = without_compilation(model)  # torch.compile wraps the modules that the hook needs
     uncompiled.eval()
     layer_inputs: list[Tensor] = []
     hook = classifier(uncompiled).register_forward_pre_hook(lambda _, inputs: layer_inputs.append(inputs[0]))
@@ -151,7 +157,8 @@ def embeddings(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tens
     try:
         for images, targets in batches:
             layer_inputs.clear()
-            uncompiled(images)
+            with precision():
+                uncompiled(images)
             if not layer_inputs or layer_inputs[-1].shape[:-1] != (len(images),):
                 shape = tuple(layer_inputs[-1].shape) if layer_inputs else None
                 raise ConfigError(

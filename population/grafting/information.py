@@ -130,7 +130,7 @@ def layer_entropy(weight: Tensor, bins: int = 10, *, name: str = "weight") -> Te
     if flat.device.type == "cpu":
         above = torch.from_numpy(_count_above_in_blocks(flat, low.numpy(), high.numpy(), bins))
     else:
-        above = _count_above(flat, _edges(low, high, bins))
+        above = _count_above(_computable(flat), _edges(low, high, bins))
     cells = (above[:-1] - above[1:]).to(torch.float64) / flat.numel()
     return -torch.special.xlogy(cells, cells).sum()
 

@@ -37,7 +37,9 @@ def match_channels(own: Mapping[str, Tensor], scion: Mapping[str, Tensor], chann
     places = np.arange(channels.num_classes)
     kinds = [np.array(kind) for kind in channels.permutation_groups if len(kind) > 1]
     along = [_axes_of(kind, channels) for kind in kinds]
-    current = {key: tensor.detach().cpu() for key, tensor in scion.items()}
+    keys = {axis.key for axes in along for axis, _ in axes}
+    own = {key: own[key].detach().cpu() for key in keys}
+    current = {key: scion[key].detach().cpu() for key in keys}
     for _ in range(SWEEPS):
         is_changed = False
         for kind, axes in zip(kinds, along, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from inarch.population.membership.members import Members
+from inarch.population.membership.topology import Places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,10 +15,10 @@ class BarrierResult:
 
     is_timed_out: bool
     """Whether the deadline passed before all expected members had arrived."""
-    members: tuple[int, ...]
-    """Ids in the topology."""
-    donors: tuple[int, ...]
-    """Ids whose snapshots may be fetched."""
+    members: Places
+    """Members in the topology."""
+    donors: Places
+    """Members whose snapshots may be fetched."""
 
 
 class Barrier:
@@ -78,7 +79,7 @@ class Barrier:
             if not missing or is_timed_out:
                 self._late |= missing
                 self._released[interval] = BarrierResult(
-                    is_timed_out=bool(missing), members=members.in_topology(), donors=members.donors()
+                    is_timed_out=bool(missing), members=Places(members.topology), donors=Places(members.sources)
                 )
         return self._released.get(interval)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from inarch.population.errors import ConfigError
+from inarch.population.membership.topology import Places
 
 
 class MemberState(StrEnum):
@@ -77,9 +78,23 @@ class Members:
         """Create an empty population."""
         self._members: dict[int, MemberRecord] = {}
         self._next_id = 0
+        self._ids, self._active = Places(), Places()
+        self.topology = Places()
+        """Members in the topology. Starting and lost members are among them, so that others keep their place."""
+        self.sources = Places()
+        """Members whose snapshots may be fetched."""
+
+    def _put(self, member: MemberRecord) -> MemberRecord:
+        """Store the record of a member."""
+        self._members[member.id] = member
+        self._ids.put(member.id, is_in=True)
+        self.topology.put(member.id, is_in=member.state not in OUTSIDE)
+        self.sources.put(member.id, is_in=member.state in DONORS)
+        self._active.put(member.id, is_in=member.state in ACTIVE and not member.is_guest)
+        return member
 
     def __iter__(self) -> Iterator[MemberRecord]:
-        return iter(sorted(self._members.values(), key=lambda member: member.id))
+        return iter([self._members[network_id] for network_id in self._ids])
 
     def __len__(self) -> int:
         return len(self._members)
@@ -93,9 +108,8 @@ class Members:
     def add(self, *, is_initial: bool) -> MemberRecord:
         """Add a member with a new id."""
         member = MemberRecord(id=self._next_id, is_initial=is_initial)
-        self._members[member.id] = member
         self._next_id += 1
-        return member
+        return self._put(member)
 
     @property
     def guests(self) -> tuple[MemberRecord, ...]:
@@ -113,39 +127,36 @@ class Members:
             member = replace(self.add(is_initial=False), name=name)
         else:
             member = replace(known, incarnation=known.incarnation + 1)
-        member = replace(member, state=MemberState.TRAINING, ever_started=True)
-        self._members[member.id] = member
-        return member
+        return self._put(replace(member, state=MemberState.TRAINING, ever_started=True))
 
     def readmit(self, network_id: int) -> None:
         """Let a guest that was gone take part again."""
         if self._members[network_id].state is MemberState.GONE:
-            self._members[network_id] = replace(self._members[network_id], state=MemberState.TRAINING)
+            self._put(replace(self._members[network_id], state=MemberState.TRAINING))
 
     def restore(self, member: MemberRecord) -> None:
         """Add a member from a record, as it was."""
-        self._members[member.id] = member
+        self._put(member)
         self._next_id = max(self._next_id, member.id + 1)
 
     def set_state(self, network_id: int, state: MemberState) -> MemberRecord:
         """Set the state of a member. A member that is gone keeps its state. A done one does not become active again."""
         member = self._members[network_id]
         if member.state not in OUTSIDE and not (member.state is MemberState.DONE and state in ACTIVE):
-            member = replace(member, state=state)
-            self._members[network_id] = member
+            member = self._put(replace(member, state=state))
         return member
 
     def restart(self, network_id: int) -> MemberRecord:
         """Begin the next incarnation of a member whose process died."""
         member = self._members[network_id]
-        member = replace(
-            member,
-            incarnation=member.incarnation + 1,
-            restarts=member.restarts + 1,
-            state=MemberState.STARTING,
+        return self._put(
+            replace(
+                member,
+                incarnation=member.incarnation + 1,
+                restarts=member.restarts + 1,
+                state=MemberState.STARTING,
+            )
         )
-        self._members[network_id] = member
-        return member
 
     def mark_started(self, network_id: int, *, interval: int) -> None:
         """Record that a member's process has started.
@@ -159,19 +170,11 @@ class Members:
         """
         member = self._members[network_id]
         restarts = 0 if interval > member.began_interval else member.restarts
-        self._members[network_id] = replace(member, ever_started=True, restarts=restarts, began_interval=interval)
-
-    def in_topology(self) -> tuple[int, ...]:
-        """Return the ids in the topology. Starting and lost members are among them, so that others keep their place."""
-        return tuple(member.id for member in self if member.state not in OUTSIDE)
-
-    def donors(self) -> tuple[int, ...]:
-        """Return the ids of members whose snapshots may be fetched."""
-        return tuple(member.id for member in self if member.state in DONORS)
+        self._put(replace(member, ever_started=True, restarts=restarts, began_interval=interval))
 
     def active(self) -> tuple[int, ...]:
         """Return the ids of the run's own networks that it waits for. It does not wait for guests."""
-        return tuple(member.id for member in self if member.state in ACTIVE and not member.is_guest)
+        return tuple(self._active)
 
     def active_guests(self) -> tuple[int, ...]:
         """Return the ids of the guests that take part."""

@@ -5,7 +5,7 @@ The payload is generic: references to the object store in a run on Ray, the snap
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -13,6 +13,7 @@ from inarch.population.config import TopologyConfig
 from inarch.population.membership import topology
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import is_too_stale
+from inarch.population.membership.topology import Places
 from inarch.population.state.snapshot_info import SnapshotInfo
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ class SnapshotIndex(Generic[T]):
         self,
         own: SnapshotInfo,
         *,
-        members: Sequence[int],
+        members: Places,
         donors: Collection[int],
         limit: float,
         count: int = 1,
@@ -100,7 +101,7 @@ class SnapshotIndex(Generic[T]):
 
         Args:
             own: Progress of the network.
-            members: Ids in the topology, the network's among them.
+            members: Members in the topology, the network among them.
             donors: Ids whose snapshots may be fetched.
             limit: Staleness in intervals above which a snapshot is refused.
             count: Most snapshots, each of another donor.
@@ -109,12 +110,10 @@ class SnapshotIndex(Generic[T]):
         Returns:
             The first admissible snapshots along the topology, or the reason why there is none.
         """
-        order = topology.donors(self._config, members, own.network_id, round=own.interval, seed=self._seed)
-        if not order:
-            return ExchangeOutcome.NO_NEIGHBOR
         selected: list[PublishedSnapshot[T]] = []
-        reason = ExchangeOutcome.NOTHING_YET
-        for donor in order:
+        reason = ExchangeOutcome.NO_NEIGHBOR
+        for donor in topology.donors(self._config, members, own.network_id, round=own.interval, seed=self._seed):
+            reason = ExchangeOutcome.NOTHING_YET if reason is ExchangeOutcome.NO_NEIGHBOR else reason
             candidate = ExchangeOutcome.NOTHING_YET
             if donor in donors:
                 candidate = self._newest_admissible(donor, own, limit, version)
@@ -143,16 +142,17 @@ class SnapshotIndex(Generic[T]):
         return reason
 
     def select_parent(
-        self, network_id: int, *, members: Sequence[int], donors: Collection[int]
+        self, network_id: int, *, members: Places, donors: Collection[int]
     ) -> PublishedSnapshot[T] | None:
         """Select the snapshot that a joining network is cloned from: the most advanced, and of equals the nearest.
 
         Args:
             network_id: Id of the joining network.
-            members: Ids in the topology, the network's among them.
+            members: Members in the topology, the network among them.
             donors: Ids whose snapshots may be used.
         """
-        order = topology.donors(self._config, members, network_id, round=0, seed=self._seed)
-        others = [donor for donor in donors if donor not in order and donor != network_id]
+        order = list(topology.donors(self._config, members, network_id, round=0, seed=self._seed))
+        reached = {network_id, *order}
+        others = [donor for donor in donors if donor not in reached]
         newest = [snapshot for donor in (*order, *others) if donor in donors and (snapshot := self.newest(donor))]
         return max(newest, key=lambda snapshot: snapshot.origin.interval, default=None)

@@ -6,8 +6,11 @@ the topology, for a network whose neighbors have no snapshot to offer.
 
 from __future__ import annotations
 
+import bisect
+import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -57,56 +60,119 @@ def neighbors(
     Raises:
         ValueError: `network_id` is not a member.
     """
-    ids = sorted(set(members))
-    if network_id not in ids:
-        raise ValueError(f"network {network_id} is not a member of {ids}")
-    if config.name == "edges":
-        donor_ids = [donor for donor, rootstock in config.edges if rootstock == network_id and donor in ids]
-        return _rotate(donor_ids, round)
-    size, position = len(ids), ids.index(network_id)
-    if size == 1:
-        return ()
-    topology = TOPOLOGIES.resolve(config.name)
-    positions = topology(position, size, round=round, seed=seed, config=config)
-    donor_ids = list(dict.fromkeys(ids[place % size] for place in positions if place % size != position))
-    return _rotate(donor_ids, round)
+    return tuple(_neighbors(config, Places(members), network_id, round=round, seed=seed))
 
 
-def donors(
-    config: TopologyConfig, members: Sequence[int], network_id: int, *, round: int, seed: int = 0
-) -> tuple[int, ...]:
-    """Return all members reachable along the topology, nearest first: the neighbors, their neighbors, and so on.
+class Places:
+    """The members in a topology, sorted by id. A member is found, comes and goes without a walk over all others."""
+
+    def __init__(self, members: Iterable[int] = ()) -> None:
+        """Create the places of members.
+
+        Args:
+            members: Their ids, in any order.
+        """
+        self.ids = sorted(set(members))
+        """Ids in ascending order. They change with the population."""
+
+    def __contains__(self, network_id: int) -> bool:
+        return self.position(network_id) is not None
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def position(self, network_id: int) -> int | None:
+        """Return the place of a member, counted from 0. None if it is no member."""
+        place = bisect.bisect_left(self.ids, network_id)
+        return place if place < len(self.ids) and self.ids[place] == network_id else None
+
+    def put(self, network_id: int, *, is_in: bool) -> None:
+        """Add or remove a member. Do nothing if that is done already.
+
+        Args:
+            network_id: Id of the member.
+            is_in: Whether it is to be in.
+        """
+        place = bisect.bisect_left(self.ids, network_id)
+        was_in = place < len(self.ids) and self.ids[place] == network_id
+        if is_in and not was_in:
+            self.ids.insert(place, network_id)
+        elif was_in and not is_in:
+            del self.ids[place]
+
+
+def donors(config: TopologyConfig, places: Places, network_id: int, *, round: int, seed: int = 0) -> Iterator[int]:
+    """Yield all members reachable along the topology, nearest first: the neighbors, their neighbors, and so on.
+
+    Donors are found one at a time, so that the first costs the same in every population.
 
     Args:
         config: The topology.
-        members: Ids of all members, in any order, with `network_id` among them.
+        places: All members, with `network_id` among them.
         network_id: Id of the rootstock.
         round: Number of the round, at least 0.
         seed: Decides the edges of random_regular.
 
-    Returns:
+    Yields:
         Distinct ids, without `network_id`.
 
     Raises:
         ValueError: `network_id` is not a member.
     """
-    order: list[int] = []
-    frontier = [network_id]
+    seen, frontier = {network_id}, [network_id]
     while frontier:
         reached: list[int] = []
         for member in frontier:
-            for donor in neighbors(config, members, member, round=round, seed=seed):
-                if donor != network_id and donor not in order and donor not in reached:
+            for donor in _neighbors(config, places, member, round=round, seed=seed):
+                if donor not in seen:
+                    seen.add(donor)
                     reached.append(donor)
-        order.extend(reached)
+                    yield donor
         frontier = reached
-    return tuple(order)
 
 
-def _rotate(donor_ids: Sequence[int], round: int) -> tuple[int, ...]:
-    """Rotate donors by the round, so that each round prefers another."""
-    first = round % len(donor_ids) if donor_ids else 0
-    return (*donor_ids[first:], *donor_ids[:first])
+def _neighbors(config: TopologyConfig, places: Places, network_id: int, *, round: int, seed: int) -> Iterator[int]:
+    """Yield the donors of a network in a round, the preferred donor first."""
+    ids, position = places.ids, places.position(network_id)
+    if position is None:
+        raise ValueError(f"network {network_id} is not a member of {list(ids)}")
+    if config.name == "edges":
+        given = _edges(config.edges).get(network_id, ())
+        yield from _rotated([donor for donor in given if donor in places], round)
+    elif len(ids) > 1:
+        size = len(ids)
+        found = TOPOLOGIES.resolve(config.name)(position, size, round=round, seed=seed, config=config)
+        if isinstance(found, range) and _is_distinct(found, position, size):
+            # Of a large population, most donors are never asked for.
+            yield from (ids[place % size] for place in _rotated(found, round))
+            return
+        yield from _rotated(
+            list(dict.fromkeys(ids[place % size] for place in found if place % size != position)), round
+        )
+
+
+def _is_distinct(places: range, position: int, size: int) -> bool:
+    """Return whether consecutive places are those of different members, without the network itself."""
+    is_short = abs(places.step) == 1 and len(places) < size
+    return is_short and not any(place in places for place in (position - size, position, position + size))
+
+
+@functools.lru_cache(maxsize=8)
+def _edges(edges: tuple[tuple[int, int], ...]) -> dict[int, list[int]]:
+    """Return the donors of each rootstock, by explicit edges."""
+    donors_of: dict[int, list[int]] = {}
+    for donor, rootstock in edges:
+        donors_of.setdefault(rootstock, []).append(donor)
+    return donors_of
+
+
+def _rotated(donors: Sequence[int], round: int) -> Iterator[int]:
+    """Yield donors, rotated by the round, so that each round prefers another."""
+    first = round % len(donors) if donors else 0
+    return itertools.chain(itertools.islice(donors, first, None), itertools.islice(donors, first))
 
 
 @TOPOLOGIES.register("ring")
@@ -122,15 +188,15 @@ def bidirectional_ring(position: int, size: int, *, round: int, seed: int, confi
 
 
 @TOPOLOGIES.register("complete")
-def complete(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+def complete(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> range:
     """Return all other networks."""
-    return [position - step for step in range(1, size)]
+    return range(position - 1, position - size, -1)
 
 
 @TOPOLOGIES.register("star")
-def star(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+def star(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> range:
     """Return the hub, which is the member with the lowest id. The hub takes from each leaf in turn."""
-    return [0] if position else list(range(1, size))
+    return range(1) if position else range(1, size)
 
 
 @TOPOLOGIES.register("torus")
@@ -162,11 +228,16 @@ def random_regular(position: int, size: int, *, round: int, seed: int, config: T
 
     All members give and take equally often, and every member is reachable.
     """
-    positions = []
-    for index in range(min(config.degree, size - 1)):
-        order = np.random.default_rng([seed, size, index]).permutation(size).tolist()
-        positions.append(order[order.index(position) - 1])
-    return positions
+    return [_random_ring(seed, size, index)[position] for index in range(min(config.degree, size - 1))]
+
+
+@functools.lru_cache(maxsize=256)
+def _random_ring(seed: int, size: int, index: int) -> list[int]:
+    """Return the place before each place in a random ring."""
+    order = np.random.default_rng([seed, size, index]).permutation(size)
+    before = np.empty(size, dtype=np.int64)
+    before[order] = np.roll(order, 1)
+    return before.tolist()
 
 
 @TOPOLOGIES.register("one_peer")

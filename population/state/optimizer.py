@@ -29,15 +29,19 @@ def make_optimizer(module: nn.Module, config: RunConfig, learning_rate: float) -
         learning_rate: Initial learning rate of this network.
     """
     settings = config.optimizer
+    # With the gradient scaler of float16, only a fused optimizer decides on the GPU whether to skip a step.
+    is_scaled = config.device.precision == "float16"
+    fused = True if is_scaled and next(module.parameters()).device.type == "cuda" else None
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if settings.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, fused=fused)
     return torch.optim.SGD(
         parameters,
         lr=learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         nesterov=settings.nesterov,
+        fused=fused,
     )
 
 

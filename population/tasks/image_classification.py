@@ -27,10 +27,10 @@ from inarch.population.fusion import LayerFusion, update_fusion
 from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.weight_matching import in_common_order
 from inarch.population.models.complexity import complexity_of
+from inarch.population.state.precision import autocast, measure_batch_norm
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.distillation import distillation_loss, load_teacher, mutual_loss
 from inarch.population.tasks.image_check import check_network
-from inarch.population.tasks.precision import autocast
 from inarch.population.tasks.protocol import TaskDescription
 
 STATISTICS_BATCHES = 8
@@ -253,7 +253,7 @@ class ImageClassification:
     def _measure_statistics(self, model: nn.Module) -> None:
         """Measure a network's batch norm statistics again, in place, if schedule.batch_norm_batches is above 0."""
         if self.config.schedule.batch_norm_batches:
-            torch.optim.swa_utils.update_bn(self.batch_norm_inputs(), model)
+            measure_batch_norm(self.batch_norm_inputs(), model)
 
     def check(self, *, num_examples: int | None = None) -> None:
         """Try a network, as `BoundTask.check`, and check that teachers, embeddings and queries fit the data."""

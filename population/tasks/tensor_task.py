@@ -30,8 +30,8 @@ from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.weight_matching import in_common_order
 from inarch.population.models import ModelFactory
 from inarch.population.models.usable import make_usable
+from inarch.population.state.precision import autocast, measure_batch_norm
 from inarch.population.state.state_dict import State
-from inarch.population.tasks.precision import autocast
 from inarch.population.tasks.protocol import Task, TaskDescription
 
 SPLITS = ("train", "validation", "test")
@@ -323,7 +323,7 @@ class BoundTensorTask:
         if validation is None:
             return None
         if self.config.schedule.batch_norm_batches:
-            torch.optim.swa_utils.update_bn(self.batch_norm_inputs(), model)
+            measure_batch_norm(self.batch_norm_inputs(), model)
         return self._evaluator.evaluate(model, validation.batches())
 
     def part(self, name: str) -> EvaluationSet | None:

@@ -30,7 +30,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from inarch.population.config import RunConfig
 from inarch.population.errors import CheckpointError, StructureError
@@ -51,6 +50,7 @@ from inarch.population.state.optimizer import (
     moment_slots,
     optimizer_tensors,
 )
+from inarch.population.state.precision import measure_batch_norm
 from inarch.population.state.seeding import RandomState, derive_seed, generator
 from inarch.population.state.snapshot import Layout, Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
@@ -88,7 +88,9 @@ class Trainer:
         learning_rate = base_learning_rate(config.optimizer, network_id=network_id, size=config.population.size)
         self.progress = Progress(learning_rate=learning_rate)
         self._device = next(self.module.parameters()).device
-        self._forward = cast(nn.Module, torch.compile(self.module)) if config.device.compile else self.module
+        # With dynamic shapes, the smaller last batch of an epoch would replace the graph of the full batches.
+        is_compiled = config.device.compile
+        self._forward = cast(nn.Module, torch.compile(self.module, dynamic=False)) if is_compiled else self.module
         self.optimizer = make_optimizer(self.module, config, learning_rate)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         slots = moment_slots(config.optimizer)
@@ -314,8 +316,8 @@ class Trainer:
                 continues = runtime.after_step()
                 if progress.step >= end or not continues:
                     break
-        sums = {name: float(value) for name, value in metric_sums.items()}
-        progress.add_steps(float(loss_sum), sums, runtime.now() - start)
+        totals = torch.stack([loss_sum, *(value.to(self._device) for value in metric_sums.values())]).tolist()
+        progress.add_steps(totals[0], dict(zip(metric_sums, totals[1:], strict=True)), runtime.now() - start)
         return progress.step >= end
 
     def begin_epoch(self, epoch: int) -> None:
@@ -400,7 +402,7 @@ class Trainer:
             self.optimizer.state.clear()
         if rootstock.recalibrate_batch_norm and self.is_finished:  # no later step would train the statistics
             with self._random:
-                update_bn(self.task.batch_norm_inputs(), self.module)
+                measure_batch_norm(self.task.batch_norm_inputs(), self.module)
         if rootstock.peers is not None:
             self.task.set_peers(rootstock.peers)
         self.progress.score = rootstock.score

@@ -138,7 +138,7 @@ def test_silent_guest_is_stalled_then_gone_and_may_return(tmp_path: Path) -> Non
         assert (silent.gone, silent.hanging) == ((0,), ())
         run.guests.record_gone(silent.gone)
         assert run.state_of(0) is MemberState.GONE
-        assert run.population.index.newest(0) is None and run.population.members.in_topology() == ()
+        assert run.population.index.newest(0) is None and run.population.members.topology.ids == []
         assert run.events()[-1] == ("loss", 0)
         run.population.record_contact(0, has_trained=False)
         assert run.state_of(0) is MemberState.TRAINING
@@ -154,7 +154,7 @@ def test_guests_do_not_count_as_networks_of_the_run(tmp_path: Path) -> None:
         assert run.population.members.active() == (network.id,)
         assert run.population.members.num_to_add(2, max_size=None) == 1
         assert run.population.members.select_for_removal(2) == (network.id,)
-        assert run.population.members.donors() == (1,)
+        assert run.population.members.sources.ids == [1]
 
     play(scenario)
 

@@ -41,7 +41,7 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (PopulationConfig, {"size": 0}, r"population\.size must be at least 1, got 0"),
         (PopulationConfig, {"size": 2, "min_size": 3}, r"population\.min_size"),
         (PopulationConfig, {"size": 4, "max_size": 3}, r"population\.max_size"),
-        (PopulationConfig, {"gpus": 1.5}, r"population\.gpus must be a whole number if above 1"),
+        (PopulationConfig, {"gpus": 1.5}, r"population\.gpus must lie in \[0, 1\]"),
         (ScheduleConfig, {"epochs": 0}, r"schedule\.epochs"),
         (OptimizerConfig, {"learning_rate": float("nan")}, r"optimizer\.learning_rate"),
         (OptimizerConfig, {"learning_rates": (0.1, -0.1)}, r"optimizer\.learning_rates"),

@@ -248,7 +248,8 @@ def test_crop_flip_gives_equal_pixels_on_cpu_and_device(padding: int, mirror: bo
     chosen = np.random.default_rng(1).permutation(40)[:16]
     draws = draw(16, padding=padding, mirror=mirror, seed=5, step=3)
     on_cpu = crop_flip(images, chosen, draws, padding=padding)
-    on_device = crop_flip_on_device(torch.from_numpy(images[chosen]), draws, padding=padding)
+    rows = torch.from_numpy(np.stack([draws.top, draws.left, draws.mirrored]).astype(np.int64))
+    on_device = crop_flip_on_device(torch.from_numpy(images[chosen]), rows, padding=padding)
     assert np.array_equal(on_cpu, on_device.numpy())
     for place, index in enumerate(chosen):
         padded = np.pad(images[index], ((0, 0), (padding, padding), (padding, padding)))

@@ -10,6 +10,7 @@ from inarch.population.membership.barrier import Barrier
 from inarch.population.membership.members import Members, MemberState
 from inarch.population.membership.snapshot_index import PublishedSnapshot, SnapshotIndex
 from inarch.population.membership.staleness import is_too_stale, staleness_of
+from inarch.population.membership.topology import Places
 
 
 def origin(
@@ -42,7 +43,7 @@ def select_donor(
     limit: float = 1.0,
     version=None,
 ):
-    selected = index.select_donors(rootstock, members=ids, donors=donors, limit=limit, version=version)
+    selected = index.select_donors(rootstock, members=Places(ids), donors=donors, limit=limit, version=version)
     if isinstance(selected, ExchangeOutcome):
         return selected
     (snapshot,) = selected
@@ -69,7 +70,7 @@ def test_select_donors_of_several_skips_stale_ring_members() -> None:
     index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
     for network_id, interval in ((1, 5), (2, 1), (3, 5)):
         index.publish(published(network_id, interval))
-    candidates = {"members": (0, 1, 2, 3), "donors": (0, 1, 2, 3), "limit": 1.0}
+    candidates = {"members": Places(range(4)), "donors": (0, 1, 2, 3), "limit": 1.0}
     donors = index.select_donors(origin(0, 5), count=3, **candidates)
     assert not isinstance(donors, ExchangeOutcome) and [donor.payload for donor in donors] == ["3@5", "1@5"]
     donors = index.select_donors(origin(0, 5), count=1, **candidates)
@@ -118,10 +119,10 @@ def test_select_donors_with_a_version_returns_that_version() -> None:
 
 def test_select_parent_returns_the_most_advanced_snapshot() -> None:
     index: SnapshotIndex[str] = SnapshotIndex(TopologyConfig())
-    assert index.select_parent(3, members=(0, 1, 3), donors=(0, 1)) is None
+    assert index.select_parent(3, members=Places((0, 1, 3)), donors=(0, 1)) is None
     index.publish(published(0, 4))
     index.publish(published(1, 6))
-    parent = index.select_parent(3, members=(0, 1, 3), donors=(0, 1))
+    parent = index.select_parent(3, members=Places((0, 1, 3)), donors=(0, 1))
     assert parent is not None and parent.payload == "1@6"
 
 
@@ -155,7 +156,7 @@ def test_barrier_result_keeps_the_members_of_its_release() -> None:
     try_release(barrier, 1, (0, 1, 2), 0.0, members)
     members.set_state(2, MemberState.RETIRED)
     result = try_release(barrier, 1, (0, 1), 1.0, members)
-    assert result is not None and result.members == result.donors == (0, 1, 2)
+    assert result is not None and result.members.ids == result.donors.ids == [0, 1, 2]
 
 
 def test_barrier_waits_again_for_a_member_that_died() -> None:
@@ -209,7 +210,7 @@ def test_members_never_reuse_ids_and_ended_members_stay_ended() -> None:
     members.set_state(first.id, MemberState.RETIRED)
     assert members.set_state(first.id, MemberState.TRAINING).state is MemberState.RETIRED
     assert members.add(is_initial=False).id == 1
-    assert members.in_topology() == (1,)
+    assert members.topology.ids == [1]
 
 
 def test_members_scaling_counts_only_members_that_stay() -> None:
@@ -221,7 +222,7 @@ def test_members_scaling_counts_only_members_that_stay() -> None:
     assert members.select_for_removal(1) == (2,)
     members.set_state(2, MemberState.LEAVING)
     assert members.counted() == (0, 1)
-    assert members.donors() == (0, 1, 2)
+    assert members.sources.ids == [0, 1, 2]
     with pytest.raises(ConfigError, match="at least 1"):
         members.num_to_add(0, max_size=None)
     with pytest.raises(ConfigError, match="max_size is 4"):

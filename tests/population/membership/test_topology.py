@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inarch.population import TopologyConfig
-from inarch.population.membership.topology import TOPOLOGIES, donors, neighbors
+from inarch.population.membership.topology import TOPOLOGIES, Places, donors, neighbors
 
 NAMES = TOPOLOGIES.names()
 
@@ -60,8 +60,48 @@ def test_topology_after_joins_and_leaves_reaches_every_member(name) -> None:
 @given(ids=members, round=st.integers(0, 50))
 def test_donors_of_a_ring_are_ordered_nearest_first(ids: list[int], round: int) -> None:
     ordered = sorted(ids)
-    donor_ids = donors(TopologyConfig(name="ring"), ids, ordered[0], round=round)
-    assert donor_ids == tuple(reversed(ordered[1:]))
+    donor_ids = donors(TopologyConfig(name="ring"), Places(ids), ordered[0], round=round)
+    assert tuple(donor_ids) == tuple(reversed(ordered[1:]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(ids=members, round=st.integers(0, 50))
+def test_donors_follow_the_neighbors_ring_by_ring(name, ids: list[int], round: int) -> None:
+    config, start = TopologyConfig(name=name, degree=3), ids[0]
+    expected: list[int] = []
+    frontier = [start]
+    while frontier:
+        reached: list[int] = []
+        for member in frontier:
+            for donor in neighbors(config, ids, member, round=round, seed=5):
+                if donor != start and donor not in expected and donor not in reached:
+                    reached.append(donor)
+        expected.extend(reached)
+        frontier = reached
+    assert list(donors(config, Places(ids), start, round=round, seed=5)) == expected
+
+
+def test_first_donor_asks_for_the_neighbors_of_one_network() -> None:
+    asked: list[int] = []
+
+    def counted_ring(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> list[int]:
+        asked.append(position)
+        return [position - 1]
+
+    TOPOLOGIES.register("counted_ring")(counted_ring)
+    found = donors(TopologyConfig(name="counted_ring"), Places(range(100_000)), 7, round=3)
+    assert next(found) == 6 and asked == [7]
+
+
+@given(changes=st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=40))
+def test_places_hold_the_members_in_order(changes: list[tuple[int, bool]]) -> None:
+    places, expected = Places([3]), {3}
+    for network_id, is_in in changes:
+        places.put(network_id, is_in=is_in)
+        expected = expected | {network_id} if is_in else expected - {network_id}
+    assert places.ids == sorted(expected)
+    assert [places.position(network_id) for network_id in sorted(expected)] == list(range(len(expected)))
+    assert 21 not in places and places.position(21) is None
 
 
 def test_neighbors_of_each_topology_match_values_by_hand() -> None:
