@@ -2,7 +2,7 @@
 
 Two references are measured beside it: the published graft through files, and the floor, which is plain copies of the
 same bytes. A network pays for publishing its snapshot (information, stage, publish) and for grafting another one
-(fetch, blend, remember). Here the donor does the first three phases and the rootstock the others. Their sum is the cost
+(fetch, blend). Here the donor does the first three phases and the rootstock the others. Their sum is the cost
 for one network.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 import ray
 import torch
 
+from inarch.actors.network.actor import KEEP_MEMORY
 from inarch.actors.network.exchange_client import fetch
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.object_store import store_rows
@@ -27,6 +28,7 @@ from inarch.experiments.benchmarks.runs import own_ray
 from inarch.population import models
 from inarch.population.config import GraftConfig, ModelConfig, RunConfig
 from inarch.population.exchange.delay_compensation import StateHistory
+from inarch.population.grafting.compiled_loops import path_taken
 from inarch.population.grafting.criteria import LayerInformation, measure
 from inarch.population.grafting.layer_level import blend_layers, layer_alphas
 from inarch.population.grafting.units import graft_units
@@ -38,11 +40,14 @@ from inarch.population.state.state_dict import named_tensors
 
 ARCHITECTURES = ("resnet20", "mobilenetv2", "torchvision:resnet50")
 JUDGED = "torchvision:resnet50"
-"""The architecture whose ratios have targets. Grafts of smaller models are dominated by latency."""
+"""The architecture whose distance from the floor has a target. Grafts of smaller models are dominated by latency."""
 
-FASTER = Must(rule="at least", limit=15.0)
-NEAR_FLOOR = Must(rule="at most", limit=5.0)
-PHASES = ("information", "stage", "publish", "fetch", "blend", "remember")
+FASTER = {JUDGED: Must(rule="at least", limit=20.0)}
+"""Targets for published / inarch. Those of other architectures are `FASTER_SMALL`."""
+
+FASTER_SMALL = Must(rule="at least", limit=12.0)
+NEAR_FLOOR = Must(rule="at most", limit=3.0)
+PHASES = ("information", "stage", "publish", "fetch", "blend")
 PUBLISHED_PHASES = ("save", "load", "entropy", "blend")
 
 WARM_TURNS = 3
@@ -181,15 +186,20 @@ class Peer:
         laps, own = Laps(), self._origin()
         past = self._past.at(0)
         assert past is not None
-        with self._past.exchange(own, self._state):
-            laps.end("remember")
+        with self._past.exchange_with_followers(own, self._state) as followers, torch.no_grad():
             if not scion.is_finite(but=self._checked_keys):
                 raise RuntimeError("the scion is not finite")
             records = layer_alphas(self._units, self._information, scion.information, self._config)
-            with torch.no_grad():
-                blend_layers(self._state, scion.state(), self._units, records, self._config, past=past.state)
-            laps.end("blend")
-        laps.end("remember")
+            blend_layers(
+                self._state,
+                scion.state(),
+                self._units,
+                records,
+                self._config,
+                past=past.state,
+                followers=followers,
+            )
+        laps.end("blend")
         return laps.seconds
 
     def save(self, path: str) -> Seconds:
@@ -283,13 +293,14 @@ def exchange(
         name="exchange",
         repeats=repeats,
         rows=(*rows, *rows_of_store),
-        setting={"snapshot_bytes": sizes, "threads": 1, "store_networks": store_networks},
+        setting={"loops": path_taken(), "snapshot_bytes": sizes, "threads": 1, "store_networks": store_networks},
         notes=("the published graft is measured without its sleep of 10 s between checks for the file", note),
     )
 
 
 def _exchange(architecture: str, repeats: int) -> tuple[list[Row], int]:
-    donor, rootstock = (PeerActor.options(num_cpus=0.5).remote(architecture, seed) for seed in (0, 1))
+    options = {"num_cpus": 0.5, "runtime_env": {"env_vars": KEEP_MEMORY}}  # as networks run
+    donor, rootstock = (PeerActor.options(**options).remote(architecture, seed) for seed in (0, 1))
     try:
         nbytes = _get(donor.nbytes.remote())
         with tempfile.TemporaryDirectory() as folder:
@@ -298,7 +309,7 @@ def _exchange(architecture: str, repeats: int) -> tuple[list[Row], int]:
         ray.kill(donor)
         ray.kill(rootstock)
     library, published, floor = (list(column) for column in zip(*turns[WARM_TURNS:], strict=True))
-    return _rows(f"{architecture} {nbytes / 1e6:.1f} MB", library, published, floor, architecture == JUDGED), nbytes
+    return _rows(f"{architecture} {nbytes / 1e6:.1f} MB", library, published, floor, architecture), nbytes
 
 
 def _turn(donor: Any, rootstock: Any, path: str) -> tuple[Seconds, Seconds, Seconds]:
@@ -310,7 +321,9 @@ def _turn(donor: Any, rootstock: Any, path: str) -> tuple[Seconds, Seconds, Seco
     return library, published, _get(rootstock.floor.remote())
 
 
-def _rows(what: str, ours: list[Seconds], published: list[Seconds], floor: list[Seconds], is_judged: bool) -> list[Row]:
+def _rows(
+    what: str, ours: list[Seconds], published: list[Seconds], floor: list[Seconds], architecture: str
+) -> list[Row]:
     totals = [[sum(turn.values()) for turn in side] for side in (ours, published, floor)]
     phases = [_milliseconds(f"{what}: {phase}", [turn[phase] for turn in ours]) for phase in PHASES]
     published_phases = [
@@ -322,8 +335,8 @@ def _rows(what: str, ours: list[Seconds], published: list[Seconds], floor: list[
         *published_phases,
         _milliseconds(f"{what}: published graft", totals[1]),
         _milliseconds(f"{what}: floor", totals[2]),
-        ratio(f"{what}: published / inarch", totals[1], totals[0], FASTER if is_judged else None),
-        ratio(f"{what}: inarch / floor", totals[0], totals[2], NEAR_FLOOR if is_judged else None),
+        ratio(f"{what}: published / inarch", totals[1], totals[0], FASTER.get(architecture, FASTER_SMALL)),
+        ratio(f"{what}: inarch / floor", totals[0], totals[2], NEAR_FLOOR if architecture == JUDGED else None),
     ]
 
 

@@ -75,8 +75,8 @@ class Places:
         self.ids = sorted(set(members))
         """Ids in ascending order. They change with the population."""
 
-    def __contains__(self, network_id: int) -> bool:
-        return self.position(network_id) is not None
+    def __contains__(self, network_id: object) -> bool:
+        return isinstance(network_id, int) and self.position(network_id) is not None
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.ids)
@@ -172,7 +172,7 @@ def _edges(edges: tuple[tuple[int, int], ...]) -> dict[int, list[int]]:
 def _rotated(donors: Sequence[int], round: int) -> Iterator[int]:
     """Yield donors, rotated by the round, so that each round prefers another."""
     first = round % len(donors) if donors else 0
-    return itertools.chain(itertools.islice(donors, first, None), itertools.islice(donors, first))
+    return itertools.chain(donors[first:], donors[:first])
 
 
 @TOPOLOGIES.register("ring")

@@ -121,9 +121,8 @@ class TinyNetwork(nn.Module):
 
 def image_task(config: RunConfig, device: str) -> BoundTask:
     is_fused = config.fusion.mode != "off"  # only the library's own architectures can be fused
-    return ImageClassification(
-        config, tiny_splits(config, images=64), factory=None if is_fused else TinyNetwork, device=device
-    )
+    factory = None if is_fused else TinyNetwork
+    return ImageClassification(config, tiny_splits(config, images=64), factory=factory, device=device)
 
 
 def text_task(config: RunConfig, device: str) -> BoundTask:
