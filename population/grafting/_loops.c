@@ -77,6 +77,40 @@ INLINE void blend_values(const Blend *item, int has_fma) {
     }
 }
 
+#define LANES 16
+
+/* Least and greatest value. Returns whether all values are finite. */
+INLINE int find_extremes(const float *values, size_t length, float *extremes) {
+    float low[LANES], high[LANES], least, greatest;
+    uint32_t bad[LANES] = {0}, any_bad = 0;
+    size_t whole = length - length % LANES;
+    for (int lane = 0; lane < LANES; lane++) low[lane] = high[lane] = values[0];
+    for (size_t start = 0; start < whole; start += LANES) {
+        for (int lane = 0; lane < LANES; lane++) {
+            float value = values[start + lane];
+            uint32_t bits;
+            memcpy(&bits, &value, sizeof bits);
+            low[lane] = value < low[lane] ? value : low[lane];
+            high[lane] = value > high[lane] ? value : high[lane];
+            bad[lane] |= (bits & 0x7f800000u) == 0x7f800000u;
+        }
+    }
+    least = greatest = values[0];
+    for (int lane = 0; lane < LANES; lane++) {
+        least = low[lane] < least ? low[lane] : least;
+        greatest = high[lane] > greatest ? high[lane] : greatest;
+        any_bad |= bad[lane];
+    }
+    for (size_t i = whole; i < length; i++) {
+        least = values[i] < least ? values[i] : least;
+        greatest = values[i] > greatest ? values[i] : greatest;
+        any_bad |= !isfinite(values[i]);
+    }
+    extremes[0] = least;
+    extremes[1] = greatest;
+    return !any_bad;
+}
+
 /* The nine inner edges of ten cells, the usual number: each value is read once. */
 INLINE void count_nine(const float *values, size_t length, const float *edges, int64_t *counts) {
     const float e0 = edges[0], e1 = edges[1], e2 = edges[2], e3 = edges[3], e4 = edges[4];
@@ -117,20 +151,35 @@ INLINE void count_values(const float *values, size_t length, const float *edges,
     }
 }
 
+#define MOST_BINS 256
+
+/* Values at or above each inner edge of `bins` cells between the extremes. Returns whether all values are finite. */
+INLINE int count_layer(const float *values, size_t length, int bins, int64_t *counts, float *extremes) {
+    float edges[MOST_BINS];
+    if (!find_extremes(values, length, extremes)) return 0;
+    float width = (extremes[1] - extremes[0]) / (float)bins;
+    for (int edge = 1; edge < bins; edge++) {
+        float offset = (float)edge * width;
+        edges[edge - 1] = extremes[0] + offset;
+    }
+    count_values(values, length, edges, bins - 1, counts);
+    return 1;
+}
+
 #if VARIANTS
 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq"))) static void blend_512(const Blend *item) { blend_values(item, 1); }
 __attribute__((target("avx2,fma"))) static void blend_256(const Blend *item) { blend_values(item, 1); }
 static void blend_plain(const Blend *item) { blend_values(item, 0); }
-__attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq"))) static void count_512(
-    const float *values, size_t length, const float *edges, int num_edges, int64_t *counts) {
-    count_values(values, length, edges, num_edges, counts);
+__attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq"))) static int count_512(
+    const float *values, size_t length, int bins, int64_t *counts, float *extremes) {
+    return count_layer(values, length, bins, counts, extremes);
 }
-__attribute__((target("avx2,fma"))) static void count_256(
-    const float *values, size_t length, const float *edges, int num_edges, int64_t *counts) {
-    count_values(values, length, edges, num_edges, counts);
+__attribute__((target("avx2,fma"))) static int count_256(
+    const float *values, size_t length, int bins, int64_t *counts, float *extremes) {
+    return count_layer(values, length, bins, counts, extremes);
 }
-static void count_plain(const float *values, size_t length, const float *edges, int num_edges, int64_t *counts) {
-    count_values(values, length, edges, num_edges, counts);
+static int count_plain(const float *values, size_t length, int bins, int64_t *counts, float *extremes) {
+    return count_layer(values, length, bins, counts, extremes);
 }
 static int level(void) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -142,14 +191,14 @@ static void run_blend(const Blend *item) {
     int found = level();
     found == 2 ? blend_512(item) : found ? blend_256(item) : blend_plain(item);
 }
-static void run_count(const float *values, size_t length, const float *edges, int num_edges, int64_t *counts) {
+static int run_count(const float *values, size_t length, int bins, int64_t *counts, float *extremes) {
     int found = level();
-    (found == 2 ? count_512 : found ? count_256 : count_plain)(values, length, edges, num_edges, counts);
+    return (found == 2 ? count_512 : found ? count_256 : count_plain)(values, length, bins, counts, extremes);
 }
 #else
 static void run_blend(const Blend *item) { blend_values(item, 1); }
-static void run_count(const float *values, size_t length, const float *edges, int num_edges, int64_t *counts) {
-    count_values(values, length, edges, num_edges, counts);
+static int run_count(const float *values, size_t length, int bins, int64_t *counts, float *extremes) {
+    return count_layer(values, length, bins, counts, extremes);
 }
 #endif
 
@@ -185,22 +234,27 @@ static PyObject *blend(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* count_above(values, length, edges, num_edges, counts): counts (int64) grow by the values at or above each edge. */
-static PyObject *count_above(PyObject *self, PyObject *args) {
-    unsigned long long values, edges, counts;
+/* count(values, length, bins, counts, extremes): returns whether all values are finite. `counts` (int64) grow by the
+ * values at or above each of the bins - 1 inner edges, and `extremes` (float32) become least and greatest value. */
+static PyObject *count(PyObject *self, PyObject *args) {
+    unsigned long long values, counts, extremes;
     Py_ssize_t length;
-    int num_edges;
-    if (!PyArg_ParseTuple(args, "KnKiK", &values, &length, &edges, &num_edges, &counts)) return NULL;
+    int bins, are_finite;
+    if (!PyArg_ParseTuple(args, "KniKK", &values, &length, &bins, &counts, &extremes)) return NULL;
+    if (bins < 2 || bins > MOST_BINS || length < 1) {
+        PyErr_Format(PyExc_ValueError, "bins must lie in [2, %d] and there must be a value", MOST_BINS);
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS
-    run_count((const float *)(uintptr_t)values, (size_t)length, (const float *)(uintptr_t)edges, num_edges,
-              (int64_t *)(uintptr_t)counts);
+    are_finite = run_count((const float *)(uintptr_t)values, (size_t)length, bins, (int64_t *)(uintptr_t)counts,
+                           (float *)(uintptr_t)extremes);
     Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    return PyBool_FromLong(are_finite);
 }
 
 static PyMethodDef methods[] = {
     {"blend", blend, METH_VARARGS, "Blend float32 values. See blending.py."},
-    {"count_above", count_above, METH_VARARGS, "Count float32 values at or above edges. See information.py."},
+    {"count", count, METH_VARARGS, "Count float32 values by the cells of a histogram. See information.py."},
     {NULL, NULL, 0, NULL},
 };
 

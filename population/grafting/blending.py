@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,8 +48,7 @@ class Followers:
         copy_all([self.noted[key] for key in keys], [state[key] for key in keys])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Blend:
+class Blend(NamedTuple):
     """One tensor of the rootstock, and what is blended into it: own * alpha + scion * (1 - alpha).
 
     With a past, the scion is compensated first: it becomes scion + own - past.
@@ -188,6 +188,9 @@ def _blend_on_device(blends: Sequence[Blend]) -> None:
 def _blend_on_cpu(item: Blend) -> None:
     """Blend one tensor, in blocks if the values of all tensors lie in the same order in memory."""
     others = [tensor for tensor in (item.scion, item.past, item.noted, *item.moved) if tensor is not None]
+    if compiled_loops.blend is not None and _have_one_order(item.own, others):
+        compiled_loops.blend(item.own, item.scion, item.past, item.moved, item.noted, item.alpha)
+        return
     if not all(has_same_order(item.own, tensor) for tensor in others):
         _blend_block(item, torch.empty_like(item.own), torch.empty_like(item.own))
         return
@@ -199,9 +202,6 @@ def _blend_on_cpu(item: Blend) -> None:
         moved=tuple(in_memory_order(tensor) for tensor in item.moved),
         noted=None if item.noted is None else in_memory_order(item.noted),
     )
-    if compiled_loops.blend is not None and all(tensor.dtype == torch.float32 for tensor in (item.own, *others)):
-        compiled_loops.blend(flat.own, flat.scion, flat.past, flat.moved, flat.noted, flat.alpha)
-        return
     size = min(BLOCK_VALUES, flat.own.numel())
     before, change = torch.empty(size, dtype=item.own.dtype), torch.empty(size, dtype=item.own.dtype)
     for start in range(0, flat.own.numel(), BLOCK_VALUES):
@@ -215,6 +215,17 @@ def _blend_on_cpu(item: Blend) -> None:
             noted=None if flat.noted is None else flat.noted[chosen],
         )
         _blend_block(block, before[: len(block.own)], change[: len(block.own)])
+
+
+def _have_one_order(own: Tensor, others: Sequence[Tensor]) -> bool:
+    """Return whether all tensors are of type float32, without gaps, and have their values in the same order."""
+    strides = own.stride()
+    for tensor in others:
+        if tensor.dtype is not torch.float32 or tensor.stride() != strides:
+            return own.dtype is torch.float32 and all(
+                tensor.dtype is torch.float32 and has_same_order(own, tensor) for tensor in others
+            )
+    return own.dtype is torch.float32 and has_same_order(own, own)
 
 
 def _blend_block(item: Blend, before: Tensor, change: Tensor) -> None:

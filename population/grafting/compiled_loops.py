@@ -21,7 +21,7 @@ MOST_MOVED = 16
 """Most tensors that follow a blend in one compiled call."""
 
 BlendLoop = Callable[[Tensor, Tensor, Tensor | None, Sequence[Tensor], Tensor | None, float], None]
-CountLoop = Callable[[np.ndarray, np.ndarray], np.ndarray]
+CountLoop = Callable[[Tensor, int], "np.ndarray | None"]
 
 
 def _load() -> Any:
@@ -62,19 +62,29 @@ def _blend(
     )
 
 
-def _count_above(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    edges, counts = np.ascontiguousarray(edges, dtype=np.float32), np.zeros(len(edges), dtype=np.int64)
-    _EXTENSION.count_above(values.ctypes.data, values.size, edges.ctypes.data, len(edges), counts.ctypes.data)
-    return counts
+def _count(values: Tensor, bins: int) -> np.ndarray | None:
+    above, extremes = np.zeros(bins + 1, dtype=np.int64), np.empty(2, dtype=np.float32)
+    above[0] = values.numel()
+    inner = above[1:].ctypes.data
+    if not _EXTENSION.count(values.data_ptr(), values.numel(), bins, inner, extremes.ctypes.data):
+        return None
+    if extremes[0] == extremes[1]:
+        above[1:] = 0  # a constant layer lies in one cell
+    return above
 
 
 _EXTENSION = _load()
 
 blend: BlendLoop | None = _blend if _EXTENSION is not None else None
-"""Blend flat float32 tensors: own, scion, past, moved, noted, alpha, as in `blending.Blend`. None: not available."""
+"""Blend float32 tensors: own, scion, past, moved, noted, alpha, as in `blending.Blend`. Their values must lie in one
+order in memory, without gaps. None: not available."""
 
-count_above: CountLoop | None = _count_above if _EXTENSION is not None else None
-"""Count contiguous float32 values at or above each edge. Returns int64 counts. None: not available."""
+count: CountLoop | None = _count if _EXTENSION is not None else None
+"""Count the float32 values of a tensor without gaps at or above each edge of 2 to 256 equal cells between the least and
+the greatest. Returns int64 counts, the last of which is 0, or None if a value is not finite. None: not available."""
+
+MOST_BINS = 256
+"""Most cells that `count` takes."""
 
 
 def path_taken() -> str:

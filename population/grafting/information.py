@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inarch.population.errors import NotFiniteError
 from inarch.population.grafting import compiled_loops
-from inarch.population.state.memory_order import in_memory_order
+from inarch.population.state.memory_order import has_same_order, in_memory_order
 from inarch.population.state.state_dict import is_convolution
 
 BLOCK_VALUES = 65_536
@@ -121,6 +121,8 @@ def layer_entropy(weight: Tensor, bins: int = 10, *, name: str = "weight") -> Te
     _check_bins(bins)
     if weight.numel() == 0:
         raise ValueError(f"{name} must have at least one value, got shape {tuple(weight.shape)}")
+    if weight.device.type == "cpu" and _is_compiled([weight], bins):
+        return _entropy_of(torch.from_numpy(_count_compiled(weight, bins, name)))
     flat = in_memory_order(weight.detach())
     low, high = torch.aminmax(flat)
     low, high = _computable(low), _computable(high)
@@ -131,8 +133,7 @@ def layer_entropy(weight: Tensor, bins: int = 10, *, name: str = "weight") -> Te
         above = torch.from_numpy(_count_above_in_blocks(flat, low.numpy(), high.numpy(), bins))
     else:
         above = _count_above(_computable(flat), _edges(low, high, bins))
-    cells = (above[:-1] - above[1:]).to(torch.float64) / flat.numel()
-    return -torch.special.xlogy(cells, cells).sum()
+    return _entropy_of(above)
 
 
 def layer_entropies(
@@ -156,9 +157,35 @@ def layer_entropies(
         NotFiniteError: A weight is NaN or infinite. The message names the layer.
     """
     names = [f"layer {index}" for index in range(len(weights))] if names is None else names
-    if not weights or weights[0].device.type == "cpu":
+    if weights and weights[0].device.type != "cpu":
+        return entropies_on_device(weights, bins, names)
+    if not (weights and _is_compiled(weights, bins)):
         return tuple(float(layer_entropy(weight, bins, name=name)) for weight, name in zip(weights, names, strict=True))
-    return entropies_on_device(weights, bins, names)
+    above = np.empty((len(weights), bins + 1), dtype=np.int64)
+    for index, (weight, name) in enumerate(zip(weights, names, strict=True)):
+        above[index] = _count_compiled(weight, bins, name)
+    return tuple(_entropy_of(torch.from_numpy(above)).tolist())
+
+
+def _is_compiled(weights: Sequence[Tensor], bins: int) -> bool:
+    """Return whether the compiled loop can count the weights of layers on the CPU."""
+    has_loop = compiled_loops.count is not None and 2 <= bins <= compiled_loops.MOST_BINS
+    return has_loop and all(weight.dtype == torch.float32 and weight.numel() > 0 for weight in weights)
+
+
+def _count_compiled(weight: Tensor, bins: int, name: str) -> np.ndarray:
+    assert compiled_loops.count is not None
+    flat = weight.detach()
+    above = compiled_loops.count(flat if has_same_order(flat, flat) else flat.reshape(-1), bins)
+    if above is None:
+        raise NotFiniteError(f"{name} has a weight that is NaN or infinite")
+    return above
+
+
+def _entropy_of(above: Tensor) -> Tensor:
+    """Return the entropies of layers from their counts at or above each edge, int64, shape (..., bins + 1)."""
+    cells = (above[..., :-1] - above[..., 1:]).to(torch.float64) / above[..., :1]
+    return -torch.special.xlogy(cells, cells).sum(-1)
 
 
 def entropies_on_device(weights: Sequence[Tensor], bins: int, names: Sequence[str]) -> tuple[float, ...]:
@@ -380,9 +407,6 @@ def _count_above_in_blocks(flat: Tensor, low: np.ndarray, high: np.ndarray, bins
     edges = list(low + np.arange(bins + 1, dtype=low.dtype) * ((high - low) / low.dtype.type(bins)))
     above = np.zeros(bins + 1, dtype=np.int64)
     above[0] = flat.numel()
-    if compiled_loops.count_above is not None and flat.dtype == torch.float32:
-        above[1:bins] = compiled_loops.count_above(flat.numpy(), np.array(edges[1:bins]))
-        return above
     mask = np.empty(min(BLOCK_VALUES, flat.numel()), dtype=bool)
     for start in range(0, flat.numel(), BLOCK_VALUES):
         stop = min(start + BLOCK_VALUES, flat.numel())

@@ -8,6 +8,7 @@ never write to it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import warnings
@@ -47,18 +48,16 @@ class Entry:
     nbytes: int
     """Bytes of the tensor, without padding."""
 
-    def view(self, flat: Tensor, *, channels_last: bool) -> Tensor:
-        """Return the tensor as a view of the buffer's bytes.
+    def strides(self, *, channels_last: bool) -> tuple[int, ...]:
+        """Return the strides of the tensor in the buffer, in values.
 
         Args:
-            flat: The buffer, shape (bytes,), uint8.
             channels_last: Whether the layout's tensors of four dimensions are in channels_last order.
         """
-        values = flat[self.offset : self.offset + self.nbytes].view(getattr(torch, self.dtype))
-        if not (channels_last and len(self.shape) == 4):
-            return values.view(self.shape)
-        num, channels, height, width = self.shape
-        return values.view(num, height, width, channels).permute(0, 3, 1, 2)
+        if channels_last and len(self.shape) == 4:
+            _, channels, height, width = self.shape
+            return (channels * height * width, 1, width * channels, channels)
+        return tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +76,20 @@ class Layout:
     """Hash of names, types and shapes in their order. It says nothing about `channels_last`."""
     channels_last: bool = False
     """Whether tensors of four dimensions lie in the buffer in channels_last order."""
+
+    @functools.cached_property
+    def places(self) -> tuple[tuple[str, torch.dtype, tuple[int, ...], tuple[int, ...], int], ...]:
+        """Name, type, shape, strides and first value of each tensor, as `torch.as_strided` takes them."""
+        return tuple(
+            (
+                entry.name,
+                (dtype := getattr(torch, entry.dtype)),
+                entry.shape,
+                entry.strides(channels_last=self.channels_last),
+                entry.offset // dtype.itemsize,
+            )
+            for entry in self.entries
+        )
 
     def in_order(self, *, channels_last: bool) -> Layout:
         """Return this layout with another order of values.
@@ -190,7 +203,10 @@ def views(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
         flat: Bytes of a snapshot on any device, shape (bytes,), uint8.
         layout: Layout of the snapshot.
     """
-    return {entry.name: entry.view(flat, channels_last=layout.channels_last) for entry in layout.entries}
+    values = {dtype: flat.view(dtype) for dtype in {place[1] for place in layout.places}}
+    return {
+        name: values[dtype].as_strided(shape, strides, start) for name, dtype, shape, strides, start in layout.places
+    }
 
 
 class StagingBuffer:

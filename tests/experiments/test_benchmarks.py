@@ -102,7 +102,7 @@ def test_peer_apply_equals_the_graft_of_the_library():
     expected = graft(own, donor.model.state_dict())
     seconds, snapshot = donor.stage()
     seconds |= rootstock.apply(snapshot)
-    assert seconds.keys() == {"information", "stage", "blend", "remember"}
+    assert seconds.keys() == {"information", "stage", "blend"}
     for key, weight in rootstock.model.state_dict().items():
         torch.testing.assert_close(weight, expected.state[key], rtol=1e-6, atol=1e-7)
 

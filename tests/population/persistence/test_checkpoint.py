@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.fs as pafs
 import pytest
+import safetensors.torch
 import torch
 
 from inarch.population.errors import CheckpointError, StorageError
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.history import METRICS, read_table
 from inarch.population.persistence.storage import Storage
+from inarch.population.persistence.tensor_files import PART_BYTES, parts_of, read_tensors
 
 
 class Bucket(pafs.FileSystemHandler):
@@ -247,3 +251,83 @@ def test_storage_that_cannot_be_opened_raises() -> None:
         Storage("nonsense://x/y")
     with pytest.raises(StorageError):
         Storage("/proc/inarch").check_writable()
+
+
+def test_files_of_tensors_are_those_of_the_library(tmp_path: Path) -> None:
+    tensors = {
+        "half": torch.arange(5, dtype=torch.bfloat16),
+        "ordered": torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+        "count": torch.tensor(7),
+        "mask": torch.tensor([True, False, True]),
+        "empty": torch.zeros(0, 3),
+        "large": torch.randn(2_000_003),
+        "complex": torch.tensor([1 + 2j]),
+    }
+    content = b"".join(parts_of(tensors))
+    expected = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    for found in (safetensors.torch.load(content), read_tensors(content)):
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert len(content) == len(safetensors.torch.save(expected))
+    assert max(len(part) for part in parts_of(tensors)) <= PART_BYTES
+    with pytest.raises(CheckpointError, match="of type complex128"):
+        list(parts_of({"x": torch.zeros(1, dtype=torch.complex128)}))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_tensors(content[:-5])
+
+
+def test_checkpoint_with_checksums_of_an_earlier_version_loads(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    store.commit(checkpoint(1))
+    (name,) = [name for name in storage.names("networks/0") if name.startswith("000001")]
+    manifest = {}
+    for file in storage.names(f"networks/0/{name}"):
+        content = storage.read(f"networks/0/{name}/{file}")
+        manifest[file] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    del manifest["manifest.json"]
+    storage.write(f"networks/0/{name}/manifest.json", json.dumps(manifest).encode())
+    assert store.newest(0) is not None
+    manifest["model.safetensors"]["sha256"] = "0" * 64
+    storage.write(f"networks/0/{name}/manifest.json", json.dumps(manifest).encode())
+    assert store.newest(0) is None
+
+
+@pytest.mark.parametrize("entry", [{}, {"bytes": 3}, {"bytes": 3, "unknown": "x"}])
+def test_manifest_with_an_unknown_checksum_is_damaged(storage: Storage, entry: dict[str, Any]) -> None:
+    store = CheckpointStore(storage)
+    store.commit(checkpoint(1))
+    manifest = json.loads(storage.read("networks/0/000001-001/manifest.json"))
+    manifest["training.json"] = entry
+    storage.write("networks/0/000001-001/manifest.json", json.dumps(manifest).encode())
+    assert store.newest(0) is None
+
+
+def test_committing_and_flushing_read_no_weights(tmp_path: Path) -> None:
+    class Counting(Bucket):
+        read: ClassVar[list[str]] = []
+
+        def open_input_file(self, path: str) -> Any:
+            self.read.append(path)
+            return super().open_input_file(path)
+
+    storage = Storage(str(tmp_path / "run"), filesystem=pafs.PyFileSystem(Counting(pafs.LocalFileSystem())))
+    store = CheckpointStore(storage)
+    for interval in range(1, 6):
+        store.commit(checkpoint(interval, score=float(-interval)))
+    store.flush_history()
+    assert Counting.read and not [path for path in Counting.read if path.endswith(".safetensors")]
+    assert len(read_table(storage, "metrics")) == 5
+
+
+def test_deadline_of_a_file_begins_anew_with_each_part(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path), deadline_seconds=0.4)
+
+    def parts(seconds: float) -> Iterator[bytes]:
+        for _ in range(4):
+            time.sleep(seconds)
+            yield b"x"
+
+    storage.write_parts("slow", parts(0.2))
+    assert storage.read("slow") == b"xxxx"
+    with pytest.raises(StorageError, match=r"did not write stuck within 0\.4 s"):
+        storage.write_parts("stuck", parts(1.0))
