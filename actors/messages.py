@@ -17,6 +17,12 @@ from inarch.population.tasks.run_spec import RunInfo, RunSpec
 HEARTBEATS = 6
 """Heartbeats in a lease."""
 
+LARGE_POPULATION = 200
+"""Networks above which calls to the coordinator are few, because each costs a millisecond or two of CPU time in Ray."""
+
+HEARTBEATS_OF_LARGE = 2
+"""Heartbeats in a lease in a large population. Reports wait for the next heartbeat or snapshot."""
+
 NAMESPACE = "inarch"
 """Ray namespace of all runs. The names of a run's actors begin with the name of the run."""
 

@@ -103,13 +103,26 @@ def compare(
 
 def bench(
     names: tyro.conf.Positional[
-        tuple[Literal["exchange", "fusion", "input", "join", "overhead", "startup", "straggler"], ...]
+        tuple[
+            Literal[
+                "checkpoint",
+                "coordinator",
+                "exchange",
+                "fusion",
+                "input",
+                "join",
+                "overhead",
+                "startup",
+                "straggler",
+            ],
+            ...,
+        ]
     ] = (),
     /,
     repeats: Annotated[int, tyro.conf.arg(help="How often each quantity is measured. Quote results of 5 or more.")] = 5,
     out: str | None = None,
 ) -> int:
-    """Measure what grafting, fusion, reading images, a joined loop, starting and a slow network cost.
+    """Measure what checkpoints, coordination, grafting, fusion, reading images, a joined loop and starting cost.
 
     Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run.
 
@@ -121,6 +134,7 @@ def bench(
     from inarch.experiments.benchmarks import run_benchmarks
     from inarch.population.extension.optional_packages import check_installed
 
-    if not names or "overhead" in names:
-        check_installed("psutil", needed_by="inarch bench overhead", extra="bench")
+    needing = [name for name in ("checkpoint", "coordinator", "overhead") if not names or name in names]
+    if needing:
+        check_installed("psutil", needed_by=f"inarch bench {needing[0]}", extra="bench")
     return run_benchmarks(names, repeats=repeats, out=out, console=plain_console())

@@ -9,6 +9,7 @@ Longer than 300 lines: each call of the driver, of the networks and of the guest
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 import warnings
@@ -29,6 +30,7 @@ from inarch.actors.coordinator.run_completion import RunCompletion
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.coordinator_api import GuestApi
 from inarch.actors.messages import (
+    LARGE_POPULATION,
     Command,
     Enrollment,
     Event,
@@ -387,8 +389,13 @@ class RunCoordinator(GuestApi):
         self._population.record_interval(network_id, max(interval, self._population.interval(network_id)))
 
     async def _watch(self) -> None:
-        """Once a second: check heartbeats, deadlines of barriers and capacity, and update the dashboard's metrics."""
-        while not self._state.is_over:
+        """Once a second: check heartbeats, deadlines of barriers and capacity, and update the dashboard's metrics.
+
+        The metrics of a large population are updated less often, because they are computed from all members.
+        """
+        for second in itertools.count(1):
+            if self._state.is_over:
+                return
             await asyncio.sleep(1.0)
             self.guests.record_gone(self.lifecycle.check_heartbeats())
             self.guests.write_soon()
@@ -396,7 +403,8 @@ class RunCoordinator(GuestApi):
                 self._background.has_changed.set()
             await self._release_barriers()
             self.lifecycle.reclaim_capacity()
-            self._show_metrics()
+            if second % (1 + len(self._members) // LARGE_POPULATION) == 0:
+                self._show_metrics()
 
     def _show_metrics(self) -> None:
         info = self._state.info

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from inarch.actors.messages import HEARTBEATS, Command, References
+from inarch.actors.messages import HEARTBEATS, HEARTBEATS_OF_LARGE, LARGE_POPULATION, Command, References
 from inarch.actors.network.exchange_backend import ExchangeBackend, fetch_buffer
 from inarch.population.config import RunConfig
 from inarch.population.membership.outcome import ExchangeOutcome
@@ -60,6 +60,8 @@ class ExchangeClient:
         self._prepare = prepare or (lambda snapshot: snapshot)
         self._backend, self._timeouts, self._layout, self._logger = backend, config.timeouts, layout, logger
         self._is_lockstep = config.mode == "lockstep"
+        self._is_large = config.population.size > LARGE_POPULATION
+        self._is_flushing = False
         self._changed = threading.Condition()
         self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=MAX_REPORTS)
         self._unput: Snapshot | None = None
@@ -195,10 +197,13 @@ class ExchangeClient:
     def flush(self, *, seconds: float) -> None:
         """Wait until everything is sent, or so many seconds have passed."""
         with self._changed:
+            self._is_flushing = True
+            self._changed.notify_all()
             self._changed.wait_for(
                 lambda: self.is_orphaned or not (self._reports or not self.is_free),
                 seconds,
             )
+            self._is_flushing = False
 
     # Calls of the control threads.
 
@@ -264,10 +269,18 @@ class ExchangeClient:
                 time.sleep(RETRY_SECONDS)
 
     def _post_once(self) -> None:
-        """Send the newest snapshot and reports if there are any, and a heartbeat otherwise."""
-        pause = self._timeouts.lease_seconds / HEARTBEATS
+        """Send the newest snapshot and reports if there are any, and a heartbeat otherwise.
+
+        In a large population, reports alone do not cause a call.
+        """
+        pause = self._timeouts.lease_seconds / (HEARTBEATS_OF_LARGE if self._is_large else HEARTBEATS)
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._reports or not self.is_free, pause)
+            self._changed.wait_for(
+                lambda: (
+                    self._is_closed or not self.is_free or (self._reports and (self._is_flushing or not self._is_large))
+                ),
+                pause,
+            )
             if self._is_closed:
                 return
             unput = self._unput

@@ -1,4 +1,4 @@
-"""`inarch bench`: what exchange, fusion, input, joining, starting and a straggler cost, each beside a reference."""
+"""`inarch bench`: what checkpoints, a coordinator, exchange, fusion, input, joining, starting and a straggler cost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from inarch.experiments.benchmarks.checkpoint import checkpoint
+from inarch.experiments.benchmarks.coordinator import coordinator
 from inarch.experiments.benchmarks.exchange import exchange
 from inarch.experiments.benchmarks.fusion import fusion
 from inarch.experiments.benchmarks.harness import Measurement, machine, table, to_json
@@ -19,6 +21,8 @@ from inarch.experiments.benchmarks.straggler import straggler
 from inarch.population.errors import ConfigError
 
 BENCHMARKS: dict[str, Callable[..., Measurement]] = {
+    "checkpoint": checkpoint,
+    "coordinator": coordinator,
     "exchange": exchange,
     "fusion": fusion,
     "input": read_input,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
-from inarch.actors.messages import Command
+from inarch.actors.messages import LARGE_POPULATION, Command
 from inarch.actors.network.exchange_client import ExchangeClient
-from inarch.population.config import Mode, RunConfig, TimeoutsConfig
+from inarch.population.config import Mode, PopulationConfig, RunConfig, TimeoutsConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Layout, Snapshot
@@ -42,8 +43,8 @@ def clients(snapshot: Snapshot, backend: FakeBackend) -> Iterator[Callable[..., 
     """Makes clients, and closes them after the test."""
     made: list[ExchangeClient] = []
 
-    def make(mode: Mode = "async", layout: Layout | None = None) -> ExchangeClient:
-        config = RunConfig(mode=mode, timeouts=TIMEOUTS)
+    def make(mode: Mode = "async", layout: Layout | None = None, size: int = 4) -> ExchangeClient:
+        config = RunConfig(mode=mode, timeouts=TIMEOUTS, population=PopulationConfig(size=size))
         client = ExchangeClient(backend, config, layout or snapshot.layout, logger=logging.getLogger("test"))
         made.append(client)
         return client
@@ -255,3 +256,53 @@ def test_stop_while_fetching_in_lockstep_is_returned(clients, backend: FakeBacke
     client = clients("lockstep")
     backend.answer = lambda own: ExchangeOutcome.STOPPING
     assert client.fetch_scions(snapshot.origin) is ExchangeOutcome.STOPPING
+
+
+def test_reports_of_a_large_population_wait_for_a_snapshot(
+    clients: Callable[..., ExchangeClient], backend: FakeBackend, snapshot: Snapshot
+) -> None:
+    client = clients(size=LARGE_POPULATION + 1)
+    client.report(report(snapshot))
+    time.sleep(0.05)
+    assert not any(reports for reports, _ in backend.posts)
+    client.publish_interval(report(snapshot), snapshot)
+    client.flush(seconds=5.0)
+    (sent,) = [post for post in backend.posts if post[0]]
+    assert len(sent[0]) == 2 and sent[1] is not None
+    client.report(report(snapshot))
+    client.flush(seconds=5.0)
+    assert len([post for post in backend.posts if post[0]]) == 2, "the end of a network waits for no heartbeat"
+
+
+def test_fetched_snapshots_are_prepared_by_the_fetching_thread(backend: FakeBackend, snapshot: Snapshot) -> None:
+    names: list[str] = []
+
+    def prepare(found: Snapshot) -> Snapshot:
+        names.append(threading.current_thread().name)
+        return dataclasses.replace(found, finite=True)
+
+    config = RunConfig(timeouts=TIMEOUTS)
+    client = ExchangeClient(backend, config, snapshot.layout, logger=logging.getLogger("test"), prepare=prepare)
+    client.publish(snapshot)
+    client.flush(seconds=5.0)
+    published = backend.published()[0]
+    backend.answer = lambda own: (published,)
+    client.prefetch(snapshot.origin)
+    deadline = time.monotonic() + 5.0
+    found: tuple[Snapshot, ...] | ExchangeOutcome = ExchangeOutcome.LATE
+    while isinstance(found, ExchangeOutcome) and time.monotonic() < deadline:
+        found = client.fetch_scions(snapshot.origin)
+    client.close()
+    assert not isinstance(found, ExchangeOutcome) and found[0].finite and names == ["exchange-fetch"]
+
+
+def test_stored_snapshot_is_a_view_of_the_store(
+    clients: Callable[..., ExchangeClient], backend: FakeBackend, snapshot: Snapshot
+) -> None:
+    client = clients()
+    assert client.stored(snapshot) is None
+    client.publish(snapshot)
+    stored = client.stored(snapshot)
+    assert stored is not None and stored.buffer is not snapshot.buffer
+    assert np.array_equal(stored.buffer, snapshot.buffer)
+    assert client.stored(of_interval(snapshot, 9)) is None

@@ -1,0 +1,130 @@
+"""Precision of forward passes, compilation with fixed shapes, and batch norm measured without compilation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+
+from inarch.population import DeviceConfig, ScheduleConfig, Trainer
+from inarch.population.state.optimizer import make_optimizer
+from inarch.population.state.precision import autocast, measure_batch_norm, without_compilation
+from tests.conftest import small_config, tiny_task
+from tests.fakes.runtime import FakeRuntime, live
+
+
+@pytest.mark.parametrize(("is_native", "expected"), [(True, True), (False, False)])
+def test_auto_takes_bfloat16_only_where_it_is_computed(is_native: bool, expected: bool) -> None:
+    def is_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or is_native
+
+    with mock.patch("torch.cuda.is_bf16_supported", is_supported), mock.patch("torch.autocast") as made:
+        autocast("auto", torch.device("cuda:0"))
+    assert made.call_args.kwargs["enabled"] is expected
+
+
+def test_evaluation_runs_in_the_precision_of_training() -> None:
+    config = small_config(device=DeviceConfig(precision="bfloat16"))
+    for task_name in ("classification", "retrieval"):
+        task = tiny_task(dataclasses.replace(config, task=task_name))
+        model = task.build(0)
+        seen: set[torch.dtype] = set()
+
+        def note(module: nn.Module, inputs: Any, output: torch.Tensor, seen: set[torch.dtype] = seen) -> None:
+            seen.add(output.dtype)
+
+        model.get_submodule("conv1").register_forward_hook(note)
+        task.validate(model)
+        assert seen == {torch.bfloat16}, task_name
+
+
+class CountingBackend:
+    """A backend of torch.compile that counts graphs and compiles nothing."""
+
+    def __init__(self) -> None:
+        self.graphs: list[str] = []
+
+    def __call__(self, graph: Any, inputs: Any) -> Any:
+        sizes = [item for item in inputs if isinstance(item, torch.Tensor) and item.dim() == 4]
+        self.graphs.append(str(tuple(sizes[0].shape)) if sizes else "")
+        has_symbols = any(isinstance(item, torch.SymInt) for item in inputs)
+        assert not has_symbols, "a graph for batches of any size"
+        return graph.forward
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_compiled_network_keeps_a_graph_for_each_size_of_batch() -> None:
+    backend = CountingBackend()
+    original = torch.compile
+    schedule = ScheduleConfig(epochs=3, batch_size=32, batch_norm_batches=1)
+    config = small_config(device=DeviceConfig(compile=True), schedule=schedule)
+    with mock.patch("torch.compile", lambda module, **options: original(module, backend=backend, **options)):
+        trainer = Trainer(tiny_task(config), config, network_id=0)
+        counts = []
+        for _ in trainer.intervals(FakeRuntime()):
+            counts.append(len(backend.graphs))
+    assert counts[0] >= 2 and counts == [counts[0]] * 3, "nothing is compiled after the first epoch"
+    torch.compiler.reset()
+
+
+def test_batch_norm_is_measured_on_the_network_itself() -> None:
+    calls: list[str] = []
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm2d(2)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            calls.append("network")
+            return self.bn(images)
+
+    class Compiled(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self._orig_mod = module
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("the compiled network must not run")
+
+    network = Network()
+    images = torch.randn(16, 2, 3, 3) + 4.0
+    measure_batch_norm([images], Compiled(network))
+    assert calls == ["network"] and without_compilation(network) is network
+    torch.testing.assert_close(network.bn.running_mean, images.mean((0, 2, 3)))
+
+
+def test_optimizer_of_float16_on_a_gpu_is_fused() -> None:
+    config = small_config(device=DeviceConfig(precision="float16"))
+    module = nn.Linear(2, 2)
+    assert make_optimizer(module, config, 0.1).defaults["fused"] is None
+    with mock.patch("torch.optim.SGD") as made, mock.patch.object(nn.Module, "parameters") as parameters:
+        parameter = mock.Mock(requires_grad=True, device=torch.device("cuda:0"))
+        parameters.side_effect = lambda: iter([parameter])
+        make_optimizer(module, config, 0.1)
+    assert made.call_args.kwargs["fused"] is True
+
+
+def test_mean_of_the_weights_needs_no_answer_of_the_gpu() -> None:
+    from inarch.population import WeightAveragingConfig
+    from inarch.population.training.weight_averaging import WeightAverage
+    from tests.fakes.pretend_cuda import pretend_cuda
+
+    with pretend_cuda() as counts:
+        module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).to("cuda:0")
+        average = WeightAverage(module, WeightAveragingConfig(kind="ema"))
+        before = counts.syncs
+        for _ in range(3):
+            average.after_step(module, progress=0.5, ends_epoch=False)
+        assert counts.syncs == before and average.begun is not None
+
+
+def test_live_network_of_float16_trains_on_the_cpu() -> None:
+    config = small_config(device=DeviceConfig(precision="float16"), schedule=ScheduleConfig(epochs=1, batch_size=32))
+    trainer = Trainer(tiny_task(config), config, network_id=0)
+    live(trainer, FakeRuntime())
+    assert trainer.is_finished
