@@ -54,7 +54,7 @@ _ON_RAY: dict[str, Any] = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": 
 
 @ray.remote(**_ON_RAY)
 def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: dict[int, str], seconds: float):
-    """Call `evaluate_run` on the cluster, and write result.json.
+    """Call `evaluate_run` on the cluster, on the GPU that Ray gives to the task if there is one, and write result.json.
 
     Ray limits a task to one thread. The evaluation raises that limit, because training is over. Ray repeats the task
     if storage fails.
@@ -80,7 +80,8 @@ def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: 
 
     register_all(spec.registrations)
     torch.set_num_threads(max(1, min(EVALUATION_THREADS, (os.cpu_count() or 1) - 1)))
-    result = evaluate_run(spec, data, ended, reasons, seconds) | {"finished": time.time()}
+    device = "cuda:0" if ray.get_gpu_ids() else "cpu"  # Ray shows the task no other GPU
+    result = evaluate_run(spec, data, ended, reasons, seconds, device=device) | {"finished": time.time()}
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     check_holds(storage, spec.token)
     storage.write("result.json", json.dumps(result, indent=2).encode())

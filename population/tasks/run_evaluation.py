@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from inarch.population.errors import RunError
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.soups import Candidate
@@ -18,7 +20,13 @@ from inarch.population.tasks.run_spec import RunSpec
 
 
 def evaluate_run(
-    spec: RunSpec, data: Any, ended: Mapping[int, str], reasons: Mapping[int, str], seconds: float
+    spec: RunSpec,
+    data: Any,
+    ended: Mapping[int, str],
+    reasons: Mapping[int, str],
+    seconds: float,
+    *,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Evaluate every network on the test data, or on the validation data if there are no test data.
 
@@ -31,6 +39,7 @@ def evaluate_run(
         ended: State in which each member ended, by id.
         reasons: Reasons why networks failed, by id.
         seconds: Duration of the training, in seconds.
+        device: Device on which the networks run.
 
     Returns:
         The result of the run, as JSON types. `metrics` describes the task's metrics, the primary one first. `networks`
@@ -45,7 +54,7 @@ def evaluate_run(
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
     checkpoints.flush_history()
-    task = task_of(spec).bind(spec.config, data, model=spec.factory, begins_trained=False)
+    task = task_of(spec).bind(spec.config, data, model=spec.factory, device=device, begins_trained=False)
     primary = task.metrics[0]
     best, last, rows = [], [], []
     for network_id in checkpoints.networks():

@@ -40,6 +40,8 @@ from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.protocol import BoundTask
+from inarch.population.tasks.run_evaluation import evaluate_run
+from inarch.population.tasks.run_spec import RunSpec
 from tests.conftest import small_config, tiny_splits
 from tests.fakes.pretend_cuda import Counts, PretendTensor, pretend_cuda
 from tests.fakes.runtime import FakeRuntime
@@ -219,6 +221,32 @@ def test_language_model_lives_on_the_gpu_as_on_the_cpu(tmp_path) -> None:
         assert runtime.reports[0].outcome is ExchangeOutcome.GRAFTED
         for key, tensor in named_tensors(expected.module).items():
             torch.testing.assert_close(host(named_tensors(trainer.module)[key]), tensor.detach(), rtol=1e-3, atol=1e-3)
+
+
+def test_run_is_evaluated_on_the_gpu_as_on_the_cpu(tmp_path) -> None:
+    config = small_config(
+        name="run", storage=str(tmp_path), device=DEVICE, schedule=ScheduleConfig(epochs=2, batch_size=32)
+    )
+    splits, storage = tiny_splits(config), Storage(str(tmp_path / "run"))
+    store = CheckpointStore(storage)
+    for network_id in (0, 1):
+        runtime = FakeRuntime()
+        task = ImageClassification(config, splits, factory=TinyNetwork)
+        for _ in Trainer(task, config, network_id=network_id).intervals(runtime):
+            pass
+        assert store.commit(runtime.checkpoints[-1])
+    spec = RunSpec(name="run", folder=storage.uri, config=config, factory=TinyNetwork)
+    ended = {0: "done", 1: "done"}
+    expected = evaluate_run(spec, splits, ended, {}, 1.0)
+    with pretend_cuda() as counts:
+        found = evaluate_run(spec, splits, ended, {}, 1.0, device=CUDA)
+    assert counts.launches > 100
+    assert [row["best"]["accuracy"] for row in found["networks"]] == [
+        row["best"]["accuracy"] for row in expected["networks"]
+    ]
+    for key in ("ensemble", "soup", "greedy_soup", "mean"):
+        assert found[key]["loss"] == pytest.approx(expected[key]["loss"], rel=1e-4), key
+    assert found["cosine"] == pytest.approx(expected["cosine"], rel=1e-6)
 
 
 def test_pretend_gpu_refuses_to_mix_devices(gpu: Counts) -> None:
