@@ -198,7 +198,7 @@ def _session(run: str, enrollment: Enrollment, config: RunConfig, participant: P
     backend = RayExchangeBackend(cast("ActorProxy[CoordinatorApi]", handle), network_id, incarnation)
     client = ExchangeClient(backend, config, participant.layout, logger=logger, prepare=participant.prepare)
     calls = RayGuestCalls(handle, network_id, incarnation)
-    return GuestSession(client, calls, fetch_seconds=config.timeouts.fetch_seconds)
+    return GuestSession(client, calls, fetch_seconds=client.fetch_seconds)
 
 
 def _check_config(run: str, terms: GuestTerms, config: OpenConfig | None) -> None:

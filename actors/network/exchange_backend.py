@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 import numpy as np
@@ -73,6 +74,15 @@ class ExchangeBackend(Protocol):
         """
         ...
 
+    def wait(self, references: list[References], *, seconds: float) -> None:
+        """Bring the bytes of several snapshots to this node at once.
+
+        Args:
+            references: A reference in a list, for each snapshot.
+            seconds: Longest wait.
+        """
+        ...
+
     def withdraw(self, origin: SnapshotInfo) -> None:
         """Report a snapshot whose owner is gone to the coordinator, without waiting.
 
@@ -124,6 +134,11 @@ class RayExchangeBackend:
     def get(self, references: References, *, seconds: float) -> np.ndarray | ExchangeOutcome:
         """Fetch a snapshot's bytes."""
         return fetch_buffer(references, seconds=seconds)
+
+    def wait(self, references: list[References], *, seconds: float) -> None:
+        """Bring the bytes of several snapshots to this node at once. A lost one is noticed when it is fetched."""
+        with contextlib.suppress(RayError):
+            ray.wait([reference for (reference,) in references], num_returns=len(references), timeout=seconds)
 
     def withdraw(self, origin: SnapshotInfo) -> None:
         """Report a snapshot whose owner is gone to the coordinator, without waiting."""

@@ -32,6 +32,9 @@ GRACE_SECONDS = 0.05
 MAX_REPORTS = 256
 """Reports kept while the coordinator is silent. The history holds older ones."""
 
+SLOWEST_LINK = 50e6
+"""Bytes a second at which snapshots must arrive at least."""
+
 RETRY_SECONDS = 0.2
 """Pause between calls to a coordinator that does not answer."""
 
@@ -59,6 +62,8 @@ class ExchangeClient:
         """
         self._prepare = prepare or (lambda snapshot: snapshot)
         self._backend, self._timeouts, self._layout, self._logger = backend, config.timeouts, layout, logger
+        self.fetch_seconds = max(config.timeouts.fetch_seconds, layout.nbytes / SLOWEST_LINK)
+        """Longest wait for a snapshot."""
         self._is_lockstep = config.mode == "lockstep"
         self._is_large = config.population.size > LARGE_POPULATION
         self._is_flushing = False
@@ -341,7 +346,7 @@ class ExchangeClient:
             self._changed.notify_all()
 
     def _fetch(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
-        fetch_seconds, barrier_seconds = self._timeouts.fetch_seconds, self._timeouts.barrier_seconds
+        fetch_seconds, barrier_seconds = self.fetch_seconds, self._timeouts.barrier_seconds
         seconds = barrier_seconds + fetch_seconds if self._is_lockstep else fetch_seconds
         selected = self._backend.ask(own, seconds=seconds)
         if selected is None:
@@ -350,13 +355,15 @@ class ExchangeClient:
         self.record_contact()
         if isinstance(selected, ExchangeOutcome):
             return selected
-        return self._fetch_all(selected, seconds=fetch_seconds)
+        return self._fetch_all(selected, seconds=max(fetch_seconds, len(selected) * self._layout.nbytes / SLOWEST_LINK))
 
     def _fetch_all(
         self, selected: Sequence[PublishedSnapshot[References]], *, seconds: float
     ) -> tuple[Snapshot, ...] | ExchangeOutcome:
-        """Fetch several snapshots within one deadline. If none arrives, return the reason of the first."""
+        """Fetch several snapshots at once, within one deadline. If none arrives, return the reason of the first."""
         deadline = time.monotonic() + seconds
+        if len(selected) > 1:
+            self._backend.wait([snapshot.payload for snapshot in selected], seconds=seconds)
         results = []
         for snapshot in selected:
             remaining = max(0.0, deadline - time.monotonic())

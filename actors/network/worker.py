@@ -272,7 +272,7 @@ class NetworkWorker:
             if point.parent is None:
                 self.trainer.fast_forward(point.interval)
                 return True
-            parent = self._exchange.fetch_one(point.parent, seconds=timeouts.fetch_seconds)
+            parent = self._exchange.fetch_one(point.parent, seconds=self._exchange.fetch_seconds)
             if not isinstance(parent, ExchangeOutcome):
                 self.trainer.clone_from(parent)
                 return True

@@ -102,6 +102,8 @@ class RunConfig:
         is_small = not self.metrics.per_network or size <= MAX_LABELED_NETWORKS
         text = f"be off for more than {MAX_LABELED_NETWORKS} networks, because each would have metrics of its own"
         require(is_small, "metrics.per_network", text, self.metrics.per_network)
+        is_async = self.mode == "async" or not self.checkpoint.every_seconds
+        require(is_async, "checkpoint.every_seconds", "be 0 with mode=lockstep", self.checkpoint.every_seconds)
         rates = self.optimizer.learning_rates
         if not isinstance(rates, str):
             fits = len(rates) == self.population.size

@@ -38,10 +38,15 @@ class CheckpointConfig:
     every: int = 1
     """Evaluations (schedule.eval_every) from one checkpoint to the next, at least 1. The last interval always ends
     with a checkpoint."""
+    every_seconds: float = 0.0
+    """Least seconds from one checkpoint to the next, at least 0, for intervals that are shorter than it is worth to
+    repeat them. Only with mode=async, because lockstep resumes from an interval that all networks have saved."""
 
     def __post_init__(self) -> None:
         require(self.keep >= 2, "checkpoint.keep", "be at least 2", self.keep)
         require(self.every >= 1, "checkpoint.every", "be at least 1", self.every)
+        is_valid = 0 <= self.every_seconds < math.inf
+        require(is_valid, "checkpoint.every_seconds", "be at least 0", self.every_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,8 @@ class TimeoutsConfig:
     lease_seconds: float = 30.0
     """A network that receives no answer from the coordinator for this long commits a checkpoint and ends."""
     fetch_seconds: float = 10.0
-    """Limit for fetching a snapshot. A snapshot that takes longer is refused as late."""
+    """Limit for fetching the snapshots of an exchange, or more for large ones: at least a second for every 50 MB. A
+    snapshot that takes longer is refused as late."""
     barrier_seconds: float = 600.0
     """lockstep only: a barrier that has waited this long is released with the outcome barrier_timeout."""
     start_seconds: float = 300.0
@@ -59,7 +65,8 @@ class TimeoutsConfig:
     (in lockstep: fewer than all) are placed within this time. Later, if no network trains, the networks that are still
     starting are marked failed after this time."""
     storage_seconds: float = 120.0
-    """Limit for each read or write in the run's folder. A call that takes longer fails."""
+    """Limit for each call to the run's folder. For a large file it holds for each part of 4 to 64 MB. A call that takes
+    longer fails."""
     progress_seconds: float = 7200.0
     """A network restarts from its newest checkpoint if it completes neither a step nor an interval for this long.
     Must exceed the longest evaluation."""

@@ -106,6 +106,7 @@ class Trainer:
         self._history = HistoryBuffer(network_id, incarnation)
         self._validation_names = [metric.name for metric in task.metrics if metric.in_training]
         self._best: dict[str, Tensor] | None = None
+        self._saved_at = 0.0
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.device.precision == "float16")
 
     @property
@@ -162,6 +163,7 @@ class Trainer:
             NotFiniteError: The network diverged. The message names network, interval and layer.
         """
         progress = self.progress
+        self._saved_at = runtime.now()
         while not self.is_finished:
             with self._random, divergence.annotate_divergence(self.network_id, interval=progress.interval + 1):
                 is_whole = self._train(runtime)
@@ -215,10 +217,19 @@ class Trainer:
             self._history.add_interval(report, time=runtime.now())
             progress.begin_interval()
             continues = runtime.should_continue()
-            is_due = self.schedule.is_saved(progress.interval, every=self.config.checkpoint.every)
-            runtime.commit(report, self.checkpoint() if is_due or not continues else None)
+            is_due = self._is_checkpoint_due(runtime.now()) or not continues
+            runtime.commit(report, self.checkpoint() if is_due else None)
+            if is_due:
+                self._saved_at = runtime.now()
             if not continues:
                 return
+
+    def _is_checkpoint_due(self, now: float) -> bool:
+        """Return whether an interval that has just ended has a checkpoint. The last one always has."""
+        settings, interval = self.config.checkpoint, self.progress.interval
+        if self.is_finished:
+            return True
+        return self.schedule.is_saved(interval, every=settings.every) and now - self._saved_at >= settings.every_seconds
 
     def dry_run_exchange(self) -> None:
         """Run one exchange with a copy of this network, to detect unsuitable models before training starts.

@@ -30,6 +30,8 @@ class FakeBackend:
         self.posts: list[tuple[list[IntervalReport], PublishedSnapshot[References] | None]] = []
         self.requests: list[SnapshotInfo] = []
         self.withdrawn: list[SnapshotInfo] = []
+        self.waited: list[tuple[int, float]] = []
+        """Numbers of snapshots that were waited for at once, with the longest wait."""
         self.gate = threading.Event()
         """A post waits until it is set."""
         self.gate.set()
@@ -60,6 +62,9 @@ class FakeBackend:
 
     def get(self, references: References, *, seconds: float) -> np.ndarray | ExchangeOutcome:
         return self._buffers.get(cast("int", references[0]), ExchangeOutcome.GONE)
+
+    def wait(self, references: list[References], *, seconds: float) -> None:
+        self.waited.append((len(references), seconds))
 
     def withdraw(self, origin: SnapshotInfo) -> None:
         self.withdrawn.append(origin)

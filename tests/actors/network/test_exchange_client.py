@@ -234,6 +234,13 @@ def test_fetch_of_several_keeps_those_that_came(clients, backend: FakeBackend, s
     backend.lose(backend.published()[0])
     scions = client.fetch_scions(snapshot.origin)
     assert isinstance(scions, tuple) and [scion.origin.interval for scion in scions] == [2]
+    assert [count for count, _ in backend.waited] == [2], "both are fetched at once"
+
+
+def test_longest_wait_for_a_snapshot_follows_its_size(clients, snapshot: Snapshot) -> None:
+    assert clients().fetch_seconds == TIMEOUTS.fetch_seconds
+    large = dataclasses.replace(snapshot.layout, nbytes=7_000_000_000)
+    assert clients(layout=large).fetch_seconds == pytest.approx(140.0)
 
 
 def test_fetch_in_lockstep_ignores_an_earlier_answer(clients, backend, snapshot: Snapshot) -> None:

@@ -41,6 +41,12 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (PopulationConfig, {"size": 0}, r"population\.size must be at least 1, got 0"),
         (PopulationConfig, {"size": 2, "min_size": 3}, r"population\.min_size"),
         (PopulationConfig, {"size": 4, "max_size": 3}, r"population\.max_size"),
+        (CheckpointConfig, {"every_seconds": -1.0}, r"checkpoint\.every_seconds must be at least 0"),
+        (
+            RunConfig,
+            {"mode": "lockstep", "checkpoint": CheckpointConfig(every_seconds=5.0)},
+            r"checkpoint\.every_seconds must be 0 with mode=lockstep",
+        ),
         (PopulationConfig, {"gpus": 1.5}, r"population\.gpus must lie in \[0, 1\]"),
         (ScheduleConfig, {"epochs": 0}, r"schedule\.epochs"),
         (OptimizerConfig, {"learning_rate": float("nan")}, r"optimizer\.learning_rate"),

@@ -162,6 +162,17 @@ def test_checkpoints_are_committed_when_due_and_at_the_end() -> None:
     assert runtime.checkpoints[0].best is not None
 
 
+def test_checkpoints_are_at_least_so_many_seconds_apart() -> None:
+    """An interval takes 3 seconds of the runtime's clock, which counts steps."""
+    config = small_config(
+        checkpoint=CheckpointConfig(every_seconds=5.0), schedule=ScheduleConfig(epochs=5, batch_size=32)
+    )
+    trainer, runtime = new_trainer(config), FakeRuntime()
+    live(trainer, runtime)
+    assert trainer.schedule.interval_steps == 3
+    assert [c.id.interval for c in runtime.checkpoints] == [2, 4, 5]
+
+
 @pytest.mark.parametrize("stores", [False, True])
 def test_best_weights_are_those_evaluated_before_the_graft(stores: bool) -> None:
     config = small_config()
