@@ -36,21 +36,49 @@ def net(num_classes):
 """
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def build(folder: Path, **environment: str) -> Path:
+    """Build a wheel in a folder."""
     source = folder / "source"  # a copy, because the build leaves files beside its source
     source.mkdir()
     for name in (".package", "population", "actors", "experiments"):
         shutil.copytree(
-            ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+            ROOT / name,
+            source / name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so"),
         )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(source)]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=120, env=os.environ | environment)
     (file,) = folder.glob("inarch-*.whl")
     return file
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("wheel"))
+
+
+def extensions(wheel: Path) -> list[str]:
+    return [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
+
+
+def test_wheel_without_a_compiler_grafts_with_torch(wheel: Path, tmp_path: Path) -> None:
+    if shutil.which("gcc") or shutil.which("cc"):
+        assert extensions(wheel)
+    folder, target = tmp_path / "build", tmp_path / "installed"
+    folder.mkdir()
+    plain = build(folder, CC="/nonexistent/cc")
+    assert not extensions(plain)
+    install = ["install", "--quiet", "--no-deps", "--target", str(target), str(plain)]
+    subprocess.run([sys.executable, "-m", "pip", *install], check=True, timeout=120)
+    program = "from inarch.population.grafting.compiled_loops import path_taken; print(path_taken())"
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    shown = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert shown.stdout.split()[-1] == "torch"
 
 
 def test_wheel_has_one_name_and_its_types(wheel: Path) -> None:
