@@ -4,6 +4,8 @@ Two threads do the waiting. The posting thread sends reports, snapshots and hear
 thread requests scions and brings their bytes to this node. The training thread waits 50 ms at most.
 
 Longer than 300 lines with its docstrings: both threads and the training thread share one lock and one state.
+
+Longer than 300 lines: its two threads and the calls of the training thread share one condition and its state.
 """
 
 from __future__ import annotations
