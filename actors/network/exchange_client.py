@@ -3,9 +3,7 @@
 Two threads do the waiting. The posting thread sends reports, snapshots and heartbeats to the coordinator. The fetching
 thread requests scions and brings their bytes to this node. The training thread waits 50 ms at most.
 
-Longer than 300 lines with its docstrings: both threads and the training thread share one lock and one state.
-
-Longer than 300 lines: its two threads and the calls of the training thread share one condition and its state.
+Longer than 300 lines: both threads and the training thread share one lock and one state.
 """
 
 from __future__ import annotations
