@@ -23,6 +23,17 @@ LARGE_POPULATION = 200
 HEARTBEATS_OF_LARGE = 2
 """Heartbeats in a lease in a large population. Reports wait for the next heartbeat or snapshot."""
 
+
+def heartbeat_seconds(config: RunConfig) -> float:
+    """Return the longest time between two calls of a member to the coordinator.
+
+    Args:
+        config: Configuration of the run.
+    """
+    is_large = config.population.size > LARGE_POPULATION
+    return config.timeouts.lease_seconds / (HEARTBEATS_OF_LARGE if is_large else HEARTBEATS)
+
+
 NAMESPACE = "inarch"
 """Ray namespace of all runs. The names of a run's actors begin with the name of the run."""
 

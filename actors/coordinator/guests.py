@@ -13,7 +13,14 @@ from typing import Any
 
 from inarch.actors.coordinator import run_metadata
 from inarch.actors.coordinator.run_context import RunContext
-from inarch.actors.messages import HEARTBEATS, Command, Enrollment, ExitReason, GuestApplication, GuestTerms
+from inarch.actors.messages import (
+    Command,
+    Enrollment,
+    ExitReason,
+    GuestApplication,
+    GuestTerms,
+    heartbeat_seconds,
+)
 from inarch.population.config import OpenConfig
 from inarch.population.errors import ConfigError, RunError, StorageError, StructureError
 from inarch.population.evaluation.metrics import Metric
@@ -217,7 +224,7 @@ class Guests:
         if not self._state.is_stopped:
             return True
         self._stopped_at = self._stopped_at or time.monotonic()
-        seconds = self._context.config.timeouts.lease_seconds / HEARTBEATS + MARGIN_SECONDS
+        seconds = heartbeat_seconds(self._context.config) + MARGIN_SECONDS
         is_late = time.monotonic() - self._stopped_at > seconds
         return is_late or self._notified.issuperset(self._members.active_guests())
 

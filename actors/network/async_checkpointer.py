@@ -67,7 +67,7 @@ class AsyncCheckpointer:
         """Wait for the previous checkpoint, then begin to write this one.
 
         Args:
-            checkpoint: Copies that the checkpointer may keep.
+            checkpoint: The checkpoint. It is released once it is written.
 
         Raises:
             StorageError: Storage has failed for longer than the deadline.

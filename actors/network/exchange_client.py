@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from inarch.actors.messages import HEARTBEATS, HEARTBEATS_OF_LARGE, LARGE_POPULATION, Command, References
+from inarch.actors.messages import LARGE_POPULATION, Command, References, heartbeat_seconds
 from inarch.actors.network.exchange_backend import ExchangeBackend, fetch_buffer
 from inarch.population.config import RunConfig
 from inarch.population.membership.outcome import ExchangeOutcome
@@ -66,6 +66,7 @@ class ExchangeClient:
         """Longest wait for a snapshot."""
         self._is_lockstep = config.mode == "lockstep"
         self._is_large = config.population.size > LARGE_POPULATION
+        self._heartbeat_seconds = heartbeat_seconds(config)
         self._is_flushing = False
         self._changed = threading.Condition()
         self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=MAX_REPORTS)
@@ -278,7 +279,7 @@ class ExchangeClient:
 
         In a large population, reports alone do not cause a call.
         """
-        pause = self._timeouts.lease_seconds / (HEARTBEATS_OF_LARGE if self._is_large else HEARTBEATS)
+        pause = self._heartbeat_seconds
         with self._changed:
             self._changed.wait_for(
                 lambda: (

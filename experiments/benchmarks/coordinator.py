@@ -16,18 +16,18 @@ import ray
 
 from inarch.actors import PopulationRun
 from inarch.actors.messages import (
-    HEARTBEATS,
-    HEARTBEATS_OF_LARGE,
     LARGE_POPULATION,
     NAMESPACE,
     Enrollment,
     GuestApplication,
     coordinator_name,
+    heartbeat_seconds,
 )
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row
-from inarch.population.config import OpenConfig, TimeoutsConfig, TopologyConfig
+from inarch.population.config import OpenConfig, PopulationConfig, RunConfig, TopologyConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
+from inarch.population.membership.topology import Places, donors
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot_info import SnapshotInfo
 
@@ -40,6 +40,9 @@ INTERVAL_SECONDS = 30.0
 SIZES = (100, 1000)
 UNITS = 50
 """Graft units of a member, for each of which its snapshot has a number."""
+
+DONORS = 1000
+"""Donors that are looked for in each measurement."""
 
 CALL_SECONDS = 120.0
 MOST_PENDING = 200
@@ -81,6 +84,7 @@ def coordinator(*, repeats: int, sizes: tuple[int, ...] = SIZES, seconds: float 
     rows.append(Row(what="reference: CPU time of a call that does nothing", unit="ms", values=tuple(empty)))
     setting = {"interval_seconds": INTERVAL_SECONDS, "window_seconds": seconds, "units": UNITS, "sizes": list(sizes)}
     note = "members are guests, whose rows the coordinator writes too; networks write their own and cost it less"
+    rows += [_donor_row(size, repeats) for size in (max(sizes), 10 * max(sizes))]
     return Measurement(name="coordinator", repeats=repeats, rows=tuple(rows), setting=setting, notes=(note,))
 
 
@@ -102,6 +106,18 @@ def _rows(size: int, loads: list[_Load], *, is_judged: bool) -> list[Row]:
         values=tuple(size / load.core_share for load in loads),
     )
     return [share, call, most]
+
+
+def _donor_row(size: int, repeats: int) -> Row:
+    """Return the time in which the first donor is found, on a ring."""
+    config, places = TopologyConfig(name="ring"), Places(range(size))
+    values = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        for number in range(DONORS):
+            next(donors(config, places, number % size, round=number))
+        values.append(1e6 * (time.perf_counter() - began) / DONORS)
+    return Row(what=f"first donor among {size:,} networks on a ring", unit="us", values=tuple(values))
 
 
 class _Empty:
@@ -137,7 +153,6 @@ class _Members:
         self._coordinator: Any = ray.get_actor(coordinator_name(run.name), namespace=NAMESPACE)
         status: Any = ray.get(self._coordinator.status.remote(), timeout=CALL_SECONDS)
         self._process = status.coordinator_process
-        self._lease_seconds = TimeoutsConfig().lease_seconds
         self._payload = [ray.put(np.zeros(64, dtype=np.uint8))]
         self._enrolled: list[Enrollment] = []
         self._intervals: dict[int, int] = {}
@@ -167,7 +182,7 @@ class _Members:
         size, calls, began = len(self._enrolled), 0, time.monotonic()
         cpu = _cpu_seconds(self._process)
         is_large = size > LARGE_POPULATION
-        posts = INTERVAL_SECONDS / self._lease_seconds * (HEARTBEATS_OF_LARGE if is_large else HEARTBEATS)
+        posts = INTERVAL_SECONDS / heartbeat_seconds(RunConfig(population=PopulationConfig(size=size)))
         # In a large population, a snapshot takes the place of a heartbeat, and another carries the report.
         beats = posts - 1 if is_large else posts
         per_second = {"interval": size / INTERVAL_SECONDS, "heartbeat": size * beats / INTERVAL_SECONDS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -77,9 +78,9 @@ class MemoryBatches:
     def __init__(
         self, images: ImageSet, *, mean: np.ndarray, deviation: np.ndarray, device: torch.device | str = "cpu"
     ) -> None:
-        """Copy the statistics to the device, and images of at most `RESIDENT_BYTES` to a GPU.
+        """Copy the statistics to the device. The images stay in host memory, shared and uncopied.
 
-        Otherwise the images stay in host memory, shared and uncopied.
+        Images of at most `RESIDENT_BYTES` are copied to a GPU with the first batch.
 
         Args:
             images: The images. Only read.
@@ -91,9 +92,6 @@ class MemoryBatches:
         self._device = torch.device(device)
         self._mean = torch.tensor(mean, device=self._device)
         self._deviation = torch.tensor(deviation, device=self._device)
-        self._resident: tuple[Tensor, Tensor] | None = None
-        if self._device.type == "cuda" and images.images.nbytes <= RESIDENT_BYTES:
-            self._resident = _uploaded(images.images, self._device), _uploaded(images.labels, self._device)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -124,6 +122,13 @@ class MemoryBatches:
                 if padding or spec.mirror:
                     pixels = crop_flip_on_device(pixels, numbers[1:], padding=padding)
             yield normalize(pixels, self._mean, self._deviation), labels
+
+    @functools.cached_property
+    def _resident(self) -> Batch | None:
+        """Images and labels on the GPU. None if they are too many, or on a CPU."""
+        if self._device.type == "cpu" or self._set.images.nbytes > RESIDENT_BYTES:
+            return None
+        return _uploaded(self._set.images, self._device), _uploaded(self._set.labels, self._device)
 
     def _chosen(self, places: np.ndarray, uploaded_places: Tensor) -> Batch:
         """Return images and labels on the GPU, not augmented."""

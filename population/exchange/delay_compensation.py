@@ -59,7 +59,7 @@ class StateHistory:
             state: Tensors that a snapshot holds. They are copied after the exchange.
             before: A copy of them as they are now, if there is one on the same device. None: they are copied.
         """
-        self._own()
+        self._copy_lent()
         remaining = self._remaining()
         if before is None and remaining:
             self._before = _copies(state, into=self._before)
@@ -85,7 +85,7 @@ class StateHistory:
         Yields:
             The past states that the rule changes.
         """
-        self._own()
+        self._copy_lent()
         is_full = len(self._past) >= self._intervals
         noted = self._past[0].state if is_full else _empty(state)
         yield Followers(moved=[past.state for past in self._remaining()], noted=noted)
@@ -111,7 +111,7 @@ class StateHistory:
         """Return the newest state. None if there is none yet."""
         return self._past[-1] if self._past else None
 
-    def _own(self) -> None:
+    def _copy_lent(self) -> None:
         """Replace past states that are lent by copies."""
         if self._leases:
             copies = [dataclasses.replace(past, state=_copies(past.state, into={})) for past in self._past]
@@ -161,7 +161,7 @@ class StateHistory:
             own: Progress of the network.
             state: Tensors that a snapshot holds. They are copied.
         """
-        self._own()
+        self._copy_lent()
         oldest = self._past.popleft().state if len(self._past) >= self._intervals else {}
         self._past.append(PastState(interval=own.interval, step=own.step, state=_copies(state, into=oldest)))
 

@@ -165,13 +165,13 @@ class Exchanger:
             random=self._random_numbers(self._network_id, own.interval),
             common_random=self._random_numbers(None, own.interval),
         )
-        with torch.no_grad(), self._around(own, state, before, len(scions)) as followers:
+        with torch.no_grad(), self._keep_history(own, state, before, len(scions)) as followers:
             rootstock.followers = followers
             contributions = self._rule.apply(rootstock, scions)
         outcome = ExchangeOutcome.GRAFTED if contributions else ExchangeOutcome.UNCHANGED
         return ExchangeResult(outcome=outcome, contributions=contributions, rootstock=rootstock)
 
-    def _around(
+    def _keep_history(
         self, own: SnapshotInfo, state: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, num_scions: int
     ) -> contextlib.AbstractContextManager[Followers | None]:
         """Return the context that keeps the past states. It yields those that the rule itself has to change."""

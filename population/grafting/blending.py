@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from inarch.population.grafting import compiled_loops
-from inarch.population.state.memory_order import MANY, copy_all, has_same_order, in_memory_order
+from inarch.population.state.memory_order import FOREACH, copy_all, has_same_order, in_memory_order, is_dense
 
 BLOCK_VALUES = 262_144
 """Weights blended at a time on the CPU, so that the products stay in cache."""
@@ -51,7 +51,8 @@ class Followers:
 class Blend(NamedTuple):
     """One tensor of the rootstock, and what is blended into it: own * alpha + scion * (1 - alpha).
 
-    With a past, the scion is compensated first: it becomes scion + own - past.
+    With a past, the scion is compensated first: it becomes scion + own - past. The blend is then
+    own + (scion - past) * (1 - alpha).
     """
 
     own: Tensor
@@ -108,20 +109,6 @@ def blend_(own: Tensor, scion: Tensor, alpha: float) -> None:
     blend_all([Blend(own=own, scion=scion.to(own.device), alpha=alpha)])
 
 
-def blend_compensated_(own: Tensor, scion: Tensor, past: Tensor, alpha: float) -> None:
-    """Blend with a compensated scion, in place: own = own * alpha + (scion + own - past) * (1 - alpha).
-
-    This equals own + (scion - past) * (1 - alpha).
-
-    Args:
-        own: Changed.
-        scion: Tensor of the same shape, on any device. It is only read.
-        past: The own values when the scion was published.
-        alpha: Share of the own values.
-    """
-    blend_all([Blend(own=own, scion=scion.to(own.device), alpha=alpha, past=past)])
-
-
 def move_all(tensors: Sequence[Tensor], after: Sequence[Tensor], before: Sequence[Tensor]) -> None:
     """Add to each tensor what another one changed: tensor + (after - before), in place.
 
@@ -150,9 +137,9 @@ def blend_weighted(
     """
     own_weights = [1.0 - sum(column) for column in zip(*weights, strict=True)]
     if own and own[0].device.type != "cpu":
-        MANY._foreach_mul_(list(own), own_weights)
+        FOREACH._foreach_mul_(list(own), own_weights)
         for tensors, column in zip(scions, weights, strict=True):
-            MANY._foreach_add_(list(own), MANY._foreach_mul(list(tensors), list(column)))
+            FOREACH._foreach_add_(list(own), FOREACH._foreach_mul(list(tensors), list(column)))
         return
     for index, tensor in enumerate(own):
         tensor.mul_(own_weights[index])
@@ -170,17 +157,17 @@ def _blend_on_device(blends: Sequence[Blend]) -> None:
     shares = [1.0 - alpha for alpha in alphas]
     pasts = [item.past for item in blends if item.past is not None]
     if pasts:
-        change = MANY._foreach_sub(scions, pasts)
-        MANY._foreach_mul_(change, shares)
-        MANY._foreach_add_(own, change)
+        change = FOREACH._foreach_sub(scions, pasts)
+        FOREACH._foreach_mul_(change, shares)
+        FOREACH._foreach_add_(own, change)
     else:
-        blended = MANY._foreach_mul(own, alphas)
-        MANY._foreach_add_(blended, MANY._foreach_mul(scions, shares))
-        change = MANY._foreach_sub(blended, own)
+        blended = FOREACH._foreach_mul(own, alphas)
+        FOREACH._foreach_add_(blended, FOREACH._foreach_mul(scions, shares))
+        change = FOREACH._foreach_sub(blended, own)
         copy_all(own, blended)
     for number in range(max(len(item.moved) for item in blends)):
         chosen = [index for index, item in enumerate(blends) if len(item.moved) > number]
-        MANY._foreach_add_([blends[index].moved[number] for index in chosen], [change[index] for index in chosen])
+        FOREACH._foreach_add_([blends[index].moved[number] for index in chosen], [change[index] for index in chosen])
     noted = [(item.noted, item.own) for item in blends if item.noted is not None]
     copy_all([target for target, _ in noted], [source for _, source in noted])
 
@@ -225,7 +212,7 @@ def _have_one_order(own: Tensor, others: Sequence[Tensor]) -> bool:
             return own.dtype is torch.float32 and all(
                 tensor.dtype is torch.float32 and has_same_order(own, tensor) for tensor in others
             )
-    return own.dtype is torch.float32 and has_same_order(own, own)
+    return own.dtype is torch.float32 and is_dense(own)
 
 
 def _blend_block(item: Blend, before: Tensor, change: Tensor) -> None:

@@ -36,13 +36,19 @@ def _load() -> Any:
 
 
 def _equals_torch(extension: Any) -> bool:
-    """Return whether a blend by the extension has the same bits as one by torch."""
+    """Return whether blends by the extension, with and without a past, have the same bits as those by torch."""
     values = torch.linspace(-1.0, 1.0, 1003).square().sin()
-    own, scion, past = values.clone(), values.flip(0) * 1.1, values * 0.9
-    expected = own + 0.0
-    expected.add_(scion - past, alpha=1.0 - 0.3)
-    extension.blend(own.data_ptr(), scion.data_ptr(), past.data_ptr(), (), 0, 0.3, 1.0 - 0.3, own.numel())
-    return torch.equal(own, expected)
+    scion, past = values.flip(0) * 1.1, values * 0.9
+    results = [values.add(scion - past, alpha=1.0 - 0.3), values * 0.3 + scion * (1.0 - 0.3)]
+    for address, expected in zip((past.data_ptr(), 0), results, strict=True):
+        own, moved = values.clone(), past.clone()
+        noted = torch.empty_like(own)
+        followers = ((moved.data_ptr(),), noted.data_ptr())
+        extension.blend(own.data_ptr(), scion.data_ptr(), address, *followers, 0.3, 1.0 - 0.3, own.numel())
+        is_equal = torch.equal(own, expected) and torch.equal(noted, own)
+        if not (is_equal and torch.equal(moved, past + (expected - values))):
+            return False
+    return True
 
 
 def _blend(

@@ -42,10 +42,7 @@ def layer_information(weight: Tensor, criterion: str, bins: int = 10, *, name: s
     """
     if criterion == "constant":
         return 0.0
-    information = float(CRITERIA.resolve(criterion)(weight, bins=bins, name=name))
-    if not math.isfinite(information):
-        raise NotFiniteError(f"{name} has a weight that is NaN or infinite")
-    return information
+    return _finite_values([CRITERIA.resolve(criterion)(weight, bins=bins, name=name)], [name])[0]
 
 
 def measure(

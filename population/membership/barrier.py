@@ -79,7 +79,7 @@ class Barrier:
             if not missing or is_timed_out:
                 self._late |= missing
                 self._released[interval] = BarrierResult(
-                    is_timed_out=bool(missing), members=Places(members.topology), donors=Places(members.sources)
+                    is_timed_out=bool(missing), members=Places(members.topology), donors=Places(members.donors)
                 )
         return self._released.get(interval)
 

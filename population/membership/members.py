@@ -81,7 +81,7 @@ class Members:
         self._ids, self._active = Places(), Places()
         self.topology = Places()
         """Members in the topology. Starting and lost members are among them, so that others keep their place."""
-        self.sources = Places()
+        self.donors = Places()
         """Members whose snapshots may be fetched."""
 
     def _put(self, member: MemberRecord) -> MemberRecord:
@@ -89,7 +89,7 @@ class Members:
         self._members[member.id] = member
         self._ids.put(member.id, is_in=True)
         self.topology.put(member.id, is_in=member.state not in OUTSIDE)
-        self.sources.put(member.id, is_in=member.state in DONORS)
+        self.donors.put(member.id, is_in=member.state in DONORS)
         self._active.put(member.id, is_in=member.state in ACTIVE and not member.is_guest)
         return member
 

@@ -124,7 +124,7 @@ class PopulationState(Generic[T]):
         Returns:
             Snapshots, or the reason why there are none. None while the barrier of the interval is closed.
         """
-        members, donors, version = self.members.topology, self.members.sources, None
+        members, donors, version = self.members.topology, self.members.donors, None
         if self._is_lockstep:
             result = self._barrier.result(own.interval)
             if result is None:
@@ -183,7 +183,7 @@ class PopulationState(Generic[T]):
 
     def parent(self, network_id: int) -> PublishedSnapshot[T] | None:
         """Return the snapshot that a network may be cloned from, that of the most advanced donor, or None."""
-        return self.index.select_parent(network_id, members=self.members.topology, donors=self.members.sources)
+        return self.index.select_parent(network_id, members=self.members.topology, donors=self.members.donors)
 
     def is_joining(self, network_id: int) -> bool:
         """Return whether a network waits for a release to join."""
@@ -191,7 +191,7 @@ class PopulationState(Generic[T]):
 
     def join_point(self, network_id: int) -> JoinPoint[T]:
         """Return where a joining network begins: with the most advanced member, as a clone of it if so configured."""
-        donors, parent = self.members.sources, self.parent(network_id)
+        donors, parent = self.members.donors, self.parent(network_id)
         if parent is None:
             return JoinPoint(interval=max((self.interval(donor) for donor in donors if donor != network_id), default=0))
         is_cloned = self._config.population.init_new_networks == "clone"

@@ -21,7 +21,7 @@ READ_BYTES = 1 << 26
 """Bytes that are read at a time."""
 
 
-class _Watch:
+class _PartCounter:
     """Counts the parts of a file that were written or read."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Storage:
         Raises:
             StorageError: The file cannot be written, or a part not within the deadline.
         """
-        watch = _Watch()
+        counter = _PartCounter()
 
         def call() -> None:
             path = self.path(relative)
@@ -126,9 +126,9 @@ class Storage:
             with self._filesystem.open_output_stream(path) as sink:
                 for part in parts:
                     sink.write(part)
-                    watch.advance()
+                    counter.advance()
 
-        self._within_deadline(call, f"write {relative}", watch)
+        self._within_deadline(call, f"write {relative}", counter)
 
     def replace(self, relative: str, content: bytes) -> None:
         """Replace a file by a new version. On a local disk, a crash leaves either the old or the new version.
@@ -159,7 +159,7 @@ class Storage:
             MissingError: The file does not exist.
             StorageError: The file cannot be read, or a part of it not within the deadline.
         """
-        watch = _Watch()
+        counter = _PartCounter()
 
         def call() -> bytes:
             with self._filesystem.open_input_file(self.path(relative)) as source:
@@ -168,10 +168,10 @@ class Storage:
                 parts = []
                 while part := source.read(READ_BYTES):
                     parts.append(part)
-                    watch.advance()
+                    counter.advance()
                 return b"".join(parts)
 
-        return self._within_deadline(call, f"read {relative}", watch)
+        return self._within_deadline(call, f"read {relative}", counter)
 
     def exists(self, relative: str) -> bool:
         """Return whether a file or folder exists.
@@ -253,19 +253,19 @@ class Storage:
             raise StorageError(f"storage {self.uri!r} is unusable: a test file differed when it was read back")
         self.delete(".writable")
 
-    def _within_deadline(self, call: Callable[[], T], what: str, watch: _Watch | None = None) -> T:
+    def _within_deadline(self, call: Callable[[], T], what: str, counter: _PartCounter | None = None) -> T:
         """Return the result of a call, or raise StorageError. `what` names the call in the message.
 
-        With a watch, the deadline begins anew with each part.
+        With a counter, the deadline begins anew with each part.
         """
         future = self._calls.submit(call)
         try:
             while True:
-                before = watch.parts if watch else 0
+                before = counter.parts if counter else 0
                 concurrent.futures.wait((future,), timeout=self._deadline)
                 if future.done():
                     return future.result()
-                if watch is None or watch.parts == before:
+                if counter is None or counter.parts == before:
                     raise StorageError(f"storage {self.uri!r} did not {what} within {self._deadline:g} s")
         except (OSError, pa.ArrowException) as error:
             kind = MissingError if isinstance(error, FileNotFoundError) else StorageError

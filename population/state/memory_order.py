@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MANY: Any = torch
-"""Holder of torch's operations on lists of tensors, `_foreach_...`. torch.optim is built on them, but torch declares no
-types for them."""
+FOREACH: Any = torch
+"""torch itself, for its operations on lists of tensors, `_foreach_...`. torch.optim is built on them, but torch gives
+them no types."""
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -21,6 +21,15 @@ def is_channels_last(tensor: Tensor) -> bool:
     if tensor.layout != torch.strided or tensor.dim() != 4 or tensor.is_contiguous():
         return False
     return tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether a tensor's values lie in memory without gaps, in default or in channels_last order.
+
+    Args:
+        tensor: A tensor.
+    """
+    return has_same_order(tensor, tensor)
 
 
 def has_same_order(first: Tensor, second: Tensor) -> bool:
@@ -67,4 +76,4 @@ def copy_all(into: list[Tensor], sources: list[Tensor]) -> None:
             targets.append(target)
             found.append(source)
     for targets, found in groups.values():
-        MANY._foreach_copy_(targets, found, non_blocking=True)
+        FOREACH._foreach_copy_(targets, found, non_blocking=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inarch.population.errors import NotFiniteError, StructureError
-from inarch.population.state.memory_order import MANY
+from inarch.population.state.memory_order import FOREACH
 
 BATCH_NORM_STATISTICS = ("running_mean", "running_var")
 """Ends of the keys of batch norm's running statistics."""
@@ -98,7 +98,7 @@ def _are_finite_on_device(tensors: Sequence[Tensor]) -> bool:
     """Return whether tensors on a GPU are finite, with one wait for all of them. False on the CPU: it is not known."""
     if not tensors or tensors[0].device.type == "cpu":
         return False
-    norms = MANY._foreach_norm(list(tensors), math.inf)
+    norms = FOREACH._foreach_norm(list(tensors), math.inf)
     return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
 
 

@@ -58,7 +58,7 @@ class TrainerRuntime(Protocol):
 
         Args:
             report: Report of the interval.
-            checkpoint: Copies that the runtime may keep. None if no checkpoint is due.
+            checkpoint: A checkpoint that the runtime may keep, and releases once it is written. None: none is due.
         """
         ...
 

@@ -10,7 +10,7 @@ checkpointing. The network actor, the simulator and the tests each implement it.
    that the weights are finite.
 5. The trainer yields a report and the snapshot, and the runtime publishes them.
 6. The runtime returns the scions (`fetch_scions`).
-7. After an evaluation, the trainer copies the weights if they are the best so far, and records its filters' statistics.
+7. After an evaluation, the trainer keeps the weights if they are the best so far, and records its filters' statistics.
 8. The trainer applies the exchange rule, which may graft the scions.
 9. The runtime commits the report, with a checkpoint if one is due or if the training ends.
 
@@ -438,6 +438,7 @@ class Trainer:
         evaluated = named_tensors(self.average.begun or self.module)
         stored = runtime.stored(snapshot) if snapshot is not None and self.average.begun is None else None
         state = stored.state() if stored is not None else {}
+        # On a GPU these copies arrive before those of the next checkpoint, for which its writer waits.
         copies = HostCopies(self._device).add({name: item for name, item in evaluated.items() if name not in state})
         self._best = {name: state[name] if name in state else copies[name] for name in evaluated}
 
@@ -455,7 +456,10 @@ class Trainer:
         return self._participant.publishes
 
     def checkpoint(self, *, within: bool = False) -> Checkpoint:
-        """Return a checkpoint with copies of everything to save. The history rows and the best weights move into it."""
+        """Return a checkpoint. The history rows and the best weights move into it.
+
+        On the CPU, past states are lent and everything else is copied. The newest past state is the network itself.
+        """
         best, self._best = self._best, None
         progress, history = self.progress, self._participant.history
         identity = CheckpointId(

@@ -13,7 +13,7 @@ from inarch.population.config import WeightAveragingConfig
 from inarch.population.errors import ConfigError
 from inarch.population.extension.user_code import shortened
 from inarch.population.persistence.checkpoint import average_of
-from inarch.population.state.memory_order import MANY, copy_all
+from inarch.population.state.memory_order import FOREACH, copy_all
 from inarch.population.state.state_dict import constant_buffers, is_structural, load_tensors, named_tensors
 
 
@@ -49,11 +49,7 @@ class WeightAverage:
                 )
             try:
                 self._mean = copy.deepcopy(module)
-            except (
-                RuntimeError,
-                TypeError,
-                NotImplementedError,
-            ) as error:  # what copy.deepcopy raises
+            except Exception as error:  # of any code of the network's own, which copy.deepcopy calls
                 raise ConfigError(
                     f"weight_averaging.kind {config.kind} needs a copy of the network, and copy.deepcopy failed; "
                     "instead of torch.nn.utils.weight_norm use torch.nn.utils.parametrizations.weight_norm: "
@@ -95,7 +91,7 @@ class WeightAverage:
         ]
         if averaged:
             share = 1.0 - self._config.decay if self._config.kind == "ema" else 1.0 / (self._count + 1)
-            MANY._foreach_lerp_([mean[name] for name in averaged], [own[name] for name in averaged], share)
+            FOREACH._foreach_lerp_([mean[name] for name in averaged], [own[name] for name in averaged], share)
         copied = own.keys() - set(averaged)
         names = [name for name in own if name in copied]
         copy_all([mean[name] for name in names], [own[name] for name in names])

@@ -316,6 +316,7 @@ def test_interval_of_a_resnet50_keeps_its_budget(gpu: Counts) -> None:
         origin = dataclasses.replace(donor.origin, interval=max(0, own.interval - 1), **progress)
         return dataclasses.replace(fetched, origin=origin)
 
+    task.validate(trainer.module)  # the first batch copies the validation images to the GPU
     runtime = BudgetRuntime(gpu, scion)
     for _ in trainer.intervals(runtime):
         if trainer.interval == 2:
@@ -326,14 +327,17 @@ def test_interval_of_a_resnet50_keeps_its_budget(gpu: Counts) -> None:
     assert [count for number, count in enumerate(runtime.in_steps) if number % steps_per_interval] == [0] * (
         len(runtime.in_steps) - len(runtime.in_steps[::steps_per_interval])
     )
+    print(f"end of an interval, with the evaluation's result: {runtime.in_ends[-1].syncs} waits")
     assert all(counts.syncs <= 5 for counts in runtime.in_ends), [counts.places for counts in runtime.in_ends]
     before = copy.deepcopy(gpu)
     snapshot = trainer.snapshot()
     taken = gpu.taken(before)
+    print(f"information: {taken.launches} launches, with staging {taken.syncs} waits")
     assert taken.launches <= 60 and taken.syncs <= 3, taken
     before, own = copy.deepcopy(gpu), trainer.origin()
     assert trainer.exchange((scion(own),), own, snapshot, now=0.0) is ExchangeOutcome.GRAFTED
     taken = gpu.taken(before)
+    print(f"blend: {taken.launches} launches, {taken.syncs} waits")
     assert taken.launches <= 8 and taken.syncs == 0, taken
     before = copy.deepcopy(gpu)
     checkpoint = trainer.checkpoint()

@@ -154,7 +154,7 @@ def test_guests_do_not_count_as_networks_of_the_run(tmp_path: Path) -> None:
         assert run.population.members.active() == (network.id,)
         assert run.population.members.num_to_add(2, max_size=None) == 1
         assert run.population.members.select_for_removal(2) == (network.id,)
-        assert run.population.members.sources.ids == [1]
+        assert run.population.members.donors.ids == [1]
 
     play(scenario)
 

@@ -25,7 +25,7 @@ from inarch.population import (
 from inarch.population.errors import ConfigError
 from inarch.population.exchange import GraftRule
 from inarch.population.exchange.delay_compensation import StateHistory, compensate_delay
-from inarch.population.grafting.blending import blend_compensated_
+from inarch.population.grafting.blending import Blend, blend_all
 from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.fakes.runtime import FakeRuntime, live
@@ -109,10 +109,10 @@ def test_graft_of_a_stale_scion_adds_the_training_since() -> None:
 def test_blend_compensated_in_blocks_equals_the_plain_formula() -> None:
     own, scion, past = (torch.randn(600, 1000, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
     blended = own.clone()
-    blend_compensated_(blended, scion, past, 0.7)
+    blend_all([Blend(own=blended, scion=scion, alpha=0.7, past=past)])
     torch.testing.assert_close(blended, 0.7 * own + 0.3 * (scion + own - past), rtol=1e-5, atol=1e-5)
     transposed = own.t().clone().t()
-    blend_compensated_(transposed, scion, past, 0.7)
+    blend_all([Blend(own=transposed, scion=scion, alpha=0.7, past=past)])
     torch.testing.assert_close(transposed, blended)
 
 

@@ -222,7 +222,7 @@ def test_members_scaling_counts_only_members_that_stay() -> None:
     assert members.select_for_removal(1) == (2,)
     members.set_state(2, MemberState.LEAVING)
     assert members.counted() == (0, 1)
-    assert members.sources.ids == [0, 1, 2]
+    assert members.donors.ids == [0, 1, 2]
     with pytest.raises(ConfigError, match="at least 1"):
         members.num_to_add(0, max_size=None)
     with pytest.raises(ConfigError, match="max_size is 4"):
