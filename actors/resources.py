@@ -1,15 +1,21 @@
-"""Connect to a Ray cluster, and decide what it reserves for each network."""
+"""Connect to a Ray cluster, and decide what it reserves for each network and for the evaluation."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from inarch.actors.messages import NAMESPACE
 from inarch.actors.termination import own_sigterm
@@ -204,3 +210,26 @@ def check_capacity(config: RunConfig, placement: NetworkResources | None, *, siz
         population = dataclasses.replace(population, cpus=placement.cpus, gpus=placement.gpus)
     optimizer = dataclasses.replace(config.optimizer, learning_rates="same")
     plan_resources(dataclasses.replace(config, population=population, optimizer=optimizer))
+
+
+@contextlib.asynccontextmanager
+async def reserved_gpu(gpus: float, *, seconds: float) -> AsyncIterator[dict[str, Any]]:
+    """Reserve a share of a GPU for a task, as long as the context lasts.
+
+    Args:
+        gpus: Share of one GPU. 0: nothing is reserved.
+        seconds: Longest wait for it.
+
+    Yields:
+        Options for the task. Empty if there is no such share in time, or if none is wanted.
+    """
+    if not gpus:
+        yield {}
+        return
+    group = placement_group([{"GPU": gpus}])
+    try:
+        ready = await asyncio.to_thread(group.wait, seconds)
+        place = PlacementGroupSchedulingStrategy(placement_group=group)
+        yield {"num_gpus": gpus, "scheduling_strategy": place} if ready else {}
+    finally:
+        remove_placement_group(group)

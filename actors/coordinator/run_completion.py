@@ -14,13 +14,14 @@ from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.network_group import await_result, format_error
 from inarch.actors.coordinator.remote_tasks import evaluate_run_task
 from inarch.actors.coordinator.run_context import RunContext
+from inarch.actors.resources import reserved_gpu
 from inarch.population.errors import InarchError, StorageError
 from inarch.population.membership.members import MemberState
 from inarch.population.persistence.claim import withdraw
 from inarch.population.report.page import write_report
 
-GPU_SECONDS = 30
-"""Longest wait for the GPUs of networks that have ended."""
+GPU_SECONDS = 30.0
+"""Longest wait for the GPU of a network that has ended. Another run may have taken it."""
 
 REPORT_SECONDS = 60.0
 """Longest wait for the report of a run that was stopped."""
@@ -94,31 +95,18 @@ class RunCompletion:
         """Evaluate the networks as a task of Ray. Returns False if that failed, and the run with it."""
         context, state = self._context, self._context.state
         ended = {member.id: member.state.value for member in context.population.members if not member.is_guest}
+        gpus = state.resources.gpus if state.resources else 0.0
         remote: Any = evaluate_run_task  # ray.remote's types lack `options`
-        task = remote.options(num_gpus=await self._free_gpus()).remote(
-            context.spec, state.data, ended, state.reasons, seconds
-        )
         try:
-            self.result = await await_result(task)
+            async with reserved_gpu(gpus, seconds=GPU_SECONDS) as options:
+                if gpus and not options:
+                    context.monitor.log.logger.warning("no GPU became free: the networks are evaluated on a CPU")
+                task = remote.options(**options).remote(context.spec, state.data, ended, state.reasons, seconds)
+                self.result = await await_result(task)
         except (InarchError, RayError) as error:
             state.fail(format_error(error))
             return False
         return True
-
-    async def _free_gpus(self) -> float:
-        """Return the share of a GPU for the evaluation: that of a network, if it becomes free, and else 0.
-
-        The networks have just ended. Another run may have taken their GPUs, and the evaluation does not wait for it.
-        """
-        wanted = self._context.state.resources.gpus if self._context.state.resources else 0.0
-        if not wanted:
-            return 0.0
-        for _ in range(GPU_SECONDS):
-            if ray.available_resources().get("GPU", 0.0) >= wanted:
-                return wanted
-            await asyncio.sleep(1.0)
-        self._context.monitor.log.logger.warning("no GPU became free: the networks are evaluated on a CPU")
-        return 0.0
 
     async def _write_report(self, state: str) -> None:
         """Write the report of a run without an evaluation. The run ends without it if that fails."""

@@ -26,12 +26,13 @@ from inarch.actors.messages import (
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer, StorageMetrics
 from inarch.actors.network.exchange_backend import RayExchangeBackend
 from inarch.actors.network.exchange_client import ExchangeClient
+from inarch.actors.network.gpu import network_device
 from inarch.actors.network.log_file import LogFile
 from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 from inarch.actors.network.watchdog import Watchdog, exit_soon
 from inarch.actors.registrations import register_all
 from inarch.actors.retry import RETRY_SECONDS, retry
-from inarch.population.errors import CheckpointError, ConfigError, RunError
+from inarch.population.errors import CheckpointError, RunError
 from inarch.population.extension.user_code import place_of
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
@@ -44,12 +45,6 @@ from inarch.population.training.trainer import Trainer
 
 STORAGE_DEADLINES = 8
 """Storage deadlines that pass before a network gives up on its storage."""
-
-CONTEXT_BYTES = 2**30
-"""Bytes of a GPU that each process takes beside its tensors: its CUDA context, and the libraries' own memory."""
-
-MEMORY_SECONDS = 20.0
-"""Longest wait for the memory of a process that died."""
 
 ENDING = (Command.STOP, Command.FENCED)
 
@@ -67,7 +62,7 @@ class NetworkWorker:
         self._spec = spec
         register_all(spec.run.registrations)
         config, network_id = spec.run.config, spec.network_id
-        device = _device(spec)
+        device = network_device(spec)
         torch.set_num_threads(spec.threads)
         if config.device.deterministic:
             torch.use_deterministic_algorithms(True)
@@ -304,51 +299,3 @@ class NetworkWorker:
 def import_optimizers() -> None:
     """Import what torch imports with the first optimizer. That takes two seconds, in which the data are still read."""
     torch.optim.SGD([torch.zeros(1)], lr=1.0)
-
-
-def _device(spec: NetworkSpec) -> torch.device:
-    """Return the device of a network.
-
-    Inside an actor with a GPU, Ray shows it that GPU alone, as cuda:0. Several networks on one GPU share its memory.
-    """
-    if not spec.gpus:
-        return torch.device("cpu")
-    device = torch.device("cuda:0")
-    torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = not spec.run.config.device.deterministic
-    if spec.incarnation > 1:
-        _wait_for_memory(device)
-    if spec.gpus < 1:
-        total = torch.cuda.mem_get_info(device)[1]
-        torch.cuda.set_per_process_memory_fraction(memory_share(spec.gpus, total) / total, device)
-    return device
-
-
-def memory_share(gpus: float, total: int) -> int:
-    """Return the bytes of a GPU that a network's tensors may take.
-
-    Args:
-        gpus: Share of the GPU, below 1.
-        total: Bytes of the GPU.
-
-    Raises:
-        ConfigError: The share leaves no room for tensors.
-    """
-    share = int(gpus * total) - CONTEXT_BYTES
-    if share <= 0:
-        raise ConfigError(
-            f"population.gpus {gpus:g} of a GPU with {total / 2**30:.1f} GiB leaves nothing beside the "
-            f"{CONTEXT_BYTES / 2**30:.1f} GiB that each process needs for itself"
-        )
-    return share
-
-
-def _wait_for_memory(device: torch.device) -> None:
-    """Wait until the memory of the process that this one replaces is free, as long as more and more becomes free."""
-    free = -1
-    deadline = time.monotonic() + MEMORY_SECONDS
-    while time.monotonic() < deadline:
-        before, free = free, torch.cuda.mem_get_info(device)[0]
-        if free == before:
-            return
-        time.sleep(1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inarch.actors.network.worker import CONTEXT_BYTES, memory_share
+from inarch.actors.network.gpu import CONTEXT_BYTES, memory_share
 from inarch.population.errors import ConfigError
 
 GIB = 2**30
