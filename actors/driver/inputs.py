@@ -43,7 +43,7 @@ def new_name(stem: str) -> str:
     Args:
         stem: Beginning of the name.
     """
-    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
 def run_storage(config: RunConfig) -> Storage:
