@@ -1,8 +1,9 @@
 """Claim a run's folder, so that only one of two starts of the same name proceeds.
 
-Neither object stores nor pyarrow have an exclusive create. A start therefore writes its claim, and then lists all
-claims. A start that sees no other claim holds the folder, because every start that writes later must see this claim. If
-several starts see each other, the start with the smallest token waits, and the others withdraw.
+Neither object stores nor pyarrow have an exclusive create. A start therefore lists the claims, checks that the process
+of each is gone, writes its own claim, and lists all claims again. Every claim that it has not checked is a rival. A
+start that sees no rival holds the folder, because every start that writes later must see this claim. If several starts
+see each other, the start with the smallest claim waits, and the others withdraw.
 """
 
 from __future__ import annotations
@@ -48,12 +49,11 @@ def claim_new_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
             f"there is a run at {storage.uri}; choose another name, or resume it: inarch resume {storage.uri}"
         )
     earlier_claims = claims(storage)
-    content = _read(storage, earlier_claims[-1]) if earlier_claims else None
-    if content is not None and (content["host"] != socket.gethostname() or _is_alive(content)):
-        raise _taken(storage, content)
-    return _claim(
-        storage, generation=earlier_claims[-1].generation + 1 if earlier_claims else 1, is_detached=is_detached
-    )
+    for claim in reversed(earlier_claims):
+        content = _read(storage, claim)
+        if content is not None and (content["host"] != socket.gethostname() or _is_alive(content)):
+            raise _taken(storage, content)
+    return _claim(storage, after=earlier_claims, is_detached=is_detached)
 
 
 def claim_existing_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
@@ -70,9 +70,7 @@ def claim_existing_folder(storage: Storage, *, is_detached: bool = False) -> Cla
     content = _read(storage, earlier_claims[-1]) if earlier_claims else None
     if content is not None and content["host"] == socket.gethostname() and _drives(content):
         raise _taken(storage, content)
-    return _claim(
-        storage, generation=earlier_claims[-1].generation + 1 if earlier_claims else 1, is_detached=is_detached
-    )
+    return _claim(storage, after=earlier_claims, is_detached=is_detached)
 
 
 def _drives(content: dict[str, Any]) -> bool:
@@ -141,9 +139,12 @@ def new_folder(storage: Storage, *, is_detached: bool = False) -> Generator[Clai
         raise
 
 
-def _claim(storage: Storage, *, generation: int, is_detached: bool) -> Claim:
-    """Write a claim, and return it once no rival is left. Raise RunExistsError if a rival holds the folder."""
-    claim = Claim(generation=generation, token=secrets.token_hex(8))
+def _claim(storage: Storage, *, after: list[Claim], is_detached: bool) -> Claim:
+    """Write a claim, and return it once no rival is left. Raise RunExistsError if a rival holds the folder.
+
+    The claims in `after` were checked: none of their processes uses the folder. Every other claim is a rival.
+    """
+    claim = Claim(generation=after[-1].generation + 1 if after else 1, token=secrets.token_hex(8))
     content = {
         "host": socket.gethostname(),
         "process": os.getpid(),
@@ -154,11 +155,10 @@ def _claim(storage: Storage, *, generation: int, is_detached: bool) -> Claim:
     storage.write(claim.path, json.dumps(content).encode())
     deadline = time.monotonic() + WITHDRAW_SECONDS
     while True:
-        rivals = [other for other in claims(storage) if other.generation >= generation and other.token != claim.token]
+        rivals = [other for other in claims(storage) if other not in after and other != claim]
         if not rivals:
             return claim
-        is_least = all(other.generation == generation and claim.token < other.token for other in rivals)
-        if not is_least or time.monotonic() > deadline:
+        if rivals[0] < claim or time.monotonic() > deadline:
             withdraw(storage, claim.token)
             raise _taken(storage, _read(storage, rivals[-1]))
         time.sleep(POLL_SECONDS)

@@ -116,6 +116,44 @@ def test_concurrent_starts_make_at_most_a_single_claim(tmp_path: Path, monkeypat
         assert len(held) <= 1 and claims(storage) == held
 
 
+def test_start_respects_a_claim_that_it_did_not_read(tmp_path: Path, monkeypatch) -> None:
+    """A start reads the claims of two others. The one that it reads first withdraws meanwhile, the other holds."""
+    storage = Storage(str(tmp_path / "run"))
+    holder = claim_new_folder(storage)
+    loser = Claim(generation=1, token="z" * 16)
+    storage.write(loser.path, storage.read(holder.path))
+    newcomers: list[Claim] = []
+
+    def withdrawn(self: Storage, path: str) -> bytes:
+        if path == loser.path:
+            self.delete(path)
+        return read(self, path)
+
+    read = Storage.read
+    monkeypatch.setattr(Storage, "read", withdrawn)
+    with pytest.raises(RunExistsError, match="in use"):
+        newcomers.append(claim_new_folder(storage))
+    assert claims(storage) == [holder] and not newcomers
+
+
+def test_start_respects_a_smaller_claim_written_after_its_look(tmp_path: Path, monkeypatch) -> None:
+    """A start has seen the claim of a dead process only. Another start claims before this one has written its claim."""
+    storage, write = Storage(str(tmp_path / "run")), Storage.write
+    content = {"host": socket.gethostname(), "process": os.getpid(), "process_started": 0.0, "seconds": 0.0}
+    storage.write(Claim(generation=1, token="ab").path, json.dumps(content).encode())
+    rival = Claim(generation=1, token="cd")
+
+    def late(self: Storage, path: str, content: bytes) -> None:
+        if path.startswith("claims/0002"):
+            write(self, rival.path, content)
+        write(self, path, content)
+
+    monkeypatch.setattr(Storage, "write", late)
+    with pytest.raises(RunExistsError, match="in use"):
+        claim_new_folder(storage)
+    assert [claim.token for claim in claims(storage)] == ["ab", "cd"]
+
+
 def test_store_with_lost_claim_neither_commits_nor_deletes(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "run"))
     first = CheckpointStore(storage, token=claim_new_folder(storage).token)
