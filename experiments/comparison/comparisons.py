@@ -24,6 +24,7 @@ from inarch.experiments.comparison.arms import (
 from inarch.population.config import (
     DataConfig,
     DebugConfig,
+    DeviceConfig,
     ExchangeConfig,
     FusionConfig,
     FusionMode,
@@ -414,6 +415,32 @@ def levels(data: DataConfig, epochs: int) -> Comparison:
     )
 
 
+def precision(data: DataConfig, epochs: int) -> Comparison:
+    """Return the comparison of precisions and memory formats of the forward pass on a CPU.
+
+    Args:
+        data: Data that the networks train on. 4,000 images of it are used, so that networks learn them well.
+        epochs: Epochs of each network.
+    """
+    few = dataclasses.replace(data, train_limit=4000)
+
+    def arm(name: str, description: str, **device) -> Arm:
+        config = small(few, size=2, epochs=epochs, exchange=NONE, device=DeviceConfig(**device))
+        return Arm(name=name, description=description, config=config)
+
+    return Comparison(
+        name="precision",
+        question="Does a forward pass in bfloat16, or the channels-last memory format, cost accuracy on a CPU?",
+        arms=(
+            arm("float32", "float32, channels first", precision="float32", channels_last="off"),
+            arm("float32, channels last", "float32, channels last", precision="float32", channels_last="on"),
+            arm("bfloat16", "bfloat16, channels last", precision="bfloat16", channels_last="on"),
+        ),
+        baseline="float32",
+        seeds=(0, 1, 2, 3, 4),
+    )
+
+
 COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]] = {
     "two-networks": ("two networks: grafting, averaging, random alpha, PAPA", two_networks, 12),
     "four-networks": ("four networks on a ring: grafting and PAPA", four_networks, 12),
@@ -423,5 +450,6 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "compact": ("DCFF: published, stable, controls, with grafting", compact, 12),
     "levels": ("layers or filters, channel matching, equal initial weights", levels, 12),
     "scions": ("scions from noise, the network itself or others; criteria", scions, 12),
+    "precision": ("float32 and bfloat16, channels first and last", precision, 30),
 }
 """Comparisons by name: a description, the function that makes the comparison, and its epochs."""
