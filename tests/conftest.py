@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 from inarch.population import (
     DataConfig,
+    DeviceConfig,
     ImageClassification,
     ModelConfig,
     OptimizerConfig,
@@ -94,8 +95,12 @@ def bucket() -> Iterator[str]:
 
 
 def small_config(**changes: Any) -> RunConfig:
-    """Configure a run of two small networks over four short epochs."""
+    """Configure a run of two small networks over four short epochs.
+
+    They compute in float32 and default order, so that each value can be compared with one computed by hand.
+    """
     fields: dict = {
+        "device": DeviceConfig(precision="float32", channels_last="off"),
         "model": ModelConfig(architecture="resnet8"),
         "data": DataConfig(augmentation="crop", padding=1),
         "population": PopulationConfig(size=2),

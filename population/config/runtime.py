@@ -15,9 +15,11 @@ class DeviceConfig:
     """How a network uses its CPU or GPU."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the forward pass. auto: bfloat16 autocast on a GPU that supports it, float32 otherwise."""
+    """Precision of the forward pass. auto: bfloat16 autocast on a GPU that computes in it, and for images on a CPU that
+    does (AVX-512 BF16), else float32. Weights, gradients and optimizer are float32 in any case."""
     channels_last: Literal["auto", "on", "off"] = "auto"
-    """Whether convolutions use the channels-last memory format. auto: only on a GPU."""
+    """Whether convolutions use the channels-last memory format. auto: if the network can compute in it. One that
+    takes views of images, such as x.view(len(x), -1), cannot."""
     compile: bool = False
     """Whether to compile the network with torch.compile."""
     deterministic: bool = False

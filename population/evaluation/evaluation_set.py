@@ -46,7 +46,7 @@ def evaluation_set(config: RunConfig, splits: Splits, name: str, *, device: torc
     if images is None:
         return None
     size = max(LEAST_BATCH, config.schedule.batch_size)
-    precision = functools.partial(autocast, config.device.precision, torch.device(device))
+    precision = functools.partial(autocast, config.device.precision, torch.device(device), on_cpu=True)
     if config.task != "retrieval":
         evaluator = ClassificationEvaluator(precision)
         return EvaluationSet(batches=lambda: images.in_order(batch_size=size), evaluator=evaluator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FOREACH: Any = torch
 """torch itself, for its operations on lists of tensors, `_foreach_...`. torch.optim is built on them, but torch gives
@@ -21,6 +21,31 @@ def is_channels_last(tensor: Tensor) -> bool:
     if tensor.layout != torch.strided or tensor.dim() != 4 or tensor.is_contiguous():
         return False
     return tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def to_channels_last(module: nn.Module) -> nn.Module:
+    """Put the parameters and buffers of four dimensions into channels_last order, in place. Return the module.
+
+    `module.to(memory_format=torch.channels_last)` fails for modules that have tensors of five dimensions too.
+
+    Args:
+        module: A module.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
+
+
+def in_default_order(module: nn.Module) -> nn.Module:
+    """Put all parameters and buffers into default order, in place. Return the module.
+
+    Args:
+        module: A module.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.contiguous()
+    return module
 
 
 def is_dense(tensor: Tensor) -> bool:

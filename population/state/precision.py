@@ -13,19 +13,26 @@ Precision = Callable[[], AbstractContextManager[object]]
 """Returns the context in which networks run."""
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
+def autocast(precision: str, device: torch.device, *, on_cpu: bool = False) -> torch.autocast:
     """Return a context in which a network runs in the configured precision.
 
     Args:
-        precision: As `DeviceConfig.precision`. auto: bfloat16 on GPUs that compute in it.
+        precision: As `DeviceConfig.precision`. auto: bfloat16 on devices that compute in it, else float32.
         device: Device of the network.
+        on_cpu: Whether auto stands for bfloat16 on CPUs too. This is measured for image classification only.
     """
     if precision == "auto":
-        # A GPU that emulates bfloat16, such as a V100 or T4, is slower with it.
-        usable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if usable else "float32"
+        precision = "bfloat16" if _computes_bfloat16(device, on_cpu=on_cpu) else "float32"
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _computes_bfloat16(device: torch.device, *, on_cpu: bool) -> bool:
+    """Return whether a device computes in bfloat16. A GPU or CPU that emulates it, such as a T4, is slower with it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict) if on_cpu and device.type == "cpu" else dict
+    return bool(capabilities().get("avx512_bf16"))
 
 
 def without_compilation(model: nn.Module) -> nn.Module:

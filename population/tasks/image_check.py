@@ -11,6 +11,7 @@ from inarch.population.data.memory_batches import epoch_batches
 from inarch.population.errors import ConfigError
 from inarch.population.extension.user_code import user_code
 from inarch.population.models.complexity import model_complexity
+from inarch.population.state.memory_order import in_default_order, to_channels_last
 from inarch.population.tasks.protocol import BoundTask
 
 TRIAL_FLOPS = 40_000_000_000
@@ -52,6 +53,29 @@ def check_network(task: BoundTask, *, num_images: int, num_classes: int) -> None
     full_size = min(len(images), schedule.batch_size, max(2, TRIAL_FLOPS // flops))
     if full_size > smallest_size:
         _train(task, model, images[:full_size], labels[:full_size])
+
+
+@torch.no_grad()
+def accepts_channels_last(model: nn.Module, image_shape: tuple[int, int, int]) -> bool:
+    """Put a network into channels_last order if it can compute in that order, and return whether it can.
+
+    A network cannot if it takes views such as `x.view(len(x), -1)` of images, which need the default order.
+
+    Args:
+        model: The network. It keeps its mode, and is in default order if it cannot compute in the other.
+        image_shape: Channels, height and width of an image.
+    """
+    was_training = model.training
+    images = torch.zeros(2, *image_shape, device=next(model.parameters()).device)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            to_channels_last(model).eval()(images)
+    except Exception:  # of any type, since it is the caller's code
+        in_default_order(model)
+        return False
+    finally:
+        model.train(was_training)
+    return True
 
 
 @torch.no_grad()

@@ -27,10 +27,11 @@ from inarch.population.fusion import LayerFusion, update_fusion
 from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.weight_matching import in_common_order
 from inarch.population.models.complexity import complexity_of
+from inarch.population.state.memory_order import to_channels_last
 from inarch.population.state.precision import autocast, measure_batch_norm
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.distillation import distillation_loss, load_teacher, mutual_loss
-from inarch.population.tasks.image_check import check_network
+from inarch.population.tasks.image_check import accepts_channels_last, check_network
 from inarch.population.tasks.protocol import TaskDescription
 
 STATISTICS_BATCHES = 8
@@ -78,6 +79,7 @@ class ImageClassification:
         self._num_train = len(train)
         self._validation = self.part("validation")
         self.peers: list[nn.Module] = []
+        self._accepts_channels_last: bool | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -113,10 +115,19 @@ class ImageClassification:
             fusion=self.config.fusion,
         ).to(self.device)
         models.give_logits(model)
-        channels_last = self.config.device.channels_last
-        if channels_last == "on" or (channels_last == "auto" and self.device.type == "cuda"):
-            model = model.to(memory_format=torch.channels_last)
-        return model
+        return to_channels_last(model) if self._is_channels_last(model) else model
+
+    def _is_channels_last(self, model: nn.Module) -> bool:
+        """Return whether networks are in channels_last order. With auto, the first network is tried in that order."""
+        setting = self.config.device.channels_last
+        if setting != "auto":
+            return setting == "on"
+        if self._accepts_channels_last is None:
+            self._accepts_channels_last = accepts_channels_last(model, self.splits.image_shape)
+        return self._accepts_channels_last
+
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.config.device.precision, self.device, on_cpu=True)
 
     def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
         """Yield the training batches of an epoch, as `Task.epoch`."""
@@ -158,7 +169,7 @@ class ImageClassification:
             ConfigError: The logits have a wrong shape, or a teacher cannot be loaded.
         """
         images, labels = batch
-        with autocast(self.config.device.precision, self.device):
+        with self._autocast():
             logits = model(images)
         if tuple(logits.shape) != (len(labels), self.splits.num_classes):
             raise ConfigError(
@@ -204,7 +215,7 @@ class ImageClassification:
 
     @torch.no_grad()
     def _predictions(self, model: nn.Module, images: Tensor) -> Tensor:
-        with autocast(self.config.device.precision, self.device):
+        with self._autocast():
             return model(images).float()
 
     def batch_norm_inputs(self) -> Iterator[Tensor]:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from inarch.population import DeviceConfig, ScheduleConfig, Trainer
+from inarch.population import DeviceConfig, ImageClassification, ScheduleConfig, Trainer
+from inarch.population.state.memory_order import is_channels_last
 from inarch.population.state.optimizer import make_optimizer
 from inarch.population.state.precision import autocast, measure_batch_norm, without_compilation
-from tests.conftest import small_config, tiny_task
+from inarch.population.tasks.image_check import accepts_channels_last
+from tests.conftest import small_config, tiny_splits, tiny_task
 from tests.fakes.runtime import FakeRuntime, live
 
 
@@ -25,6 +27,59 @@ def test_auto_takes_bfloat16_only_where_it_is_computed(is_native: bool, expected
     with mock.patch("torch.cuda.is_bf16_supported", is_supported), mock.patch("torch.autocast") as made:
         autocast("auto", torch.device("cuda:0"))
     assert made.call_args.kwargs["enabled"] is expected
+
+
+@pytest.mark.parametrize(("on_cpu", "is_native"), [(True, True), (True, False), (False, True)])
+def test_auto_takes_bfloat16_on_a_cpu_only_for_images(on_cpu: bool, is_native: bool) -> None:
+    with mock.patch("torch.cpu.get_capabilities", lambda: {"avx512_bf16": is_native}):
+        chosen = autocast("auto", torch.device("cpu"), on_cpu=on_cpu)
+    assert torch.is_autocast_enabled("cpu") is False
+    with chosen:
+        assert torch.is_autocast_enabled("cpu") is (on_cpu and is_native)
+        output = nn.Linear(2, 2)(torch.ones(1, 2))
+    assert output.dtype == (torch.bfloat16 if on_cpu and is_native else torch.float32)
+
+
+def test_auto_of_a_torch_without_capabilities_is_float32() -> None:
+    with mock.patch.object(torch, "cpu", object()), autocast("auto", torch.device("cpu"), on_cpu=True):
+        assert torch.is_autocast_enabled("cpu") is False
+
+
+class Views(nn.Module):
+    """Networks as in PyTorch's first tutorial. Their view of images needs the default order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Dropout(), nn.Conv2d(3, 3, 3, padding=1))
+        self.five_dimensions = nn.Parameter(torch.zeros(1, 2, 2, 2, 2))
+        self.linear = nn.Linear(3 * 8 * 8, 4)
+
+    def flat(self, images: torch.Tensor) -> torch.Tensor:
+        return images.view(len(images), -1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        offset = 1e-3 * torch.rand(1) + self.five_dimensions.sum()
+        return self.linear(self.flat(self.convs(images))) + offset
+
+
+class Flattens(Views):
+    def flat(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(Views, False), (Flattens, True)])
+def test_auto_uses_channels_last_where_a_network_can(kind: type[nn.Module], expected: bool) -> None:
+    config = small_config(device=DeviceConfig(precision="float32"))
+    task = ImageClassification(config, tiny_splits(config), factory=lambda num_classes: kind())
+    for _ in range(2):
+        model = task.build(0)
+        assert is_channels_last(model.get_parameter("convs.2.weight")) is expected and model.training
+    model = kind().eval()
+    state = torch.get_rng_state()
+    assert accepts_channels_last(model, (1, 8, 8)) is expected
+    assert torch.equal(torch.get_rng_state(), state) and not model.training
+    loss, _ = task.loss(task.build(0), next(iter(task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0))))
+    loss.backward()
 
 
 def test_evaluation_runs_in_the_precision_of_training() -> None:
