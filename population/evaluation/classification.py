@@ -45,16 +45,17 @@ class ClassificationEvaluator:
         return evaluate(model, batches, precision=self._precision)
 
     def outputs(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        """Return the network's outputs and the labels, on the CPU."""
-        return probabilities(model, batches, precision=self._precision)
+        """Return the logarithms of the class probabilities (images, classes), float32, and the labels, on the CPU."""
+        return log_probabilities(model, batches, precision=self._precision)
 
     def ensemble(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Return the ensemble's outputs."""
-        return torch.stack(list(outputs)).mean(0)
+        """Return the outputs of the ensemble, whose class probabilities are the mean of the networks'."""
+        total = sum(output.double().exp() for output in outputs)
+        return torch.as_tensor(total).div(len(outputs)).log().float()
 
     def scores(self, outputs: Tensor, targets: Tensor) -> Scores:
         """Return all scores of outputs."""
-        return score_probabilities(outputs, targets)
+        return score_probabilities(outputs.double().exp(), targets)
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return one integer per image."""
@@ -90,10 +91,10 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, precision: Precision
 
 
 @torch.no_grad()
-def probabilities(
+def log_probabilities(
     model: nn.Module, batches: Iterable[Batch], *, precision: Precision = contextlib.nullcontext
 ) -> tuple[Tensor, Tensor]:
-    """Return class probabilities (images, classes), float64, and labels (images,), on the CPU.
+    """Return the logarithms of class probabilities (images, classes), float32, and labels (images,), on the CPU.
 
     Args:
         model: The network. It is left in evaluation mode.
@@ -105,7 +106,7 @@ def probabilities(
     for images, labels in batches:
         with precision():
             logits = model(images)
-        outputs.append((logits.double().softmax(1).cpu(), labels.cpu()))
+        outputs.append((logits.double().log_softmax(1).float().cpu(), labels.cpu()))
     return torch.cat([output for output, _ in outputs]), torch.cat([labels for _, labels in outputs])
 
 

@@ -44,9 +44,21 @@ def with_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> nn.Module:
         model: The network, an nn.Module. It is not changed.
         inputs: Batches of inputs of the model.
     """
-    fresh = copy.deepcopy(model)
+    fresh = copy_of(model)
     torch.optim.swa_utils.update_bn(inputs, fresh)
     return fresh
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Return a copy of a network, whose results of a former forward pass are copied without their gradients.
+
+    `copy.deepcopy` alone fails for modules that keep such results, as with the old torch.nn.utils.weight_norm.
+
+    Args:
+        model: The network. It is not changed.
+    """
+    attributes = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in attributes if not value.is_leaf})
 
 
 @dataclass(frozen=True, kw_only=True)

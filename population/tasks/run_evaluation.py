@@ -96,11 +96,10 @@ def evaluate_run(
     }
     if evaluation_data is not None:
         module = task.build(0)
-        best_results = evaluate_population(module, _aligned(task, best), evaluation_data)
-        last_results = evaluate_population(module, _aligned(task, last), evaluation_data, with_soups=False)
-        for row, best_scores, last_scores in zip(rows, best_results.pop("each"), last_results.pop("each"), strict=True):
+        scores = evaluate_population(module, _aligned(task, best), evaluation_data, last=_aligned(task, last))
+        for row, best_scores, last_scores in zip(rows, scores.pop("each"), scores["last"].pop("each"), strict=True):
             row["best"], row["last"] = best_scores, last_scores
-        result |= best_results | {"last": last_results}
+        result |= scores
     return result | {"seconds": seconds, "seconds_by_phase": _phases(storage)}
 
 

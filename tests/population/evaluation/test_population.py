@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inarch.population.evaluation.classification import ClassificationEvaluator, score_probabilities
+from inarch.population.evaluation.population import EvaluationData, evaluate_population, outputs_of
+from inarch.population.evaluation.protocol import EvaluationSet
 from inarch.population.evaluation.similarity import agreement, mean_cosine
 from inarch.population.evaluation.soups import Candidate, greedy_soup, soup
 
@@ -53,6 +56,84 @@ def test_greedy_soup_adds_members_that_do_not_lower_the_score() -> None:
     assert scored_weights == [[4.0, 0.0], [3.0, 1.0], [2.0, pytest.approx(2 / 3)]]
     assert members == (1, 2) and soup_state["weight"].tolist() == [3.0, 1.0]
     assert int(soup_state["count"]) == 3
+
+
+class CountedPasses:
+    """A part of the data that counts its passes and batches."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images, self.labels = torch.randn(10, 6, generator=generator), torch.arange(10) % 4
+        self.passes = self.num_batches = 0
+
+    def __call__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.passes += 1
+        for start in range(0, 10, 4):
+            self.num_batches += 1
+            yield self.images[start : start + 4], self.labels[start : start + 4]
+
+
+def networks_of(count: int) -> tuple[nn.Module, list[dict[str, Tensor]]]:
+    torch.manual_seed(0)
+    modules = [nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(count)]
+    return modules[0], [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
+
+
+@pytest.mark.parametrize(("together_bytes", "passes"), [(2**20, 1), (2 * 4 * 92, 2), (1, 3)])
+def test_networks_are_evaluated_together(together_bytes: int, passes: int) -> None:
+    module, states = networks_of(3)
+    batches = CountedPasses()
+    evaluated = EvaluationSet(batches=batches, evaluator=ClassificationEvaluator())
+    outputs = outputs_of(module, states, evaluated, together_bytes=together_bytes)
+    assert batches.passes == passes and batches.num_batches == 3 * passes
+    for state_dict, (output, targets) in zip(states, outputs, strict=True):
+        module.load_state_dict(state_dict)
+        assert torch.equal(targets, batches.labels)
+        torch.testing.assert_close(output, module.eval()(batches.images).log_softmax(1))
+
+
+def test_population_is_scored_in_one_pass() -> None:
+    module, states = networks_of(4)
+    batches, validation = CountedPasses(), CountedPasses()
+    evaluator = ClassificationEvaluator()
+    data = EvaluationData(
+        evaluated=EvaluationSet(batches=batches, evaluator=evaluator),
+        validation=EvaluationSet(batches=validation, evaluator=evaluator),
+        statistics=lambda: iter([batches.images]),
+    )
+    best, last = (
+        [Candidate(network_id=place, state=state_dict, validation_score=place / 10) for place, state_dict in chosen]
+        for chosen in (list(enumerate(states[:2])), list(enumerate(states[2:])))
+    )
+    results = evaluate_population(module, best, data, last=last)
+    assert batches.passes == 1
+
+    def scores(state_dict: dict[str, Tensor]) -> dict[str, float | None]:
+        module.load_state_dict(state_dict)
+        with torch.no_grad():
+            predicted = module.eval()(batches.images).double().softmax(1)
+        return score_probabilities(predicted, batches.labels).row()
+
+    for rows, chosen in ((results["each"], states[:2]), (results["last"]["each"], states[2:])):
+        assert [pytest.approx(row) for row in rows] == [scores(state_dict) for state_dict in chosen]
+    assert results["soup"] == pytest.approx(scores(soup(states[:2])))
+    assert results["best"] == 1 and results["greedy_soup"]["members"][0] == 1
+    with torch.no_grad():
+        each = []
+        for state_dict in states[:2]:
+            module.load_state_dict(state_dict)
+            each.append(module(batches.images).double().softmax(1))
+    assert results["ensemble"] == pytest.approx(score_probabilities(torch.stack(each).mean(0), batches.labels).row())
+    assert "soup" not in results["last"]
+
+
+def test_improbable_classes_keep_their_loss() -> None:
+    images, labels = torch.zeros(1, 2), torch.tensor([1])
+    module = nn.Linear(2, 2)
+    with torch.no_grad():
+        module.bias.copy_(torch.tensor([300.0, 0.0]))
+    output, targets = ClassificationEvaluator().outputs(module, [(images, labels)])
+    assert ClassificationEvaluator().scores(output, targets).loss == pytest.approx(300.0)
 
 
 def test_soup_is_the_mean_of_the_weights() -> None:
