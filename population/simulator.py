@@ -308,6 +308,9 @@ class _Life:
         self._scion = None if isinstance(scions, ExchangeOutcome) else scions[0].origin
         return scions
 
+    def put_early(self, snapshot: Snapshot) -> None:
+        """Do nothing: in one process, snapshots are published at once."""
+
     def stored(self, snapshot: Snapshot) -> Snapshot | None:
         return None
 

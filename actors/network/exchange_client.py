@@ -1,7 +1,8 @@
 """The exchange client of one network: it publishes snapshots and fetches scions while the network trains.
 
 Two threads do the waiting. The posting thread sends reports, snapshots and heartbeats to the coordinator. The fetching
-thread requests scions and brings their bytes to this node. The training thread waits 50 ms at most.
+thread requests scions and brings their bytes to this node. The training thread waits 50 ms at most. A third thread puts
+the network's bytes into the object store while the network is evaluated.
 
 Longer than 300 lines: both threads and the training thread share one lock and one state.
 """
@@ -39,6 +40,22 @@ RETRY_SECONDS = 0.2
 """Pause between calls to a coordinator that does not answer."""
 
 
+class _EarlyPut:
+    """Bytes that a thread puts into the object store while the network is evaluated."""
+
+    def __init__(self, buffer: np.ndarray) -> None:
+        self.buffer = buffer
+        self.references: References | None = None
+        """The reference to the bytes in the store. None until `is_done`, and if the store is full."""
+        self.is_done = threading.Event()
+
+    def put(self, backend: ExchangeBackend) -> None:
+        try:
+            self.references = backend.put(self.buffer)
+        finally:
+            self.is_done.set()
+
+
 class ExchangeClient:
     """Publishes one network's snapshots and fetches scions for it."""
 
@@ -71,6 +88,7 @@ class ExchangeClient:
         self._changed = threading.Condition()
         self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=MAX_REPORTS)
         self._unput: Snapshot | None = None
+        self._early: _EarlyPut | None = None
         self._pending: PublishedSnapshot[References] | None = None
         self._is_posting = False
         self._published: list[PublishedSnapshot[References]] = []
@@ -137,9 +155,31 @@ class ExchangeClient:
         if is_free or self._is_lockstep:
             self._put(snapshot)
 
-    def _put(self, snapshot: Snapshot) -> None:
+    def put_early(self, snapshot: Snapshot) -> None:
+        """Begin to put a snapshot's bytes into the object store, in a thread of its own. `publish` waits for it.
+
+        In async mode, nothing is put while an earlier snapshot is on its way.
+
+        Args:
+            snapshot: Its buffer is copied, and must stay as it is until `publish`.
+        """
+        with self._changed:
+            is_free = self.is_free
+        if is_free or self._is_lockstep:
+            self._forget_old()
+            self._early = early = _EarlyPut(snapshot.buffer)
+            threading.Thread(target=early.put, args=(self._backend,), name="exchange-put", daemon=True).start()
+
+    def _references_of(self, buffer: np.ndarray) -> References | None:
+        """Put bytes into the object store, unless `put_early` has begun to. Return the reference, or None."""
+        early, self._early = self._early, None
+        if early is not None and early.buffer is buffer:
+            return early.references if early.is_done.wait(self.fetch_seconds) else None
         self._forget_old()
-        references = self._backend.put(snapshot.buffer)
+        return self._backend.put(buffer)
+
+    def _put(self, snapshot: Snapshot) -> None:
+        references = self._references_of(snapshot.buffer)
         if references is None:
             self._logger.warning("interval %d was not published: the store is full", snapshot.origin.interval)
             return

@@ -184,6 +184,10 @@ class NetworkWorker:
         """Begin to fetch scions."""
         self._exchange.prefetch(own)
 
+    def put_early(self, snapshot: Snapshot) -> None:
+        """Begin to put a snapshot's bytes into the object store."""
+        self._exchange.put_early(snapshot)
+
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         """Return the scions that have arrived."""
         return self._exchange.fetch_scions(own)

@@ -130,6 +130,8 @@ class _Saver:
 
     def prefetch(self, own: SnapshotInfo) -> None: ...
 
+    def put_early(self, snapshot: Snapshot) -> None: ...
+
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         behind = {"interval": own.interval - 1, "step": own.step, "trained_intervals": own.trained_intervals}
         return (dataclasses.replace(self._donor, origin=dataclasses.replace(self._donor.origin, **behind)),)

@@ -37,6 +37,14 @@ class TrainerRuntime(Protocol):
         """
         ...
 
+    def put_early(self, snapshot: Snapshot) -> None:
+        """Begin to put a snapshot's bytes into the object store while the network is evaluated, and do not publish it.
+
+        Args:
+            snapshot: The snapshot that the trainer will yield, but for its score. Its buffer stays as it is until then.
+        """
+        ...
+
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         """Return the newest admissible snapshots, nearest donor first, or the reason why there are none.
 

@@ -5,9 +5,10 @@ checkpointing. The network actor, the simulator and the tests each implement it.
 
 1. The trainer trains the interval's steps.
 2. The runtime begins to fetch scions (`prefetch`).
-3. The trainer evaluates the network, if an evaluation is due.
-4. The trainer measures the network's information and stages its weights. If the rule takes no scions, it only checks
+3. The trainer measures the network's information and stages its weights. If the rule takes no scions, it only checks
    that the weights are finite.
+4. The runtime begins to put the staged weights into the object store (`put_early`), and the trainer evaluates the
+   network, if an evaluation is due. If the evaluation measures batch norm again, it comes before 3.
 5. The trainer yields a report and the snapshot, and the runtime publishes them.
 6. The runtime returns the scions (`fetch_scions`).
 7. After an evaluation, the trainer keeps the weights if they are the best so far, and records its filters' statistics.
@@ -176,16 +177,19 @@ class Trainer:
             if not self._skips_last_exchange:
                 runtime.prefetch(self.origin(runtime.now()))
             is_evaluated = self.schedule.is_evaluated(progress.interval)
+            seconds = {"steps": progress.seconds_steps, "evaluate": 0.0, "stage": clock.lap()}
+            early = None
+            if self.publishes and is_evaluated and not self.config.schedule.batch_norm_batches:
+                early = self.snapshot(runtime.now())
+                runtime.put_early(early)
+            seconds["stage"] += clock.lap()
             with self._random:
                 scores = self._evaluate() if is_evaluated else None
             progress.record_scores(scores)
-            seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
-            origin = self.origin(runtime.now())
-            snapshot = self.snapshot(origin.created_at) if self.publishes else None
-            if snapshot is None:
-                with divergence.annotate_divergence(self.network_id, interval=self.interval):
-                    divergence.check_trained(self.module)
-            seconds["stage"] = clock.lap()
+            seconds["evaluate"] = clock.lap()
+            snapshot = self._staged(runtime) if early is None else self._with_score(early)
+            origin = self.origin(runtime.now()) if snapshot is None else snapshot.origin
+            seconds["stage"] += clock.lap()
             report = self._report(seconds, scores)
             yield report, snapshot
             seconds["publish"] = clock.lap()
@@ -223,6 +227,18 @@ class Trainer:
                 self._saved_at = runtime.now()
             if not continues:
                 return
+
+    def _staged(self, runtime: TrainerRuntime) -> Snapshot | None:
+        """Return the network's snapshot. If it publishes none, only check that the network did not diverge."""
+        if self.publishes:
+            return self.snapshot(runtime.now())
+        with divergence.annotate_divergence(self.network_id, interval=self.interval):
+            divergence.check_trained(self.module)
+        return None
+
+    def _with_score(self, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot that was staged before the evaluation, with the score of the evaluation."""
+        return dataclasses.replace(snapshot, origin=self.origin(snapshot.origin.created_at))
 
     def _is_checkpoint_due(self, now: float) -> bool:
         """Return whether an interval that has just ended has a checkpoint. The last one always has."""

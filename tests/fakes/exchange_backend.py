@@ -35,6 +35,10 @@ class FakeBackend:
         self.gate = threading.Event()
         """A post waits until it is set."""
         self.gate.set()
+        self.num_puts = 0
+        self.put_gate = threading.Event()
+        """Bytes reach the store when it is set."""
+        self.put_gate.set()
         self.answer_gate = threading.Event()
         """An answer to a request waits until it is set."""
         self.answer_gate.set()
@@ -54,6 +58,8 @@ class FakeBackend:
         return self.answer(own)
 
     def put(self, buffer: np.ndarray) -> References | None:
+        self.num_puts += 1
+        self.put_gate.wait(10.0)
         if self.is_full:
             return None
         key = len(self._buffers)

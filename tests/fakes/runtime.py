@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from inarch.population import ExchangeOutcome, Snapshot, Trainer
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.persistence.interval_report import IntervalReport
@@ -26,6 +28,7 @@ class FakeRuntime(TrainerRuntime):
         self.stop_after = stop_after
         self.leaves = False
         self.stores = False
+        self.put_buffers: list[np.ndarray] = []
         self.reports: list[IntervalReport] = []
         self.checkpoints: list[Checkpoint] = []
         self._scion_for = scion_for or (lambda own: ExchangeOutcome.NOTHING_YET)
@@ -43,6 +46,9 @@ class FakeRuntime(TrainerRuntime):
 
     def prefetch(self, own: SnapshotInfo) -> None:
         self.prefetched_for = own
+
+    def put_early(self, snapshot: Snapshot) -> None:
+        self.put_buffers.append(snapshot.buffer.copy())
 
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         found = self._scion_for(own)

@@ -98,6 +98,34 @@ def test_publish_sends_report_and_reference_of_a_copy(clients, backend: FakeBack
     assert isinstance(stored, np.ndarray) and np.array_equal(stored, snapshot.buffer)
 
 
+def test_publish_takes_the_bytes_that_were_put_early(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients()
+    backend.put_gate.clear()
+    client.put_early(snapshot)
+    assert backend.published() == [] and not client.published(), "the caller does not wait, and nothing is published"
+    backend.put_gate.set()
+    published = publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    (sent,) = backend.published()
+    assert sent.origin == published.origin and backend.num_puts == 1
+    changed = of_interval(dataclasses.replace(snapshot, buffer=snapshot.buffer.copy()), 2)
+    client.put_early(snapshot)
+    client.publish_interval(report(changed), changed)
+    client.flush(seconds=5.0)
+    assert backend.num_puts == 3, "bytes of another buffer are put anew"
+
+
+def test_put_that_hangs_costs_the_exchange_alone(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client = clients()
+    client.fetch_seconds = 0.1
+    backend.put_gate.clear()
+    client.put_early(snapshot)
+    publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    backend.put_gate.set()
+    assert backend.published() == [] and backend.reported_intervals() == [1]
+
+
 def test_publish_during_a_post_skips_the_snapshot(clients, backend, snapshot: Snapshot) -> None:
     client = clients()
     backend.gate.clear()

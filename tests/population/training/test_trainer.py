@@ -661,3 +661,16 @@ def test_resume_of_a_channels_last_network_gives_the_same_bits(
     for name, tensor in whole.checkpoints[-1].tensors.items():
         assert torch.equal(tensor, resumed.checkpoints[-1].tensors[name]), name
     assert store.commit(resumed.checkpoints[-1])
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_weights_are_put_before_an_evaluation_that_leaves_them(batches: int) -> None:
+    schedule = ScheduleConfig(epochs=3, batch_size=32, batch_norm_batches=batches)
+    config = small_config(schedule=schedule)
+    runtime = FakeRuntime()
+    published = live(Trainer(tiny_task(config), config, network_id=0), runtime)
+    assert len(published) == 3 and [snapshot.origin.score is not None for snapshot in published] == [True] * 3
+    if batches:  # the evaluation measures batch norm's statistics, which belong to the weights
+        assert runtime.put_buffers == []
+    else:
+        assert [put.tobytes() for put in runtime.put_buffers] == [item.buffer.tobytes() for item in published]
