@@ -115,6 +115,7 @@ def bench(
                 "overhead",
                 "startup",
                 "straggler",
+                "training",
             ],
             ...,
         ]
@@ -123,7 +124,7 @@ def bench(
     repeats: Annotated[int, tyro.conf.arg(help="How often each quantity is measured. Quote results of 5 or more.")] = 5,
     out: str | None = None,
 ) -> int:
-    """Measure what checkpoints, coordination, grafting, fusion, reading images, a joined loop and starting cost.
+    """Measure what training, grafting, checkpoints, coordination, fusion, reading images, joining and starting cost.
 
     Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run.
 

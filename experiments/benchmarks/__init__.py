@@ -1,4 +1,4 @@
-"""`inarch bench`: what checkpoints, a coordinator, exchange, fusion, input, joining, starting and a straggler cost."""
+"""`inarch bench`: measure what training and the parts of inarch cost, each beside a reference."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from inarch.experiments.benchmarks.join import join_loop
 from inarch.experiments.benchmarks.overhead import overhead
 from inarch.experiments.benchmarks.startup import startup
 from inarch.experiments.benchmarks.straggler import straggler
+from inarch.experiments.benchmarks.training import training
 from inarch.population.errors import ConfigError
 
 BENCHMARKS: dict[str, Callable[..., Measurement]] = {
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "overhead": overhead,
     "startup": startup,
     "straggler": straggler,
+    "training": training,
 }
 """Benchmarks by name. Each takes `repeats` and returns a measurement."""
 

@@ -20,6 +20,7 @@ from inarch.experiments.benchmarks.runs import Rates, Track, own_ray, rates, run
 from inarch.population import models
 from inarch.population.config import (
     DataConfig,
+    DeviceConfig,
     ExchangeConfig,
     ModelConfig,
     OptimizerConfig,
@@ -127,6 +128,7 @@ def _config(folder: str, path: str, *, architecture: str, epochs: int) -> RunCon
         model=ModelConfig(architecture=architecture),
         data=DataConfig(train=path, augmentation="crop_flip"),
         population=PopulationConfig(size=NETWORKS),
+        device=DeviceConfig(precision="float32", channels_last="off"),  # as the plain loop
         schedule=ScheduleConfig(epochs=epochs, batch_size=128, lr_decay="constant"),
         optimizer=OptimizerConfig(learning_rate=0.05),
     )

@@ -22,16 +22,20 @@ def autocast(precision: str, device: torch.device, *, on_cpu: bool = False) -> t
         on_cpu: Whether auto stands for bfloat16 on CPUs too. This is measured for image classification only.
     """
     if precision == "auto":
-        precision = "bfloat16" if _computes_bfloat16(device, on_cpu=on_cpu) else "float32"
+        precision = "bfloat16" if (on_cpu or device.type != "cpu") and computes_bfloat16(device) else "float32"
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def _computes_bfloat16(device: torch.device, *, on_cpu: bool) -> bool:
-    """Return whether a device computes in bfloat16. A GPU or CPU that emulates it, such as a T4, is slower with it."""
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16. A GPU or CPU that emulates it, such as a T4, is slower with it.
+
+    Args:
+        device: A CPU or GPU. Other devices count as unable, and so does a CPU of which torch does not tell.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict) if on_cpu and device.type == "cpu" else dict
+    capabilities = getattr(torch.cpu, "get_capabilities", dict) if device.type == "cpu" else dict
     return bool(capabilities().get("avx512_bf16"))
 
 

@@ -49,6 +49,14 @@ def check_finite_rows(measurement: Measurement) -> None:
     Console(width=160, quiet=True).print(table(measurement))
 
 
+def test_training_benchmark_trains_each_side() -> None:
+    measurement = BENCHMARKS["training"](repeats=2, architecture="resnet8", batch_size=8, steps=1)
+    check_finite_rows(measurement)
+    assert [row.unit for row in measurement.rows] == ["images/CPU s"] * 5 + ["x"] * 4
+    own, plain, beside = (measurement.rows[place].values for place in (1, 0, 5))
+    assert beside == tuple(above / below for above, below in zip(own, plain, strict=True))
+
+
 def test_ratio_divides_values_pair_by_pair():
     row = ratio("a / b", [2.0, 30.0, 4.0], [1.0, 10.0, 1.0], Must(rule="at least", limit=3.0))
     assert row.values == (2.0, 3.0, 4.0)

@@ -1,0 +1,192 @@
+"""Measure training steps on the CPU: inarch against a plain PyTorch loop, and what precision and memory format gain."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+
+from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.input import synthetic_images
+from inarch.population.config import (
+    CheckpointConfig,
+    DataConfig,
+    DeviceConfig,
+    ExchangeConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PopulationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from inarch.population.data import EpochSpec, memory_splits
+from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.persistence.checkpoint import Checkpoint
+from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.precision import autocast, computes_bfloat16
+from inarch.population.state.snapshot import Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.training.trainer import Trainer
+
+BESIDE_PLAIN = Must(rule="at least", limit=0.98)
+CHANNELS_LAST = Must(rule="at least", limit=1.2)
+BFLOAT16 = Must(rule="at least", limit=1.8)
+DEFAULT_ORDER = DeviceConfig(precision="float32", channels_last="off")
+FLOAT32 = DeviceConfig(precision="float32", channels_last="auto")
+AUTO = DeviceConfig()
+
+
+def training(*, repeats: int = 5, architecture: str = "resnet20", batch_size: int = 128, steps: int = 8) -> Measurement:
+    """Measure images per CPU second of training on one thread, in turns.
+
+    Each side trains the same network on the same batches of CIFAR's shape, without evaluation and exchange. inarch's
+    side is a whole `Trainer`, with its losses, accuracies and reports.
+
+    Args:
+        repeats: Number of turns. One more turn before them is not counted.
+        architecture: Name of the architecture.
+        batch_size: Images in a batch.
+        steps: Steps of each turn.
+    """
+    sizes = {"architecture": architecture, "batch_size": batch_size, "steps": steps}
+    num_images = batch_size * steps
+    sides: dict[str, Iterator[float]] = {
+        "plain loop, float32": _plain(_config(DEFAULT_ORDER, **sizes), num_images),
+        "inarch, float32": _inarch(_config(DEFAULT_ORDER, **sizes), num_images),
+        "inarch, float32, channels-last": _inarch(_config(FLOAT32, **sizes), num_images),
+        "plain loop, as auto": _plain(_config(AUTO, **sizes), num_images),
+        "inarch, auto": _inarch(_config(AUTO, **sizes), num_images),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    with one_thread():
+        for turn in range(repeats + 1):
+            for name, side in sides.items():
+                rate = next(side)
+                if turn:
+                    rates[name].append(rate)
+    has_bfloat16 = computes_bfloat16(torch.device("cpu"))
+    rows = (
+        *(Row(what=name, unit="images/CPU s", values=tuple(values)) for name, values in rates.items()),
+        ratio("inarch / plain loop, float32", rates["inarch, float32"], rates["plain loop, float32"], BESIDE_PLAIN),
+        ratio("inarch / plain loop, as auto", rates["inarch, auto"], rates["plain loop, as auto"], BESIDE_PLAIN),
+        ratio(
+            "channels-last / default order, float32",
+            rates["inarch, float32, channels-last"],
+            rates["inarch, float32"],
+            CHANNELS_LAST,
+        ),
+        ratio(
+            "auto / float32 in default order",
+            rates["inarch, auto"],
+            rates["inarch, float32"],
+            BFLOAT16 if has_bfloat16 else None,
+        ),
+    )
+    auto = "bfloat16" if has_bfloat16 else "float32, because this CPU does not compute in bfloat16"
+    return Measurement(name="training", repeats=repeats, rows=rows, setting=sizes, notes=(f"auto: {auto}",))
+
+
+@contextlib.contextmanager
+def one_thread() -> Generator[None]:
+    """Let torch compute on one thread within the block.
+
+    Yields:
+        Nothing.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _config(device: DeviceConfig, *, architecture: str, batch_size: int, steps: int) -> RunConfig:
+    return RunConfig(
+        model=ModelConfig(architecture=architecture),
+        data=DataConfig(validation=0.0),
+        population=PopulationConfig(size=1),
+        exchange=ExchangeConfig(rule="none"),
+        schedule=ScheduleConfig(
+            epochs=10_000, batch_size=batch_size, interval_steps=steps, eval_every="epoch", lr_decay="constant"
+        ),
+        optimizer=OptimizerConfig(learning_rate=0.05),
+        checkpoint=CheckpointConfig(every=10_000),
+        device=device,
+    )
+
+
+def _task(config: RunConfig, num_images: int) -> ImageClassification:
+    images = synthetic_images(num_images, seed=2)
+    return ImageClassification(config, memory_splits(images, None, config.data, seed=0))
+
+
+def _inarch(config: RunConfig, num_images: int) -> Iterator[float]:
+    """Yield the images per CPU second of each interval of a trainer."""
+    trainer = Trainer(_task(config, num_images), config, network_id=0)
+    intervals = trainer.intervals(_Runtime())
+    while True:
+        start = time.thread_time()
+        next(intervals)
+        yield num_images / (time.thread_time() - start)
+
+
+def _plain(config: RunConfig, num_images: int) -> Iterator[float]:
+    """Yield the images per CPU second of each turn of a plain loop with the same settings."""
+    task = _task(config, num_images)
+    model, settings = task.build(0), config.optimizer
+    optimizer = torch.optim.SGD(
+        model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    batches = task.splits.batches("train", "cpu")
+    assert batches is not None
+
+    def precision() -> AbstractContextManager[object]:
+        return autocast(config.device.precision, torch.device("cpu"), on_cpu=True)
+
+    model.train()
+    spec = EpochSpec(
+        epoch=0, order_seed=0, augment_seed=0, batch_size=config.schedule.batch_size, padding=4, mirror=True
+    )
+    epoch = 0
+    while True:
+        start = time.thread_time()
+        for images, labels in batches.epoch(dataclasses.replace(spec, epoch=epoch)):
+            optimizer.zero_grad()
+            with precision():
+                logits = model(images)
+            F.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
+        epoch += 1
+        yield num_images / (time.thread_time() - start)
+
+
+class _Runtime:
+    """A runtime without other networks, which keeps no checkpoint."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def after_step(self) -> bool:
+        return True
+
+    def should_continue(self) -> bool:
+        return True
+
+    def prefetch(self, own: SnapshotInfo) -> None: ...
+
+    def put_early(self, snapshot: Snapshot) -> None: ...
+
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
+        return ExchangeOutcome.OFF
+
+    def stored(self, snapshot: Snapshot) -> Snapshot | None:
+        return None
+
+    def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None: ...
