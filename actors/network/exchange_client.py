@@ -165,16 +165,20 @@ class ExchangeClient:
         """
         with self._changed:
             is_free = self.is_free
-        if is_free or self._is_lockstep:
+        if (is_free or self._is_lockstep) and (self._early is None or self._early.is_done.is_set()):
             self._forget_old()
             self._early = early = _EarlyPut(snapshot.buffer)
             threading.Thread(target=early.put, args=(self._backend,), name="exchange-put", daemon=True).start()
 
     def _references_of(self, buffer: np.ndarray) -> References | None:
         """Put bytes into the object store, unless `put_early` has begun to. Return the reference, or None."""
-        early, self._early = self._early, None
-        if early is not None and early.buffer is buffer:
-            return early.references if early.is_done.wait(self.fetch_seconds) else None
+        early = self._early
+        if early is not None:
+            if not early.is_done.wait(self.fetch_seconds):
+                return None  # it still reads the network's weights, and goes on until the store answers
+            self._early = None
+            if early.buffer is buffer:
+                return early.references
         self._forget_old()
         return self._backend.put(buffer)
 

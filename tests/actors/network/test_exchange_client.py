@@ -122,8 +122,12 @@ def test_put_that_hangs_costs_the_exchange_alone(clients, backend: FakeBackend, 
     client.put_early(snapshot)
     publish(client, snapshot, 1)
     client.flush(seconds=5.0)
+    client.put_early(snapshot)
+    assert backend.published() == [] and backend.reported_intervals() == [1] and backend.num_puts == 1
     backend.put_gate.set()
-    assert backend.published() == [] and backend.reported_intervals() == [1]
+    wait_until(lambda: publish(client, snapshot, 2) and client.published())
+    client.flush(seconds=5.0)
+    assert [item.origin.interval for item in backend.published()] == [2]
 
 
 def test_publish_during_a_post_skips_the_snapshot(clients, backend, snapshot: Snapshot) -> None:
