@@ -24,6 +24,11 @@ from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
+COORDINATOR_CALLS = 100_000
+"""Calls that the coordinator may hold open at a time. Networks at a barrier, and drivers that follow the run, wait in one
+each. Ray's own limit of 1,000 would let the networks of a large barrier keep all other calls waiting."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunParts:
     """What a run is made of besides its configuration."""
@@ -115,7 +120,11 @@ def _launch(spec: RunSpec, connection: Connection) -> Launched:
     config, storage = spec.config, Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     if spec.open is None:
         plan_resources(config)
-    options: dict[str, Any] = {"name": coordinator_name(spec.name), "namespace": NAMESPACE}
+    options: dict[str, Any] = {
+        "name": coordinator_name(spec.name),
+        "namespace": NAMESPACE,
+        "max_concurrency": COORDINATOR_CALLS,
+    }
     if config.detach:
         options["lifetime"] = "detached"
     try:

@@ -17,6 +17,7 @@ from torch import nn
 
 from inarch import join
 from inarch.actors import PopulationRun
+from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.population.config import (
     ExchangeConfig,
     GraftConfig,
@@ -367,3 +368,16 @@ def test_ranks_that_train_together_are_one_member(open_run) -> None:
     ray.get([rank.leave.remote() for rank in ranks])
     for rank in ranks:
         ray.kill(rank)
+
+
+def test_coordinator_answers_while_many_calls_wait(open_run) -> None:
+    """Networks wait at a barrier in one call each. More of them than Ray runs by default must block nobody."""
+    run = open_run("crowd")
+    coordinator: Any = ray.get_actor(coordinator_name("crowd"), namespace=NAMESPACE)
+    waiting = [coordinator.events.remote(10**9, 60.0) for _ in range(1200)]
+    began = time.monotonic()
+    assert run.status().networks == ()
+    assert time.monotonic() - began < 20.0
+    run.stop(seconds=30)
+    ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=30.0)
+    assert len(ready) == len(waiting), "every wait has ended with the run"
