@@ -25,8 +25,8 @@ from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
 COORDINATOR_CALLS = 100_000
-"""Calls that the coordinator may hold open at a time. Networks at a barrier, and drivers that follow the run, wait in one
-each. Ray's own limit of 1,000 would let the networks of a large barrier keep all other calls waiting."""
+"""Calls that the coordinator may hold open at a time. Networks at a barrier, and drivers that follow the run, wait in
+one each. Ray's own limit of 1,000 would let the networks of a large barrier keep all other calls waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
