@@ -23,7 +23,6 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
-
 COORDINATOR_CALLS = 100_000
 """Calls that the coordinator may hold open at a time. Networks at a barrier, and drivers that follow the run, wait in
 one each. Ray's own limit of 1,000 would let the networks of a large barrier keep all other calls waiting."""
