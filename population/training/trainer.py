@@ -24,8 +24,10 @@ Progress, schedule, shared state, divergence and the history buffer have files o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -89,8 +91,11 @@ class Trainer:
         self.progress = Progress(learning_rate=learning_rate)
         self._device = next(self.module.parameters()).device
         # With dynamic shapes, the smaller last batch of an epoch would replace the graph of the full batches.
-        is_compiled = config.device.compile
-        self._forward = cast(nn.Module, torch.compile(self.module, dynamic=False)) if is_compiled else self.module
+        self._forward = self.module
+        if config.device.compile:
+            mode = config.device.compile_mode
+            self._forward = cast(nn.Module, torch.compile(self.module, dynamic=False, mode=mode))
+        self._passes: set[object] = set()
         self.optimizer = make_optimizer(self.module, config, learning_rate)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         slots = moment_slots(config.optimizer)
@@ -164,6 +169,7 @@ class Trainer:
         """
         progress = self.progress
         self._saved_at = runtime.now()
+        commit_seconds = 0.0
         while not self.is_finished:
             with self._random, divergence.annotate_divergence(self.network_id, interval=progress.interval + 1):
                 is_whole = self._train(runtime)
@@ -177,7 +183,7 @@ class Trainer:
                 runtime.prefetch(self.origin(runtime.now()))
             is_evaluated = self.schedule.is_evaluated(progress.interval)
             with self._random:
-                scores = self._evaluate() if is_evaluated else None
+                scores = self._evaluate(runtime) if is_evaluated else None
             progress.record_scores(scores)
             seconds = {"steps": progress.seconds_steps, "evaluate": clock.lap()}
             origin = self.origin(runtime.now())
@@ -205,7 +211,10 @@ class Trainer:
             if not self._skips_last_exchange:
                 outcome = self.exchange(snapshots, origin, snapshot, runtime.now())
             snapshots = ()
+            if self._device.type == "cuda":  # otherwise the graft would count as a part of the next steps
+                torch.cuda.current_stream(self._device).synchronize()
             seconds["graft"] = clock.lap()
+            seconds["commit"] = commit_seconds
             report = dataclasses.replace(
                 report,
                 seconds=dict(seconds),
@@ -223,6 +232,7 @@ class Trainer:
                 self._saved_at = runtime.now()
             if not continues:
                 return
+            commit_seconds = clock.lap()
 
     def _is_checkpoint_due(self, now: float) -> bool:
         """Return whether an interval that has just ended has a checkpoint. The last one always has."""
@@ -315,8 +325,9 @@ class Trainer:
                 order_seed=self._order_seed, augment_seed=self._augment_seed, epoch=epoch, first=first
             )
             for batch in batches:
-                loss, metrics = self._step(batch)
                 num_examples = self.task.num_examples(batch)
+                with self._first_pass(num_examples, runtime):
+                    loss, metrics = self._step(batch)
                 loss_sum += loss * num_examples
                 for name, value in metrics.items():
                     weighted = value.detach().double() * num_examples
@@ -355,10 +366,18 @@ class Trainer:
         self.average.after_step(self.module, progress=num_done / schedule.num_steps, ends_epoch=ends_epoch)
         return loss.detach(), metrics
 
-    def _evaluate(self) -> Scores | None:
+    def _first_pass(self, size: object, runtime: TrainerRuntime) -> AbstractContextManager[object]:
+        """Return the runtime's context for compilation if a compiled network has not run with batches of this size."""
+        if self._forward is self.module or size in self._passes:
+            return contextlib.nullcontext()
+        self._passes.add(size)
+        return runtime.compiling()
+
+    def _evaluate(self, runtime: TrainerRuntime) -> Scores | None:
         mean = self.average.begun
         if mean is None:
-            return self.task.validate(self._forward)
+            with self._first_pass("evaluation", runtime):
+                return self.task.validate(self._forward)
         self.average.recalibrate(self.task.batch_norm_inputs())
         return self.task.validate(mean)
 
