@@ -27,7 +27,7 @@ def test_share_without_room_for_tensors_is_an_error() -> None:
 def test_error_without_memory_names_the_share_of_the_gpu(gpus: float, is_explained: bool) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     explain_memory(error, gpus)
-    note = "this network may use 0.25 of the GPU, less 1 GiB for its process; use a smaller batch"
+    note = "out of GPU memory: this network may use 0.25 of the GPU, less 1 GiB for its process; use a smaller batch"
     assert any(line.startswith(note) for line in getattr(error, "__notes__", ())) is is_explained
 
 
