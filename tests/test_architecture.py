@@ -265,7 +265,8 @@ def test_only_integration_tests_use_ray() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}"
         for path in (ROOT / "tests").rglob("test_*.py")
-        if {"integration", "gpu"}.isdisjoint(path.relative_to(ROOT).parts) and path.name not in ("test_readme.py", Path(__file__).name)
+        if {"integration", "gpu"}.isdisjoint(path.relative_to(ROOT).parts)
+        and path.name not in ("test_readme.py", Path(__file__).name)
         if "pytest.mark.ray" in path.read_text() or "import ray" in path.read_text()
     ]
     assert wrong == []

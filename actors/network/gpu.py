@@ -62,8 +62,8 @@ def explain_memory(error: Exception, gpus: float) -> None:
     """
     if isinstance(error, torch.OutOfMemoryError) and 0 < gpus < 1:
         error.add_note(
-            f"out of GPU memory: this network may use {gpus:g} of the GPU, less {CONTEXT_BYTES / 2**30:g} GiB for its process; use a "
-            "smaller batch, a larger population.gpus, or fewer networks"
+            f"out of GPU memory: this network may use {gpus:g} of the GPU, less {CONTEXT_BYTES / 2**30:g} GiB for its "
+            "process; use a smaller batch, a larger population.gpus, or fewer networks"
         )
 
 

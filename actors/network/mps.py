@@ -40,7 +40,7 @@ class Mps:
         return self.is_used
 
 
-class _Unavailable(Exception):
+class _UnavailableError(Exception):
     """There is no daemon, and none can be started. The message says why."""
 
 
@@ -61,7 +61,7 @@ def join_mps(mode: str, *, folder: Path | None = None) -> Mps:
         return Mps(is_used=False, description="device.mps is off")
     try:
         return _join(folder or Path(tempfile.gettempdir(), f"inarch-mps-{os.getuid()}"))
-    except _Unavailable as error:
+    except _UnavailableError as error:
         if mode == "on":
             raise ConfigError(
                 f"device.mps=on needs NVIDIA's Multi-Process Service on each node with a GPU: {error}; with auto the "
@@ -74,10 +74,10 @@ def _join(folder: Path) -> Mps:
     control, named = shutil.which(CONTROL), os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
     if named is not None:
         if control is not None and ask(control, "get_server_list", None) is None:
-            raise _Unavailable(f"CUDA_MPS_PIPE_DIRECTORY is {named}, where no daemon answers")
+            raise _UnavailableError(f"CUDA_MPS_PIPE_DIRECTORY is {named}, where no daemon answers")
         return Mps(is_used=True, description=f"the daemon at {named}, which the environment names")
     if control is None:
-        raise _Unavailable(f"{CONTROL} is not on the PATH of this node")
+        raise _UnavailableError(f"{CONTROL} is not on the PATH of this node")
     if ask(control, "get_server_list", None) is not None:
         return Mps(is_used=True, description="the daemon of this node, which was not started by inarch")
     _make(folder)
@@ -101,9 +101,9 @@ def _make(folder: Path) -> None:
         for path in (folder, folder / "pipe", folder / "log"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise _Unavailable(f"{folder} cannot be created: {error}") from None
+        raise _UnavailableError(f"{folder} cannot be created: {error}") from None
     if folder.stat().st_uid != os.getuid():
-        raise _Unavailable(f"{folder} belongs to another user")
+        raise _UnavailableError(f"{folder} belongs to another user")
 
 
 def _start(control: str, folder: Path) -> None:
@@ -115,12 +115,12 @@ def _start(control: str, folder: Path) -> None:
     try:
         status = subprocess.run([control, "-d"], env=own, timeout=START_SECONDS, check=False, **quiet).returncode
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Unavailable(f"{control} -d did not start a daemon: {error}") from None
+        raise _UnavailableError(f"{control} -d did not start a daemon: {error}") from None
     if status != 0:
-        raise _Unavailable(f"{control} -d ended with status {status}; {folder / 'log'} may say why")
+        raise _UnavailableError(f"{control} -d ended with status {status}; {folder / 'log'} may say why")
     while ask(control, "get_server_list", folder) is None:
         if time.monotonic() > deadline:
-            raise _Unavailable(f"the daemon did not answer within {START_SECONDS:.0f} s of its start")
+            raise _UnavailableError(f"the daemon did not answer within {START_SECONDS:.0f} s of its start")
         time.sleep(0.1)
 
 

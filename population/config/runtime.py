@@ -9,7 +9,6 @@ from typing import Literal
 
 from inarch.population.config.checks import one_of, require
 
-
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Mps = Literal["off", "auto", "on"]
 

@@ -23,7 +23,6 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.protocol import BoundTask
 from tests.conftest import small_config
-from tests.fakes.pretend_cuda import pretend_cuda
 from tests.gpu.devices import CUDA, running
 from tests.population.test_pretend_gpu import CASES, CONFIGS, DEVICE, exchanging_runtime, host, image_task
 
@@ -129,7 +128,7 @@ def test_exchange_on_the_gpu_equals_that_on_the_cpu(kind: str, name: str, donors
         for key, tensor in named_tensors(expected.module).items():
             own = named_tensors(trainer.module)[key]
             assert own.device.type == "cuda"
-            torch.testing.assert_close(host(own), tensor.detach(), rtol=1e-6, atol=1e-6, msg=lambda text: f"{key}: {text}")
+            assert torch.allclose(host(own), tensor.detach(), rtol=1e-6, atol=1e-6), key
         peers, expected_peers = (getattr(bound, "peers", []) for bound in (task, expected_task))
         assert len(peers) == len(expected_peers) == (donors if name == "rule dml" else 0)
         for peer, other in zip(peers, expected_peers, strict=True):

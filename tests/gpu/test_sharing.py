@@ -12,7 +12,7 @@ from torch import nn
 
 from inarch.population import PopulationConfig
 from tests.gpu.devices import CUDA
-from tests.integration.conftest import begin as begin  # noqa: PLC0414, a fixture
+from tests.integration.conftest import begin as begin
 from tests.integration.runs import intervals, own_network, paced, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]

@@ -48,7 +48,11 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
             {"mode": "lockstep", "checkpoint": CheckpointConfig(every_seconds=5.0)},
             r"checkpoint\.every_seconds must be 0 with mode=lockstep",
         ),
-        (DeviceConfig, {"compile_mode": "reduce-overhead"}, r"device\.compile_mode must be default unless device\.compile"),
+        (
+            DeviceConfig,
+            {"compile_mode": "reduce-overhead"},
+            r"device\.compile_mode must be default unless device\.compile",
+        ),
         (DeviceConfig, {"compile": True, "compile_mode": "fast"}, r"device\.compile_mode must be one of default"),
         (DeviceConfig, {"mps": "yes"}, r"device\.mps must be one of off, auto, on"),
         (
