@@ -113,14 +113,6 @@ def test_sharing_without_the_service_leaves_it_out(monkeypatch: pytest.MonkeyPat
     assert "is not on the PATH" in notes[0]
 
 
-@pytest.mark.slow
-@pytest.mark.ray
-@pytest.mark.timeout(600)
-def test_sharing_trains_real_networks() -> None:
-    rows, notes = sharing_rows(TINY, is_gpu=False, deadline=time.monotonic() + 500.0)
-    assert len(rows) == 5 and notes == []
-
-
 @pytest.mark.parametrize("sizes", [FULL, TINY], ids=["full", "tiny"])
 def test_sizes_name_networks_that_can_be_built(sizes) -> None:
     trainings = (*sizes.overheads, sizes.compiled, sizes.speed, sizes.shared)

@@ -297,9 +297,9 @@ class BudgetRuntime(FakeRuntime):
 
 
 def test_interval_of_a_resnet50_keeps_its_budget(gpu: Counts) -> None:
-    """At most 60 launches for the information, 8 for a blend, no wait in a step, and 4 waits in the end of an interval.
+    """At most 60 launches for the information, 8 for a blend, no wait in a step, and 5 waits in the end of an interval.
 
-    The evaluation's own result is a fifth. Fetching threads copy scions to the GPU, and writing threads wait for the
+    The evaluation's own result is a sixth. The last waits for the graft, whose time is recorded. Fetching threads copy scions to the GPU, and writing threads wait for the
     checkpoint's copies.
     """
     schedule = ScheduleConfig(epochs=3, batch_size=8)
@@ -328,7 +328,7 @@ def test_interval_of_a_resnet50_keeps_its_budget(gpu: Counts) -> None:
         len(runtime.in_steps) - len(runtime.in_steps[::steps_per_interval])
     )
     print(f"end of an interval, with the evaluation's result: {runtime.in_ends[-1].syncs} waits")
-    assert all(counts.syncs <= 5 for counts in runtime.in_ends), [counts.places for counts in runtime.in_ends]
+    assert all(counts.syncs <= 6 for counts in runtime.in_ends), [counts.places for counts in runtime.in_ends]
     before = copy.deepcopy(gpu)
     snapshot = trainer.snapshot()
     taken = gpu.taken(before)
