@@ -77,7 +77,11 @@ class NetworkWorker:
         self._checkpoints = CheckpointStore(storage, keep=config.checkpoint.keep, token=spec.run.token)
         self._retry(functools.partial(self._checkpoints.acquire_fence, network_id, spec.incarnation))
         task = task_of(spec.run).bind(config, data, model=spec.run.factory, device=device)
-        self.trainer = Trainer(task, config, network_id=network_id, incarnation=spec.incarnation)
+        try:
+            self.trainer = Trainer(task, config, network_id=network_id, incarnation=spec.incarnation)
+        except torch.OutOfMemoryError as error:
+            explain_memory(error, spec.gpus)
+            raise
         self._is_resumed = self._retry(self._resume)
         handle = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
         self._coordinator = cast("ActorProxy[CoordinatorApi]", handle)
@@ -104,10 +108,12 @@ class NetworkWorker:
         self._is_stopping = False
         self._is_leaving = False
         self._log.logger.info(
-            "network %d, incarnation %d, process %d, device %s%s, %d threads, interval %d, step %d",
-            *(network_id, spec.incarnation, os.getpid(), device, " through MPS" if self._mps else "", spec.threads),
+            "network %d, incarnation %d, process %d, device %s, %d threads, interval %d, step %d",
+            *(network_id, spec.incarnation, os.getpid(), device, spec.threads),
             *(self.trainer.interval, self.trainer.step),
         )
+        if self._mps is not None and config.device.mps != "off":
+            self._log.logger.info("MPS %s: %s", "on" if self._mps else "off", self._mps.description)
 
     def __repr__(self) -> str:
         return f"NetworkWorker({self._spec.run.name}/{self._spec.network_id}, incarnation {self._spec.incarnation})"
