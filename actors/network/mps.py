@@ -110,10 +110,16 @@ def _start(control: str, folder: Path) -> None:
     """Start the daemon and wait until it answers."""
     # Ray shows each actor its own GPU. The daemon must serve all of them.
     own = {name: value for name, value in environment(folder).items() if name != "CUDA_VISIBLE_DEVICES"}
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     deadline = time.monotonic() + START_SECONDS
     try:
-        status = subprocess.run([control, "-d"], env=own, timeout=START_SECONDS, check=False, **quiet).returncode
+        status = subprocess.run(
+            [control, "-d"],
+            env=own,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=START_SECONDS,
+        ).returncode
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _UnavailableError(f"{control} -d did not start a daemon: {error}") from None
     if status != 0:

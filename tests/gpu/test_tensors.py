@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from inarch.population.grafting.blending import blend_
 from inarch.population.grafting.histogram import entropies_at_once
 from inarch.population.grafting.information import layer_entropy
+from inarch.population.state.memory_order import FOREACH
 from inarch.population.state.snapshot import StagingBuffer, layout_of, unflatten
 from inarch.population.state.state_dict import named_tensors
 from tests.gpu.devices import ALL, Device, deterministic
@@ -41,7 +42,7 @@ def test_staged_weights_are_those_before_the_next_step(device: Device, channels_
     for turn in range(TURNS):
         torch.mm(busy, busy)  # the copy is still to come when the weights change
         staging.stage(state)
-        torch._foreach_add_(list(state.values()), 1)
+        FOREACH._foreach_add_(list(state.values()), 1)
         staged = unflatten(staging.buffer(), layout)
         assert all(bool((tensor == turn).all()) for tensor in staged.values()), turn
     assert all(bool((tensor == TURNS).all()) for tensor in state.values())

@@ -203,7 +203,7 @@ def half_precision_speed(
         device: Device of the network.
         dtype: Type of weights and images.
     """
-    model = model.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    model = model.to(device, dtype).to(memory_format=torch.channels_last)
     shape = (training.images, 3, training.image_size, training.image_size)
     images = torch.randn(shape, device=device).to(dtype=dtype, memory_format=torch.channels_last)
     labels = torch.arange(training.images, device=device) % CLASSES
