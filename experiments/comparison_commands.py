@@ -110,6 +110,7 @@ def bench(
                 "coordinator",
                 "exchange",
                 "fusion",
+                "gpu",
                 "input",
                 "join",
                 "overhead",
@@ -122,15 +123,17 @@ def bench(
     ] = (),
     /,
     repeats: Annotated[int, tyro.conf.arg(help="How often each quantity is measured. Quote results of 5 or more.")] = 5,
-    out: str | None = None,
+    seconds: float = 300.0,
+    out: Annotated[str | None, tyro.conf.arg(aliases=["--json"])] = None,
 ) -> int:
     """Measure what training, grafting, checkpoints, coordination, fusion, reading images, joining and starting cost.
 
     Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run.
 
     Args:
-        names: Benchmarks to run. Empty: all.
+        names: Benchmarks to run. Empty: all but gpu, which needs a GPU.
         repeats: How often each quantity is measured.
+        seconds: Time for the benchmark gpu, which leaves out what does not fit, and says so.
         out: File for the results as JSON. None: print the JSON after the tables.
     """
     from inarch.experiments.benchmarks import run_benchmarks
@@ -139,4 +142,4 @@ def bench(
     needing = [name for name in ("checkpoint", "coordinator", "overhead") if not names or name in names]
     if needing:
         check_installed("psutil", needed_by=f"inarch bench {needing[0]}", extra="bench")
-    return run_benchmarks(names, repeats=repeats, out=out, console=plain_console())
+    return run_benchmarks(names, repeats=repeats, seconds=seconds, out=out, console=plain_console())

@@ -6,9 +6,11 @@ seconds and without a cluster. The ledger records which network grafted which ve
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from inarch.population.config import RunConfig
@@ -299,6 +301,9 @@ class _Life:
 
     def should_continue(self) -> bool:
         return self._simulator.state.members[self.trainer.network_id].state is not MemberState.LEAVING
+
+    def compiling(self) -> AbstractContextManager[object]:
+        return contextlib.nullcontext()
 
     def prefetch(self, own: SnapshotInfo) -> None:
         """Do nothing: scions arrive at once."""

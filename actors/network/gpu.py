@@ -53,6 +53,20 @@ def memory_share(gpus: float, total: int) -> int:
     return share
 
 
+def explain_memory(error: Exception, gpus: float) -> None:
+    """Add a note to an error of a GPU without free memory, if the network has only a share of the GPU.
+
+    Args:
+        error: What the network's training raised. Other errors stay as they are.
+        gpus: Share of the GPU.
+    """
+    if isinstance(error, torch.OutOfMemoryError) and 0 < gpus < 1:
+        error.add_note(
+            f"out of GPU memory: this network may use {gpus:g} of the GPU, less {CONTEXT_BYTES / 2**30:g} GiB for its "
+            "process; use a smaller batch, a larger population.gpus, or fewer networks"
+        )
+
+
 def _wait_for_memory(device: torch.device) -> None:
     """Wait until the memory of the process that this one replaces is free, as long as more and more becomes free."""
     free = -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import ray
@@ -24,10 +25,12 @@ from inarch.actors.messages import (
     coordinator_name,
 )
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer, StorageMetrics
+from inarch.actors.network.compile_lock import CompileLock
 from inarch.actors.network.exchange_backend import RayExchangeBackend
 from inarch.actors.network.exchange_client import ExchangeClient
-from inarch.actors.network.gpu import network_device
+from inarch.actors.network.gpu import explain_memory, network_device
 from inarch.actors.network.log_file import LogFile
+from inarch.actors.network.mps import join_mps
 from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 from inarch.actors.network.watchdog import Watchdog, exit_soon
 from inarch.actors.registrations import register_all
@@ -60,8 +63,10 @@ class NetworkWorker:
             data: The task's data, a view of the object store.
         """
         self._spec = spec
-        register_all(spec.run.registrations)
         config, network_id = spec.run.config, spec.network_id
+        # Before any code of the caller, which may use the GPU: a process joins the service when CUDA begins.
+        self._mps = join_mps(config.device.mps) if 0 < spec.gpus < 1 else None
+        register_all(spec.run.registrations)
         device = network_device(spec)
         torch.set_num_threads(spec.threads)
         if config.device.deterministic:
@@ -72,7 +77,11 @@ class NetworkWorker:
         self._checkpoints = CheckpointStore(storage, keep=config.checkpoint.keep, token=spec.run.token)
         self._retry(functools.partial(self._checkpoints.acquire_fence, network_id, spec.incarnation))
         task = task_of(spec.run).bind(config, data, model=spec.run.factory, device=device)
-        self.trainer = Trainer(task, config, network_id=network_id, incarnation=spec.incarnation)
+        try:
+            self.trainer = Trainer(task, config, network_id=network_id, incarnation=spec.incarnation)
+        except torch.OutOfMemoryError as error:
+            explain_memory(error, spec.gpus)
+            raise
         self._is_resumed = self._retry(self._resume)
         handle = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
         self._coordinator = cast("ActorProxy[CoordinatorApi]", handle)
@@ -89,6 +98,7 @@ class NetworkWorker:
             config.timeouts.barrier_seconds + config.timeouts.lease_seconds,
             2 * self._storage_seconds,
         )
+        self._compile_lock = CompileLock(self._log.logger)
         self._watchdog = Watchdog(self._log, limit_seconds=limit, must_end=self._exchange.must_end)
         self._report: IntervalReport | None = None
         self._exit: ExitReason | None = None
@@ -102,6 +112,8 @@ class NetworkWorker:
             *(network_id, spec.incarnation, os.getpid(), device, spec.threads),
             *(self.trainer.interval, self.trainer.step),
         )
+        if self._mps is not None and config.device.mps != "off":
+            self._log.logger.info("MPS %s: %s", "on" if self._mps else "off", self._mps.description)
 
     def __repr__(self) -> str:
         return f"NetworkWorker({self._spec.run.name}/{self._spec.network_id}, incarnation {self._spec.incarnation})"
@@ -125,11 +137,7 @@ class NetworkWorker:
             try:
                 self._exit = self._train()
             except Exception as error:
-                if isinstance(error, torch.OutOfMemoryError) and self._spec.gpus < 1:
-                    error.add_note(
-                        f"this network may use {self._spec.gpus:g} of the GPU; use a smaller batch, a larger "
-                        "population.gpus, or fewer networks"
-                    )
+                explain_memory(error, self._spec.gpus)
                 place = place_of(error)
                 if place:
                     error.add_note(place)  # a note passes between processes, a traceback does not
@@ -179,6 +187,10 @@ class NetworkWorker:
     def should_continue(self) -> bool:
         """Return whether to begin another interval."""
         return self.after_step() and not (self._is_leaving or self._exchange.command is Command.LEAVE)
+
+    def compiling(self) -> AbstractContextManager[None]:
+        """Return a context in which no other network of the node compiles."""
+        return self._compile_lock.held()
 
     def prefetch(self, own: SnapshotInfo) -> None:
         """Begin to fetch scions."""

@@ -1,4 +1,7 @@
-"""`inarch bench`: measure what training and the parts of inarch cost, each beside a reference."""
+"""`inarch bench`: measure what training and the parts of inarch cost, each beside a reference.
+
+The benchmark `gpu` measures what a GPU does.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from inarch.experiments.benchmarks.checkpoint import checkpoint
 from inarch.experiments.benchmarks.coordinator import coordinator
 from inarch.experiments.benchmarks.exchange import exchange
 from inarch.experiments.benchmarks.fusion import fusion
+from inarch.experiments.benchmarks.gpu import gpu
 from inarch.experiments.benchmarks.harness import Measurement, machine, table, to_json
 from inarch.experiments.benchmarks.input import read_input
 from inarch.experiments.benchmarks.join import join_loop
@@ -26,6 +30,7 @@ BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "coordinator": coordinator,
     "exchange": exchange,
     "fusion": fusion,
+    "gpu": gpu,
     "input": read_input,
     "join": join_loop,
     "overhead": overhead,
@@ -36,12 +41,20 @@ BENCHMARKS: dict[str, Callable[..., Measurement]] = {
 """Benchmarks by name. Each takes `repeats` and returns a measurement."""
 
 
-def run_benchmarks(names: Sequence[str] = (), *, repeats: int = 5, out: str | None = None, console: Console) -> int:
+def run_benchmarks(
+    names: Sequence[str] = (),
+    *,
+    repeats: int = 5,
+    seconds: float = 300.0,
+    out: str | None = None,
+    console: Console,
+) -> int:
     """Run benchmarks, print a table of each, and write all results as JSON.
 
     Args:
-        names: Names in BENCHMARKS. Empty: all.
+        names: Names in BENCHMARKS. Empty: all but gpu, which needs a GPU.
         repeats: How often each quantity is measured, at least 1. Results of fewer than 5 should not be quoted.
+        seconds: Time for the benchmark gpu.
         out: File for the JSON. None: print it to standard output after the tables.
         console: Console for the tables.
 
@@ -58,9 +71,10 @@ def run_benchmarks(names: Sequence[str] = (), *, repeats: int = 5, out: str | No
     if unknown:
         raise ConfigError(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     info, results = machine(), []
-    for name in names or BENCHMARKS:
+    for name in names or [name for name in BENCHMARKS if name != "gpu"]:
         console.print(f"{name}: {repeats} repeats", highlight=False)
-        measurement = BENCHMARKS[name](repeats=repeats)
+        options = {"seconds": seconds} if name == "gpu" else {}
+        measurement = BENCHMARKS[name](repeats=repeats, **options)
         results.append(to_json(measurement, info))
         console.print(table(measurement))
         for note in measurement.notes:

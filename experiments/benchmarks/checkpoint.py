@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,9 @@ class _Saver:
 
     def should_continue(self) -> bool:
         return True
+
+    def compiling(self) -> AbstractContextManager[object]:
+        return contextlib.nullcontext()
 
     def prefetch(self, own: SnapshotInfo) -> None: ...
 

@@ -179,6 +179,9 @@ class _Runtime:
     def should_continue(self) -> bool:
         return True
 
+    def compiling(self) -> AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
     def prefetch(self, own: SnapshotInfo) -> None: ...
 
     def put_early(self, snapshot: Snapshot) -> None: ...

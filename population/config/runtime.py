@@ -9,6 +9,9 @@ from typing import Literal
 
 from inarch.population.config.checks import one_of, require
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+Mps = Literal["off", "auto", "on"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
@@ -22,12 +25,23 @@ class DeviceConfig:
     takes views of images, such as x.view(len(x), -1), cannot."""
     compile: bool = False
     """Whether to compile the network with torch.compile."""
+    compile_mode: CompileMode = "default"
+    """Mode of torch.compile. reduce-overhead and max-autotune replay CUDA graphs, which saves a small network the time
+    to start its operations. Only with device.compile."""
+    mps: Mps = "off"
+    """Whether networks that share a GPU (population.gpus below 1) do so through NVIDIA's Multi-Process Service, so that
+    their operations overlap. auto: where a node has nvidia-cuda-mps-control and its daemon starts. on: a network
+    without a daemon fails. A daemon that runs already is used and never ended."""
     deterministic: bool = False
     """Whether to use only deterministic algorithms. They are slower on a GPU."""
 
     def __post_init__(self) -> None:
         one_of(self.precision, Literal["auto", "float32", "bfloat16", "float16"], "device.precision")
         one_of(self.channels_last, Literal["auto", "on", "off"], "device.channels_last")
+        one_of(self.compile_mode, CompileMode, "device.compile_mode")
+        one_of(self.mps, Mps, "device.mps")
+        is_used = self.compile or self.compile_mode == "default"
+        require(is_used, "device.compile_mode", "be default unless device.compile is on", self.compile_mode)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,18 +32,47 @@ class FilterDensity:
     """The same for the filters that are invalid in the baseline."""
 
 
-def filter_rows(
+@dataclass(frozen=True, kw_only=True)
+class FilterNorms:
+    """What was measured of a network's filters. On a GPU the norms are still there, and nothing has waited for them."""
+
+    norms: Mapping[str, Tensor]
+    """l1 norms of the filters by key of the weight, shape (filters,), float32."""
+    entropies: Mapping[str, float]
+    """Entropies by key of the weight, in nats."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row of statistics for each layer. On a GPU, wait for the norms.
+
+        Returns:
+            Rows with layer, filters, entropy (nats), mean_l1, and for each of THRESHOLDS the number of filters below
+            it.
+        """
+        if not self.norms:
+            return []
+        on_host = torch.cat(list(self.norms.values())).cpu().split([len(layer) for layer in self.norms.values()])
+        below = torch.tensor(list(THRESHOLDS.values()))
+        return [
+            {
+                "layer": name,
+                "filters": len(layer),
+                "entropy": self.entropies[name],
+                "mean_l1": float(layer.double().mean()),
+                **dict(zip(THRESHOLDS, (layer[:, None] < below).sum(0).tolist(), strict=True)),
+            }
+            for name, layer in zip(self.norms, on_host, strict=True)
+        ]
+
+
+def measure_filters(
     state: Mapping[str, Tensor], units: Sequence[GraftUnit], entropies: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """Return one row of statistics for each graft unit that a convolution opens.
+) -> FilterNorms:
+    """Measure the filters of each graft unit that a convolution opens.
 
     Args:
         state: State dict of the network.
         units: Graft units of the network. The weight that names a unit is measured.
         entropies: Entropies that are already known, by key of the weight, in nats.
-
-    Returns:
-        Rows with layer, filters, entropy (nats), mean_l1, and for each of THRESHOLDS the number of filters below it.
 
     Raises:
         NotFiniteError: A weight is NaN or infinite. The message names the layer.
@@ -51,22 +80,10 @@ def filter_rows(
     names = [unit.name for unit in units if is_convolution(state[unit.name])]
     unknown = [name for name in names if name not in entropies]
     measured = layer_entropies([state[name] for name in unknown], ENTROPY_BINS, names=unknown)
-    entropies = dict(entropies) | dict(zip(unknown, measured, strict=True))
-    if not names:
-        return []
-    norms = [l1_norm(state[name]).float() for name in names]
-    on_host = torch.cat(norms).cpu().split([len(layer) for layer in norms])
-    below = torch.tensor(list(THRESHOLDS.values()))
-    return [
-        {
-            "layer": name,
-            "filters": len(layer),
-            "entropy": entropies[name],
-            "mean_l1": float(layer.double().mean()),
-            **dict(zip(THRESHOLDS, (layer[:, None] < below).sum(0).tolist(), strict=True)),
-        }
-        for name, layer in zip(names, on_host, strict=True)
-    ]
+    return FilterNorms(
+        norms={name: l1_norm(state[name]).float() for name in names},
+        entropies=dict(entropies) | dict(zip(unknown, measured, strict=True)),
+    )
 
 
 def filter_density(state: Mapping[str, Tensor], baseline: Mapping[str, Tensor], threshold: float) -> FilterDensity:

@@ -47,6 +47,7 @@ METRICS = pa.schema(
         ("seconds_publish", pa.float64()),
         ("seconds_fetch", pa.float64()),
         ("seconds_graft", pa.float64()),
+        ("seconds_commit", pa.float64()),
         ("outcome", pa.string()),
         ("grafts", pa.int64()),
         ("time", pa.float64()),
@@ -62,7 +63,8 @@ After train_loss come columns for the metrics that the task names, all of type f
 The other columns:
 
 - examples: examples that the network trained on in the interval.
-- seconds_*: duration of each phase.
+- seconds_*: duration of each phase. seconds_commit is that of the interval before: copies for its checkpoint, and the
+  hand-over to the thread that writes it. 0 after a start. Null in runs of older versions, and for guests.
 - outcome: a value of `population.membership.outcome.ExchangeOutcome`.
 - grafts: grafts of the network so far.
 - time: seconds of the runtime's clock.
@@ -229,7 +231,7 @@ def replaced_files(storage: Storage, table: str) -> frozenset[str]:
 
 
 def _parts(storage: Storage, table: str) -> pa.Table:
-    """All files of a table, concatenated. A column that a file lacks is null there."""
+    """All files of a table, concatenated. A column that a file of another version lacks is null there."""
     return _whole(table, _read_files(storage, table))
 
 
@@ -271,7 +273,7 @@ def _replaced_by(content: pa.Table) -> set[str]:
 
 def _whole(table: str, files: Mapping[str, pa.Table]) -> pa.Table:
     parts = [content.replace_schema_metadata(None) for content in files.values()]
-    return pa.concat_tables(parts, promote_options="default") if parts else TABLES[table].empty_table()
+    return pa.concat_tables([TABLES[table].empty_table(), *parts], promote_options="default")
 
 
 def _schema(table: str, names: Iterable[str]) -> pa.Schema:

@@ -34,7 +34,8 @@ class IntervalReport:
     examples_per_second: float | None
     """Training speed during the steps. None if examples are not counted."""
     seconds: Mapping[str, float]
-    """Seconds of each phase: steps, evaluate, stage, publish, fetch, graft."""
+    """Seconds of each phase: steps, evaluate, stage, publish, fetch, graft, commit. The row of an interval is part of
+    its own commit. `commit` is therefore that of the interval before, in this process."""
     grafts: int
     """Grafts so far."""
     outcome: ExchangeOutcome | None = None

@@ -49,7 +49,7 @@ class HistoryBuffer:
 
         Args:
             interval: Intervals completed.
-            layer_rows: Rows of `filter_rows`, one for each layer.
+            layer_rows: Rows of `FilterNorms`, one for each layer.
         """
         self._rows["filters"] += [self._key(interval) | dict(row) for row in layer_rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from inarch.population.membership.outcome import ExchangeOutcome
@@ -27,6 +28,10 @@ class TrainerRuntime(Protocol):
 
     def should_continue(self) -> bool:
         """Return after an interval's exchange whether to begin another one. After False the trainer returns."""
+        ...
+
+    def compiling(self) -> AbstractContextManager[object]:
+        """Return a context in which torch.compile may compile. The first pass of each size of batch runs in it."""
         ...
 
     def prefetch(self, own: SnapshotInfo) -> None:

@@ -25,8 +25,10 @@ Progress, schedule, shared state, divergence and the history buffer have files o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -34,7 +36,7 @@ from torch import Tensor, nn
 
 from inarch.population.config import RunConfig
 from inarch.population.errors import CheckpointError, StructureError
-from inarch.population.evaluation.filter_statistics import filter_rows
+from inarch.population.evaluation.filter_statistics import FilterNorms, measure_filters
 from inarch.population.evaluation.metrics import Scores
 from inarch.population.exchange import Rootstock, exchange_rule
 from inarch.population.exchange.participant import Participant
@@ -90,8 +92,11 @@ class Trainer:
         self.progress = Progress(learning_rate=learning_rate)
         self._device = next(self.module.parameters()).device
         # With dynamic shapes, the smaller last batch of an epoch would replace the graph of the full batches.
-        is_compiled = config.device.compile
-        self._forward = cast(nn.Module, torch.compile(self.module, dynamic=False)) if is_compiled else self.module
+        self._forward = self.module
+        if config.device.compile:
+            mode = config.device.compile_mode
+            self._forward = cast(nn.Module, torch.compile(self.module, dynamic=False, mode=mode))
+        self._passes: set[object] = set()
         self.optimizer = make_optimizer(self.module, config, learning_rate)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         slots = moment_slots(config.optimizer)
@@ -165,6 +170,7 @@ class Trainer:
         """
         progress = self.progress
         self._saved_at = runtime.now()
+        commit_seconds = 0.0
         while not self.is_finished:
             with self._random, divergence.annotate_divergence(self.network_id, interval=progress.interval + 1):
                 is_whole = self._train(runtime)
@@ -184,7 +190,7 @@ class Trainer:
                 runtime.put_early(early)
             seconds["stage"] += clock.lap()
             with self._random:
-                scores = self._evaluate() if is_evaluated else None
+                scores = self._evaluate(runtime) if is_evaluated else None
             progress.record_scores(scores)
             seconds["evaluate"] = clock.lap()
             snapshot = self._staged(runtime) if early is None else self._with_score(early)
@@ -202,14 +208,21 @@ class Trainer:
                 self._random.load(random)
                 runtime.commit(report, self.checkpoint(within=True))
                 return
+            filters = None
             if is_evaluated:
                 self._note_best(runtime, snapshot)
-                self._note_filters(origin, snapshot)
+                filters = self._measure_filters(snapshot)
             outcome = ExchangeOutcome.UNCHANGED
             if not self._skips_last_exchange:
                 outcome = self.exchange(snapshots, origin, snapshot, runtime.now())
             snapshots = ()
+            # On a GPU both wait for the graft, which would otherwise count as a part of the next steps.
+            if filters is not None:
+                self._history.add_filters(origin.interval, filters.rows())
+            elif self._device.type == "cuda":
+                torch.cuda.current_stream(self._device).synchronize()
             seconds["graft"] = clock.lap()
+            seconds["commit"] = commit_seconds
             report = dataclasses.replace(
                 report,
                 seconds=dict(seconds),
@@ -227,6 +240,7 @@ class Trainer:
                 self._saved_at = runtime.now()
             if not continues:
                 return
+            commit_seconds = clock.lap()
 
     def _staged(self, runtime: TrainerRuntime) -> Snapshot | None:
         """Return the network's snapshot. If it publishes none, only check that the network did not diverge."""
@@ -331,8 +345,9 @@ class Trainer:
                 order_seed=self._order_seed, augment_seed=self._augment_seed, epoch=epoch, first=first
             )
             for batch in batches:
-                loss, metrics = self._step(batch)
                 num_examples = self.task.num_examples(batch)
+                with self._first_pass(num_examples, runtime):
+                    loss, metrics = self._step(batch)
                 loss_sum += loss * num_examples
                 for name, value in metrics.items():
                     weighted = value.detach().double() * num_examples
@@ -371,10 +386,18 @@ class Trainer:
         self.average.after_step(self.module, progress=num_done / schedule.num_steps, ends_epoch=ends_epoch)
         return loss.detach(), metrics
 
-    def _evaluate(self) -> Scores | None:
+    def _first_pass(self, size: object, runtime: TrainerRuntime) -> AbstractContextManager[object]:
+        """Return the runtime's context for compilation if a compiled network has not run with batches of this size."""
+        if self._forward is self.module or size in self._passes:
+            return contextlib.nullcontext()
+        self._passes.add(size)
+        return runtime.compiling()
+
+    def _evaluate(self, runtime: TrainerRuntime) -> Scores | None:
         mean = self.average.begun
         if mean is None:
-            return self.task.validate(self._forward)
+            with self._first_pass("evaluation", runtime):
+                return self.task.validate(self._forward)
         self.average.recalibrate(self.task.batch_norm_inputs())
         return self.task.validate(mean)
 
@@ -435,13 +458,10 @@ class Trainer:
         self.progress.score = rootstock.score
         self.progress.learning_rate = rootstock.learning_rate
 
-    def _note_filters(self, own: SnapshotInfo, snapshot: Snapshot | None) -> None:
-        """Record the statistics of the convolutions' filters before the exchange.
-
-        Entropies that the snapshot's information already holds are not computed again.
-        """
+    def _measure_filters(self, snapshot: Snapshot | None) -> FilterNorms:
+        """Measure the convolutions' filters. Entropies in the snapshot's information are not computed again."""
         entropies = self._participant.entropies(snapshot.information) if snapshot else {}
-        self._history.add_filters(own.interval, filter_rows(named_tensors(self.module), self._convolutions, entropies))
+        return measure_filters(named_tensors(self.module), self._convolutions, entropies)
 
     def _note_best(self, runtime: TrainerRuntime, snapshot: Snapshot | None) -> None:
         """Keep the evaluated weights for the next checkpoint if their validation score is the best so far.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -25,6 +27,7 @@ class FakeRuntime(TrainerRuntime):
     ) -> None:
         self.seconds = 0.0
         self.steps = 0
+        self.first_passes = 0
         self.stop_after = stop_after
         self.leaves = False
         self.stores = False
@@ -43,6 +46,10 @@ class FakeRuntime(TrainerRuntime):
 
     def should_continue(self) -> bool:
         return (self.stop_after is None or self.steps < self.stop_after) and not self.leaves
+
+    def compiling(self) -> AbstractContextManager[object]:
+        self.first_passes += 1
+        return contextlib.nullcontext()
 
     def prefetch(self, own: SnapshotInfo) -> None:
         self.prefetched_for = own

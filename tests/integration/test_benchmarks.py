@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import time
 
 import pytest
 
 from inarch.experiments.benchmarks.exchange import exchange
+from inarch.experiments.benchmarks.gpu.sharing import sharing_rows
+from inarch.experiments.benchmarks.gpu.sizes import TINY
 from inarch.experiments.benchmarks.overhead import overhead
 from inarch.experiments.benchmarks.straggler import straggler
 from tests.experiments.test_benchmarks import check_finite_rows
@@ -27,3 +30,11 @@ pytestmark = [pytest.mark.ray]
 )
 def test_benchmark_with_real_actors_measures_finite_values(measure):
     check_finite_rows(measure(repeats=1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_networks_alone_and_side_by_side_have_speeds():
+    rows, notes = sharing_rows(TINY, is_gpu=False, deadline=time.monotonic() + 500.0)
+    assert len(rows) == 5 and notes == []
+    assert all(row.median > 0 for row in rows)

@@ -299,8 +299,8 @@ class BudgetRuntime(FakeRuntime):
 def test_interval_of_a_resnet50_keeps_its_budget(gpu: Counts) -> None:
     """At most 60 launches for the information, 8 for a blend, no wait in a step, and 4 waits in the end of an interval.
 
-    The evaluation's own result is a fifth. Fetching threads copy scions to the GPU, and writing threads wait for the
-    checkpoint's copies.
+    The evaluation's own result is a fifth. The last waits for the graft, whose time is recorded. Fetching threads copy
+    scions to the GPU, and writing threads wait for the checkpoint's copies.
     """
     schedule = ScheduleConfig(epochs=3, batch_size=8)
     config = small_config(device=DEVICE, model=ModelConfig(architecture="resnet50"), schedule=schedule)

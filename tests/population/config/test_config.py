@@ -10,6 +10,7 @@ from inarch.experiments.recipes import RECIPES, recipe
 from inarch.population import (
     CheckpointConfig,
     DataConfig,
+    DeviceConfig,
     ExchangeConfig,
     GraftConfig,
     OptimizerConfig,
@@ -46,6 +47,18 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
             RunConfig,
             {"mode": "lockstep", "checkpoint": CheckpointConfig(every_seconds=5.0)},
             r"checkpoint\.every_seconds must be 0 with mode=lockstep",
+        ),
+        (
+            DeviceConfig,
+            {"compile_mode": "reduce-overhead"},
+            r"device\.compile_mode must be default unless device\.compile",
+        ),
+        (DeviceConfig, {"compile": True, "compile_mode": "fast"}, r"device\.compile_mode must be one of default"),
+        (DeviceConfig, {"mps": "yes"}, r"device\.mps must be one of off, auto, on"),
+        (
+            RunConfig,
+            {"device": DeviceConfig(mps="on"), "population": PopulationConfig(gpus=1.0)},
+            r"device\.mps must be off or auto with population\.gpus 1\.0, got 'on'",
         ),
         (PopulationConfig, {"gpus": 1.5}, r"population\.gpus must lie in \[0, 1\]"),
         (ScheduleConfig, {"epochs": 0}, r"schedule\.epochs"),

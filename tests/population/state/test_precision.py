@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -111,6 +113,36 @@ class CountingBackend:
         return graph.forward
 
 
+class CompilingRuntime(FakeRuntime):
+    """Counts the graphs that are compiled in its context."""
+
+    def __init__(self, backend: CountingBackend) -> None:
+        super().__init__()
+        self.backend, self.compiled = backend, 0
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        self.first_passes += 1
+        before = len(self.backend.graphs)
+        yield
+        self.compiled += len(self.backend.graphs) - before
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_mode_of_compilation_is_passed_to_torch(mode: Any) -> None:
+    config = small_config(device=DeviceConfig(compile=True, compile_mode=mode))
+    with mock.patch("torch.compile") as compiled:
+        Trainer(tiny_task(config), config, network_id=0)
+    assert compiled.call_args.kwargs == {"dynamic": False, "mode": mode}
+
+
+def test_live_network_without_compilation_needs_no_context() -> None:
+    config = small_config(schedule=ScheduleConfig(epochs=1, batch_size=32))
+    runtime = FakeRuntime()
+    live(Trainer(tiny_task(config), config, network_id=0), runtime)
+    assert runtime.first_passes == 0
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_compiled_network_keeps_a_graph_for_each_size_of_batch() -> None:
     backend = CountingBackend()
@@ -119,10 +151,12 @@ def test_compiled_network_keeps_a_graph_for_each_size_of_batch() -> None:
     config = small_config(device=DeviceConfig(compile=True), schedule=schedule)
     with mock.patch("torch.compile", lambda module, **options: original(module, backend=backend, **options)):
         trainer = Trainer(tiny_task(config), config, network_id=0)
-        counts = []
-        for _ in trainer.intervals(FakeRuntime()):
+        counts, runtime = [], CompilingRuntime(backend)
+        for _ in trainer.intervals(runtime):
             counts.append(len(backend.graphs))
     assert counts[0] >= 2 and counts == [counts[0]] * 3, "nothing is compiled after the first epoch"
+    assert runtime.compiled == counts[0], "something is compiled outside of the runtime's context"
+    assert runtime.first_passes == 3, "full batches, the last batch, and the evaluation"
     torch.compiler.reset()
 
 
