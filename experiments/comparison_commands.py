@@ -34,7 +34,8 @@ def compare(
     published tables have arms of several sizes, and they print their cost before they start.
 
     Args:
-        name: The comparison: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions.
+        name: The comparison: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions,
+            precision.
             Or paper-table-NAME for a table of a paper at its published size, where NAME is one of:
             scions, criteria, methods, networks, strengths, levels, imagenet, persons, density, cultivation, teachers,
             dcff-cifar10, dcff-imagenet.

@@ -3,7 +3,7 @@
 Two references are measured beside it: the published graft through files, and the floor, which is plain copies of the
 same bytes. A network pays for publishing its snapshot (information, stage, publish) and for grafting another one
 (fetch, blend). Here the donor does the first three phases and the rootstock the others. Their sum is the cost
-for one network.
+for one network. Publishing includes packing, and fetching includes widening, where `exchange.precision` is not float32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from inarch.experiments.benchmarks.object_store import store_rows
 from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend
 from inarch.experiments.benchmarks.runs import own_ray
 from inarch.population import models
-from inarch.population.config import GraftConfig, ModelConfig, RunConfig
+from inarch.population.config import ExchangeConfig, GraftConfig, ModelConfig, RunConfig
 from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.grafting.compiled_loops import path_taken
 from inarch.population.grafting.criteria import LayerInformation, measure
@@ -34,6 +34,7 @@ from inarch.population.grafting.layer_level import blend_layers, layer_alphas
 from inarch.population.grafting.units import graft_units
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
+from inarch.population.state.packing import SnapshotPacking
 from inarch.population.state.snapshot import Snapshot, StagingBuffer, layout_of
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import named_tensors
@@ -47,6 +48,9 @@ FASTER = {JUDGED: Must(rule="at least", limit=20.0)}
 
 FASTER_SMALL = Must(rule="at least", limit=12.0)
 NEAR_FLOOR = Must(rule="at most", limit=3.0)
+PACKED = ("float16", "bfloat16", "int8")
+"""Values of `exchange.precision` that are measured beside float32, for JUDGED."""
+
 PHASES = ("information", "stage", "publish", "fetch", "blend")
 PUBLISHED_PHASES = ("save", "load", "entropy", "blend")
 
@@ -54,6 +58,9 @@ WARM_TURNS = 3
 """Turns that are not counted. They touch the memory of the object store for the first time, which is slow."""
 
 CALL_SECONDS = 300.0
+
+OPTIONS: dict[str, Any] = {"num_cpus": 0.5, "runtime_env": {"env_vars": KEEP_MEMORY}}
+"""Options of the actors, as networks run."""
 
 Seconds = dict[str, float]
 """Seconds by phase."""
@@ -87,12 +94,13 @@ class Laps:
 class Peer:
     """A network that publishes and grafts snapshots with the library's functions. `PeerActor` is the class on Ray."""
 
-    def __init__(self, architecture: str, seed: int) -> None:
+    def __init__(self, architecture: str, seed: int, precision: str = ExchangeConfig().precision) -> None:
         """Build the network.
 
         Args:
             architecture: Name of the architecture.
             seed: Seed of the initial weights.
+            precision: As `ExchangeConfig.precision`.
         """
         torch.set_num_threads(1)
         config = ModelConfig(architecture=architecture)
@@ -101,6 +109,8 @@ class Peer:
         self.published = copy.deepcopy(self.model)
         self._units = graft_units(self.model)
         self._layout = layout_of(named_tensors(self.model))
+        names = {name for name, _ in self.model.named_parameters()}
+        self._packing = SnapshotPacking(self._layout, precision, keys=names)
         self._staging = StagingBuffer(self._layout, torch.device("cpu"))
         self._staging.alias_parameters(self.model)
         self._state = named_tensors(self.model)
@@ -114,8 +124,8 @@ class Peer:
         self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
 
     def nbytes(self) -> int:
-        """Return the size of a snapshot in bytes."""
-        return self._layout.nbytes
+        """Return the size of a published snapshot in bytes."""
+        return self._packing.nbytes
 
     def publish(self) -> tuple[Seconds, Reference]:
         """Stage the weights and put the snapshot into the object store, which keeps the newest two.
@@ -127,7 +137,7 @@ class Peer:
         laps = Laps(seconds)
         if len(self._held) == self._held.maxlen:
             self._held.popleft()
-        reference = ray.put(snapshot.buffer)
+        reference = ray.put(self._packing.pack(snapshot.buffer))
         self._held.append(reference)
         laps.end("publish")
         return laps.seconds, PublishedSnapshot(
@@ -147,7 +157,7 @@ class Peer:
             RuntimeError: The snapshot was refused.
         """
         laps = Laps()
-        snapshot = fetch(posting, self._layout, seconds=CALL_SECONDS)
+        snapshot = fetch(posting, self._layout, packing=self._packing, seconds=CALL_SECONDS)
         if isinstance(snapshot, ExchangeOutcome):
             raise RuntimeError(f"the scion was refused: {snapshot}")
         laps.end("fetch")
@@ -289,6 +299,9 @@ def exchange(
         for architecture in architectures:
             rows_of_graft, sizes[architecture] = _exchange(architecture, repeats)
             rows += rows_of_graft
+            if architecture == JUDGED:
+                for precision in PACKED:
+                    rows += _packed_rows(architecture, precision, repeats)
     return Measurement(
         name="exchange",
         repeats=repeats,
@@ -299,8 +312,7 @@ def exchange(
 
 
 def _exchange(architecture: str, repeats: int) -> tuple[list[Row], int]:
-    options = {"num_cpus": 0.5, "runtime_env": {"env_vars": KEEP_MEMORY}}  # as networks run
-    donor, rootstock = (PeerActor.options(**options).remote(architecture, seed) for seed in (0, 1))
+    donor, rootstock = (PeerActor.options(**OPTIONS).remote(architecture, seed) for seed in (0, 1))
     try:
         nbytes = _get(donor.nbytes.remote())
         with tempfile.TemporaryDirectory() as folder:
@@ -310,6 +322,26 @@ def _exchange(architecture: str, repeats: int) -> tuple[list[Row], int]:
         ray.kill(rootstock)
     library, published, floor = (list(column) for column in zip(*turns[WARM_TURNS:], strict=True))
     return _rows(f"{architecture} {nbytes / 1e6:.1f} MB", library, published, floor, architecture), nbytes
+
+
+def _packed_rows(architecture: str, precision: str, repeats: int) -> list[Row]:
+    """Measure grafts of packed snapshots: their bytes, and the time of publishing, fetching and the whole graft."""
+    donor, rootstock = (PeerActor.options(**OPTIONS).remote(architecture, seed, precision) for seed in (0, 1))
+    try:
+        nbytes = _get(donor.nbytes.remote())
+        turns: list[Seconds] = []
+        for _ in range(WARM_TURNS + repeats):
+            seconds, snapshot = _get(donor.publish.remote())
+            turns.append(seconds | _get(rootstock.graft.remote(snapshot)))
+    finally:
+        ray.kill(donor)
+        ray.kill(rootstock)
+    turns, what = turns[WARM_TURNS:], f"{architecture}, {precision}"
+    return [
+        Row(what=f"{what}: bytes of a snapshot", unit="MB", values=(nbytes / 1e6,)),
+        *(_milliseconds(f"{what}: {phase}", [turn[phase] for turn in turns]) for phase in ("publish", "fetch")),
+        _milliseconds(f"{what}: graft", [sum(turn.values()) for turn in turns]),
+    ]
 
 
 def _turn(donor: Any, rootstock: Any, path: str) -> tuple[Seconds, Seconds, Seconds]:
