@@ -415,7 +415,7 @@ def levels(data: DataConfig, epochs: int) -> Comparison:
     )
 
 
-def precision(data: DataConfig, epochs: int) -> Comparison:
+def snapshot_precision(data: DataConfig, epochs: int) -> Comparison:
     """Return the comparison of snapshots in less precision than float32, in lockstep and with delay compensation.
 
     Args:
@@ -434,7 +434,7 @@ def precision(data: DataConfig, epochs: int) -> Comparison:
         return dataclasses.replace(changed, against="float32, async")
 
     return Comparison(
-        name="precision",
+        name="snapshot-precision",
         question="Does it cost accuracy if snapshots hold their weights in half precision, or in 8 bits?",
         arms=(
             arm("float32", "snapshots hold the weights as they are"),
@@ -458,6 +458,6 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "compact": ("DCFF: published, stable, controls, with grafting", compact, 12),
     "levels": ("layers or filters, channel matching, equal initial weights", levels, 12),
     "scions": ("scions from noise, the network itself or others; criteria", scions, 12),
-    "precision": ("snapshots in float32, float16 and int8", precision, 12),
+    "snapshot-precision": ("snapshots in float32, float16 and int8", snapshot_precision, 12),
 }
 """Comparisons by name: a description, the function that makes the comparison, and its epochs."""
