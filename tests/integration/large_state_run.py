@@ -190,7 +190,8 @@ def main(folder: str, width: int) -> dict[str, Any]:
     result = {
         "nbytes": nbytes,
         "entry_bytes": entry.nbytes,
-        "fetched": bool(np.array_equal(scion.buffer[-4096:], published.buffer[-4096:])) and scion.origin.network_id == 1,
+        "fetched": bool(np.array_equal(scion.buffer[-4096:], published.buffer[-4096:]))
+        and scion.origin.network_id == 1,
         "blended": is_blend(
             rootstock.module.get_parameter(LARGE), own.state()[LARGE], scion.state()[LARGE], alphas[LARGE]
         ),
