@@ -21,6 +21,7 @@ import torch
 
 from inarch.actors.network.actor import KEEP_MEMORY
 from inarch.actors.network.exchange_client import fetch
+from inarch.experiments.benchmarks.averaging import averaging_rows
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.object_store import store_rows
 from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend
@@ -302,6 +303,7 @@ def exchange(
             if architecture == JUDGED:
                 for precision in PACKED:
                     rows += _packed_rows(architecture, precision, repeats)
+                rows += averaging_rows(architecture, repeats)
     return Measurement(
         name="exchange",
         repeats=repeats,

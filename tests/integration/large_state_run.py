@@ -155,6 +155,8 @@ def main(folder: str, width: int) -> dict[str, Any]:
     )
     board: Any = Board.remote()
 
+    peaks: dict[str, int] = {}
+
     def live(network_id: int) -> tuple[Trainer, Runtime, Snapshot]:
         """Train one interval, and return the network, its runtime, and a view of what it published."""
         with timed("build"):
@@ -174,13 +176,14 @@ def main(folder: str, width: int) -> dict[str, Any]:
             stored = client.stored(snapshot)
             client.flush(seconds=60.0)
         client.close()
+        peaks[f"network {network_id}"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         assert stored is not None
         return trainer, runtime, stored
 
-    donor, _, published = live(1)
+    donor, runtime, published = live(1)
     nbytes = donor.layout.nbytes
     entry = next(entry for entry in donor.layout.entries if entry.name == LARGE)
-    del donor
+    del donor, runtime  # its client and its checkpoint refer to the network
     gc.collect()
     rootstock, runtime, own = live(0)
     checkpoint = runtime.checkpoint
@@ -202,8 +205,7 @@ def main(folder: str, width: int) -> dict[str, Any]:
         store.commit(checkpoint)
     checkpoint.release()
     before = bits(rootstock)
-    runtime.scions, runtime.checkpoint = (), None
-    del rootstock, checkpoint, scion, own, published
+    del rootstock, runtime, checkpoint, scion, own, published
     gc.collect()
     resumed = Trainer(task, config, network_id=0)
     with timed("read and resume"):
@@ -213,6 +215,7 @@ def main(folder: str, width: int) -> dict[str, Any]:
     result |= {
         "resumed": bits(resumed) == before and resumed.interval == 1,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peaks": peaks,
         "seconds": SECONDS,
     }
     ray.shutdown()
