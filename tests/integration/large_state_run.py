@@ -207,6 +207,7 @@ def main(folder: str, width: int) -> dict[str, Any]:
     before = bits(rootstock)
     del rootstock, runtime, checkpoint, scion, own, published
     gc.collect()
+    ray.shutdown()  # the snapshots in the store would lie beside the network that resumes
     resumed = Trainer(task, config, network_id=0)
     with timed("read and resume"):
         saved = store.newest(0)
@@ -218,7 +219,6 @@ def main(folder: str, width: int) -> dict[str, Any]:
         "peaks": peaks,
         "seconds": SECONDS,
     }
-    ray.shutdown()
     return result
 
 
