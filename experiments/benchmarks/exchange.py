@@ -27,7 +27,7 @@ from inarch.experiments.benchmarks.object_store import store_rows
 from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend
 from inarch.experiments.benchmarks.runs import own_ray
 from inarch.population import models
-from inarch.population.config import ExchangeConfig, GraftConfig, ModelConfig, RunConfig
+from inarch.population.config import GraftConfig, ModelConfig, RunConfig
 from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.grafting.compiled_loops import path_taken
 from inarch.population.grafting.criteria import LayerInformation, measure
@@ -49,8 +49,8 @@ FASTER = {JUDGED: Must(rule="at least", limit=20.0)}
 
 FASTER_SMALL = Must(rule="at least", limit=12.0)
 NEAR_FLOOR = Must(rule="at most", limit=3.0)
-PACKED = ("float16", "bfloat16", "int8")
-"""Values of `exchange.precision` that are measured beside float32, for JUDGED."""
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+"""Values of `exchange.precision` that are measured in turn, for JUDGED."""
 
 PHASES = ("information", "stage", "publish", "fetch", "blend")
 PUBLISHED_PHASES = ("save", "load", "entropy", "blend")
@@ -95,13 +95,12 @@ class Laps:
 class Peer:
     """A network that publishes and grafts snapshots with the library's functions. `PeerActor` is the class on Ray."""
 
-    def __init__(self, architecture: str, seed: int, precision: str = ExchangeConfig().precision) -> None:
+    def __init__(self, architecture: str, seed: int) -> None:
         """Build the network.
 
         Args:
             architecture: Name of the architecture.
             seed: Seed of the initial weights.
-            precision: As `ExchangeConfig.precision`.
         """
         torch.set_num_threads(1)
         config = ModelConfig(architecture=architecture)
@@ -111,7 +110,7 @@ class Peer:
         self._units = graft_units(self.model)
         self._layout = layout_of(named_tensors(self.model))
         names = {name for name, _ in self.model.named_parameters()}
-        self._packing = SnapshotPacking(self._layout, precision, keys=names)
+        self._packings = {name: SnapshotPacking(self._layout, name, keys=names) for name in PRECISIONS}
         self._staging = StagingBuffer(self._layout, torch.device("cpu"))
         self._staging.alias_parameters(self.model)
         self._state = named_tensors(self.model)
@@ -124,12 +123,19 @@ class Peer:
             self._past.append(self._origin(), self._state)
         self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
 
-    def nbytes(self) -> int:
-        """Return the size of a published snapshot in bytes."""
-        return self._packing.nbytes
+    def nbytes(self, precision: str = "float32") -> int:
+        """Return the size of a published snapshot in bytes.
 
-    def publish(self) -> tuple[Seconds, Reference]:
+        Args:
+            precision: As `ExchangeConfig.precision`.
+        """
+        return self._packings[precision].nbytes
+
+    def publish(self, precision: str = "float32") -> tuple[Seconds, Reference]:
         """Stage the weights and put the snapshot into the object store, which keeps the newest two.
+
+        Args:
+            precision: As `ExchangeConfig.precision`.
 
         Returns:
             Seconds by phase, and the reference to the snapshot.
@@ -138,18 +144,19 @@ class Peer:
         laps = Laps(seconds)
         if len(self._held) == self._held.maxlen:
             self._held.popleft()
-        reference = ray.put(self._packing.pack(snapshot.buffer))
+        reference = ray.put(self._packings[precision].pack(snapshot.buffer))
         self._held.append(reference)
         laps.end("publish")
         return laps.seconds, PublishedSnapshot(
             origin=snapshot.origin, information=snapshot.information, payload=[reference]
         )
 
-    def graft(self, posting: Reference) -> Seconds:
+    def graft(self, posting: Reference, precision: str = "float32") -> Seconds:
         """Fetch a snapshot from the object store and graft it.
 
         Args:
             posting: Reference to the snapshot.
+            precision: As `ExchangeConfig.precision`.
 
         Returns:
             Seconds by phase.
@@ -158,7 +165,7 @@ class Peer:
             RuntimeError: The snapshot was refused.
         """
         laps = Laps()
-        snapshot = fetch(posting, self._layout, packing=self._packing, seconds=CALL_SECONDS)
+        snapshot = fetch(posting, self._layout, packing=self._packings[precision], seconds=CALL_SECONDS)
         if isinstance(snapshot, ExchangeOutcome):
             raise RuntimeError(f"the scion was refused: {snapshot}")
         laps.end("fetch")
@@ -301,8 +308,7 @@ def exchange(
             rows_of_graft, sizes[architecture] = _exchange(architecture, repeats)
             rows += rows_of_graft
             if architecture == JUDGED:
-                for precision in PACKED:
-                    rows += _packed_rows(architecture, precision, repeats)
+                rows += _packed_rows(architecture, repeats)
                 rows += averaging_rows(architecture, repeats)
     return Measurement(
         name="exchange",
@@ -326,24 +332,29 @@ def _exchange(architecture: str, repeats: int) -> tuple[list[Row], int]:
     return _rows(f"{architecture} {nbytes / 1e6:.1f} MB", library, published, floor, architecture), nbytes
 
 
-def _packed_rows(architecture: str, precision: str, repeats: int) -> list[Row]:
-    """Measure grafts of packed snapshots: their bytes, and the time of publishing, fetching and the whole graft."""
-    donor, rootstock = (PeerActor.options(**OPTIONS).remote(architecture, seed, precision) for seed in (0, 1))
+def _packed_rows(architecture: str, repeats: int) -> list[Row]:
+    """Measure grafts of packed snapshots in turn with those of float32: their bytes and their time."""
+    donor, rootstock = (PeerActor.options(**OPTIONS).remote(architecture, seed) for seed in (0, 1))
     try:
-        nbytes = _get(donor.nbytes.remote())
-        turns: list[Seconds] = []
+        sizes = {precision: _get(donor.nbytes.remote(precision)) for precision in PRECISIONS}
+        turns: dict[str, list[Seconds]] = {precision: [] for precision in PRECISIONS}
         for _ in range(WARM_TURNS + repeats):
-            seconds, snapshot = _get(donor.publish.remote())
-            turns.append(seconds | _get(rootstock.graft.remote(snapshot)))
+            for precision in PRECISIONS:
+                seconds, snapshot = _get(donor.publish.remote(precision))
+                turns[precision].append(seconds | _get(rootstock.graft.remote(snapshot, precision)))
     finally:
         ray.kill(donor)
         ray.kill(rootstock)
-    turns, what = turns[WARM_TURNS:], f"{architecture}, {precision}"
-    return [
-        Row(what=f"{what}: bytes of a snapshot", unit="MB", values=(nbytes / 1e6,)),
-        *(_milliseconds(f"{what}: {phase}", [turn[phase] for turn in turns]) for phase in ("publish", "fetch")),
-        _milliseconds(f"{what}: graft", [sum(turn.values()) for turn in turns]),
-    ]
+    rows: list[Row] = []
+    totals = {name: [sum(turn.values()) for turn in laps[WARM_TURNS:]] for name, laps in turns.items()}
+    for precision in PRECISIONS:
+        what, laps = f"{architecture}, {precision}", turns[precision][WARM_TURNS:]
+        rows.append(Row(what=f"{what}: bytes of a snapshot", unit="MB", values=(sizes[precision] / 1e6,)))
+        rows += [_milliseconds(f"{what}: {phase}", [turn[phase] for turn in laps]) for phase in ("publish", "fetch")]
+        rows.append(_milliseconds(f"{what}: graft", totals[precision]))
+        if precision != "float32":
+            rows.append(ratio(f"{what}: graft / float32", totals[precision], totals["float32"], None))
+    return rows
 
 
 def _turn(donor: Any, rootstock: Any, path: str) -> tuple[Seconds, Seconds, Seconds]:
