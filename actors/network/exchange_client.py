@@ -385,9 +385,10 @@ class ExchangeClient:
             buffer = self._backend.get(snapshot.payload, seconds=remaining)
             if buffer is ExchangeOutcome.GONE:
                 self._backend.withdraw(snapshot.origin)
-            found = buffer
-            if not isinstance(buffer, ExchangeOutcome):
-                found = as_snapshot(snapshot, buffer, self._layout, packing=self._packing)
+            if isinstance(buffer, ExchangeOutcome):
+                results.append(buffer)
+                continue
+            found = as_snapshot(snapshot, buffer, self._layout, packing=self._packing)
             results.append(found if isinstance(found, ExchangeOutcome) else self._prepare(found))
         scions = tuple(result for result in results if isinstance(result, Snapshot))
         return scions or next(result for result in results if isinstance(result, ExchangeOutcome))

@@ -169,7 +169,7 @@ def main(folder: str, width: int) -> dict[str, Any]:
             prepare=trainer.prepare,
             packing=trainer.packing,
         )
-        runtime = Runtime(client)
+        runtime, stored = Runtime(client), None
         for report, snapshot in trainer.intervals(runtime):
             assert snapshot is not None
             client.publish_interval(report, snapshot)
