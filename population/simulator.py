@@ -194,7 +194,7 @@ class Simulator:
             snapshot = Snapshot(
                 origin=snapshot.origin,
                 information=snapshot.information,
-                buffer=snapshot.buffer.copy(),
+                buffer=life.trainer.packing.as_received(snapshot.buffer),
                 layout=snapshot.layout,
             )
         self._at(life.now(), lambda now: self._publish(life, report, snapshot, now))

@@ -227,7 +227,7 @@ class RunCoordinator(GuestApi):
         self._population.record_contact(network_id, has_trained=bool(reports) or snapshot is not None)
         if snapshot is not None:
             self._population.publish(snapshot, now=time.monotonic())
-            self._monitor.metrics.count_published(self._state.info.snapshot_bytes if self._state.info else 0)
+            self._monitor.metrics.count_published(snapshot.nbytes)
             await self._release_barriers()
         is_guest = self._members[network_id].is_guest
         for report in reports:

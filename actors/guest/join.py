@@ -196,7 +196,14 @@ def _session(run: str, enrollment: Enrollment, config: RunConfig, participant: P
     """Begin to send heartbeats to the coordinator."""
     handle, network_id, incarnation = _handle(run), enrollment.network_id, enrollment.incarnation
     backend = RayExchangeBackend(cast("ActorProxy[CoordinatorApi]", handle), network_id, incarnation)
-    client = ExchangeClient(backend, config, participant.layout, logger=logger, prepare=participant.prepare)
+    client = ExchangeClient(
+        backend,
+        config,
+        participant.layout,
+        logger=logger,
+        prepare=participant.prepare,
+        packing=participant.packing,
+    )
     calls = RayGuestCalls(handle, network_id, incarnation)
     return GuestSession(client, calls, fetch_seconds=client.fetch_seconds)
 

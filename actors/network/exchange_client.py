@@ -24,6 +24,7 @@ from inarch.population.config import RunConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.packing import SnapshotPacking
 from inarch.population.state.snapshot import Layout, Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 
@@ -49,9 +50,9 @@ class _EarlyPut:
         """The reference to the bytes in the store. None until `is_done`, and if the store is full."""
         self.is_done = threading.Event()
 
-    def put(self, backend: ExchangeBackend) -> None:
+    def put(self, backend: ExchangeBackend, packing: SnapshotPacking) -> None:
         try:
-            self.references = backend.put(self.buffer)
+            self.references = backend.put(packing.pack(self.buffer))
         finally:
             self.is_done.set()
 
@@ -67,6 +68,7 @@ class ExchangeClient:
         *,
         logger: logging.Logger,
         prepare: Callable[[Snapshot], Snapshot] | None = None,
+        packing: SnapshotPacking | None = None,
     ) -> None:
         """Create the client and start its threads.
 
@@ -76,10 +78,12 @@ class ExchangeClient:
             layout: Layout that every snapshot must have.
             logger: Log of the network.
             prepare: Applied to each fetched snapshot by the fetching thread. None: nothing is.
+            packing: How snapshots are packed and widened. None: they are published as they are.
         """
         self._prepare = prepare or (lambda snapshot: snapshot)
+        self._packing = packing or SnapshotPacking(layout, "float32")
         self._backend, self._timeouts, self._layout, self._logger = backend, config.timeouts, layout, logger
-        self.fetch_seconds = max(config.timeouts.fetch_seconds, layout.nbytes / SLOWEST_LINK)
+        self.fetch_seconds = max(config.timeouts.fetch_seconds, self._packing.nbytes / SLOWEST_LINK)
         """Longest wait for a snapshot."""
         self._is_lockstep = config.mode == "lockstep"
         self._is_large = config.population.size > LARGE_POPULATION
@@ -168,7 +172,8 @@ class ExchangeClient:
         if (is_free or self._is_lockstep) and (self._early is None or self._early.is_done.is_set()):
             self._forget_old()
             self._early = early = _EarlyPut(snapshot.buffer)
-            threading.Thread(target=early.put, args=(self._backend,), name="exchange-put", daemon=True).start()
+            arguments = (self._backend, self._packing)
+            threading.Thread(target=early.put, args=arguments, name="exchange-put", daemon=True).start()
 
     def _references_of(self, buffer: np.ndarray) -> References | None:
         """Put bytes into the object store, unless `put_early` has begun to. Return the reference, or None."""
@@ -180,25 +185,32 @@ class ExchangeClient:
             if early.buffer is buffer:
                 return early.references
         self._forget_old()
-        return self._backend.put(buffer)
+        return self._backend.put(self._packing.pack(buffer))
 
     def _put(self, snapshot: Snapshot) -> None:
         references = self._references_of(snapshot.buffer)
         if references is None:
             self._logger.warning("interval %d was not published: the store is full", snapshot.origin.interval)
             return
-        published = PublishedSnapshot(origin=snapshot.origin, information=snapshot.information, payload=references)
+        published = PublishedSnapshot(
+            origin=snapshot.origin,
+            information=snapshot.information,
+            payload=references,
+            nbytes=self._packing.nbytes,
+        )
         with self._changed:
             self._published.append(published)
             self._pending = published
             self._changed.notify_all()
 
     def stored(self, snapshot: Snapshot) -> Snapshot | None:
-        """Return a snapshot that was put into the object store, as a view of it. None if it is not there.
+        """Return a snapshot that was put into the object store, as a view of it. None if it is not there as it was.
 
         Args:
             snapshot: The snapshot that was published.
         """
+        if not self._packing.is_exact:
+            return None
         with self._changed:
             newest = self._published[-1] if self._published else None
         if newest is None or newest.origin != snapshot.origin:
@@ -239,7 +251,8 @@ class ExchangeClient:
             seconds: Longest wait.
 
         Returns:
-            The snapshot, whose buffer is a read-only view of the store's memory, or the reason why it did not come.
+            The snapshot, or the reason why it did not come. With exchange.precision float32, its buffer is a read-only
+            view of the store's memory.
         """
         snapshots = self._fetch_all((published,), seconds=seconds)
         return snapshots if isinstance(snapshots, ExchangeOutcome) else snapshots[0]
@@ -400,7 +413,9 @@ class ExchangeClient:
         self.record_contact()
         if isinstance(selected, ExchangeOutcome):
             return selected
-        return self._fetch_all(selected, seconds=max(fetch_seconds, len(selected) * self._layout.nbytes / SLOWEST_LINK))
+        return self._fetch_all(
+            selected, seconds=max(fetch_seconds, len(selected) * self._packing.nbytes / SLOWEST_LINK)
+        )
 
     def _fetch_all(
         self, selected: Sequence[PublishedSnapshot[References]], *, seconds: float
@@ -415,38 +430,50 @@ class ExchangeClient:
             buffer = self._backend.get(snapshot.payload, seconds=remaining)
             if buffer is ExchangeOutcome.GONE:
                 self._backend.withdraw(snapshot.origin)
-            found = buffer if isinstance(buffer, ExchangeOutcome) else as_snapshot(snapshot, buffer, self._layout)
+            if isinstance(buffer, ExchangeOutcome):
+                results.append(buffer)
+                continue
+            found = as_snapshot(snapshot, buffer, self._layout, packing=self._packing)
             results.append(found if isinstance(found, ExchangeOutcome) else self._prepare(found))
         scions = tuple(result for result in results if isinstance(result, Snapshot))
         return scions or next(result for result in results if isinstance(result, ExchangeOutcome))
 
 
 def as_snapshot(
-    published: PublishedSnapshot[References], buffer: np.ndarray, layout: Layout
+    published: PublishedSnapshot[References], buffer: np.ndarray, layout: Layout, *, packing: SnapshotPacking
 ) -> Snapshot | ExchangeOutcome:
     """Return fetched bytes as a snapshot, or STRUCTURE if they have another layout.
 
     Args:
         published: The snapshot in the index.
-        buffer: Its bytes, shape (bytes,), uint8.
+        buffer: Its bytes as they were published, shape (bytes,), uint8.
         layout: Layout that it must have.
+        packing: How snapshots of this layout are published.
     """
-    if published.origin.structure != layout.fingerprint or buffer.nbytes != layout.nbytes:
+    if published.origin.structure != layout.fingerprint or buffer.nbytes != packing.nbytes:
         return ExchangeOutcome.STRUCTURE
     order = layout.in_order(channels_last=published.origin.is_channels_last)
-    return Snapshot(origin=published.origin, information=published.information, buffer=buffer, layout=order)
+    return Snapshot(
+        origin=published.origin, information=published.information, buffer=packing.widen(buffer), layout=order
+    )
 
 
-def fetch(published: PublishedSnapshot[References], layout: Layout, *, seconds: float) -> Snapshot | ExchangeOutcome:
+def fetch(
+    published: PublishedSnapshot[References], layout: Layout, *, packing: SnapshotPacking, seconds: float
+) -> Snapshot | ExchangeOutcome:
     """Fetch a published snapshot from the object store.
 
     Args:
         published: The snapshot in the index.
         layout: Layout that it must have.
+        packing: How snapshots of this layout are published.
         seconds: Longest wait.
 
     Returns:
-        The snapshot, whose buffer is a read-only view of the store's memory, or the reason why it did not come.
+        The snapshot, or the reason why it did not come. With precision float32, its buffer is a read-only view of the
+        store's memory.
     """
     buffer = fetch_buffer(published.payload, seconds=seconds)
-    return buffer if isinstance(buffer, ExchangeOutcome) else as_snapshot(published, buffer, layout)
+    if isinstance(buffer, ExchangeOutcome):
+        return buffer
+    return as_snapshot(published, buffer, layout, packing=packing)

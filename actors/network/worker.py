@@ -91,7 +91,12 @@ class NetworkWorker:
         )
         backend = RayExchangeBackend(self._coordinator, network_id, spec.incarnation)
         self._exchange = ExchangeClient(
-            backend, config, self.trainer.layout, logger=self._log.logger, prepare=self.trainer.prepare
+            backend,
+            config,
+            self.trainer.layout,
+            logger=self._log.logger,
+            prepare=self.trainer.prepare,
+            packing=self.trainer.packing,
         )
         limit = max(
             config.timeouts.progress_seconds,

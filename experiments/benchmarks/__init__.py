@@ -13,7 +13,7 @@ from rich.console import Console
 
 from inarch.experiments.benchmarks.checkpoint import checkpoint
 from inarch.experiments.benchmarks.coordinator import coordinator
-from inarch.experiments.benchmarks.exchange import exchange
+from inarch.experiments.benchmarks.exchange.benchmark import exchange
 from inarch.experiments.benchmarks.fusion import fusion
 from inarch.experiments.benchmarks.gpu import gpu
 from inarch.experiments.benchmarks.harness import Measurement, machine, table, to_json

@@ -24,6 +24,7 @@ from inarch.actors.messages import (
     heartbeat_seconds,
 )
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row
+from inarch.experiments.benchmarks.membership import membership_rows
 from inarch.population.config import OpenConfig, PopulationConfig, RunConfig, TopologyConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
@@ -85,6 +86,7 @@ def coordinator(*, repeats: int, sizes: tuple[int, ...] = SIZES, seconds: float 
     setting = {"interval_seconds": INTERVAL_SECONDS, "window_seconds": seconds, "units": UNITS, "sizes": list(sizes)}
     note = "members are guests, whose rows the coordinator writes too; networks write their own and cost it less"
     rows += [_donor_row(size, repeats) for size in (max(sizes), 10 * max(sizes))]
+    rows += membership_rows(10 * max(sizes), repeats)
     return Measurement(name="coordinator", repeats=repeats, rows=tuple(rows), setting=setting, notes=(note,))
 
 

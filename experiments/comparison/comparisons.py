@@ -31,6 +31,7 @@ from inarch.population.config import (
     GraftConfig,
     PopulationConfig,
     RunConfig,
+    SnapshotPrecision,
     StalenessConfig,
     StragglerConfig,
     TopologyConfig,
@@ -441,6 +442,40 @@ def precision(data: DataConfig, epochs: int) -> Comparison:
     )
 
 
+def snapshot_precision(data: DataConfig, epochs: int) -> Comparison:
+    """Return the comparison of snapshots in less precision than float32, in lockstep and with delay compensation.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
+    base = small(data, size=2, epochs=epochs, mode="lockstep")
+
+    async_ = dataclasses.replace(base, mode="async", staleness=DISCOUNTED_AND_COMPENSATED)
+
+    def arm(value: SnapshotPrecision, description: str) -> Arm:
+        return varied(base, value, description, exchange=ExchangeConfig(precision=value))
+
+    def arm_async(value: SnapshotPrecision, description: str) -> Arm:
+        changed = varied(async_, f"{value}, async", description, exchange=ExchangeConfig(precision=value))
+        return dataclasses.replace(changed, against="float32, async")
+
+    return Comparison(
+        name="snapshot-precision",
+        question="Does it cost accuracy if snapshots hold their weights in half precision, or in 8 bits?",
+        arms=(
+            arm("float32", "snapshots hold the weights as they are"),
+            arm("float16", "the weights of convolutions and matrices in float16"),
+            arm("int8", "the same in 8 bits, with one scale for each 1,024 weights"),
+            varied(base, "independent", "the networks train side by side without exchange", exchange=NONE),
+            arm_async("float32", "without a barrier, with delay compensation and the staleness discount"),
+            arm_async("int8", "the same in 8 bits"),
+        ),
+        baseline="float32",
+        seeds=(0, 1, 2, 3, 4),
+    )
+
+
 COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]] = {
     "two-networks": ("two networks: grafting, averaging, random alpha, PAPA", two_networks, 12),
     "four-networks": ("four networks on a ring: grafting and PAPA", four_networks, 12),
@@ -451,5 +486,6 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "levels": ("layers or filters, channel matching, equal initial weights", levels, 12),
     "scions": ("scions from noise, the network itself or others; criteria", scions, 12),
     "precision": ("float32 and bfloat16, channels first and last", precision, 30),
+    "snapshot-precision": ("snapshots in float32, float16 and int8", snapshot_precision, 12),
 }
 """Comparisons by name: a description, the function that makes the comparison, and its epochs."""

@@ -1,7 +1,14 @@
 """The whole configuration of a run: frozen values, checked when they are created, stored beside every result."""
 
 from inarch.population.config.data import DataConfig, ImageSize, height_and_width
-from inarch.population.config.exchange import ExchangeConfig, PapaConfig, PbtConfig, TopologyConfig, WashConfig
+from inarch.population.config.exchange import (
+    ExchangeConfig,
+    PapaConfig,
+    PbtConfig,
+    SnapshotPrecision,
+    TopologyConfig,
+    WashConfig,
+)
 from inarch.population.config.fusion import FusionConfig, FusionMode
 from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.model import ModelConfig
@@ -42,6 +49,7 @@ __all__ = [
     "PopulationConfig",
     "RunConfig",
     "ScheduleConfig",
+    "SnapshotPrecision",
     "StalenessConfig",
     "StragglerConfig",
     "TextConfig",

@@ -72,7 +72,7 @@ SECTIONS = ("exchange", "graft", "papa", "wash", "pbt", "staleness", "topology",
 def first_difference(config: OpenConfig, run: RunConfig) -> tuple[str, object, object] | None:
     """Return the first setting of the exchange in which a run differs from a configuration, or None.
 
-    Timeouts are not compared, because a loop takes those of the run.
+    Timeouts and exchange.precision are not compared, because a loop takes those of the run.
 
     Args:
         config: What a training loop expects.
@@ -88,7 +88,7 @@ def first_difference(config: OpenConfig, run: RunConfig) -> tuple[str, object, o
             continue
         own, other = getattr(config, section), getattr(run, section)
         for item in fields(own):
-            values = getattr(own, item.name), getattr(other, item.name)
-            if values[0] != values[1]:
-                return f"{section}.{item.name}", *values
+            name, values = f"{section}.{item.name}", (getattr(own, item.name), getattr(other, item.name))
+            if values[0] != values[1] and name != "exchange.precision":
+                return name, *values
     return None

@@ -19,6 +19,7 @@ from inarch.population.exchange.shared_state import SharedState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness
 from inarch.population.state.memory_order import copy_all
+from inarch.population.state.packing import SnapshotPacking
 from inarch.population.state.snapshot import Snapshot, StagingBuffer, Uploader, layout_of
 from inarch.population.state.snapshot_info import SnapshotInfo
 
@@ -39,6 +40,9 @@ class Participant:
         self._shared, self._config = shared, config
         self.units = shared.units()
         self.layout = layout_of(shared.tensors())
+        names = {name for name, _ in shared.module.named_parameters(remove_duplicate=False)}
+        self.packing = SnapshotPacking(self.layout, config.exchange.precision, keys=names)
+        """How the network's snapshots are packed for others, and those of others widened."""
         device = next(shared.module.parameters()).device
         self._staging = StagingBuffer(self.layout, device)
         self._uploader = Uploader(device) if device.type == "cuda" else None

@@ -29,6 +29,8 @@ class PublishedSnapshot(Generic[T]):
     """Information of each graft unit."""
     payload: T
     """The snapshot, or a reference to it."""
+    nbytes: int = 0
+    """Bytes of the snapshot in the object store."""
 
 
 class SnapshotIndex(Generic[T]):

@@ -131,6 +131,8 @@ def donors(config: TopologyConfig, places: Places, network_id: int, *, round: in
                     seen.add(donor)
                     reached.append(donor)
                     yield donor
+            if len(seen) == len(places):
+                return  # or else a complete topology would be walked once for each of its members
         frontier = reached
 
 

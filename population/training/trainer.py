@@ -53,6 +53,7 @@ from inarch.population.state.optimizer import (
     moment_slots,
     optimizer_tensors,
 )
+from inarch.population.state.packing import SnapshotPacking
 from inarch.population.state.precision import measure_batch_norm
 from inarch.population.state.seeding import RandomState, derive_seed, generator
 from inarch.population.state.snapshot import Layout, Snapshot
@@ -124,6 +125,11 @@ class Trainer:
     def layout(self) -> Layout:
         """Layout of the network's snapshots."""
         return self._participant.layout
+
+    @property
+    def packing(self) -> SnapshotPacking:
+        """How the network's snapshots are packed for others, and those of others widened."""
+        return self._participant.packing
 
     @property
     def interval(self) -> int:

@@ -14,12 +14,12 @@ import torch
 from rich.console import Console
 
 from inarch.experiments.benchmarks import BENCHMARKS, run_benchmarks
-from inarch.experiments.benchmarks.exchange import Peer
+from inarch.experiments.benchmarks.exchange.benchmark import Peer
+from inarch.experiments.benchmarks.exchange.reference_graft import published_alphas, published_blend, published_entropy
 from inarch.experiments.benchmarks.fusion import fusion
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, machine, ratio, table, to_json
 from inarch.experiments.benchmarks.input import read_input, synthetic_images
 from inarch.experiments.benchmarks.overhead import plain_loop
-from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend, published_entropy
 from inarch.experiments.benchmarks.runs import Track, rates
 from inarch.experiments.benchmarks.straggler import pace
 from inarch.population import models

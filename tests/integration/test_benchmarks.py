@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from inarch.experiments.benchmarks.exchange import exchange
+from inarch.experiments.benchmarks.exchange.benchmark import exchange
 from inarch.experiments.benchmarks.gpu.sharing import sharing_rows
 from inarch.experiments.benchmarks.gpu.sizes import TINY
 from inarch.experiments.benchmarks.overhead import overhead

@@ -17,6 +17,7 @@ from torch import nn
 
 from inarch import join
 from inarch.actors import PopulationRun
+from inarch.actors.driver.coordinator_client import find_coordinator
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.population.config import (
     ExchangeConfig,
@@ -275,6 +276,23 @@ def test_restarted_coordinator_keeps_the_guests(open_run) -> None:
         assert [network.name for network in run.status().networks] == ["a", "b"]
 
 
+def test_loop_packs_its_snapshots_as_the_run_does(open_run) -> None:
+    """A configuration with another precision is no error, because what the loop itself trains stays float32."""
+    run = open_run("packed", every=2, exchange=ExchangeConfig(precision="int8"))
+    first, second = Loop(), Loop()
+    with (
+        join("packed", first.model, optimizer=first.optimizer, name="a", config=OpenConfig(every=2)) as one,
+        join("packed", second.model, optimizer=second.optimizer, name="b") as two,
+    ):
+        train_until(lambda: min(one.grafts, two.grafts) >= 2, first, second)
+        published: Any = ray.get(find_coordinator("packed").parent.remote(one.network_id, one.incarnation), timeout=10)
+        stored: Any = ray.get(published.payload[0], timeout=10)
+        whole = sum(tensor.numel() * tensor.element_size() for tensor in second.model.state_dict().values())
+        assert stored.nbytes == published.nbytes < 0.6 * whole
+    assert all(parameter.dtype == torch.float32 for parameter in first.model.parameters())
+    assert run.status().refusals.get("structure", 0) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
@@ -283,6 +301,7 @@ def test_restarted_coordinator_keeps_the_guests(open_run) -> None:
         {"exchange": ExchangeConfig(rule="wash")},
         {"exchange": ExchangeConfig(rule="pbt")},
         {"exchange": ExchangeConfig(rule="dml")},
+        {"exchange": ExchangeConfig(precision="int8")},
         {"graft": GraftConfig(momentum="reset")},
         {"graft": GraftConfig(momentum="blend")},
         {"graft": GraftConfig(level="filter")},

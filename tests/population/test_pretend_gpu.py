@@ -94,6 +94,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "contiguous": {"device": DeviceConfig(precision="float32", channels_last="off")},
     "batch norm batches": {"schedule": ScheduleConfig(epochs=2, batch_size=32, batch_norm_batches=1)},
     "lockstep": {"mode": "lockstep"},
+    "float16 snapshots": {"exchange": ExchangeConfig(precision="float16")},
+    "int8 snapshots": {"exchange": ExchangeConfig(precision="int8")},
     "retrieval": {"task": "retrieval"},
 }
 MANY_DONORS = ("graft default", "graft best donor", "graft filter l1", "rule papa", "rule wash", "rule dml")
@@ -146,7 +148,9 @@ def exchanging_runtime(task: BoundTask, config: RunConfig, *, donors: int) -> Fa
             origin = dataclasses.replace(
                 snapshot.origin, interval=own.interval - behind, step=own.step, score=1.0, learning_rate=0.05
             )
-            found.append(dataclasses.replace(snapshot, origin=origin, buffer=snapshot.buffer.copy()))
+            found.append(
+                dataclasses.replace(snapshot, origin=origin, buffer=other.packing.as_received(snapshot.buffer))
+            )
         return tuple(found)
 
     runtime = FakeRuntime()

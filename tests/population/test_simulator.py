@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from inarch.population import (
     DataConfig,
+    ExchangeConfig,
     GraftConfig,
     ImageClassification,
     Join,
@@ -23,8 +25,10 @@ from inarch.population import (
     Simulator,
     StalenessConfig,
     TimeoutsConfig,
+    TopologyConfig,
     Trainer,
 )
+from inarch.population.config import SnapshotPrecision
 from inarch.population.data import load_splits
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.state_dict import named_tensors
@@ -216,3 +220,63 @@ def test_fresh_join_at_half_time_does_not_lower_accuracy(seeds: tuple[int, ...])
         initial_networks_accuracy(seed, joins=True) - initial_networks_accuracy(seed, joins=False) for seed in seeds
     ]
     assert np.mean(differences) > -0.01
+
+
+RULES = {
+    "graft": {},
+    "two donors": {"exchange": {"num_donors": 2}, "topology": TopologyConfig(name="complete")},
+    "filters": {"graft": GraftConfig(level="filter", criterion="l1")},
+    "matched channels": {"graft": GraftConfig(channel_matching="weights")},
+    "momentum": {"graft": GraftConfig(momentum="blend")},
+    **{
+        rule: {"exchange": {"rule": rule}, "data": DataConfig(validation=0.2)}
+        for rule in ("graft_published", "papa", "wash", "pbt", "dml")
+    },
+}
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+@pytest.mark.parametrize("rule", RULES)
+def test_population_exchanges_packed_snapshots(rule: str, precision: SnapshotPrecision) -> None:
+    changes: dict[str, Any] = dict(RULES[rule])
+    exchange = changes.pop("exchange", {})
+    schedule = ScheduleConfig(epochs=3, batch_size=32)
+    runs = [
+        simulate(config_of(3, schedule=schedule, exchange=ExchangeConfig(**exchange, precision=value), **changes))
+        for value in ("float32", precision)
+    ]
+    outcomes = [[(line.network_id, line.outcome, line.version) for line in run.ledger] for run in runs]
+    assert outcomes[0] == outcomes[1] or rule == "pbt"
+    exact, rounded = (weights(run.trainers[0]) for run in runs)
+    assert not same(exact, rounded) or rule == "pbt"
+    assert all(torch.isfinite(tensor).all() for tensor in rounded.values())
+
+
+def test_lockstep_pair_differs_by_the_rounding_alone() -> None:
+    """With float32 the two networks have equal bits after a graft. Packed, each has rounded only the other's part."""
+    after: dict[int, list[dict[str, torch.Tensor]]] = defaultdict(list)
+
+    def observe(network_id: int, trainer: Trainer, report: IntervalReport) -> None:
+        after[report.origin.interval].append(weights(trainer))
+
+    config = config_of(
+        2,
+        mode="lockstep",
+        graft=GraftConfig(batch_norm="blend"),
+        staleness=StalenessConfig(policy="none"),
+        exchange=ExchangeConfig(precision="int8"),
+    )
+    simulate(config, observe=observe)
+    first, second = after[1]
+    for name, tensor in first.items():
+        difference = float((tensor - second[name]).abs().max())
+        if tensor.dim() < 2:
+            assert difference == 0.0, name
+        else:
+            assert 0.0 < difference <= 2 * float(tensor.abs().max()) / 127, name
+
+
+def test_network_that_joins_clones_a_packed_snapshot() -> None:
+    result = simulate(config_of(2, exchange=ExchangeConfig(precision="float16")), events=[Join(seconds=4.0)])
+    assert 1 <= len(result.reports[2]) < 4
+    assert all(torch.isfinite(tensor).all() for tensor in weights(result.trainers[2]).values())

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
+from inarch.experiments.benchmarks.exchange.reference_graft import published_alphas, published_blend
 from inarch.experiments.benchmarks.gpu.sizes import Training
 from inarch.experiments.benchmarks.gpu.training_speed import random_images, run_config, synchronize
 from inarch.experiments.benchmarks.harness import Must, Row, ratio
-from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend
 from inarch.population import ImageClassification, Trainer
 from inarch.population.config import DeviceConfig
 from inarch.population.membership.outcome import ExchangeOutcome

@@ -16,6 +16,7 @@ from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.population.config import Mode, PopulationConfig, RunConfig, TimeoutsConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.packing import SnapshotPacking
 from inarch.population.state.snapshot import Layout, Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.trainer import Trainer
@@ -43,9 +44,12 @@ def clients(snapshot: Snapshot, backend: FakeBackend) -> Iterator[Callable[..., 
     """Makes clients, and closes them after the test."""
     made: list[ExchangeClient] = []
 
-    def make(mode: Mode = "async", layout: Layout | None = None, size: int = 4) -> ExchangeClient:
+    def make(
+        mode: Mode = "async", layout: Layout | None = None, size: int = 4, packing: SnapshotPacking | None = None
+    ) -> ExchangeClient:
         config = RunConfig(mode=mode, timeouts=TIMEOUTS, population=PopulationConfig(size=size))
-        client = ExchangeClient(backend, config, layout or snapshot.layout, logger=logging.getLogger("test"))
+        layout = layout or snapshot.layout
+        client = ExchangeClient(backend, config, layout, logger=logging.getLogger("test"), packing=packing)
         made.append(client)
         return client
 
@@ -345,3 +349,25 @@ def test_stored_snapshot_is_a_view_of_the_store(
     assert stored is not None and stored.buffer is not snapshot.buffer
     assert np.array_equal(stored.buffer, snapshot.buffer)
     assert client.stored(of_interval(snapshot, 9)) is None
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_packed_snapshots_are_smaller_and_are_widened(
+    clients, backend: FakeBackend, snapshot: Snapshot, precision: str
+) -> None:
+    packing = SnapshotPacking(snapshot.layout, precision, keys=snapshot.state())
+    client = clients(packing=packing)
+    before = snapshot.buffer.copy()
+    publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    (published,) = backend.published()
+    stored = backend.get(published.payload, seconds=1.0)
+    assert isinstance(stored, np.ndarray) and stored.nbytes == published.nbytes == packing.nbytes
+    assert stored.nbytes < snapshot.buffer.nbytes * (0.6 if precision == "float16" else 0.4)
+    assert client.stored(of_interval(snapshot, 1)) is None, "a checkpoint must not take rounded weights"
+    assert np.array_equal(snapshot.buffer, before)
+    backend.answer = lambda own: tuple(backend.published())
+    scions = scions_of(client, snapshot.origin)
+    assert isinstance(scions, tuple) and np.array_equal(scions[0].buffer, packing.as_received(snapshot.buffer))
+    own = clients()
+    assert scions_of(own, snapshot.origin) is ExchangeOutcome.STRUCTURE, "a network that packs nothing refuses it"

@@ -139,3 +139,18 @@ def test_neighbors_of_explicit_edges_are_present_members() -> None:
 def test_neighbors_of_an_unknown_network_is_an_error() -> None:
     with pytest.raises(ValueError, match="not a member"):
         neighbors(TopologyConfig(), [0, 1], 5, round=0)
+
+
+def test_walk_over_a_complete_topology_asks_one_member() -> None:
+    asked: list[int] = []
+
+    @TOPOLOGIES.register("everyone")
+    def everyone(position: int, size: int, *, round: int, seed: int, config: TopologyConfig) -> range:
+        asked.append(position)
+        return range(position + 1, position + size)
+
+    try:
+        found = list(donors(TopologyConfig(name="everyone"), Places(range(50)), 7, round=0))
+    finally:
+        TOPOLOGIES.remove("everyone")
+    assert sorted(found) == [number for number in range(50) if number != 7] and asked == [7]

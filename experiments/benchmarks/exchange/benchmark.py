@@ -3,7 +3,7 @@
 Two references are measured beside it: the published graft through files, and the floor, which is plain copies of the
 same bytes. A network pays for publishing its snapshot (information, stage, publish) and for grafting another one
 (fetch, blend). Here the donor does the first three phases and the rootstock the others. Their sum is the cost
-for one network.
+for one network. Publishing includes packing, and fetching includes widening, where `exchange.precision` is not float32.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import torch
 
 from inarch.actors.network.actor import KEEP_MEMORY
 from inarch.actors.network.exchange_client import fetch
+from inarch.experiments.benchmarks.exchange.averaging import averaging_rows
+from inarch.experiments.benchmarks.exchange.object_store import store_rows
+from inarch.experiments.benchmarks.exchange.reference_graft import published_alphas, published_blend
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
-from inarch.experiments.benchmarks.object_store import store_rows
-from inarch.experiments.benchmarks.reference_graft import published_alphas, published_blend
 from inarch.experiments.benchmarks.runs import own_ray
 from inarch.population import models
 from inarch.population.config import GraftConfig, ModelConfig, RunConfig
@@ -34,6 +35,7 @@ from inarch.population.grafting.layer_level import blend_layers, layer_alphas
 from inarch.population.grafting.units import graft_units
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
+from inarch.population.state.packing import SnapshotPacking
 from inarch.population.state.snapshot import Snapshot, StagingBuffer, layout_of
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import named_tensors
@@ -47,6 +49,9 @@ FASTER = {JUDGED: Must(rule="at least", limit=20.0)}
 
 FASTER_SMALL = Must(rule="at least", limit=12.0)
 NEAR_FLOOR = Must(rule="at most", limit=3.0)
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+"""Values of `exchange.precision` that are measured in turn, for JUDGED."""
+
 PHASES = ("information", "stage", "publish", "fetch", "blend")
 PUBLISHED_PHASES = ("save", "load", "entropy", "blend")
 
@@ -54,6 +59,9 @@ WARM_TURNS = 3
 """Turns that are not counted. They touch the memory of the object store for the first time, which is slow."""
 
 CALL_SECONDS = 300.0
+
+OPTIONS: dict[str, Any] = {"num_cpus": 0.5, "runtime_env": {"env_vars": KEEP_MEMORY}}
+"""Options of the actors, as networks run."""
 
 Seconds = dict[str, float]
 """Seconds by phase."""
@@ -101,6 +109,8 @@ class Peer:
         self.published = copy.deepcopy(self.model)
         self._units = graft_units(self.model)
         self._layout = layout_of(named_tensors(self.model))
+        names = {name for name, _ in self.model.named_parameters()}
+        self._packings = {name: SnapshotPacking(self._layout, name, keys=names) for name in PRECISIONS}
         self._staging = StagingBuffer(self._layout, torch.device("cpu"))
         self._staging.alias_parameters(self.model)
         self._state = named_tensors(self.model)
@@ -113,12 +123,19 @@ class Peer:
             self._past.append(self._origin(), self._state)
         self._buffer, self._store, self._flat = (torch.zeros(self._layout.nbytes // 4) for _ in range(3))
 
-    def nbytes(self) -> int:
-        """Return the size of a snapshot in bytes."""
-        return self._layout.nbytes
+    def nbytes(self, precision: str = "float32") -> int:
+        """Return the size of a published snapshot in bytes.
 
-    def publish(self) -> tuple[Seconds, Reference]:
+        Args:
+            precision: As `ExchangeConfig.precision`.
+        """
+        return self._packings[precision].nbytes
+
+    def publish(self, precision: str = "float32") -> tuple[Seconds, Reference]:
         """Stage the weights and put the snapshot into the object store, which keeps the newest two.
+
+        Args:
+            precision: As `ExchangeConfig.precision`.
 
         Returns:
             Seconds by phase, and the reference to the snapshot.
@@ -127,18 +144,19 @@ class Peer:
         laps = Laps(seconds)
         if len(self._held) == self._held.maxlen:
             self._held.popleft()
-        reference = ray.put(snapshot.buffer)
+        reference = ray.put(self._packings[precision].pack(snapshot.buffer))
         self._held.append(reference)
         laps.end("publish")
         return laps.seconds, PublishedSnapshot(
             origin=snapshot.origin, information=snapshot.information, payload=[reference]
         )
 
-    def graft(self, posting: Reference) -> Seconds:
+    def graft(self, posting: Reference, precision: str = "float32") -> Seconds:
         """Fetch a snapshot from the object store and graft it.
 
         Args:
             posting: Reference to the snapshot.
+            precision: As `ExchangeConfig.precision`.
 
         Returns:
             Seconds by phase.
@@ -147,7 +165,7 @@ class Peer:
             RuntimeError: The snapshot was refused.
         """
         laps = Laps()
-        snapshot = fetch(posting, self._layout, seconds=CALL_SECONDS)
+        snapshot = fetch(posting, self._layout, packing=self._packings[precision], seconds=CALL_SECONDS)
         if isinstance(snapshot, ExchangeOutcome):
             raise RuntimeError(f"the scion was refused: {snapshot}")
         laps.end("fetch")
@@ -289,6 +307,9 @@ def exchange(
         for architecture in architectures:
             rows_of_graft, sizes[architecture] = _exchange(architecture, repeats)
             rows += rows_of_graft
+            if architecture == JUDGED:
+                rows += _packed_rows(architecture, repeats)
+                rows += averaging_rows(architecture, repeats)
     return Measurement(
         name="exchange",
         repeats=repeats,
@@ -299,8 +320,7 @@ def exchange(
 
 
 def _exchange(architecture: str, repeats: int) -> tuple[list[Row], int]:
-    options = {"num_cpus": 0.5, "runtime_env": {"env_vars": KEEP_MEMORY}}  # as networks run
-    donor, rootstock = (PeerActor.options(**options).remote(architecture, seed) for seed in (0, 1))
+    donor, rootstock = (PeerActor.options(**OPTIONS).remote(architecture, seed) for seed in (0, 1))
     try:
         nbytes = _get(donor.nbytes.remote())
         with tempfile.TemporaryDirectory() as folder:
@@ -310,6 +330,31 @@ def _exchange(architecture: str, repeats: int) -> tuple[list[Row], int]:
         ray.kill(rootstock)
     library, published, floor = (list(column) for column in zip(*turns[WARM_TURNS:], strict=True))
     return _rows(f"{architecture} {nbytes / 1e6:.1f} MB", library, published, floor, architecture), nbytes
+
+
+def _packed_rows(architecture: str, repeats: int) -> list[Row]:
+    """Measure grafts of packed snapshots in turn with those of float32: their bytes and their time."""
+    donor, rootstock = (PeerActor.options(**OPTIONS).remote(architecture, seed) for seed in (0, 1))
+    try:
+        sizes = {precision: _get(donor.nbytes.remote(precision)) for precision in PRECISIONS}
+        turns: dict[str, list[Seconds]] = {precision: [] for precision in PRECISIONS}
+        for _ in range(WARM_TURNS + repeats):
+            for precision in PRECISIONS:
+                seconds, snapshot = _get(donor.publish.remote(precision))
+                turns[precision].append(seconds | _get(rootstock.graft.remote(snapshot, precision)))
+    finally:
+        ray.kill(donor)
+        ray.kill(rootstock)
+    rows: list[Row] = []
+    totals = {name: [sum(turn.values()) for turn in laps[WARM_TURNS:]] for name, laps in turns.items()}
+    for precision in PRECISIONS:
+        what, laps = f"{architecture}, {precision}", turns[precision][WARM_TURNS:]
+        rows.append(Row(what=f"{what}: bytes of a snapshot", unit="MB", values=(sizes[precision] / 1e6,)))
+        rows += [_milliseconds(f"{what}: {phase}", [turn[phase] for turn in laps]) for phase in ("publish", "fetch")]
+        rows.append(_milliseconds(f"{what}: graft", totals[precision]))
+        if precision != "float32":
+            rows.append(ratio(f"{what}: graft / float32", totals[precision], totals["float32"], None))
+    return rows
 
 
 def _turn(donor: Any, rootstock: Any, path: str) -> tuple[Seconds, Seconds, Seconds]:
