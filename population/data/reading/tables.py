@@ -105,9 +105,7 @@ def _facts(file: TableFile, config: DataConfig, name: str, *, first: _FileFacts 
                 raise DataError(f"{file.path} has no column {missing!r}, which {first.path} has")
         class_names = _class_names(reader.metadata(), label_column, name)
         if first is not None and class_names != first.class_names:
-            raise DataError(
-                f"{file.path} names other classes than {first.path}: {class_names}, {first.class_names}"
-            )
+            raise DataError(f"{file.path} names other classes than {first.path}: {class_names}, {first.class_names}")
         return _FileFacts(
             path=file.path,
             image_column=image_column,
