@@ -1,11 +1,11 @@
 """A file of decoded images that all networks of a node share, so that each image is decoded once.
 
-The file has a slot for each image. A network that misses an image decodes it and fills its slot. Two networks that do so
-at once write the same bytes, so that nobody waits for anybody. The entry of a slot holds a checksum of its pixels and is
-written last. A reader therefore never takes a half-written image, and a killed writer leaves an empty slot.
+The file has a slot for each image. A network that misses an image decodes it and fills its slot. Two networks that do
+so at once write the same bytes, so that neither waits for the other. The entry of a slot holds a checksum of its pixels
+and is written last. A reader therefore never takes a half-written image, and a killed writer leaves an empty slot.
 
-Each network holds a shared lock on the file, which the system releases when the network's process ends. The last network
-removes the file. A file without a lock belongs to a run that was killed, and the next network removes it.
+Each network holds a shared lock on the file, which the system releases when the network's process ends. The last
+network removes the file. A file without a lock belongs to a run that was killed, and the next network removes it.
 """
 
 from __future__ import annotations

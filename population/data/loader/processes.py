@@ -1,7 +1,7 @@
 """Loader processes that live as long as the batches they make.
 
-The process that trains holds threads of Ray and a CUDA context, which do not survive a fork. Workers are therefore forked
-from a server process, which has imported what they need and nothing else.
+The process that trains holds threads of Ray and a CUDA context, which do not survive a fork. Workers are therefore
+forked from a server process, which has imported what they need and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -128,7 +128,7 @@ def _end_with_parent(worker: int) -> None:
 
 
 @contextlib.contextmanager
-def _without_main_module() -> Iterator[None]:
+def _without_main_module() -> Generator[None]:
     """Keep new processes from importing the main program. They need nothing of it, and it may lack a main guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

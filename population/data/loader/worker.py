@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -55,13 +57,10 @@ class BatchMaker(Dataset[Any]):
         return None if self._layout is None else CachedImages(self._layout)
 
     def __getitem__(self, request: BatchRequest) -> tuple[Tensor, Tensor] | InarchError:
+        entries = zip(request.numbers.tolist(), request.slots.tolist(), request.cells, strict=True)
         try:
-            pictures = [
-                torch.from_numpy(self._picture(request, number, slot, cell))
-                for number, slot, cell in zip(
-                    request.numbers.tolist(), request.slots.tolist(), request.cells, strict=True
-                )
-            ]
+            with _one_thread():
+                pictures = [torch.from_numpy(self._picture(request, *entry)) for entry in entries]
         except InarchError as error:
             return error
         # In a worker, default_collate stacks the images in shared memory.
@@ -94,6 +93,20 @@ class BatchMaker(Dataset[Any]):
             height, width = prepared.shape[:2] if self._has_random_size else prepared.shape[1:]
             self._cache.write(slot, height, width, prepared)
         return prepared
+
+
+@contextlib.contextmanager
+def _one_thread() -> Generator[None]:
+    """Let torch use one thread. On images of this size, several threads wait for each other most of the time."""
+    before = torch.get_num_threads()
+    if before == 1:  # as in a worker process
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def max_pixels(spec: DecodingSpec, *, is_training: bool) -> int:

@@ -33,7 +33,7 @@ def decode_ordinary_jpeg(content: bytes) -> np.ndarray | None:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content)
         limit = Image.MAX_IMAGE_PIXELS
-        is_large = limit is not None and height * width > limit
+        is_large = limit is not None and int(height) * int(width) > limit
         if colorspace not in ORDINARY or is_large or _is_rotated(content):
             return None
         return simplejpeg.decode_jpeg(content, colorspace="GRAY" if colorspace == "Gray" else "RGB")
