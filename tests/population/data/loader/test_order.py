@@ -29,7 +29,7 @@ def test_images_in_memory_fit_in_window_and_a_group(window: int) -> None:
     held: set[int] = set()
     read: set[int] = set()
     most = 0
-    for image in order:
+    for image in order.tolist():
         if image not in held:
             group = int(GROUPS[image])
             assert group not in read
