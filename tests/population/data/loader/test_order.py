@@ -34,7 +34,7 @@ def test_images_in_memory_fit_in_window_and_a_group(window: int) -> None:
             group = int(GROUPS[image])
             assert group not in read
             read.add(group)
-            held |= set(np.flatnonzero(group == GROUPS))
+            held.update(int(member) for member in np.flatnonzero(group == GROUPS))
         most = max(most, len(held))
         held.remove(image)
     assert most <= window + 25
