@@ -1,4 +1,7 @@
-"""Measure training images per second: inarch transforms whole batches, torchvision one PIL image at a time."""
+"""Measure training images per second, in memory and streamed.
+
+In memory, inarch transforms whole batches, and torchvision one PIL image at a time.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.streamed_input import streamed_rows
 from inarch.population.data import Batches, EpochSpec, ImageSet, MemoryBatches
 
 SHAPE = (3, 32, 32)
@@ -25,17 +29,31 @@ PADDING = 4
 MUST = Must(rule="at least", limit=10.0)
 
 
-def read_input(*, repeats: int = 5, num_images: int = 20_000, batch_size: int = 128, workers: int = 2) -> Measurement:
+def read_input(
+    *,
+    repeats: int = 5,
+    num_images: int = 20_000,
+    batch_size: int = 128,
+    workers: int = 2,
+    num_photographs: int = 256,
+    networks: int = 4,
+) -> Measurement:
     """Measure whole epochs of shuffled, cropped, mirrored and normalized batches, in turns.
 
-    inarch reads in the training process itself, on one thread.
+    inarch reads in the training process itself, on one thread. The rows of `streamed_rows` come first.
 
     Args:
         repeats: Measured epochs of each side. One more epoch before them is not counted.
         num_images: Images of each epoch, with random pixels.
         batch_size: Batch size of both sides.
         workers: Worker processes of the DataLoader. They live through all epochs, and are warm when measured.
+        num_photographs: Streamed JPEGs of each epoch.
+        networks: Processes that read the same JPEGs, with and without a shared cache.
     """
+    with _one_thread():
+        streamed = streamed_rows(
+            repeats=repeats, num_photographs=num_photographs, batch_size=min(64, batch_size), networks=networks
+        )
     images = synthetic_images(num_images, seed=0)
     mean, deviation = images.statistics()
     batches = MemoryBatches(images, mean=mean, deviation=deviation)
@@ -47,11 +65,13 @@ def read_input(*, repeats: int = 5, num_images: int = 20_000, batch_size: int = 
             reference_rates.append(_rate(iter(loader)))
     own_rates, reference_rates = own_rates[1:], reference_rates[1:]
     rows = (
+        *streamed,
         Row(what="inarch, 1 thread", unit="images/s", values=tuple(own_rates)),
         Row(what=f"torchvision on PIL, DataLoader, {workers} workers", unit="images/s", values=tuple(reference_rates)),
         ratio("inarch / torchvision", own_rates, reference_rates, MUST),
     )
     setting = {"images": num_images, "shape": list(SHAPE), "batch_size": batch_size, "workers": workers}
+    setting["photographs"] = num_photographs
     return Measurement(name="input", repeats=repeats, rows=rows, setting=setting)
 
 

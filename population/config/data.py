@@ -73,6 +73,16 @@ class DataConfig:
     """With data.stream auto: images are streamed if they need more than this many GiB when decoded."""
     workers: int = 2
     """Loader processes of each network for streamed images, at least 0."""
+    shuffle_window: int = 8192
+    """Streamed tables only: images that are shuffled together, at least 1. Each network holds at most so many encoded
+    images in memory, and one row group more. Files that are ordered by class need some 20 classes' images."""
+    cache: Literal["off", "on"] = "off"
+    """Streamed images only: whether the networks of a node share decoded training and validation images in a file, so
+    that each image is decoded once. The last network removes the file. With data.augmentation imagenet, training
+    images are stored with at most 4/3 as many pixels as a square of 8/7 of data.image_size (256 for 224)."""
+    cache_folder: str | None = None
+    """With data.cache on: folder of the decoded images, on a disk of each node. None: the system's folder for temporary
+    files. An image of 224 pixels takes 150 kB, and 260 kB with data.augmentation imagenet."""
 
     def __post_init__(self) -> None:
         require(bool(self.train), "data.train", "name a data set", self.train)
@@ -94,3 +104,5 @@ class DataConfig:
         one_of(self.stream, Literal["auto", "never", "always"], "data.stream")
         require(self.memory_gib > 0, "data.memory_gib", "be above 0", self.memory_gib)
         require(self.workers >= 0, "data.workers", "be at least 0", self.workers)
+        require(self.shuffle_window >= 1, "data.shuffle_window", "be at least 1", self.shuffle_window)
+        one_of(self.cache, Literal["off", "on"], "data.cache")

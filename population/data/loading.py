@@ -9,6 +9,7 @@ import numpy as np
 
 from inarch.population.config import DataConfig, height_and_width
 from inarch.population.data.holdout import held_out, holdout_notes
+from inarch.population.data.loader.order import window_notes
 from inarch.population.data.reading.encoded_images import EncodedImages, UnreadableImages
 from inarch.population.data.reading.images import Array, ImageSet, with_set_channels
 from inarch.population.data.reading.labels import check_classes, numbered_as
@@ -266,6 +267,8 @@ def _stream_splits(
     if config.augmentation == "imagenet" and resize == "shorter side":
         resize = "margin"
     notes = [note for part in parts.values() for note in part.notes]
+    groups = None if train.groups is None else train.groups[~held]
+    notes += window_notes(train.labels[~held], groups, window=config.shuffle_window)
     return StreamSplits(
         config=config,
         train=train,

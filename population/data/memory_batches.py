@@ -71,6 +71,10 @@ class Batches(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """End the processes that make the batches. A later pass starts them again."""
+        ...
+
 
 class MemoryBatches:
     """Batches of an ImageSet."""
@@ -154,6 +158,9 @@ class MemoryBatches:
                 pixels = self._upload(self._set.images[start:stop].copy())
                 labels = self._upload(self._set.labels[start:stop].copy())
             yield normalize(pixels, self._mean, self._deviation), labels
+
+    def close(self) -> None:
+        """Do nothing, because no process makes the batches."""
 
     def _upload(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from inarch.population.config import DataConfig, height_and_width
+from inarch.population.data.loader.crops import DecodingSpec
+from inarch.population.data.loader.part_loader import LoaderSettings
 from inarch.population.data.memory_batches import Batches, MemoryBatches
 from inarch.population.data.reading.encoded_images import EncodedImages
 from inarch.population.data.reading.images import Array, ImageSet
 from inarch.population.data.report import DataReport
 from inarch.population.data.streaming import STREAMED_SIZE
-from inarch.population.data.streaming_batches import DecodingSpec, StreamBatches
+from inarch.population.data.streaming_batches import StreamBatches
 
 
 def streamed_channels(config: DataConfig) -> int:
@@ -155,7 +157,14 @@ class StreamSplits:
             channels=self.in_channels,
             has_margin=self.config.augmentation == "imagenet",
         )
-        return StreamBatches(images, indices, decoding=decoding, workers=self.config.workers, device=device)
+        settings = LoaderSettings(
+            workers=self.config.workers,
+            window=self.config.shuffle_window,
+            # Test images are read once, by one process.
+            is_cached=self.config.cache == "on" and part in ("train", "validation"),
+            cache_folder=self.config.cache_folder,
+        )
+        return StreamBatches(images, indices, decoding=decoding, settings=settings, device=device)
 
     def labels(self, part: str) -> Array:
         """Return the labels of a part's images, shape (images,), int64. Empty if the part is.

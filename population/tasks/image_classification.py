@@ -268,7 +268,12 @@ class ImageClassification:
 
     def check(self, *, num_examples: int | None = None) -> None:
         """Try a network, as `BoundTask.check`, and check that teachers, embeddings and queries fit the data."""
-        num_images = self._num_train if num_examples is None else num_examples
+        try:
+            self._check(self._num_train if num_examples is None else num_examples)
+        finally:
+            self._train.close()  # the process that tries a network need not be one that trains
+
+    def _check(self, num_images: int) -> None:
         check_network(self, num_images=num_images, num_classes=self.splits.num_classes)
         images, labels = next(iter(self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
         for path, teacher in zip(self.config.distillation.teachers, self.teachers, strict=True):

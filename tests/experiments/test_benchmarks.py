@@ -128,9 +128,11 @@ def test_peer_graft_through_a_file_equals_published_blend(tmp_path):
 
 
 def test_read_input_measures_inarch_and_torchvision():
-    measurement = read_input(repeats=2, num_images=256, batch_size=64, workers=0)
+    measurement = read_input(repeats=2, num_images=256, batch_size=64, workers=0, num_photographs=6, networks=1)
     check_finite_rows(measurement)
-    assert [len(row.values) for row in measurement.rows] == [2, 2, 2]
+    assert [len(row.values) for row in measurement.rows] == [2] * 11
+    streamed_ratio = measurement.rows[2]
+    assert str(streamed_ratio.must) == "at least 2.5" and streamed_ratio.unit == "x"
 
 
 def test_plain_loop_trains_every_image_of_every_epoch(tmp_path):
@@ -149,7 +151,7 @@ def test_plain_loop_trains_every_image_of_every_epoch(tmp_path):
 
 
 def test_run_benchmarks_writes_json(tmp_path, monkeypatch):
-    tiny = functools.partial(read_input, num_images=128, batch_size=64, workers=0)
+    tiny = functools.partial(read_input, num_images=128, batch_size=64, workers=0, num_photographs=4, networks=1)
     monkeypatch.setitem(BENCHMARKS, "input", tiny)
     out = tmp_path / "bench.json"
     assert run_benchmarks(["input"], repeats=1, out=str(out), console=Console(quiet=True)) == 0

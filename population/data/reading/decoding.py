@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from inarch.population.config import ImageSize
+from inarch.population.data.reading.jpeg import decode_ordinary_jpeg
 from inarch.population.errors import UnreadableImageError
 
 IMAGE_SUFFIXES = frozenset(
@@ -61,6 +62,31 @@ def decode(content: bytes, name: str) -> Image.Image:
     except Exception as error:  # Pillow raises what its parsers raise: OSError, SyntaxError, struct.error
         raise UnreadableImageError(f"{name} cannot be decoded as an image: {error}") from error
     return as_shown(picture, name)
+
+
+def decode_pixels(content: bytes, name: str, *, channels: int) -> np.ndarray:
+    """Decode an image to an array. The pixels equal those of `decode` and `with_channels`, and cost half the time.
+
+    Args:
+        content: Bytes of an image file.
+        name: File or row of the image, for error messages.
+        channels: 1 (gray) or 3 (RGB).
+
+    Returns:
+        Pixels, uint8, shape (height, width, channels), writable.
+
+    Raises:
+        UnreadableImageError: As `decode`.
+    """
+    pixels = decode_ordinary_jpeg(content)
+    if pixels is not None and pixels.shape[2] == channels:
+        return pixels
+    if pixels is None:
+        picture = decode(content, name)
+    else:
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    shown = np.array(with_channels(picture, "gray" if channels == 1 else "rgb"))
+    return shown.reshape(*shown.shape[:2], channels)
 
 
 def as_shown(picture: Image.Image, name: str) -> Image.Image:

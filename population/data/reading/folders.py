@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.fs as pafs
-from PIL import Image
 
-from inarch.population.data.reading.decoding import IMAGE_SUFFIXES, decode
-from inarch.population.data.reading.encoded_images import EncodedImages
+from inarch.population.data.reading.decoding import IMAGE_SUFFIXES
+from inarch.population.data.reading.encoded_images import ContentReader, EncodedImages
+from inarch.population.data.reading.path_list import PathList
 from inarch.population.errors import DataError, UnreadableImageError
 
 PERSON = re.compile(r"(-1|\d+)_c(\d+)")
@@ -140,8 +141,7 @@ def open_folder(filesystem: pafs.FileSystem, path: str, listing: Listing, *, nam
         name=name,
         labels=np.asarray([numbers[file.split("/")[0]] for file in in_classes], dtype=np.int64),
         class_names=tuple(classes),
-        read=_Files(filesystem, path, in_classes),
-        groups=np.arange(len(in_classes)),
+        source=FolderImages(filesystem, path, in_classes),
         is_thread_safe=True,
         notes=tuple(f"{name}: left out {note}" for note in notes),
     )
@@ -220,23 +220,50 @@ def _open_persons(
         name=name,
         labels=np.asarray([numbers[identity] for _, identity, _ in persons], dtype=np.int64),
         class_names=tuple(classes),
-        read=_Files(filesystem, path, [file for file, _, _ in persons]),
-        groups=np.arange(len(persons)),
+        source=FolderImages(filesystem, path, [file for file, _, _ in persons]),
         is_thread_safe=True,
         cameras=np.asarray([camera for _, _, camera in persons], dtype=np.int64),
         notes=notes,
     )
 
 
-class _Files:
-    """Reader of a folder's images by number. Loader workers receive it by pickle."""
+class FolderImages:
+    """The images of a folder by number. It implements `ImageSource`, whose cells are paths."""
 
     def __init__(self, filesystem: pafs.FileSystem, path: str, files: Sequence[str]) -> None:
-        self._filesystem, self._path, self._files = filesystem, path.rstrip("/"), list(files)
+        """Encode the paths of the images.
 
-    def __call__(self, index: int) -> Image.Image:
-        file = f"{self._path}/{self._files[index]}"
-        return decode(read_file(self._filesystem, file), file)
+        Args:
+            filesystem: File system of the folder.
+            path: The folder.
+            files: Paths of the images, relative to the folder.
+        """
+        self._files = PathList(files)
+        self._reader = _FolderReader(filesystem, path.rstrip("/"))
+
+    @property
+    def reader(self) -> ContentReader:
+        """Function that reads an image's file."""
+        return self._reader
+
+    def cells(self, indices: Sequence[int]) -> list[str]:
+        """Return the paths of some images, relative to the folder."""
+        return [self._files[index] for index in indices]
+
+    def identity(self) -> bytes:
+        """Return a hash of the paths."""
+        return hashlib.sha256(self._reader.path.encode(errors="surrogateescape") + self._files.digest()).digest()
+
+
+class _FolderReader:
+    """Function that reads files of a folder."""
+
+    def __init__(self, filesystem: pafs.FileSystem, path: str) -> None:
+        self._filesystem, self.path = filesystem, path
+
+    def __call__(self, cell: str) -> tuple[bytes, str]:
+        file = f"{self.path}/{cell}"
+        return read_file(self._filesystem, file), file
 
 
 def read_file(filesystem: pafs.FileSystem, path: str) -> bytes:

@@ -76,6 +76,12 @@ class TableReader:
                 reason = "it is a Git LFS pointer, not the table itself; fetch it with git lfs pull"
             raise DataError(f"{file.path} cannot be read as {file.kind}: {reason}") from error
 
+    def close(self) -> None:
+        """Close the file."""
+        if self._table is None:
+            self._parquet.close()
+        self._table = None
+
     def columns(self) -> list[str]:
         """Return the names of the columns."""
         return list(self._table.column_names if self._table is not None else self._parquet.schema_arrow.names)

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from inarch.population import DataConfig
 from inarch.population.data import MemorySplits, as_shown, decode, from_dataset, load_splits
-from inarch.population.data.reading.decoding import resized, with_channels
+from inarch.population.data.reading.decoding import decode_pixels, resized, with_channels
+from inarch.population.data.reading.jpeg import decode_ordinary_jpeg
 from inarch.population.errors import DataError, UnreadableImageError
 from tests.images import encoded, picture, pixels, write_classes, write_table
 
@@ -70,6 +71,56 @@ def test_decode_gives_the_pixels_that_a_viewer_shows(kind: str) -> None:
         image = image.convert("L") if kind == "GIF" else image
     assert image.mode == ("L" if expected.ndim == 2 else "RGB")
     assert np.array_equal(pixels(image), expected)
+
+
+def oriented_jpeg(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(RGB, "JPEG", exif=exif)
+
+
+JPEGS = {
+    "baseline": encoded(RGB, "JPEG"),
+    "progressive": encoded(RGB, "JPEG", progressive=True, quality=60),
+    "no subsampling": encoded(RGB, "JPEG", subsampling=0),
+    "RGB": encoded(RGB, "JPEG", keep_rgb=True),
+    "gray": encoded(GRAY, "JPEG"),
+    "large": encoded(RGB.resize((501, 333), Image.Resampling.BICUBIC), "JPEG", quality=90),
+    "bytes after the end": encoded(RGB, "JPEG") + b"rest" * 9,
+    **{f"EXIF {value}": oriented_jpeg(value) for value in range(1, 9)},
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [*SHOWN, *JPEGS])
+def test_decode_pixels_equals_pillow(kind: str, channels: int) -> None:
+    content = JPEGS[kind] if kind in JPEGS else SHOWN[kind][0]
+    picture = with_channels(as_shown(Image.open(io.BytesIO(content)), "x"), "gray" if channels == 1 else "rgb")
+    decoded = decode_pixels(content, "x", channels=channels)
+    assert decoded.shape == (picture.height, picture.width, channels) and decoded.flags.writeable
+    assert np.array_equal(decoded, pixels(picture).reshape(decoded.shape))
+
+
+def test_ordinary_jpegs_are_decoded_without_pillow() -> None:
+    ordinary = ("baseline", "progressive", "no subsampling", "RGB", "gray", "large", "bytes after the end", "EXIF 1")
+    assert all(decode_ordinary_jpeg(JPEGS[kind]) is not None for kind in ordinary)
+    others = [JPEGS["EXIF 6"], SHOWN["CMYK JPEG"][0], SHOWN["RGB"][0], JPEGS["large"][:900], b"", b"\xff\xd8\xff"]
+    assert [decode_ordinary_jpeg(content) for content in others] == [None] * len(others)
+
+
+def test_decode_pixels_refuses_what_decode_refuses(monkeypatch) -> None:
+    for content, message in (
+        (JPEGS["large"][: len(JPEGS["large"]) // 2], "x cannot be decoded as an image"),
+        (b"", "x is empty"),
+        (b"\xff\xd8\xff no JPEG", "x is not an image|x cannot be decoded"),
+    ):
+        with pytest.raises(UnreadableImageError, match=message):
+            decode_pixels(content, "x", channels=3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(UnreadableImageError, match=r"x has more than .* pixels, which Pillow refuses"):
+        decode_pixels(JPEGS["large"], "x", channels=3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert decode_pixels(JPEGS["large"], "x", channels=3).shape == (333, 501, 3)
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
