@@ -78,7 +78,8 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
             "in_channels": str(facts["image_shape"][0]),
             **_preprocessing(recorded),
         }
-    content = safetensors.torch.save(state, metadata=metadata)
+    in_default_order = {name: tensor.contiguous() for name, tensor in state.items()}  # the format knows no other
+    content = safetensors.torch.save(in_default_order, metadata=metadata)
     if out is None:
         storage.write(f"export/{what}.safetensors", content)
         file = joined(storage.uri, f"export/{what}.safetensors")
