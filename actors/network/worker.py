@@ -29,6 +29,7 @@ from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.actors.network.gpu import network_device
 from inarch.actors.network.log_file import LogFile
 from inarch.actors.network.standing import NetworkDescription, NetworkStanding
+from inarch.actors.network.storage_report import REPORT_SECONDS, StorageReport
 from inarch.actors.network.watchdog import Watchdog, exit_soon
 from inarch.actors.registrations import register_all
 from inarch.actors.retry import RETRY_SECONDS, retry
@@ -45,6 +46,9 @@ from inarch.population.training.trainer import Trainer
 
 STORAGE_DEADLINES = 8
 """Storage deadlines that pass before a network gives up on its storage."""
+
+SLOW_PARTS = 4
+"""A write that has lasted for this part of a storage deadline is reported as trouble with storage."""
 
 ENDING = (Command.STOP, Command.FENCED)
 
@@ -78,8 +82,13 @@ class NetworkWorker:
         self._coordinator = cast("ActorProxy[CoordinatorApi]", handle)
         metrics = StorageMetrics(spec.run.name)
         self._checkpointer = AsyncCheckpointer(
-            self._checkpoints, self._log, deadline_seconds=self._storage_seconds, metrics=metrics
+            self._checkpoints,
+            self._log,
+            deadline_seconds=self._storage_seconds,
+            slow_seconds=config.timeouts.storage_seconds / SLOW_PARTS,
+            metrics=metrics,
         )
+        self._storage_report = StorageReport(self._checkpointer)
         backend = RayExchangeBackend(self._coordinator, network_id, spec.incarnation)
         self._exchange = ExchangeClient(
             backend, config, self.trainer.layout, logger=self._log.logger, prepare=self.trainer.prepare
@@ -171,6 +180,7 @@ class NetworkWorker:
     def after_step(self) -> bool:
         """Return whether to continue with the next step."""
         self._watchdog.record_progress()
+        self._report_storage()
         if self._step_seconds:
             self._pad_step()
         is_ending = self._is_stopping or self._exchange.is_orphaned or self._checkpointer.is_fenced
@@ -199,11 +209,23 @@ class NetworkWorker:
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         """Send the report, and begin to write the checkpoint."""
         self._watchdog.record_progress()
-        self._report = report
+        self._report = self._storage_report.added_to(report)
         if report.outcome:
-            self._exchange.report(report)
+            self._exchange.report(self._report)
         if checkpoint is not None:
             self._checkpointer.commit(checkpoint)
+
+    def _report_storage(self) -> None:
+        """Report that storage fails, or that it works again, with the newest report once more."""
+        if self._report is not None and self._report.outcome and self._storage_report.is_due():
+            self._report = self._storage_report.added_to(self._report)
+            self._exchange.report(self._report)
+
+    def _write_all(self) -> None:
+        """Wait until the last checkpoint is written. Report meanwhile that storage fails."""
+        while not self._checkpointer.wait(seconds=REPORT_SECONDS):
+            self._report_storage()
+        self._report_storage()
 
     def _describe(self) -> NetworkDescription:
         return NetworkDescription(
@@ -225,6 +247,7 @@ class NetworkWorker:
         if self.trainer.is_finished and self.trainer.publishes:
             self._exchange.publish(self.trainer.snapshot(time.time()))
         for report, snapshot in self.trainer.intervals(self):
+            report = self._storage_report.added_to(report)
             self._report = report
             self._log.logger.info(
                 "interval %d: loss %.4f, validation %s, %.0f examples/s",
@@ -232,9 +255,9 @@ class NetworkWorker:
                 report.examples_per_second,
             )
             if self._spec.run.config.mode == "lockstep":
-                self._checkpointer.wait()
+                self._write_all()
             self._exchange.publish_interval(report, snapshot)
-        self._checkpointer.wait()
+        self._write_all()
         self._exchange.flush(seconds=self._spec.run.config.timeouts.lease_seconds)
         return self._exit_reason()
 

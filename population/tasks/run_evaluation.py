@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.protocol import BoundTask
+from inarch.population.tasks.run_folder import read_members
 from inarch.population.tasks.run_spec import RunSpec
 
 
@@ -57,6 +59,7 @@ def evaluate_run(
     task = task_of(spec).bind(spec.config, data, model=spec.factory, device=device, begins_trained=False)
     primary = task.metrics[0]
     best, last, rows = [], [], []
+    failures = storage_failures(read_members(storage) or {})
     for network_id in checkpoints.networks():
         best_weights, newest = checkpoints.best(network_id), checkpoints.newest(network_id)
         if best_weights is None or newest is None:
@@ -77,6 +80,7 @@ def evaluate_run(
                 "validation_score": None if score is None else primary.score(score),
                 "grafts": newest.training["grafts"],
                 "reason": reasons.get(network_id, ""),
+                "storage_failures": failures[network_id],
             }
         )
     if not rows:
@@ -111,6 +115,18 @@ def _lost_row(network_id: int, how: str, reasons: Mapping[int, str]) -> dict[str
     """Return the row of a network that left no checkpoint. It has no scores and does not count in the mean."""
     empty = {"interval": 0, "best_interval": None, "validation_score": None, "grafts": 0, "best": None, "last": None}
     return {"network": network_id, "ended": how, **empty, "reason": reasons.get(network_id, "")}
+
+
+def storage_failures(record: Mapping[str, Any]) -> collections.Counter[int]:
+    """Return how often storage began to fail for each network.
+
+    Args:
+        record: Record of the members, as from `read_members`.
+    """
+    events = [
+        event for event in record.get("events", ()) if event["kind"] == "storage" and event["detail"]["is_failing"]
+    ]
+    return collections.Counter(event["network_id"] for event in events)
 
 
 def _aligned(task: BoundTask, candidates: Sequence[Candidate]) -> list[Candidate]:
