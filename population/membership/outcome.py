@@ -24,6 +24,8 @@ class ExchangeOutcome(StrEnum):
     """The scion has another structure."""
     NOT_FINITE = "not_finite"
     """The scion holds NaN or infinity."""
+    DIVERGING = "diverging"
+    """The scion's weights are finite, but more than ten times as large as the network's own."""
     GONE = "gone"
     """The scion was lost with the process that owned it."""
     LATE = "late"

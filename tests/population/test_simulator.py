@@ -10,6 +10,7 @@ import torch
 
 from inarch.population import (
     DataConfig,
+    ExchangeConfig,
     GraftConfig,
     ImageClassification,
     Join,
@@ -216,3 +217,16 @@ def test_fresh_join_at_half_time_does_not_lower_accuracy(seeds: tuple[int, ...])
         initial_networks_accuracy(seed, joins=True) - initial_networks_accuracy(seed, joins=False) for seed in seeds
     ]
     assert np.mean(differences) > -0.01
+
+
+def test_network_of_absurd_scale_is_refused_by_all_others() -> None:
+    def observe(network_id: int, trainer: Trainer, report: IntervalReport) -> None:
+        if network_id == 0 and report.origin.interval == 2:
+            with torch.no_grad():
+                for parameter in trainer.module.parameters():
+                    parameter.mul_(1e4)
+
+    result = simulate(config_of(3, exchange=ExchangeConfig(num_donors=1)), observe=observe)
+    outcomes = {line.outcome for line in result.ledger if line.network_id == 1 and line.interval == 3}
+    assert outcomes == {"diverging"}
+    assert all(value.abs().max() < 100.0 for n in (1, 2) for value in weights(result.trainers[n]).values())
