@@ -110,7 +110,8 @@ class Exchanger:
         Args:
             snapshot: A snapshot of the network's structure.
         """
-        has_finite_information = all(math.isfinite(value) for value in snapshot.information)
+        information: Any = snapshot.information  # another process posted it, in whatever form
+        has_finite_information = _are_numbers(information) and all(math.isfinite(value) for value in information)
         return has_finite_information and snapshot.is_finite(but=self._checked_keys)
 
     def scales(self, snapshot: Snapshot) -> tuple[float, ...]:
@@ -157,7 +158,7 @@ class Exchanger:
         admitted = (
             [snapshots]
             if isinstance(snapshots, ExchangeOutcome)
-            else [self._admit(item, own, scales, now) for item in snapshots]
+            else [self._admit(item, own, information, scales=scales, now=now) for item in snapshots]
         )
         scions = [item for item in admitted if isinstance(item, Scion)]
         refusal = next((item for item in admitted if isinstance(item, ExchangeOutcome)), None)
@@ -194,10 +195,18 @@ class Exchanger:
         return self._history.exchange(own, state, before)
 
     def _admit(
-        self, snapshot: Snapshot, own: SnapshotInfo, scales: tuple[float, ...] | None, now: float
+        self,
+        snapshot: Snapshot,
+        own: SnapshotInfo,
+        information: tuple[float, ...],
+        *,
+        scales: tuple[float, ...] | None,
+        now: float,
     ) -> Scion | ExchangeOutcome:
         """Return a snapshot as a scion, or the reason why it is refused."""
         if snapshot.origin.structure != self._layout.fingerprint or snapshot.buffer.nbytes != self._layout.nbytes:
+            return ExchangeOutcome.STRUCTURE
+        if not _is_like(snapshot.information, information):
             return ExchangeOutcome.STRUCTURE
         if is_too_stale(own, snapshot.origin, limit=self._limit):
             return ExchangeOutcome.TOO_STALE
@@ -214,6 +223,17 @@ class Exchanger:
         """Random numbers of an interval's exchange: of one network, or common to all for None."""
         owner = 0 if network_id is None else network_id + 1
         return generator(self._config.seed, owner, "exchange", counter=interval)
+
+
+def _is_like(posted: Any, own: tuple[float, ...]) -> bool:
+    """Return whether what another process posted as information has the form of the network's own."""
+    return _are_numbers(posted) and len(posted) == len(own)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, (tuple, list)) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) for value in values
+    )
 
 
 def training_behind(own: SnapshotInfo, contributions: Sequence[Contribution]) -> tuple[float, float]:

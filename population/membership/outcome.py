@@ -21,7 +21,7 @@ class ExchangeOutcome(StrEnum):
     TOO_STALE = "too_stale"
     """Every snapshot is further behind than the limit."""
     STRUCTURE = "structure"
-    """The scion has another structure."""
+    """The scion, or the information that was published with it, has another structure."""
     NOT_FINITE = "not_finite"
     """The scion holds NaN or infinity."""
     DIVERGING = "diverging"
