@@ -278,6 +278,7 @@ def failure_lines(table: Mapping[str, Any]) -> list[str]:
         for row in table["networks"]
         if row.get("storage_failures")
     ]
+    lines += [f"damaged, and left out: {name}" for name in table.get("damaged_files", ())]
     absent = [str(row["network"]) for row in rows if row["validation_score"] is None and row["best_interval"] is None]
     if absent:
         names = f"network{'s' if len(absent) > 1 else ''} {', '.join(absent)}"

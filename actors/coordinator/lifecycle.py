@@ -198,6 +198,8 @@ class NetworkLifecycle:
                 f"network {network_id} has another structure than its neighbors ({created.structure}, theirs "
                 f"{info.structure}); the model function must build the same architecture each time"
             )
+        for reason in created.damages:
+            self._monitor.emit("damage", network_id, reason=reason)
         self._population.mark_started(network_id, interval=created.interval)
         self._monitor.record_placement(network_id, created.interval, process=created.process, node=created.node)
 

@@ -233,6 +233,7 @@ class NetworkWorker:
             interval=self.trainer.interval,
             process=os.getpid(),
             node=ray.get_runtime_context().get_node_id(),
+            damages=tuple(self._checkpoints.passed_over.values()),
         )
 
     def _pad_step(self) -> None:
@@ -312,6 +313,8 @@ class NetworkWorker:
             return False
         network_id, limit = self._spec.network_id, self._spec.at_most_interval
         newest = self._checkpoints.newest(network_id, at_most_interval=limit)
+        for reason in self._checkpoints.passed_over.values():
+            self._log.logger.warning("passed over: %s", reason)
         if newest is not None:
             self.trainer.resume(newest)
         elif limit or (limit is None and self._checkpoints.list(network_id)):
