@@ -200,13 +200,33 @@ class CheckpointStore:
         Args:
             network_id: Id of the network.
         """
-        checkpoints = []
+        folders = self._folders(network_id)
+        return [
+            identity
+            for name, identity in folders.items()
+            if self._storage.exists(f"networks/{network_id}/{name}/manifest.json")
+        ]
+
+    def _folders(self, network_id: int) -> dict[str, CheckpointId]:
+        """Return the folders of a network's checkpoints by name, oldest first, also of those not written whole."""
+        folders: dict[str, CheckpointId] = {}
         for name in self._storage.names(f"networks/{network_id}"):
             match = _NAME.match(name)
-            if match and self._storage.exists(f"networks/{network_id}/{name}/manifest.json"):
+            if match:
                 interval, incarnation, step = (int(part or 0) for part in match.groups())
-                checkpoints.append(CheckpointId(interval=interval, incarnation=incarnation, step=step))
-        return sorted(checkpoints)
+                folders[name] = CheckpointId(interval=interval, incarnation=incarnation, step=step)
+        return dict(sorted(folders.items(), key=lambda item: item[1]))
+
+    def has_started(self, network_id: int) -> bool:
+        """Return whether a process of a network has ever acquired the right to commit, or has committed.
+
+        Args:
+            network_id: Id of the network.
+
+        Raises:
+            StorageError: The folder cannot be listed.
+        """
+        return any(_MARKER.match(name) or _NAME.match(name) for name in self._storage.names(f"networks/{network_id}"))
 
     def networks(self) -> list[int]:
         """Return the sorted ids of the networks that have a folder."""
@@ -346,9 +366,15 @@ class CheckpointStore:
     def _drop_old(self, network_id: int) -> None:
         """Delete old checkpoints, after their rows have been added to the history.
 
-        The newest checkpoint of each of the last `keep` intervals, the newest of all and the best remain.
+        The newest checkpoint of each of the last `keep` intervals, the newest of all and the best remain. Folders of
+        older checkpoints that were not written whole are deleted too. A checkpoint that is still being written by an
+        earlier process could not be committed any more.
         """
+        folders = self._folders(network_id)
         committed = self.list(network_id)
+        for name, identity in folders.items():
+            if identity < committed[-1] and identity not in committed:
+                self._storage.delete(f"networks/{network_id}/{name}")
         by_interval = {checkpoint_id.interval: checkpoint_id for checkpoint_id in committed}
         retained = {by_interval[interval] for interval in sorted(by_interval)[-self._keep :]} | {committed[-1]}
         with_best = [checkpoint_id for checkpoint_id in committed if self._has_best(network_id, checkpoint_id)]
