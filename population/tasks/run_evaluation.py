@@ -47,7 +47,7 @@ def evaluate_run(
         The result of the run, as JSON types. `metrics` describes the task's metrics, the primary one first. `networks`
         has a row for each network, with its scores under `best` and `last`. The other keys of `evaluate_population` are
         at the top level for the best weights, and under `last` for the last weights. Without test and validation data,
-        `evaluated_on` is None and there are no scores. A network without a readable checkpoint has a row without scores.
+        `evaluated_on` is None and there are no scores. A network without a readable checkpoint has a row without them.
         `damaged_files` names the files that were left out.
 
     Raises:
