@@ -44,6 +44,9 @@ def event_text(event: Event, metrics: Sequence[Metric] = ()) -> str:
         "leave": f"{network}: leaves ({detail.get('outcome')})",
         "done": f"{network}: done",
         "failure": f"{network}: failed: {detail.get('reason')}",
+        "storage": f"{network if event.network_id is not None else 'the record of the members'}: "
+        + (f"storage fails ({detail.get('reason')})" if detail.get("is_failing") else "storage works again"),
+        "damage": f"{network}: a damaged file was passed over ({detail.get('reason')})",
         "stop": "stopping: every member is asked to end",
         "finish": "finished" if detail.get("is_complete") else "stopped",
     }

@@ -170,8 +170,22 @@ class Enrollment:
 
 
 EventKind = Literal[
-    "interval", "commit", "graft", "refusal", "join", "loss", "restart", "leave", "done", "failure", "stop", "finish"
+    "interval",
+    "commit",
+    "graft",
+    "refusal",
+    "join",
+    "loss",
+    "restart",
+    "leave",
+    "done",
+    "failure",
+    "storage",
+    "damage",
+    "stop",
+    "finish",
 ]
+"""Kind of an event. storage: storage begins to fail, or works again. damage: a damaged file was passed over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +233,10 @@ class NetworkStatus:
     """Age of that scion at the time of the graft."""
     silent_seconds: float = 0.0
     """Seconds since the network's last heartbeat."""
+    storage_failure: str = ""
+    """Why the network's newest checkpoint could not be written so far. Empty: storage works."""
+    unwritten_seconds: float = 0.0
+    """Age of the oldest rows and weights that are not written, while storage fails. 0 otherwise."""
     process: int | None = None
     """Process id of the network's actor."""
     node: str | None = None

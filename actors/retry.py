@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from inarch.population.errors import CheckpointError, MissingError, StorageError
+from inarch.population.errors import CheckpointError, DamagedError, MissingError, StorageError
 
 RETRY_SECONDS = 2.0
 """Pause in seconds between two attempts to reach storage or an actor that does not answer."""
@@ -24,14 +24,14 @@ def retry(call: Callable[[], T], *, seconds: float, logger: logging.Logger | Non
         logger: Logger that receives a warning for each failure. None: nothing is logged.
 
     Raises:
-        CheckpointError, MissingError: The file is damaged or does not exist. This is raised at once.
+        CheckpointError, DamagedError, MissingError: The file is damaged or does not exist. This is raised at once.
         StorageError: Storage still failed after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
             return call()
-        except (CheckpointError, MissingError):
+        except (CheckpointError, DamagedError, MissingError):
             raise
         except StorageError as error:
             if logger is not None:

@@ -224,7 +224,7 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
 
     from inarch.actors import PopulationRun
     from inarch.experiments.display import result_table, status_table
-    from inarch.population.tasks.run_folder import find_run, read_members
+    from inarch.population.tasks.run_folder import find_run, read_members, read_result
 
     console = plain_console()
     try:
@@ -232,7 +232,7 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
     except (ClusterError, RunNotFoundError) as error:
         folder = find_run(name, storage=storage)
         record = read_members(folder) or {}
-        result = codec.loads(folder.read("result.json")) if folder.exists("result.json") else None
+        result = read_result(folder)
         if json:
             print(codec.dumps({"live": False, "why": str(error), "record": record, "result": result}))
             return 0

@@ -30,6 +30,9 @@ FRAME_LINES = 10
 MANY = 8
 """Networks above which their states are counted above the table."""
 
+MAX_NAMED = 6
+"""Most networks that one line names."""
+
 
 def info_lines(info: RunInfo) -> str:
     """Return the lines that describe a run before it trains.
@@ -150,6 +153,15 @@ def _titles(status: RunStatus) -> list[str]:
         lines.append(", ".join(f"{count} {state}" for state, count in counts.most_common()))
     if status.message:
         lines.append(status.message)
+    failing = [network for network in status.networks if network.storage_failure]
+    if failing:
+        longest = max(failing, key=lambda network: network.unwritten_seconds)
+        ids = ", ".join(_label(network.network_id, network.name) for network in failing[:MAX_NAMED])
+        ids += ", ..." if len(failing) > MAX_NAMED else ""
+        lines.append(
+            f"storage fails for network {ids}, nothing written for {_duration(longest.unwritten_seconds)}: "
+            f"{longest.storage_failure}"
+        )
     return lines
 
 
@@ -157,7 +169,7 @@ def _importance(network: NetworkStatus, primary: Metric | None) -> tuple[bool, f
     """Return a key that sorts networks: those in trouble above the others, and then the better ones."""
     value = network.validation_metrics.get(primary.name) if primary else None
     score = -math.inf if value is None or primary is None else primary.score(value)
-    return network.state in ("failed", "lost", "stalled", "gone"), score
+    return bool(network.storage_failure) or network.state in ("failed", "lost", "stalled", "gone"), score
 
 
 def _best_and_mean(status: RunStatus) -> str:
@@ -185,7 +197,9 @@ def _cells(network: NetworkStatus, epochs: int, primary: Metric | None) -> tuple
         else f"{network.staleness_intervals:.1f} / {network.staleness_seconds or 0:.1f} s"
     )
     is_plain = network.outcome in ("", "grafted", "off") or network.state == "done"
-    state = network.state if is_plain else f"{network.state} ({network.outcome})"
+    notes = [] if is_plain else [network.outcome]
+    notes += ["not written"] if network.storage_failure else []
+    state = f"{network.state} ({', '.join(notes)})" if notes else network.state
     return (
         _label(network.network_id, network.name),
         f"interval {network.interval}" if network.epoch is None or network.name else f"{network.epoch:.1f}/{epochs}",
@@ -247,7 +261,7 @@ def result_table(table: Mapping[str, Any]) -> Table:
 
 
 def failure_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return one line for each network that failed or was lost, with the reason.
+    """Return one line for each network that failed or was lost, with the reason, and for each trouble with storage.
 
     Another line names the networks that left no checkpoint and therefore have no part in the mean.
 
@@ -259,6 +273,12 @@ def failure_lines(table: Mapping[str, Any]) -> list[str]:
     lines = [
         f"network {row['network']} {row['ended']}: {row.get('reason') or 'its log has the reason'}" for row in rows
     ]
+    lines += [
+        f"network {row['network']}: storage failed {row['storage_failures']} times while it trained"
+        for row in table["networks"]
+        if row.get("storage_failures")
+    ]
+    lines += [f"damaged, and left out: {name}" for name in table.get("damaged_files", ())]
     absent = [str(row["network"]) for row in rows if row["validation_score"] is None and row["best_interval"] is None]
     if absent:
         names = f"network{'s' if len(absent) > 1 else ''} {', '.join(absent)}"

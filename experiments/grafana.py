@@ -115,6 +115,12 @@ PANELS = (
         ),
     ),
     Panel(
+        title="Age of what storage does not take",
+        queries=((_of("ray_inarch_unwritten_seconds"), "{{run}}"),),
+        unit="s",
+        description="Seconds since the oldest rows and weights that could not be written. 0 while storage works.",
+    ),
+    Panel(
         title="Longest silence of a training network",
         queries=((_of("ray_inarch_silent_seconds"), "{{run}}"),),
         unit="s",

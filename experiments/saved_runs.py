@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from inarch.population.config import RunConfig, from_dict
 from inarch.population.errors import ConfigError, StructureError
 from inarch.population.evaluation.similarity import agreement, mean_cosine
 from inarch.population.models import ModelFactory
@@ -18,7 +16,14 @@ from inarch.population.state.state_dict import load_tensors
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.protocol import BoundTask, Task
 from inarch.population.tasks.run_evaluation import evaluate_run
-from inarch.population.tasks.run_folder import find_run, read_config, read_members, with_own_data
+from inarch.population.tasks.run_folder import (
+    find_run,
+    read_config,
+    read_members,
+    read_result,
+    recorded_config,
+    with_own_data,
+)
 from inarch.population.tasks.run_spec import RunSpec
 
 
@@ -47,10 +52,9 @@ def evaluate_again(path: str, *, model: ModelFactory | None = None, task: Task |
         raise StructureError(f"run {spec.name} was started with other data than those that its task loads now")
     record = read_members(storage) or {"members": []}
     end_states = {member["id"]: member["state"] for member in record["members"]}
-    seconds = json.loads(storage.read("result.json"))["seconds"] if storage.exists("result.json") else float("nan")
-    rows = json.loads(storage.read("result.json"))["networks"] if storage.exists("result.json") else []
-    reasons = {row["network"]: row.get("reason", "") for row in rows}
-    result = evaluate_run(spec, data, end_states, reasons, seconds)
+    earlier = read_result(storage) or {}
+    reasons = {row["network"]: row.get("reason", "") for row in earlier.get("networks", ())}
+    result = evaluate_run(spec, data, end_states, reasons, earlier.get("seconds", float("nan")))
     return result | {"similarity": similarity_over_time(storage, bound)}
 
 
@@ -112,7 +116,7 @@ def open_run(
     """
     storage = find_run(path)
     recorded = read_config(storage)
-    config = with_own_data(from_dict(RunConfig, recorded["config"]), storage)
+    config = with_own_data(recorded_config(storage, recorded), storage)
     if recorded["model"] == "callable" and model is None:
         raise ConfigError(
             "this run was started with a callable that builds its model; give it again: model=... in Python, --model "

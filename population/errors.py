@@ -9,6 +9,7 @@
     ├── NotFiniteError       a weight is NaN or infinite                     (also a ValueError)
     ├── StorageError         a folder or bucket cannot be read or written
     │   ├── MissingError     a file does not exist
+    │   ├── DamagedError     a file is not what was written
     │   └── CheckpointError  a checkpoint is missing, incomplete or altered
     └── RunError             a run cannot be started, found or resumed
         ├── RunExistsError   the name or the folder of the run is already in use
@@ -57,6 +58,10 @@ class StorageError(InarchError):
 
 class MissingError(StorageError):
     """A file does not exist."""
+
+
+class DamagedError(StorageError):
+    """A file of a run's folder is cut or altered, or holds something else. The message names it."""
 
 
 class CheckpointError(StorageError):

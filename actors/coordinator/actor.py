@@ -25,7 +25,7 @@ from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.network_group import await_result
 from inarch.actors.coordinator.recovery import find_networks, read_result, restore_run
 from inarch.actors.coordinator.remote_tasks import prepare_run
-from inarch.actors.coordinator.resume_plan import resumable_members
+from inarch.actors.coordinator.resume_plan import resumable_members, vanished_networks
 from inarch.actors.coordinator.run_completion import RunCompletion
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.coordinator_api import GuestApi
@@ -348,6 +348,9 @@ class RunCoordinator(GuestApi):
         )
         for member in members:
             self._members.restore(member)
+        vanished = await asyncio.to_thread(vanished_networks, storage, members)
+        for network_id, reason in vanished.items():
+            self.lifecycle.mark_failed(network_id, reason)
         record = await asyncio.to_thread(read_members, storage) or {}
         self._monitor.restore_life_events(record.get("events", ()))
         await self._recorder.write()  # before the configuration changes: a start that dies here is resumed alike

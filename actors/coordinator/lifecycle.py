@@ -110,7 +110,7 @@ class NetworkLifecycle:
                 if not self._spec.is_resumed or len(placing) == 1:
                     return self._fail_run(f"network {network_id} could not start: {reason}")
                 del placing[network_id]
-                self._mark_failed(network_id, reason)
+                self.mark_failed(network_id, reason)
             num_needed = min(population.min_size or population.size, len(placing))
             num_needed = len(placing) if self._context.is_lockstep else num_needed
             num_placed = sum(task.done() for task in placing.values())
@@ -135,7 +135,7 @@ class NetworkLifecycle:
             await self._create_with_retries(network_id, self._plan(network_id, mode))
         except (RayError, InarchError, ValueError) as error:
             if self._members[network_id].state in ACTIVE:
-                self._mark_failed(network_id, format_error(error))
+                self.mark_failed(network_id, format_error(error))
             return
         self._context.recorder.save()
         if self._is_wanted(network_id):
@@ -198,6 +198,8 @@ class NetworkLifecycle:
                 f"network {network_id} has another structure than its neighbors ({created.structure}, theirs "
                 f"{info.structure}); the model function must build the same architecture each time"
             )
+        for reason in created.damages:
+            self._monitor.emit("damage", network_id, reason=reason)
         self._population.mark_started(network_id, interval=created.interval)
         self._monitor.record_placement(network_id, created.interval, process=created.process, node=created.node)
 
@@ -252,7 +254,7 @@ class NetworkLifecycle:
         decision = decide(exit, history)
         is_exhausted = member.restarts >= max_restarts
         if decision is FailureDecision.FAIL and not is_exhausted:
-            self._mark_failed(network_id, reason)
+            self.mark_failed(network_id, reason)
             return
         self._monitor.emit("loss", network_id, reason=reason)
         self.terminate(network_id)
@@ -262,7 +264,7 @@ class NetworkLifecycle:
             self._members.set_state(network_id, MemberState.RETIRED if is_leaving else MemberState.STOPPED)
             self._background.has_changed.set()
         elif decision is FailureDecision.FAIL:
-            self._mark_failed(network_id, f"restarted {member.restarts} times without progress: {reason}")
+            self.mark_failed(network_id, f"restarted {member.restarts} times without progress: {reason}")
         else:
             restarted = self._members.restart(network_id)
             self._monitor.emit("restart", network_id, incarnation=restarted.incarnation)
@@ -276,8 +278,13 @@ class NetworkLifecycle:
         except StorageError:
             return True
 
-    def _mark_failed(self, network_id: int, reason: str) -> None:
-        """Mark a network failed. The others continue."""
+    def mark_failed(self, network_id: int, reason: str) -> None:
+        """Mark a network failed. The others continue.
+
+        Args:
+            network_id: Id of the network.
+            reason: Why it failed.
+        """
         self._members.set_state(network_id, MemberState.FAILED)
         self._state.message = f"network {network_id}: {reason}"
         self._state.reasons[network_id] = reason
@@ -406,4 +413,4 @@ class NetworkLifecycle:
         if now - self._idle_since > self._config.timeouts.start_seconds:
             for network_id in self._members.active():
                 reason = "it found no room in the cluster, or did not come up, within timeouts.start_seconds"
-                self._mark_failed(network_id, reason)
+                self.mark_failed(network_id, reason)

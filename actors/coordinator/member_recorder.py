@@ -67,9 +67,11 @@ class MemberRecorder:
                 placement=self._state.resources,
                 began=time.time() - self._state.seconds,
             )
+            self._monitor.record_storage(None, "")
             await asyncio.to_thread(self._monitor.log.sync)
         except StorageError as error:
             self._state.message = str(error)
+            self._monitor.record_storage(None, str(error))
         except RunExistsError as error:
             self._state.fail(str(error))
             self._background.has_changed.set()

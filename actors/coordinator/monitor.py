@@ -16,6 +16,7 @@ from inarch.actors.network.log_file import LogFile
 from inarch.population.membership.members import MemberRecord
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.snapshot_info import SnapshotInfo
 
 LOGGED: dict[EventKind, int] = {
     "join": logging.INFO,
@@ -24,6 +25,8 @@ LOGGED: dict[EventKind, int] = {
     "leave": logging.INFO,
     "done": logging.INFO,
     "failure": logging.ERROR,
+    "storage": logging.WARNING,
+    "damage": logging.WARNING,
     "stop": logging.INFO,
     "finish": logging.INFO,
 }
@@ -55,6 +58,8 @@ class RunMonitor:
         self._life: collections.deque[dict[str, Any]] = collections.deque(maxlen=MAX_LIFE_EVENTS)
         self._known: dict[int, NetworkStatus] = {}
         self._heartbeats: dict[int, float] = {}
+        self._newest: dict[int, tuple[SnapshotInfo, ExchangeOutcome | None]] = {}
+        self._failing: set[int | None] = set()
 
     def emit(self, kind: EventKind, network_id: int | None, **detail: Any) -> None:
         """Append an event.
@@ -121,11 +126,14 @@ class RunMonitor:
 
         Args:
             report: The report of an interval, before or after its exchange.
-            is_news: Whether it is emitted as an event too.
+            is_news: Whether it is emitted as an event too. A report that was sent before, to show how storage stands,
+                is emitted once.
         """
         network_id, known = report.origin.network_id, self._status(report.origin.network_id)
         if report.origin.interval < known.interval:
             return
+        key = report.origin, report.outcome
+        is_repeated, self._newest[network_id] = self._newest.get(network_id) == key, key
         self._known[network_id] = dataclasses.replace(
             known,
             interval=report.origin.interval,
@@ -138,9 +146,26 @@ class RunMonitor:
             scion=report.scion,
             staleness_intervals=report.staleness.intervals if report.staleness else None,
             staleness_seconds=report.staleness.seconds if report.staleness else None,
+            storage_failure=report.storage_failure,
+            unwritten_seconds=report.unwritten_seconds,
         )
-        if is_news:
+        if is_news and not is_repeated:
             self._emit_report(report)
+        self.record_storage(network_id, report.storage_failure)
+
+    def record_storage(self, network_id: int | None, failure: str) -> None:
+        """Record whether storage fails, and emit an event when that begins and when it is over.
+
+        Args:
+            network_id: Network that cannot write its checkpoints. None: the coordinator cannot write its record.
+            failure: What failed. Empty: storage works.
+        """
+        if failure and network_id not in self._failing:
+            self._failing.add(network_id)
+            self.emit("storage", network_id, is_failing=True, reason=failure)
+        elif not failure and network_id in self._failing:
+            self._failing.discard(network_id)
+            self.emit("storage", network_id, is_failing=False, reason="")
 
     def status(self, member: MemberRecord) -> NetworkStatus:
         """Return the status of a member."""

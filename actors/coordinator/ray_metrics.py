@@ -60,6 +60,9 @@ class RayMetrics:
             "of",
         )
         self._silent = self._gauge("silent_seconds", "Greatest time since a member's last heartbeat.", "of")
+        self._unwritten = self._gauge(
+            "unwritten_seconds", "Age of the oldest rows and weights that storage does not take.", "of"
+        )
         self._snapshot = self._gauge("snapshot_bytes", "Bytes of a snapshot.")
         self._exchanges = self._counter("exchanges_total", "Exchanges by outcome.", "outcome")
         self._published = self._counter("published_bytes_total", "Bytes of the snapshots published.")
@@ -144,6 +147,7 @@ class RayMetrics:
         staleness = [network.staleness_intervals for network in living if network.staleness_intervals is not None]
         _set_each(self._staleness, staleness, {"median": statistics.median, "greatest": max})
         _set_each(self._silent, [network.silent_seconds for network in training], {"greatest": max})
+        _set_each(self._unwritten, [network.unwritten_seconds for network in networks], {"greatest": max})
         if primary is not None:
             self._show_validation(living, primary)
         if self._each:

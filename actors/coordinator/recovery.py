@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ from inarch.actors.retry import retry
 from inarch.population.errors import StorageError
 from inarch.population.membership.members import ACTIVE, DONORS, MemberRecord
 from inarch.population.tasks.run_folder import members_of, read_info, read_members
+from inarch.population.tasks.run_folder import read_result as folder_result
 
 
 async def restore_run(context: RunContext) -> bool:
@@ -74,5 +74,5 @@ def find_networks(context: RunContext, lifecycle: NetworkLifecycle) -> list[Memb
 async def read_result(context: RunContext) -> dict[str, Any] | None:
     """Return the result of a finished run, or None if it cannot be read."""
     with contextlib.suppress(StorageError):
-        return json.loads(await asyncio.to_thread(context.storage.read, "result.json"))
+        return await asyncio.to_thread(folder_result, context.storage)
     return None

@@ -5,7 +5,6 @@ Ray retries both. They use no actors. The coordinator imports this file, so that
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -17,8 +16,10 @@ from inarch.actors.registrations import register_all
 from inarch.population.errors import StorageError
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.history import fold_history
+from inarch.population.persistence.json_files import to_json
 from inarch.population.persistence.storage import Storage
 from inarch.population.report.page import write_report
+from inarch.population.tasks.run_folder import RESULT
 from inarch.population.tasks.run_spec import RunSpec
 
 logger = logging.getLogger("inarch")
@@ -84,7 +85,7 @@ def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: 
     result = evaluate_run(spec, data, ended, reasons, seconds, device=device) | {"finished": time.time()}
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     check_holds(storage, spec.token)
-    storage.write("result.json", json.dumps(result, indent=2).encode())
+    storage.replace(RESULT, to_json(result))
     _complete_folder(storage)
     return result
 

@@ -9,8 +9,11 @@ from inarch.actors.messages import StartPlan
 from inarch.population.errors import RunError
 from inarch.population.membership.members import MemberRecord, MemberState
 from inarch.population.persistence.checkpoint import CheckpointStore
-from inarch.population.persistence.storage import Storage
+from inarch.population.persistence.storage import Storage, joined
 from inarch.population.tasks.run_folder import members_of, read_members
+
+MAX_NAMED = 3
+"""Most networks that one message names."""
 
 
 def resumable_members(
@@ -28,24 +31,60 @@ def resumable_members(
         num_intervals: Intervals of the schedule, as now configured.
         is_open: Whether the run has no networks of its own.
 
+    A member whose folder has vanished is marked failed, because it must not begin anew. It resumes once its folder is
+    back.
+
     Raises:
-        RunError: The run has no record of its members.
+        RunError: The run has no record of its members, or the folders of all of them have vanished.
         StorageError: The record cannot be read.
     """
     record = read_members(storage)
     if record is None or not (record["members"] or is_open):
         raise RunError(f"run {run} has no record of its members; it cannot be resumed")
     members, guests = _without_guests(members_of(record))
+    vanished = vanished_networks(storage, members)
+    if vanished and len(vanished) == sum(member.state is not MemberState.RETIRED for member in members):
+        raise RunError(f"run {run} cannot be resumed: {'; '.join(list(vanished.values())[:MAX_NAMED])}")
     final_states = {MemberState.RETIRED}
     is_over = all(member.state in (MemberState.RETIRED, MemberState.DONE) for member in members)
     if is_over and not _trains_on(storage, members, num_intervals):
         final_states.add(MemberState.DONE)
     return guests + [
-        member
+        dataclasses.replace(member, state=MemberState.FAILED)
+        if member.id in vanished
+        else member
         if member.state in final_states
         else dataclasses.replace(member, state=MemberState.STARTING, incarnation=member.incarnation + 1, restarts=0)
         for member in members
     ]
+
+
+def vanished_networks(storage: Storage, members: Sequence[MemberRecord]) -> dict[int, str]:
+    """Return the networks that have trained but whose checkpoints are gone, with what is missing.
+
+    A process of a network leaves a mark in the network's folder before it trains, and the rows of each checkpoint are
+    in the tables. A network that has neither checkpoint nor mark, or rows but no checkpoint, has lost its folder.
+
+    Args:
+        storage: The run's folder.
+        members: Members of the run, as they were recorded.
+
+    Raises:
+        StorageError: A folder cannot be listed.
+    """
+    store = CheckpointStore(storage)
+    with_rows = {name.partition("-")[0] for name in storage.names("metrics")}
+    vanished: dict[int, str] = {}
+    for member in members:
+        is_wanted = member.ever_started and not member.is_guest and member.state is not MemberState.RETIRED
+        if not is_wanted or store.list(member.id):
+            continue
+        if not store.has_started(member.id) or str(member.id) in with_rows:
+            folder = joined(storage.uri, f"networks/{member.id}")
+            vanished[member.id] = (
+                f"network {member.id} has trained, but its checkpoints are gone from {folder}; restore them from a copy"
+            )
+    return vanished
 
 
 def _without_guests(members: Sequence[MemberRecord]) -> tuple[list[MemberRecord], list[MemberRecord]]:

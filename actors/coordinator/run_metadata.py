@@ -20,11 +20,12 @@ from typing import Any
 
 from inarch.actors.resources import NetworkResources
 from inarch.population.config import to_dict
-from inarch.population.errors import DataError, StructureError
+from inarch.population.errors import DamagedError, DataError, StructureError
 from inarch.population.membership.members import Members
 from inarch.population.persistence.claim import check_holds
+from inarch.population.persistence.json_files import to_json
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.run_folder import read_config, read_info, run_id_of
+from inarch.population.tasks.run_folder import RESULT, read_config, read_info, record_names, run_id_of
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 VERSIONED = ("inarch", "torch", "torchvision", "numpy", "ray")
@@ -58,7 +59,7 @@ def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
             **{package: importlib.metadata.version(package) for package in VERSIONED},
         },
     }
-    storage.replace("config.json", json.dumps(content, indent=2).encode())
+    storage.replace("config.json", to_json(content))
     if info.unreadable:
         storage.write("data/unreadable.txt", "\n".join(info.unreadable).encode(errors="backslashreplace"))
 
@@ -75,16 +76,16 @@ def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
         info: Facts about data and model.
 
     Raises:
-        RunError: config.json is damaged.
+        DamagedError: config.json is damaged.
         StorageError: A file cannot be read or written.
     """
     recorded = read_config(storage)["config"]
     current = json.loads(json.dumps(to_dict(spec.config)))
     if current | {"address": None} == recorded | {"address": None}:
         return
-    if storage.exists("result.json"):
-        storage.write(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read("result.json"))
-        storage.delete("result.json")
+    if storage.exists(RESULT):
+        storage.replace(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read(RESULT))
+        storage.delete(RESULT)
     write_config(storage, spec, info)
 
 
@@ -99,7 +100,7 @@ def check_info(storage: Storage, info: RunInfo, *, run: str) -> None:
     Raises:
         StructureError: The network has another structure.
         DataError: The data differ.
-        RunError: config.json is damaged.
+        DamagedError: config.json is damaged.
         StorageError: config.json cannot be read.
     """
     recorded = read_info(storage)
@@ -150,9 +151,9 @@ def write_members(
         "members": [dataclasses.asdict(member) for member in members],
         "events": list(events),
     }
-    names = storage.names("members")
+    names = record_names(storage)
     number = int(names[-1].split(".")[0]) + 1 if names else 0
-    storage.write(f"members/{number:08d}.json", json.dumps(record).encode())
+    storage.write(f"members/{number:08d}.json", to_json(record))
     for old in names[:-1]:
         storage.delete(f"members/{old}")
 
@@ -162,5 +163,11 @@ def placement_of(record: dict[str, Any]) -> NetworkResources | None:
 
     Args:
         record: The record, as from `read_members`.
+
+    Raises:
+        DamagedError: The resources are damaged.
     """
-    return None if record["placement"] is None else NetworkResources(**record["placement"])
+    try:
+        return None if record["placement"] is None else NetworkResources(**record["placement"])
+    except TypeError as error:
+        raise DamagedError(f"the record of the members is damaged: placement: {error}") from None

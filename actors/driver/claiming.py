@@ -9,7 +9,6 @@ see each other, the start with the smallest claim waits, and the others withdraw
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import secrets
@@ -20,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from inarch.actors.driver.process_start import process_start
-from inarch.population.errors import MissingError, RunExistsError
+from inarch.population.errors import DamagedError, MissingError, RunExistsError
 from inarch.population.persistence.claim import Claim, claims, holds, withdraw
+from inarch.population.persistence.json_files import read_json, to_json
 from inarch.population.persistence.storage import Storage
 
 WITHDRAW_SECONDS = 5.0
@@ -32,6 +32,15 @@ WRITE_SECONDS = 2.0
 
 POLL_SECONDS = 0.2
 """Pause in seconds between two looks at the claims."""
+
+
+CLAIM_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "host": str,
+    "process": int,
+    "process_started": (int, float, type(None)),
+    "seconds": (int, float),
+}
+"""Fields of a claim, with their types."""
 
 
 def claim_new_folder(storage: Storage, *, is_detached: bool = False) -> Claim:
@@ -152,7 +161,7 @@ def _claim(storage: Storage, *, after: list[Claim], is_detached: bool) -> Claim:
         "seconds": time.time(),
         "is_detached": is_detached,
     }
-    storage.write(claim.path, json.dumps(content).encode())
+    storage.write(claim.path, to_json(content))
     deadline = time.monotonic() + WITHDRAW_SECONDS
     while True:
         rivals = [other for other in claims(storage) if other not in after and other != claim]
@@ -179,8 +188,8 @@ def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
     """Return the content of a claim. None if it is withdrawn, or if its process died while writing it."""
     deadline = time.monotonic() + WRITE_SECONDS
     while claim in claims(storage):
-        with contextlib.suppress(MissingError, ValueError):
-            return json.loads(storage.read(claim.path))
+        with contextlib.suppress(MissingError, DamagedError):
+            return read_json(storage, claim.path, fields=CLAIM_FIELDS)
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_SECONDS)

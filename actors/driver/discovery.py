@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import socket
 import time
@@ -15,9 +15,15 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 from inarch.actors.driver.coordinator_client import find_coordinator, kill_coordinator
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import check_reachable, connect
-from inarch.population.errors import ClusterError, RunError, RunExistsError
+from inarch.population.errors import ClusterError, DamagedError, MissingError, RunError, RunExistsError
+from inarch.population.persistence.json_files import read_json, to_json
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_spec import RunSpec
+
+logger = logging.getLogger("inarch")
+
+CLUSTER = "cluster.json"
+"""File that says where a run is."""
 
 EDITION = 1
 """Version of the format of cluster.json."""
@@ -45,7 +51,21 @@ def write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:
         "driver": {"host": socket.gethostname(), "process": os.getpid()},
         "seconds": time.time(),
     }
-    storage.write("cluster.json", json.dumps(content, indent=2).encode())
+    storage.replace(CLUSTER, to_json(content))
+
+
+def read_cluster(storage: Storage) -> dict[str, Any]:
+    """Return the content of cluster.json.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        MissingError: The run was never started.
+        DamagedError: cluster.json is damaged.
+        StorageError: The storage fails.
+    """
+    return read_json(storage, CLUSTER, fields={"run": str, "address": str, "is_detached": bool, "driver": dict})
 
 
 def check_not_live(name: str) -> None:
@@ -69,16 +89,20 @@ def check_folder_not_live(storage: Storage) -> None:
     Args:
         storage: The run's folder.
     """
-    if not storage.exists("cluster.json"):
+    try:
+        cluster = read_cluster(storage)
+    except MissingError:
         return
-    cluster = json.loads(storage.read("cluster.json"))
+    except DamagedError as error:  # a resume does not need it: the claims on the folder keep two starts apart
+        logger.warning("%s; whether the run is live is decided by the claims on its folder", error)
+        return
     try:
         check_reachable(cluster["address"])
     except ClusterError:
         return
     if ray.is_initialized() and ray.get_runtime_context().gcs_address != cluster["address"]:
         # This process cannot query the other cluster. A run that is not detached lives as long as its driver.
-        if not cluster["is_detached"] and _is_alive(**cluster["driver"]):
+        if not cluster["is_detached"] and _is_alive(cluster["driver"]):
             raise RunError(
                 f"run {cluster['run']} is live: process {cluster['driver']['process']} drives it; stop it first"
             )
@@ -123,9 +147,10 @@ def _is_live(name: str) -> bool:
     return True
 
 
-def _is_alive(*, host: str, process: int) -> bool:
+def _is_alive(driver: Mapping[str, Any]) -> bool:
     """Return whether another process lives on this machine. False for other machines, which cannot be checked."""
-    if host != socket.gethostname() or process == os.getpid():
+    host, process = driver.get("host"), driver.get("process")
+    if host != socket.gethostname() or not isinstance(process, int) or process in (0, os.getpid()):
         return False
     try:
         os.kill(process, 0)

@@ -22,7 +22,7 @@ from inarch.population.models.model_names import ModelFactory, check_factory
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.tasks.built_in import check_task, resolve_task
 from inarch.population.tasks.protocol import Task
-from inarch.population.tasks.run_folder import with_moved_data, with_own_data
+from inarch.population.tasks.run_folder import read_result, with_moved_data, with_own_data
 
 OWN_TASK = "callable"
 """Name in the configuration of a task that the caller passed as an object."""
@@ -145,7 +145,7 @@ def resumed_config(
     config = with_moved_data(with_own_data(recorded, storage), data)
     if epochs is not None:
         return with_more_epochs(config, epochs)
-    if storage.exists("result.json"):
+    if read_result(storage) is not None:
         raise RunError(
             f"run {config.name} is complete; its result is in {joined(storage.uri, 'result.json')}; train it for more "
             f"epochs by inarch resume {storage.uri} --schedule.epochs N"

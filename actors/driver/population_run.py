@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from inarch.actors.driver.coordinator_client import (
     end_coordinator,
     find_coordinator,
 )
-from inarch.actors.driver.discovery import connect_to_recorded
+from inarch.actors.driver.discovery import connect_to_recorded, read_cluster
 from inarch.actors.driver.inputs import (
     OWN_TASK,
     check_here,
@@ -44,12 +43,12 @@ from inarch.actors.driver.trackers import resolve_trackers
 from inarch.actors.messages import Event, RunStatus
 from inarch.actors.registrations import registrations_of
 from inarch.actors.termination import stop_at_exit
-from inarch.population.config import OpenConfig, RunConfig, from_dict
+from inarch.population.config import OpenConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
 from inarch.population.models.model_names import ModelFactory
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.protocol import Task
-from inarch.population.tasks.run_folder import find_run, read_config
+from inarch.population.tasks.run_folder import find_run, read_config, recorded_config, recorded_open
 from inarch.population.tasks.run_spec import RunInfo
 
 OPEN_DEFAULTS = OpenConfig()
@@ -236,7 +235,7 @@ class PopulationRun:
         """
         followers = resolve_callbacks(callbacks)
         folder = find_run(name, storage=storage)
-        cluster = json.loads(folder.read("cluster.json"))
+        cluster = read_cluster(folder)
         connect_to_recorded(cluster)
         try:
             coordinator = find_coordinator(cluster["run"])
@@ -244,7 +243,7 @@ class PopulationRun:
             raise RunNotFoundError(
                 f"run {cluster['run']} is not running any more; its folder is {folder.uri}"
             ) from None
-        run = cls(coordinator, folder, cluster["run"], dashboard=cluster["dashboard"], info=None)
+        run = cls(coordinator, folder, cluster["run"], dashboard=cluster.get("dashboard"), info=None)
         run.follow(followers)
         return run
 
@@ -286,14 +285,13 @@ class PopulationRun:
         """
         storage = find_run(path)
         recorded = read_config(storage)
-        if recorded.get("open") is not None:
-            settings = from_dict(OpenConfig, recorded["open"], "open.")
-            config = from_dict(RunConfig, recorded["config"])
+        settings, config = recorded_open(storage, recorded), recorded_config(storage, recorded)
+        if settings is not None:
             config = dataclasses.replace(config, address=address or config.address)
             followers = resolve_callbacks(callbacks)
             parts = RunParts(open=settings, registrations=registrations_of(config))
             return cls._of(launch_again(config, parts, storage), followers, quiet=quiet)
-        config = resumed_config(storage, from_dict(RunConfig, recorded["config"]), data=data, epochs=epochs)
+        config = resumed_config(storage, config, data=data, epochs=epochs)
         config = dataclasses.replace(config, address=address or config.address)
         followers = [*resolve_callbacks([*config.callbacks, *callbacks]), *resolve_trackers(config.track)]
         if recorded["model"] == "callable" and model is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from torch import nn
 
 from inarch.actors.coordinator_api import CoordinatorApi, GuestApi
 from inarch.actors.driver.coordinator_client import find_coordinator, value_of
-from inarch.actors.driver.discovery import connect_to_recorded
+from inarch.actors.driver.discovery import connect_to_recorded, read_cluster
 from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.actors.guest.member import Member
 from inarch.actors.guest.ranks import Ranks
@@ -154,7 +153,7 @@ def connect_to_run(run: str, storage: str = "runs", address: str | None = None) 
         connect(address)
         return run
     try:
-        cluster = json.loads(find_run(run, storage=storage).read("cluster.json"))
+        cluster = read_cluster(find_run(run, storage=storage))
     except RunNotFoundError as error:
         raise RunNotFoundError(
             f"{error}; open a run for training loops: inarch open {run if is_name else 'NAME'}, or give the address of "

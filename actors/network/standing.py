@@ -20,6 +20,8 @@ class NetworkDescription(NamedTuple):
     """Process id."""
     node: str
     """Id of the Ray node."""
+    damages: tuple[str, ...] = ()
+    """Damaged checkpoints that it passed over when it resumed, with the reason."""
 
 
 class NetworkStanding(NamedTuple):

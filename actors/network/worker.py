@@ -32,6 +32,7 @@ from inarch.actors.network.gpu import explain_memory, network_device
 from inarch.actors.network.log_file import LogFile
 from inarch.actors.network.mps import join_mps
 from inarch.actors.network.standing import NetworkDescription, NetworkStanding
+from inarch.actors.network.storage_report import REPORT_SECONDS, StorageReport
 from inarch.actors.network.watchdog import Watchdog, exit_soon
 from inarch.actors.registrations import register_all
 from inarch.actors.retry import RETRY_SECONDS, retry
@@ -48,6 +49,9 @@ from inarch.population.training.trainer import Trainer
 
 STORAGE_DEADLINES = 8
 """Storage deadlines that pass before a network gives up on its storage."""
+
+SLOW_PARTS = 4
+"""A write that has lasted for this part of a storage deadline is reported as trouble with storage."""
 
 ENDING = (Command.STOP, Command.FENCED)
 
@@ -87,8 +91,13 @@ class NetworkWorker:
         self._coordinator = cast("ActorProxy[CoordinatorApi]", handle)
         metrics = StorageMetrics(spec.run.name)
         self._checkpointer = AsyncCheckpointer(
-            self._checkpoints, self._log, deadline_seconds=self._storage_seconds, metrics=metrics
+            self._checkpoints,
+            self._log,
+            deadline_seconds=self._storage_seconds,
+            slow_seconds=config.timeouts.storage_seconds / SLOW_PARTS,
+            metrics=metrics,
         )
+        self._storage_report = StorageReport(self._checkpointer)
         backend = RayExchangeBackend(self._coordinator, network_id, spec.incarnation)
         self._exchange = ExchangeClient(
             backend,
@@ -184,6 +193,7 @@ class NetworkWorker:
     def after_step(self) -> bool:
         """Return whether to continue with the next step."""
         self._watchdog.record_progress()
+        self._report_storage()
         if self._step_seconds:
             self._pad_step()
         is_ending = self._is_stopping or self._exchange.is_orphaned or self._checkpointer.is_fenced
@@ -216,11 +226,23 @@ class NetworkWorker:
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         """Send the report, and begin to write the checkpoint."""
         self._watchdog.record_progress()
-        self._report = report
+        self._report = self._storage_report.added_to(report)
         if report.outcome:
-            self._exchange.report(report)
+            self._exchange.report(self._report)
         if checkpoint is not None:
             self._checkpointer.commit(checkpoint)
+
+    def _report_storage(self) -> None:
+        """Report that storage fails, or that it works again, with the newest report once more."""
+        if self._report is not None and self._report.outcome and self._storage_report.is_due():
+            self._report = self._storage_report.added_to(self._report)
+            self._exchange.report(self._report)
+
+    def _write_all(self) -> None:
+        """Wait until the last checkpoint is written. Report meanwhile that storage fails."""
+        while not self._checkpointer.wait(seconds=REPORT_SECONDS):
+            self._report_storage()
+        self._report_storage()
 
     def _describe(self) -> NetworkDescription:
         return NetworkDescription(
@@ -228,6 +250,7 @@ class NetworkWorker:
             interval=self.trainer.interval,
             process=os.getpid(),
             node=ray.get_runtime_context().get_node_id(),
+            damages=tuple(self._checkpoints.passed_over.values()),
         )
 
     def _pad_step(self) -> None:
@@ -242,6 +265,7 @@ class NetworkWorker:
         if self.trainer.is_finished and self.trainer.publishes:
             self._exchange.publish(self.trainer.snapshot(time.time()))
         for report, snapshot in self.trainer.intervals(self):
+            report = self._storage_report.added_to(report)
             self._report = report
             self._log.logger.info(
                 "interval %d: loss %.4f, validation %s, %.0f examples/s",
@@ -249,9 +273,9 @@ class NetworkWorker:
                 report.examples_per_second,
             )
             if self._spec.run.config.mode == "lockstep":
-                self._checkpointer.wait()
+                self._write_all()
             self._exchange.publish_interval(report, snapshot)
-        self._checkpointer.wait()
+        self._write_all()
         self._exchange.flush(seconds=self._spec.run.config.timeouts.lease_seconds)
         return self._exit_reason()
 
@@ -306,6 +330,8 @@ class NetworkWorker:
             return False
         network_id, limit = self._spec.network_id, self._spec.at_most_interval
         newest = self._checkpoints.newest(network_id, at_most_interval=limit)
+        for reason in self._checkpoints.passed_over.values():
+            self._log.logger.warning("passed over: %s", reason)
         if newest is not None:
             self.trainer.resume(newest)
         elif limit or (limit is None and self._checkpoints.list(network_id)):

@@ -66,7 +66,7 @@ def training(*, repeats: int = 5, architecture: str = "resnet20", batch_size: in
     rates: dict[str, list[float]] = {name: [] for name in sides}
     with one_thread():
         for turn in range(repeats + 1):
-            for name, side in sides.items():
+            for name, side in list(sides.items())[:: 1 if turn % 2 else -1]:  # so that no side is always the first
                 rate = next(side)
                 if turn:
                     rates[name].append(rate)

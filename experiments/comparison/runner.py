@@ -18,7 +18,7 @@ from inarch.experiments.comparison.run_summary import summarize
 from inarch.population.config import DistillationConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
 from inarch.population.persistence.storage import Storage, absolute
-from inarch.population.tasks.run_folder import find_run, with_absolute_data
+from inarch.population.tasks.run_folder import find_run, read_config, read_result, with_absolute_data
 
 
 def run_comparison(
@@ -155,7 +155,7 @@ def _run(
     config = dataclasses.replace(config, distillation=_taught(comparison, arm, seed, storage))
     run = _begin(config)
     if isinstance(run, Storage):
-        return json.loads(run.read("result.json")), run.uri
+        return read_result(run) or {}, run.uri
     try:
         result = run.wait()
     except BaseException:
@@ -183,12 +183,12 @@ def _begin(config: RunConfig) -> PopulationRun | Storage:
     except RunNotFoundError:
         return PopulationRun.start(config, quiet=True)
     config = with_absolute_data(config)
-    recorded = json.loads(folder.read("config.json"))["config"]
+    recorded = read_config(folder)["config"]
     if json.loads(json.dumps(dataclasses.asdict(config))) != recorded:
         raise ConfigError(f"storage: {folder.uri} has another configuration; remove it, or give another --storage")
-    return (
-        folder if folder.exists("result.json") else PopulationRun.resume(folder.uri, address=config.address, quiet=True)
-    )
+    if read_result(folder) is not None:
+        return folder
+    return PopulationRun.resume(folder.uri, address=config.address, quiet=True)
 
 
 def _drop_weights(folder: str) -> None:

@@ -18,6 +18,7 @@ from inarch.population.evaluation.filter_statistics import ENTROPY_BINS
 from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.exchange.protocol import Contribution, ExchangeRule, MovesPast, Rootstock, Scion
 from inarch.population.exchange.shared_state import SharedState
+from inarch.population.exchange.weight_scale import WeightScale, is_diverging
 from inarch.population.grafting.blending import Followers
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness, is_too_stale, staleness_limit, staleness_of
@@ -67,6 +68,7 @@ class Exchanger:
         self._limit = staleness_limit(config.staleness, num_intervals=num_intervals)
         self._history = StateHistory(config.compensation) if config.compensation else None
         measure = rule.information_measure
+        self._scale = WeightScale(layout, units, {name for name, _ in shared.module.named_parameters()})
         self._checked_keys = (measure.checked_keys(units) if measure else frozenset()) | untrained_keys(shared.module)
 
     @property
@@ -108,8 +110,17 @@ class Exchanger:
         Args:
             snapshot: A snapshot of the network's structure.
         """
-        has_finite_information = all(math.isfinite(value) for value in snapshot.information)
+        information: Any = snapshot.information  # another process posted it, in whatever form
+        has_finite_information = _are_numbers(information) and all(math.isfinite(value) for value in information)
         return has_finite_information and snapshot.is_finite(but=self._checked_keys)
+
+    def scales(self, snapshot: Snapshot) -> tuple[float, ...]:
+        """Return the root mean square of the trained weights of each unit of a snapshot, estimated.
+
+        Args:
+            snapshot: A snapshot of the network's structure.
+        """
+        return self._scale.measure(snapshot.buffer)
 
     def entropies(self, information: tuple[float, ...]) -> dict[str, float]:
         """Return the layers' entropies (eq. 6, ten closed cells) by key, if the information of a snapshot is that."""
@@ -129,6 +140,7 @@ class Exchanger:
         rate_factor: float,
         now: float,
         before: Mapping[str, Tensor] | None = None,
+        scales: tuple[float, ...] | None = None,
     ) -> ExchangeResult:
         """Apply the rule to the snapshots that can be admitted.
 
@@ -141,11 +153,12 @@ class Exchanger:
             rate_factor: Current learning rate as a share of the initial one.
             now: Seconds of the runtime's clock.
             before: A copy of `state` on the same device. None: there is none.
+            scales: Scales of the network's newest snapshot. None: those of scions are not compared with them.
         """
         admitted = (
             [snapshots]
             if isinstance(snapshots, ExchangeOutcome)
-            else [self._admit(item, own, now) for item in snapshots]
+            else [self._admit(item, own, information, scales=scales, now=now) for item in snapshots]
         )
         scions = [item for item in admitted if isinstance(item, Scion)]
         refusal = next((item for item in admitted if isinstance(item, ExchangeOutcome)), None)
@@ -181,14 +194,26 @@ class Exchanger:
             return self._history.exchange_with_followers(own, state)
         return self._history.exchange(own, state, before)
 
-    def _admit(self, snapshot: Snapshot, own: SnapshotInfo, now: float) -> Scion | ExchangeOutcome:
+    def _admit(
+        self,
+        snapshot: Snapshot,
+        own: SnapshotInfo,
+        information: tuple[float, ...],
+        *,
+        scales: tuple[float, ...] | None,
+        now: float,
+    ) -> Scion | ExchangeOutcome:
         """Return a snapshot as a scion, or the reason why it is refused."""
         if snapshot.origin.structure != self._layout.fingerprint or snapshot.buffer.nbytes != self._layout.nbytes:
+            return ExchangeOutcome.STRUCTURE
+        if not _is_like(snapshot.information, information):
             return ExchangeOutcome.STRUCTURE
         if is_too_stale(own, snapshot.origin, limit=self._limit):
             return ExchangeOutcome.TOO_STALE
         if not (self.is_finite(snapshot) if snapshot.finite is None else snapshot.finite):
             return ExchangeOutcome.NOT_FINITE
+        if scales is not None and is_diverging(snapshot.scales or self.scales(snapshot), scales):
+            return ExchangeOutcome.DIVERGING
         staleness = staleness_of(own, snapshot.origin, now=now)
         behind = round(staleness.intervals)
         past = self._history.at(own.interval - behind) if self._history is not None and behind else None
@@ -198,6 +223,17 @@ class Exchanger:
         """Random numbers of an interval's exchange: of one network, or common to all for None."""
         owner = 0 if network_id is None else network_id + 1
         return generator(self._config.seed, owner, "exchange", counter=interval)
+
+
+def _is_like(posted: Any, own: tuple[float, ...]) -> bool:
+    """Return whether what another process posted as information has the form of the network's own."""
+    return _are_numbers(posted) and len(posted) == len(own)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, (tuple, list)) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) for value in values
+    )
 
 
 def training_behind(own: SnapshotInfo, contributions: Sequence[Contribution]) -> tuple[float, float]:

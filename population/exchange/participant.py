@@ -48,6 +48,7 @@ class Participant:
         self._uploader = Uploader(device) if device.type == "cuda" else None
         self._exchanger: Exchanger | None = None
         self._is_aliased = False
+        self._scales: tuple[float, ...] | None = None
         self.last_scion: int | None = None
         """Id of the last donor. None before the first graft."""
         self.last_staleness: Staleness | None = None
@@ -130,7 +131,11 @@ class Participant:
             information: Their information.
         """
         self._staging.stage(self._shared.tensors())
-        return Snapshot(origin=origin, information=information, buffer=self._staging.buffer(), layout=self.layout)
+        buffer = self._staging.buffer()
+        snapshot = Snapshot(origin=origin, information=information, buffer=buffer, layout=self.layout)
+        if self._exchanger is not None:
+            self._scales = self._exchanger.scales(snapshot)
+        return snapshot
 
     def prepare(self, snapshot: Snapshot) -> Snapshot:
         """Check a fetched snapshot and copy it to the network's GPU. On the CPU, do nothing.
@@ -145,7 +150,8 @@ class Participant:
         """
         if self._uploader is None or self._exchanger is None or snapshot.uploaded is not None:
             return snapshot
-        return self._uploader.upload(dataclasses.replace(snapshot, finite=self._exchanger.is_finite(snapshot)))
+        finite, scales = self._exchanger.is_finite(snapshot), self._exchanger.scales(snapshot)
+        return self._uploader.upload(dataclasses.replace(snapshot, finite=finite, scales=scales))
 
     def exchange(
         self,
@@ -182,6 +188,7 @@ class Participant:
             rate_factor=rate_factor,
             now=now,
             before=staged.state() if staged is not None and self._is_copied_on_device else None,
+            scales=self._scales,
         )
         if result.contributions:
             scion = result.contributions[0].scion

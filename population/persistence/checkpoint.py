@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,16 +26,20 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from inarch.population.errors import CheckpointError, MissingError, StorageError
+from inarch.population.errors import CheckpointError, DamagedError, MissingError, StorageError
 from inarch.population.persistence.claim import check_holds, holds
 from inarch.population.persistence.history import TABLES, Rows, replaced_files, to_parquet
-from inarch.population.persistence.storage import Storage
+from inarch.population.persistence.json_files import from_json, read_json, to_json
+from inarch.population.persistence.storage import Storage, joined
 from inarch.population.persistence.tensor_files import parts_of, read_tensors
 
 if TYPE_CHECKING:  # the coordinator lists checkpoints without torch
     from torch import Tensor
 
+logger = logging.getLogger("inarch")
+
 _NAME = re.compile(r"^(\d+)-(\d+)(?:-(\d+))?$")
+_MARKER = re.compile(r"^incarnation-(\d+)$")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -113,6 +117,8 @@ class CheckpointStore:
                 None: claims are not checked.
         """
         self._storage, self._keep, self._token = storage, keep, token
+        self.passed_over: dict[str, str] = {}
+        """Folders of checkpoints that this store has passed over because they are damaged, with the reason."""
 
     def acquire_fence(self, network_id: int, incarnation: int) -> None:
         """Give an incarnation the right to commit. Earlier incarnations that still run can no longer commit.
@@ -135,8 +141,8 @@ class CheckpointStore:
             network_id: Id of the network.
             incarnation: Number of the incarnation.
         """
-        markers = [name for name in self._storage.names(f"networks/{network_id}") if name.startswith("incarnation-")]
-        return any(int(name.rpartition("-")[2]) > incarnation for name in markers)
+        markers = [_MARKER.match(name) for name in self._storage.names(f"networks/{network_id}")]
+        return any(int(match[1]) > incarnation for match in markers if match)
 
     def commit(self, checkpoint: Checkpoint) -> bool:
         """Write a checkpoint, add its rows to the history, and delete checkpoints that are no longer kept.
@@ -163,7 +169,7 @@ class CheckpointStore:
         files: dict[str, Iterable[bytes | memoryview]] = {
             "model.safetensors": parts_of(checkpoint.model),
             "training.safetensors": parts_of(checkpoint.tensors),
-            "training.json": (json.dumps(dict(checkpoint.training), sort_keys=True).encode(),),
+            "training.json": (to_json(checkpoint.training),),
         }
         if checkpoint.best is not None:
             files["best.safetensors"] = parts_of(checkpoint.best)
@@ -178,7 +184,7 @@ class CheckpointStore:
         if self.is_fenced(checkpoint.network_id, checkpoint.id.incarnation):
             self._storage.delete(folder)
             return False
-        self._storage.write(f"{folder}/manifest.json", json.dumps(manifest, sort_keys=True).encode())
+        self._storage.write(f"{folder}/manifest.json", to_json(manifest))
         with contextlib.suppress(StorageError):  # The checkpoint is committed. A later call repeats what fails here.
             self._flush_history(checkpoint.network_id, checkpoint.id, rows)
             self._drop_old(checkpoint.network_id)
@@ -194,20 +200,42 @@ class CheckpointStore:
         Args:
             network_id: Id of the network.
         """
-        checkpoints = []
+        folders = self._folders(network_id)
+        return [
+            identity
+            for name, identity in folders.items()
+            if self._storage.exists(f"networks/{network_id}/{name}/manifest.json")
+        ]
+
+    def _folders(self, network_id: int) -> dict[str, CheckpointId]:
+        """Return the folders of a network's checkpoints by name, oldest first, also of those not written whole."""
+        folders: dict[str, CheckpointId] = {}
         for name in self._storage.names(f"networks/{network_id}"):
             match = _NAME.match(name)
-            if match and self._storage.exists(f"networks/{network_id}/{name}/manifest.json"):
+            if match:
                 interval, incarnation, step = (int(part or 0) for part in match.groups())
-                checkpoints.append(CheckpointId(interval=interval, incarnation=incarnation, step=step))
-        return sorted(checkpoints)
+                folders[name] = CheckpointId(interval=interval, incarnation=incarnation, step=step)
+        return dict(sorted(folders.items(), key=lambda item: item[1]))
+
+    def has_started(self, network_id: int) -> bool:
+        """Return whether a process of a network has ever acquired the right to commit, or has committed.
+
+        Args:
+            network_id: Id of the network.
+
+        Raises:
+            StorageError: The folder cannot be listed.
+        """
+        return any(_MARKER.match(name) or _NAME.match(name) for name in self._storage.names(f"networks/{network_id}"))
 
     def networks(self) -> list[int]:
         """Return the sorted ids of the networks that have a folder."""
         return sorted(int(name) for name in self._storage.names("networks") if name.isdigit())
 
     def newest(self, network_id: int, *, at_most_interval: int | None = None) -> Checkpoint | None:
-        """Return the newest intact checkpoint of a network, or None if there is none. Skip damaged checkpoints.
+        """Return the newest intact checkpoint of a network, or None if there is none.
+
+        Damaged checkpoints are passed over, which is logged and recorded in `passed_over`.
 
         Args:
             network_id: Id of the network.
@@ -220,9 +248,16 @@ class CheckpointStore:
             if at_most_interval is None or checkpoint_id.interval <= at_most_interval:
                 try:
                     return self.load(network_id, checkpoint_id)
-                except CheckpointError:
-                    continue
+                except CheckpointError as error:
+                    self._note_damage(network_id, checkpoint_id, error)
         return None
+
+    def _note_damage(self, network_id: int, checkpoint: CheckpointId, error: CheckpointError) -> None:
+        """Record that a damaged checkpoint was passed over, and log that once."""
+        folder = f"networks/{network_id}/{checkpoint.name}"
+        if folder not in self.passed_over:
+            self.passed_over[folder] = str(error)
+            logger.warning("%s; an older checkpoint is used if there is one", error)
 
     def load(self, network_id: int, checkpoint: CheckpointId) -> Checkpoint:
         """Read a checkpoint and check it against its manifest.
@@ -245,7 +280,7 @@ class CheckpointStore:
             id=checkpoint,
             model=read_tensors(files["model.safetensors"]),
             tensors=read_tensors(files["training.safetensors"]),
-            training=json.loads(files["training.json"]),
+            training=_training(files["training.json"]),
             best=None if best is None else read_tensors(best),
         )
 
@@ -267,10 +302,14 @@ class CheckpointStore:
         for checkpoint_id in reversed(self.list(network_id)):
             if not self._has_best(network_id, checkpoint_id):
                 continue
-            with contextlib.suppress(CheckpointError):
+            try:
                 files = self._files(network_id, checkpoint_id, names=("best.safetensors", "training.json"))
-                training = json.loads(files["training.json"])
+                if "best.safetensors" not in files:
+                    raise CheckpointError(f"checkpoint {checkpoint_id.name}: its manifest lacks best.safetensors")
+                training = _training(files["training.json"])
                 return read_tensors(files["best.safetensors"]), training["best_score"], training["best_interval"]
+            except CheckpointError as error:
+                self._note_damage(network_id, checkpoint_id, error)
         newest = self.newest(network_id)
         return (
             None if newest is None else (dict(newest.evaluated_state), newest.training.get("score"), newest.id.interval)
@@ -291,7 +330,8 @@ class CheckpointStore:
     def flush_history(self) -> None:
         """Add the rows of committed checkpoints to the history, if their writer died before it could.
 
-        Checkpoints that cannot be read are skipped.
+        Files of the history that are not those of their checkpoint are written again. Checkpoints that cannot be read
+        are skipped.
 
         Raises:
             StorageError: The checkpoints cannot be listed.
@@ -315,15 +355,26 @@ class CheckpointStore:
         for table in TABLES:
             content, name = files.get(f"{table}.parquet"), f"{network_id}-{checkpoint.name}.parquet"
             is_folded = folded is not None and name in folded[table]
-            if content is not None and not is_folded and self._storage.size(f"{table}/{name}") != len(content):
+            if content is None or is_folded:
+                continue
+            is_there = self._storage.size(f"{table}/{name}") == len(content)
+            if is_there and folded is not None:  # not after each commit, which has just written the file
+                is_there = self._storage.read(f"{table}/{name}") == content
+            if not is_there:
                 self._storage.write(f"{table}/{name}", content)
 
     def _drop_old(self, network_id: int) -> None:
         """Delete old checkpoints, after their rows have been added to the history.
 
-        The newest checkpoint of each of the last `keep` intervals, the newest of all and the best remain.
+        The newest checkpoint of each of the last `keep` intervals, the newest of all and the best remain. Folders of
+        older checkpoints that were not written whole are deleted too. A checkpoint that is still being written by an
+        earlier process could not be committed any more.
         """
+        folders = self._folders(network_id)
         committed = self.list(network_id)
+        for name, identity in folders.items():
+            if identity < committed[-1] and identity not in committed:
+                self._storage.delete(f"networks/{network_id}/{name}")
         by_interval = {checkpoint_id.interval: checkpoint_id for checkpoint_id in committed}
         retained = {by_interval[interval] for interval in sorted(by_interval)[-self._keep :]} | {committed[-1]}
         with_best = [checkpoint_id for checkpoint_id in committed if self._has_best(network_id, checkpoint_id)]
@@ -346,16 +397,45 @@ class CheckpointStore:
     ) -> dict[str, bytes]:
         """Read files of a checkpoint, and check them against its manifest. None: all of them."""
         folder = f"networks/{network_id}/{checkpoint.name}"
+        place = joined(self._storage.uri, folder)
         try:
-            manifest = json.loads(self._storage.read(f"{folder}/manifest.json"))
+            manifest = read_json(self._storage, f"{folder}/manifest.json", fields=dict.fromkeys(NEEDED, dict))
             chosen = [name for name in manifest if names is None or name in names]
+            if strange := [name for name in chosen if name not in KNOWN]:
+                raise CheckpointError(f"checkpoint {place} is damaged: its manifest names {strange[0]!r}")
             files = {name: self._storage.read(f"{folder}/{name}") for name in chosen}
-        except (MissingError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {folder} is incomplete: {error}") from error
+        except (MissingError, DamagedError) as error:
+            raise CheckpointError(f"checkpoint {place} is incomplete: {error}") from error
         for name, content in files.items():
             if not _is_intact(content, manifest[name]):
-                raise CheckpointError(f"checkpoint {folder}: {name} is not what was written")
+                raise CheckpointError(f"checkpoint {place}: {name} is not what was written")
         return files
+
+
+NEEDED = ("model.safetensors", "training.safetensors", "training.json")
+"""Files that each checkpoint has."""
+
+KNOWN = frozenset({*NEEDED, "best.safetensors", *(f"{table}.parquet" for table in TABLES)})
+"""Files that a checkpoint may have."""
+
+COUNTS = ("interval", "step", "grafts")
+"""Numbers in training.json that readers of a run's folder use."""
+
+
+def _training(content: bytes) -> dict[str, Any]:
+    """Return the content of training.json, which the manifest has found intact.
+
+    Args:
+        content: All bytes of the file.
+
+    Raises:
+        CheckpointError: It is no such file.
+    """
+    try:
+        training: dict[str, Any] = from_json(content, "training.json")
+    except DamagedError as error:
+        raise CheckpointError(str(error)) from None
+    return {"best_score": None, "best_interval": None, **dict.fromkeys(COUNTS, 0), **training}
 
 
 class _Checksum:
@@ -379,8 +459,10 @@ class _Checksum:
         return {"bytes": self._bytes, "xxh3_128": self._digest.hexdigest()}
 
 
-def _is_intact(content: bytes, entry: Mapping[str, Any]) -> bool:
+def _is_intact(content: bytes, entry: Any) -> bool:
     """Compare a file with its entry in the manifest. Earlier versions wrote SHA-256."""
+    if not isinstance(entry, dict):
+        return False
     if "sha256" in entry:
         checksum, expected = hashlib.sha256(content).hexdigest(), entry["sha256"]
     else:

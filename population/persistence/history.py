@@ -13,17 +13,19 @@ of a run the files of each table are folded into one.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from inarch.population.errors import MissingError
-from inarch.population.persistence.storage import Storage
+from inarch.population.errors import DamagedError, MissingError
+from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.table_files import from_parquet_file, to_parquet_file
+
+logger = logging.getLogger("inarch")
 
 THRESHOLDS = {"invalid_1": 1.0, "invalid_0_1": 0.1, "invalid_0_01": 0.01, "invalid_0_001": 0.001}
 """Columns of the filters table, each with its threshold: a filter is invalid if its l1 norm is below it. The papers
@@ -159,16 +161,14 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
         table: Name of the table, a key of TABLES.
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    sink = io.BytesIO()
-    content = pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(table, names))
-    pq.write_table(content, sink, compression="zstd")
-    return sink.getvalue()
+    return to_parquet_file(pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(table, names)))
 
 
 def read_table(storage: Storage, table: str) -> pa.Table:
     """Return all committed rows of a table, sorted by network and interval.
 
-    An interval that was trained again after a restart counts once, with the rows of its last incarnation.
+    An interval that was trained again after a restart counts once, with the rows of its last incarnation. A damaged
+    file is left out, and a warning names it (`damaged_files`).
 
     Args:
         storage: The run's folder.
@@ -189,11 +189,54 @@ def read_table(storage: Storage, table: str) -> pa.Table:
     return joined.filter(is_last).select(schema.names).cast(schema).sort_by(order)
 
 
+def read_file(storage: Storage, table: str, name: str) -> pa.Table:
+    """Return the rows of one file of a table.
+
+    Args:
+        storage: The run's folder.
+        table: Name of the table, a key of TABLES.
+        name: Name of the file.
+
+    Raises:
+        MissingError: There is no such file.
+        DamagedError: It is damaged, or is a file of something else.
+        StorageError: The storage fails.
+    """
+    relative = f"{table}/{name}"
+    place = joined(storage.uri, relative)
+    content = from_parquet_file(storage.read(relative), place)
+    try:
+        known = [field for field in _schema(table, content.schema.names) if field.name in content.schema.names]
+        names = [field.name for field in known]
+        missing = {"rootstock" if table == "grafts" else "network", "interval", "incarnation"} - set(names)
+        if missing:
+            raise DamagedError(f"{place} is damaged: it has no column {min(missing)!r}")
+        return content.select(names).cast(pa.schema(known, metadata=content.schema.metadata))
+    except (pa.ArrowException, ValueError) as error:
+        raise DamagedError(f"{place} is damaged: {error}") from None
+
+
+def damaged_files(storage: Storage) -> dict[str, str]:
+    """Return the files of all tables that cannot be read, with the reason. Their rows are missing from the tables.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        StorageError: A file cannot be read because the storage fails.
+    """
+    damages: dict[str, str] = {}
+    for table in TABLES:
+        _read_files(storage, table, damages)
+    return damages
+
+
 def fold_history(storage: Storage) -> None:
     """Fold the files of each table into one, so that a long run of many networks does not leave a file per checkpoint.
 
     The new file names those that it replaces, and readers skip them. A process that dies before it has deleted them
     therefore counts no row twice, nor does a checkpoint whose rows are written again. The next fold deletes them.
+    Damaged files stay as they are.
 
     Args:
         storage: The run's folder. No network may write to it meanwhile.
@@ -202,16 +245,15 @@ def fold_history(storage: Storage) -> None:
         StorageError: A file cannot be read or written. Nothing is lost.
     """
     for table in TABLES:
-        names = _file_names(storage, table)
-        files = _read_files(storage, table)
+        damages: dict[str, str] = {}
+        files = _read_files(storage, table, damages)
+        names = [name for name in _file_names(storage, table) if f"{table}/{name}" not in damages]
         if len(names) < 2:
             continue
         replaced = sorted({*names, *files, *(name for content in files.values() for name in _replaced_by(content))})
-        content = _whole(table, files).replace_schema_metadata({FOLDED: json.dumps(replaced).encode()})
-        sink = io.BytesIO()
-        pq.write_table(content, sink, compression="zstd")
-        number = sum(name.startswith(PREFIX) for name in replaced)
-        storage.write(f"{table}/{PREFIX}{number:04d}.parquet", sink.getvalue())
+        content = to_parquet_file(_whole(table, files), {FOLDED: json.dumps(replaced).encode()})
+        number = 1 + max((_fold_number(name) for name in _file_names(storage, table)), default=-1)
+        storage.write(f"{table}/{PREFIX}{number:04d}.parquet", content)
         for name in names:
             storage.delete(f"{table}/{name}")
 
@@ -226,8 +268,12 @@ def replaced_files(storage: Storage, table: str) -> frozenset[str]:
     Raises:
         StorageError: A file cannot be read.
     """
-    folded = [name for name in _file_names(storage, table) if name.startswith(PREFIX)]
-    return frozenset(name for file in folded for name in _replaced_by(_read_file(storage, table, file)))
+    replaced: set[str] = set()
+    for name in _file_names(storage, table):
+        if name.startswith(PREFIX):
+            with contextlib.suppress(DamagedError):  # `read_table` names it
+                replaced |= _replaced_by(read_file(storage, table, name))
+    return frozenset(replaced)
 
 
 def _parts(storage: Storage, table: str) -> pa.Table:
@@ -239,36 +285,57 @@ def _file_names(storage: Storage, table: str) -> list[str]:
     return [name for name in storage.names(table) if name.endswith(".parquet")]
 
 
-def _read_files(storage: Storage, table: str) -> dict[str, pa.Table]:
+def _fold_number(name: str) -> int:
+    """Return the number of a folded file. -1 for other files."""
+    number = name.removeprefix(PREFIX).removesuffix(".parquet")
+    return int(number) if name.startswith(PREFIX) and number.isdigit() else -1
+
+
+def _read_files(storage: Storage, table: str, damages: dict[str, str] | None = None) -> dict[str, pa.Table]:
     """Return the files of a table by name, without those that another file has replaced.
 
-    If another process folds the table meanwhile, a file may vanish. The files are then listed again.
+    If another process folds the table meanwhile, a file may vanish. The files are then listed again. Damaged files are
+    left out and named: in `damages` if it is given, or else in a warning.
     """
-    for _ in range(READ_ATTEMPTS - 1):
-        with contextlib.suppress(MissingError):
-            return _read_files_once(storage, table)
-    return _read_files_once(storage, table)
+    own_damages: dict[str, str] = {}
+    files: dict[str, pa.Table] = {}
+    for attempt in range(READ_ATTEMPTS):
+        own_damages.clear()
+        try:
+            files = _read_files_once(storage, table, own_damages)
+            break
+        except MissingError:
+            if attempt == READ_ATTEMPTS - 1:
+                raise
+    if damages is not None:
+        damages |= own_damages
+    for reason in own_damages.values() if damages is None else ():
+        logger.warning("%s; its rows are left out", reason)
+    return files
 
 
-def _read_files_once(storage: Storage, table: str) -> dict[str, pa.Table]:
+def _read_files_once(storage: Storage, table: str, damages: dict[str, str]) -> dict[str, pa.Table]:
     files: dict[str, pa.Table] = {}
     replaced: set[str] = set()
     names = _file_names(storage, table)
     for name in sorted(names, key=lambda name: not name.startswith(PREFIX)):  # a folded file names those to skip
         if name not in replaced:
-            files[name] = _read_file(storage, table, name)
-            replaced |= _replaced_by(files[name])
+            try:
+                files[name] = read_file(storage, table, name)
+                replaced |= _replaced_by(files[name])
+            except DamagedError as error:
+                files.pop(name, None)
+                damages[f"{table}/{name}"] = str(error)
     return {name: content for name, content in files.items() if name not in replaced}
-
-
-def _read_file(storage: Storage, table: str, name: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read(f"{table}/{name}")))
 
 
 def _replaced_by(content: pa.Table) -> set[str]:
     """Return the names of the files that a file replaces."""
     metadata: Mapping[bytes, bytes] = content.schema.metadata or {}
-    return set(json.loads(metadata.get(FOLDED, b"[]")))
+    try:
+        return {str(name) for name in json.loads(metadata.get(FOLDED, b"[]"))}
+    except (ValueError, TypeError) as error:
+        raise DamagedError(f"the names of replaced files are damaged: {error}") from None
 
 
 def _whole(table: str, files: Mapping[str, pa.Table]) -> pa.Table:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import io
+import collections
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from inarch.population.errors import MissingError
+from inarch.population.errors import DamagedError, MissingError
 from inarch.population.membership.outcome import ExchangeOutcome
-from inarch.population.persistence.history import READ_ATTEMPTS
+from inarch.population.persistence.history import READ_ATTEMPTS, read_file
 from inarch.population.persistence.storage import Storage
 
+logger = logging.getLogger("inarch")
+
 Row = Mapping[str, Any]
+
+DAMAGED_READS = 5
+"""Calls in which a file that cannot be read keeps its size before it counts as damaged. Before that, its writer may not
+have finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ class HistoryReader:
         self._grafts: dict[tuple[int, int, int], list[Row]] = {}
         self._returned: dict[int, int] = {}
         self._is_partial = False
+        self._unreadable: collections.Counter[tuple[str, int | None]] = collections.Counter()
         self._rows: dict[str, list[Row]] = {"metrics": [], "grafts": []}
 
     def new_intervals(self, *, is_final: bool = False) -> list[RecordedInterval]:
@@ -64,7 +69,7 @@ class HistoryReader:
 
         The files of the two tables are written one after the other. An interval with a graft is therefore returned when
         the rows of the graft are there. If a file is only partly written, nothing is returned, and the next call reads
-        it again.
+        it again. A file that stays so is damaged: a warning names it, and its rows are left out.
 
         Args:
             is_final: Whether the history is complete. Intervals are then returned without rows that never came.
@@ -125,13 +130,23 @@ class HistoryReader:
             if not name.endswith(".parquet") or name in self._names_read[table]:
                 continue
             try:
-                self._rows[table] += pq.read_table(io.BytesIO(self._storage.read(f"{table}/{name}"))).to_pylist()
+                self._rows[table] += read_file(self._storage, table, name).to_pylist()
                 self._names_read[table].add(name)
             except MissingError:
                 is_complete = False
-            except pa.ArrowInvalid:  # its writer has not finished
-                self._is_partial = True
+            except DamagedError as error:
+                self._note_unreadable(table, name, error)
         return is_complete
+
+    def _note_unreadable(self, table: str, name: str, error: DamagedError) -> None:
+        """Wait for the writer of a file, or leave the file out if it stays as it is."""
+        key = f"{table}/{name}", self._storage.size(f"{table}/{name}")
+        self._unreadable[key] += 1
+        if self._unreadable[key] < DAMAGED_READS:
+            self._is_partial = True
+            return
+        logger.warning("%s; its rows are left out", error)
+        self._names_read[table].add(name)
 
 
 def _in_order_of_time(intervals: list[RecordedInterval]) -> list[RecordedInterval]:

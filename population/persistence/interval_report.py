@@ -44,6 +44,10 @@ class IntervalReport:
     """Id of the last donor. None before the first graft."""
     staleness: Staleness | None = None
     """Staleness of that scion at the time of the graft."""
+    storage_failure: str = ""
+    """Why the network's newest checkpoint could not be written so far. Empty: storage works."""
+    unwritten_seconds: float = 0.0
+    """Age of the oldest rows and weights that are not written, while storage fails. 0 otherwise."""
     graft_rows: tuple[Mapping[str, Any], ...] = ()
     """Rows of the history's table of grafts. Only guests send them, because a network commits its own rows."""
 

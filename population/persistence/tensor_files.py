@@ -95,5 +95,5 @@ def read_tensors(content: bytes) -> dict[str, Tensor]:
 
     try:
         return safetensors.torch.load(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"a file of tensors cannot be read: {error}") from error

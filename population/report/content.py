@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inarch.population.errors import MissingError
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.membership.members import MemberRecord
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.run_folder import members_of, read_config, read_members
+from inarch.population.tasks.run_folder import members_of, metrics_of, read_config, read_members, read_result
 
 Row = Mapping[str, Any]
 
@@ -72,21 +70,18 @@ def read_content(storage: Storage) -> RunContent:
         StorageError: A file cannot be read.
     """
     recorded, record = read_config(storage), read_members(storage) or {}
-    try:
-        result = json.loads(storage.read("result.json"))
-    except MissingError:
-        result = None
+    result = read_result(storage)
     grafts, filters = read_table(storage, "grafts"), read_table(storage, "filters")
     columns = ["rootstock", "scion", "interval", "layer", "staleness_intervals", "alpha"]
     graft_rows = grafts.select(columns).to_pylist()
     filter_rows = filters.select(["interval", "layer", "entropy", "filters", "invalid_0_1"]).to_pylist()
     return RunContent(
-        name=recorded["config"]["name"],
+        name=str(recorded["config"].get("name")),
         state=record.get("state", "starting"),
         message=record.get("message", ""),
         config=recorded["config"],
         info=recorded["info"],
-        metrics=tuple(Metric(**values) for values in recorded["info"]["metrics"]),
+        metrics=metrics_of(storage, recorded),
         members=tuple(members_of(record)) if record else (),
         rows=tuple(read_table(storage, "metrics").to_pylist()),
         exchanges=tuple(_exchanges(graft_rows)),

@@ -38,7 +38,8 @@ svg { width: 100%; max-width: 720px; height: auto; display: block; } svg text { 
 .scale span { display: inline-block; width: 14px; height: 10px; }
 .count { background: color-mix(in srgb, var(--accent) calc(var(--share) * 70%), transparent); text-align: center; }
 .mark { fill: var(--soft); } .mark.join, .mark.done { fill: #3ca951; } .mark.restart { fill: #efb118; }
-.mark.loss, .mark.failure { fill: #e5484d; } .legend span { white-space: nowrap; margin-right: 12px; }
+.mark.loss, .mark.failure, .mark.storage, .mark.damage { fill: #e5484d; }
+.legend span { white-space: nowrap; margin-right: 12px; }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 4px; }
 .fault { color: #e5484d; } details { margin-top: 8px; } pre { overflow-x: auto; font-size: 12px; }
 """
@@ -46,6 +47,10 @@ svg { width: 100%; max-width: 720px; height: auto; display: block; } svg text { 
 
 REPORT = "report.html"
 """Name of the report in a run's folder."""
+
+
+FAULTS = frozenset({"loss", "restart", "failure", "storage", "damage"})
+"""Kinds of events that are listed as faults."""
 
 
 def write_report(storage: Storage, *, state: str | None = None) -> None:
@@ -217,9 +222,13 @@ def _faults(content: RunContent) -> str:
     ]
     bars = [(place[network_id], *span) for (network_id, _), span in spans.items() if network_id in place]
     picture = time_line([names[network_id] for network_id in sorted(names)], bars, marks)
-    faults = [event for event in content.events if event["kind"] in ("loss", "restart", "failure")]
+    faults = [event for event in content.events if event["kind"] in FAULTS]
     items = "".join(f"<li>{event['seconds'] - start:.0f} s: {text(_event_text(event))}</li>" for event in faults[-200:])
-    listed = f"<ul>{items}</ul>" if items else '<p class="soft">No network was lost, restarted or marked failed.</p>'
+    listed = (
+        f"<ul>{items}</ul>"
+        if items
+        else '<p class="soft">No network was lost, restarted or marked failed, and storage worked.</p>'
+    )
     return f'<h2>Faults and restarts</h2><div class="card">{picture}{listed}</div>'
 
 

@@ -116,6 +116,8 @@ class Snapshot:
     """The buffer's bytes on a GPU, if they were copied there. Shape (bytes,), uint8."""
     finite: bool | None = None
     """Whether the weights were found to be finite. None: they were not checked."""
+    scales: tuple[float, ...] | None = None
+    """Root mean square of the trained weights of each unit, estimated. None: it was not measured."""
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors as views of the uploaded bytes if there are any, or else of the buffer.

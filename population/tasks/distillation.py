@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,6 +15,7 @@ from inarch.population.evaluation.metrics import rank
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors
+from inarch.population.tasks.run_folder import read_config
 
 
 def distillation_loss(logits: Tensor, taught: Sequence[Tensor], *, temperature: float) -> Tensor:
@@ -77,7 +77,7 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
     folder = path.partition("#")[0]
     storage = Storage(folder)
     try:
-        recorded = json.loads(storage.read("config.json"))
+        recorded = read_config(storage)
     except StorageError as error:
         raise ConfigError(f"distillation.teachers: there is no run at {folder!r}: {error}") from error
     name, facts = recorded["model"], recorded["info"].get("facts", {})

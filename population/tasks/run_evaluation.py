@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +13,11 @@ from inarch.population.errors import RunError
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.soups import Candidate
 from inarch.population.persistence.checkpoint import CheckpointStore
-from inarch.population.persistence.history import read_table
+from inarch.population.persistence.history import damaged_files, read_table
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.protocol import BoundTask
+from inarch.population.tasks.run_folder import read_members
 from inarch.population.tasks.run_spec import RunSpec
 
 
@@ -45,7 +47,8 @@ def evaluate_run(
         The result of the run, as JSON types. `metrics` describes the task's metrics, the primary one first. `networks`
         has a row for each network, with its scores under `best` and `last`. The other keys of `evaluate_population` are
         at the top level for the best weights, and under `last` for the last weights. Without test and validation data,
-        `evaluated_on` is None and there are no scores.
+        `evaluated_on` is None and there are no scores. A network without a readable checkpoint has a row without them.
+        `damaged_files` names the files that were left out.
 
     Raises:
         RunError: No network left a checkpoint.
@@ -57,10 +60,11 @@ def evaluate_run(
     task = task_of(spec).bind(spec.config, data, model=spec.factory, device=device, begins_trained=False)
     primary = task.metrics[0]
     best, last, rows = [], [], []
+    failures = storage_failures(read_members(storage) or {})
     for network_id in checkpoints.networks():
         best_weights, newest = checkpoints.best(network_id), checkpoints.newest(network_id)
         if best_weights is None or newest is None:
-            continue
+            continue  # `_rows_without_scores` has a row for it
         state, score, interval = best_weights
         best.append(Candidate(network_id=network_id, state=state, validation_score=score))
         last.append(
@@ -77,15 +81,17 @@ def evaluate_run(
                 "validation_score": None if score is None else primary.score(score),
                 "grafts": newest.training["grafts"],
                 "reason": reasons.get(network_id, ""),
+                "storage_failures": failures[network_id],
             }
         )
     if not rows:
         raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
     evaluation_data, split = _parts(task)
-    lost_rows = [
-        _lost_row(network_id, end_state, reasons) for network_id, end_state in ended.items() if end_state in LOST
-    ]
-    lost_rows = [row for row in lost_rows if row["network"] not in {scored["network"] for scored in rows}]
+    without_scores = {network_id: ended.get(network_id, "unknown") for network_id in checkpoints.networks()}
+    without_scores |= {network_id: end for network_id, end in ended.items() if end in LOST or end == "done"}
+    for row in rows:
+        without_scores.pop(row["network"], None)
+    lost_rows = [_lost_row(network_id, end, reasons, storage) for network_id, end in without_scores.items()]
     all_rows = sorted([*rows, *lost_rows], key=lambda row: row["network"])
     result: dict[str, Any] = {
         "run": spec.name,
@@ -93,6 +99,7 @@ def evaluate_run(
         "metrics": [dataclasses.asdict(metric) for metric in task.metrics],
         "evaluated_on": split,
         "networks": all_rows,
+        "damaged_files": sorted({*damaged_files(storage), *checkpoints.passed_over}),
     }
     if evaluation_data is not None:
         module = task.build(0)
@@ -107,10 +114,26 @@ LOST = frozenset({"failed", "lost"})
 """Final states of members that have a row in the result even if they left no checkpoint."""
 
 
-def _lost_row(network_id: int, how: str, reasons: Mapping[int, str]) -> dict[str, Any]:
-    """Return the row of a network that left no checkpoint. It has no scores and does not count in the mean."""
+def _lost_row(network_id: int, how: str, reasons: Mapping[int, str], storage: Storage) -> dict[str, Any]:
+    """Return the row of a network without a readable checkpoint. It has no scores and does not count in the mean."""
     empty = {"interval": 0, "best_interval": None, "validation_score": None, "grafts": 0, "best": None, "last": None}
-    return {"network": network_id, "ended": how, **empty, "reason": reasons.get(network_id, "")}
+    reason = reasons.get(network_id, "")
+    if not reason:
+        has_any = bool(CheckpointStore(storage).list(network_id))
+        reason = "none of its checkpoints can be read" if has_any else "it left no checkpoint"
+    return {"network": network_id, "ended": how, **empty, "reason": reason}
+
+
+def storage_failures(record: Mapping[str, Any]) -> collections.Counter[int]:
+    """Return how often storage began to fail for each network.
+
+    Args:
+        record: Record of the members, as from `read_members`.
+    """
+    events = [
+        event for event in record.get("events", ()) if event["kind"] == "storage" and event["detail"]["is_failing"]
+    ]
+    return collections.Counter(event["network_id"] for event in events)
 
 
 def _aligned(task: BoundTask, candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import logging
 import os
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from inarch.population.config import RunConfig, from_dict
+from inarch.population.config import OpenConfig, RunConfig, from_dict
 from inarch.population.data.datasets import NAMES
-from inarch.population.errors import (
-    ConfigError,
-    MissingError,
-    RunError,
-    RunNotFoundError,
-    StorageError,
-)
+from inarch.population.errors import ConfigError, DamagedError, MissingError, RunNotFoundError
+from inarch.population.evaluation.metrics import Metric
 from inarch.population.membership.members import MemberRecord, MemberState
+from inarch.population.persistence.json_files import check_fields, read_json
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.tasks.run_spec import RunInfo
 
 FIELDS = {"train": "train", "validation": "validation_set", "test": "test", "query": "query"}
 """Parts of a data set, and the field of `DataConfig` that holds the path of each part."""
+
+RESULT = "result.json"
+"""File with the result of a run."""
+
+RECORD_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "state": str,
+    "message": str,
+    "members": list,
+    "began": (int, float),
+    "placement": (dict, type(None)),
+    "events": list,
+}
+"""Fields of a record of the members, with their types."""
+
+EMPTY_RECORD: Mapping[str, Any] = {"message": "", "began": 0.0, "placement": None, "events": []}
+"""Fields that earlier versions did not write."""
+
+_RECORD = re.compile(r"^\d+\.json$")
+
+logger = logging.getLogger("inarch")
+
+T = TypeVar("T")
 
 
 def read_config(storage: Storage) -> dict[str, Any]:
@@ -33,19 +52,84 @@ def read_config(storage: Storage) -> dict[str, Any]:
         storage: The run's folder.
 
     Raises:
-        RunError: config.json is damaged.
+        DamagedError: config.json is damaged.
         StorageError: config.json cannot be read.
     """
+    fields = {"config": dict, "info": dict, "model": str}
+    return read_json(storage, "config.json", fields=fields)
+
+
+def recorded_config(storage: Storage, recorded: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration in config.json.
+
+    Args:
+        storage: The run's folder.
+        recorded: Content of config.json.
+
+    Raises:
+        ConfigError: A field is unknown, or its value is refused.
+        DamagedError: A value is of another type.
+    """
+    return _revived(RunConfig, recorded["config"], "", storage)
+
+
+def recorded_open(storage: Storage, recorded: Mapping[str, Any]) -> OpenConfig | None:
+    """Return the settings of a run without networks of its own. None: the run has networks. As `recorded_config`."""
+    settings = recorded.get("open")
+    return None if settings is None else _revived(OpenConfig, settings, "open.", storage)
+
+
+def _revived(kind: type[T], values: Any, path: str, storage: Storage) -> T:
     try:
-        content = json.loads(storage.read("config.json"))
-        if {"config", "info", "model"} <= set(content):
-            return content
-    except (ValueError, TypeError):
-        pass
-    raise RunError(
-        f"{joined(storage.uri, 'config.json')} is damaged, and the run cannot be resumed or read without it; "
-        "restore it from a copy"
+        return from_dict(kind, values, path)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise _damaged_config(storage, f"{path or 'config'}: {error}") from None
+
+
+def _damaged_config(storage: Storage, reason: str) -> DamagedError:
+    return DamagedError(
+        f"{joined(storage.uri, 'config.json')} is damaged ({reason}), and the run cannot be resumed or read without "
+        "it; restore it from a copy"
     )
+
+
+def read_result(storage: Storage) -> dict[str, Any] | None:
+    """Return the result of a run. None if there is none.
+
+    A process that dies while it writes result.json may leave a part of it. The run then has no result, a warning names
+    the file, and the networks can be evaluated again.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        StorageError: Storage fails.
+    """
+    try:
+        return read_json(storage, RESULT, fields={"networks": list})
+    except MissingError:
+        return None
+    except DamagedError as error:
+        logger.warning("%s; the run counts as not evaluated", error)
+        return None
+
+
+def metrics_of(storage: Storage, recorded: Mapping[str, Any]) -> tuple[Metric, ...]:
+    """Return the metrics of a run's task, the primary one first.
+
+    Args:
+        storage: The run's folder.
+        recorded: Content of config.json.
+
+    Raises:
+        DamagedError: They are no metrics.
+    """
+    try:
+        return tuple(Metric(**values) for values in recorded["info"]["metrics"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise _damaged_config(storage, f"info.metrics: {error}") from None
 
 
 def run_id_of(recorded: Mapping[str, Any], storage: Storage) -> str:
@@ -71,7 +155,7 @@ def end_state(storage: Storage, recorded: Mapping[str, Any]) -> str | None:
     phase = (read_members(storage) or {}).get("state")
     if phase != "finished":
         return "failed" if phase == "failed" else None
-    has_ended = storage.exists("result.json") or recorded.get("open") is not None
+    has_ended = recorded.get("open") is not None or read_result(storage) is not None
     return "finished" if has_ended else "stopped"
 
 
@@ -82,10 +166,10 @@ def read_info(storage: Storage) -> RunInfo:
         storage: The run's folder.
 
     Raises:
-        RunError: config.json is damaged.
+        DamagedError: config.json is damaged.
         StorageError: config.json cannot be read.
     """
-    return from_dict(RunInfo, read_config(storage)["info"], "info.")
+    return _revived(RunInfo, read_config(storage)["info"], "info.", storage)
 
 
 def read_members(storage: Storage) -> dict[str, Any] | None:
@@ -99,17 +183,40 @@ def read_members(storage: Storage) -> dict[str, Any] | None:
         record was ever written.
 
     Raises:
-        StorageError: Storage fails, or every record is damaged.
+        DamagedError: Every record is damaged.
+        StorageError: Storage fails.
     """
-    names = storage.names("members")
+    names = record_names(storage)
+    damages: list[str] = []
     for name in reversed(names):
         try:
-            return json.loads(storage.read(f"members/{name}"))
-        except (MissingError, ValueError):  # deleted meanwhile, or only partly written
+            record = {**EMPTY_RECORD, **read_json(storage, f"members/{name}", fields={"members": list, "state": str})}
+            check_fields(record, RECORD_FIELDS, joined(storage.uri, f"members/{name}"))
+            members_of(record)
+        except MissingError:  # deleted meanwhile
             continue
+        except DamagedError as error:  # altered, or only partly written
+            damages.append(str(error))
+            continue
+        for damage in damages:
+            logger.warning("%s; an older record of the members counts", damage)
+        return record
     if names:
-        raise StorageError(f"none of the members' records in {storage.uri}/members can be read")
+        reason = f": {damages[0]}" if damages else ""
+        raise DamagedError(f"none of the members' records in {joined(storage.uri, 'members')} can be read{reason}")
     return None
+
+
+def record_names(storage: Storage) -> list[str]:
+    """Return the names of the members' records, oldest first.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    return [name for name in storage.names("members") if _RECORD.match(name)]
 
 
 def members_of(record: dict[str, Any]) -> list[MemberRecord]:
@@ -117,13 +224,23 @@ def members_of(record: dict[str, Any]) -> list[MemberRecord]:
 
     Args:
         record: The record, as from `read_members`.
+
+    Raises:
+        DamagedError: A member has an unknown field or state.
     """
     return [_member(saved) for saved in record["members"]]
 
 
-def _member(saved: dict[str, Any]) -> MemberRecord:
-    values: dict[str, Any] = saved | {"state": MemberState(saved["state"])}
-    return MemberRecord(**values)
+def _member(saved: Any) -> MemberRecord:
+    try:
+        values: dict[str, Any] = {**saved, "state": MemberState(saved["state"])}
+        member = MemberRecord(**values)
+    except (TypeError, ValueError, KeyError) as error:
+        raise DamagedError(f"the record of a member is damaged: {error}") from None
+    counts: list[Any] = [member.id, member.incarnation, member.restarts, member.began_interval]
+    if not all(isinstance(count, int) for count in counts):
+        raise DamagedError(f"the record of a member is damaged: its numbers are {counts}")
+    return member
 
 
 def find_run(name: str, *, storage: str = "runs") -> Storage:

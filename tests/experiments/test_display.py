@@ -85,3 +85,10 @@ def test_network_without_values_has_empty_cells() -> None:
 @pytest.mark.parametrize("seconds, text", [(30.0, "about 1 min 30 s left"), (4000.0, "about 3 h 20 min left")])
 def test_time_left_has_two_units(seconds: float, text: str) -> None:
     assert text in shown(status(network(0), seconds=seconds))
+
+
+def test_view_names_networks_whose_storage_fails() -> None:
+    failing = network(1, storage_failure="No space left on device", unwritten_seconds=75.0)
+    text = shown(status(network(0), failing))
+    assert "storage fails for network 1, nothing written for 1 min 15 s: No space left on device" in text
+    assert "training (not written)" in text

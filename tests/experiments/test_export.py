@@ -25,7 +25,7 @@ from inarch.experiments.display import failure_lines, result_table
 from inarch.experiments.export import export_network, predict_images
 from inarch.population import DataConfig, ModelConfig, PopulationConfig, RunConfig, ScheduleConfig, Trainer
 from inarch.population.config import from_dict
-from inarch.population.errors import ConfigError, RunError
+from inarch.population.errors import ConfigError, DamagedError, RunError
 from inarch.population.membership.members import Members, MemberState
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.storage import Storage
@@ -259,13 +259,13 @@ def test_update_config_after_a_crash_completes_the_update(run: Run, tmp_path: Pa
         assert not storage.exists("result.json") and storage.exists("results/4-epochs.json")
 
 
-def test_damaged_config_json_raises_run_error(run: Run, tmp_path: Path) -> None:
+def test_damaged_config_json_is_named(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run[0], tmp_path / "run")
     whole = (tmp_path / "run" / "config.json").read_text()
     for content in (whole[: len(whole) // 2], "", "[]", "{}"):
         (tmp_path / "run" / "config.json").write_text(content)
         for use in (read_info, lambda storage: list(predict_images(storage.uri, ["x.png"]))):
-            with pytest.raises(RunError, match=r"config.json is damaged"):
+            with pytest.raises(DamagedError, match=r"config.json is damaged"):
                 use(Storage(str(tmp_path / "run")))
 
 

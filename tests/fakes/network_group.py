@@ -39,6 +39,8 @@ class FakeNetworkGroup(NetworkGroup):
         self.living: set[int] = set()
         self.known_processes: dict[int, int] = {}
         """Incarnations of processes that `find` finds, by id."""
+        self.damages: tuple[str, ...] = ()
+        """Damaged checkpoints that each process passes over."""
         self.standings: dict[int, NetworkStanding | Exception] = {}
         self._ends: dict[int, asyncio.Future[ExitReason]] = {}
 
@@ -59,7 +61,9 @@ class FakeNetworkGroup(NetworkGroup):
         if error is not None:
             raise error
         self.living.add(member.id)
-        return NetworkDescription(self.structure, plan.at_most_interval or 0, process=1, node="node")
+        return NetworkDescription(
+            self.structure, plan.at_most_interval or 0, process=1, node="node", damages=self.damages
+        )
 
     def find(self, member: MemberRecord) -> int | None:
         if member.id not in self.known_processes:

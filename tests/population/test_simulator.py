@@ -280,3 +280,16 @@ def test_network_that_joins_clones_a_packed_snapshot() -> None:
     result = simulate(config_of(2, exchange=ExchangeConfig(precision="float16")), events=[Join(seconds=4.0)])
     assert 1 <= len(result.reports[2]) < 4
     assert all(torch.isfinite(tensor).all() for tensor in weights(result.trainers[2]).values())
+
+
+def test_network_of_absurd_scale_is_refused_by_all_others() -> None:
+    def observe(network_id: int, trainer: Trainer, report: IntervalReport) -> None:
+        if network_id == 0 and report.origin.interval == 2:
+            with torch.no_grad():
+                for parameter in trainer.module.parameters():
+                    parameter.mul_(1e4)
+
+    result = simulate(config_of(3, exchange=ExchangeConfig(num_donors=1)), observe=observe)
+    outcomes = {line.outcome for line in result.ledger if line.network_id == 1 and line.interval == 3}
+    assert outcomes == {"diverging"}
+    assert all(value.abs().max() < 100.0 for n in (1, 2) for value in weights(result.trainers[n]).values())

@@ -20,10 +20,9 @@ from inarch.actors.driver.callbacks import RunCallback
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.driver.trackers.tracked_values import PopulationValues, network_values, result_values
 from inarch.population.errors import MissingError
-from inarch.population.evaluation.metrics import Metric
 from inarch.population.persistence.history_reader import HistoryReader, RecordedInterval
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.run_folder import end_state, read_config, read_members, run_id_of
+from inarch.population.tasks.run_folder import end_state, metrics_of, read_config, read_members, read_result, run_id_of
 
 READ_SECONDS = 5.0
 """Least time between two readings of the history."""
@@ -187,8 +186,8 @@ class Tracker(RunCallback):
             Exception: The service failed. `inarch track` sends what is missing.
         """
         num_sent = self.advance(is_final=True)
-        has_result = state == "finished" and self._storage.exists("result.json")
-        is_new = has_result and self._last_step > self._sent.get(RESULT, 0)
+        result = read_result(self._storage) if state == "finished" else None
+        is_new = result is not None and self._last_step > self._sent.get(RESULT, 0)
         if not num_sent and not is_new:
             self.end(state=state, artifacts=None)
             return 0
@@ -196,8 +195,7 @@ class Tracker(RunCallback):
             artifacts = Path(folder)
             for name in ARTIFACTS:
                 _copy(self._storage, name, artifacts / name)
-            if is_new:
-                result = json.loads((artifacts / "result.json").read_text())
+            if result is not None and is_new:
                 self.log(POPULATION, self._last_step, time.time(), result_values(result))
                 self._sent[RESULT] = self._last_step
                 self.record(self._sent)
@@ -208,7 +206,7 @@ class Tracker(RunCallback):
     def _begin(self) -> HistoryReader:
         """Begin to log the run, and return a reader of its history."""
         recorded = read_config(self._storage)
-        metrics = [Metric(**values) for values in recorded["info"]["metrics"]]
+        metrics = metrics_of(self._storage, recorded)
         run_id = run_id_of(recorded, self._storage)
         run = TrackedRun(name=self._name, id=run_id, folder=self._storage.uri, settings=_settings(recorded))
         self._values = PopulationValues(metrics[0] if metrics else None)

@@ -29,6 +29,7 @@ from inarch.experiments.benchmarks.runs import own_ray
 from inarch.population import models
 from inarch.population.config import GraftConfig, ModelConfig, RunConfig
 from inarch.population.exchange.delay_compensation import StateHistory
+from inarch.population.exchange.weight_scale import WeightScale, is_diverging
 from inarch.population.grafting.compiled_loops import path_taken
 from inarch.population.grafting.criteria import LayerInformation, measure
 from inarch.population.grafting.layer_level import blend_layers, layer_alphas
@@ -115,6 +116,7 @@ class Peer:
         self._staging.alias_parameters(self.model)
         self._state = named_tensors(self.model)
         self._checked_keys = LayerInformation(self._config).checked_keys(self._units)
+        self._scale = WeightScale(self._layout, self._units, frozenset(self._state))
         self._held: deque[ray.ObjectRef] = deque(maxlen=2)
         self._version = 0
         self._information = measure(self._state, self._units, self._config)
@@ -207,6 +209,8 @@ class Peer:
         with self._past.exchange_with_followers(own, self._state) as followers, torch.no_grad():
             if not scion.is_finite(but=self._checked_keys):
                 raise RuntimeError("the scion is not finite")
+            if is_diverging(self._scale.measure(scion.buffer), self._scale.measure(self._staging.buffer())):
+                raise RuntimeError("the scion has another scale")
             records = layer_alphas(self._units, self._information, scion.information, self._config)
             blend_layers(
                 self._state,

@@ -338,3 +338,14 @@ def test_reclaim_capacity_ends_finished_then_fails_waiting(make, monkeypatch) ->
         assert run.state_of(waiting) is MemberState.FAILED
 
     play(scenario)
+
+
+def test_damaged_checkpoint_is_an_event(make) -> None:
+    async def scenario() -> None:
+        run = make(is_resumed=True)
+        run.group.damages = ("checkpoint networks/0/000002-001: model.safetensors is not what was written",)
+        await run.train(1)
+        (event,) = [event for event in run.context.monitor.after(0) if event.kind == "damage"]
+        assert (event.network_id, event.detail["reason"]) == (0, run.group.damages[0])
+
+    play(scenario)

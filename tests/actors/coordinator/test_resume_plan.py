@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from inarch.actors.coordinator.resume_plan import common_resume_interval, resumable_members, start_plans
+from inarch.actors.coordinator.resume_plan import (
+    common_resume_interval,
+    resumable_members,
+    start_plans,
+    vanished_networks,
+)
 from inarch.actors.coordinator.run_metadata import write_members
-from inarch.population.errors import MissingError, RunError, StorageError
+from inarch.population.errors import MissingError, RunError, RunExistsError, StorageError
 from inarch.population.membership.members import Members, MemberState
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
@@ -107,3 +112,58 @@ def test_storage_read_distinguishes_missing_from_failing(storage: Storage) -> No
 
 def _of(network_id: int, interval: int) -> Checkpoint:
     return dataclasses.replace(checkpoint(interval), network_id=network_id)
+
+
+def trained(storage: Storage, *, size: int) -> CheckpointStore:
+    """A run of so many networks, each of which has started, and committed one interval."""
+    store, members = CheckpointStore(storage), Members()
+    for number in range(size):
+        members.restore(dataclasses.replace(members.add(is_initial=True), ever_started=True))
+        store.acquire_fence(number, 1)
+        store.commit(_of(number, 1))
+    record(storage, members)
+    return store
+
+
+def test_network_whose_folder_vanished_does_not_begin_anew(storage: Storage) -> None:
+    trained(storage, size=3)
+    storage.delete("networks/1")
+    members = resumable_members(storage, run="run")
+    assert [member.state for member in members] == [MemberState.STARTING, MemberState.FAILED, MemberState.STARTING]
+    (reason,) = vanished_networks(storage, members).values()
+    assert "network 1 has trained, but its checkpoints are gone from" in reason and "networks/1" in reason
+
+
+def test_checkpoints_that_vanished_behind_rows_are_missed(storage: Storage) -> None:
+    store = trained(storage, size=2)
+    storage.delete(f"networks/0/{store.list(0)[0].name}")
+    members = resumable_members(storage, run="run")
+    assert [member.state for member in members] == [MemberState.FAILED, MemberState.STARTING]
+
+
+def test_run_whose_networks_all_vanished_is_refused(storage: Storage) -> None:
+    trained(storage, size=2)
+    storage.delete("networks")
+    with pytest.raises(RunError, match=r"cannot be resumed: network 0 has trained, but its checkpoints are gone"):
+        resumable_members(storage, run="run")
+
+
+def test_network_that_died_before_its_first_checkpoint_begins(storage: Storage) -> None:
+    members = Members()
+    for number in range(2):
+        members.restore(dataclasses.replace(members.add(is_initial=True), ever_started=number == 0))
+    CheckpointStore(storage).acquire_fence(0, 1)
+    record(storage, members)
+    assert [member.state for member in resumable_members(storage, run="run")] == [MemberState.STARTING] * 2
+
+
+def test_folder_that_vanished_in_mid_run_is_not_made_anew(storage: Storage) -> None:
+    storage.write("claims/0001-mine.json", b"{}")
+    store = CheckpointStore(storage, token="mine")
+    store.acquire_fence(0, 1)
+    assert store.commit(checkpoint(1))
+    storage.delete("")
+    assert not store.commit(checkpoint(2))
+    with pytest.raises(RunExistsError, match="or it was deleted"):
+        write_members(storage, token="mine", state="training", message="", members=Members(), placement=None, began=0.0)
+    assert not storage.exists("")

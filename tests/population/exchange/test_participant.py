@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,24 @@ def scion(part: Participant, interval: int) -> Snapshot:
     """A snapshot of another network that is one interval behind."""
     snapshot = part.snapshot(origin(part, 1, interval - 1))
     return dataclasses.replace(snapshot, buffer=snapshot.buffer.copy())
+
+
+@pytest.mark.parametrize("information", [(), (1.0,) * 3, ("1.0",), (None,), 1.0, "1", {0: 1.0}, (True,)])
+@pytest.mark.parametrize("prepares", [False, True])
+def test_information_of_another_form_is_refused(information: Any, prepares: bool) -> None:
+    (_, own), (_, donor) = participant(0), participant(1)
+    snapshot = own.snapshot(origin(own, 0, 2))
+    assert len(snapshot.information) == 1
+    odd = dataclasses.replace(scion(donor, 3), information=information)
+    result = own.exchange(
+        (own.prepare(odd) if prepares else odd,),
+        snapshot.origin,
+        snapshot.information,
+        epoch=1.0,
+        rate_factor=1.0,
+        now=0.0,
+    )
+    assert result.outcome is ExchangeOutcome.STRUCTURE
 
 
 @pytest.mark.parametrize("num_donors", [1, 2])

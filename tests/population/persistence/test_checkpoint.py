@@ -221,7 +221,7 @@ def test_checkpoint_files_contain_no_pickle(storage: Storage) -> None:
     names = storage.names("networks/0/000001-001")
     assert {name.rpartition(".")[2] for name in names} == {"safetensors", "json", "parquet"}
     manifest = json.loads(storage.read("networks/0/000001-001/manifest.json"))
-    assert sorted([*manifest, "manifest.json"]) == names
+    assert sorted([*manifest.keys() - {"checksum"}, "manifest.json"]) == names
 
 
 def test_failed_commit_raises_and_keeps_earlier_checkpoints(tmp_path) -> None:
@@ -297,6 +297,7 @@ def test_manifest_with_an_unknown_checksum_is_damaged(storage: Storage, entry: d
     store = CheckpointStore(storage)
     store.commit(checkpoint(1))
     manifest = json.loads(storage.read("networks/0/000001-001/manifest.json"))
+    del manifest["checksum"]
     manifest["training.json"] = entry
     storage.write("networks/0/000001-001/manifest.json", json.dumps(manifest).encode())
     assert store.newest(0) is None
@@ -331,3 +332,23 @@ def test_deadline_of_a_file_begins_anew_with_each_part(tmp_path: Path) -> None:
     assert storage.read("slow") == b"xxxx"
     with pytest.raises(StorageError, match=r"did not write stuck within 0\.4 s"):
         storage.write_parts("stuck", parts(1.0))
+
+
+def test_folders_that_were_not_written_whole_are_dropped(storage: Storage) -> None:
+    store = CheckpointStore(storage)
+    for name in ("000001-001", "000001-001-000000007", "000009-001"):
+        storage.write(f"networks/0/{name}/model.safetensors", b"cut")
+    store.acquire_fence(0, 1)
+    store.commit(checkpoint(2))
+    store.commit(checkpoint(3))
+    assert storage.names("networks/0") == ["000002-001", "000003-001", "000009-001", "incarnation-001"]
+    store.commit(checkpoint(4, incarnation=2))
+    assert storage.names("networks/0") == ["000003-001", "000004-002", "incarnation-001"]
+
+
+@pytest.mark.parametrize("name", ["incarnation-x", "incarnation-", ".nfs0001", "000001", "a-b-c"])
+def test_other_names_in_a_network_folder_are_ignored(storage: Storage, name: str) -> None:
+    store = CheckpointStore(storage)
+    storage.write(f"networks/0/{name}", b"")
+    assert not store.is_fenced(0, 1) and store.list(0) == []
+    assert store.commit(checkpoint(1))

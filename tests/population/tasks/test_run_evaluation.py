@@ -1,0 +1,55 @@
+"""The result of a run whose folder is damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from inarch.population import DataConfig, ExchangeConfig, PopulationConfig, ScheduleConfig, Trainer
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.image_task import run_splits
+from inarch.population.tasks.run_evaluation import evaluate_run
+from inarch.population.tasks.run_spec import RunSpec
+from tests.conftest import small_config
+from tests.fakes.runtime import FakeRuntime, live
+from tests.population.persistence.test_damage import flip
+
+
+def test_damage_is_in_the_result_and_ends_no_run(tmp_path: Path) -> None:
+    config = small_config(
+        name="damaged",
+        data=DataConfig(train="digits", train_limit=200, test_limit=50, augmentation="none"),
+        population=PopulationConfig(size=2),
+        schedule=ScheduleConfig(epochs=2, batch_size=64),
+        exchange=ExchangeConfig(rule="none"),
+    )
+    storage = Storage(str(tmp_path))
+    store, splits = CheckpointStore(storage), run_splits(config)
+    for network_id in (0, 1):
+        runtime = FakeRuntime()
+        live(Trainer(ImageClassification(config, splits), config, network_id=network_id), runtime)
+        for checkpoint in runtime.checkpoints:
+            store.commit(checkpoint)
+    for folder in (tmp_path / "networks" / "1").iterdir():
+        flip(folder / "manifest.json", 5)
+    newest = store.list(0)[-1]
+    flip(tmp_path / "networks" / "0" / newest.name / "model.safetensors", -1)
+    part = sorted((tmp_path / "metrics").iterdir())[0].name
+    flip(tmp_path / "metrics" / part, 60)
+    event = {"seconds": 0.0, "kind": "storage", "network_id": 0, "detail": {"is_failing": True}}
+    record = {"state": "finishing", "members": [], "events": [event, event | {"detail": {"is_failing": False}}]}
+    storage.write("members/00000000.json", json.dumps(record).encode())
+
+    spec = RunSpec(name="damaged", folder=storage.uri, config=config, task=None)
+    result = evaluate_run(spec, splits, {0: "done", 1: "done", 2: "failed", 3: "done"}, {2: "it broke"}, 1.0)
+    rows = {row["network"]: row for row in result["networks"]}
+    assert rows[0]["best"] is not None and rows[0]["storage_failures"] == 1
+    assert [rows[number]["reason"] for number in (1, 2, 3)] == [
+        "none of its checkpoints can be read",
+        "it broke",
+        "it left no checkpoint",
+    ]
+    assert f"networks/0/{newest.name}" in result["damaged_files"]
+    assert any(name.startswith("networks/1/") for name in result["damaged_files"])
