@@ -6,11 +6,9 @@ seconds and without a cluster. The ledger records which network grafted which ve
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from inarch.population.config import RunConfig
@@ -24,6 +22,7 @@ from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.protocol import BoundTask
+from inarch.population.training.runtime import LocalRuntime
 from inarch.population.training.trainer import Trainer
 
 
@@ -282,7 +281,7 @@ class Simulator:
         self._lives[network_id].checkpoint = lost.checkpoint
 
 
-class _Life:
+class _Life(LocalRuntime):
     """One incarnation of a network on virtual time: the trainer's runtime."""
 
     def __init__(self, simulator: Simulator, trainer: Trainer, seconds: float, step_seconds: float) -> None:
@@ -302,22 +301,10 @@ class _Life:
     def should_continue(self) -> bool:
         return self._simulator.state.members[self.trainer.network_id].state is not MemberState.LEAVING
 
-    def compiling(self) -> AbstractContextManager[object]:
-        return contextlib.nullcontext()
-
-    def prefetch(self, own: SnapshotInfo) -> None:
-        """Do nothing: scions arrive at once."""
-
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         scions = self._simulator.fetch_scions(own)
         self._scion = None if isinstance(scions, ExchangeOutcome) else scions[0].origin
         return scions
-
-    def put_early(self, snapshot: Snapshot) -> None:
-        """Do nothing: in one process, snapshots are published at once."""
-
-    def stored(self, snapshot: Snapshot) -> Snapshot | None:
-        return None
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         self.checkpoint = checkpoint or self.checkpoint

@@ -107,8 +107,7 @@ def kuberay_schemas() -> Schemas:
     """Schemas from KubeRay's own definitions, if this machine has them."""
     folder = os.environ.get("INARCH_CRDS")
     if not folder:
-        reason = "INARCH_CRDS names no folder of KubeRay's CustomResourceDefinitions"
-        pytest.skip(reason)  # they are not part of the project: CI downloads them, other machines may lack them
+        pytest.skip("INARCH_CRDS names no folder of KubeRay's definitions, which are not part of the project")
     return read_schemas(Path(folder))
 
 

@@ -13,7 +13,7 @@ from inarch.actors.network.log_file import LogFile
 from inarch.actors.retry import RETRY_SECONDS
 from inarch.population.errors import StorageError
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
-from inarch.population.persistence.history import TABLES
+from inarch.population.persistence.history_schemas import TABLES
 
 SLOW_SECONDS = 30.0
 """Time after which a write that has not ended counts as trouble with storage."""

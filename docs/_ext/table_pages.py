@@ -20,16 +20,16 @@ from inarch.population.membership.members import MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.topology import TOPOLOGIES
 from inarch.population.models.model_names import MODELS
-from inarch.population.persistence import history
+from inarch.population.persistence import history_schemas
 from inarch.population.tasks.built_in import TASKS
 from inarch.population.tasks.run_spec import RunInfo
 
 
 def tables() -> str:
     """Return the schema of each Parquet table, with the docstring under it."""
-    docstrings = _docstrings(ast.parse(inspect.getsource(history)).body)
+    docstrings = _docstrings(ast.parse(inspect.getsource(history_schemas)).body)
     parts: list[str] = []
-    for name, schema in history.TABLES.items():
+    for name, schema in history_schemas.TABLES.items():
         parts += [f"### `{name}/`", "", prose(docstrings[name.upper()]), "", "| column | type |", "|---|---|"]
         parts += [f"| `{field.name}` | {field.type} |" for field in schema]
         parts.append("")

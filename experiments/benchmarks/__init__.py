@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from inarch.experiments.benchmarks.checkpoint import checkpoint
-from inarch.experiments.benchmarks.coordinator import coordinator
+from inarch.experiments.benchmarks.coordinator.benchmark import coordinator
 from inarch.experiments.benchmarks.exchange.benchmark import exchange
 from inarch.experiments.benchmarks.fusion import fusion
 from inarch.experiments.benchmarks.gpu import gpu

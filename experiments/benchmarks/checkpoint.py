@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import tempfile
 import threading
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 
 from inarch.actors.network.actor import KEEP_MEMORY
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.plain_loop import TimedRuntime
 from inarch.experiments.benchmarks.runs import own_ray
 from inarch.population import ImageClassification, Trainer
 from inarch.population.config import CheckpointConfig, DataConfig, ModelConfig, RunConfig, ScheduleConfig
@@ -89,7 +88,7 @@ class _Turn:
     memory_share: float
 
 
-class _Saver:
+class _Saver(TimedRuntime):
     """A network that trains a step an interval, grafts, and commits a checkpoint. It is its trainer's runtime."""
 
     def __init__(self, architecture: str, folder: str) -> None:
@@ -120,22 +119,6 @@ class _Saver:
                 break
             self._trainer.progress.score = float(self._trainer.interval)  # each is the best so far
         return self._turns
-
-    def now(self) -> float:
-        return time.time()
-
-    def after_step(self) -> bool:
-        return True
-
-    def should_continue(self) -> bool:
-        return True
-
-    def compiling(self) -> AbstractContextManager[object]:
-        return contextlib.nullcontext()
-
-    def prefetch(self, own: SnapshotInfo) -> None: ...
-
-    def put_early(self, snapshot: Snapshot) -> None: ...
 
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         behind = {"interval": own.interval - 1, "step": own.step, "trained_intervals": own.trained_intervals}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,6 +84,21 @@ def ratio(what: str, above: Sequence[float], below: Sequence[float], must: Must 
     """
     values = tuple(numerator / denominator for numerator, denominator in zip(above, below, strict=True))
     return Row(what=what, unit="x", values=values, must=must)
+
+
+@contextlib.contextmanager
+def one_thread() -> Generator[None]:
+    """Let torch compute on one thread within the block.
+
+    Yields:
+        Nothing.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def machine() -> dict[str, Any]:

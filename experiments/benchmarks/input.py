@@ -5,7 +5,6 @@ In memory, inarch transforms whole batches, and torchvision one PIL image at a t
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.harness import Measurement, Must, Row, one_thread, ratio
 from inarch.experiments.benchmarks.streamed_input import streamed_rows
 from inarch.population.data import Batches, EpochSpec, ImageSet, MemoryBatches
 
@@ -50,7 +49,7 @@ def read_input(
         num_photographs: Streamed JPEGs of each epoch.
         networks: Processes that read the same JPEGs, with and without a shared cache.
     """
-    with _one_thread():
+    with one_thread():
         streamed = streamed_rows(
             repeats=repeats, num_photographs=num_photographs, batch_size=min(64, batch_size), networks=networks
         )
@@ -59,7 +58,7 @@ def read_input(
     batches = MemoryBatches(images, mean=mean, deviation=deviation)
     loader = _loader(images, mean, deviation, batch_size=batch_size, workers=workers)
     own_rates, reference_rates = [], []
-    with _one_thread():
+    with one_thread():
         for epoch in range(repeats + 1):
             own_rates.append(_rate(_epoch(batches, batch_size=batch_size, epoch=epoch)))
             reference_rates.append(_rate(iter(loader)))
@@ -141,13 +140,3 @@ def _rate(batches: Iterator[tuple[Tensor, Tensor]]) -> float:
     for images, _ in batches:
         count += len(images)
     return count / (time.perf_counter() - start)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

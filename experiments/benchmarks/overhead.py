@@ -12,24 +12,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.fs as pafs
 import torch
-import torch.nn.functional as F
 
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.input import synthetic_images
+from inarch.experiments.benchmarks.plain_loop import PlainLoop, training_config
 from inarch.experiments.benchmarks.runs import Rates, Track, own_ray, rates, run_to_end
-from inarch.population import models
-from inarch.population.config import (
-    DataConfig,
-    DeviceConfig,
-    ExchangeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PopulationConfig,
-    RunConfig,
-    ScheduleConfig,
-)
-from inarch.population.data import EpochSpec, load_splits, write_arrow
-from inarch.population.evaluation.classification import evaluate
+from inarch.population.config import CheckpointConfig, DataConfig, ExchangeConfig, PopulationConfig, RunConfig
+from inarch.population.data import load_splits, write_arrow
 
 BESIDE_NO_GRAFTING = Must(rule="at least", limit=0.97)
 BESIDE_PLAIN = Must(rule="at least", limit=0.95)
@@ -89,32 +78,11 @@ def plain_loop(config: RunConfig, network: int) -> Track:
         network: Id of the network. It is also the seed of its initial weights, order and augmentation.
     """
     torch.set_num_threads(1)
-    splits = load_splits(config.data, seed=config.seed)
-    train, validation = splits.batches("train", "cpu"), splits.batches("validation", "cpu")
-    assert train is not None and validation is not None
-    model = models.build(config.model, num_classes=splits.num_classes, in_channels=splits.in_channels, seed=network)
-    settings = config.optimizer
-    optimizer = torch.optim.SGD(
-        model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    loop = PlainLoop(config, load_splits(config.data, seed=config.seed), network_id=network)
     seconds, images, cpu, count = [], [], [], 0
     for epoch in range(config.schedule.epochs):
-        model.train()
-        epoch_spec = EpochSpec(
-            epoch=epoch,
-            order_seed=network,
-            augment_seed=network,
-            batch_size=config.schedule.batch_size,
-            padding=config.data.padding,
-            mirror=True,
-        )
-        for pixels, labels in train.epoch(epoch_spec):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(pixels), labels)
-            loss.backward()
-            optimizer.step()
-            count += len(labels)
-        evaluate(model, validation.in_order(batch_size=max(256, config.schedule.batch_size)))
+        count += loop.train(epoch)
+        loop.evaluate()
         seconds.append(time.time())
         images.append(count)
         cpu.append(time.process_time())
@@ -123,14 +91,13 @@ def plain_loop(config: RunConfig, network: int) -> Track:
 
 
 def _config(folder: str, path: str, *, architecture: str, epochs: int) -> RunConfig:
-    return RunConfig(
+    return training_config(
+        architecture,
+        {"epochs": epochs, "batch_size": 128},
         storage=folder,
-        model=ModelConfig(architecture=architecture),
         data=DataConfig(train=path, augmentation="crop_flip"),
         population=PopulationConfig(size=NETWORKS),
-        device=DeviceConfig(precision="float32", channels_last="off"),  # as the plain loop
-        schedule=ScheduleConfig(epochs=epochs, batch_size=128, lr_decay="constant"),
-        optimizer=OptimizerConfig(learning_rate=0.05),
+        checkpoint=CheckpointConfig(),
     )
 
 

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import itertools
 import time
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 
-from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
+from inarch.experiments.benchmarks.harness import Measurement, Must, Row, one_thread, ratio
 from inarch.experiments.benchmarks.input import synthetic_images
-from inarch.population.config import (
-    CheckpointConfig,
-    DataConfig,
-    DeviceConfig,
-    ExchangeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PopulationConfig,
-    RunConfig,
-    ScheduleConfig,
-)
-from inarch.population.data import EpochSpec, memory_splits
-from inarch.population.membership.outcome import ExchangeOutcome
-from inarch.population.persistence.checkpoint import Checkpoint
-from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.precision import autocast, computes_bfloat16
-from inarch.population.state.snapshot import Snapshot
-from inarch.population.state.snapshot_info import SnapshotInfo
+from inarch.experiments.benchmarks.plain_loop import PlainLoop, TimedRuntime, training_config
+from inarch.population.config import DataConfig, DeviceConfig, ExchangeConfig, PopulationConfig, RunConfig
+from inarch.population.data import MemorySplits, memory_splits
+from inarch.population.state.precision import computes_bfloat16
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.training.trainer import Trainer
 
@@ -92,45 +75,26 @@ def training(*, repeats: int = 5, architecture: str = "resnet20", batch_size: in
     return Measurement(name="training", repeats=repeats, rows=rows, setting=sizes, notes=(f"auto: {auto}",))
 
 
-@contextlib.contextmanager
-def one_thread() -> Generator[None]:
-    """Let torch compute on one thread within the block.
-
-    Yields:
-        Nothing.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _config(device: DeviceConfig, *, architecture: str, batch_size: int, steps: int) -> RunConfig:
-    return RunConfig(
-        model=ModelConfig(architecture=architecture),
+    schedule = {"epochs": 10_000, "batch_size": batch_size, "interval_steps": steps, "eval_every": "epoch"}
+    return training_config(
+        architecture,
+        schedule,
         data=DataConfig(validation=0.0),
         population=PopulationConfig(size=1),
         exchange=ExchangeConfig(rule="none"),
-        schedule=ScheduleConfig(
-            epochs=10_000, batch_size=batch_size, interval_steps=steps, eval_every="epoch", lr_decay="constant"
-        ),
-        optimizer=OptimizerConfig(learning_rate=0.05),
-        checkpoint=CheckpointConfig(every=10_000),
         device=device,
     )
 
 
-def _task(config: RunConfig, num_images: int) -> ImageClassification:
-    images = synthetic_images(num_images, seed=2)
-    return ImageClassification(config, memory_splits(images, None, config.data, seed=0))
+def _images(config: RunConfig, num_images: int) -> MemorySplits:
+    return memory_splits(synthetic_images(num_images, seed=2), None, config.data, seed=0)
 
 
 def _inarch(config: RunConfig, num_images: int) -> Iterator[float]:
     """Yield the images per CPU second of each interval of a trainer."""
-    trainer = Trainer(_task(config, num_images), config, network_id=0)
-    intervals = trainer.intervals(_Runtime())
+    trainer = Trainer(ImageClassification(config, _images(config, num_images)), config, network_id=0)
+    intervals = trainer.intervals(TimedRuntime())
     while True:
         start = time.thread_time()
         next(intervals)
@@ -138,58 +102,9 @@ def _inarch(config: RunConfig, num_images: int) -> Iterator[float]:
 
 
 def _plain(config: RunConfig, num_images: int) -> Iterator[float]:
-    """Yield the images per CPU second of each turn of a plain loop with the same settings."""
-    task = _task(config, num_images)
-    model, settings = task.build(0), config.optimizer
-    optimizer = torch.optim.SGD(
-        model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
-    batches = task.splits.batches("train", "cpu")
-    assert batches is not None
-
-    def precision() -> AbstractContextManager[object]:
-        return autocast(config.device.precision, torch.device("cpu"), on_cpu=True)
-
-    model.train()
-    spec = EpochSpec(
-        epoch=0, order_seed=0, augment_seed=0, batch_size=config.schedule.batch_size, padding=4, mirror=True
-    )
-    epoch = 0
-    while True:
+    """Yield the images per CPU second of each epoch of a plain loop with the same settings."""
+    loop = PlainLoop(config, _images(config, num_images))
+    for epoch in itertools.count():
         start = time.thread_time()
-        for images, labels in batches.epoch(dataclasses.replace(spec, epoch=epoch)):
-            optimizer.zero_grad()
-            with precision():
-                logits = model(images)
-            F.cross_entropy(logits.float(), labels).backward()
-            optimizer.step()
-        epoch += 1
+        loop.train(epoch)
         yield num_images / (time.thread_time() - start)
-
-
-class _Runtime:
-    """A runtime without other networks, which keeps no checkpoint."""
-
-    def now(self) -> float:
-        return time.time()
-
-    def after_step(self) -> bool:
-        return True
-
-    def should_continue(self) -> bool:
-        return True
-
-    def compiling(self) -> AbstractContextManager[object]:
-        return contextlib.nullcontext()
-
-    def prefetch(self, own: SnapshotInfo) -> None: ...
-
-    def put_early(self, snapshot: Snapshot) -> None: ...
-
-    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
-        return ExchangeOutcome.OFF
-
-    def stored(self, snapshot: Snapshot) -> Snapshot | None:
-        return None
-
-    def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None: ...

@@ -16,7 +16,7 @@ from inarch.experiments.comparison.results_store import ResultsStore
 from inarch.experiments.comparison.run_summary import DENSITIES
 from inarch.experiments.comparison.statistics import Estimate, interval, paired
 from inarch.population.config import DataConfig
-from inarch.population.persistence.history import THRESHOLDS
+from inarch.population.persistence.history_schemas import THRESHOLDS
 
 SHOWN = {
     "mean": "mean network",

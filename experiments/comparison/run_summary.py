@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +13,16 @@ import torch
 from inarch.experiments.comparison.arms import Arm
 from inarch.experiments.comparison.results_store import Rows, code_version, comparable_config
 from inarch.experiments.saved_runs import similarity_over_time
-from inarch.population.config import RunConfig, from_dict
+from inarch.population.config import RunConfig
 from inarch.population.errors import ConfigError
 from inarch.population.evaluation.filter_statistics import filter_density
 from inarch.population.persistence.checkpoint import CheckpointStore
-from inarch.population.persistence.history import THRESHOLDS, read_table
+from inarch.population.persistence.history import read_table
+from inarch.population.persistence.history_schemas import THRESHOLDS
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.image_task import run_splits
+from inarch.population.tasks.run_folder import read_config, recorded_config
 
 DENSITIES = {"": 0.1, "_1": 1.0}
 """Suffixes of the density columns, with the l1 norm below which a filter of the baseline counts as invalid.
@@ -209,7 +210,7 @@ def _similarity(storage: Storage) -> list[dict[str, Any]]:
 
 
 def _config_of(storage: Storage) -> RunConfig:
-    recorded = json.loads(storage.read("config.json"))
+    recorded = read_config(storage)
     if recorded["model"] == "callable":
         raise ConfigError("an arm must train a named architecture, not a callable")
-    return from_dict(RunConfig, recorded["config"])
+    return recorded_config(storage, recorded)

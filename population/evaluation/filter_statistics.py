@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inarch.population.grafting.information import l1_norm, layer_entropies
 from inarch.population.grafting.units import GraftUnit
-from inarch.population.persistence.history import THRESHOLDS
+from inarch.population.persistence.history_schemas import THRESHOLDS
 from inarch.population.state.state_dict import is_convolution
 
 ENTROPY_BINS = 10

@@ -28,7 +28,8 @@ import xxhash
 
 from inarch.population.errors import CheckpointError, DamagedError, MissingError, StorageError
 from inarch.population.persistence.claim import check_holds, holds
-from inarch.population.persistence.history import TABLES, Rows, replaced_files, to_parquet
+from inarch.population.persistence.history import replaced_files, to_parquet
+from inarch.population.persistence.history_schemas import TABLES, Rows
 from inarch.population.persistence.json_files import from_json, read_json, to_json
 from inarch.population.persistence.storage import Storage, joined
 from inarch.population.persistence.tensor_files import parts_of, read_tensors

@@ -15,130 +15,18 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from inarch.population.errors import DamagedError, MissingError
+from inarch.population.persistence.history_schemas import TABLES, schema_of
 from inarch.population.persistence.storage import Storage, joined
 from inarch.population.persistence.table_files import from_parquet_file, to_parquet_file
 
 logger = logging.getLogger("inarch")
-
-THRESHOLDS = {"invalid_1": 1.0, "invalid_0_1": 0.1, "invalid_0_01": 0.01, "invalid_0_001": 0.001}
-"""Columns of the filters table, each with its threshold: a filter is invalid if its l1 norm is below it. The papers
-tabulate these thresholds."""
-
-
-METRICS = pa.schema(
-    [
-        ("network", pa.int64()),
-        ("interval", pa.int64()),
-        ("incarnation", pa.int64()),
-        ("epoch", pa.float64()),
-        ("step", pa.int64()),
-        ("learning_rate", pa.float64()),
-        ("train_loss", pa.float64()),
-        ("examples", pa.int64()),
-        ("examples_per_second", pa.float64()),
-        ("seconds_steps", pa.float64()),
-        ("seconds_evaluate", pa.float64()),
-        ("seconds_stage", pa.float64()),
-        ("seconds_publish", pa.float64()),
-        ("seconds_fetch", pa.float64()),
-        ("seconds_graft", pa.float64()),
-        ("seconds_commit", pa.float64()),
-        ("outcome", pa.string()),
-        ("grafts", pa.int64()),
-        ("time", pa.float64()),
-    ]
-)
-"""A row for each network and interval.
-
-After train_loss come columns for the metrics that the task names, all of type float64:
-
-- train_NAME: mean over the interval's training examples of a metric that the task's loss gives.
-- validation_NAME: metric of the validation data. Null if the interval was not evaluated.
-
-The other columns:
-
-- examples: examples that the network trained on in the interval.
-- seconds_*: duration of each phase. seconds_commit is that of the interval before: copies for its checkpoint, and the
-  hand-over to the thread that writes it. 0 after a start. Null in runs of older versions, and for guests.
-- outcome: a value of `population.membership.outcome.ExchangeOutcome`.
-- grafts: grafts of the network so far.
-- time: seconds of the runtime's clock.
-"""
-
-GRAFTS = pa.schema(
-    [
-        ("rootstock", pa.int64()),
-        ("scion", pa.int64()),
-        ("interval", pa.int64()),
-        ("incarnation", pa.int64()),
-        ("rootstock_version", pa.int64()),
-        ("scion_version", pa.int64()),
-        ("scion_incarnation", pa.int64()),
-        ("staleness_intervals", pa.float64()),
-        ("staleness_steps", pa.float64()),
-        ("staleness_seconds", pa.float64()),
-        ("compensated_intervals", pa.int64()),
-        ("layer", pa.string()),
-        ("own_information", pa.float64()),
-        ("scion_information", pa.float64()),
-        ("alpha", pa.float64()),
-    ]
-)
-"""A row for each graft and layer.
-
-- rootstock, scion: ids of the two networks.
-- interval: interval of the rootstock, equal to rootstock_version. Versions count intervals.
-- compensated_intervals: intervals of the rootstock's training that delay compensation added to the scion.
-- own_information, scion_information: information of the layer in each network. Null if the rule measures none.
-- alpha: share of its own weights that the layer kept. At level filter, the mean over the layer's weights.
-"""
-
-FILTERS = pa.schema(
-    [
-        ("network", pa.int64()),
-        ("interval", pa.int64()),
-        ("incarnation", pa.int64()),
-        ("layer", pa.string()),
-        ("filters", pa.int64()),
-        ("entropy", pa.float64()),
-        ("mean_l1", pa.float64()),
-        *((name, pa.int64()) for name in THRESHOLDS),
-    ]
-)
-"""A row for each evaluated interval and layer, measured before the interval's exchange.
-
-- filters: filters of the layer.
-- entropy: entropy of the layer, in nats.
-- mean_l1: mean l1 norm of the filters.
-- invalid_x: filters with an l1 norm below that threshold, see THRESHOLDS.
-"""
-
-FUSION = pa.schema(
-    [
-        ("network", pa.int64()),
-        ("interval", pa.int64()),
-        ("incarnation", pa.int64()),
-        ("epoch", pa.int64()),
-        ("layer", pa.string()),
-        ("filters", pa.int64()),
-        ("kept", pa.int64()),
-        ("temperature", pa.float64()),
-        ("effective", pa.float64()),
-        ("changed", pa.int64()),
-        ("discarded_gradient", pa.float64()),
-    ]
-)
-"""A row for each layer at the beginning of each epoch of a compact network. The columns are those of
-`population.fusion.LayerFusion`."""
-
-TABLES = {"metrics": METRICS, "grafts": GRAFTS, "filters": FILTERS, "fusion": FUSION}
 
 READ_ATTEMPTS = 5
 """How often the files of a table are listed and read if one of them vanishes."""
@@ -149,9 +37,6 @@ PREFIX = "folded-"
 FOLDED = b"inarch.folded"
 """Key of the metadata of a Parquet file that names the files that it replaces."""
 
-Rows = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Rows by table name. A row holds values by column name."""
-
 
 def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
     """Return rows of a table as the bytes of a Parquet file.
@@ -161,7 +46,7 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
         table: Name of the table, a key of TABLES.
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    return to_parquet_file(pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(table, names)))
+    return to_parquet_file(pa.Table.from_pylist([dict(row) for row in rows], schema=schema_of(table, names)))
 
 
 def read_table(storage: Storage, table: str) -> pa.Table:
@@ -184,7 +69,7 @@ def read_table(storage: Storage, table: str) -> pa.Table:
     )
     joined = rows.join(last, [key, "interval"])
     is_last = pc.field("incarnation") == pc.field("last")
-    schema = _schema(table, rows.schema.names)
+    schema = schema_of(table, rows.schema.names)
     order = [(key, "ascending"), ("interval", "ascending")]
     return joined.filter(is_last).select(schema.names).cast(schema).sort_by(order)
 
@@ -206,7 +91,7 @@ def read_file(storage: Storage, table: str, name: str) -> pa.Table:
     place = joined(storage.uri, relative)
     content = from_parquet_file(storage.read(relative), place)
     try:
-        known = [field for field in _schema(table, content.schema.names) if field.name in content.schema.names]
+        known = [field for field in schema_of(table, content.schema.names) if field.name in content.schema.names]
         names = [field.name for field in known]
         missing = {"rootstock" if table == "grafts" else "network", "interval", "incarnation"} - set(names)
         if missing:
@@ -341,20 +226,6 @@ def _replaced_by(content: pa.Table) -> set[str]:
 def _whole(table: str, files: Mapping[str, pa.Table]) -> pa.Table:
     parts = [content.replace_schema_metadata(None) for content in files.values()]
     return pa.concat_tables([TABLES[table].empty_table(), *parts], promote_options="default")
-
-
-def _schema(table: str, names: Iterable[str]) -> pa.Schema:
-    """Return the schema of a table with these columns. The metrics table has a column for each metric of the task."""
-    schema = TABLES[table]
-    if table != "metrics":
-        return schema
-    place = schema.names.index("train_loss") + 1
-    task_metrics = [
-        pa.field(name, pa.float64())
-        for name in names
-        if name.startswith(("train_", "validation_")) and name not in schema.names
-    ]
-    return pa.schema([*list(schema)[:place], *task_metrics, *list(schema)[place:]])
 
 
 def _last_incarnations(metrics: pa.Table) -> pa.Table:

@@ -8,13 +8,13 @@ from typing import Any
 
 from inarch.population.exchange import Contribution, graft_rows
 from inarch.population.fusion import LayerFusion
-from inarch.population.persistence.history import TABLES, Rows
+from inarch.population.persistence.history_schemas import TABLES, Rows
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot_info import SnapshotInfo
 
 
 class HistoryBuffer:
-    """Collects one network's rows of the tables in `population.persistence.history.TABLES`."""
+    """Collects one network's rows of the tables in `population.persistence.history_schemas.TABLES`."""
 
     def __init__(self, network_id: int, incarnation: int) -> None:
         """Create an empty buffer.

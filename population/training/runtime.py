@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -74,6 +75,42 @@ class TrainerRuntime(Protocol):
             checkpoint: A checkpoint that the runtime may keep, and releases once it is written. None: none is due.
         """
         ...
+
+
+class LocalRuntime(TrainerRuntime):
+    """A runtime without other networks. It never stops the training, and it keeps no checkpoint.
+
+    Runtimes of one process extend it. They supply a clock, and override what else they provide.
+    """
+
+    def after_step(self) -> bool:
+        """Return True."""
+        return True
+
+    def should_continue(self) -> bool:
+        """Return True."""
+        return True
+
+    def compiling(self) -> AbstractContextManager[object]:
+        """Return a context that does nothing."""
+        return contextlib.nullcontext()
+
+    def prefetch(self, own: SnapshotInfo) -> None:
+        """Do nothing."""
+
+    def put_early(self, snapshot: Snapshot) -> None:
+        """Do nothing."""
+
+    def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
+        """Return that there is nothing yet."""
+        return ExchangeOutcome.NOTHING_YET
+
+    def stored(self, snapshot: Snapshot) -> Snapshot | None:
+        """Return None: there is no object store."""
+        return None
+
+    def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
+        """Do nothing."""
 
 
 class Stopwatch:

@@ -44,7 +44,7 @@ from inarch.population import (
 )
 from inarch.population.config import from_dict
 from inarch.population.errors import ConfigError
-from inarch.population.persistence.history import THRESHOLDS
+from inarch.population.persistence.history_schemas import THRESHOLDS
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.image_task import run_splits
 from tests.population.data.test_loading import png, write_parquet

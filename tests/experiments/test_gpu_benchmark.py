@@ -32,6 +32,7 @@ def trained(config: RunConfig) -> list[Track]:
     return [track] * config.population.size
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_every_part_measures_finite_values() -> None:
     original = torch.compile

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 import torch
 
 from inarch.population import (
-    ExchangeConfig,
     ExchangeOutcome,
-    PopulationConfig,
     RunConfig,
-    ScheduleConfig,
     Snapshot,
-    TopologyConfig,
     Trainer,
 )
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.protocol import BoundTask
-from tests.conftest import small_config
 from tests.gpu.devices import CUDA, running
-from tests.population.test_pretend_gpu import CASES, CONFIGS, DEVICE, exchanging_runtime, host, image_task
+from tests.population.test_pretend_gpu import CASES, case_config, exchanging_runtime, host, image_task
 
 ALSO_PRETENDED = (
     ("graft default", 1),
-    ("graft batch_norm", 1),
-    ("graft momentum blend", 1),
     ("graft scion noise", 1),
     ("graft matched channels", 1),
     ("graft filter l1", 2),
     ("rule papa", 2),
-    ("rule wash", 2),
-    ("rule pbt", 1),
     ("rule dml", 2),
-    ("published layer", 1),
     ("fusion stable", 1),
-    ("long compensation", 1),
 )
 """Cases that also run on the pretend GPU. `tests/population/test_pretend_gpu.py` trains with all of them there."""
 
@@ -50,20 +38,6 @@ ALL_CASES = [
 
 NOISE = 0.02
 """Standard deviation of what stands in for an interval of training."""
-
-
-def configured(name: str, donors: int) -> RunConfig:
-    changes: dict[str, Any] = {"device": DEVICE} | CONFIGS[name]
-    schedule = changes.get("schedule", ScheduleConfig(batch_size=32))
-    changes["schedule"] = dataclasses.replace(schedule, epochs=3)
-    if donors > 1:
-        exchange = changes.get("exchange", ExchangeConfig())
-        changes |= {
-            "exchange": dataclasses.replace(exchange, num_donors=donors),
-            "topology": TopologyConfig(name="complete"),
-            "population": PopulationConfig(size=3),
-        }
-    return small_config(**changes)
 
 
 def checkpoint_after_one_interval(config: RunConfig, donors: int, store: CheckpointStore) -> Checkpoint:
@@ -119,7 +93,7 @@ def exchanged(
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize(("kind", "name", "donors"), ALL_CASES)
 def test_exchange_on_the_gpu_equals_that_on_the_cpu(kind: str, name: str, donors: int, tmp_path) -> None:
-    config = configured(name, donors)
+    config = case_config(name, donors, epochs=3)
     saved = checkpoint_after_one_interval(config, donors, CheckpointStore(Storage(str(tmp_path / "run"))))
     expected_outcome, expected, expected_task = exchanged(config, saved, donors, "cpu")
     with running(kind) as device:

@@ -15,7 +15,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import named_tensors
+from inarch.population.training.runtime import LocalRuntime
 from tests.conftest import small_config, tiny_splits
 
 LARGE = "2.weight"
@@ -78,7 +79,7 @@ def timed(phase: str) -> Iterator[None]:
     SECONDS[phase] = round(time.perf_counter() - began, 2)
 
 
-class Runtime:
+class Runtime(LocalRuntime):
     """One interval of a network, through an exchange client on Ray."""
 
     def __init__(self, client: ExchangeClient) -> None:
@@ -89,14 +90,8 @@ class Runtime:
     def now(self) -> float:
         return time.time()
 
-    def after_step(self) -> bool:
-        return True
-
     def should_continue(self) -> bool:
         return False
-
-    def compiling(self) -> AbstractContextManager[object]:
-        return nullcontext()
 
     def put_early(self, snapshot: Snapshot) -> None:
         self.client.put_early(snapshot)

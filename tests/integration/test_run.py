@@ -38,7 +38,8 @@ from inarch.population.errors import (
     StorageError,
 )
 from inarch.population.models import CifarResNet
-from inarch.population.persistence.history import GRAFTS, METRICS, read_table
+from inarch.population.persistence.history import read_table
+from inarch.population.persistence.history_schemas import GRAFTS, METRICS
 from inarch.population.persistence.storage import Storage
 from tests.conftest import small_config
 from tests.integration.runs import (

@@ -268,6 +268,7 @@ def check_result(folder: Path) -> None:
     assert result["ensemble"]["r2"] > 0.3 and result["ensemble"]["rmse"] <= result["mean"]["rmse"]
 
 
+@pytest.mark.slow
 def test_documented_task_trains_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     program = program_of_the_page()
     assert len(program.split('if __name__ == "__main__"')[0].splitlines()) < 50

@@ -173,12 +173,11 @@ def host(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu()
 
 
-CASES = [(name, 1) for name in CONFIGS] + [(name, 2) for name in MANY_DONORS]
-
-
-@pytest.mark.parametrize(("name", "donors"), CASES, ids=[f"{name} {donors}" for name, donors in CASES])
-def test_network_lives_on_the_gpu_as_on_the_cpu(name: str, donors: int, tmp_path) -> None:
-    changes = {"device": DEVICE, "schedule": ScheduleConfig(epochs=2, batch_size=32)} | CONFIGS[name]
+def case_config(name: str, donors: int, *, epochs: int | None = None) -> RunConfig:
+    """Return the configuration of a case, with several donors if there are to be."""
+    changes: dict[str, Any] = {"device": DEVICE, "schedule": ScheduleConfig(epochs=2, batch_size=32)} | CONFIGS[name]
+    if epochs is not None:
+        changes["schedule"] = dataclasses.replace(changes["schedule"], epochs=epochs)
     if donors > 1:
         exchange = changes.get("exchange", ExchangeConfig())
         changes |= {
@@ -186,7 +185,15 @@ def test_network_lives_on_the_gpu_as_on_the_cpu(name: str, donors: int, tmp_path
             "topology": TopologyConfig(name="complete"),
             "population": PopulationConfig(size=3),
         }
-    config = small_config(**changes)
+    return small_config(**changes)
+
+
+CASES = [(name, 1) for name in CONFIGS] + [(name, 2) for name in MANY_DONORS]
+
+
+@pytest.mark.parametrize(("name", "donors"), CASES, ids=[f"{name} {donors}" for name, donors in CASES])
+def test_network_lives_on_the_gpu_as_on_the_cpu(name: str, donors: int, tmp_path) -> None:
+    config = case_config(name, donors)
     expected, reference, _ = life(image_task, config, "cpu", donors=donors)
     with pretend_cuda():
         trainer, runtime, task = life(image_task, config, CUDA, donors=donors)

@@ -235,8 +235,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float16", "int8"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "precision"), [("graft", "float16"), *((rule, "int8") for rule in RULES)])
 def test_population_exchanges_packed_snapshots(rule: str, precision: SnapshotPrecision) -> None:
     changes: dict[str, Any] = dict(RULES[rule])
     exchange = changes.pop("exchange", {})

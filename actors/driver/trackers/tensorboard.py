@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker, write_whole
-from inarch.population.errors import ConfigError
+from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker, read_cursor, write_cursor
 from inarch.population.extension.optional_packages import check_installed
 
 if TYPE_CHECKING:
@@ -40,12 +39,9 @@ class TensorBoard(Tracker):
         """Begin to write into DIRECTORY/RUN, or continue."""
         self._folder, self._id = self._directory / run.name, run.id
         self._folder.mkdir(parents=True, exist_ok=True)
-        cursor = self._folder / CURSOR
-        if cursor.exists():
-            known = json.loads(cursor.read_text())
-            if known["id"] != run.id:
-                raise ConfigError(f"{self._folder} holds another run named {run.name}; choose another folder")
-            return known["sent"]
+        sent = read_cursor(self._folder / CURSOR, run)
+        if sent is not None:
+            return sent
         settings = json.dumps(dict(run.settings), indent=2)
         self._writer(POPULATION).add_text("settings", f"```json\n{settings}\n```", 0)
         return {}
@@ -60,7 +56,7 @@ class TensorBoard(Tracker):
         """Write the event files out, and the file that says what they hold."""
         for writer in self._writers.values():
             writer.flush()
-        write_whole(self._folder / CURSOR, json.dumps({"id": self._id, "sent": dict(sent)}))
+        write_cursor(self._folder / CURSOR, self._id, sent)
 
     def end(self, *, state: str, artifacts: Path | None) -> None:
         """Close the event files. The result becomes a text."""

@@ -19,8 +19,9 @@ from typing import Any
 from inarch.actors.driver.callbacks import RunCallback
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.driver.trackers.tracked_values import PopulationValues, network_values, result_values
-from inarch.population.errors import MissingError
+from inarch.population.errors import ConfigError, MissingError
 from inarch.population.persistence.history_reader import HistoryReader, RecordedInterval
+from inarch.population.persistence.json_files import from_json, to_json
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_folder import end_state, metrics_of, read_config, read_members, read_result, run_id_of
 
@@ -246,15 +247,35 @@ class Tracker(RunCallback):
         return True
 
 
-def write_whole(file: Path, content: str) -> None:
-    """Write a file at once, so that a process that dies meanwhile leaves the old content or the new.
+def read_cursor(file: Path, run: TrackedRun) -> dict[str, int] | None:
+    """Return the last step that was sent of each network, as `write_cursor` recorded it. None if nothing was sent.
 
     Args:
         file: The file.
-        content: Its new content.
+        run: The run that is sent.
+
+    Raises:
+        ConfigError: The file is of another run.
+        DamagedError: The file is cut or altered.
+    """
+    if not file.exists():
+        return None
+    content = from_json(file.read_bytes(), str(file), fields={"id": str, "sent": dict})
+    if content["id"] != run.id:
+        raise ConfigError(f"{file} is of another run named {run.name}; choose another folder")
+    return content["sent"]
+
+
+def write_cursor(file: Path, run_id: str, sent: Mapping[str, int]) -> None:
+    """Record what was sent. A process that dies meanwhile leaves the old record or the new one.
+
+    Args:
+        file: The file.
+        run_id: Id of the run.
+        sent: The last step that was sent of each network.
     """
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(content)
+    partial.write_bytes(to_json({"id": run_id, "sent": dict(sent)}))
     os.replace(partial, file)
 
 

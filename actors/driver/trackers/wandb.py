@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker, write_whole
-from inarch.population.errors import ConfigError
+from inarch.actors.driver.trackers.tracker import POPULATION, TrackedRun, Tracker, read_cursor, write_cursor
 from inarch.population.extension.optional_packages import check_installed
 
 if TYPE_CHECKING:
@@ -54,12 +52,7 @@ class WandB(Tracker):
         """Begin the run of the population, or continue."""
         self._run = run
         self._cursor.parent.mkdir(parents=True, exist_ok=True)
-        if not self._cursor.exists():
-            return {}
-        known = json.loads(self._cursor.read_text())
-        if known["id"] != run.id:
-            raise ConfigError(f"{self._cursor} is of another run named {run.name}; choose another folder")
-        return known["sent"]
+        return read_cursor(self._cursor, run) or {}
 
     def log(self, key: str, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """Log the values as one row, with the step in a column of its own."""
@@ -68,7 +61,7 @@ class WandB(Tracker):
 
     def record(self, sent: Mapping[str, int]) -> None:
         """Write the file that says what was logged."""
-        write_whole(self._cursor, json.dumps({"id": self._run.id, "sent": dict(sent)}))
+        write_cursor(self._cursor, self._run.id, sent)
 
     def end(self, *, state: str, artifacts: Path | None) -> None:
         """Keep the artifacts with the population's run, and finish all runs."""

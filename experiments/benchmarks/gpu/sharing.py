@@ -16,17 +16,9 @@ from inarch.actors.network.mps_guardian import CONTROL
 from inarch.experiments.benchmarks.gpu.sizes import Sizes
 from inarch.experiments.benchmarks.harness import Must, Row, ratio
 from inarch.experiments.benchmarks.input import synthetic_images
+from inarch.experiments.benchmarks.plain_loop import training_config
 from inarch.experiments.benchmarks.runs import Track, own_ray, rates, run_to_end
-from inarch.population.config import (
-    DataConfig,
-    DeviceConfig,
-    ExchangeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PopulationConfig,
-    RunConfig,
-    ScheduleConfig,
-)
+from inarch.population.config import CheckpointConfig, DeviceConfig, ExchangeConfig, PopulationConfig, RunConfig
 
 NOT_SLOWER = Must(rule="at least", limit=1.0)
 FASTER_WITH_MPS = Must(rule="at least", limit=2.0)
@@ -101,13 +93,10 @@ def write_images(path: Path, num_images: int) -> None:
 
 def _config(sizes: Sizes, *, networks: int, gpus: float) -> RunConfig:
     training = sizes.shared
-    return RunConfig(
-        model=ModelConfig(architecture=training.architecture),
-        data=DataConfig(augmentation="crop_flip"),
+    return training_config(
+        training.architecture,
+        {"epochs": SHARED_EPOCHS, "batch_size": training.batch_size, "drop_last": "on"},
         population=PopulationConfig(size=networks, gpus=gpus),
-        schedule=ScheduleConfig(
-            epochs=SHARED_EPOCHS, batch_size=training.batch_size, lr_decay="constant", drop_last="on"
-        ),
-        optimizer=OptimizerConfig(learning_rate=0.05),
         exchange=ExchangeConfig(rule="graft" if networks > 1 else "none"),
+        checkpoint=CheckpointConfig(),
     )

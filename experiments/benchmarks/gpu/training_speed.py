@@ -1,7 +1,7 @@
 """Images per second of a network: with inarch's trainer and exchange, without exchange, and in plain PyTorch loops.
 
-One process trains one network, without Ray. A second network stands still, and its snapshot is grafted after every
-epoch. In place of the object store, the weights are copied once.
+One process trains one network, without Ray. The snapshot of a second network, which does not train, is
+grafted after every epoch. In place of the object store, the weights are copied once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -19,22 +18,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from inarch.experiments.benchmarks.gpu.sizes import Training
+from inarch.experiments.benchmarks.plain_loop import PlainLoop, TimedRuntime, training_config
 from inarch.population import ImageClassification, Trainer
 from inarch.population.config import (
-    CheckpointConfig,
     DataConfig,
     DeviceConfig,
     ExchangeConfig,
-    ModelConfig,
     OptimizerConfig,
     RunConfig,
-    ScheduleConfig,
 )
 from inarch.population.data import Splits, image_set, memory_splits
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.state.precision import autocast
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 
@@ -61,13 +57,12 @@ def run_config(training: Training, *, device: DeviceConfig, rule: str = "none") 
         device: How the network uses its device.
         rule: Exchange rule.
     """
-    return RunConfig(
-        model=ModelConfig(architecture=training.architecture),
+    return training_config(
+        training.architecture,
+        {"epochs": 1000, "batch_size": training.batch_size, "drop_last": "on"},
         data=DataConfig(augmentation="crop_flip", validation=VALIDATION),
-        schedule=ScheduleConfig(epochs=1000, batch_size=training.batch_size, lr_decay="constant", drop_last="on"),
         optimizer=OptimizerConfig(learning_rate=LEARNING_RATE, nesterov=True),
         exchange=ExchangeConfig(rule=rule),
-        checkpoint=CheckpointConfig(every=1000),
         device=device,
     )
 
@@ -103,7 +98,7 @@ def trainer_speed(config: RunConfig, images: Splits, *, epochs: int, device: str
     return loop.speed()
 
 
-class _Loop(contextlib.AbstractContextManager["_Loop"]):
+class _Loop(TimedRuntime, contextlib.AbstractContextManager["_Loop"]):
     """The trainer's runtime: it notes when each interval ended, and fetches a scion in a thread."""
 
     def __init__(self, trainer: Trainer, donor: Snapshot | None, device: str, *, intervals: int) -> None:
@@ -124,25 +119,14 @@ class _Loop(contextlib.AbstractContextManager["_Loop"]):
             images_per_second=sum(self._examples[2:]) / seconds, first_epoch_seconds=self._ends[1] - self._ends[0]
         )
 
-    def now(self) -> float:
-        return time.time()
-
     def after_step(self) -> bool:
         return len(self._ends) <= self._intervals
-
-    def should_continue(self) -> bool:
-        return True  # the end of the trainer would add a checkpoint to the last interval that counts
-
-    def compiling(self) -> AbstractContextManager[object]:
-        return contextlib.nullcontext()
 
     def prefetch(self, own: SnapshotInfo) -> None:
         if self._donor is not None:
             behind = {"interval": own.interval - 1, "step": own.step, "trained_intervals": own.trained_intervals}
             scion = dataclasses.replace(self._donor, origin=dataclasses.replace(self._donor.origin, **behind))
             self._fetched = self._fetching.submit(self._trainer.prepare, scion)
-
-    def put_early(self, snapshot: Snapshot) -> None: ...
 
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         return ExchangeOutcome.NOTHING_YET if self._fetched is None else (self._fetched.result(),)
@@ -167,25 +151,11 @@ def plain_speed(config: RunConfig, images: Splits, *, epochs: int, device: str) 
         epochs: Counted epochs. One more comes before them.
         device: Device of the network.
     """
-    task = ImageClassification(config, images, device=device)
-    model = task.build(0)
-    optimizer = torch.optim.SGD(
-        model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=config.optimizer.weight_decay, nesterov=True
-    )
-    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=config.device.precision == "float16")
+    loop = PlainLoop(config, images, device=device)
 
     def epoch(number: int) -> int:
-        model.train()
-        count = 0
-        for pixels, labels in task.epoch(order_seed=0, augment_seed=0, epoch=number, first=0):
-            optimizer.zero_grad()
-            with autocast(config.device.precision, torch.device(device)):
-                loss = F.cross_entropy(model(pixels), labels)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            count += len(labels)
-        task.validate(model)
+        count = loop.train(number)
+        loop.evaluate()
         return count
 
     return _speed_of(epoch, epochs + 1, device)

@@ -25,6 +25,7 @@ from inarch.population.tasks.run_folder import read_config
 from inarch.population.tasks.run_spec import RunSpec
 from tests.actors.network.test_exchange_client import report as report_of
 from tests.conftest import small_config
+from tests.fakes.origins import origin
 
 APPLICATION = GuestApplication(
     name="a", structure="structure", snapshot_bytes=64, parameters=16, every=5, process=1, node="node"
@@ -63,17 +64,8 @@ def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def snapshot(network_id: int, *, incarnation: int = 1, step: int = 1) -> PublishedSnapshot[Any]:
-    origin = SnapshotInfo(
-        network_id=network_id,
-        incarnation=incarnation,
-        interval=step,
-        step=step,
-        trained_intervals=float(step),
-        trained_steps=float(step),
-        created_at=0.0,
-        structure="structure",
-    )
-    return PublishedSnapshot(origin=origin, information=(), payload=[])
+    info = origin(step, network_id=network_id, incarnation=incarnation)
+    return PublishedSnapshot(origin=info, information=(), payload=[])
 
 
 def test_first_loop_decides_what_an_open_run_does_not_know(tmp_path: Path) -> None:

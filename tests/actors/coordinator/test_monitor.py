@@ -14,24 +14,14 @@ from inarch.population.membership.members import MemberRecord, MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.snapshot_info import SnapshotInfo
+from tests.fakes.origins import origin
 
 MEMBER = MemberRecord(id=0, state=MemberState.TRAINING)
 
 
 def report(interval: int, *, failure: str = "", seconds: float = 0.0) -> IntervalReport:
-    origin = SnapshotInfo(
-        network_id=0,
-        incarnation=1,
-        interval=interval,
-        step=interval,
-        trained_intervals=float(interval),
-        trained_steps=float(interval),
-        created_at=float(interval),
-        structure="",
-    )
     return IntervalReport(
-        origin=origin,
+        origin=origin(interval),
         num_intervals=9,
         epoch=float(interval),
         learning_rate=0.1,

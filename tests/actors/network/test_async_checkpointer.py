@@ -17,9 +17,10 @@ from inarch.actors.network.log_file import LogFile
 from inarch.population.errors import StorageError
 from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
-from inarch.population.persistence.history import METRICS, read_table
+from inarch.population.persistence.history import read_table
+from inarch.population.persistence.history_schemas import METRICS
 from inarch.population.persistence.storage import Storage
-from inarch.population.state.snapshot_info import SnapshotInfo
+from tests.fakes.origins import origin
 
 BYTES = 1 << 17
 """Bytes of the weights: more than a pipe holds, so that a write into one hangs until it is read."""
@@ -51,19 +52,6 @@ def until(condition, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end
         event.wait(0.01)
-
-
-def info(interval: int) -> SnapshotInfo:
-    return SnapshotInfo(
-        network_id=0,
-        incarnation=1,
-        interval=interval,
-        step=interval,
-        trained_intervals=float(interval),
-        trained_steps=float(interval),
-        created_at=0.0,
-        structure="",
-    )
 
 
 class Hang:
@@ -160,7 +148,7 @@ def test_lent_states_are_written_as_they_were(tmp_path: Path, hang: Hang) -> Non
     weight = torch.zeros(BYTES // 4)
     for interval in range(1, 6):
         weight += 1.0
-        own = info(interval)
+        own = origin(interval)
         history.append(own, {"weight": weight})
         release, newest = history.lend(), history.newest()
         assert newest is not None
@@ -171,5 +159,5 @@ def test_lent_states_are_written_as_they_were(tmp_path: Path, hang: Hang) -> Non
     store = CheckpointStore(Storage(str(tmp_path)))
     for identity in store.list(0)[1:]:  # the pipe itself holds nothing to read again
         assert set(store.load(0, identity).model["weight"].tolist()) == {float(identity.interval)}
-    history.append(info(6), {"weight": weight})
+    history.append(origin(6), {"weight": weight})
     assert store.load(0, store.list(0)[-1]).model["weight"][0] == 5.0

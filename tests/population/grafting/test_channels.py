@@ -398,7 +398,15 @@ def test_blend_filters_with_a_discount_lowers_the_scion_weight() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["resnet8", "vgg16", "mobilenetv2", "resnext11", "densenet40"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet8",
+        "resnext11",
+        "densenet40",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg16", "mobilenetv2")),
+    ],
+)
 def test_match_channels_recovers_the_order_of_a_shuffled_copy(name: str) -> None:
     model = randomized_model(name)
     channels = find_channels(model, (3, 32, 32))

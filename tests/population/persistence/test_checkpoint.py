@@ -17,7 +17,8 @@ import torch
 
 from inarch.population.errors import CheckpointError, StorageError
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
-from inarch.population.persistence.history import METRICS, read_table
+from inarch.population.persistence.history import read_table
+from inarch.population.persistence.history_schemas import METRICS
 from inarch.population.persistence.storage import Storage
 from inarch.population.persistence.tensor_files import PART_BYTES, parts_of, read_tensors
 

@@ -23,8 +23,8 @@ from inarch.actors.messages import (
     coordinator_name,
     heartbeat_seconds,
 )
+from inarch.experiments.benchmarks.coordinator.membership import membership_rows
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row
-from inarch.experiments.benchmarks.membership import membership_rows
 from inarch.population.config import OpenConfig, PopulationConfig, RunConfig, TopologyConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
