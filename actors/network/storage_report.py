@@ -11,6 +11,9 @@ from inarch.population.persistence.interval_report import IntervalReport
 REPORT_SECONDS = 5.0
 """Seconds between two reports while storage fails."""
 
+MAX_REASON = 500
+"""Most characters of a reason."""
+
 
 class StorageReport:
     """Adds the state of storage to a network's reports, and decides when a report must be sent again for it."""
@@ -47,7 +50,3 @@ class StorageReport:
             storage_failure=trouble.reason[:MAX_REASON],
             unwritten_seconds=round(trouble.unwritten_seconds, 1) if trouble.reason else 0.0,
         )
-
-
-MAX_REASON = 500
-"""Most characters of a reason."""

@@ -53,6 +53,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_gpu_is_reserved_only_if_it_becomes_free(tmp_path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

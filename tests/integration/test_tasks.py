@@ -183,6 +183,7 @@ def registered() -> Iterator[Callable[[Registry[Any], str, object], None]]:
         registry.remove(name)
 
 
+@pytest.mark.slow
 def test_objects_registered_in_the_driver_reach_every_process(tmp_path: Path, registered: Any) -> None:
     """What a script registers, instances included, is unknown to other processes until the run sends it."""
 

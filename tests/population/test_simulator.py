@@ -235,7 +235,16 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize(("rule", "precision"), [("graft", "float16"), *((rule, "int8") for rule in RULES)])
+QUICK = ("graft", "filters", "papa")
+"""Rules whose packed snapshots the default tests exchange. The slow tests exchange those of all rules."""
+
+PACKED = [
+    ("graft", "float16"),
+    *(pytest.param(rule, "int8", marks=[] if rule in QUICK else pytest.mark.slow) for rule in RULES),
+]
+
+
+@pytest.mark.parametrize(("rule", "precision"), PACKED)
 def test_population_exchanges_packed_snapshots(rule: str, precision: SnapshotPrecision) -> None:
     changes: dict[str, Any] = dict(RULES[rule])
     exchange = changes.pop("exchange", {})

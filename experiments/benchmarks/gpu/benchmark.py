@@ -125,10 +125,10 @@ class _Parts:
     """The parts of the benchmark, with their rows and notes."""
 
     def __init__(self, clock: Clock, *, device: str, sizes: Sizes, repeats: int) -> None:
-        self.clock, self.rows, self.notes = clock, [], []
+        self.clock = clock
+        self.rows: list[Row] = []
+        self.notes: list[str] = []
         self._device, self._sizes, self._repeats = device, sizes, repeats
-        self.rows: list[Row]
-        self.notes: list[str]
 
     def graft(self) -> None:
         for architecture in self._sizes.grafts:
