@@ -41,7 +41,10 @@ PAGE = 4096
 """Bytes of a page. The slots begin at a page."""
 
 RESERVE_BYTES = 1 << 28
-"""Bytes of the disk that must stay free."""
+"""Most bytes of the disk that the file leaves free. A smaller file leaves as many bytes free as it has."""
+
+MEBIBYTE = 2**20
+"""Bytes of a MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,8 +230,9 @@ def _is_at(descriptor: int, path: str) -> bool:
 def _reserve(descriptor: int, layout: CacheLayout) -> None:
     """Give a file its size. On most file systems the disk space then belongs to it."""
     folder = os.path.dirname(layout.path)
-    free = shutil.disk_usage(folder).free - RESERVE_BYTES
-    if free >= layout.nbytes:
+    needed = layout.nbytes + min(layout.nbytes, RESERVE_BYTES)
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
         try:
             os.posix_fallocate(descriptor, 0, layout.nbytes)
             return
@@ -239,9 +243,9 @@ def _reserve(descriptor: int, layout: CacheLayout) -> None:
             if error.errno != errno.ENOSPC:
                 raise
     raise DataError(
-        f"data.cache: {layout.num_images:,} decoded images need {layout.nbytes / 2**30:.1f} GiB, and {folder} has "
-        f"{max(0, free) / 2**30:.1f} GiB free; name a folder on a larger disk in data.cache_folder, or set "
-        "data.cache=off"
+        f"data.cache: {layout.num_images:,} decoded images need {needed / MEBIBYTE:,.1f} MiB of disk space, and "
+        f"{folder} has {free / MEBIBYTE:,.1f} MiB; name a folder on a larger disk in "
+        "data.cache_folder, or set data.cache=off"
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,11 +92,26 @@ def test_lack_of_disk_space_is_an_error_that_says_what_to_do(tmp_path: Path) -> 
     with pytest.raises(DataError) as raised:
         shared(tmp_path, num_images=10**14)
     assert re.match(
-        r"data\.cache: 100,000,000,000,000 decoded images need .* GiB, and .* has .* GiB free; name a folder on a "
-        r"larger disk in data\.cache_folder, or set data\.cache=off",
+        r"data\.cache: 100,000,000,000,000 decoded images need .* MiB of disk space, and .* has .* MiB; name a folder "
+        r"on a larger disk in data\.cache_folder, or set data\.cache=off",
         str(raised.value),
     )
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"data\.cache: .*file cannot be used: .*data\.cache_folder"):
         shared(tmp_path / "file")
+
+
+def test_small_file_fits_on_a_nearly_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file leaves as many bytes free as it has, not 256 MiB."""
+    cache = shared(tmp_path)
+    nbytes = cache.layout.nbytes
+    cache.close()
+    disk = SimpleNamespace(free=2 * nbytes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk)
+    cache = shared(tmp_path)
+    assert cache.layout.nbytes == nbytes
+    cache.close()
+    disk.free -= 1
+    with pytest.raises(DataError, match=r"of disk space, and .* has 0\.0 MiB"):
+        shared(tmp_path)
