@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +102,16 @@ def test_remote_claim_blocks_a_new_folder_but_not_resume(tmp_path: Path) -> None
 def test_concurrent_starts_make_at_most_a_single_claim(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(claiming, "WITHDRAW_SECONDS", 3.0)  # a rival on a busy machine may be slow
     for attempt in range(3):
-        storage, barrier, held = Storage(str(tmp_path / str(attempt))), threading.Barrier(4), []
+        storage, barrier = Storage(str(tmp_path / str(attempt))), threading.Barrier(4)
 
-        def start(storage=storage, barrier=barrier, held=held) -> None:
+        def start(storage=storage, barrier=barrier) -> list[Claim]:
             barrier.wait()
             with contextlib.suppress(RunExistsError):
-                held.append(claim_new_folder(storage))
+                return [claim_new_folder(storage)]
+            return []
 
-        threads = [threading.Thread(target=start) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            held = [claim for started in [pool.submit(start) for _ in range(4)] for claim in started.result()]
         assert len(held) <= 1 and claims(storage) == held
 
 
