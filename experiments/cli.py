@@ -20,7 +20,7 @@ from rich.console import Console
 from inarch.experiments import comparison_commands, recipes, result_commands
 from inarch.experiments.result_commands import plain_console
 from inarch.population.config import OpenConfig, RunConfig
-from inarch.population.errors import ClusterError, InarchError, RunNotFoundError
+from inarch.population.errors import ClusterError, InarchError, RunNotFoundError, UntrustedError
 from inarch.population.extension.user_code import described
 
 if TYPE_CHECKING:  # imported in the commands that need it, because the import takes seconds
@@ -212,12 +212,19 @@ def registered_names() -> str:
     return "Registered names, besides module:object of your own:\n" + "\n".join(lines)
 
 
-def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool = False) -> int:
+def status(
+    name: tyro.conf.Positional[str],
+    /,
+    storage: str = "runs",
+    address: str | None = None,
+    json: bool = False,
+) -> int:
     """Show the state of a run.
 
     Args:
         name: Name of the run, or its folder.
         storage: Folder that holds the runs.
+        address: Address of the run's cluster, if it is not on this machine. None: RAY_ADDRESS if set.
         json: Print JSON instead of a table.
     """
     import json as codec
@@ -228,13 +235,14 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
 
     console = plain_console()
     try:
-        run_status = PopulationRun.attach(name, storage=storage).status()
-    except (ClusterError, RunNotFoundError) as error:
+        run_status = PopulationRun.attach(name, storage=storage, address=address).status()
+    except (ClusterError, RunNotFoundError, UntrustedError) as error:
         folder = find_run(name, storage=storage)
         record = read_members(folder) or {}
         result = read_result(folder)
         if json:
-            print(codec.dumps({"live": False, "why": str(error), "record": record, "result": result}))
+            is_live = None if isinstance(error, UntrustedError) else False  # nobody was asked
+            print(codec.dumps({"live": is_live, "why": str(error), "record": record, "result": result}))
             return 0
         if result is not None:
             console.print(result_table(result))
@@ -254,31 +262,39 @@ def status(name: tyro.conf.Positional[str], /, storage: str = "runs", json: bool
     return 0
 
 
-def scale(name: tyro.conf.Positional[str], size: tyro.conf.Positional[int], /, storage: str = "runs") -> int:
+def scale(
+    name: tyro.conf.Positional[str],
+    size: tyro.conf.Positional[int],
+    /,
+    storage: str = "runs",
+    address: str | None = None,
+) -> int:
     """Grow or shrink a population while it trains.
 
     Args:
         name: Name of the run, or its folder.
         size: Number of networks that the population is to have.
         storage: Folder that holds the runs.
+        address: Address of the run's cluster, if it is not on this machine. None: RAY_ADDRESS if set.
     """
     from inarch.actors import PopulationRun
 
-    PopulationRun.attach(name, storage=storage).scale(size)
+    PopulationRun.attach(name, storage=storage, address=address).scale(size)
     plain_console().print(f"run {name}: scaling to {size} networks", highlight=False)
     return 0
 
 
-def stop(name: tyro.conf.Positional[str], /, storage: str = "runs") -> int:
+def stop(name: tyro.conf.Positional[str], /, storage: str = "runs", address: str | None = None) -> int:
     """Checkpoint every network and end the run. `inarch resume` resumes it.
 
     Args:
         name: Name of the run, or its folder.
         storage: Folder that holds the runs.
+        address: Address of the run's cluster, if it is not on this machine. None: RAY_ADDRESS if set.
     """
     from inarch.actors import PopulationRun
 
-    run = PopulationRun.attach(name, storage=storage)
+    run = PopulationRun.attach(name, storage=storage, address=address)
     run.stop()
     plain_console().print(
         f"run {name}: stopped; to resume it: inarch resume {run.path}", highlight=False, soft_wrap=True
@@ -336,7 +352,8 @@ def resume(
         schedule: A longer schedule.
         model: module:function that builds the model. Required if the run was started from Python with a callable.
         task: module:object of the task. Required if the run was started from Python with a task of your own.
-        address: Address of the Ray cluster. None: the recorded address, else a Ray of this machine.
+        address: Address of the Ray cluster. None: the recorded address if it is on this machine, else RAY_ADDRESS if
+            set, else a Ray of this machine.
     """
     console = plain_console()
     console.print(f"run {path}: starting Ray and reading the data, to resume", highlight=False, soft_wrap=True)

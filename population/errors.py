@@ -5,6 +5,7 @@
     ├── DataError            images or labels cannot be used
     │   └── UnreadableImageError  an image cannot be read
     ├── UserCodeError        a function, module or data set of the caller raised
+    ├── UntrustedError       a run's folder names a cluster or code that the caller has not named
     ├── StructureError       two networks that must share a structure do not
     ├── NotFiniteError       a weight is NaN or infinite                     (also a ValueError)
     ├── StorageError         a folder or bucket cannot be read or written
@@ -42,6 +43,10 @@ class UnreadableImageError(DataError):
 
 class UserCodeError(InarchError):
     """A function, module or data set of the caller raised. The message holds the last frames of the caller's code."""
+
+
+class UntrustedError(InarchError):
+    """A run's folder names a cluster or code that the caller has not named. Nothing was sent, and nothing was run."""
 
 
 class StructureError(InarchError):

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from inarch.actors.driver.coordinator_client import find_coordinator, kill_coordinator
+from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import check_reachable, connect
 from inarch.population.errors import ClusterError, DamagedError, MissingError, RunError, RunExistsError
@@ -80,14 +81,19 @@ def check_not_live(name: str) -> None:
         raise RunExistsError(f"a run named {name!r} is live on this cluster; choose another name")
 
 
-def check_folder_not_live(storage: Storage) -> None:
+def check_folder_not_live(storage: Storage, trusted: TrustedClusters) -> None:
     """Raise RunError if a run is live on the cluster recorded in its folder.
 
-    A cluster that cannot be reached counts as ended. A process that is connected to another cluster cannot check the
-    recorded cluster. It then checks only whether the driver of a run that is not detached lives on this machine.
+    A cluster that cannot be reached counts as ended. A run that is not detached lives as long as its driver. It is
+    therefore judged by that process alone if this process may not ask the cluster, or is connected to another.
 
     Args:
         storage: The run's folder.
+        trusted: Clusters that the caller trusts.
+
+    Raises:
+        RunError: The run is live.
+        UntrustedError: The recorded cluster is on another machine, and the caller has named no cluster.
     """
     try:
         cluster = read_cluster(storage)
@@ -96,20 +102,28 @@ def check_folder_not_live(storage: Storage) -> None:
     except DamagedError as error:  # a resume does not need it: the claims on the folder keep two starts apart
         logger.warning("%s; whether the run is live is decided by the claims on its folder", error)
         return
+    address, driver = cluster["address"], cluster["driver"]
+    if not cluster["is_detached"] and driver.get("host") == socket.gethostname() and not trusted.holds(address):
+        _check_driver_ended(cluster)
+        return
+    if not trusted.may_ask(address, cluster["run"]):
+        logger.warning(
+            "the cluster at %s, which the run's folder names, is on another machine and was not asked whether the run "
+            "is live there; if it is, it ends when this start claims its folder",
+            address,
+        )
+        return
     try:
-        check_reachable(cluster["address"])
+        check_reachable(address)
     except ClusterError:
         return
-    if ray.is_initialized() and ray.get_runtime_context().gcs_address != cluster["address"]:
-        # This process cannot query the other cluster. A run that is not detached lives as long as its driver.
-        if not cluster["is_detached"] and _is_alive(cluster["driver"]):
-            raise RunError(
-                f"run {cluster['run']} is live: process {cluster['driver']['process']} drives it; stop it first"
-            )
+    if ray.is_initialized() and ray.get_runtime_context().gcs_address != address:
+        if not cluster["is_detached"]:
+            _check_driver_ended(cluster)
         return
     was_connected = ray.is_initialized()
     try:
-        connect_to(cluster["address"])
+        connect_to(address)
         is_live = _is_live(cluster["run"])
     except ClusterError:
         return
@@ -117,9 +131,14 @@ def check_folder_not_live(storage: Storage) -> None:
         if not was_connected and ray.is_initialized():
             ray.shutdown()
     if is_live:
-        raise RunError(
-            f"run {cluster['run']} is live on {cluster['address']}; stop it first: inarch stop {storage.uri}"
-        )
+        raise RunError(f"run {cluster['run']} is live on {address}; stop it first: inarch stop {storage.uri}")
+
+
+def _check_driver_ended(cluster: Mapping[str, Any]) -> None:
+    """Raise RunError if the process that drives a run lives on this machine."""
+    driver = cluster["driver"]
+    if _is_alive(driver):
+        raise RunError(f"run {cluster['run']} is live: process {driver['process']} drives it; stop it first")
 
 
 def _is_live(name: str) -> bool:
@@ -161,18 +180,20 @@ def _is_alive(driver: Mapping[str, Any]) -> bool:
     return True
 
 
-def connect_to_recorded(cluster: Mapping[str, Any]) -> None:
-    """Connect this process to the cluster that a run's folder names.
+def connect_to_recorded(cluster: Mapping[str, Any], trusted: TrustedClusters) -> None:
+    """Connect this process to the cluster of a live run.
 
     Args:
         cluster: Content of cluster.json.
+        trusted: Clusters that the caller trusts.
 
     Raises:
+        UntrustedError: The folder names a cluster on another machine, and the caller has named none.
         ClusterError: This process is connected to another cluster, or no cluster answers.
     """
+    address = trusted.of_live_run(cluster["address"], cluster["run"])
     try:
-        check_reachable(cluster["address"])
-        connect_to(cluster["address"])
+        connect_to(address)
     except ClusterError as error:
         raise ClusterError(f"run {cluster['run']}: {error}; the run has ended, or runs on another machine") from None
 
@@ -181,13 +202,11 @@ def connect_to(address: str) -> None:
     """Connect this process to a cluster, unless it is connected to that cluster already.
 
     Args:
-        address: Address of the cluster, HOST:PORT.
+        address: Address of the cluster: HOST:PORT or `auto`.
 
     Raises:
         ClusterError: This process is connected to another cluster, or no cluster answers at the address.
     """
-    if ray.is_initialized():
-        if ray.get_runtime_context().gcs_address != address:
-            raise ClusterError(f"this process is connected to a Ray cluster other than {address}")
-        return
+    if address != "auto":
+        check_reachable(address)
     connect(address)

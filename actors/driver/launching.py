@@ -12,6 +12,7 @@ from inarch.actors.coordinator.actor import CoordinatorActor
 from inarch.actors.driver.claiming import claim_existing_folder
 from inarch.actors.driver.coordinator_client import CALL_SECONDS, CoordinatorHandle, kill_coordinator, value_of
 from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, write_cluster
+from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import Connection, connect, plan_resources
 from inarch.population.config import OpenConfig, RunConfig
@@ -73,19 +74,21 @@ def launch_new(config: RunConfig, parts: RunParts, storage: Storage, claim: Clai
     return _launch(_spec(config, parts, storage, claim, is_resumed=False), connection)
 
 
-def launch_again(config: RunConfig, parts: RunParts, storage: Storage) -> Launched:
+def launch_again(config: RunConfig, parts: RunParts, storage: Storage, trusted: TrustedClusters) -> Launched:
     """Launch a run that was stopped or died. If that fails, its folder is free for another start.
 
     Args:
         config: The run's configuration.
         parts: Model, task or settings of the run.
         storage: The run's folder.
+        trusted: Clusters that the caller trusts.
 
     Raises:
         RunError: The run is live.
+        UntrustedError: The folder names a cluster on another machine, and the caller has named none.
         InarchError: The cluster cannot be reached, or the run cannot be started. Nothing is left running.
     """
-    check_folder_not_live(storage)
+    check_folder_not_live(storage, trusted)
     claim = claim_existing_folder(storage, is_detached=config.detach)
     try:
         connection = connect(config.address)

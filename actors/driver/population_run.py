@@ -40,6 +40,7 @@ from inarch.actors.driver.progress_lines import ProgressLines, print_line
 from inarch.actors.driver.run_result import RunResult
 from inarch.actors.driver.status_html import show_in_notebook, status_html
 from inarch.actors.driver.trackers import resolve_trackers
+from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.messages import Event, RunStatus
 from inarch.actors.registrations import registrations_of
 from inarch.actors.termination import stop_at_exit
@@ -221,22 +222,32 @@ class PopulationRun:
         return cls._of(launched, followers, quiet=quiet)
 
     @classmethod
-    def attach(cls, name: str, *, storage: str = "runs", callbacks: Sequence[RunCallback | str] = ()) -> PopulationRun:
+    def attach(
+        cls,
+        name: str,
+        *,
+        storage: str = "runs",
+        address: str | None = None,
+        callbacks: Sequence[RunCallback | str] = (),
+    ) -> PopulationRun:
         """Return a handle on a live run that another process started.
 
         Args:
             name: Name of the run, or path or URI of its folder.
             storage: Folder that holds runs, searched by name.
+            address: Address of the run's cluster. None: the address in the run's folder if it is on this machine, or if
+                this process is connected to it, else RAY_ADDRESS.
             callbacks: Follow the run in this process, from its first event that the coordinator still has.
 
         Raises:
             RunNotFoundError: There is no such run, or it has ended.
+            UntrustedError: The folder names a cluster on another machine, and neither `address` nor RAY_ADDRESS is set.
             ClusterError: The run's cluster cannot be reached.
         """
         followers = resolve_callbacks(callbacks)
         folder = find_run(name, storage=storage)
         cluster = read_cluster(folder)
-        connect_to_recorded(cluster)
+        connect_to_recorded(cluster, TrustedClusters(named=address))
         try:
             coordinator = find_coordinator(cluster["run"])
         except ValueError:
@@ -273,7 +284,8 @@ class PopulationRun:
             epochs: Epochs of the whole schedule, more than before. From then on, the learning rate follows the longer
                 schedule. The result so far is kept in results/.
             task: The task, if the run was started with a task of the caller's own.
-            address: Address of the cluster to resume on. None: the recorded address.
+            address: Address of the cluster to resume on. None: the recorded address if it is on this machine, else
+                RAY_ADDRESS.
             callbacks: Follow the run in this process, in the order given.
             quiet: Whether to print nothing, as in `start`.
 
@@ -282,17 +294,17 @@ class PopulationRun:
             RunError: The run is live, or has nothing left to do.
             ConfigError: The schedule is not longer, a part of the data is unknown, or a callable or a task is missing.
             StructureError, DataError: The model or the data differ from those that the run was started with.
+            UntrustedError: The folder names a cluster on another machine, and neither `address` nor RAY_ADDRESS is set.
         """
-        storage = find_run(path)
+        storage, trusted = find_run(path), TrustedClusters(named=address)
         recorded = read_config(storage)
         settings, config = recorded_open(storage, recorded), recorded_config(storage, recorded)
+        config = dataclasses.replace(config, address=trusted.of_resumed_run(config.address, str(config.name)))
         if settings is not None:
-            config = dataclasses.replace(config, address=address or config.address)
             followers = resolve_callbacks(callbacks)
             parts = RunParts(open=settings, registrations=registrations_of(config))
-            return cls._of(launch_again(config, parts, storage), followers, quiet=quiet)
+            return cls._of(launch_again(config, parts, storage, trusted), followers, quiet=quiet)
         config = resumed_config(storage, config, data=data, epochs=epochs)
-        config = dataclasses.replace(config, address=address or config.address)
         followers = [*resolve_callbacks([*config.callbacks, *callbacks]), *resolve_trackers(config.track)]
         if recorded["model"] == "callable" and model is None:
             raise ConfigError(
@@ -307,7 +319,7 @@ class PopulationRun:
         parts = RunParts(
             factory=factory, task=run_task if is_own_task else None, registrations=registrations_of(config)
         )
-        return cls._of(launch_again(config, parts, storage), followers, quiet=quiet)
+        return cls._of(launch_again(config, parts, storage, trusted), followers, quiet=quiet)
 
     @classmethod
     def _of(cls, launched: Launched, followers: Sequence[RunCallback], *, quiet: bool) -> PopulationRun:

@@ -17,6 +17,7 @@ from torch import nn
 from inarch.actors.coordinator_api import CoordinatorApi, GuestApi
 from inarch.actors.driver.coordinator_client import find_coordinator, value_of
 from inarch.actors.driver.discovery import connect_to_recorded, read_cluster
+from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.actors.guest.member import Member
 from inarch.actors.guest.ranks import Ranks
@@ -80,7 +81,7 @@ def join(
         config: What the loop expects of the exchange. A run that differs is refused. None: whatever the run has.
         storage: Folder that holds runs, searched by name for the cluster's address.
         address: Address of the Ray cluster. None: the cluster that this process is connected to, else RAY_ADDRESS, else
-            the address recorded in the run's folder.
+            the address recorded in the run's folder if it is on this machine.
         input_shape: Shape of one input, without its batch dimension. Needed only if the run grafts single filters or
             matches channels, which are traced with such an input.
         distributed: Whether the ranks of torch.distributed train this model together. Rank 0 is then the member, and
@@ -88,6 +89,7 @@ def join(
 
     Raises:
         RunNotFoundError: There is no such run, or it has ended.
+        UntrustedError: The run's folder names a cluster on another machine, and the caller has named none.
         ClusterError: The cluster cannot be reached.
         ConfigError: The run differs from `config`, exchanges at other intervals, or its rule needs something that the
             model lacks.
@@ -146,6 +148,7 @@ def connect_to_run(run: str, storage: str = "runs", address: str | None = None) 
 
     Raises:
         RunNotFoundError: There is no such run.
+        UntrustedError: The run's folder names a cluster on another machine, and the caller has named none.
         ClusterError: The cluster cannot be reached, or this process is connected to another.
     """
     is_name = "/" not in run
@@ -159,7 +162,7 @@ def connect_to_run(run: str, storage: str = "runs", address: str | None = None) 
             f"{error}; open a run for training loops: inarch open {run if is_name else 'NAME'}, or give the address of "
             "the Ray cluster on which it runs"
         ) from None
-    connect_to_recorded(cluster)
+    connect_to_recorded(cluster, TrustedClusters(named=address))
     return cluster["run"]
 
 

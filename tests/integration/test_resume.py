@@ -14,6 +14,7 @@ import ray
 
 from inarch.actors import PopulationRun
 from inarch.actors.driver.discovery import check_folder_not_live
+from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.population import (
     DebugConfig,
     StragglerConfig,
@@ -119,10 +120,10 @@ def test_resume_is_refused_while_a_driver_lives_elsewhere(cluster: str, tmp_path
         }
         storage.write("cluster.json", json.dumps(cluster_record).encode())
         with pytest.raises(RunError, match=f"run other is live: process {driver.pid} drives it"):
-            check_folder_not_live(storage)
+            check_folder_not_live(storage, TrustedClusters())
         driver.kill()
         driver.wait(timeout=10)
-        check_folder_not_live(storage)
+        check_folder_not_live(storage, TrustedClusters())
     assert ray.is_initialized()
 
 
