@@ -17,12 +17,12 @@ from inarch.experiments.benchmarks.exchange.benchmark import exchange
 from inarch.experiments.benchmarks.fusion import fusion
 from inarch.experiments.benchmarks.gpu import gpu
 from inarch.experiments.benchmarks.harness import Measurement, machine, table, to_json
-from inarch.experiments.benchmarks.input import read_input
+from inarch.experiments.benchmarks.input.benchmark import read_input
 from inarch.experiments.benchmarks.join import join_loop
-from inarch.experiments.benchmarks.overhead import overhead
+from inarch.experiments.benchmarks.speed.overhead import overhead
+from inarch.experiments.benchmarks.speed.straggler import straggler
+from inarch.experiments.benchmarks.speed.training import training
 from inarch.experiments.benchmarks.startup import startup
-from inarch.experiments.benchmarks.straggler import straggler
-from inarch.experiments.benchmarks.training import training
 from inarch.population.errors import ConfigError
 
 BENCHMARKS: dict[str, Callable[..., Measurement]] = {

@@ -16,8 +16,8 @@ import torch
 
 from inarch.actors.network.actor import KEEP_MEMORY
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
-from inarch.experiments.benchmarks.plain_loop import TimedRuntime
 from inarch.experiments.benchmarks.runs import own_ray
+from inarch.experiments.benchmarks.speed.plain_loop import TimedRuntime
 from inarch.population import ImageClassification, Trainer
 from inarch.population.config import CheckpointConfig, DataConfig, ModelConfig, RunConfig, ScheduleConfig
 from inarch.population.data import image_set, memory_splits

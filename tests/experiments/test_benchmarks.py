@@ -18,10 +18,10 @@ from inarch.experiments.benchmarks.exchange.peer import Peer
 from inarch.experiments.benchmarks.exchange.reference_graft import published_alphas, published_blend, published_entropy
 from inarch.experiments.benchmarks.fusion import fusion
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, machine, ratio, table, to_json
-from inarch.experiments.benchmarks.input import read_input, synthetic_images
-from inarch.experiments.benchmarks.overhead import plain_loop
+from inarch.experiments.benchmarks.input.benchmark import read_input, synthetic_images
 from inarch.experiments.benchmarks.runs import Track, rates
-from inarch.experiments.benchmarks.straggler import pace
+from inarch.experiments.benchmarks.speed.overhead import plain_loop
+from inarch.experiments.benchmarks.speed.straggler import pace
 from inarch.population import models
 from inarch.population.config import DataConfig, ModelConfig, PopulationConfig, RunConfig, ScheduleConfig
 from inarch.population.data import write_arrow

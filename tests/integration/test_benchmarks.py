@@ -10,8 +10,8 @@ import pytest
 from inarch.experiments.benchmarks.exchange.benchmark import exchange
 from inarch.experiments.benchmarks.gpu.sharing import sharing_rows
 from inarch.experiments.benchmarks.gpu.sizes import TINY
-from inarch.experiments.benchmarks.overhead import overhead
-from inarch.experiments.benchmarks.straggler import straggler
+from inarch.experiments.benchmarks.speed.overhead import overhead
+from inarch.experiments.benchmarks.speed.straggler import straggler
 from tests.experiments.test_benchmarks import check_finite_rows
 
 pytestmark = [pytest.mark.ray]

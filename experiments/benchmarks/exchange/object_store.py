@@ -12,7 +12,7 @@ import ray
 
 from inarch.actors import PopulationRun
 from inarch.experiments.benchmarks.harness import Must, Row
-from inarch.experiments.benchmarks.input import synthetic_images
+from inarch.experiments.benchmarks.input.benchmark import synthetic_images
 from inarch.population.config import (
     CheckpointConfig,
     DataConfig,

@@ -15,9 +15,9 @@ import pyarrow.fs as pafs
 from inarch.actors.network.mps_guardian import CONTROL
 from inarch.experiments.benchmarks.gpu.sizes import Sizes
 from inarch.experiments.benchmarks.harness import Must, Row, ratio
-from inarch.experiments.benchmarks.input import synthetic_images
-from inarch.experiments.benchmarks.plain_loop import training_config
+from inarch.experiments.benchmarks.input.benchmark import synthetic_images
 from inarch.experiments.benchmarks.runs import Track, own_ray, rates, run_to_end
+from inarch.experiments.benchmarks.speed.plain_loop import training_config
 from inarch.population.config import CheckpointConfig, DeviceConfig, ExchangeConfig, PopulationConfig, RunConfig
 
 NOT_SLOWER = Must(rule="at least", limit=1.0)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from inarch.experiments.benchmarks.gpu.sizes import Training
-from inarch.experiments.benchmarks.plain_loop import PlainLoop, TimedRuntime, training_config
+from inarch.experiments.benchmarks.speed.plain_loop import PlainLoop, TimedRuntime, training_config
 from inarch.population import ImageClassification, Trainer
 from inarch.population.config import (
     DataConfig,

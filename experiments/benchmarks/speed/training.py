@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, one_thread, ratio
-from inarch.experiments.benchmarks.input import synthetic_images
-from inarch.experiments.benchmarks.plain_loop import PlainLoop, TimedRuntime, training_config
+from inarch.experiments.benchmarks.input.benchmark import synthetic_images
+from inarch.experiments.benchmarks.speed.plain_loop import PlainLoop, TimedRuntime, training_config
 from inarch.population.config import DataConfig, DeviceConfig, ExchangeConfig, PopulationConfig, RunConfig
 from inarch.population.data import MemorySplits, memory_splits
 from inarch.population.state.precision import computes_bfloat16

@@ -14,9 +14,9 @@ import pyarrow.fs as pafs
 import torch
 
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
-from inarch.experiments.benchmarks.input import synthetic_images
-from inarch.experiments.benchmarks.plain_loop import PlainLoop, training_config
+from inarch.experiments.benchmarks.input.benchmark import synthetic_images
 from inarch.experiments.benchmarks.runs import Rates, Track, own_ray, rates, run_to_end
+from inarch.experiments.benchmarks.speed.plain_loop import PlainLoop, training_config
 from inarch.population.config import CheckpointConfig, DataConfig, ExchangeConfig, PopulationConfig, RunConfig
 from inarch.population.data import load_splits, write_arrow
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, one_thread, ratio
-from inarch.experiments.benchmarks.streamed_input import streamed_rows
+from inarch.experiments.benchmarks.input.streamed import streamed_rows
 from inarch.population.data import Batches, EpochSpec, ImageSet, MemoryBatches
 
 SHAPE = (3, 32, 32)
