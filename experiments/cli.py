@@ -341,6 +341,7 @@ def resume(
     model: str | None = None,
     task: str | None = None,
     address: str | None = None,
+    trust: bool = False,
 ) -> int:
     """Resume a run that was stopped or has failed, or train a finished run for more epochs.
 
@@ -354,6 +355,8 @@ def resume(
         task: module:object of the task. Required if the run was started from Python with a task of your own.
         address: Address of the Ray cluster. None: the recorded address if it is on this machine, else RAY_ADDRESS if
             set, else a Ray of this machine.
+        trust: Import code that the folder names from the working directory, and use its trackers, also if you have
+            never named them yourself.
     """
     console = plain_console()
     console.print(f"run {path}: starting Ray and reading the data, to resume", highlight=False, soft_wrap=True)
@@ -361,7 +364,14 @@ def resume(
 
     def begin() -> Any:
         return PopulationRun.resume(
-            path, model=model, data=data.paths, epochs=schedule.epochs, task=task, address=address, quiet=True
+            path,
+            model=model,
+            data=data.paths,
+            epochs=schedule.epochs,
+            task=task,
+            address=address,
+            trust=trust,
+            quiet=True,
         )
 
     return _follow(begin, console, detach=False)

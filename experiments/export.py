@@ -21,12 +21,14 @@ from inarch.population.data.reading.folders import is_hidden, is_image
 from inarch.population.errors import CheckpointError, ConfigError, DataError
 from inarch.population.evaluation.metrics import Metric, rank
 from inarch.population.evaluation.soups import soup, with_statistics
+from inarch.population.extension.trusted_code import remember_code
 from inarch.population.fusion import compact_state
 from inarch.population.models import ModelFactory, build, give_logits, import_factory
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.built_in import task_of
+from inarch.population.tasks.named_code import check_config_trusted
 from inarch.population.tasks.run_folder import find_run, read_config
 
 What = Literal["best", "soup"]
@@ -43,7 +45,7 @@ class Prediction:
     """Why the image cannot be read. Empty if it can."""
 
 
-def export_network(path: str, *, what: What, out: str | None = None) -> tuple[str, str]:
+def export_network(path: str, *, what: What, out: str | None = None, trust: bool = False) -> tuple[str, str]:
     """Write the best network or the soup of a run as a safetensors file.
 
     The metadata of the file describe the architecture and the preprocessing of images. The batch norm statistics of a
@@ -54,6 +56,7 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
         path: Folder of the run.
         what: best: the network with the best validation score. soup: the mean of all networks' weights.
         out: File to write. None: export/WHAT.safetensors in the run's folder.
+        trust: Whether code that the folder names may be imported from the working directory.
 
     Returns:
         The path of the file, and Python code that loads and applies it with PyTorch, torchvision and safetensors.
@@ -62,12 +65,15 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
         CheckpointError: No network left a checkpoint.
         ConfigError: The run was started with a callable, and either its networks are compact or the soup needs their
             channels matched.
+        UntrustedError: The soup or the compact form needs code of the working directory that the folder names and the
+            user has never named, and `trust` is false.
     """
     storage = find_run(path)
     recorded = read_config(storage)
-    state, details = _weights(storage, path, recorded, what, None)
+    state, details = _weights(storage, path, recorded, what, None, trust=trust)
     fusion: FusionConfig = from_dict(FusionConfig, recorded["config"].get("fusion", {}))
     if fusion.mode != "off":
+        check_config_trusted(_model_name(recorded), storage, trust=trust)
         state = _compact(state, recorded, fusion)
     metadata = {"run": str(recorded["config"]["name"]), "task": str(recorded["config"]["task"]), **details}
     if _is_of_images(recorded):
@@ -92,7 +98,13 @@ def export_network(path: str, *, what: What, out: str | None = None) -> tuple[st
 
 @torch.no_grad()
 def predict_images(
-    path: str, images: Sequence[str], *, what: What = "best", top: int = 3, model: ModelFactory | str | None = None
+    path: str,
+    images: Sequence[str],
+    *,
+    what: What = "best",
+    top: int = 3,
+    model: ModelFactory | str | None = None,
+    trust: bool = False,
 ) -> Iterator[Prediction]:
     """Classify images with the best network or the soup of a run.
 
@@ -102,6 +114,7 @@ def predict_images(
         what: best: the network with the best validation score. soup: the mean of all networks' weights.
         top: Number of classes in each prediction.
         model: The model factory that the run was started with, or its module:function, if it was a callable.
+        trust: Whether code that the folder names may be imported from the working directory.
 
     Yields:
         One prediction per image. An image that cannot be read yields a prediction with an error.
@@ -110,17 +123,20 @@ def predict_images(
         ConfigError: The run was started with a callable and `model` is None, there are no images, or the networks of
             the run do not classify images.
         CheckpointError: No network left a checkpoint.
+        UntrustedError: As `open_run`.
     """
+    if isinstance(model, str):
+        remember_code([model])
     factory = import_factory(model, "--model") if isinstance(model, str) else model
     recorded = read_config(find_run(path))
     report = _report(recorded)
     if report is None:
         raise ConfigError(f"predict classifies images; the run at {path} has the task {recorded['config']['task']!r}")
-    storage, _, recorded = open_run(path, factory)
+    storage, _, recorded = open_run(path, factory, trust=trust)
     files = [file for name in images for file in _files(name)]
     if not files:
         raise ConfigError("there are no images to classify; name image files, or a folder that holds some")
-    state, _ = _weights(storage, path, recorded, what, factory)
+    state, _ = _weights(storage, path, recorded, what, factory, trust=trust)
     module = _build(recorded, factory)
     load_tensors(module, state)
     module.eval()
@@ -146,7 +162,7 @@ def _files(name: str) -> list[str]:
 
 
 def _weights(
-    storage: Storage, path: str, recorded: dict[str, Any], what: What, factory: ModelFactory | None
+    storage: Storage, path: str, recorded: dict[str, Any], what: What, factory: ModelFactory | None, *, trust: bool
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the weights of the best network or of the soup, and their metadata."""
     store = CheckpointStore(storage)
@@ -155,7 +171,7 @@ def _weights(
         raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
     if what == "soup":
         states = [best[0] for best in networks.values()]
-        return _soup(states, path, recorded, factory), {"what": "soup"}
+        return _soup(states, path, recorded, factory, trust=trust), {"what": "soup"}
     best_id = max(networks, key=lambda network_id: rank(networks[network_id][1], network_id))
     state, score, _ = networks[best_id]
     primary = Metric(**recorded["info"]["metrics"][0])
@@ -164,7 +180,7 @@ def _weights(
 
 
 def _soup(
-    states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any], factory: ModelFactory | None
+    states: list[dict[str, Tensor]], path: str, recorded: dict[str, Any], factory: ModelFactory | None, *, trust: bool
 ) -> dict[str, Tensor]:
     """Return the mean of several networks' weights, with batch norm statistics measured anew."""
     if recorded["config"]["task"] == "callable" or (recorded["model"] == "callable" and factory is None):
@@ -175,7 +191,7 @@ def _soup(
                 "population.evaluation.soups"
             )
         return soup(states)
-    _, spec, _ = open_run(path, factory)
+    _, spec, _ = open_run(path, factory, trust=trust)
     run_task = task_of(spec)
     task = run_task.bind(spec.config, run_task.load_data(spec.config), model=factory, begins_trained=False)
     module = task.build(0)
@@ -219,6 +235,11 @@ def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionC
     module = _build(recorded, None)
     load_tensors(module, state)
     return compact_state(module)
+
+
+def _model_name(recorded: dict[str, Any]) -> dict[str, str]:
+    """Return the name of a run's model, by its field."""
+    return {"model.architecture": str(recorded["config"]["model"]["architecture"])}
 
 
 def _is_of_images(recorded: dict[str, Any]) -> bool:

@@ -22,7 +22,12 @@ def plain_console() -> Console:
 
 
 def evaluate(
-    path: tyro.conf.Positional[str], /, model: str | None = None, task: str | None = None, json: bool = False
+    path: tyro.conf.Positional[str],
+    /,
+    model: str | None = None,
+    task: str | None = None,
+    trust: bool = False,
+    json: bool = False,
 ) -> int:
     """Evaluate a run's networks again, from their checkpoints.
 
@@ -33,17 +38,20 @@ def evaluate(
         path: Folder of the run.
         model: module:function that builds the model. Required if the run was started from Python with a callable.
         task: module:object of the task. Required if the run was started from Python with a task of your own.
+        trust: Import code that the folder names from the working directory, also if you have never named it yourself.
         json: Print JSON instead of tables.
     """
     import json as codec
 
     from inarch.experiments.display import result_table, similarity_table
     from inarch.experiments.saved_runs import evaluate_again
+    from inarch.population.extension.trusted_code import remember_code
     from inarch.population.models import import_factory
     from inarch.population.tasks.built_in import resolve_task
 
+    remember_code(name for name in (model, task) if name)
     factory = import_factory(model, "--model") if model else None
-    result = evaluate_again(path, model=factory, task=resolve_task(task) if task else None)
+    result = evaluate_again(path, model=factory, task=resolve_task(task) if task else None, trust=trust)
     if json:
         print(codec.dumps(result, indent=2))
         return 0
@@ -59,6 +67,7 @@ def export(
     /,
     what: Literal["best", "soup"] = "best",
     out: str | None = None,
+    trust: bool = False,
 ) -> int:
     """Write a trained network as a safetensors file, and print Python code that loads it.
 
@@ -66,10 +75,11 @@ def export(
         path: Folder of the run.
         what: best: the network with the best validation score. soup: the mean of all networks' weights.
         out: File to write. None: export/WHAT.safetensors in the run's folder.
+        trust: Import code that the folder names from the working directory, also if you have never named it yourself.
     """
     from inarch.experiments.export import export_network
 
-    file, snippet = export_network(path, what=what, out=out)
+    file, snippet = export_network(path, what=what, out=out, trust=trust)
     console = plain_console()
     console.print(f"{what}: {file}\n", highlight=False, soft_wrap=True)
     console.print(snippet, highlight=False, markup=False, soft_wrap=True)
@@ -83,6 +93,7 @@ def predict(
     what: Literal["best", "soup"] = "best",
     top: int = 3,
     model: str | None = None,
+    trust: bool = False,
     json: bool = False,
 ) -> int:
     """Classify images with a trained network, and print the likeliest classes with their probabilities.
@@ -93,6 +104,7 @@ def predict(
         what: best: the network with the best validation score. soup: the mean of all networks' weights.
         top: Number of classes to print for each image.
         model: module:function that builds the model. Required if the run was started from Python with a callable.
+        trust: Import code that the folder names from the working directory, also if you have never named it yourself.
         json: Print one line of JSON for each image.
     """
     import json as codec
@@ -100,7 +112,7 @@ def predict(
     from inarch.experiments.export import predict_images
 
     console, status = plain_console(), 0
-    for prediction in predict_images(path, images, what=what, top=top, model=model):
+    for prediction in predict_images(path, images, what=what, top=top, model=model, trust=trust):
         if json:
             print(codec.dumps(dataclasses.asdict(prediction)))
         else:

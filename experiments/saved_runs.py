@@ -14,6 +14,7 @@ from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors
 from inarch.population.tasks.built_in import task_of
+from inarch.population.tasks.named_code import EVALUATION_FIELDS, check_config_trusted, named_code
 from inarch.population.tasks.protocol import BoundTask, Task
 from inarch.population.tasks.run_evaluation import evaluate_run
 from inarch.population.tasks.run_folder import (
@@ -27,13 +28,16 @@ from inarch.population.tasks.run_folder import (
 from inarch.population.tasks.run_spec import RunSpec
 
 
-def evaluate_again(path: str, *, model: ModelFactory | None = None, task: Task | None = None) -> dict[str, Any]:
+def evaluate_again(
+    path: str, *, model: ModelFactory | None = None, task: Task | None = None, trust: bool = False
+) -> dict[str, Any]:
     """Evaluate a run's networks again, from their checkpoints.
 
     Args:
         path: Folder of the run.
         model: The model factory that the run was started with, if it was a callable.
         task: The task that the run was started with, if it was the caller's own.
+        trust: Whether code that the folder names may be imported from the working directory.
 
     Returns:
         The contents of result.json, evaluated anew. Under the key `similarity` are also the rows of
@@ -43,8 +47,9 @@ def evaluate_again(path: str, *, model: ModelFactory | None = None, task: Task |
         ConfigError: The run was started with a callable and `model` is None, or with a task of the caller and `task`
             is None.
         StructureError: The data are not those that the run was started with.
+        UntrustedError: As `open_run`.
     """
-    storage, spec, recorded = open_run(path, model, task)
+    storage, spec, recorded = open_run(path, model, task, trust=trust)
     run_task = task_of(spec)
     data = run_task.load_data(spec.config)
     bound = run_task.bind(spec.config, data, model=model, begins_trained=False)
@@ -100,7 +105,7 @@ def similarity_over_time(storage: Storage, task: BoundTask, *, every: int = 1) -
 
 
 def open_run(
-    path: str, model: ModelFactory | None, task: Task | None = None
+    path: str, model: ModelFactory | None, task: Task | None = None, *, trust: bool = False
 ) -> tuple[Storage, RunSpec, dict[str, Any]]:
     """Return the storage of a run, its specification and the contents of its config.json.
 
@@ -108,11 +113,14 @@ def open_run(
         path: Folder of the run.
         model: The model factory that the run was started with, if it was a callable.
         task: The task that the run was started with, if it was the caller's own.
+        trust: Whether code that the folder names may be imported from the working directory.
 
     Raises:
         RunNotFoundError: There is no run at `path`.
         ConfigError: The run was started with a callable and `model` is None, or with a task of the caller and `task`
             is None.
+        UntrustedError: The folder names code of the working directory that the user has never named, and `trust` is
+            false.
     """
     storage = find_run(path)
     recorded = read_config(storage)
@@ -127,6 +135,9 @@ def open_run(
             "this run was started with a task of the caller; give it again: task=... in Python, --task module:object "
             "on the command line"
         )
+    given = {"model.architecture"} if model is not None else set[str]()
+    given |= {"task"} if task is not None else set[str]()
+    check_config_trusted(named_code(config, EVALUATION_FIELDS), storage, given=given, trust=trust)
     return (
         storage,
         RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=model, task=task),

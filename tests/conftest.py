@@ -43,6 +43,12 @@ def clean_checkout() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def named_by_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let the tests and their processes remember what they name in a folder of their own, not in that of the user."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
 

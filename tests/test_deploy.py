@@ -272,7 +272,7 @@ def test_entrypoint_of_the_job_is_a_valid_run() -> None:
     resume, train = shlex.split(job["entrypoint"])[2].split("||")
     _, _, _, recipe, *flags = shlex.split(train)
     config: RunConfig = tyro.cli(RunConfig, default=recipes.recipe(recipe), args=flags)
-    assert shlex.split(resume) == ["inarch", "resume", f"{config.storage}/{config.name}"]
+    assert shlex.split(resume) == ["inarch", "resume", f"{config.storage}/{config.name}", "--trust"]
     assert (config.population.size, config.population.min_size) == (group["maxReplicas"], group["minReplicas"])
     assert (config.population.cpus, config.population.gpus) == (float(limits["cpu"]), float(limits["nvidia.com/gpu"]))
 

@@ -7,20 +7,22 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import ray
 
 from inarch.actors.pickling import check_sendable
 from inarch.population.config import RunConfig
-from inarch.population.errors import ConfigError, DataError, RunError, StorageError
+from inarch.population.errors import ConfigError, DataError, RunError, StorageError, UntrustedError
 from inarch.population.exchange.rules import check_rule
+from inarch.population.extension.trusted_code import is_remembered, remember, remember_code
 from inarch.population.extension.user_code import user_code
 from inarch.population.grafting.criterion_names import check_criterion
 from inarch.population.membership.topology import check_topology
 from inarch.population.models.model_names import ModelFactory, check_factory
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.tasks.built_in import check_task, resolve_task
+from inarch.population.tasks.named_code import check_config_trusted, check_teachers_trusted, named_code
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_folder import read_result, with_moved_data, with_own_data
 
@@ -166,6 +168,41 @@ def with_more_epochs(config: RunConfig, epochs: int) -> RunConfig:
     if epochs <= config.schedule.epochs:
         raise ConfigError(f"schedule.epochs of a resumed run must be above {config.schedule.epochs}, got {epochs}")
     return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=epochs))
+
+
+def check_resumed_trusted(config: RunConfig, storage: Storage, *, given: Collection[str], trust: bool) -> None:
+    """Raise UntrustedError if a run's folder names code or trackers that the user has never named.
+
+    Args:
+        config: The configuration in the folder.
+        storage: The run's folder.
+        given: Fields whose objects the caller passes: `task`, `model.architecture`.
+        trust: Whether the caller trusts the folder.
+
+    Raises:
+        UntrustedError: A module would be imported from the working directory, or a tracker has a target that the user
+            has never named on this machine.
+    """
+    check_config_trusted(named_code(config), storage, given=given, trust=trust)
+    check_teachers_trusted(config, trust=trust)
+    targets = [tracker for tracker in config.track if "=" in tracker and not is_remembered(tracker)]
+    if targets and not trust:
+        raise UntrustedError(
+            f"{storage.uri}/config.json names the trackers {', '.join(targets)}, which you have never named on this "
+            "machine; nothing was sent there. If you trust them, add --trust (in Python: trust=True)"
+        )
+
+
+def remember_named(config: RunConfig) -> None:
+    """Remember the code and the trackers that the caller has named. His folders may name them from then on.
+
+    Args:
+        config: Configuration of a run that the caller starts.
+    """
+    remember_code(named_code(config).values())
+    for tracker in config.track:
+        if "=" in tracker:
+            remember(tracker)
 
 
 def check_here(config: RunConfig, task: Task, model: ModelFactory | None, *, has_own_code: bool) -> None:

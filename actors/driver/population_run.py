@@ -27,7 +27,9 @@ from inarch.actors.driver.inputs import (
     OWN_TASK,
     check_here,
     check_names,
+    check_resumed_trusted,
     names_own_code,
+    remember_named,
     resumed_config,
     run_storage,
     with_name,
@@ -46,8 +48,10 @@ from inarch.actors.registrations import registrations_of
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import OpenConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
+from inarch.population.extension.trusted_code import remember_code
 from inarch.population.models.model_names import ModelFactory
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.named_code import check_teachers_trusted
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_folder import find_run, read_config, recorded_config, recorded_open
 from inarch.population.tasks.run_spec import RunInfo
@@ -172,6 +176,8 @@ class PopulationRun:
             print_line(f"run {config.name}: starting Ray and reading the data")
         config, run_task, is_own_task = with_task(config, task)
         config, factory = with_network(config, run_task, model)
+        remember_named(config)
+        check_teachers_trusted(config, trust=False)
         storage = run_storage(config)
         with new_folder(storage, is_detached=config.detach) as claim:
             storage.check_writable()
@@ -268,6 +274,7 @@ class PopulationRun:
         epochs: int | None = None,
         task: Task | Callable[[], Task] | str | None = None,
         address: str | None = None,
+        trust: bool = False,
         callbacks: Sequence[RunCallback | str] = (),
         quiet: bool = False,
     ) -> PopulationRun:
@@ -286,6 +293,8 @@ class PopulationRun:
             task: The task, if the run was started with a task of the caller's own.
             address: Address of the cluster to resume on. None: the recorded address if it is on this machine, else
                 RAY_ADDRESS.
+            trust: Whether code that the folder names may be imported from the working directory, and its trackers used,
+                if you have never named them yourself on this machine.
             callbacks: Follow the run in this process, in the order given.
             quiet: Whether to print nothing, as in `start`.
 
@@ -294,12 +303,17 @@ class PopulationRun:
             RunError: The run is live, or has nothing left to do.
             ConfigError: The schedule is not longer, a part of the data is unknown, or a callable or a task is missing.
             StructureError, DataError: The model or the data differ from those that the run was started with.
-            UntrustedError: The folder names a cluster on another machine, and neither `address` nor RAY_ADDRESS is set.
+            UntrustedError: The folder names a cluster on another machine, and neither `address` nor RAY_ADDRESS is set,
+                or it names code of the working directory or trackers that you have never named, and `trust` is false.
         """
         storage, trusted = find_run(path), TrustedClusters(named=address)
         recorded = read_config(storage)
         settings, config = recorded_open(storage, recorded), recorded_config(storage, recorded)
         config = dataclasses.replace(config, address=trusted.of_resumed_run(config.address, str(config.name)))
+        given = {"model.architecture": model, "task": task}
+        remember_code(name for name in given.values() if isinstance(name, str))
+        is_given = {field for field, value in given.items() if value is not None}
+        check_resumed_trusted(config, storage, given=is_given, trust=trust)
         if settings is not None:
             followers = resolve_callbacks(callbacks)
             parts = RunParts(open=settings, registrations=registrations_of(config))

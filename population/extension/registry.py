@@ -6,13 +6,13 @@ import functools
 import importlib
 import importlib.metadata
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
 from inarch.population.errors import ConfigError, UserCodeError
+from inarch.population.extension.trusted_code import add_working_directory
 from inarch.population.extension.user_code import user_code
 
 T = TypeVar("T")
@@ -199,18 +199,18 @@ def load_extensions() -> tuple[str, ...]:
         ConfigError: A module cannot be imported.
         UserCodeError: A module raised another error while it was imported.
     """
-    points = importlib.metadata.entry_points(group=EXTENSION_GROUP)
-    listed = os.environ.get(EXTENSION_VARIABLE, "").split(",")
-    modules = [*(point.value for point in points), *(name.strip() for name in listed if name.strip())]
-    for name in modules:
+    installed = [point.value for point in importlib.metadata.entry_points(group=EXTENSION_GROUP)]
+    listed = [name.strip() for name in os.environ.get(EXTENSION_VARIABLE, "").split(",") if name.strip()]
+    for name in installed:
         _import_module(name, f"extension {name}")
-    return tuple(modules)
+    for name in listed:
+        add_working_directory(name)
+        _import_module(name, f"extension {name}")
+    return (*installed, *listed)
 
 
 def _import_module(name: str, what: str) -> ModuleType:
-    """Import a module of the caller. Modules in the working directory are found too."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    """Import a module of the caller."""
     try:
         with user_code(f"{what}: the module {name}"):
             return importlib.import_module(name)
@@ -229,6 +229,8 @@ def _origin(target: object) -> tuple[str, str]:
 def import_object(path: str, field: str) -> Any:
     """Import an object from `module:name`. Modules in the working directory are found too.
 
+    A caller who was not given the path by the user checks it first: see `trusted_code`.
+
     Args:
         path: Module and name of the object, separated by a colon.
         field: Field of the configuration that holds the path, for errors.
@@ -238,6 +240,7 @@ def import_object(path: str, field: str) -> Any:
         UserCodeError: The module raised another error while it was imported.
     """
     module_name, _, attribute = path.partition(":")
+    add_working_directory(module_name)
     module = _import_module(module_name, f"{field} {path!r}")
     target = getattr(module, attribute, None)
     if target is None:

@@ -17,9 +17,11 @@ FRAMES = 4
 LINES, LINE_LENGTH = 4, 400
 """Maximum number of lines of an error's own message in a report, and of characters in each line."""
 
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+"""Folders of Python's own modules and of installed packages."""
+
 _OWN = Path(__file__).parents[2]
 _OWN_PACKAGES = tuple(f"{_OWN / name}{os.sep}" for name in ("population", "actors", "experiments"))
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 @contextlib.contextmanager
@@ -102,5 +104,5 @@ def _frames(error: BaseException) -> tuple[list[traceback.FrameSummary], list[tr
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith(_OWN_PACKAGES) and not frame.filename.startswith("<")
     ]
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    return own, [frame for frame in frames if frame.filename.startswith(_LIBRARIES)]
+    own = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
+    return own, [frame for frame in frames if frame.filename.startswith(LIBRARIES)]

@@ -1,0 +1,150 @@
+"""The commands that read a run's folder, in the folder of a run that someone else made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from inarch.actors import PopulationRun
+from inarch.actors.driver.callbacks import CALLBACKS
+from inarch.actors.registrations import REGISTRIES
+from inarch.experiments.cli import main
+from inarch.population import DataConfig, DistillationConfig, ScheduleConfig, TopologyConfig, Trainer
+from inarch.population.config import to_dict
+from inarch.population.errors import UntrustedError, UserCodeError
+from inarch.population.extension.trusted_code import remember_code
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.image_classification import ImageClassification
+from inarch.population.tasks.image_task import run_splits
+from inarch.population.tasks.named_code import FIELDS
+from tests.conftest import ROOT, small_config
+from tests.fakes.runtime import FakeRuntime, live
+
+MODULE = "open('was_run', 'w').close()\ndef make(num_classes):\n    raise RuntimeError('the foreign code ran')\n"
+
+
+@pytest.fixture(scope="session")
+def run_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stopped run of one network whose configuration names foreign_code:make as the model."""
+    folder = tmp_path_factory.mktemp("foreign") / "run"
+    config = small_config(
+        name="foreign",
+        data=DataConfig(train="digits", train_limit=100, test_limit=50, augmentation="none"),
+        schedule=ScheduleConfig(epochs=1, batch_size=50),
+    )
+    store, runtime = CheckpointStore(Storage(str(folder))), FakeRuntime()
+    task = ImageClassification(config, run_splits(config))
+    live(Trainer(task, config, network_id=0), runtime)
+    assert store.commit(runtime.checkpoints[-1])
+    content = to_dict(config)
+    content["model"]["architecture"] = "foreign_code:make"
+    description = task.describe()
+    info: dict[str, Any] = {"facts": dict(description.facts), "metrics": [{"name": "accuracy"}]}
+    info["data_fingerprint"] = description.data_fingerprint
+    (folder / "config.json").write_text(json.dumps({"config": content, "model": "foreign_code:make", "info": info}))
+    (folder / "foreign_code.py").write_text(MODULE)
+    Image.new("L", (8, 8)).save(folder / "image.png")
+    return folder
+
+
+@pytest.fixture
+def foreign(run_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory: the run's folder, with nothing remembered."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.delitem(sys.modules, "foreign_code", raising=False)
+    monkeypatch.chdir(run_files)
+    yield run_files
+    (run_files / "was_run").unlink(missing_ok=True)
+
+
+COMMANDS = {
+    "evaluate": ["evaluate", "."],
+    "export": ["export", ".", "--what", "soup"],
+    "predict": ["predict", ".", "image.png"],
+    "resume": ["resume", ".", "--schedule.epochs", "9"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run_no_code_of_a_foreign_folder(
+    foreign: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(COMMANDS[command])
+    error = capsys.readouterr().err
+    assert (ended.value.code, (foreign / "was_run").exists()) == (2, False)
+    assert f"model.architecture 'foreign_code:make' from {foreign}/foreign_code.py" in error and "--trust" in error
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "predict"])
+@pytest.mark.parametrize("way", ["--trust", "remembered"])
+def test_commands_run_code_that_the_user_trusts(
+    foreign: Path, command: str, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = COMMANDS[command] + (["--trust"] if way == "--trust" else [])
+    if way == "remembered":
+        remember_code(["foreign_code:make"])
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "the foreign code ran" in capsys.readouterr().err
+
+
+def test_model_named_in_the_call_needs_no_trust(foreign: Path) -> None:
+    with pytest.raises(UserCodeError, match="the foreign code ran"):
+        main(["--debug", "predict", ".", "image.png", "--model", "foreign_code:make"])
+    assert "foreign_code" in (Path(os.environ["XDG_STATE_HOME"]) / "inarch" / "named.jsonl").read_text()
+
+
+def test_command_of_a_new_process_runs_no_foreign_code(foreign: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".package")}
+    command = [sys.executable, "-m", "inarch.experiments.cli", "predict", ".", "image.png"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 2 and "nothing was imported" in ended.stderr
+    assert not (foreign / "was_run").exists()
+
+
+def changed(folder: Path, target: Path, **sections: Any) -> str:
+    """Write a folder with another configuration. Return its path."""
+    recorded = json.loads((folder / "config.json").read_text())
+    recorded["config"] |= to_dict(small_config(name="other", **sections))
+    target.mkdir()
+    (target / "config.json").write_text(json.dumps(recorded))
+    return str(target)
+
+
+def test_resume_needs_trust_for_every_kind_of_code(foreign: Path, tmp_path: Path) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "topology.name": {"topology": TopologyConfig(name="foreign_code:make")},
+        "callbacks[0]": {"callbacks": ("foreign_code:make",)},
+        "task": {"task": "foreign_code:make"},
+    }
+    for number, (field, sections) in enumerate(kinds.items()):
+        folder = changed(foreign, tmp_path / str(number), **sections)
+        with pytest.raises(UntrustedError) as error:
+            PopulationRun.resume(folder, quiet=True)
+        assert f"{field} 'foreign_code:make'" in str(error.value)
+    folder = changed(foreign, tmp_path / "tracked", track=("mlflow=http://203.0.113.7:5000",))
+    with pytest.raises(UntrustedError, match=r"names the trackers mlflow=http://203\.0\.113\.7"):
+        PopulationRun.resume(folder, quiet=True)
+
+
+def test_code_of_a_teacher_needs_trust(foreign: Path) -> None:
+    teachers = DistillationConfig(teachers=(str(foreign),))
+    with pytest.raises(UntrustedError, match="foreign_code:make"):
+        PopulationRun.start(small_config(name="student", distillation=teachers), quiet=True)
+    assert not (foreign / "runs").exists()
+
+
+def test_every_registry_is_among_the_fields_that_name_code() -> None:
+    assert {registry.field for registry in REGISTRIES} == set(FIELDS)
+    assert CALLBACKS.field == "callbacks"
