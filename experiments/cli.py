@@ -44,6 +44,7 @@ USAGE = """inarch: train populations of networks asynchronously on Ray; the netw
   inarch predict PATH IMAGE ...               classify images with a trained network
   inarch compare COMPARISON                   compare methods at equal compute over several seeds
   inarch bench [BENCHMARK ...]                measure the cost of exchange, fusion, input, join, startup and more
+  inarch bench chaos                          inject faults into a run, and check that nothing was lost
 
 NAME is the name of a run below --storage (default: runs), or its folder. PATH is the folder of a run.
 Ctrl-C and SIGTERM stop a run after every network has committed a checkpoint; the exit status is 130 or 143.
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "export": lambda rest: tyro.cli(result_commands.export, args=rest, prog="inarch export"),
         "predict": lambda rest: tyro.cli(result_commands.predict, args=rest, prog="inarch predict"),
         "compare": lambda rest: tyro.cli(comparison_commands.compare, args=rest, prog="inarch compare"),
-        "bench": lambda rest: tyro.cli(comparison_commands.bench, args=rest, prog="inarch bench"),
+        "bench": comparison_commands.bench_command,
     }
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     is_debugging = "--debug" in words

@@ -102,6 +102,24 @@ def compare(
     return 0
 
 
+def bench_command(words: list[str]) -> int:
+    """Run benchmarks: `inarch bench [BENCHMARK ...]`, or `inarch bench chaos`, which has options of its own.
+
+    Args:
+        words: Words of the command line after `bench`.
+
+    Returns:
+        The exit status.
+    """
+    if words[:1] == ["chaos"]:
+        from inarch.experiments.benchmarks.chaos.command import chaos
+        from inarch.population.extension.optional_packages import check_installed
+
+        check_installed("psutil", needed_by="inarch bench chaos", extra="bench")
+        return tyro.cli(chaos, args=words[1:], prog="inarch bench chaos")
+    return tyro.cli(bench, args=words, prog="inarch bench")
+
+
 def bench(
     names: tyro.conf.Positional[
         tuple[
@@ -128,7 +146,8 @@ def bench(
 ) -> int:
     """Measure what training, grafting, checkpoints, coordination, fusion, reading images, joining and starting cost.
 
-    Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run.
+    Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run. `inarch bench chaos`
+    injects faults into a run, and has options of its own.
 
     Args:
         names: Benchmarks to run. Empty: all but gpu, which needs a GPU.
