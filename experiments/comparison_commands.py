@@ -155,7 +155,7 @@ def bench(
         seconds: Time for the benchmark gpu, which leaves out what does not fit, and says so.
         out: File for the results as JSON. None: print the JSON after the tables.
     """
-    from inarch.experiments.benchmarks import run_benchmarks
+    from inarch.experiments.benchmarks.catalog import run_benchmarks
     from inarch.population.extension.optional_packages import check_installed
 
     needing = [name for name in ("checkpoint", "coordinator", "overhead") if not names or name in names]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from inarch.experiments.benchmarks import BENCHMARKS, run_benchmarks
+from inarch.experiments.benchmarks.catalog import BENCHMARKS, run_benchmarks
 from inarch.experiments.benchmarks.exchange.peer import Peer
 from inarch.experiments.benchmarks.exchange.reference_graft import published_alphas, published_blend, published_entropy
 from inarch.experiments.benchmarks.fusion import fusion

@@ -1,0 +1,85 @@
+"""All benchmarks by name, and the command that runs them. The benchmark `gpu` measures what a GPU does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from inarch.experiments.benchmarks.checkpoint import checkpoint
+from inarch.experiments.benchmarks.coordinator.benchmark import coordinator
+from inarch.experiments.benchmarks.exchange.benchmark import exchange
+from inarch.experiments.benchmarks.fusion import fusion
+from inarch.experiments.benchmarks.gpu import gpu
+from inarch.experiments.benchmarks.harness import Measurement, machine, table, to_json
+from inarch.experiments.benchmarks.input.benchmark import read_input
+from inarch.experiments.benchmarks.join import join_loop
+from inarch.experiments.benchmarks.speed.overhead import overhead
+from inarch.experiments.benchmarks.speed.straggler import straggler
+from inarch.experiments.benchmarks.speed.training import training
+from inarch.experiments.benchmarks.startup import startup
+from inarch.population.errors import ConfigError
+
+BENCHMARKS: dict[str, Callable[..., Measurement]] = {
+    "checkpoint": checkpoint,
+    "coordinator": coordinator,
+    "exchange": exchange,
+    "fusion": fusion,
+    "gpu": gpu,
+    "input": read_input,
+    "join": join_loop,
+    "overhead": overhead,
+    "startup": startup,
+    "straggler": straggler,
+    "training": training,
+}
+"""Benchmarks by name. Each takes `repeats` and returns a measurement."""
+
+
+def run_benchmarks(
+    names: Sequence[str] = (),
+    *,
+    repeats: int = 5,
+    seconds: float = 300.0,
+    out: str | None = None,
+    console: Console,
+) -> int:
+    """Run benchmarks, print a table of each, and write all results as JSON.
+
+    Args:
+        names: Names in BENCHMARKS. Empty: all but gpu, which needs a GPU.
+        repeats: How often each quantity is measured, at least 1. Results of fewer than 5 should not be quoted.
+        seconds: Time for the benchmark gpu.
+        out: File for the JSON. None: print it to standard output after the tables.
+        console: Console for the tables.
+
+    Returns:
+        The exit status, always 0. A target that is not reached shows in the table. It is no error, because a busy
+        machine can cause it.
+
+    Raises:
+        ConfigError: `repeats` is below 1, or there is no such benchmark.
+    """
+    if repeats < 1:
+        raise ConfigError(f"repeats must be at least 1, got {repeats}")
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        raise ConfigError(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    info, results = machine(), []
+    for name in names or [name for name in BENCHMARKS if name != "gpu"]:
+        console.print(f"{name}: {repeats} repeats", highlight=False)
+        options = {"seconds": seconds} if name == "gpu" else {}
+        measurement = BENCHMARKS[name](repeats=repeats, **options)
+        results.append(to_json(measurement, info))
+        console.print(table(measurement))
+        for note in measurement.notes:
+            console.print(note, highlight=False, soft_wrap=True)
+    text = json.dumps({"benchmarks": results}, indent=2)
+    if out is None:
+        print(text)
+    else:
+        Path(out).write_text(text + "\n")
+        console.print(f"written to {out}", highlight=False, soft_wrap=True)
+    return 0
