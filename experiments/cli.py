@@ -42,6 +42,7 @@ USAGE = """inarch: train populations of networks asynchronously on Ray; the netw
   inarch evaluate PATH                        evaluate a run's networks again, from their checkpoints
   inarch export PATH                          write the best network or the soup as safetensors
   inarch predict PATH IMAGE ...               classify images with a trained network
+  inarch replay PATH                          repeat a run in one process and compare its weights bit for bit
   inarch compare COMPARISON                   compare methods at equal compute over several seeds
   inarch bench [BENCHMARK ...]                measure the cost of exchange, fusion, input, join, startup and more
   inarch bench chaos                          inject faults into a run, and check that nothing was lost
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "evaluate": lambda rest: tyro.cli(result_commands.evaluate, args=rest, prog="inarch evaluate"),
         "export": lambda rest: tyro.cli(result_commands.export, args=rest, prog="inarch export"),
         "predict": lambda rest: tyro.cli(result_commands.predict, args=rest, prog="inarch predict"),
+        "replay": lambda rest: tyro.cli(result_commands.replay, args=rest, prog="inarch replay"),
         "compare": lambda rest: tyro.cli(comparison_commands.compare, args=rest, prog="inarch compare"),
         "bench": comparison_commands.bench_command,
     }

@@ -1,4 +1,4 @@
-"""The commands that use the checkpoints of a run: evaluate, export, predict."""
+"""The commands that use the folder of a run: evaluate, export, predict, replay, report, track."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Literal
 
 import tyro
 from rich.console import Console
+
+from inarch.population.errors import ConfigError
 
 SILENT_SECONDS = 3600.0
 """Time without a new interval after which `inarch track --live` ends."""
@@ -122,6 +124,59 @@ def predict(
             )
         status = 2 if prediction.error else status
     return status
+
+
+def replay(
+    path: tyro.conf.Positional[str],
+    /,
+    until: str | None = None,
+    watch: bool = False,
+    out: str | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    trust: bool = False,
+) -> int:
+    """Repeat a run in one process, without Ray, and compare all weights with its checkpoints, bit for bit.
+
+    The exit status is 0 if everything is equal, and 1 after the first difference, which is printed.
+
+    Args:
+        path: Folder of the run.
+        until: NETWORK:INTERVAL after which the replay ends, such as 2:15. Only what led to it is repeated. None: every
+            checkpoint in the folder.
+        watch: Print the validation scores of each network before and after each exchange, to find a bad graft.
+        out: File to write, as safetensors: the network's weights after the interval of --until.
+        model: module:function that builds the model. Required if the run was started from Python with a callable.
+        task: module:object of the task. Required if the run was started from Python with a task of your own.
+        trust: Import code that the folder names from the working directory, also if you have never named it yourself.
+    """
+    from inarch.experiments.replaying import prepare_replay, replay_with_output
+    from inarch.population.extension.trusted_code import remember_code
+    from inarch.population.models import import_factory
+    from inarch.population.tasks.built_in import resolve_task
+
+    console = plain_console()
+    goal = _network_and_interval(until)
+    if out is not None and goal is None:
+        raise ConfigError("out needs --until NETWORK:INTERVAL, which says whose weights are written")
+    remember_code(name for name in (model, task) if name)
+    factory, own_task = import_factory(model, "--model") if model else None, resolve_task(task) if task else None
+    prepared = prepare_replay(path, until=goal, model=factory, task=own_task, trust=trust)
+
+    def show(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    return replay_with_output(prepared, show, watch=watch, out=out)
+
+
+def _network_and_interval(text: str | None) -> tuple[int, int] | None:
+    """Return the numbers in NETWORK:INTERVAL."""
+    if text is None:
+        return None
+    network, _, interval = text.partition(":")
+    if not (network.isdigit() and interval.isdigit()):
+        raise ConfigError(f"until must be NETWORK:INTERVAL, such as 2:15, got {text!r}")
+    return int(network), int(interval)
 
 
 def report(path: tyro.conf.Positional[str], /, out: str | None = None, live: bool = False) -> int:

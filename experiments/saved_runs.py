@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -105,7 +106,12 @@ def similarity_over_time(storage: Storage, task: BoundTask, *, every: int = 1) -
 
 
 def open_run(
-    path: str, model: ModelFactory | None, task: Task | None = None, *, trust: bool = False
+    path: str,
+    model: ModelFactory | None,
+    task: Task | None = None,
+    *,
+    trust: bool = False,
+    fields: Sequence[str] = EVALUATION_FIELDS,
 ) -> tuple[Storage, RunSpec, dict[str, Any]]:
     """Return the storage of a run, its specification and the contents of its config.json.
 
@@ -114,6 +120,7 @@ def open_run(
         model: The model factory that the run was started with, if it was a callable.
         task: The task that the run was started with, if it was the caller's own.
         trust: Whether code that the folder names may be imported from the working directory.
+        fields: Fields of the configuration whose code is used.
 
     Raises:
         RunNotFoundError: There is no run at `path`.
@@ -137,7 +144,7 @@ def open_run(
         )
     given = {"model.architecture"} if model is not None else set[str]()
     given |= {"task"} if task is not None else set[str]()
-    check_config_trusted(named_code(config, EVALUATION_FIELDS), storage, given=given, trust=trust)
+    check_config_trusted(named_code(config, fields), storage, given=given, trust=trust)
     return (
         storage,
         RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=model, task=task),

@@ -17,11 +17,13 @@ from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint, PopulationState
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.membership.topology import check_topology
-from inarch.population.persistence.checkpoint import Checkpoint
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.persistence.history_schemas import Rows
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.protocol import BoundTask
+from inarch.population.training.birth import Birth, StartPoint, environment
 from inarch.population.training.runtime import LocalRuntime
 from inarch.population.training.trainer import Trainer
 
@@ -94,6 +96,7 @@ class Simulator:
         step_seconds: Mapping[int, float] | None = None,
         post_seconds: float = 0.0,
         events: Sequence[Join | Loss | Leave] = (),
+        checkpoints: CheckpointStore | None = None,
     ) -> None:
         """Create a simulation.
 
@@ -103,6 +106,8 @@ class Simulator:
             step_seconds: Virtual seconds of a step, by network id, 1 by default.
             post_seconds: Virtual seconds until a published snapshot is in the index, in async mode.
             events: Joins, losses and leaves.
+            checkpoints: Receives checkpoints and history, so that the simulated run can be replayed. None: nothing is
+                written.
 
         Raises:
             ConfigError: There is no topology of the configured name.
@@ -114,7 +119,7 @@ class Simulator:
         self._make_task = make_task
         self._step_seconds = dict(step_seconds or {})
         self._post_seconds = post_seconds
-        self._events = events
+        self._events, self.store = events, checkpoints
         self._queue: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
         self._lives: dict[int, _Life] = {}
@@ -130,7 +135,7 @@ class Simulator:
         """
         self._observe = observe
         for _ in range(self.config.population.size):
-            self._begin(self._new_trainer(self.state.members.add(is_initial=True).id), 0.0)
+            self._begin(self._new_trainer(self.state.members.add(is_initial=True).id), 0.0, StartPoint.initial())
         for event in self._events:
             self._at(event.seconds, lambda now, event=event: self._apply(event, now))
         while self._queue:
@@ -172,13 +177,17 @@ class Simulator:
         incarnation = self.state.members[network_id].incarnation
         return Trainer(self._make_task(), self.config, network_id=network_id, incarnation=incarnation)
 
-    def _begin(self, trainer: Trainer, now: float) -> None:
+    def _begin(self, trainer: Trainer, now: float, start: StartPoint) -> None:
         network_id = trainer.network_id
         self.state.num_intervals = trainer.schedule.num_intervals
         self.state.mark_started(network_id, interval=trainer.interval)
         self.state.begin_training(network_id)
         life = _Life(self, trainer, now, self._step_seconds.get(network_id, 1.0))
         self._lives[network_id] = life
+        if self.store is not None:
+            place = environment(self.config, next(trainer.module.parameters()).device)
+            birth = Birth(start=start, environment=place, time=now)
+            life.record_early(trainer.record_birth(birth), trainer.interval)
         self.result.trainers[network_id] = trainer
         self._advance(life)
 
@@ -260,9 +269,11 @@ class Simulator:
         trainer = self._new_trainer(network_id)
         if point.parent is not None and network_id not in self._fresh:
             trainer.clone_from(point.parent.payload)
+            start = StartPoint.cloned(point.parent.origin)
         else:
             trainer.fast_forward(point.interval)
-        self._begin(trainer, now)
+            start = StartPoint.initial(point.interval)
+        self._begin(trainer, now, start)
 
     def _lose(self, event: Loss, now: float) -> None:
         life = self._lives.pop(event.network_id)
@@ -275,9 +286,11 @@ class Simulator:
     def _restart(self, lost: _Life, now: float) -> None:
         network_id = self.state.members.restart(lost.trainer.network_id).id
         trainer = self._new_trainer(network_id)
+        start = StartPoint.initial()
         if lost.checkpoint is not None:
             trainer.resume(lost.checkpoint)
-        self._begin(trainer, now)
+            start = StartPoint.resumed(network_id, lost.checkpoint.id)
+        self._begin(trainer, now, start)
         self._lives[network_id].checkpoint = lost.checkpoint
 
 
@@ -306,7 +319,13 @@ class _Life(LocalRuntime):
         self._scion = None if isinstance(scions, ExchangeOutcome) else scions[0].origin
         return scions
 
+    def record_early(self, rows: Rows, interval: int) -> None:
+        if self._simulator.store is not None:
+            self._simulator.store.write_early(self.trainer.network_id, self.trainer.incarnation, interval, rows)
+
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         self.checkpoint = checkpoint or self.checkpoint
+        if checkpoint is not None and self._simulator.store is not None:
+            self._simulator.store.commit(checkpoint)
         if report.outcome:
             self._simulator.record(self, report, self._scion)

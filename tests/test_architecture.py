@@ -36,7 +36,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "experiments": (
         ("recipes", "display", "saved_runs", "benchmarks", "grafana"),
-        ("export", "comparison"),
+        ("export", "comparison", "replaying"),
         ("result_commands",),
         ("comparison_commands",),
         ("cli",),

@@ -26,6 +26,7 @@ from inarch.actors.messages import (
 )
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer, StorageMetrics
 from inarch.actors.network.compile_lock import CompileLock
+from inarch.actors.network.early_rows import EarlyRows
 from inarch.actors.network.exchange_backend import RayExchangeBackend
 from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.actors.network.gpu import explain_memory, network_device
@@ -40,11 +41,13 @@ from inarch.population.errors import CheckpointError, RunError
 from inarch.population.extension.user_code import place_of
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.persistence.history_schemas import Rows
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.built_in import task_of
+from inarch.population.training.birth import Birth, StartPoint, environment
 from inarch.population.training.trainer import Trainer
 
 STORAGE_DEADLINES = 8
@@ -86,6 +89,7 @@ class NetworkWorker:
         except torch.OutOfMemoryError as error:
             explain_memory(error, spec.gpus)
             raise
+        self._start = StartPoint.initial()
         self._is_resumed = self._retry(self._resume)
         handle = ray.get_actor(coordinator_name(spec.run.name), namespace=NAMESPACE)
         self._coordinator = cast("ActorProxy[CoordinatorApi]", handle)
@@ -98,6 +102,7 @@ class NetworkWorker:
             metrics=metrics,
         )
         self._storage_report = StorageReport(self._checkpointer)
+        self._early_rows = EarlyRows(self._checkpoints, network_id, spec.incarnation, log=self._log)
         backend = RayExchangeBackend(self._coordinator, network_id, spec.incarnation)
         self._exchange = ExchangeClient(
             backend,
@@ -223,6 +228,10 @@ class NetworkWorker:
         """Return a view of the published snapshot in the object store."""
         return self._exchange.stored(snapshot)
 
+    def record_early(self, rows: Rows, interval: int) -> None:
+        """Begin to write rows before the checkpoint that will hold them."""
+        self._early_rows.write(rows, interval)
+
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         """Send the report, and begin to write the checkpoint."""
         self._watchdog.record_progress()
@@ -262,6 +271,9 @@ class NetworkWorker:
     def _train(self) -> ExitReason:
         if self._spec.mode == "joined" and not self._is_resumed and not self._join():
             return ExitReason.STOPPED
+        place = environment(self._spec.run.config, next(self.trainer.module.parameters()).device)
+        birth = Birth(start=self._start, environment=place, time=time.time())
+        self.record_early(self.trainer.record_birth(birth), self.trainer.interval)
         if self.trainer.is_finished and self.trainer.publishes:
             self._exchange.publish(self.trainer.snapshot(time.time()))
         for report, snapshot in self.trainer.intervals(self):
@@ -276,6 +288,7 @@ class NetworkWorker:
                 self._write_all()
             self._exchange.publish_interval(report, snapshot)
         self._write_all()
+        self._early_rows.wait(seconds=self._spec.run.config.timeouts.storage_seconds)
         self._exchange.flush(seconds=self._spec.run.config.timeouts.lease_seconds)
         return self._exit_reason()
 
@@ -311,10 +324,12 @@ class NetworkWorker:
             self._exchange.record_contact()
             if point.parent is None:
                 self.trainer.fast_forward(point.interval)
+                self._start = StartPoint.initial(point.interval)
                 return True
             parent = self._exchange.fetch_one(point.parent, seconds=self._exchange.fetch_seconds)
             if not isinstance(parent, ExchangeOutcome):
                 self.trainer.clone_from(parent)
+                self._start = StartPoint.cloned(parent.origin)
                 return True
             deadline = deadline or time.monotonic() + timeouts.barrier_seconds
             if time.monotonic() > deadline:
@@ -334,6 +349,7 @@ class NetworkWorker:
             self._log.logger.warning("passed over: %s", reason)
         if newest is not None:
             self.trainer.resume(newest)
+            self._start = StartPoint.resumed(network_id, newest.id)
         elif limit or (limit is None and self._checkpoints.list(network_id)):
             place = "" if limit is None else f" of interval {limit} or earlier"
             raise CheckpointError(f"network {network_id} has checkpoints, but none{place} that can be read")

@@ -34,6 +34,8 @@ class ExchangeResult:
 
     outcome: ExchangeOutcome
     contributions: tuple[Contribution, ...] = ()
+    admitted: tuple[SnapshotInfo, ...] = ()
+    """Scions to which the rule was applied, in order, whether they contributed or not."""
     rootstock: Rootstock | None = None
     """The rootstock as the rule left it. None if no scion was admitted."""
 
@@ -182,7 +184,12 @@ class Exchanger:
             rootstock.followers = followers
             contributions = self._rule.apply(rootstock, scions)
         outcome = ExchangeOutcome.GRAFTED if contributions else ExchangeOutcome.UNCHANGED
-        return ExchangeResult(outcome=outcome, contributions=contributions, rootstock=rootstock)
+        return ExchangeResult(
+            outcome=outcome,
+            contributions=contributions,
+            admitted=tuple(scion.snapshot.origin for scion in scions),
+            rootstock=rootstock,
+        )
 
     def _keep_history(
         self, own: SnapshotInfo, state: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, num_scions: int

@@ -5,13 +5,13 @@
       training.safetensors   optimizer, random states
       training.json          counters, hyperparameters, score
       best.safetensors       weights as evaluated before the graft, only if they are the best so far
-      metrics.parquet, grafts.parquet, filters.parquet, fusion.parquet   rows since the previous checkpoint
+      TABLE.parquet          rows of a table since the previous checkpoint
       manifest.json          size and checksum of each file
 
 A checkpoint is valid if its manifest exists and matches the files. `<step>` is present if a stop made the checkpoint
 within an interval.
 
-Longer than 300 lines with its docstrings: committing, finding, reading and deleting share one layout of files.
+Longer than 300 lines: committing, finding, reading and deleting share one layout of files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import xxhash
 
 from inarch.population.errors import CheckpointError, DamagedError, MissingError, StorageError
 from inarch.population.persistence.claim import check_holds, holds
-from inarch.population.persistence.history import replaced_files, to_parquet
+from inarch.population.persistence.history import early_name, replaced_files, to_parquet
 from inarch.population.persistence.history_schemas import TABLES, Rows
 from inarch.population.persistence.json_files import from_json, read_json, to_json
 from inarch.population.persistence.storage import Storage, joined
@@ -118,6 +118,7 @@ class CheckpointStore:
                 None: claims are not checked.
         """
         self._storage, self._keep, self._token = storage, keep, token
+        self._early: dict[tuple[int, int, int], list[str]] = {}
         self.passed_over: dict[str, str] = {}
         """Folders of checkpoints that this store has passed over because they are damaged, with the reason."""
 
@@ -188,8 +189,38 @@ class CheckpointStore:
         self._storage.write(f"{folder}/manifest.json", to_json(manifest))
         with contextlib.suppress(StorageError):  # The checkpoint is committed. A later call repeats what fails here.
             self._flush_history(checkpoint.network_id, checkpoint.id, rows)
+            self._drop_early(checkpoint.network_id, checkpoint.id)
             self._drop_old(checkpoint.network_id)
         return True
+
+    def write_early(self, network_id: int, incarnation: int, interval: int, rows: Rows) -> None:
+        """Write rows before the checkpoint that will hold them. The commit of that checkpoint deletes their files.
+
+        Another thread may commit meanwhile.
+
+        Args:
+            network_id: Id of the network.
+            incarnation: Number of its incarnation.
+            interval: Intervals completed.
+            rows: Rows of the tables in `EARLY_TABLES`.
+
+        Raises:
+            StorageError: The rows could not be written.
+        """
+        if self._holds_folder():
+            name = early_name(network_id, incarnation, interval)
+            paths = {f"{table}/{name}": to_parquet(content, table) for table, content in rows.items() if content}
+            self._early[network_id, incarnation, interval] = list(paths)
+            for path, content in paths.items():
+                self._storage.write(path, content)
+
+    def _drop_early(self, network_id: int, checkpoint: CheckpointId) -> None:
+        """Delete the files of early rows that a checkpoint holds, after they have been added to the history."""
+        for key in list(self._early):
+            if key[:2] == (network_id, checkpoint.incarnation) and key[2] <= checkpoint.interval:
+                for path in self._early[key]:
+                    self._storage.delete(path)
+                del self._early[key]
 
     def _holds_folder(self) -> bool:
         """Whether this start still owns the folder. Files of another start must not be replaced or deleted."""

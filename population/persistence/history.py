@@ -4,10 +4,15 @@
     grafts/    a row for each graft and layer
     filters/   a row for each evaluated interval and layer
     fusion/    a row for each epoch and layer of a compact network
+    births/    a row for each process of a network
+    exchanges/ a row for each exchange and scion
 
 Rows are committed with the checkpoint that follows them. The folders hold only committed rows, with a file for each
 checkpoint that bears its name. Writing a file twice gives the same file, so no row is lost or counted twice. At the end
 of a run the files of each table are folded into one.
+
+Rows of births and exchanges are also written at once, into files of their own (`early_name`). Those of a process that
+died remain, and those of others are deleted with the checkpoint that holds their rows.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inarch.population.errors import DamagedError, MissingError
-from inarch.population.persistence.history_schemas import TABLES, schema_of
+from inarch.population.persistence.history_schemas import EARLY_TABLES, TABLES, schema_of
 from inarch.population.persistence.storage import Storage, joined
 from inarch.population.persistence.table_files import from_parquet_file, to_parquet_file
 
@@ -49,8 +54,8 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
     return to_parquet_file(pa.Table.from_pylist([dict(row) for row in rows], schema=schema_of(table, names)))
 
 
-def read_table(storage: Storage, table: str) -> pa.Table:
-    """Return all committed rows of a table, sorted by network and interval.
+def read_table(storage: Storage, table: str, *, all_incarnations: bool = False) -> pa.Table:
+    """Return the rows of a table, sorted by network and interval.
 
     An interval that was trained again after a restart counts once, with the rows of its last incarnation. A damaged
     file is left out, and a warning names it (`damaged_files`).
@@ -58,12 +63,17 @@ def read_table(storage: Storage, table: str) -> pa.Table:
     Args:
         storage: The run's folder.
         table: Name of the table, a key of TABLES.
+        all_incarnations: Return the rows of all incarnations. Those of births are always returned.
 
     Raises:
         StorageError: A file cannot be read.
     """
     rows = _parts(storage, table)
     key = "rootstock" if table == "grafts" else "network"
+    if table in EARLY_TABLES:
+        rows = _distinct(rows)
+    if all_incarnations or table == "births":
+        return rows.sort_by([(name, "ascending") for name in (key, "interval", "incarnation")])
     last = _last_incarnations(rows if table == "metrics" else _parts(storage, "metrics")).rename_columns(
         [key, "interval", "last"]
     )
@@ -71,7 +81,19 @@ def read_table(storage: Storage, table: str) -> pa.Table:
     is_last = pc.field("incarnation") == pc.field("last")
     schema = schema_of(table, rows.schema.names)
     order = [(key, "ascending"), ("interval", "ascending")]
+    order += [("position", "ascending")] if table == "exchanges" else []
     return joined.filter(is_last).select(schema.names).cast(schema).sort_by(order)
+
+
+def early_name(network_id: int, incarnation: int, interval: int) -> str:
+    """Return the name of a file of rows that are written before the checkpoint that will hold them.
+
+    Args:
+        network_id: Id of the network.
+        incarnation: Incarnation of the network.
+        interval: Intervals completed.
+    """
+    return f"{network_id}-{interval:06d}-{incarnation:03d}-early.parquet"
 
 
 def read_file(storage: Storage, table: str, name: str) -> pa.Table:
@@ -226,6 +248,11 @@ def _replaced_by(content: pa.Table) -> set[str]:
 def _whole(table: str, files: Mapping[str, pa.Table]) -> pa.Table:
     parts = [content.replace_schema_metadata(None) for content in files.values()]
     return pa.concat_tables([TABLES[table].empty_table(), *parts], promote_options="default")
+
+
+def _distinct(rows: pa.Table) -> pa.Table:
+    """Return the rows without repetitions. A process that dies may leave a row in two files."""
+    return rows.group_by(rows.schema.names).aggregate([])
 
 
 def _last_incarnations(metrics: pa.Table) -> pa.Table:

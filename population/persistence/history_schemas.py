@@ -118,7 +118,77 @@ FUSION = pa.schema(
 """A row for each layer at the beginning of each epoch of a compact network. The columns are those of
 `population.fusion.LayerFusion`."""
 
-TABLES = {"metrics": METRICS, "grafts": GRAFTS, "filters": FILTERS, "fusion": FUSION}
+BIRTHS = pa.schema(
+    [
+        ("network", pa.int64()),
+        ("interval", pa.int64()),
+        ("incarnation", pa.int64()),
+        ("step", pa.int64()),
+        ("began", pa.string()),
+        ("parent", pa.int64()),
+        ("parent_version", pa.int64()),
+        ("parent_incarnation", pa.int64()),
+        ("threads", pa.int64()),
+        ("device", pa.string()),
+        ("processor", pa.string()),
+        ("torch", pa.string()),
+        ("code", pa.string()),
+        ("config", pa.string()),
+        ("time", pa.float64()),
+    ]
+)
+"""A row for each process of a network (incarnation), with all that a repetition of its training needs.
+
+- interval: intervals of the schedule completed when it began. step is above 0 if it began within the next interval.
+- began: initial, with its own initial weights. cloned, with the weights of a parent. resumed, from a checkpoint.
+- parent, parent_version, parent_incarnation: snapshot of the parent, or the checkpoint that it resumed from. Null for
+  initial.
+- threads: threads that it computed with.
+- device: cpu or cuda.
+- processor: kind of the CPU or GPU.
+- torch: version of torch.
+- code: hash of the source of `inarch.population`.
+- config: hash of the configuration.
+- time: seconds of the runtime's clock.
+"""
+
+EXCHANGES = pa.schema(
+    [
+        ("network", pa.int64()),
+        ("interval", pa.int64()),
+        ("incarnation", pa.int64()),
+        ("outcome", pa.string()),
+        ("position", pa.int64()),
+        ("scion", pa.int64()),
+        ("scion_version", pa.int64()),
+        ("scion_incarnation", pa.int64()),
+        ("scion_time", pa.float64()),
+        ("weights", pa.binary()),
+        ("time", pa.float64()),
+    ]
+)
+"""A row for each exchange and scion that was admitted to it, and one row for an exchange without scions.
+
+- position: place of the scion in the order in which the rule took them, from 0.
+- scion, scion_version, scion_incarnation: the scion's snapshot. Null without one.
+- scion_time: time at which the scion was staged, in seconds of its runtime's clock.
+- weights: hashes of the weights that the network published in this interval, 4 bytes for each tensor. In rows of
+  position 0 only.
+- time: seconds of the runtime's clock at the exchange.
+"""
+
+TABLES = {
+    "metrics": METRICS,
+    "grafts": GRAFTS,
+    "filters": FILTERS,
+    "fusion": FUSION,
+    "births": BIRTHS,
+    "exchanges": EXCHANGES,
+}
+
+EARLY_TABLES = ("births", "exchanges")
+"""Tables whose rows are written at once, besides with the next checkpoint. If a process dies after it has published,
+its rows since its last checkpoint say what its snapshots were made of."""
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows by table name. A row holds values by column name."""

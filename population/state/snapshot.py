@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from inarch.population.errors import StructureError
@@ -25,6 +26,9 @@ from inarch.population.state.snapshot_info import SnapshotInfo
 
 ALIGNMENT = 64
 """Bytes. Each entry begins on a cache line."""
+
+HASH_BYTES = 4
+"""Bytes of a tensor's hash in the history. Of two different tensors, one pair in four billion has equal hashes."""
 
 with warnings.catch_warnings():
     # torch warns once per process that a tensor over read-only memory could be written to. Snapshots are only read:
@@ -125,6 +129,14 @@ class Snapshot:
         The caller must not write to them.
         """
         return unflatten(self.buffer, self.layout) if self.uploaded is None else views(self.uploaded, self.layout)
+
+    def hashes(self) -> bytes:
+        """Return a hash of each tensor's bytes, 4 bytes each, in the layout's order."""
+        whole = memoryview(self.buffer)  # pyright: ignore[reportArgumentType]
+        return b"".join(
+            xxhash.xxh3_64_digest(whole[entry.offset : entry.offset + entry.nbytes])[-HASH_BYTES:]
+            for entry in self.layout.entries
+        )
 
     def is_finite(self, *, but: Collection[str] = ()) -> bool:
         """Return whether all weights are finite.

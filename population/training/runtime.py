@@ -8,6 +8,7 @@ from typing import Protocol
 
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import Checkpoint
+from inarch.population.persistence.history_schemas import Rows
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
@@ -67,6 +68,15 @@ class TrainerRuntime(Protocol):
         """
         ...
 
+    def record_early(self, rows: Rows, interval: int) -> None:
+        """Begin to write rows that must survive even if no checkpoint follows them. The next checkpoint holds them too.
+
+        Args:
+            rows: Rows of the tables in `EARLY_TABLES`.
+            interval: Intervals completed.
+        """
+        ...
+
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         """Record the end of an interval.
 
@@ -108,6 +118,9 @@ class LocalRuntime(TrainerRuntime):
     def stored(self, snapshot: Snapshot) -> Snapshot | None:
         """Return None: there is no object store."""
         return None
+
+    def record_early(self, rows: Rows, interval: int) -> None:
+        """Do nothing."""
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         """Do nothing."""

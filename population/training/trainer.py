@@ -38,12 +38,13 @@ from inarch.population.config import RunConfig
 from inarch.population.errors import CheckpointError, StructureError
 from inarch.population.evaluation.filter_statistics import FilterNorms, measure_filters
 from inarch.population.evaluation.metrics import Scores
-from inarch.population.exchange import Rootstock, exchange_rule
+from inarch.population.exchange import ExchangeResult, Rootstock, exchange_rule
 from inarch.population.exchange.participant import Participant
 from inarch.population.exchange.shared_state import SharedState
 from inarch.population.grafting.units import GraftUnit, convolution_units
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId
+from inarch.population.persistence.history_schemas import Rows
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.host_copies import HostCopies
 from inarch.population.state.optimizer import (
@@ -61,6 +62,7 @@ from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.protocol import BoundTask, task_channels
 from inarch.population.training import divergence
+from inarch.population.training.birth import Birth
 from inarch.population.training.history_buffer import HistoryBuffer
 from inarch.population.training.progress import Progress
 from inarch.population.training.runtime import Stopwatch, TrainerRuntime
@@ -221,6 +223,9 @@ class Trainer:
             outcome = ExchangeOutcome.UNCHANGED
             if not self._skips_last_exchange:
                 outcome = self.exchange(snapshots, origin, snapshot, runtime.now())
+            elif snapshot is not None:
+                unchanged = ExchangeResult(outcome=outcome)
+                self._history.add_exchange(origin, unchanged, weights=snapshot.hashes(), time=runtime.now())
             snapshots = ()
             # On a GPU both wait for the graft, which would otherwise count as a part of the next steps.
             if filters is not None:
@@ -238,6 +243,7 @@ class Trainer:
                 staleness=self._participant.last_staleness,
             )
             self._history.add_interval(report, time=runtime.now())
+            runtime.record_early(self._history.early(), progress.interval)
             progress.begin_interval()
             continues = runtime.should_continue()
             is_due = self._is_checkpoint_due(runtime.now()) or not continues
@@ -284,6 +290,18 @@ class Trainer:
     def prepare(self, snapshot: Snapshot) -> Snapshot:
         """Copy a fetched snapshot to the network's GPU, as `Participant.prepare`. The fetching thread calls it."""
         return self._participant.prepare(snapshot)
+
+    def record_birth(self, birth: Birth) -> Rows:
+        """Record how this process of the network began.
+
+        Args:
+            birth: All that a repetition of its training needs.
+
+        Returns:
+            The row, to be written at once (`TrainerRuntime.record_early`).
+        """
+        self._history.add_birth(birth)
+        return self._history.early()
 
     def fast_forward(self, interval: int) -> None:
         """Set the position in the schedule and keep the weights, for a network that joins with initial weights.
@@ -437,6 +455,7 @@ class Trainer:
             snapshot: Its own snapshot of this interval. None if it publishes none.
             now: Seconds of the runtime's clock.
         """
+        weights = snapshot.hashes() if snapshot is not None else b""  # the exchange may change the buffer
         result = self._participant.exchange(
             snapshots,
             own,
@@ -445,6 +464,8 @@ class Trainer:
             rate_factor=self.schedule.factor(max(0, own.step - 1)),
             now=now,
         )
+        if snapshot is not None:
+            self._history.add_exchange(own, result, weights=weights, time=now)
         if result.rootstock is not None:
             self._apply_requests(result.rootstock)
         if result.contributions:

@@ -11,6 +11,7 @@ import numpy as np
 
 from inarch.population import ExchangeOutcome, Snapshot, Trainer
 from inarch.population.persistence.checkpoint import Checkpoint
+from inarch.population.persistence.history_schemas import Rows
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.runtime import TrainerRuntime
@@ -34,6 +35,7 @@ class FakeRuntime(TrainerRuntime):
         self.put_buffers: list[np.ndarray] = []
         self.reports: list[IntervalReport] = []
         self.checkpoints: list[Checkpoint] = []
+        self.early_rows: list[Rows] = []
         self._scion_for = scion_for or (lambda own: ExchangeOutcome.NOTHING_YET)
 
     def now(self) -> float:
@@ -63,6 +65,9 @@ class FakeRuntime(TrainerRuntime):
 
     def stored(self, snapshot: Snapshot) -> Snapshot | None:
         return dataclasses.replace(snapshot, buffer=snapshot.buffer.copy()) if self.stores else None
+
+    def record_early(self, rows: Rows, interval: int) -> None:
+        self.early_rows.append(rows)
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         self.reports.append(report)
