@@ -362,8 +362,8 @@ class CheckpointStore:
     def flush_history(self) -> None:
         """Add the rows of committed checkpoints to the history, if their writer died before it could.
 
-        Files of the history that are not those of their checkpoint are written again. Checkpoints that cannot be read
-        are skipped.
+        Files of the history that are not those of their checkpoint are written again. Rows that are damaged in the
+        checkpoint are skipped, and a warning names them.
 
         Raises:
             StorageError: The checkpoints cannot be listed.
@@ -413,16 +413,27 @@ class CheckpointStore:
         retained |= set(with_best[-1:])
         for checkpoint_id in committed:
             if checkpoint_id not in retained:
-                with contextlib.suppress(CheckpointError):
-                    self._flush_history(network_id, checkpoint_id, self._row_files(network_id, checkpoint_id))
+                self._flush_history(network_id, checkpoint_id, self._row_files(network_id, checkpoint_id))
                 self._storage.delete(f"networks/{network_id}/{checkpoint_id.name}")
 
     def _has_best(self, network_id: int, checkpoint: CheckpointId) -> bool:
         return self._storage.exists(f"networks/{network_id}/{checkpoint.name}/best.safetensors")
 
     def _row_files(self, network_id: int, checkpoint: CheckpointId) -> dict[str, bytes]:
-        """Read the history rows of a checkpoint, and none of its weights."""
-        return self._files(network_id, checkpoint, names=tuple(f"{table}.parquet" for table in TABLES))
+        """Read the history rows of a checkpoint, and none of its weights. Damaged files are left out and named."""
+        names = tuple(f"{table}.parquet" for table in TABLES)
+        try:
+            return self._files(network_id, checkpoint, names=names)
+        except CheckpointError:
+            return {key: content for name in names for key, content in self._rows_of(network_id, checkpoint, name)}
+
+    def _rows_of(self, network_id: int, checkpoint: CheckpointId, name: str) -> Iterable[tuple[str, bytes]]:
+        """Read one file of rows, if it is intact."""
+        try:
+            return self._files(network_id, checkpoint, names=(name,)).items()
+        except CheckpointError as error:
+            logger.warning("%s; its rows are lost, unless the tables of the run have them already", error)
+            return ()
 
     def _files(
         self, network_id: int, checkpoint: CheckpointId, *, names: Collection[str] | None = None

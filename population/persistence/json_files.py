@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from inarch.population.persistence.storage import Storage, joined
 
 CHECKSUM = "checksum"
 """Key of the checksum."""
+
+_LAST_DIGITS = re.compile(rb'"[^"]{32}"\s*}\s*$')
+"""A text of a checksum's length at the end, where `to_json` puts it. Under another key, the key was damaged."""
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:
@@ -59,7 +63,8 @@ def from_json(content: bytes, place: str, *, fields: Mapping[str, type | tuple[t
     if not isinstance(values, dict):
         raise DamagedError(f"{place} is damaged: it holds no JSON object")
     plain: dict[str, Any] = {str(name): value for name, value in values.items() if name != CHECKSUM}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if CHECKSUM in values and values[CHECKSUM] != _checksum(plain):
+    is_renamed = CHECKSUM not in values and _LAST_DIGITS.search(content) is not None
+    if is_renamed or (CHECKSUM in values and values[CHECKSUM] != _checksum(plain)):
         raise DamagedError(
             f"{place} is not what was written; restore it from a copy, or delete its field {CHECKSUM!r} to use it so"
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
+import xxhash
 
 from inarch.population.data.reading.labels import encode_label_array
 from inarch.population.errors import DataError
@@ -171,6 +172,7 @@ def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> Non
             "class_names": "\x1f".join(images.class_names),
             "notes": "\x1f".join(images.notes),
             "unreadable": "\x1f".join(images.unreadable),
+            "checksum": _checksum(images),
         },
     )
     with filesystem.open_output_stream(path) as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -200,21 +202,54 @@ def read_arrow(filesystem: pafs.FileSystem, path: str) -> ImageSet:
 
     Returns:
         Images that share the memory of the Arrow table.
+
+    Raises:
+        DataError: The file is cut or altered.
+        OSError: The file cannot be read.
     """
     with filesystem.open_input_file(path) as source:
-        table = pa.ipc.open_file(source).read_all().combine_chunks()
+        content = source.read_buffer()
+    try:
+        images, checksum = _from_arrow(content)
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+    if checksum is not None and checksum != _checksum(images):
+        raise DataError(f"{path} is not what was written; restore it from a copy")
+    return images
+
+
+def _from_arrow(content: pa.Buffer) -> tuple[ImageSet, str | None]:
+    """Return the images in the bytes of an Arrow file, and their checksum. Earlier versions wrote none."""
+    table = pa.ipc.open_file(pa.BufferReader(content)).read_all().combine_chunks()
+    table.validate(full=True)
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     shape = tuple(int(size) for size in metadata["shape"].split(","))
     values = table.column("image").chunk(0).buffers()[1]
     images = np.frombuffer(values, dtype=metadata["dtype"])[: len(table) * int(np.prod(shape))].reshape(-1, *shape)
-    names = tuple(metadata["class_names"].split("\x1f"))
-    cameras = table.column("camera").to_numpy() if "camera" in table.column_names else None
+    labels = table.column("label").to_numpy()
+    if len(images) != len(labels) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"it holds {len(images)} images, and {len(labels)} labels of type {labels.dtype}")
+    class_names = tuple(metadata["class_names"].split("\x1f"))
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+        raise ValueError(f"it has {len(class_names)} classes, and labels from {labels.min()} to {labels.max()}")
     notes, unreadable = (tuple(filter(None, metadata.get(key, "").split("\x1f"))) for key in ("notes", "unreadable"))
-    return ImageSet(
+    made = ImageSet(
         images=images,
-        labels=table.column("label").to_numpy(),
-        class_names=names,
-        cameras=cameras,
+        labels=labels,
+        class_names=class_names,
+        cameras=table.column("camera").to_numpy() if "camera" in table.column_names else None,
         notes=notes,
         unreadable=unreadable,
     )
+    return made, metadata.get("checksum")
+
+
+def _checksum(images: ImageSet) -> str:
+    """Return a checksum of everything that an Arrow file holds, in hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    cameras = () if images.cameras is None else (images.cameras,)
+    for array in (images.images, images.labels, *cameras):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    digest.update(repr((images.class_names, images.notes, images.unreadable)).encode())
+    return digest.hexdigest()

@@ -84,6 +84,17 @@ def test_flush_repairs_a_part_from_its_checkpoint(tmp_path: Path) -> None:
     assert read_table(storage, "metrics").num_rows == 1
 
 
+def test_damaged_rows_of_a_checkpoint_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = Storage(str(tmp_path))
+    store = CheckpointStore(storage)
+    store.commit(checkpoint(1))
+    storage.delete("metrics")
+    flip(tmp_path / "networks" / "0" / "000001-001" / "metrics.parquet")
+    store.flush_history()
+    assert "metrics.parquet is not what was written; its rows are lost" in caplog.text
+    assert storage.names("metrics") == []
+
+
 def test_damaged_checkpoint_is_named_where_it_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = CheckpointStore(Storage(str(tmp_path)))
     for interval in (1, 2):
@@ -112,6 +123,13 @@ def test_json_file_holds_what_was_written(tmp_path: Path) -> None:
     storage.write("file.json", to_json(content))
     assert read_json(storage, "file.json") == content
     storage.write("file.json", storage.read("file.json").replace(b"1.5", b"1.6"))
+    with pytest.raises(DamagedError, match=r"file\.json is not what was written"):
+        read_json(storage, "file.json")
+
+
+def test_damaged_name_of_the_checksum_is_damage(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write("file.json", to_json({"a": 1}).replace(b"checksum", b"checkrum"))
     with pytest.raises(DamagedError, match=r"file\.json is not what was written"):
         read_json(storage, "file.json")
 
