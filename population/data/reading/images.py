@@ -250,6 +250,6 @@ def _checksum(images: ImageSet) -> str:
     cameras = () if images.cameras is None else (images.cameras,)
     for array in (images.images, images.labels, *cameras):
         digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # pyright: ignore[reportArgumentType]
     digest.update(repr((images.class_names, images.notes, images.unreadable)).encode())
     return digest.hexdigest()
