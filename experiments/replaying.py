@@ -80,7 +80,7 @@ def prepare_replay(
     storage, spec, recorded = open_run(path, model, task, trust=trust, fields=REPLAY_FIELDS)
     record = read_record(storage)
     targets = _checkpoints(record) if until is None else [_target(record, *until)]
-    plan = plan_replay(record, targets, exchanges=bool(record.exchanges))
+    plan = plan_replay(record, targets)
     births = [item.birth for item in plan.lives.values()]
     config, device = spec.config, _device(births)
     if config.device.deterministic:

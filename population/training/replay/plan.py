@@ -66,8 +66,9 @@ class ReplayPlan:
 class _Planner:
     """Collects what is needed. An instance makes one plan."""
 
-    def __init__(self, record: RunRecord, *, exchanges: bool) -> None:
-        self._record, self._exchanges = record, exchanges
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+        self._exchanges = bool(record.exchanges)  # networks that exchange nothing record none
         self.lives: dict[Life, LifePlan] = {}
         self.uses: collections.Counter[Version] = collections.Counter()
         self._versions: collections.deque[tuple[Version, str]] = collections.deque()
@@ -133,20 +134,17 @@ class _Planner:
         plan.exchanged = max(plan.exchanged, last)
 
 
-def plan_replay(
-    record: RunRecord, checkpoints: Iterable[tuple[int, CheckpointId]], *, exchanges: bool = True
-) -> ReplayPlan:
+def plan_replay(record: RunRecord, checkpoints: Iterable[tuple[int, CheckpointId]]) -> ReplayPlan:
     """Return what a replay has to repeat in order to make some checkpoints.
 
     Args:
         record: What the run's folder records.
         checkpoints: Network and id of each checkpoint. It need not be in the folder.
-        exchanges: Whether the run's networks exchange snapshots. Otherwise no exchange is recorded.
 
     Raises:
         RunError: The record lacks something, or a guest contributed. The message names it.
     """
-    planner = _Planner(record, exchanges=exchanges)
+    planner = _Planner(record)
     for network_id, checkpoint in checkpoints:
         planner.need(network_id, checkpoint)
     return ReplayPlan(lives=planner.lives, uses=planner.uses)

@@ -5,66 +5,139 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from inarch.population import (
     CheckpointConfig,
+    DataConfig,
+    ExchangeConfig,
+    GraftConfig,
     Join,
     Leave,
     Loss,
+    OptimizerConfig,
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
-    Simulator,
+    StalenessConfig,
+    TextConfig,
+    TopologyConfig,
+    WeightAveragingConfig,
 )
+from inarch.population.errors import RunError
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.built_in import resolve_task
 from inarch.population.training.replay.plan import plan_replay
-from inarch.population.training.replay.record import RunRecord, read_record
+from inarch.population.training.replay.record import Life, RunRecord, read_record
 from inarch.population.training.replay.replayer import Replayer
 from inarch.population.training.replay.verifier import Replay
-from tests.conftest import small_config, tiny_splits, tiny_task
+from tests.conftest import small_config
+from tests.fakes.recorded_run import record_run
 
 STEPS = 3
 """Steps per interval in these tests."""
 
-
-def recorded(folder: Path, config: RunConfig, **options: Any) -> CheckpointStore:
-    """Simulate a run, and return its checkpoints in a folder."""
-    store = CheckpointStore(Storage(str(folder)), keep=config.checkpoint.keep)
-    splits = tiny_splits(config)
-    Simulator(config, lambda: tiny_task(config, splits), checkpoints=store, **options).run()
-    return store
+SPEEDS = {0: 1.0, 1: 1.3, 2: 0.7}
+"""Virtual seconds of a step, by network."""
 
 
-def replayed(folder: Path, config: RunConfig, store: CheckpointStore) -> tuple[RunRecord, Replay]:
-    record, splits = read_record(Storage(str(folder))), tiny_splits(config)
-    all_checkpoints = [(network, item) for network, items in record.checkpoints.items() for item in items]
-    plan = plan_replay(record, all_checkpoints)
-    return record, Replayer(record, plan, lambda: tiny_task(config, splits), recorded=store).run()
-
-
-def config_of(size: int = 3, **changes: Any) -> RunConfig:
+def config_of(**changes: Any) -> RunConfig:
+    data = DataConfig(train="digits", train_limit=128, test_limit=32, validation=0.25, augmentation="none")
     schedule = ScheduleConfig(epochs=5, batch_size=32, lr_decay="cosine")
-    return small_config(**({"population": PopulationConfig(size=size), "schedule": schedule} | changes))
+    fields = {"name": "recorded", "data": data, "population": PopulationConfig(size=3), "schedule": schedule}
+    return small_config(**(fields | changes))
+
+
+def replayed(folder: Path, config: RunConfig) -> tuple[RunRecord, Replay]:
+    """Replay a run up to every checkpoint in its folder."""
+    storage, task = Storage(str(folder)), resolve_task(config.task)
+    record, data = read_record(storage), task.load_data(config)
+    checkpoints = [(network, item) for network, items in record.checkpoints.items() for item in items]
+    plan = plan_replay(record, checkpoints)
+    replayer = Replayer(record, plan, lambda: task.bind(config, data), recorded=CheckpointStore(storage))
+    replay = replayer.run()
+    if replay.difference is None:
+        assert sorted(replay.checkpoints) == sorted(checkpoints)
+    return record, replay
 
 
 def test_replay_repeats_a_run(tmp_path: Path) -> None:
-    config = config_of()
-    store = recorded(tmp_path, config, step_seconds={0: 1.0, 1: 1.3, 2: 0.7})
-    record, replay = replayed(tmp_path, config, store)
+    record_run(tmp_path, config_of(), step_seconds=SPEEDS)
+    record, replay = replayed(tmp_path, config_of())
     assert replay.difference is None
     assert replay.num_intervals == replay.num_published == 15 and replay.num_grafts > 5
-    assert len(replay.checkpoints) == sum(map(len, record.checkpoints.values())) >= 6
+    assert {birth.start.began for birth in record.births.values()} == {"initial"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exchange": ExchangeConfig(num_donors=2), "graft": GraftConfig(multi_donor="best")},
+        {"exchange": ExchangeConfig(num_donors=2, precision="int8"), "staleness": StalenessConfig(max_intervals=1)},
+        {"exchange": ExchangeConfig(rule="papa", precision="float16")},
+        {"exchange": ExchangeConfig(rule="wash")},
+        {"exchange": ExchangeConfig(rule="dml")},
+        {"mode": "lockstep", "staleness": StalenessConfig(policy="none")},
+        pytest.param({"exchange": ExchangeConfig(rule="pbt")}, marks=pytest.mark.slow),
+        pytest.param({"exchange": ExchangeConfig(rule="none")}, marks=pytest.mark.slow),
+        pytest.param({"weight_averaging": WeightAveragingConfig(kind="swa", start=0.5)}, marks=pytest.mark.slow),
+    ],
+    ids=["donors", "int8", "papa", "wash", "dml", "lockstep", "pbt", "none", "swa"],
+)
+def test_replay_repeats_each_rule(tmp_path: Path, changes: Any) -> None:
+    schedule = ScheduleConfig(epochs=3, batch_size=32, lr_decay="cosine")
+    config = config_of(topology=TopologyConfig(name="complete"), schedule=schedule, **changes)
+    record_run(tmp_path, config, step_seconds=SPEEDS)
+    record, replay = replayed(tmp_path, config)
+    assert replay.difference is None and replay.num_intervals == 9
+    if config.exchange.donor_limit > 1:
+        assert any(len(item.scions) == 2 for items in record.exchanges.values() for item in items.values())
+
+
+def test_replay_repeats_a_language_run(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("networks graft the weights of their neighbors. " * 40)
+    text = TextConfig(source=str(tmp_path / "text.txt"), context=16, width=16, layers=1, heads=2)
+    schedule = ScheduleConfig(epochs=2, batch_size=16)
+    config = config_of(
+        task="language", text=text, data=DataConfig(), schedule=schedule, optimizer=OptimizerConfig(name="adamw")
+    )
+    record_run(tmp_path, config, step_seconds=SPEEDS, events=(Loss(seconds=100.0, network_id=1),))
+    _, replay = replayed(tmp_path, config)
+    assert replay.difference is None and replay.num_grafts > 0
 
 
 def test_replay_repeats_losses_joins_and_leaves(tmp_path: Path) -> None:
-    config = config_of(checkpoint=CheckpointConfig(every=2))
+    config = config_of(checkpoint=CheckpointConfig(every=3))
     events = (
         Join(seconds=1.5 * STEPS),
-        Loss(seconds=3.5 * STEPS, network_id=0, restart_seconds=1.0),
-        Leave(seconds=2.5 * STEPS, network_id=1),
+        Leave(seconds=3.5 * STEPS, network_id=1),
+        Loss(seconds=2.9 * STEPS, network_id=0, restart_seconds=1.0),
     )
-    store = recorded(tmp_path, config, events=events, step_seconds={1: 1.2, 2: 0.6, 3: 0.9})
-    record, replay = replayed(tmp_path, config, store)
-    assert {birth.start.began for birth in record.births.values()} == {"initial", "cloned", "resumed"}
+    record_run(tmp_path, config, events=events, step_seconds={1: 1.3, 2: 0.7, 3: 0.9})
+    record, replay = replayed(tmp_path, config)
     assert replay.difference is None
-    assert {network for network, _ in replay.checkpoints} == {0, 1, 2, 3}
+    assert {birth.start.began for birth in record.births.values()} == {"initial", "cloned"}
+    assert Life(0, 2) in record.births and {network for network, _ in replay.checkpoints} == {0, 1, 2, 3}
+    taken = {
+        scion.version.interval
+        for items in record.exchanges.values()
+        for exchange in items.values()
+        for scion in exchange.scions
+        if scion.version.life == Life(0, 1)
+    }
+    assert max(taken) == 2, "nobody took what no checkpoint followed"
+    early = list((tmp_path / "exchanges").glob("0-*-early.parquet"))
+    assert early
+    for file in early:
+        file.unlink()
+    with pytest.raises(RunError, match="exchange 1 of incarnation 1 of network 0 is not recorded"):
+        replayed(tmp_path, config)
+
+
+def test_replay_finds_another_learning_rate(tmp_path: Path) -> None:
+    record_run(tmp_path, config_of(), step_seconds=SPEEDS)
+    other = config_of(optimizer=OptimizerConfig(learning_rate=0.0500001))
+    _, replay = replayed(tmp_path, other)
+    assert replay.difference is not None and replay.difference.interval == 1
+    assert "other bits than the run published" in str(replay.difference)
