@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.named_code import EVALUATION_FIELDS
 from inarch.population.tasks.protocol import BoundTask, Task
+from inarch.population.tasks.run_folder import earlier_configs, with_own_data
 from inarch.population.training.birth import Birth, Environment, environment
 from inarch.population.training.replay.plan import ReplayPlan, plan_replay
 from inarch.population.training.replay.record import Life, RecordedExchange, RunRecord, read_record
@@ -38,7 +39,7 @@ class PreparedReplay:
     plan: ReplayPlan
     warnings: tuple[str, ...]
     """Reasons why the bits may differ here, although run and record are intact."""
-    make_task: Callable[[], BoundTask]
+    make_task: Callable[[Birth], BoundTask]
     recorded: CheckpointStore
     """Checkpoints of the run."""
 
@@ -88,16 +89,19 @@ def prepare_replay(
     run_task = task_of(spec)
     data = run_task.load_data(config)
 
-    def make_task() -> BoundTask:
-        return run_task.bind(config, data, model=model, device=device)
+    configs = {name: with_own_data(earlier, storage) for name, earlier in earlier_configs(storage).items()}
 
-    if make_task().describe().data_fingerprint != recorded["info"]["data_fingerprint"]:
+    def make_task(birth: Birth) -> BoundTask:
+        own_config = configs.get(birth.environment.config, config)
+        return run_task.bind(own_config, data, model=model, device=device)
+
+    if make_task(births[-1]).describe().data_fingerprint != recorded["info"]["data_fingerprint"]:
         raise StructureError(f"run {spec.name} was started with other data than those that its task loads now")
     return PreparedReplay(
         name=spec.name,
         record=record,
         plan=plan,
-        warnings=warnings_of(births, environment(config, device)),
+        warnings=warnings_of(births, environment(config, device), configs),
         make_task=make_task,
         recorded=CheckpointStore(storage),
     )
@@ -147,18 +151,19 @@ NAMES = {
 """What a process's environment consists of, but for its threads, which a replay sets."""
 
 
-def warnings_of(births: Sequence[Birth], here: Environment) -> tuple[str, ...]:
+def warnings_of(births: Sequence[Birth], here: Environment, earlier: Collection[str] = ()) -> tuple[str, ...]:
     """Return what differs between the processes of a run and this one, so that the bits may differ too.
 
     Args:
         births: Births of the run's processes.
         here: This process.
+        earlier: Fingerprints of the earlier configurations that are in the folder.
     """
     lines: dict[str, None] = {}
     for birth in births:
         for field, name in NAMES.items():
             then, now = getattr(birth.environment, field), getattr(here, field)
-            if then != now:
+            if then != now and then not in earlier:
                 lines[f"other {name}: the run had {then}, here it is {now}"] = None
     return tuple(lines)
 

@@ -3,6 +3,7 @@
     config.json              configuration, facts about data and model, versions of the libraries
     data/unreadable.txt      examples that were left out because they cannot be read
     results/N-epochs.json    result of an earlier, shorter schedule
+    configs/HASH.json        configuration before that, by its fingerprint
     members/<number>.json    state of the run and of its members
 
 Each record of the members is a new file. The newest two are kept.
@@ -20,12 +21,20 @@ from typing import Any
 
 from inarch.actors.resources import NetworkResources
 from inarch.population.config import to_dict
+from inarch.population.config.fingerprint import config_fingerprint
 from inarch.population.errors import DamagedError, DataError, StructureError
 from inarch.population.membership.members import Members
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.json_files import to_json
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.run_folder import RESULT, read_config, read_info, record_names, run_id_of
+from inarch.population.tasks.run_folder import (
+    EARLIER_CONFIGS,
+    RESULT,
+    read_config,
+    read_info,
+    record_names,
+    run_id_of,
+)
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 VERSIONED = ("inarch", "torch", "torchvision", "numpy", "ray")
@@ -67,8 +76,8 @@ def write_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
 def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
     """Write the configuration of a resumed run again if it has changed: more epochs, or data that were moved.
 
-    The result of the shorter schedule moves to results/EPOCHS-epochs.json. A change of the cluster's address alone does
-    not count.
+    The result of the shorter schedule moves to results/EPOCHS-epochs.json. The earlier configuration stays in configs/,
+    for replays of what was trained with it. A change of the cluster's address alone does not count.
 
     Args:
         storage: The run's folder.
@@ -83,6 +92,9 @@ def update_config(storage: Storage, spec: RunSpec, info: RunInfo) -> None:
     current = json.loads(json.dumps(to_dict(spec.config)))
     if current | {"address": None} == recorded | {"address": None}:
         return
+    earlier = config_fingerprint(recorded)
+    if earlier != config_fingerprint(current):
+        storage.replace(f"{EARLIER_CONFIGS}/{earlier}.json", to_json({"config": recorded}))
     if storage.exists(RESULT):
         storage.replace(f"results/{recorded['schedule']['epochs']}-epochs.json", storage.read(RESULT))
         storage.delete(RESULT)

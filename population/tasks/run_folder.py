@@ -25,6 +25,9 @@ FIELDS = {"train": "train", "validation": "validation_set", "test": "test", "que
 RESULT = "result.json"
 """File with the result of a run."""
 
+EARLIER_CONFIGS = "configs"
+"""Folder of the configurations before the schedule was made longer, each named by its fingerprint."""
+
 RECORD_FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "state": str,
     "message": str,
@@ -71,6 +74,25 @@ def recorded_config(storage: Storage, recorded: Mapping[str, Any]) -> RunConfig:
         DamagedError: A value is of another type.
     """
     return _revived(RunConfig, recorded["config"], "", storage)
+
+
+def earlier_configs(storage: Storage) -> dict[str, RunConfig]:
+    """Return the configurations that a run had before its schedule was made longer, by their fingerprints.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        DamagedError: A file is damaged.
+        StorageError: The folder cannot be read.
+    """
+    return {
+        name.removesuffix(".json"): recorded_config(
+            storage, read_json(storage, f"{EARLIER_CONFIGS}/{name}", fields={"config": dict})
+        )
+        for name in storage.names(EARLIER_CONFIGS)
+        if name.endswith(".json")
+    }
 
 
 def recorded_open(storage: Storage, recorded: Mapping[str, Any]) -> OpenConfig | None:

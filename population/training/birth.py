@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,17 +13,10 @@ import xxhash
 
 from inarch import population
 from inarch.population.config import RunConfig, to_dict
+from inarch.population.config.fingerprint import config_fingerprint
 from inarch.population.persistence.checkpoint import CheckpointId
 from inarch.population.state.precision import computes_bfloat16
 from inarch.population.state.snapshot_info import SnapshotInfo
-
-WITHOUT_NUMBERS = frozenset(
-    {"name", "storage", "address", "detach", "callbacks", "track", "timeouts", "checkpoint", "metrics", "debug"}
-)
-"""Sections of the configuration that change no number of a run."""
-
-PATHS = ("train", "validation_set", "test", "query", "image_folder")
-"""Fields of `DataConfig` that say where the data are. What they are is checked by their fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +106,7 @@ class Environment:
     code: str
     """Hash of the source of `inarch.population`."""
     config: str
-    """Hash of the configuration, without what changes no number."""
+    """Fingerprint of the configuration, as `config_fingerprint`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +136,7 @@ def environment(config: RunConfig, device: torch.device) -> Environment:
         processor=processor(device),
         torch=str(torch.__version__),
         code=code_hash(),
-        config=config_hash(config),
+        config=config_fingerprint(to_dict(config)),
     )
 
 
@@ -170,14 +162,3 @@ def code_hash() -> str:
         digest.update(f"{path.relative_to(folder)}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def config_hash(config: RunConfig) -> str:
-    """Return a hash of a configuration, without what changes no number: names, places and limits of time.
-
-    Args:
-        config: The configuration.
-    """
-    values = {name: value for name, value in to_dict(config).items() if name not in WITHOUT_NUMBERS}
-    values["data"] = {name: value for name, value in values["data"].items() if name not in PATHS}
-    return xxhash.xxh3_64_hexdigest(json.dumps(values, sort_keys=True).encode())

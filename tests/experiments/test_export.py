@@ -32,7 +32,7 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.image_task import run_splits, with_data
 from inarch.population.tasks.run_evaluation import evaluate_run
-from inarch.population.tasks.run_folder import read_info, with_moved_data, with_own_data
+from inarch.population.tasks.run_folder import earlier_configs, read_info, with_moved_data, with_own_data
 from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import describe_run
 from tests.conftest import small_config
@@ -217,6 +217,7 @@ def test_update_config_records_changes_and_archives_result(run: Run, tmp_path: P
     assert storage.exists("results/4-epochs.json") and not storage.exists("result.json")
     recorded = json.loads(storage.read("config.json"))["config"]
     assert recorded["schedule"]["epochs"] == 6 and recorded["data"]["train"] == str(tmp_path / "images")
+    assert list(earlier_configs(storage).values()) == [config]
     wrong_data: list[Any] = [{"training": "x"}, {"train": 3}]
     for wrong in wrong_data:
         with pytest.raises(ConfigError, match="must be a path, or paths by part"):

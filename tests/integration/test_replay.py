@@ -136,7 +136,7 @@ def test_replay_with_several_donors_and_rounding(begin) -> None:
     assert max(len(exchange.scions) for exchange in exchanges) == 2
 
 
-def test_replay_of_papa_after_a_stop_and_resume(begin) -> None:
+def test_replay_of_papa_after_stop_resume_and_more_epochs(begin) -> None:
     run = begin(
         "papa-replay",
         exchange=ExchangeConfig(rule="papa"),
@@ -145,11 +145,13 @@ def test_replay_of_papa_after_a_stop_and_resume(begin) -> None:
     )
     wait_for(run, 4)
     run.stop(seconds=60)
-    resumed = PopulationRun.resume(run.path)
-    resumed.wait(seconds=120)
-    prepared, replay = assert_equal(resumed)
-    assert sum(start == "resumed" for start in starts(prepared).values()) == 3
-    assert replay.num_intervals == 3 * 40
+    for epochs in (None, 46):  # to the end of the schedule, then with a longer one
+        resumed = PopulationRun.resume(run.path, epochs=epochs)
+        resumed.wait(seconds=120)
+        resumed.close()
+    prepared, replay = assert_equal(run)
+    assert sum(start == "resumed" for start in starts(prepared).values()) == 6
+    assert replay.num_intervals == 3 * 46
 
 
 def test_replay_of_a_language_run_with_a_kill(begin, tmp_path: Path) -> None:

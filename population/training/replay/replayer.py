@@ -16,6 +16,7 @@ from inarch.population.errors import RunError
 from inarch.population.persistence.checkpoint import CheckpointId, CheckpointStore
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.tasks.protocol import BoundTask
+from inarch.population.training.birth import Birth
 from inarch.population.training.replay.plan import ReplayPlan
 from inarch.population.training.replay.record import Life, RunRecord, Version
 from inarch.population.training.replay.running_life import RunningLife
@@ -44,7 +45,7 @@ class Replayer:
         self,
         record: RunRecord,
         plan: ReplayPlan,
-        make_task: Callable[[], BoundTask],
+        make_task: Callable[[Birth], BoundTask],
         *,
         recorded: CheckpointStore,
         observer: ReplayObserver | None = None,
@@ -54,7 +55,7 @@ class Replayer:
         Args:
             record: What the run's folder records.
             plan: What is repeated.
-            make_task: Returns the task of a network.
+            make_task: Returns the task of a process. Its configuration is the one that the process had.
             recorded: Checkpoints of the run.
             observer: Sees the replay.
         """
@@ -149,7 +150,7 @@ class Replayer:
     def _begin(self, life: Life) -> RunningLife:
         plan = self._plan.lives[life]
         torch.set_num_threads(plan.birth.environment.threads)
-        task = self._make_task()
+        task = self._make_task(plan.birth)
         never = dataclasses.replace(task.config.checkpoint, every=NEVER)
         config = dataclasses.replace(task.config, checkpoint=never)
         trainer = Trainer(task, config, network_id=life.network_id, incarnation=life.incarnation)

@@ -55,7 +55,7 @@ def replayed(folder: Path, config: RunConfig) -> tuple[RunRecord, Replay]:
     record, data = read_record(storage), task.load_data(config)
     checkpoints = [(network, item) for network, items in record.checkpoints.items() for item in items]
     plan = plan_replay(record, checkpoints)
-    replayer = Replayer(record, plan, lambda: task.bind(config, data), recorded=CheckpointStore(storage))
+    replayer = Replayer(record, plan, lambda _: task.bind(config, data), recorded=CheckpointStore(storage))
     replay = replayer.run()
     if replay.difference is None:
         assert sorted(replay.checkpoints) == sorted(checkpoints)
