@@ -42,10 +42,10 @@ def test_failing_storage_costs_early_rows_only(tmp_path: Path) -> None:
     store = CheckpointStore(storage)
     early = EarlyRows(store, 0, 1, log=LogFile(storage, "failing"))
     write = storage.write
-    storage.write = fail
+    setattr(storage, "write", fail)  # noqa: B010
     early.write(rows_of(1), 1)
     assert early.wait(seconds=20.0)
-    storage.write = write
+    setattr(storage, "write", write)  # noqa: B010
     early.write(rows_of(2), 2)
     assert early.wait(seconds=20.0)
     assert recorded(storage) == [2]

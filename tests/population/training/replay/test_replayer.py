@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from inarch.population import (
     CheckpointConfig,
     DataConfig,
     ExchangeConfig,
+    ExchangeOutcome,
     GraftConfig,
     Join,
     Leave,
@@ -19,21 +22,26 @@ from inarch.population import (
     PopulationConfig,
     RunConfig,
     ScheduleConfig,
+    Snapshot,
     StalenessConfig,
     TextConfig,
     TopologyConfig,
+    Trainer,
     WeightAveragingConfig,
 )
 from inarch.population.errors import RunError
-from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.built_in import resolve_task
+from inarch.population.training.birth import Birth, StartPoint, environment
 from inarch.population.training.replay.plan import plan_replay
 from inarch.population.training.replay.record import Life, RunRecord, read_record
 from inarch.population.training.replay.replayer import Replayer
 from inarch.population.training.replay.verifier import Replay
-from tests.conftest import small_config
+from tests.conftest import small_config, tiny_task
 from tests.fakes.recorded_run import record_run
+from tests.fakes.runtime import FakeRuntime, live
 
 STEPS = 3
 """Steps per interval in these tests."""
@@ -141,3 +149,39 @@ def test_replay_finds_another_learning_rate(tmp_path: Path) -> None:
     _, replay = replayed(tmp_path, other)
     assert replay.difference is not None and replay.difference.interval == 1
     assert "other bits than the run published" in str(replay.difference)
+
+
+def test_replay_repeats_refusals_and_stops(tmp_path: Path) -> None:
+    """One network is refused a scion, stops at an exchange, and later within an interval."""
+    config, store = config_of(), CheckpointStore(Storage(str(tmp_path)))
+    task, place = tiny_task(config), environment(config, torch.device("cpu"))
+
+    def scion_for(own: SnapshotInfo) -> Snapshot | ExchangeOutcome:
+        if own.interval == 1 and own.incarnation == 1:
+            donor = Trainer(tiny_task(config), config, network_id=1)
+            for tensor in donor.module.parameters():
+                tensor.data.mul_(1000.0)
+            return dataclasses.replace(donor.snapshot(), origin=dataclasses.replace(own, network_id=1))
+        return ExchangeOutcome.STOPPING if own.interval == 3 and own.incarnation == 1 else ExchangeOutcome.LATE
+
+    newest: Checkpoint | None = None
+    for incarnation, stop_after in ((1, None), (2, STEPS + 1), (3, None)):
+        trainer = Trainer(task, config, network_id=0, incarnation=incarnation)
+        start = StartPoint.initial()
+        if newest is not None:
+            trainer.resume(newest)
+            start = StartPoint.resumed(0, newest.id)
+        runtime = FakeRuntime(scion_for, stop_after=stop_after)
+        rows = trainer.record_birth(Birth(start=start, environment=place, time=0.0))
+        assert len(rows["births"]) == 1
+        live(trainer, runtime)
+        assert all(store.commit(checkpoint) for checkpoint in runtime.checkpoints)
+        newest = runtime.checkpoints[-1]
+    record = read_record(Storage(str(tmp_path)))
+    assert record.exchanges[Life(0, 1)][1].outcome == "diverging"
+    assert [birth.start.step % STEPS for birth in record.births.values()] == [0, 0, 1]
+    checkpoints = [(0, item) for item in record.checkpoints[0]]
+    replayer = Replayer(record, plan_replay(record, checkpoints), lambda _: tiny_task(config), recorded=store)
+    replay = replayer.run()
+    assert replay.difference is None and sorted(replay.checkpoints) == checkpoints
+    assert replay.num_intervals == 5 and any(item.step for item in record.checkpoints[0])
