@@ -73,15 +73,17 @@ def follow(run: PopulationRun, console: Console) -> RunResult:
     if not console.is_terminal:
         from inarch.actors.event_text import event_text
 
-        metrics = run.status().metrics
+        metrics = run.status(is_patient=True).metrics
         for event in run.events():
             line = event_text(event, metrics)
             if line:
                 console.print(line, highlight=False, soft_wrap=True)
         return run.wait()
-    with Live(live_view(run.status(), height=console.height), console=console, refresh_per_second=4) as live:
+    with Live(
+        live_view(run.status(is_patient=True), height=console.height), console=console, refresh_per_second=4
+    ) as live:
         while True:
-            status = run.status()
+            status = run.status(is_patient=True)
             live.update(live_view(status, height=console.height))
             if status.state in ("finished", "failed"):
                 break

@@ -17,7 +17,7 @@ from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.resources import reserved_gpu
 from inarch.population.errors import InarchError, StorageError
 from inarch.population.membership.members import MemberState
-from inarch.population.persistence.claim import withdraw
+from inarch.population.persistence.claim import withdraw_at_end
 from inarch.population.report.page import write_report
 
 GPU_SECONDS = 30.0
@@ -119,4 +119,4 @@ class RunCompletion:
     async def _withdraw_claim(self) -> None:
         """Free the run's folder for another start."""
         with contextlib.suppress(StorageError):
-            await asyncio.to_thread(withdraw, self._context.storage, self._context.spec.token)
+            await asyncio.to_thread(withdraw_at_end, self._context.storage, self._context.spec.token)

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ray.exceptions import ActorAlreadyExistsError
+from ray.exceptions import ActorAlreadyExistsError, ActorDiedError
 
 from inarch.actors.coordinator.actor import CoordinatorActor
 from inarch.actors.driver.claiming import claim_existing_folder
@@ -16,7 +16,7 @@ from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import Connection, connect, plan_resources
 from inarch.population.config import OpenConfig, RunConfig
-from inarch.population.errors import ConfigError, RunExistsError
+from inarch.population.errors import ClusterError, ConfigError, RunExistsError
 from inarch.population.extension.registry import Registration
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.claim import Claim, withdraw
@@ -136,6 +136,9 @@ def _launch(spec: RunSpec, connection: Connection) -> Launched:
     try:
         info = value_of(coordinator.start.remote(), seconds=config.timeouts.start_seconds + CALL_SECONDS)
         write_cluster(storage, spec, connection)
+    except ActorDiedError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ClusterError(f"run {spec.name}: its coordinator died while it started: {reason}") from error
     except BaseException:
         kill_coordinator(coordinator)
         raise

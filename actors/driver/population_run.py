@@ -19,6 +19,7 @@ from inarch.actors.driver.claiming import new_folder
 from inarch.actors.driver.coordinator_client import (
     CoordinatorClient,
     CoordinatorHandle,
+    SilentError,
     end_coordinator,
     find_coordinator,
 )
@@ -60,6 +61,9 @@ OPEN_DEFAULTS = OpenConfig()
 
 POLL_SECONDS = 2.0
 """Longest time in seconds that one call waits at the coordinator for an event or the result."""
+
+LATE_SECONDS = 10.0
+"""How late an answer of the coordinator may be that `wait` still takes after its time is over."""
 
 
 class PopulationRun:
@@ -126,14 +130,14 @@ class PopulationRun:
         Raises:
             RunError: The run failed. The message gives the reason.
         """
-        if not show_in_notebook(self.status):
+        if not show_in_notebook(lambda: self.status(is_patient=True)):
             self.print_progress()
         return self.wait()
 
     def print_progress(self) -> None:
         """Write each event of the run as a line to standard error, in a thread of this process."""
         if self._lines is None:
-            self._lines = ProgressLines(self.events(), lambda: self.status().metrics)
+            self._lines = ProgressLines(self.events(), lambda: self.status(is_patient=True).metrics)
 
     @property
     def path(self) -> str:
@@ -348,14 +352,18 @@ class PopulationRun:
             run.print_progress()
         return run
 
-    def status(self) -> RunStatus:
+    def status(self, *, is_patient: bool = False) -> RunStatus:
         """Return the present state of the run.
+
+        Args:
+            is_patient: Wait for a coordinator that hangs as long as the cluster answers, and not only 60 s.
 
         Raises:
             ClusterError: The coordinator does not answer.
             RunNotFoundError: The coordinator's process has ended.
         """
-        return self._client.call(lambda: self._coordinator.status.remote())
+        call = self._client.follow if is_patient else self._client.call
+        return call(lambda: self._coordinator.status.remote())
 
     def scale(self, size: int) -> None:
         """Grow or shrink the population, and return while the change is under way.
@@ -373,24 +381,28 @@ class PopulationRun:
     def events(self) -> Iterator[Event]:
         """Yield the events of the run, from its start to its end, as they happen.
 
-        The coordinator keeps the newest 4,096 events. A caller that reads later misses older events.
+        The coordinator keeps the newest 4,096 events. A caller that reads later misses older events. If the coordinator
+        hangs, the caller waits as long as the cluster answers.
         """
         after = 0
         while True:
-            events = self._client.call(functools.partial(self._coordinator.events.remote, after, POLL_SECONDS))
+            events = self._client.follow(functools.partial(self._coordinator.events.remote, after, POLL_SECONDS))
             yield from events
             after = events[-1].number if events else after
-            if not events and self.status().state in ("finished", "failed"):
+            if not events and self.status(is_patient=True).state in ("finished", "failed"):
                 return
 
     def wait(self, *, seconds: float | None = None) -> RunResult:
         """Wait for the end of the run, and return its result.
+
+        If the coordinator hangs, the caller waits as long as the cluster answers, within `seconds`.
 
         Args:
             seconds: Longest wait. None: no limit.
 
         Raises:
             TimeoutError: The run had not ended after `seconds`.
+            ClusterError: The cluster does not answer.
             RunError: The run failed. The message gives the reason.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -398,11 +410,15 @@ class PopulationRun:
             remaining = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
             if remaining <= 0:
                 raise TimeoutError(f"run {self.name} was not over after {seconds:g} s")
+            limit = None if deadline is None else deadline - time.monotonic() + LATE_SECONDS
             try:
-                table = self._client.call(functools.partial(self._coordinator.wait.remote, max(remaining, 0.01)))
-                is_over = table is not None or self.status().state == "finished"
+                wait = functools.partial(self._coordinator.wait.remote, max(remaining, 0.01))
+                table = self._client.follow(wait, seconds=limit)
+                is_over = table is not None or self.status(is_patient=deadline is None).state == "finished"
                 if is_over and table is None:  # it finished between the two calls, or was stopped
-                    table = self._client.call(lambda: self._coordinator.wait.remote(0.01))
+                    table = self._client.follow(lambda: self._coordinator.wait.remote(0.01), seconds=limit)
+            except SilentError:
+                raise TimeoutError(f"run {self.name} was not over after {seconds:g} s") from None
             except RunError:
                 self._finish_callbacks(None)
                 raise

@@ -92,3 +92,23 @@ def withdraw(storage: Storage, token: str | None) -> None:
     for claim in claims(storage):
         if claim.token == token:
             storage.delete(claim.path)
+
+
+def withdraw_at_end(storage: Storage, token: str | None) -> None:
+    """Delete the claim of a run that ends, and those of earlier starts, which were killed before they could withdraw.
+
+    Earlier claims are deleted first. One that remained would become the newest, and a process that is left of that
+    start could write into the folder again.
+
+    Args:
+        storage: The run's folder.
+        token: Token of the run's claim. None, or without such a claim: nothing is deleted.
+
+    Raises:
+        StorageError: A claim cannot be deleted.
+    """
+    known = claims(storage)
+    own = [claim for claim in known if claim.token == token]
+    for claim in known:
+        if own and claim <= own[-1]:
+            storage.delete(claim.path)

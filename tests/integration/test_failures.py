@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 from inarch.actors import PopulationRun
+from inarch.actors.driver import coordinator_client
 from inarch.population import (
     DataConfig,
     ExchangeConfig,
@@ -25,6 +28,7 @@ from inarch.population import (
     TimeoutsConfig,
 )
 from inarch.population.errors import (
+    ClusterError,
     RunError,
 )
 from inarch.population.persistence.history import read_table
@@ -162,6 +166,33 @@ def test_restarted_coordinator_waits_for_failing_storage(begin) -> None:
     status = until(lambda: (s := run.status()).state == "training" and len(s.networks) == 2 and s)
     assert [network.incarnation for network in status.networks] == [1, 1]
     assert run.wait(seconds=120).is_complete
+
+
+@pytest.mark.slow
+def test_frozen_coordinator_does_not_end_the_run(begin, monkeypatch, caplog) -> None:
+    """The limit of a call is 1 s here, and 60 s in a real run."""
+    monkeypatch.setattr(coordinator_client, "CALL_SECONDS", 1.0)
+    run = begin("frozen", **paced(60, 0.1))
+    status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
+    with concurrent.futures.ThreadPoolExecutor() as threads, caplog.at_level(logging.WARNING, logger="inarch"):
+        result = threads.submit(run.wait)
+        events = threads.submit(lambda: [event.kind for event in run.events()])
+        os.kill(status.coordinator_process, signal.SIGSTOP)
+        try:
+            with pytest.raises(ClusterError, match="its coordinator does not answer"):
+                run.status()
+            with pytest.raises(TimeoutError, match="was not over after"):
+                run.wait(seconds=0.5)
+            time.sleep(5.0)
+            assert not result.done() and not events.done()
+        finally:
+            os.kill(status.coordinator_process, signal.SIGCONT)
+        assert result.result(timeout=120).is_complete
+        assert events.result(timeout=30).count("done") == 2
+    followers = 2
+    assert caplog.text.count("its coordinator has not answered for") == followers, caplog.text
+    assert caplog.text.count("its coordinator answers again") == followers
+    assert rows_of(run) == {0: list(range(1, 61)), 1: list(range(1, 61))}
 
 
 NODES = """

@@ -6,6 +6,7 @@ Longer than 300 lines: each fault has a method that injects it, and all of them 
 from __future__ import annotations
 
 import contextlib
+import secrets
 import signal
 import time
 import uuid
@@ -107,7 +108,9 @@ class ChaosRun:
         self._setting, self._folder, self._grace, self._print = setting, folder, grace_seconds, say
         self._token = uuid.uuid4().hex
         self._scratch, self._storage = folder / "s", folder / "r"
-        self._environment = leftovers.environment(self._token, self._scratch, {})
+        is_separate = setting.cluster == "separate"  # a cluster that Ray's test tools start has no token of its own
+        secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} if is_separate else {}
+        self._environment = leftovers.environment(self._token, self._scratch, secret)
         self._began = time.monotonic()
         self._injections: list[Injection] = []
         self._problems: list[str] = []

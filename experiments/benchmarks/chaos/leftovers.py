@@ -15,6 +15,10 @@ TOKEN = "INARCH_CHAOS"
 
 SHARED_MEMORY = Path("/dev/shm")
 
+FOREIGN = ("pymp-", "torchinductor_")
+"""Beginnings of the names of other packages' temporary folders: sockets of Ray's dashboard, which Ray kills, and
+PyTorch's cache of compiled code."""
+
 POLL_SECONDS = 0.5
 
 
@@ -80,17 +84,13 @@ def remaining_shared_memory(before: Collection[str]) -> list[str]:
 
 
 def remaining_files(scratch: Path) -> list[str]:
-    """Return a line for each temporary file of a chaos run.
-
-    Ray's own folder does not count, nor do the empty folders that Ray's dashboard makes by multiprocessing (pymp-*) and
-    leaves there when Ray kills it.
+    """Return a line for each temporary file of a chaos run. Those of other packages do not count, see `FOREIGN`.
 
     Args:
         scratch: As in `environment`.
     """
-    paths = sorted((scratch / "tmp").iterdir())
-    remaining = [path for path in paths if not (path.name.startswith("pymp-") and not any(path.iterdir()))]
-    return [f"a temporary file was left behind: {path.name}" for path in remaining]
+    names = sorted(path.name for path in (scratch / "tmp").iterdir())
+    return [f"a temporary file was left behind: {name}" for name in names if not name.startswith(FOREIGN)]
 
 
 def _is_held(path: Path) -> bool:

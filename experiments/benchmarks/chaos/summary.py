@@ -13,7 +13,10 @@ from rich.table import Table
 from inarch.experiments.benchmarks.chaos.harness import ChaosOutcome
 
 MAX_SHOWN = 3
-"""Most problems of a run that the table shows."""
+"""Most problems of a run that its verdict names."""
+
+MAX_SHOWN_CHARACTERS = 80
+"""Most characters of a problem in the table."""
 
 
 def counts(outcome: ChaosOutcome) -> dict[str, int]:
@@ -52,7 +55,8 @@ def table(outcomes: Sequence[ChaosOutcome]) -> Table:
     for outcome in outcomes:
         faults = ", ".join(f"{count} {kind}" for kind, count in counts(outcome).items())
         numbers = (str(outcome.drivers), str(outcome.rows), f"{outcome.seconds:.0f}")
-        result.add_row(str(outcome.setting.seed), outcome.setting.name, faults, *numbers, verdict(outcome))
+        passed_text = "passed" if outcome.has_passed else f"FAILED: {outcome.problems[0][:MAX_SHOWN_CHARACTERS]}"
+        result.add_row(str(outcome.setting.seed), outcome.setting.name, faults, *numbers, passed_text)
     return result
 
 

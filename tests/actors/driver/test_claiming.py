@@ -26,7 +26,7 @@ from inarch.actors.termination import TERMINATED_STATUS, Interruptions, Terminat
 from inarch.population import RunConfig
 from inarch.population.errors import ConfigError, RunExistsError, UserCodeError
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
-from inarch.population.persistence.claim import Claim, check_holds, claims, holds, withdraw
+from inarch.population.persistence.claim import Claim, check_holds, claims, holds, withdraw, withdraw_at_end
 from inarch.population.persistence.storage import Storage, joined
 from tests.images import write_classes
 
@@ -222,3 +222,18 @@ def test_interruptions_check_raises_a_suppressed_interrupt() -> None:
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             interruptions.check()
+
+
+def test_end_of_a_run_leaves_no_claim_of_a_killed_start(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    killed, last, later = (Claim(generation=number, token=token) for number, token in ((1, "aa"), (2, "bb"), (3, "cc")))
+    for claim in (killed, last):
+        storage.write(claim.path, b"{}")
+    withdraw_at_end(storage, "unknown")
+    assert claims(storage) == [killed, last]
+    withdraw_at_end(storage, last.token)
+    assert claims(storage) == [] and not holds(storage, killed.token)
+    for claim in (last, later):
+        storage.write(claim.path, b"{}")
+    withdraw_at_end(storage, last.token)
+    assert claims(storage) == [later]

@@ -49,8 +49,8 @@ def test_new_shared_memory_without_a_holder_is_left(tmp_path: Path, monkeypatch:
     assert line.endswith("/new")
 
 
-def test_temporary_file_is_left_and_rays_folder_is_not(tmp_path: Path) -> None:
-    (tmp_path / "tmp" / "pymp-empty").mkdir(parents=True)
+def test_temporary_file_is_left_and_those_of_ray_are_not(tmp_path: Path) -> None:
+    (tmp_path / "tmp" / "pymp-x").mkdir(parents=True)
     assert leftovers.remaining_files(tmp_path) == []
     (tmp_path / "tmp" / "data.arrow").touch()
     assert leftovers.remaining_files(tmp_path) == ["a temporary file was left behind: data.arrow"]
