@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from inarch.experiments import cli, comparison_commands, recipes, result_commands
+from inarch.experiments.benchmarks.chaos.command import chaos
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "status": cli.status,
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "dashboard": result_commands.dashboard,
     "compare": comparison_commands.compare,
     "bench": comparison_commands.bench,
+    "bench chaos": chaos,
 }
 """Every command but train, whose options are the fields of the configuration."""
 
