@@ -15,6 +15,8 @@ from inarch.experiments.benchmarks.chaos.harness import ChaosOutcome
 MAX_SHOWN = 3
 """Most problems of a run that its verdict names."""
 
+NOTHING_INJECTED = "no fault was injected"
+
 MAX_SHOWN_CHARACTERS = 80
 """Most characters of a problem in the table."""
 
@@ -36,7 +38,7 @@ def verdict(outcome: ChaosOutcome) -> str:
         outcome: The run.
     """
     absent = sum(not injection.has_happened for injection in outcome.injections)
-    text = "passed" if outcome.has_passed else "FAILED: " + "; ".join(outcome.problems[:MAX_SHOWN])
+    text = "passed" if outcome.has_passed else f"FAILED: {'; '.join(outcome.problems[:MAX_SHOWN]) or NOTHING_INJECTED}"
     if len(outcome.problems) > MAX_SHOWN:
         text += f"; and {len(outcome.problems) - MAX_SHOWN} more"
     return text + (f" ({absent} of {len(outcome.injections)} faults could not be injected)" if absent else "")
@@ -55,7 +57,8 @@ def table(outcomes: Sequence[ChaosOutcome]) -> Table:
     for outcome in outcomes:
         faults = ", ".join(f"{count} {kind}" for kind, count in counts(outcome).items())
         numbers = (str(outcome.drivers), str(outcome.rows), f"{outcome.seconds:.0f}")
-        passed_text = "passed" if outcome.has_passed else f"FAILED: {outcome.problems[0][:MAX_SHOWN_CHARACTERS]}"
+        first = [*outcome.problems, NOTHING_INJECTED][0][:MAX_SHOWN_CHARACTERS]
+        passed_text = "passed" if outcome.has_passed else f"FAILED: {first}"
         result.add_row(str(outcome.setting.seed), outcome.setting.name, faults, *numbers, passed_text)
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -30,6 +31,12 @@ def test_verdict_says_what_could_not_be_injected() -> None:
     assert verdict(outcome()) == "passed (1 of 3 faults could not be injected)"
     assert verdict(outcome("network 1 is failed")).startswith("FAILED: network 1 is failed (1 of 3")
     assert "and 1 more" in verdict(outcome("a", "b", "c", "d"))
+
+
+def test_run_without_a_single_fault_does_not_pass() -> None:
+    idle = dataclasses.replace(outcome(), injections=(ABSENT,))
+    assert not idle.has_passed and "no fault was injected (1 of 1" in verdict(idle)
+    Console(quiet=True).print(table([idle]))
 
 
 def test_table_and_json_count_what_happened() -> None:
