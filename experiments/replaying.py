@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -85,6 +86,7 @@ def prepare_replay(
     births = [item.birth for item in plan.lives.values()]
     config, device = spec.config, _device(births)
     if config.device.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as in the processes of a run
         torch.use_deterministic_algorithms(True)
     run_task = task_of(spec)
     data = run_task.load_data(config)
@@ -101,7 +103,9 @@ def prepare_replay(
         name=spec.name,
         record=record,
         plan=plan,
-        warnings=warnings_of(births, environment(config, device), configs),
+        warnings=warnings_of(
+            births, environment(config, device), configs, is_deterministic=config.device.deterministic
+        ),
         make_task=make_task,
         recorded=CheckpointStore(storage),
     )
@@ -151,15 +155,22 @@ NAMES = {
 """What a process's environment consists of, but for its threads, which a replay sets."""
 
 
-def warnings_of(births: Sequence[Birth], here: Environment, earlier: Collection[str] = ()) -> tuple[str, ...]:
+NOT_DETERMINISTIC = "the run used a GPU without --device.deterministic, so that two trainings on one GPU may differ"
+
+
+def warnings_of(
+    births: Sequence[Birth], here: Environment, earlier: Collection[str] = (), *, is_deterministic: bool = True
+) -> tuple[str, ...]:
     """Return what differs between the processes of a run and this one, so that the bits may differ too.
 
     Args:
         births: Births of the run's processes.
         here: This process.
         earlier: Fingerprints of the earlier configurations that are in the folder.
+        is_deterministic: Whether the run used deterministic algorithms only.
     """
-    lines: dict[str, None] = {}
+    has_gpu = any(birth.environment.device == "cuda" for birth in births)
+    lines: dict[str, None] = {NOT_DETERMINISTIC: None} if has_gpu and not is_deterministic else {}
     for birth in births:
         for field, name in NAMES.items():
             then, now = getattr(birth.environment, field), getattr(here, field)

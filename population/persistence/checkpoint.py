@@ -212,7 +212,7 @@ class CheckpointStore:
             paths = {f"{table}/{name}": to_parquet(content, table) for table, content in rows.items() if content}
             self._early[network_id, incarnation, interval] = list(paths)
             for path, content in paths.items():
-                self._storage.write(path, content)
+                self._storage.replace(path, content)  # a process that is killed leaves no damaged file
 
     def _drop_early(self, network_id: int, checkpoint: CheckpointId) -> None:
         """Delete the files of early rows that a checkpoint holds, after they have been added to the history."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from inarch.experiments.cli import main
+from inarch.experiments.replaying import warnings_of
 from inarch.population import DataConfig, PopulationConfig, RunConfig, ScheduleConfig
 from inarch.population.persistence.history import read_table, to_parquet
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
+from inarch.population.training.birth import Birth, StartPoint, environment
 from tests.conftest import small_config
 from tests.fakes.recorded_run import record_run
 
@@ -62,9 +65,26 @@ def test_command_names_the_first_difference(tmp_path: Path, capsys) -> None:
     assert "other processor: the run had another" in printed
 
 
+def test_warnings_name_what_differs() -> None:
+    here = environment(config_of(), torch.device("cpu"))
+    there = dataclasses.replace(here, device="cuda", torch="1.0", config="earlier", threads=here.threads + 1)
+    births = [Birth(start=StartPoint.initial(), environment=item, time=0.0) for item in (here, there, there)]
+    assert warnings_of(births[:1], here) == ()
+    assert warnings_of(births, here, ["earlier"]) == (
+        "other device: the run had cuda, here it is cpu",
+        f"other version of torch: the run had 1.0, here it is {here.torch}",
+    )
+    lines = warnings_of(births, here, is_deterministic=False)
+    assert len(lines) == 4 and "--device.deterministic" in lines[0] and "other configuration" in lines[-1]
+
+
 def test_command_refuses_what_is_not_recorded(tmp_path: Path, capsys) -> None:
     record_run(tmp_path, config_of())
     assert status_of(["replay", str(tmp_path), "--until", "1:9"]) == 2
     assert "no interval 9 of network 1 is recorded" in capsys.readouterr().err
     assert status_of(["replay", str(tmp_path), "--until", "last"]) == 2
     assert "until must be NETWORK:INTERVAL" in capsys.readouterr().err
+    for file in (tmp_path / "births").iterdir():
+        file.unlink()
+    assert status_of(["replay", str(tmp_path)]) == 2
+    assert "its folder has no table of births" in capsys.readouterr().err

@@ -154,6 +154,19 @@ def test_replay_of_papa_after_stop_resume_and_more_epochs(begin) -> None:
     assert replay.num_intervals == 3 * 46
 
 
+def test_replay_of_a_lockstep_run_with_a_kill_and_a_resume(begin) -> None:
+    run = begin("lockstep-replay", mode="lockstep", **paced(16, 0.05, population=PopulationConfig(size=2, cpus=1)))
+    wait_for(run, 3)
+    kill(run, 0)
+    wait_for(run, 6)
+    run.stop(seconds=60)
+    resumed = PopulationRun.resume(run.path)
+    resumed.wait(seconds=120)
+    resumed.close()
+    _, replay = assert_equal(run)
+    assert replay.num_intervals >= 2 * 16
+
+
 def test_replay_of_a_language_run_with_a_kill(begin, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("networks graft the weights of their neighbors. " * 60)
     run = begin(

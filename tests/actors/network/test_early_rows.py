@@ -41,11 +41,11 @@ def test_failing_storage_costs_early_rows_only(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     store = CheckpointStore(storage)
     early = EarlyRows(store, 0, 1, log=LogFile(storage, "failing"))
-    write = storage.write
-    setattr(storage, "write", fail)  # noqa: B010
+    replace = storage.replace
+    setattr(storage, "replace", fail)  # noqa: B010
     early.write(rows_of(1), 1)
     assert early.wait(seconds=20.0)
-    setattr(storage, "write", write)  # noqa: B010
+    setattr(storage, "replace", replace)  # noqa: B010
     early.write(rows_of(2), 2)
     assert early.wait(seconds=20.0)
     assert recorded(storage) == [2]
