@@ -41,6 +41,11 @@ class NetworkResources:
     threads: int
     """Threads that the network computes with, at least 1. They may exceed the reserved CPUs."""
 
+    @property
+    def request(self) -> dict[str, float]:
+        """What a network's process needs on one node, by Ray's names of the resources."""
+        return {"CPU": self.cpus, "GPU": self.gpus}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
@@ -153,8 +158,9 @@ def plan_resources(config: RunConfig) -> NetworkResources:
     """Return the resources of each network on the connected cluster.
 
     Without population.cpus, a network's share is an equal part of the CPUs. It computes with as many threads, but
-    reserves less: see `GROWTH`. Without population.gpus, each network has a GPU of its own if there are enough.
-    Otherwise the networks share the GPUs evenly.
+    reserves less: see `GROWTH`. With population.scale_to resources it reserves its whole share, because the population
+    would otherwise grow to four networks for each share. Without population.gpus, each network has a GPU of its own if
+    there are enough. Otherwise the networks share the GPUs evenly.
 
     Args:
         config: The run's configuration.
@@ -170,7 +176,8 @@ def plan_resources(config: RunConfig) -> NetworkResources:
     if network_gpus is None:
         network_gpus = 0.0 if gpus == 0 else (1.0 if size <= gpus else 1.0 / -(-size // int(gpus)))
     share = population.cpus if population.cpus is not None else cpus / size
-    reserved = population.cpus if population.cpus is not None else (min(share, 1.0) if network_gpus else share) / GROWTH
+    growth = 1 if population.scale_to == "resources" and not network_gpus else GROWTH
+    reserved = population.cpus if population.cpus is not None else (min(share, 1.0) if network_gpus else share) / growth
     placement = NetworkResources(cpus=round(reserved, 4), gpus=network_gpus, threads=max(1, int(share)))
     needed = population.min_size or size
     fitting = sum(_fitting(node["Resources"], placement) for node in ray.nodes() if node["Alive"])

@@ -20,12 +20,13 @@ from ray import ObjectRef
 from ray.actor import ActorClass, exit_actor
 
 from inarch.actors.coordinator import run_metadata
+from inarch.actors.coordinator.elasticity.growth import ElasticGrowth
 from inarch.actors.coordinator.guests import Guests, open_info
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.network_group import await_result
-from inarch.actors.coordinator.recovery import find_networks, read_result, restore_run
 from inarch.actors.coordinator.remote_tasks import prepare_run
-from inarch.actors.coordinator.resume_plan import resumable_members, vanished_networks
+from inarch.actors.coordinator.resumption.recovery import find_networks, read_result, restore_run
+from inarch.actors.coordinator.resumption.resume_plan import resumable_members, vanished_networks
 from inarch.actors.coordinator.run_completion import RunCompletion
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.coordinator_api import GuestApi
@@ -72,6 +73,7 @@ class RunCoordinator(GuestApi):
         self._has_members = asyncio.Event()
         self._has_members.set()
         self._join_points: dict[tuple[int, int], JoinPoint[References]] = {}
+        self.growth = ElasticGrowth(self.context, self.lifecycle)
         self.guests = Guests(self.context)
         self._completion = RunCompletion(self.context, self.lifecycle, self.guests)
 
@@ -116,7 +118,8 @@ class RunCoordinator(GuestApi):
     async def scale(self, size: int) -> None:
         """Grow or shrink the population to `size` networks. The change is under way when the call returns.
 
-        Guests do not count, except in an open run, which asks its youngest guests to leave.
+        Guests do not count, except in an open run, which asks its youngest guests to leave. With population.scale_to
+        resources, `size` is the largest size from now on, and the population grows to it when the cluster has room.
 
         Args:
             size: Wanted number of networks.
@@ -135,12 +138,12 @@ class RunCoordinator(GuestApi):
         if self._config.metrics.per_network and size > MAX_LABELED_NETWORKS:
             raise ConfigError(f"with metrics.per_network a population has at most {MAX_LABELED_NETWORKS} networks")
         growth = self._members.num_to_add(size, max_size=self._config.population.max_size)
-        if growth > 0:
-            check_capacity(self._config, self._state.resources, size=size)
-        self._state.wanted = size
-        for _ in range(growth):
-            network_id = self._members.add(is_initial=False).id
-            self._background.spawn(self.lifecycle.start(network_id, "joined"))
+        self._state.limit = size
+        if self._config.population.scale_to == "size":
+            if growth > 0:
+                check_capacity(self._config, self._state.resources, size=size)
+            self._state.wanted = size
+            self.lifecycle.add(max(0, growth))
         for network_id in self._members.select_for_removal(-growth) if growth < 0 else ():
             self.lifecycle.request_leave(network_id)
         self._background.has_changed.set()
@@ -333,6 +336,7 @@ class RunCoordinator(GuestApi):
     def _set_info(self, info: RunInfo) -> None:
         self._state.info = info
         self._state.wanted = self._config.population.size if self._spec.open is None else 0
+        self._state.limit = self._config.population.max_size
         self._population.num_intervals = info.num_intervals
 
     async def _record_start(self, info: RunInfo) -> None:
@@ -406,6 +410,7 @@ class RunCoordinator(GuestApi):
                 self._background.has_changed.set()
             await self._release_barriers()
             self.lifecycle.reclaim_capacity()
+            self.growth.check_soon()
             if second % (1 + len(self._members) // LARGE_POPULATION) == 0:
                 self._show_metrics()
 

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from inarch.actors.coordinator.network_group import format_error
-from inarch.actors.coordinator.resume_plan import start_plans
+from inarch.actors.coordinator.resumption.resume_plan import start_plans
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.messages import Command, ExitReason, StartMode, StartPlan
 from inarch.actors.retry import RETRY_SECONDS
@@ -124,6 +124,17 @@ class NetworkLifecycle:
             pending = [task for task in placing.values() if not task.done()]
             await asyncio.wait(pending, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
         return None
+
+    def add(self, count: int) -> None:
+        """Start further networks, which join the others.
+
+        Args:
+            count: Number of networks, at least 0.
+        """
+        for _ in range(count):
+            network_id = self._members.add(is_initial=False).id
+            self._background.spawn(self.start(network_id, "joined"))
+        self._background.has_changed.set()
 
     async def start(self, network_id: int, mode: StartMode) -> None:
         """Place a network and let it train, unless the run or its membership ends first."""
@@ -292,6 +303,13 @@ class NetworkLifecycle:
         self.terminate(network_id)
         self._background.has_changed.set()
 
+    def _retire(self, network_id: int, *, outcome: str) -> None:
+        """Let a network without a process leave the population. Its checkpoints stay."""
+        self._members.set_state(network_id, MemberState.RETIRED)
+        self._monitor.emit("leave", network_id, outcome=outcome)
+        self.terminate(network_id)
+        self._background.has_changed.set()
+
     def _fail_run(self, message: str) -> None:
         self._state.fail(message)
         self._background.has_changed.set()
@@ -399,7 +417,8 @@ class NetworkLifecycle:
         """Make room if no network trains and those that start cannot be placed.
 
         First the finished networks end: they are only donors by then. If that does not help within
-        timeouts.start_seconds, the waiting networks are marked failed.
+        timeouts.start_seconds, the waiting networks are marked failed. With population.scale_to resources, they are
+        retired if others have finished: the population became smaller, as its cluster did.
         """
         now = time.monotonic()
         if not (self._population.is_starved() and self._state.has_begun and self._state.phase == "training"):
@@ -411,6 +430,10 @@ class NetworkLifecycle:
         for network_id in done if now - self._idle_since > ROOM_SECONDS else ():
             self.terminate(network_id)
         if now - self._idle_since > self._config.timeouts.start_seconds:
+            is_smaller = bool(done) and self._config.population.scale_to == "resources"
             for network_id in self._members.active():
+                if is_smaller:
+                    self._retire(network_id, outcome="no room in the cluster")
+                    continue
                 reason = "it found no room in the cluster, or did not come up, within timeouts.start_seconds"
                 self.mark_failed(network_id, reason)

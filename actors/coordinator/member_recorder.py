@@ -66,6 +66,7 @@ class MemberRecorder:
                 events=self._monitor.life_events(),
                 placement=self._state.resources,
                 began=time.time() - self._state.seconds,
+                limit=self._state.limit,
             )
             self._monitor.record_storage(None, "")
             await asyncio.to_thread(self._monitor.log.sync)

@@ -134,6 +134,7 @@ def write_members(
     members: Members,
     placement: NetworkResources | None,
     began: float,
+    limit: int | None = None,
     events: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the record of the members under the next number, then delete all records but the newest two.
@@ -148,6 +149,7 @@ def write_members(
         members: All members.
         placement: Resources of each network. None: not planned yet.
         began: Time at which training began, in seconds of the wall clock.
+        limit: Largest size that the population may reach by itself. None: no limit.
         events: Events that changed the run or a member, as JSON types.
 
     Raises:
@@ -159,6 +161,7 @@ def write_members(
         "state": state,
         "message": message,
         "began": began,
+        "limit": limit,
         "placement": None if placement is None else dataclasses.asdict(placement),
         "members": [dataclasses.asdict(member) for member in members],
         "events": list(events),

@@ -30,6 +30,8 @@ class RunState:
 
     wanted: int = 0
     """Networks that the population is to have."""
+    limit: int | None = None
+    """Largest size that the population may reach by itself. None: no limit."""
     resources: NetworkResources | None = None
     """Resources of each network. None before they are known."""
     data: Any = None

@@ -18,7 +18,11 @@ class PopulationConfig:
     """Training starts when this many networks are placed, and the others join as nodes appear. In lockstep,
     training waits for all networks. None: population.size."""
     max_size: int | None = None
-    """Largest size that `inarch scale` may set. None: no limit."""
+    """Largest size of the population. None: no limit."""
+    scale_to: Literal["size", "resources"] = "size"
+    """What decides the number of networks. size: population.size, or the newest `inarch scale`. resources: the
+    population begins with population.size, and grows up to population.max_size while the cluster has room. Networks
+    whose node leaves return when there is room. `inarch scale` then sets the largest size."""
     cpus: float | None = None
     """CPUs of each network, above 0, also fractions. None: an equal share of the cluster's CPUs."""
     gpus: float | None = None
@@ -56,5 +60,6 @@ class PopulationConfig:
             "lie in [0, 1], because a network trains on one GPU",
             self.gpus,
         )
+        one_of(self.scale_to, Literal["size", "resources"], "population.scale_to")
         one_of(self.init_new_networks, Literal["clone", "fresh"], "population.init_new_networks")
         require(self.max_restarts >= 0, "population.max_restarts", "be at least 0", self.max_restarts)

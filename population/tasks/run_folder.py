@@ -35,10 +35,11 @@ RECORD_FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "began": (int, float),
     "placement": (dict, type(None)),
     "events": list,
+    "limit": (int, type(None)),
 }
 """Fields of a record of the members, with their types."""
 
-EMPTY_RECORD: Mapping[str, Any] = {"message": "", "began": 0.0, "placement": None, "events": []}
+EMPTY_RECORD: Mapping[str, Any] = {"message": "", "began": 0.0, "placement": None, "events": [], "limit": None}
 """Fields that earlier versions did not write."""
 
 _RECORD = re.compile(r"^\d+\.json$")
@@ -201,8 +202,8 @@ def read_members(storage: Storage) -> dict[str, Any] | None:
         storage: The run's folder.
 
     Returns:
-        The arguments of `write_members` by name (state, message, began, placement, members), as JSON types. None if no
-        record was ever written.
+        The arguments of `write_members` by name (state, message, began, placement, members, limit), as JSON types. None
+        if no record was ever written.
 
     Raises:
         DamagedError: Every record is damaged.

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from inarch.actors import PopulationRun
-from inarch.actors.coordinator.resume_plan import resumable_members
+from inarch.actors.coordinator.resumption.resume_plan import resumable_members
 from inarch.actors.coordinator.run_metadata import update_config, write_config
 from inarch.actors.driver.claiming import claim_new_folder
 from inarch.actors.driver.inputs import with_more_epochs

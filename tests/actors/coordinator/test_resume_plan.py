@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inarch.actors.coordinator.resume_plan import (
+from inarch.actors.coordinator.resumption.resume_plan import (
     common_resume_interval,
     resumable_members,
     start_plans,

@@ -39,6 +39,7 @@ async def restore_run(context: RunContext) -> bool:
     population.num_intervals = state.info.num_intervals
     state.resources = placement_of(record)
     state.message = record["message"]
+    state.limit = record["limit"]
     context.monitor.restore_life_events(record.get("events", ()))
     state.began_seconds = time.monotonic() - (time.time() - record["began"])
     for member in members_of(record):

@@ -1,0 +1,1 @@
+"""How the population follows its cluster: nodes that appear, and nodes that leave."""

@@ -1,0 +1,90 @@
+"""Start networks when the cluster has room for them, if population.scale_to is resources."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from ray.exceptions import RayError
+
+from inarch.actors.coordinator.elasticity.node_view import read_nodes
+from inarch.actors.coordinator.lifecycle import NetworkLifecycle
+from inarch.actors.coordinator.run_context import RunContext
+from inarch.population.membership.elasticity import (
+    NodeCapacity,
+    PopulationSize,
+    SettledRoom,
+    num_to_start,
+    room_for,
+)
+from inarch.population.membership.members import MemberState
+
+CHECK_SECONDS = 2.0
+"""Seconds between two looks at the cluster's nodes."""
+
+WAITING = frozenset({MemberState.STARTING, MemberState.LOST, MemberState.STALLED})
+"""States of networks that may have no process, and whose place is theirs."""
+
+
+class ElasticGrowth:
+    """Lets the population grow into the cluster. Every method is called on the coordinator's event loop."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        lifecycle: NetworkLifecycle,
+        *,
+        read: Callable[[], tuple[NodeCapacity, ...]] = read_nodes,
+    ) -> None:
+        """Create it. It does nothing until `check_soon` is called.
+
+        Args:
+            context: The parts of the run.
+            lifecycle: Starts the networks.
+            read: Returns the nodes of the cluster. It may block.
+        """
+        self._context, self._lifecycle, self._read = context, lifecycle, read
+        self._settled = SettledRoom()
+        self._checked_at = float("-inf")
+
+    def check_soon(self) -> None:
+        """Look at the cluster in the background, unless the last look is recent."""
+        now = time.monotonic()
+        if self._context.config.population.scale_to == "resources" and now - self._checked_at >= CHECK_SECONDS:
+            self._checked_at = now
+            self._context.background.run_coalesced(self.check)
+
+    async def check(self) -> None:
+        """Read the nodes of the cluster, and start as many networks as there is room for."""
+        context = self._context
+        resources = context.state.resources
+        if resources is None or not context.state.has_begun or context.state.phase != "training":
+            return
+        try:
+            nodes = await asyncio.to_thread(self._read)
+        except RayError as error:
+            context.monitor.log.logger.warning("the nodes of the cluster could not be read: %s", error)
+            return
+        if context.state.phase != "training":
+            return
+        room = self._settled.observe(room_for(resources.request, nodes), now=time.monotonic())
+        count = num_to_start(room, self._size())
+        if count:
+            context.monitor.log.logger.info("the cluster has room: %d networks are started", count)
+            self._lifecycle.add(count)
+        context.state.wanted = len(context.population.members.counted())
+
+    def _size(self) -> PopulationSize:
+        """Return what matters of the population."""
+        population, info = self._context.population, self._context.state.info
+        members = population.members
+        counted = members.counted()
+        position = max((population.interval(donor) for donor in members.donors), default=0)
+        return PopulationSize(
+            num_counted=len(counted),
+            num_waiting=sum(members[network_id].state in WAITING for network_id in counted),
+            num_failed=sum(member.state is MemberState.FAILED for member in members),
+            limit=self._context.state.limit,
+            intervals_left=(info.num_intervals if info else 0) - position,
+        )

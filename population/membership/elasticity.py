@@ -1,0 +1,134 @@
+"""Decide how many networks a population gains when its cluster has room for them.
+
+Everything here is a value or a pure function. The coordinator reads the nodes of the cluster once in a while, and
+starts as many networks as `num_to_start` returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+SETTLE_SECONDS = 5.0
+"""Seconds for which a cluster must have room before networks start in it. The room that a restarting network leaves for
+a moment is no room for others."""
+
+MIN_INTERVALS = 2
+"""Intervals of its schedule that a network must still have when it joins."""
+
+GPU = "GPU"
+"""Ray's name of GPUs. Ray sums the free parts of all GPUs of a node, but a network trains on one of them."""
+
+ROUNDING = 1e-6
+"""Tolerance of sums of fractions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeCapacity:
+    """What one node of the cluster has."""
+
+    node_id: str
+    total: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Resources of the node by name, whether in use or not."""
+    free: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The part of each resource that is not in use. A resource that is missing here has none left."""
+    is_draining: bool = False
+    """Whether the node is about to leave. Nothing new is placed there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationSize:
+    """What of a population matters for its growth."""
+
+    num_counted: int
+    """Networks that count toward its size: those that train or wait for a place, and finished ones."""
+    num_waiting: int = 0
+    """Those of them that have no process of their own yet. They take the room first."""
+    num_failed: int = 0
+    """Networks that failed for good. They are not replaced: what made one fail might make the next one fail."""
+    limit: int | None = None
+    """Most networks. None: no limit."""
+    intervals_left: int = MIN_INTERVALS
+    """Intervals that a network which joins now would still have."""
+
+
+def room_for(request: Mapping[str, float], nodes: Iterable[NodeCapacity]) -> int:
+    """Return how many more networks fit into a cluster, each on one node.
+
+    Args:
+        request: Resources of one network by name, at least 0. With a GPU amount of at most 1.
+        nodes: The nodes of the cluster.
+
+    Returns:
+        Number of networks. 0 if a network requests nothing, because nothing would limit their number.
+    """
+    return sum(_fitting(request, node) for node in nodes if not node.is_draining)
+
+
+def _fitting(request: Mapping[str, float], node: NodeCapacity) -> int:
+    """Return how many networks fit into the free part of one node."""
+    counts: list[int] = []
+    for name, amount in request.items():
+        if amount <= 0:
+            continue
+        free = node.free.get(name, 0.0)
+        counts.append(math.floor(free / amount + ROUNDING))
+        if name == GPU:
+            counts.append(_fitting_gpus(amount, total=node.total.get(name, 0.0), free=free))
+    return max(0, min(counts, default=0))
+
+
+def _fitting_gpus(amount: float, *, total: float, free: float) -> int:
+    """Return how many shares of a GPU are left if what is in use is shares of the same size."""
+    shares = math.floor(1.0 / amount + ROUNDING)
+    return math.floor(total + ROUNDING) * shares - math.ceil((total - free) / amount - ROUNDING)
+
+
+def num_to_start(room: int, size: PopulationSize) -> int:
+    """Return how many networks to start now.
+
+    Args:
+        room: Networks that fit into the cluster beside those that run.
+        size: The population.
+
+    Returns:
+        Number of networks, at least 0. Networks that wait for a place are never started twice: the room is theirs.
+    """
+    if size.intervals_left < MIN_INTERVALS:
+        return 0
+    count = room - size.num_waiting - size.num_failed
+    if size.limit is not None:
+        count = min(count, size.limit - size.num_counted - size.num_failed)
+    return max(0, count)
+
+
+class SettledRoom:
+    """Room that a cluster has had for a while. Room that comes and goes does not count."""
+
+    def __init__(self, *, seconds: float = SETTLE_SECONDS) -> None:
+        """Begin without observations.
+
+        Args:
+            seconds: How long the cluster must have had the room.
+        """
+        self._seconds = seconds
+        self._observations: deque[tuple[float, int]] = deque()
+
+    def observe(self, room: int, *, now: float) -> int:
+        """Record the present room, and return the settled room.
+
+        Args:
+            room: Networks that fit into the cluster now.
+            now: Seconds of a monotonic clock.
+
+        Returns:
+            The least room that was observed within the last `seconds`. 0 until the first observation is as old as that.
+        """
+        self._observations.append((now, room))
+        while len(self._observations) > 1 and self._observations[1][0] <= now - self._seconds:
+            self._observations.popleft()
+        if self._observations[0][0] > now - self._seconds:
+            return 0
+        return min(observed for _, observed in self._observations)

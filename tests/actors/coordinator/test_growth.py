@@ -1,0 +1,134 @@
+"""Growth of a population into its cluster, with fake processes and fake nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from ray.exceptions import RpcError
+
+from inarch.actors.coordinator.elasticity.growth import ElasticGrowth
+from inarch.population.config import PopulationConfig, TimeoutsConfig
+from inarch.population.membership import elasticity
+from inarch.population.membership.elasticity import NodeCapacity
+from inarch.population.membership.members import MemberState
+from tests.actors.coordinator.test_lifecycle import Run, play
+
+
+class Nodes:
+    """A cluster of nodes with one CPU for each network, some of which are in use."""
+
+    def __init__(self) -> None:
+        self.cpus, self.used, self.fails, self.reads = 2, 0, False, 0
+
+    def read(self) -> tuple[NodeCapacity, ...]:
+        self.reads += 1
+        if self.fails:
+            raise RpcError("the head is gone")
+        total = {"CPU": float(self.cpus)}
+        return (NodeCapacity(node_id="node", total=total, free={"CPU": float(self.cpus - self.used)}),)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let room count as soon as it is seen."""
+    settled = elasticity.SettledRoom
+    monkeypatch.setattr("inarch.actors.coordinator.elasticity.growth.SettledRoom", lambda: settled(seconds=0.0))
+
+
+def elastic(tmp_path: Path, **population: object) -> tuple[Run, Nodes, ElasticGrowth]:
+    config = PopulationConfig(**{"size": 2, "scale_to": "resources", **population})  # pyright: ignore
+    run, nodes = Run(tmp_path, population=config), Nodes()
+    run.state.limit = config.max_size
+    return run, nodes, ElasticGrowth(run.context, run.lifecycle, read=nodes.read)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_population_grows_to_its_limit_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        run, nodes, growth = elastic(tmp_path, max_size=4)
+        await run.train(2)
+        nodes.used = 2
+        await growth.check()
+        assert len(run.population.members) == 2, "there is no room"
+        nodes.cpus = 7
+        run.group.slow = {2, 3}
+        await growth.check()
+        await growth.check()
+        assert [run.state_of(number) for number in (2, 3)] == [MemberState.STARTING] * 2
+        assert len(run.population.members) == 4, "networks that wait are not started twice"
+        assert run.state.wanted == 4
+
+    play(scenario)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_lost_networks_have_the_room_first(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        run, nodes, growth = elastic(tmp_path, max_size=4)
+        await run.train(2)
+        run.population.lose(1)
+        nodes.cpus, nodes.used = 2, 1
+        await growth.check()
+        assert len(run.population.members) == 2
+
+    play(scenario)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_unreadable_cluster_changes_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        run, nodes, growth = elastic(tmp_path)
+        await run.train(2)
+        nodes.cpus, nodes.fails = 8, True
+        await growth.check()
+        assert len(run.population.members) == 2
+        nodes.fails = False
+        await growth.check()
+        assert len(run.population.members) == 10
+
+    play(scenario)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_no_network_joins_at_the_end_of_the_schedule(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        run, nodes, growth = elastic(tmp_path)
+        await run.train(2)
+        run.population.record_interval(0, 3)  # of 4
+        nodes.cpus = 8
+        await growth.check()
+        assert len(run.population.members) == 2
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("scale_to", "reads"), [("size", 0), ("resources", 1)])
+def test_nodes_are_read_for_an_elastic_population(tmp_path: Path, scale_to: str, reads: int) -> None:
+    async def scenario() -> None:
+        run, nodes, growth = elastic(tmp_path, scale_to=scale_to)
+        await run.train(2)
+        growth.check_soon()
+        growth.check_soon()
+        await asyncio.sleep(0.05)
+        assert nodes.reads == reads
+
+    play(scenario)
+
+
+def test_networks_without_room_are_retired_at_the_end(tmp_path: Path) -> None:
+    async def scenario(scale_to: str, *, expected: MemberState) -> None:
+        config = PopulationConfig(size=2, scale_to=scale_to)  # pyright: ignore
+        run = Run(tmp_path / scale_to, population=config, timeouts=TimeoutsConfig(start_seconds=0.01))
+        await run.train(2)
+        run.population.members.set_state(0, MemberState.DONE)
+        run.population.lose(1)
+        run.population.members.restart(1)
+        run.lifecycle.reclaim_capacity()
+        await asyncio.sleep(0.02)
+        run.lifecycle.reclaim_capacity()
+        assert run.state_of(1) is expected
+
+    play(lambda: scenario("resources", expected=MemberState.RETIRED))
+    play(lambda: scenario("size", expected=MemberState.FAILED))

@@ -1,0 +1,109 @@
+"""Runs on clusters of several nodes on this machine, whose nodes appear and leave. Prints what was seen as JSON.
+
+    python -m tests.integration.elastic_run SCENARIO CONFIG
+
+It is a process of its own, because a process is connected to one cluster only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="5")
+
+import ray
+from ray.cluster_utils import Cluster
+
+from inarch.actors import PopulationRun, RunStatus
+from inarch.actors.messages import Event, NetworkStatus
+from inarch.population.config import RunConfig, from_dict
+from tests.integration.runs import ARRAYS, until
+
+
+class Scenario:
+    """A run on a cluster, and the nodes that were added to it."""
+
+    def __init__(self, config: RunConfig, *, cpus: int) -> None:
+        head = {"num_cpus": cpus, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        ray.init(address=self.cluster.address, namespace="inarch", log_to_driver=False)
+        self.config, self.run = config, PopulationRun.start(config, data=ARRAYS, quiet=True)
+        self.events: list[Event] = []
+        threading.Thread(target=self._follow, daemon=True).start()
+        self.facts: dict[str, Any] = {}
+
+    def _follow(self) -> None:
+        for event in self.run.events():
+            self.events.append(event)
+
+    def networks(self, *states: str) -> list[NetworkStatus]:
+        """Return the networks in some states, by default those that train."""
+        status: RunStatus = self.run.status()
+        return [network for network in status.networks if network.state in (states or ("training",))]
+
+    def until(self, condition: Callable[[], Any], *, seconds: float = 120.0) -> float:
+        """Wait for a condition, and return the seconds that it took."""
+        began = time.monotonic()
+        try:
+            until(condition, seconds=seconds)
+        except AssertionError:
+            print(self.run.status(), file=sys.stderr)
+            raise
+        return time.monotonic() - began
+
+    def num_training(self) -> int:
+        return len(self.networks("training"))
+
+
+def grow(world: Scenario) -> None:
+    """2 networks, then two nodes with room for four more, then one of these nodes leaves, and another appears."""
+    world.until(lambda: world.num_training() == 2 and min(n.interval for n in world.networks()) >= 1)
+    nodes = [world.cluster.add_node(num_cpus=2) for _ in range(2)]
+    appeared = time.time()
+    world.until(lambda: world.num_training() == 6)
+    joins = [event.seconds for event in world.events if event.kind == "join"]
+    world.facts["first_join_seconds"] = joins[2] - appeared
+    world.until(lambda: len({n.network_id for n in world.networks() if n.interval > 0}) == 6)
+    time.sleep(10.0)
+    world.facts["grown"] = sorted(n.network_id for n in world.networks())
+    on_node = {n.network_id for n in world.networks() if n.node == nodes[0].node_id}
+    world.facts["lost"] = sorted(on_node)
+    world.cluster.remove_node(nodes[0], allow_graceful=False)
+    world.until(lambda: world.num_training() == 4)
+    position = {n.network_id: n.interval for n in world.networks()}
+    world.until(lambda: all(n.interval >= position[n.network_id] + 3 for n in world.networks()))
+    waiting = world.networks("starting", "lost")
+    world.facts["waiting"] = sorted(network.network_id for network in waiting)
+    world.facts["size_after_loss"] = len(world.run.status().networks)
+    world.cluster.add_node(num_cpus=2)
+    world.facts["return_seconds"] = world.until(lambda: world.num_training() == 6)
+    world.run.stop(seconds=90)
+
+
+SCENARIOS: dict[str, tuple[Callable[[Scenario], None], int]] = {"grow": (grow, 2)}
+"""Scenarios by name, with the CPUs of the head node."""
+
+
+def main() -> None:
+    play, cpus = SCENARIOS[sys.argv[1]]
+    world = Scenario(from_dict(RunConfig, json.loads(sys.argv[2])), cpus=cpus)
+    try:
+        play(world)
+        world.facts["networks"] = {
+            n.network_id: {"state": n.state, "interval": n.interval, "incarnation": n.incarnation}
+            for n in world.run.status().networks
+        }
+        print(json.dumps(world.facts))
+    finally:
+        ray.shutdown()
+        world.cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Populations that follow their cluster: nodes that appear, are drained, and leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inarch.population import PopulationConfig
+from inarch.population.config import to_dict
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage
+from tests.conftest import small_config
+from tests.integration.runs import paced, rows_in
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def play(scenario: str, storage: Path, **changes: Any) -> dict[str, Any]:
+    """Play a scenario of tests/integration/elastic_run.py, and return what it saw."""
+    config = small_config(name=scenario, storage=str(storage), **changes)
+    words = [sys.executable, "-m", "tests.integration.elastic_run", scenario, json.dumps(to_dict(config))]
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    completed = subprocess.run(words, capture_output=True, text=True, timeout=380, env=environment, check=False)
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    return json.loads(next(line for line in completed.stdout.splitlines() if line.startswith("{")))
+
+
+def assert_each_interval_once(path: Path) -> None:
+    """Each network has each interval from its first to that of its newest checkpoint in its rows, exactly once."""
+    store = CheckpointStore(Storage(str(path)))
+    for network_id, rows in rows_in(path).items():
+        assert rows == list(range(rows[0], rows[-1] + 1)), network_id
+        newest = store.newest(network_id)
+        assert newest is not None and newest.id.interval == rows[-1], network_id
+
+
+def test_population_grows_onto_a_new_node(tmp_path: Path) -> None:
+    population = PopulationConfig(size=2, max_size=6, cpus=1.0, scale_to="resources")
+    facts = play("grow", tmp_path, **paced(2000, 0.2, population=population))
+    assert facts["grown"] == [0, 1, 2, 3, 4, 5], "no more networks than max_size, and none twice"
+    assert facts["first_join_seconds"] < 30
+    assert len(facts["lost"]) == 2 and facts["waiting"] == facts["lost"]
+    assert facts["size_after_loss"] == 6, "lost networks are not replaced by others"
+    assert all(network["state"] == "stopped" for network in facts["networks"].values())
+    assert_each_interval_once(tmp_path / "grow")
+    rows = rows_in(tmp_path / "grow")
+    assert rows.keys() == {0, 1, 2, 3, 4, 5}
+    assert all(rows[network_id][0] == 1 for network_id in (0, 1))
+    assert all(rows[network_id][0] > 1 for network_id in (2, 3, 4, 5)), "newcomers begin where the others are"
