@@ -158,7 +158,7 @@ def plan_resources(config: RunConfig) -> NetworkResources:
     """Return the resources of each network on the connected cluster.
 
     Without population.cpus, a network's share is an equal part of the CPUs. It computes with as many threads, but
-    reserves less: see `GROWTH`. With population.scale_to resources it reserves its whole share, because the population
+    reserves less: see `GROWTH`. In an elastic population it reserves its whole share, because the population
     would otherwise grow to four networks for each share. Without population.gpus, each network has a GPU of its own if
     there are enough. Otherwise the networks share the GPUs evenly.
 
@@ -176,7 +176,7 @@ def plan_resources(config: RunConfig) -> NetworkResources:
     if network_gpus is None:
         network_gpus = 0.0 if gpus == 0 else (1.0 if size <= gpus else 1.0 / -(-size // int(gpus)))
     share = population.cpus if population.cpus is not None else cpus / size
-    growth = 1 if population.scale_to == "resources" and not network_gpus else GROWTH
+    growth = 1 if population.is_elastic and not network_gpus else GROWTH
     reserved = population.cpus if population.cpus is not None else (min(share, 1.0) if network_gpus else share) / growth
     placement = NetworkResources(cpus=round(reserved, 4), gpus=network_gpus, threads=max(1, int(share)))
     needed = population.min_size or size

@@ -118,8 +118,8 @@ class RunCoordinator(GuestApi):
     async def scale(self, size: int) -> None:
         """Grow or shrink the population to `size` networks. The change is under way when the call returns.
 
-        Guests do not count, except in an open run, which asks its youngest guests to leave. With population.scale_to
-        resources, `size` is the largest size from now on, and the population grows to it when the cluster has room.
+        Guests do not count, except in an open run, which asks its youngest guests to leave. In an elastic
+        population `size` is the largest size from now on, and the population grows to it when the cluster has room.
 
         Args:
             size: Wanted number of networks.
@@ -139,7 +139,7 @@ class RunCoordinator(GuestApi):
             raise ConfigError(f"with metrics.per_network a population has at most {MAX_LABELED_NETWORKS} networks")
         growth = self._members.num_to_add(size, max_size=self._config.population.max_size)
         self._state.limit = size
-        if self._config.population.scale_to == "size":
+        if not self._config.population.is_elastic:
             if growth > 0:
                 check_capacity(self._config, self._state.resources, size=size)
             self._state.wanted = size

@@ -417,7 +417,7 @@ class NetworkLifecycle:
         """Make room if no network trains and those that start cannot be placed.
 
         First the finished networks end: they are only donors by then. If that does not help within
-        timeouts.start_seconds, the waiting networks are marked failed. With population.scale_to resources, they are
+        timeouts.start_seconds, the waiting networks are marked failed. In an elastic population they are
         retired if others have finished: the population became smaller, as its cluster did.
         """
         now = time.monotonic()
@@ -430,7 +430,7 @@ class NetworkLifecycle:
         for network_id in done if now - self._idle_since > ROOM_SECONDS else ():
             self.terminate(network_id)
         if now - self._idle_since > self._config.timeouts.start_seconds:
-            is_smaller = bool(done) and self._config.population.scale_to == "resources"
+            is_smaller = bool(done) and self._config.population.is_elastic
             for network_id in self._members.active():
                 if is_smaller:
                     self._retire(network_id, outcome="no room in the cluster")

@@ -19,10 +19,11 @@ class PopulationConfig:
     training waits for all networks. None: population.size."""
     max_size: int | None = None
     """Largest size of the population. None: no limit."""
-    scale_to: Literal["size", "resources"] = "size"
+    scale_to: Literal["size", "resources", "autoscaler"] = "size"
     """What decides the number of networks. size: population.size, or the newest `inarch scale`. resources: the
     population begins with population.size, and grows up to population.max_size while the cluster has room. Networks
-    whose node leaves return when there is room. `inarch scale` then sets the largest size."""
+    whose node leaves return when there is room. `inarch scale` then sets the largest size. autoscaler: as resources,
+    and one further network waits for a place, so that Ray's autoscaler adds a node."""
     cpus: float | None = None
     """CPUs of each network, above 0, also fractions. None: an equal share of the cluster's CPUs."""
     gpus: float | None = None
@@ -36,6 +37,11 @@ class PopulationConfig:
     max_restarts: int = 3
     """How often a network whose process died restarts from its newest checkpoint before it is marked failed, at
     least 0."""
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the population grows by itself."""
+        return self.scale_to != "size"
 
     def __post_init__(self) -> None:
         require(self.size >= 1, "population.size", "be at least 1", self.size)
@@ -60,6 +66,6 @@ class PopulationConfig:
             "lie in [0, 1], because a network trains on one GPU",
             self.gpus,
         )
-        one_of(self.scale_to, Literal["size", "resources"], "population.scale_to")
+        one_of(self.scale_to, Literal["size", "resources", "autoscaler"], "population.scale_to")
         one_of(self.init_new_networks, Literal["clone", "fresh"], "population.init_new_networks")
         require(self.max_restarts >= 0, "population.max_restarts", "be at least 0", self.max_restarts)

@@ -99,8 +99,8 @@ class RunConfig:
             )
             require(plain, "name", "consist of the letters a to z and A to Z, digits, '-', '_' and '.'", self.name)
         size = max(self.population.size, self.population.max_size or 0)
-        is_bounded = self.population.scale_to == "size" or self.population.max_size is not None
-        text = "be off with population.scale_to resources and no population.max_size"
+        is_bounded = not self.population.is_elastic or self.population.max_size is not None
+        text = "be off without population.scale_to size and without population.max_size"
         require(is_bounded or not self.metrics.per_network, "metrics.per_network", text, self.metrics.per_network)
         is_small = not self.metrics.per_network or size <= MAX_LABELED_NETWORKS
         text = f"be off for more than {MAX_LABELED_NETWORKS} networks, because each would have metrics of its own"

@@ -48,6 +48,8 @@ class PopulationSize:
     """Those of them that have no process of their own yet. They take the room first."""
     num_failed: int = 0
     """Networks that failed for good. They are not replaced: what made one fail might make the next one fail."""
+    num_spare: int = 0
+    """Networks that are to wait for a place although there is none, so that an autoscaler adds nodes."""
     limit: int | None = None
     """Most networks. None: no limit."""
     intervals_left: int = MIN_INTERVALS
@@ -98,7 +100,7 @@ def num_to_start(room: int, size: PopulationSize) -> int:
     """
     if size.intervals_left < MIN_INTERVALS:
         return 0
-    count = room - size.num_waiting - size.num_failed
+    count = room + size.num_spare - size.num_waiting - size.num_failed
     if size.limit is not None:
         count = min(count, size.limit - size.num_counted - size.num_failed)
     return max(0, count)

@@ -18,6 +18,7 @@ from typing import Any
 os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="5")
 
 import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
 
 from inarch.actors import PopulationRun, RunStatus
@@ -86,7 +87,22 @@ def grow(world: Scenario) -> None:
     world.run.stop(seconds=90)
 
 
-SCENARIOS: dict[str, tuple[Callable[[Scenario], None], int]] = {"grow": (grow, 2)}
+def ask(world: Scenario) -> None:
+    """One network waits beside the 2 for which there is room. A node is added for it, on which a fourth fits too."""
+    world.until(lambda: world.num_training() == 2 and world.networks("starting"))
+    time.sleep(10.0)
+    address = ray.get_runtime_context().gcs_address
+    demands = get_cluster_status(address).resource_demands.ray_task_actor_demand
+    world.facts["demands"] = [(b.bundle, b.count) for demand in demands for b in demand.bundles_by_count]
+    world.facts["size_before"] = len(world.run.status().networks)
+    world.cluster.add_node(num_cpus=3)
+    world.until(lambda: world.num_training() == 4)
+    time.sleep(8.0)
+    world.facts["size_after"] = len(world.run.status().networks)
+    world.run.stop(seconds=90)
+
+
+SCENARIOS: dict[str, tuple[Callable[[Scenario], None], int]] = {"grow": (grow, 2), "ask": (ask, 2)}
 """Scenarios by name, with the CPUs of the head node."""
 
 

@@ -54,3 +54,11 @@ def test_population_grows_onto_a_new_node(tmp_path: Path) -> None:
     assert rows.keys() == {0, 1, 2, 3, 4, 5}
     assert all(rows[network_id][0] == 1 for network_id in (0, 1))
     assert all(rows[network_id][0] > 1 for network_id in (2, 3, 4, 5)), "newcomers begin where the others are"
+
+
+def test_waiting_network_is_demand_for_an_autoscaler(tmp_path: Path) -> None:
+    population = PopulationConfig(size=2, max_size=4, cpus=1.0, scale_to="autoscaler")
+    facts = play("ask", tmp_path, **paced(2000, 0.2, population=population))
+    assert facts["demands"] == [[{"CPU": 1.0}, 1]], "one network waits, and Ray sees it"
+    assert (facts["size_before"], facts["size_after"]) == (3, 4)
+    assert_each_interval_once(tmp_path / "ask")

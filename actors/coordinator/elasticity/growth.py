@@ -1,4 +1,4 @@
-"""Start networks when the cluster has room for them, if population.scale_to is resources."""
+"""Start networks when the cluster has room for them, in an elastic population."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ElasticGrowth:
     def check_soon(self) -> None:
         """Look at the cluster in the background, unless the last look is recent."""
         now = time.monotonic()
-        if self._context.config.population.scale_to == "resources" and now - self._checked_at >= CHECK_SECONDS:
+        if self._context.config.population.is_elastic and now - self._checked_at >= CHECK_SECONDS:
             self._checked_at = now
             self._context.background.run_coalesced(self.check)
 
@@ -85,6 +85,7 @@ class ElasticGrowth:
             num_counted=len(counted),
             num_waiting=sum(members[network_id].state in WAITING for network_id in counted),
             num_failed=sum(member.state is MemberState.FAILED for member in members),
+            num_spare=int(self._context.config.population.scale_to == "autoscaler"),
             limit=self._context.state.limit,
             intervals_left=(info.num_intervals if info else 0) - position,
         )

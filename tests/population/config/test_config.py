@@ -43,11 +43,11 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (PopulationConfig, {"size": 0}, r"population\.size must be at least 1, got 0"),
         (PopulationConfig, {"size": 2, "min_size": 3}, r"population\.min_size"),
         (PopulationConfig, {"size": 4, "max_size": 3}, r"population\.max_size"),
-        (PopulationConfig, {"scale_to": "nodes"}, r"population\.scale_to must be one of size, resources"),
+        (PopulationConfig, {"scale_to": "nodes"}, r"population\.scale_to must be one of size, resources, autoscaler"),
         (
             RunConfig,
             {"population": PopulationConfig(scale_to="resources"), "metrics": MetricsConfig(per_network=True)},
-            r"metrics\.per_network must be off with population\.scale_to resources and no population\.max_size",
+            r"metrics\.per_network must be off without population\.scale_to size and without population\.max_size",
         ),
         (CheckpointConfig, {"every_seconds": -1.0}, r"checkpoint\.every_seconds must be at least 0"),
         (

@@ -67,6 +67,10 @@ def test_room_on_gpus_holds_each_network_on_one_gpu(amount: float, gpus: int, pl
         (4, PopulationSize(num_counted=5, num_failed=1, limit=6), 0),
         (4, PopulationSize(num_counted=2, intervals_left=MIN_INTERVALS - 1), 0),
         (0, PopulationSize(num_counted=2, limit=6), 0),
+        (0, PopulationSize(num_counted=2, num_spare=1, limit=6), 1),
+        (0, PopulationSize(num_counted=3, num_waiting=1, num_spare=1, limit=6), 0),
+        (3, PopulationSize(num_counted=3, num_waiting=1, num_spare=1, limit=6), 3),
+        (0, PopulationSize(num_counted=6, num_spare=1, limit=6), 0),
     ],
 )
 def test_growth_stays_within_room_and_limit(room: int, size: PopulationSize, count: int) -> None:
