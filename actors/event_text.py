@@ -40,7 +40,8 @@ def event_text(event: Event, metrics: Sequence[Metric] = ()) -> str:
     lines = {
         "join": f"{network}{called}: joins, incarnation {detail.get('incarnation')}",
         "loss": f"{network}: lost ({detail.get('reason')})",
-        "restart": f"{network}: restarted as incarnation {detail.get('incarnation')}",
+        "restart": f"{network}: restarted as incarnation {detail.get('incarnation')}"
+        + (f" ({detail['reason']})" if detail.get("reason") else ""),
         "leave": f"{network}: leaves ({detail.get('outcome')})",
         "done": f"{network}: done",
         "failure": f"{network}: failed: {detail.get('reason')}",

@@ -66,6 +66,8 @@ class Command(StrEnum):
     """Finish the interval, write a checkpoint, end."""
     STOP = "stop"
     """Write a checkpoint at the next step, end."""
+    MOVE = "move"
+    """Write a checkpoint at the next step, end, and continue elsewhere: the place is about to be taken back."""
     FENCED = "fenced"
     """A later incarnation has taken over. End without a checkpoint."""
 
@@ -79,6 +81,8 @@ class ExitReason(StrEnum):
     """The coordinator directed the network to leave the population."""
     STOPPED = "stopped"
     """The run was stopped."""
+    MOVED = "moved"
+    """The network's place is about to be taken back. It continues elsewhere from the checkpoint that it wrote."""
     ORPHANED = "orphaned"
     """The network had no contact with the coordinator for the lease time."""
     FENCED = "fenced"

@@ -20,7 +20,7 @@ from ray import ObjectRef
 from ray.actor import ActorClass, exit_actor
 
 from inarch.actors.coordinator import run_metadata
-from inarch.actors.coordinator.elasticity.growth import ElasticGrowth
+from inarch.actors.coordinator.elasticity.cluster_watch import ClusterWatch
 from inarch.actors.coordinator.guests import Guests, open_info
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.network_group import await_result
@@ -73,7 +73,7 @@ class RunCoordinator(GuestApi):
         self._has_members = asyncio.Event()
         self._has_members.set()
         self._join_points: dict[tuple[int, int], JoinPoint[References]] = {}
-        self.growth = ElasticGrowth(self.context, self.lifecycle)
+        self.cluster_watch = ClusterWatch(self.context, self.lifecycle)
         self.guests = Guests(self.context)
         self._completion = RunCompletion(self.context, self.lifecycle, self.guests)
 
@@ -410,7 +410,7 @@ class RunCoordinator(GuestApi):
                 self._background.has_changed.set()
             await self._release_barriers()
             self.lifecycle.reclaim_capacity()
-            self.growth.check_soon()
+            self.cluster_watch.check_soon()
             if second % (1 + len(self._members) // LARGE_POPULATION) == 0:
                 self._show_metrics()
 

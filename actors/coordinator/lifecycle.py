@@ -231,6 +231,9 @@ class NetworkLifecycle:
         member = self._members[network_id]
         if member.incarnation != incarnation or self._state.is_over or member.state in OUTSIDE:
             return
+        if reason is ExitReason.MOVED and self._is_wanted(network_id) and member.state is not MemberState.LEAVING:
+            await self._move(network_id)
+            return
         is_cut_off = reason in (ExitReason.ORPHANED, ExitReason.FENCED) and self._state.phase == "training"
         if reason is not None and not is_cut_off:
             self._record_end(network_id, reason)
@@ -277,11 +280,22 @@ class NetworkLifecycle:
         elif decision is FailureDecision.FAIL:
             self.mark_failed(network_id, f"restarted {member.restarts} times without progress: {reason}")
         else:
-            restarted = self._members.restart(network_id)
-            self._monitor.emit("restart", network_id, incarnation=restarted.incarnation)
-            self._context.recorder.save()
-            joins = not restarted.is_initial and not await self._has_checkpoint(network_id)
-            self._background.spawn(self.start(network_id, "joined" if joins else "resumed"))
+            self._members.restart(network_id)
+            await self._start_again(network_id)
+
+    async def _move(self, network_id: int) -> None:
+        """Let a network that gave up its place wait for another one. It continues from its checkpoint."""
+        self.terminate(network_id)
+        self._members.move(network_id)
+        await self._start_again(network_id, reason="its place was taken back")
+
+    async def _start_again(self, network_id: int, **detail: str) -> None:
+        """Start the next incarnation of a network."""
+        member = self._members[network_id]
+        self._monitor.emit("restart", network_id, incarnation=member.incarnation, **detail)
+        self._context.recorder.save()
+        joins = not member.is_initial and not await self._has_checkpoint(network_id)
+        self._background.spawn(self.start(network_id, "joined" if joins else "resumed"))
 
     async def _has_checkpoint(self, network_id: int) -> bool:
         try:
@@ -322,6 +336,11 @@ class NetworkLifecycle:
             self._group.send(network_id, Command.LEAVE)
         else:
             self.terminate(network_id)
+
+    def request_move(self, network_id: int) -> None:
+        """Ask a member that trains to write a checkpoint and to continue elsewhere. The request may be repeated."""
+        if self._members[network_id].state in (MemberState.TRAINING, MemberState.STALLED):
+            self._group.send(network_id, Command.MOVE)
 
     def request_stop(self, network_id: int) -> None:
         """Ask a member to stop. One without work ends at once, others commit a checkpoint at their next step."""

@@ -15,6 +15,7 @@ from ray import ObjectRef
 from ray.actor import ActorClass, ActorProxy
 
 from inarch.actors.messages import NAMESPACE, Command, ExitReason, NetworkSpec, network_name
+from inarch.actors.network.preemption import handle_sigterm
 from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Network:
         import_optimizers()
         (content,) = ray.get(data, timeout=DATA_FACTOR * spec.run.config.timeouts.start_seconds)
         self._worker: NetworkWorker = NetworkWorker(spec, content)
+        handle_sigterm(self._worker.move)
 
     def __repr__(self) -> str:
         return f"Network({self._spec.run.name}/{self._spec.network_id}, incarnation {self._spec.incarnation})"
@@ -79,7 +81,7 @@ class Network:
 
     @ray.method(concurrency_group="control")
     def direct(self, command: Command) -> None:
-        """Leave or stop. Sets a flag that the training thread checks after each step."""
+        """Leave, stop or move. Sets a flag that the training thread checks after each step."""
         self._worker.direct(command)
 
     @ray.method(concurrency_group="control")

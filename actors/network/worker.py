@@ -126,6 +126,7 @@ class NetworkWorker:
         self._step_ended = 0.0
         self._is_stopping = False
         self._is_leaving = False
+        self._is_moving = False
         self._log.logger.info(
             "network %d, incarnation %d, process %d, device %s, %d threads, interval %d, step %d",
             *(network_id, spec.incarnation, os.getpid(), device, spec.threads),
@@ -168,7 +169,8 @@ class NetworkWorker:
                 self._log.sync()
                 if self._exchange.is_orphaned:
                     exit_soon()
-            self._log.logger.info("network %d: %s", self._spec.network_id, self._exit.value)
+            words = (self._spec.network_id, self._exit.value, self.trainer.interval, self.trainer.step)
+            self._log.logger.info("network %d: %s at interval %d, step %d", *words)
             if self._exit is ExitReason.FENCED:
                 exit_soon()
         return self._exit
@@ -179,10 +181,17 @@ class NetworkWorker:
         return NetworkStanding(self._report, self._exchange.published(), self._describe())
 
     def direct(self, command: Command) -> None:
-        """Leave or stop. Sets a flag that the training thread checks after each step."""
+        """Leave, stop or move. Sets a flag that the training thread checks after each step."""
         self._exchange.record_contact()
+        self._is_moving |= command is Command.MOVE
         self._is_stopping |= command in ENDING
         self._is_leaving |= command is Command.LEAVE
+
+    def move(self) -> bool:
+        """Let the network move, because this process is about to be ended. Returns whether it trains."""
+        is_training = self._exit is None and self._failure is None
+        self._is_moving |= is_training
+        return is_training
 
     def exit(self) -> None:
         """End this process, once training has ended. Ray then shows that it exited as intended."""
@@ -201,7 +210,7 @@ class NetworkWorker:
         self._report_storage()
         if self._step_seconds:
             self._pad_step()
-        is_ending = self._is_stopping or self._exchange.is_orphaned or self._checkpointer.is_fenced
+        is_ending = self._is_stopping or self._is_moving or self._exchange.is_orphaned or self._checkpointer.is_fenced
         return not (is_ending or self._exchange.command in ENDING)
 
     def should_continue(self) -> bool:
@@ -270,7 +279,7 @@ class NetworkWorker:
 
     def _train(self) -> ExitReason:
         if self._spec.mode == "joined" and not self._is_resumed and not self._join():
-            return ExitReason.STOPPED
+            return self._exit_reason()
         place = environment(self._spec.run.config, next(self.trainer.module.parameters()).device)
         birth = Birth(start=self._start, environment=place, time=time.time())
         self.record_early(self.trainer.record_birth(birth), self.trainer.interval)
@@ -299,6 +308,8 @@ class NetworkWorker:
             return ExitReason.DONE
         if self._exchange.is_orphaned:
             return ExitReason.ORPHANED
+        if self._is_moving and not self._is_stopping:
+            return ExitReason.MOVED
         return ExitReason.LEFT if self._is_leaving and not self._is_stopping else ExitReason.STOPPED
 
     def _join(self) -> bool:

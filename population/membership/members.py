@@ -158,6 +158,11 @@ class Members:
             )
         )
 
+    def move(self, network_id: int) -> MemberRecord:
+        """Begin the next incarnation of a member that gave up its place as intended. That is no restart."""
+        member = self._members[network_id]
+        return self._put(replace(member, incarnation=member.incarnation + 1, state=MemberState.STARTING))
+
     def mark_started(self, network_id: int, *, interval: int) -> None:
         """Record that a member's process has started.
 

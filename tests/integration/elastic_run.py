@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="5")
@@ -33,6 +36,8 @@ class Scenario:
     def __init__(self, config: RunConfig, *, cpus: int) -> None:
         head = {"num_cpus": cpus, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        if config.population.size > cpus:
+            self.cluster.add_node(num_cpus=config.population.size - cpus)
         ray.init(address=self.cluster.address, namespace="inarch", log_to_driver=False)
         self.config, self.run = config, PopulationRun.start(config, data=ARRAYS, quiet=True)
         self.events: list[Event] = []
@@ -57,6 +62,9 @@ class Scenario:
             print(self.run.status(), file=sys.stderr)
             raise
         return time.monotonic() - began
+
+    def status(self, network_id: int) -> NetworkStatus:
+        return next(n for n in self.run.status().networks if n.network_id == network_id)
 
     def num_training(self) -> int:
         return len(self.networks("training"))
@@ -102,7 +110,36 @@ def ask(world: Scenario) -> None:
     world.run.stop(seconds=90)
 
 
-SCENARIOS: dict[str, tuple[Callable[[Scenario], None], int]] = {"grow": (grow, 2), "ask": (ask, 2)}
+def move(world: Scenario) -> None:
+    """Three networks on two full nodes. A node with room for two is added, and then the others' node is drained.
+
+    Afterwards a network of the head node gets SIGTERM.
+    """
+    world.until(lambda: world.num_training() == 3 and min(n.interval for n in world.networks()) >= 1)
+    assert world.cluster.head_node is not None
+    head = world.cluster.head_node.node_id
+    (mover,) = [n.network_id for n in world.networks() if n.node != head]
+    added = world.cluster.add_node(num_cpus=2)
+    drain = ["drain-node", "--address", world.cluster.address, "--node-id", world.status(mover).node]
+    drain += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+    drain += ["--deadline-remaining-seconds", "60"]
+    subprocess.run([str(Path(sys.executable).with_name("ray")), *drain], check=True, capture_output=True)
+    began = time.time()
+    world.until(lambda: (n := world.status(mover)).incarnation == 2 and n.state == "training")
+    world.facts["mover"], world.facts["move_seconds"] = mover, time.time() - began
+    world.facts["is_elsewhere"] = world.status(mover).node == added.node_id
+    victim = next(n for n in world.networks() if n.node == head)
+    world.facts["victim"] = victim.network_id
+    assert victim.process is not None
+    os.kill(victim.process, signal.SIGTERM)
+    world.until(lambda: (n := world.status(victim.network_id)).incarnation == 2 and n.state == "training")
+    position = {n.network_id: n.interval for n in world.networks()}
+    world.until(lambda: all(n.interval >= position[n.network_id] + 2 for n in world.networks()))
+    world.run.stop(seconds=90)
+    world.facts["events"] = [event.kind for event in world.events if event.kind in ("loss", "failure", "restart")]
+
+
+SCENARIOS: dict[str, tuple[Callable[[Scenario], None], int]] = {"grow": (grow, 2), "ask": (ask, 2), "move": (move, 2)}
 """Scenarios by name, with the CPUs of the head node."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,16 @@ def test_waiting_network_is_demand_for_an_autoscaler(tmp_path: Path) -> None:
     assert facts["demands"] == [[{"CPU": 1.0}, 1]], "one network waits, and Ray sees it"
     assert (facts["size_before"], facts["size_after"]) == (3, 4)
     assert_each_interval_once(tmp_path / "ask")
+
+
+def test_networks_move_before_their_place_is_taken_back(tmp_path: Path) -> None:
+    """A drained node and SIGTERM lose no step: the next process begins where the one before it ended."""
+    facts = play("move", tmp_path, **paced(2000, 0.5, population=PopulationConfig(size=3, cpus=1.0)))
+    assert facts["is_elsewhere"]
+    assert facts["events"] == ["restart", "restart"], "nothing was lost"
+    assert_each_interval_once(tmp_path / "move")
+    for network_id in (facts["mover"], facts["victim"]):
+        log = (tmp_path / "move" / "logs" / f"network-{network_id}.log").read_text()
+        (ended,) = re.findall(r": moved at interval (\d+), step (\d+)", log)
+        (began,) = re.findall(r"incarnation 2, .* interval (\d+), step (\d+)", log)
+        assert began == ended

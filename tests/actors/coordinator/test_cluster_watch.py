@@ -1,4 +1,4 @@
-"""Growth of a population into its cluster, with fake processes and fake nodes."""
+"""A population that follows its cluster, with fake processes and fake nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from ray.exceptions import RpcError
 
-from inarch.actors.coordinator.elasticity.growth import ElasticGrowth
+from inarch.actors.coordinator.elasticity.cluster_watch import ClusterWatch
+from inarch.actors.messages import Command, ExitReason, StartPlan
 from inarch.population.config import PopulationConfig, TimeoutsConfig
 from inarch.population.membership import elasticity
 from inarch.population.membership.elasticity import NodeCapacity
@@ -21,41 +22,43 @@ class Nodes:
 
     def __init__(self) -> None:
         self.cpus, self.used, self.fails, self.reads = 2, 0, False, 0
+        self.is_draining = False
 
     def read(self) -> tuple[NodeCapacity, ...]:
         self.reads += 1
         if self.fails:
             raise RpcError("the head is gone")
         total = {"CPU": float(self.cpus)}
-        return (NodeCapacity(node_id="node", total=total, free={"CPU": float(self.cpus - self.used)}),)
+        free = {"CPU": float(self.cpus - self.used)}
+        return (NodeCapacity(node_id="node", total=total, free=free, is_draining=self.is_draining),)
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let room count as soon as it is seen."""
     settled = elasticity.SettledRoom
-    monkeypatch.setattr("inarch.actors.coordinator.elasticity.growth.SettledRoom", lambda: settled(seconds=0.0))
+    monkeypatch.setattr("inarch.actors.coordinator.elasticity.cluster_watch.SettledRoom", lambda: settled(seconds=0.0))
 
 
-def elastic(tmp_path: Path, **population: object) -> tuple[Run, Nodes, ElasticGrowth]:
+def elastic(tmp_path: Path, **population: object) -> tuple[Run, Nodes, ClusterWatch]:
     config = PopulationConfig(**{"size": 2, "scale_to": "resources", **population})  # pyright: ignore
     run, nodes = Run(tmp_path, population=config), Nodes()
     run.state.limit = config.max_size
-    return run, nodes, ElasticGrowth(run.context, run.lifecycle, read=nodes.read)
+    return run, nodes, ClusterWatch(run.context, run.lifecycle, read=nodes.read)
 
 
 @pytest.mark.usefixtures("at_once")
 def test_population_grows_to_its_limit_once(tmp_path: Path) -> None:
     async def scenario() -> None:
-        run, nodes, growth = elastic(tmp_path, max_size=4)
+        run, nodes, watch = elastic(tmp_path, max_size=4)
         await run.train(2)
         nodes.used = 2
-        await growth.check()
+        await watch.check()
         assert len(run.population.members) == 2, "there is no room"
         nodes.cpus = 7
         run.group.slow = {2, 3}
-        await growth.check()
-        await growth.check()
+        await watch.check()
+        await watch.check()
         assert [run.state_of(number) for number in (2, 3)] == [MemberState.STARTING] * 2
         assert len(run.population.members) == 4, "networks that wait are not started twice"
         assert run.state.wanted == 4
@@ -66,11 +69,11 @@ def test_population_grows_to_its_limit_once(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("at_once")
 def test_lost_networks_have_the_room_first(tmp_path: Path) -> None:
     async def scenario() -> None:
-        run, nodes, growth = elastic(tmp_path, max_size=4)
+        run, nodes, watch = elastic(tmp_path, max_size=4)
         await run.train(2)
         run.population.lose(1)
         nodes.cpus, nodes.used = 2, 1
-        await growth.check()
+        await watch.check()
         assert len(run.population.members) == 2
 
     play(scenario)
@@ -79,13 +82,13 @@ def test_lost_networks_have_the_room_first(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("at_once")
 def test_unreadable_cluster_changes_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
-        run, nodes, growth = elastic(tmp_path)
+        run, nodes, watch = elastic(tmp_path)
         await run.train(2)
         nodes.cpus, nodes.fails = 8, True
-        await growth.check()
+        await watch.check()
         assert len(run.population.members) == 2
         nodes.fails = False
-        await growth.check()
+        await watch.check()
         assert len(run.population.members) == 10
 
     play(scenario)
@@ -94,25 +97,58 @@ def test_unreadable_cluster_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("at_once")
 def test_no_network_joins_at_the_end_of_the_schedule(tmp_path: Path) -> None:
     async def scenario() -> None:
-        run, nodes, growth = elastic(tmp_path)
+        run, nodes, watch = elastic(tmp_path)
         await run.train(2)
         run.population.record_interval(0, 3)  # of 4
         nodes.cpus = 8
-        await growth.check()
+        await watch.check()
         assert len(run.population.members) == 2
 
     play(scenario)
 
 
-@pytest.mark.parametrize(("scale_to", "reads"), [("size", 0), ("resources", 1)])
-def test_nodes_are_read_for_an_elastic_population(tmp_path: Path, scale_to: str, reads: int) -> None:
+def test_nodes_are_read_once_in_a_while(tmp_path: Path) -> None:
     async def scenario() -> None:
-        run, nodes, growth = elastic(tmp_path, scale_to=scale_to)
+        run, nodes, watch = elastic(tmp_path, scale_to="size")
         await run.train(2)
-        growth.check_soon()
-        growth.check_soon()
+        nodes.cpus = 8
+        watch.check_soon()
+        watch.check_soon()
+        await run.until(lambda: nodes.reads)
         await asyncio.sleep(0.05)
-        assert nodes.reads == reads
+        assert nodes.reads == 1
+        assert len(run.population.members) == 2, "only an elastic population grows"
+
+    play(scenario)
+
+
+def test_networks_of_a_draining_node_move_without_a_restart(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        run, nodes, watch = elastic(tmp_path, scale_to="size")
+        await run.train(2)
+        await watch.check()
+        assert run.group.commands == []
+        nodes.is_draining = True
+        await watch.check()
+        assert run.group.commands == [(0, Command.MOVE), (1, Command.MOVE)]
+        run.group.finish(0, ExitReason.MOVED)
+        await run.until(lambda: run.group.created[-1] == (0, 2, StartPlan("resumed")))
+        member = run.population.members[0]
+        assert (member.incarnation, member.restarts) == (2, 0)
+        assert run.group.ended == [0]
+        assert "loss" not in run.events() and "failure" not in run.events()
+
+    play(scenario)
+
+
+def test_network_that_moves_while_the_run_stops_is_stopped(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        run, _, _ = elastic(tmp_path)
+        await run.train(2)
+        run.state.phase = "stopping"
+        run.group.finish(0, ExitReason.MOVED)
+        await run.until(lambda: run.state_of(0) is MemberState.STOPPED)
+        assert len(run.group.created) == 2
 
     play(scenario)
 

@@ -1,16 +1,17 @@
-"""Start networks when the cluster has room for them, in an elastic population."""
+"""Follow the cluster: leave nodes that are about to go, and grow onto nodes that have room."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ray.exceptions import RayError
 
 from inarch.actors.coordinator.elasticity.node_view import read_nodes
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.run_context import RunContext
+from inarch.actors.resources import NetworkResources
 from inarch.population.membership.elasticity import (
     NodeCapacity,
     PopulationSize,
@@ -27,8 +28,8 @@ WAITING = frozenset({MemberState.STARTING, MemberState.LOST, MemberState.STALLED
 """States of networks that may have no process, and whose place is theirs."""
 
 
-class ElasticGrowth:
-    """Lets the population grow into the cluster. Every method is called on the coordinator's event loop."""
+class ClusterWatch:
+    """Looks at the nodes of the cluster. Every method is called on the coordinator's event loop."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class ElasticGrowth:
 
         Args:
             context: The parts of the run.
-            lifecycle: Starts the networks.
+            lifecycle: Starts and moves the networks.
             read: Returns the nodes of the cluster. It may block.
         """
         self._context, self._lifecycle, self._read = context, lifecycle, read
@@ -51,12 +52,12 @@ class ElasticGrowth:
     def check_soon(self) -> None:
         """Look at the cluster in the background, unless the last look is recent."""
         now = time.monotonic()
-        if self._context.config.population.is_elastic and now - self._checked_at >= CHECK_SECONDS:
+        if now - self._checked_at >= CHECK_SECONDS:
             self._checked_at = now
             self._context.background.run_coalesced(self.check)
 
     async def check(self) -> None:
-        """Read the nodes of the cluster, and start as many networks as there is room for."""
+        """Read the nodes of the cluster, and let the population follow them."""
         context = self._context
         resources = context.state.resources
         if resources is None or not context.state.has_begun or context.state.phase != "training":
@@ -68,10 +69,27 @@ class ElasticGrowth:
             return
         if context.state.phase != "training":
             return
+        self._leave(node.node_id for node in nodes if node.is_draining)
+        if context.config.population.is_elastic:
+            self._grow(nodes, resources)
+
+    def _leave(self, draining: Iterable[str]) -> None:
+        """Let the networks on draining nodes move. They are asked at each look, until they have ended."""
+        leaving = set(draining)
+        if not leaving:
+            return
+        for network_id in self._context.population.members.active():
+            member = self._context.population.members[network_id]
+            if self._context.monitor.status(member).node in leaving:
+                self._lifecycle.request_move(network_id)
+
+    def _grow(self, nodes: tuple[NodeCapacity, ...], resources: NetworkResources) -> None:
+        """Start as many networks as there is room for."""
+        context = self._context
         room = self._settled.observe(room_for(resources.request, nodes), now=time.monotonic())
         count = num_to_start(room, self._size())
         if count:
-            context.monitor.log.logger.info("the cluster has room: %d networks are started", count)
+            context.monitor.log.logger.info("%d networks are started, as the cluster has room for %d", count, room)
             self._lifecycle.add(count)
         context.state.wanted = len(context.population.members.counted())
 
