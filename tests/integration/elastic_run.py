@@ -101,7 +101,7 @@ def ask(world: Scenario) -> None:
     time.sleep(10.0)
     address = ray.get_runtime_context().gcs_address
     demands = get_cluster_status(address).resource_demands.ray_task_actor_demand
-    world.facts["demands"] = [(b.bundle, b.count) for demand in demands for b in demand.bundles_by_count]
+    world.facts["demands"] = [(dict(b.bundle), b.count) for demand in demands for b in demand.bundles_by_count]
     world.facts["size_before"] = len(world.run.status().networks)
     world.cluster.add_node(num_cpus=3)
     world.until(lambda: world.num_training() == 4)
