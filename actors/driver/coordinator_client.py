@@ -110,6 +110,7 @@ class CoordinatorClient:
             folder: Path or URI of the run's folder, for errors.
         """
         self._run, self._folder = run, folder
+        self._is_announced = False  # of all threads that follow the run, one tells the user
 
     def call(self, submit: Callable[[], ObjectRef[T]]) -> T:
         """Submit a call to the coordinator and return its value. The coordinator must answer within CALL_SECONDS.
@@ -142,7 +143,7 @@ class CoordinatorClient:
             RunNotFoundError: The coordinator's process has ended.
             InarchError: The method raised it.
         """
-        began, is_announced = time.monotonic(), False
+        began = time.monotonic()
         while True:
             try:
                 attempt_seconds = CALL_SECONDS if seconds is None else seconds - (time.monotonic() - began)
@@ -150,14 +151,17 @@ class CoordinatorClient:
             except (ActorUnavailableError, GetTimeoutError) as error:
                 silent_seconds = time.monotonic() - began
                 step = next_step(
-                    silent_seconds, limit_seconds=seconds, is_cluster_up=self._is_known(), is_announced=is_announced
+                    silent_seconds,
+                    limit_seconds=seconds,
+                    is_cluster_up=self._is_known(),
+                    is_announced=self._is_announced,
                 )
                 if step is NextStep.TIME_OUT:
                     raise SilentError(str(error)) from None
                 if step is NextStep.GIVE_UP:
                     raise ClusterError(f"run {self._run}: its cluster does not answer: {error}") from None
                 if step is NextStep.ANNOUNCE:
-                    is_announced = True
+                    self._is_announced = True
                     logger.warning(
                         "run %s: its coordinator has not answered for %.0f s; this driver waits, because the cluster "
                         "answers, and the networks train on for a lease",
@@ -168,7 +172,8 @@ class CoordinatorClient:
             except ActorDiedError:
                 raise self._not_running() from None
             else:
-                if is_announced:
+                if self._is_announced:
+                    self._is_announced = False
                     silent_seconds = time.monotonic() - began
                     logger.warning("run %s: its coordinator answers again, after %.0f s", self._run, silent_seconds)
                 return value

@@ -198,6 +198,7 @@ class ChaosRun:
     def _await_training(self) -> None:
         """Wait until an observer sees the run train. Return also if the driver ends meanwhile."""
         self._drop_observer()
+        self._world.last_status = None
         while self._world.driver is not None and self._world.driver.status is None:
             self._check_moves()
             self._end_due_faults()
@@ -309,11 +310,14 @@ class ChaosRun:
             self._note(fault.kind, "", str(error))
 
     def _networks(self, fault: Fault) -> list[dict[str, Any]]:
-        """Return the run's own networks that train, beginning with the one that the fault has chosen."""
-        status = self._status()
+        """Return the run's own networks that train, beginning with the one that the fault has chosen.
+
+        If the coordinator does not answer, they are those that it named last.
+        """
+        status = self._status() or self._world.last_status
         if status is None:
             raise TimeoutError("the coordinator did not answer")
-        self._world.coordinator = status["coordinator"]
+        self._world.last_status, self._world.coordinator = status, status["coordinator"]
         networks = [n for n in status["networks"] if n["name"] is None and n["process"] and n["state"] in TRAINING]
         if not networks:
             raise RuntimeError("no network trains")
@@ -506,6 +510,7 @@ class _World:
         self.nodes: Companion | None = None
         self.guest: Companion | None = None
         self.address = "local"
+        self.last_status: dict[str, Any] | None = None
         self.expected: tuple[int, ...] = ()
         self.num_drivers, self.num_unexpected, self.coordinator = 0, 0, 0
         self._seen: object = None
