@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from inarch.experiments.benchmarks.chaos import invariants, leftovers
 from inarch.experiments.benchmarks.chaos.companions import Companion
 from inarch.experiments.benchmarks.chaos.drivers import NAME, Driver, train_words
@@ -318,7 +320,7 @@ class ChaosRun:
         if status is None:
             raise TimeoutError("the coordinator did not answer")
         self._world.last_status, self._world.coordinator = status, status["coordinator"]
-        networks = [n for n in status["networks"] if n["name"] is None and n["process"] and n["state"] in TRAINING]
+        networks = [n for n in status["networks"] if n["name"] is None and n["state"] in TRAINING and _lives(n)]
         if not networks:
             raise RuntimeError("no network trains")
         first = int(fault.choice * len(networks))
@@ -525,6 +527,11 @@ class _World:
 
 class _GivenUpError(Exception):
     """A chaos run that cannot be continued."""
+
+
+def _lives(network: dict[str, Any]) -> bool:
+    """Return whether a network has a living process. The status names that of a lost network until it has a new one."""
+    return network["process"] is not None and psutil.pid_exists(network["process"])
 
 
 def _name(network: dict[str, Any]) -> str:

@@ -136,7 +136,7 @@ class FullStorage:
             return self._fill()
         if not hasattr(resource, "prlimit"):
             return "the storage cannot be filled on this system"
-        for process in processes.values():
+        for process in set(processes.values()) - set(self._limits):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 before = resource.prlimit(process, resource.RLIMIT_FSIZE)
                 resource.prlimit(process, resource.RLIMIT_FSIZE, (LIMIT_BYTES, before[1]))
