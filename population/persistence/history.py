@@ -72,16 +72,16 @@ def read_table(storage: Storage, table: str, *, all_incarnations: bool = False) 
     key = "rootstock" if table == "grafts" else "network"
     if table in EARLY_TABLES:
         rows = _distinct(rows)
+    within = ["position"] if table == "exchanges" else []
     if all_incarnations or table == "births":
-        return rows.sort_by([(name, "ascending") for name in (key, "interval", "incarnation")])
+        return rows.sort_by([(name, "ascending") for name in (key, "interval", "incarnation", *within)])
     last = _last_incarnations(rows if table == "metrics" else _parts(storage, "metrics")).rename_columns(
         [key, "interval", "last"]
     )
     joined = rows.join(last, [key, "interval"])
     is_last = pc.field("incarnation") == pc.field("last")
     schema = schema_of(table, rows.schema.names)
-    order = [(key, "ascending"), ("interval", "ascending")]
-    order += [("position", "ascending")] if table == "exchanges" else []
+    order = [(name, "ascending") for name in (key, "interval", *within)]
     return joined.filter(is_last).select(schema.names).cast(schema).sort_by(order)
 
 

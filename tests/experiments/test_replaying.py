@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,9 @@ def test_command_refuses_what_is_not_recorded(tmp_path: Path, capsys) -> None:
     assert "no interval 9 of network 1 is recorded" in capsys.readouterr().err
     assert status_of(["replay", str(tmp_path), "--until", "last"]) == 2
     assert "until must be NETWORK:INTERVAL" in capsys.readouterr().err
-    for file in (tmp_path / "births").iterdir():
-        file.unlink()
+    shutil.rmtree(tmp_path / "exchanges")
+    assert status_of(["replay", str(tmp_path)]) == 2
+    assert "its folder has no table of exchanges" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "births")
     assert status_of(["replay", str(tmp_path)]) == 2
     assert "its folder has no table of births" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.report.content import read_content
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.run_folder import (
+    earlier_configs,
     end_state,
     members_of,
     metrics_of,
@@ -39,6 +40,7 @@ from inarch.population.tasks.run_folder import (
     read_result,
     recorded_config,
 )
+from inarch.population.training.replay.record import read_record
 from tests.conftest import small_config
 from tests.fakes.damage import KINDS, damaged, damages
 from tests.integration.runs import ARRAYS
@@ -133,6 +135,15 @@ def data(storage: Storage) -> Any:
     return [splits.train.images, splits.train.labels, splits.validation.images]
 
 
+def replay_record(storage: Storage) -> Any:
+    record = read_record(storage)
+    return [repr(sorted(part.items())) for part in (record.births, record.exchanges, record.checkpoints)]
+
+
+def earlier_configurations(storage: Storage) -> Any:
+    return [repr(earlier_configs(storage))]
+
+
 def earlier_results(storage: Storage) -> Any:
     return read_json(storage, "results/4-epochs.json")
 
@@ -149,7 +160,9 @@ READERS: dict[str, tuple[Callable[[Storage], Any], ...]] = {
     r"claims/.*\.json": (claim_content,),
     r"members/.*\.json": (members,),
     r"data/train\.arrow": (data,),
+    r"configs/.*\.json": (earlier_configurations,),
     r"(metrics|grafts|filters)/.*\.parquet": (tables, live_history),
+    r"(births|exchanges)/.*\.parquet": (tables, replay_record),
     r"networks/0/.*/(manifest|training)\.json": (checkpoints,),
     r"networks/0/.*/.*\.safetensors": (checkpoints,),
     r"networks/0/.*/.*\.parquet": (repaired_tables,),

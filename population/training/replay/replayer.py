@@ -144,8 +144,17 @@ class Replayer:
         if snapshot is not None:
             self._publish(life, snapshot, running.trainer)
         if running.is_complete:
-            self._ended.add(life)
-            del self._running[life]
+            self._end(life)
+
+    def _end(self, life: Life) -> None:
+        """Forget a process that has reached the end of its plan."""
+        missing = [
+            item for item in self._plan.lives[life].checkpoints if (life.network_id, item) not in self._verifier.made
+        ]
+        if missing:
+            raise _contradiction(life, f"ends before checkpoint {min(missing).name}")
+        self._ended.add(life)
+        del self._running[life]
 
     def _begin(self, life: Life) -> RunningLife:
         plan = self._plan.lives[life]
@@ -154,6 +163,8 @@ class Replayer:
         never = dataclasses.replace(task.config.checkpoint, every=NEVER)
         config = dataclasses.replace(task.config, checkpoint=never)
         trainer = Trainer(task, config, network_id=life.network_id, incarnation=life.incarnation)
+        if trainer.publishes and not self._record.exchanges:
+            raise RunError("the run cannot be replayed: its folder has no table of exchanges, or a damaged one")
         start = plan.birth.start
         if start.source is None:
             trainer.fast_forward(start.interval)

@@ -78,6 +78,8 @@ class Verifier:
         """
         self._record, self._recorded, self._observer = record, recorded, observer
         self._restarts = list(restarts)
+        self.made: set[tuple[int, CheckpointId]] = set()
+        """Checkpoints that were made so far, each with its network."""
         self._kept: dict[tuple[int, CheckpointId], Checkpoint] = {}
         self.result = Replay()
 
@@ -139,6 +141,7 @@ class Verifier:
     def _compare(self, life: Life, checkpoint: Checkpoint) -> None:
         checkpoint.wait()
         key = (life.network_id, checkpoint.id)
+        self.made.add(key)
         if checkpoint.id in self._record.checkpoints.get(life.network_id, ()):
             recorded = self._recorded.load(*key)
             self._note(compare_checkpoints(life, checkpoint, recorded))
