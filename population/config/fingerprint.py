@@ -25,4 +25,13 @@ def config_fingerprint(values: Mapping[str, Any]) -> str:
     """
     counted = {name: value for name, value in values.items() if name not in WITHOUT_NUMBERS}
     counted["data"] = {name: value for name, value in values.get("data", {}).items() if name not in PATHS}
-    return xxhash.xxh3_64_hexdigest(json.dumps(counted, sort_keys=True).encode())
+    return xxhash.xxh3_64_hexdigest(json.dumps(_plain(counted), sort_keys=True).encode())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with all numbers as floats: a caller may give 1 for 1.0, and a file read back gives 1.0."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
