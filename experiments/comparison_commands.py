@@ -103,7 +103,7 @@ def compare(
 
 
 def bench_command(words: list[str]) -> int:
-    """Run benchmarks: `inarch bench [BENCHMARK ...]`, or `inarch bench chaos`, which has options of its own.
+    """Run benchmarks: `inarch bench [BENCHMARK ...]`, or `chaos` and `scale`, which have options of their own.
 
     Args:
         words: Words of the command line after `bench`.
@@ -117,6 +117,10 @@ def bench_command(words: list[str]) -> int:
 
         check_installed("psutil", needed_by="inarch bench chaos", extra="bench")
         return tyro.cli(chaos, args=words[1:], prog="inarch bench chaos")
+    if words[:1] == ["scale"]:
+        from inarch.experiments.benchmarks.scale.command import scale
+
+        return tyro.cli(scale, args=words[1:], prog="inarch bench scale")
     return tyro.cli(bench, args=words, prog="inarch bench")
 
 
@@ -147,7 +151,8 @@ def bench(
     """Measure what training, grafting, checkpoints, coordination, fusion, reading images, joining and starting cost.
 
     Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run. `inarch bench chaos`
-    injects faults into a run, and has options of its own.
+    injects faults into a run, and `inarch bench scale` simulates populations of 10,000 networks. Both have options of
+    their own.
 
     Args:
         names: Benchmarks to run. Empty: all but gpu, which needs a GPU.

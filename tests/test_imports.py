@@ -48,6 +48,13 @@ def test_torch_is_imported_only_when_needed(program: str) -> None:
     subprocess.run([sys.executable, "-c", f"{program}\n{CHECK}"], check=True, timeout=60)
 
 
+def test_coordinator_is_imported_within_a_second() -> None:
+    """A process that Ray has started imports the coordinator before it answers the networks, whose lease is running."""
+    program = "import ray, time; began = time.process_time(); import inarch.actors.coordinator.actor\n"
+    program += "seconds = time.process_time() - began; assert seconds < 1.0, seconds"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_evaluation_imports_no_plotting() -> None:
     subprocess.run([sys.executable, "-c", EVALUATION], check=True, timeout=60)
 
