@@ -44,8 +44,7 @@ USAGE = """inarch: train populations of networks asynchronously on Ray; the netw
   inarch predict PATH IMAGE ...               classify images with a trained network
   inarch replay PATH                          repeat a run in one process and compare its weights bit for bit
   inarch compare COMPARISON                   compare methods at equal compute over several seeds
-  inarch bench [BENCHMARK ...]                measure the cost of exchange, fusion, input, join, startup and more
-  inarch bench chaos | scale                  inject faults into a run | simulate 10,000 networks by topology
+  inarch bench [BENCHMARK ...]                measure costs; bench chaos injects faults, bench scale simulates 10,000
 
 NAME is the name of a run below --storage (default: runs), or its folder. PATH is the folder of a run.
 Ctrl-C and SIGTERM stop a run after every network has committed a checkpoint; the exit status is 130 or 143.
