@@ -23,6 +23,19 @@ LARGE_POPULATION = 200
 HEARTBEATS_OF_LARGE = 2
 """Heartbeats in a lease in a large population. Reports wait for the next heartbeat or snapshot."""
 
+LEASE_OF_LARGE = 3.0
+"""Length of the lease in a large population, as a multiple of timeouts.lease_seconds. With the default, a network that
+publishes at least every 45 s then sends no heartbeats."""
+
+
+def lease_seconds(config: RunConfig) -> float:
+    """Return how long a member and the coordinator may be silent to each other.
+
+    Args:
+        config: Configuration of the run.
+    """
+    return config.timeouts.lease_seconds * (LEASE_OF_LARGE if _is_large(config) else 1.0)
+
 
 def heartbeat_seconds(config: RunConfig) -> float:
     """Return the longest time between two calls of a member to the coordinator.
@@ -30,8 +43,11 @@ def heartbeat_seconds(config: RunConfig) -> float:
     Args:
         config: Configuration of the run.
     """
-    is_large = config.population.size > LARGE_POPULATION
-    return config.timeouts.lease_seconds / (HEARTBEATS_OF_LARGE if is_large else HEARTBEATS)
+    return lease_seconds(config) / (HEARTBEATS_OF_LARGE if _is_large(config) else HEARTBEATS)
+
+
+def _is_large(config: RunConfig) -> bool:
+    return config.population.size > LARGE_POPULATION
 
 
 NAMESPACE = "inarch"

@@ -48,10 +48,11 @@ def test_torch_is_imported_only_when_needed(program: str) -> None:
     subprocess.run([sys.executable, "-c", f"{program}\n{CHECK}"], check=True, timeout=60)
 
 
-def test_coordinator_is_imported_within_a_second() -> None:
-    """A process that Ray has started imports the coordinator before it answers the networks, whose lease is running."""
-    program = "import ray, time; began = time.process_time(); import inarch.actors.coordinator.actor\n"
-    program += "seconds = time.process_time() - began; assert seconds < 1.0, seconds"
+def test_coordinator_is_imported_quickly() -> None:
+    """A killed coordinator is back within the lease of its networks. Ray itself is half of what it imports."""
+    program = (
+        "import time, inarch.actors.coordinator.actor; seconds = time.process_time(); assert seconds < 1.5, seconds"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 

@@ -20,7 +20,7 @@ from ray.exceptions import RayActorError, RayError
 from inarch.actors.coordinator.network_group import format_error
 from inarch.actors.coordinator.resumption.resume_plan import start_plans
 from inarch.actors.coordinator.run_context import RunContext
-from inarch.actors.messages import Command, ExitReason, StartMode, StartPlan
+from inarch.actors.messages import Command, ExitReason, StartMode, StartPlan, lease_seconds
 from inarch.actors.retry import RETRY_SECONDS
 from inarch.population.errors import InarchError, RunError, StorageError, StructureError
 from inarch.population.membership.failure_policy import FailureDecision, NetworkExit, NetworkHistory, decide
@@ -425,7 +425,7 @@ class NetworkLifecycle:
             Ids of the guests that were silent for three leases.
         """
         silent = {member.id: self._monitor.silent_seconds(member.id) for member in self._members}
-        members = self._population.check_heartbeats(silent, lease_seconds=self._config.timeouts.lease_seconds)
+        members = self._population.check_heartbeats(silent, lease_seconds=lease_seconds(self._config))
         for network_id in members.lost_donors:
             self.terminate(network_id)
         for network_id in members.hanging:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from inarch.actors.messages import LARGE_POPULATION, Command, References, heartbeat_seconds
+from inarch.actors.messages import LARGE_POPULATION, Command, References, heartbeat_seconds, lease_seconds
 from inarch.actors.network.exchange_backend import ExchangeBackend, fetch_buffer
 from inarch.population.config import RunConfig
 from inarch.population.membership.outcome import ExchangeOutcome
@@ -87,7 +87,7 @@ class ExchangeClient:
         """Longest wait for a snapshot."""
         self._is_lockstep = config.mode == "lockstep"
         self._is_large = config.population.size > LARGE_POPULATION
-        self._heartbeat_seconds = heartbeat_seconds(config)
+        self._heartbeat_seconds, self._lease_seconds = heartbeat_seconds(config), lease_seconds(config)
         self._is_flushing = False
         self._changed = threading.Condition()
         self._reports: collections.deque[IntervalReport] = collections.deque(maxlen=MAX_REPORTS)
@@ -379,7 +379,7 @@ class ExchangeClient:
         return True
 
     def _check_lease(self) -> None:
-        is_over = time.monotonic() - self._last_contact > self._timeouts.lease_seconds
+        is_over = time.monotonic() - self._last_contact > self._lease_seconds
         if self.command is Command.FENCED:
             self.must_end.set()
         elif is_over and not self.is_orphaned:

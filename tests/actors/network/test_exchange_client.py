@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from inarch.actors.messages import LARGE_POPULATION, Command
+from inarch.actors.messages import LARGE_POPULATION, Command, heartbeat_seconds, lease_seconds
 from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.population.config import Mode, PopulationConfig, RunConfig, TimeoutsConfig
 from inarch.population.membership.outcome import ExchangeOutcome
@@ -315,6 +315,16 @@ def test_reports_of_a_large_population_wait_for_a_snapshot(
     client.report(report(snapshot))
     client.flush(seconds=5.0)
     assert len([post for post in backend.posts if post[0]]) == 2, "the end of a network waits for no heartbeat"
+
+
+def test_lease_of_a_large_population_is_longer(clients: Callable[..., ExchangeClient], backend: FakeBackend) -> None:
+    small, large = RunConfig(), RunConfig(population=PopulationConfig(size=LARGE_POPULATION + 1))
+    assert (lease_seconds(small), heartbeat_seconds(small)) == (30.0, 5.0)
+    assert (lease_seconds(large), heartbeat_seconds(large)) == (90.0, 45.0)
+    backend.command = None  # the coordinator is silent
+    orphaned = {size: clients(size=size) for size in (2, LARGE_POPULATION + 1)}
+    time.sleep(1.5 * TIMEOUTS.lease_seconds)
+    assert [client.is_orphaned for client in orphaned.values()] == [True, False]
 
 
 def test_fetched_snapshots_are_prepared_by_the_fetching_thread(backend: FakeBackend, snapshot: Snapshot) -> None:
