@@ -58,7 +58,8 @@ def test_late_members_of_a_large_barrier_release_it(cluster: str, tmp_path: Path
         timeouts=TimeoutsConfig(barrier_seconds=300.0),
     )
     spec = RunSpec(name="large", folder=str(tmp_path / "large"), config=config)
-    actor: Any = ray.remote(num_cpus=0, max_concurrency=COORDINATOR_CALLS)(CoordinatorWithoutNetworks).remote(spec)
+    remote: Any = ray.remote  # its types do not know max_concurrency
+    actor: Any = remote(num_cpus=0, max_concurrency=COORDINATOR_CALLS)(CoordinatorWithoutNetworks).remote(spec)
     payload = [ray.put(b"weights")]
     try:
         for interval in (1, 2):
