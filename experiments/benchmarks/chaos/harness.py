@@ -186,7 +186,7 @@ class ChaosRun:
 
     def _launch(self, words: Sequence[str]) -> None:
         """Start a driver, and wait until its run trains or is over."""
-        self._world.num_drivers += 1
+        self._world.num_drivers, self._world.launched_at = self._world.num_drivers + 1, time.time()
         number = self._world.num_drivers
         self._say(f"driver {number}: inarch {words[0]}")
         log = self._folder / f"driver-{number}.log"
@@ -204,11 +204,18 @@ class ChaosRun:
         while self._world.driver is not None and self._world.driver.status is None:
             self._check_moves()
             self._end_due_faults()
-            if (self.path / "cluster.json").exists():
+            if self._has_started():
                 status = self._status()
                 if status is not None and status["state"] == "training":
                     return
             time.sleep(TICK_SECONDS)
+
+    def _has_started(self) -> bool:
+        """Return whether the present driver has written where its run is. Before, observers would look in vain."""
+        try:
+            return (self.path / "cluster.json").stat().st_mtime >= self._world.launched_at
+        except OSError:
+            return False
 
     def _status(self) -> dict[str, Any] | None:
         """Return the run's status, or None if it does not answer."""
@@ -515,6 +522,7 @@ class _World:
         self.last_status: dict[str, Any] | None = None
         self.expected: tuple[int, ...] = ()
         self.num_drivers, self.num_unexpected, self.coordinator = 0, 0, 0
+        self.launched_at = 0.0
         self._seen: object = None
         self._seen_at = time.monotonic()
 
