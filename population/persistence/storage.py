@@ -6,6 +6,7 @@ Every call has a deadline. Nothing here relies on an atomic rename, because obje
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -144,7 +145,13 @@ class Storage:
             self.write(relative, content)
             return
         part = f"{relative}.part"
-        self.write(part, content)
+        try:
+            self.write(part, content)
+        except StorageError as error:
+            if error.__cause__ is not None:  # else the storage hangs, and a second call would hang as long
+                with contextlib.suppress(StorageError):
+                    self.delete(part)
+            raise
         self._within_deadline(
             lambda: self._filesystem.move(self.path(part), self.path(relative)), f"replace {relative}"
         )

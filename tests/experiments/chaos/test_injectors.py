@@ -83,6 +83,9 @@ def test_full_file_system_refuses_every_write(tmp_path: Path) -> None:
         storage.delete("x")
         assert full.begin({}) == ""
         assert "No space left on device" in write_error(storage, 1)
+        with pytest.raises(StorageError, match="No space left"):
+            storage.replace("y", b"new")
+        assert not (tmp_path / "y.part").exists(), "a write that failed has left a part"
         full.end()
         assert write_error(storage, 100_000) == ""
     assert list(tmp_path.iterdir()) == []
