@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inarch.actors.driver.process_start import process_start
-from inarch.population.errors import DamagedError, MissingError, RunExistsError
+from inarch.population.errors import DamagedError, MissingError, RunExistsError, StorageError
 from inarch.population.persistence.claim import Claim, claims, holds, withdraw
 from inarch.population.persistence.json_files import read_json, to_json
 from inarch.population.persistence.storage import Storage
@@ -151,6 +151,7 @@ def new_folder(storage: Storage, *, is_detached: bool = False) -> Generator[Clai
 def _claim(storage: Storage, *, after: list[Claim], is_detached: bool) -> Claim:
     """Write a claim, and return it once no rival is left. Raise RunExistsError if a rival holds the folder.
 
+    Then delete the parts of files that processes of earlier starts left, none of which may write any more.
     The claims in `after` were checked: none of their processes uses the folder. Every other claim is a rival.
     """
     claim = Claim(generation=after[-1].generation + 1 if after else 1, token=secrets.token_hex(8))
@@ -166,6 +167,8 @@ def _claim(storage: Storage, *, after: list[Claim], is_detached: bool) -> Claim:
     while True:
         rivals = [other for other in claims(storage) if other not in after and other != claim]
         if not rivals:
+            with contextlib.suppress(StorageError):  # the end of the run deletes what remains
+                storage.delete_parts()
             return claim
         if rivals[0] < claim or time.monotonic() > deadline:
             withdraw(storage, claim.token)

@@ -7,9 +7,10 @@ The first start of a run makes generation 1, and each resume makes the next one.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
-from inarch.population.errors import RunExistsError
+from inarch.population.errors import RunExistsError, StorageError
 from inarch.population.persistence.storage import Storage
 
 FOLDER = "claims"
@@ -95,20 +96,24 @@ def withdraw(storage: Storage, token: str | None) -> None:
 
 
 def withdraw_at_end(storage: Storage, token: str | None) -> None:
-    """Delete the claim of a run that ends, and those of earlier starts, which were killed before they could withdraw.
+    """Delete the claim of a run that ends, and what processes left in its folder when they were killed.
 
-    Earlier claims are deleted first. One that remained would become the newest, and a process that is left of that
-    start could write into the folder again.
+    These are parts of files, and the claims of earlier starts. Earlier claims are deleted first. An earlier claim that
+    remained would become the newest, and a process that is left of that start could write into the folder again.
 
     Args:
         storage: The run's folder.
-        token: Token of the run's claim. None, or without such a claim: nothing is deleted.
+        token: Token of the run's claim. None, or without such a claim: nothing is deleted. Parts stay if another start
+            has claimed the folder since, because they may be of that start.
 
     Raises:
         StorageError: A claim cannot be deleted.
     """
     known = claims(storage)
     own = [claim for claim in known if claim.token == token]
+    if own and own[-1] == known[-1]:
+        with contextlib.suppress(StorageError):  # the claims matter more; the next start tries again
+            storage.delete_parts()
     for claim in known:
         if own and claim <= own[-1]:
             storage.delete(claim.path)

@@ -21,6 +21,12 @@ T = TypeVar("T")
 READ_BYTES = 1 << 26
 """Bytes that are read at a time."""
 
+PART = ".part"
+"""Ending of a file that `Storage.replace` has not renamed yet."""
+
+PARTS = (f".json{PART}", f".parquet{PART}")
+"""Endings of the parts that `Storage.delete_parts` deletes. Runs replace no other files, and users' files stay."""
+
 
 class _PartCounter:
     """Counts the parts of a file that were written or read."""
@@ -144,7 +150,7 @@ class Storage:
         if not isinstance(self._filesystem, pafs.LocalFileSystem):
             self.write(relative, content)
             return
-        part = f"{relative}.part"
+        part = f"{relative}{PART}"
         try:
             self.write(part, content)
         except StorageError as error:
@@ -155,6 +161,29 @@ class Storage:
         self._within_deadline(
             lambda: self._filesystem.move(self.path(part), self.path(relative)), f"replace {relative}"
         )
+
+    def delete_parts(self) -> None:
+        """Delete the parts that processes left when they were killed within `replace`.
+
+        Parts lie in the folder, or one level below. No process may be within `replace` meanwhile.
+
+        Raises:
+            StorageError: A part cannot be deleted, or not within the deadline.
+        """
+        if not isinstance(self._filesystem, pafs.LocalFileSystem):
+            return
+
+        def listed(path: str) -> list[pafs.FileInfo]:
+            return self._filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+
+        def call() -> None:
+            top = listed(self._root)
+            below = [info for entry in top if entry.type == pafs.FileType.Directory for info in listed(entry.path)]
+            for info in (*top, *below):
+                if info.type == pafs.FileType.File and info.path.endswith(PARTS):
+                    self._filesystem.delete_file(info.path)
+
+        self._within_deadline(call, "delete parts of files")
 
     def read(self, relative: str) -> bytes:
         """Return the content of a file.

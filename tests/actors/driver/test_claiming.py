@@ -224,6 +224,42 @@ def test_interruptions_check_raises_a_suppressed_interrupt() -> None:
             interruptions.check()
 
 
+PARTS = ("config.json.part", "births/0-000001-001-early.parquet.part")
+"""What processes leave that are killed before they rename a file."""
+
+
+def parts_in(storage: Storage) -> list[str]:
+    return [part for part in PARTS if storage.exists(part)]
+
+
+def test_next_start_deletes_parts_and_no_other_file(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    others = ("film.mp4.part", "logs/network-0.log", "births/0-000001-001-early.parquet", "a/b/config.json.part")
+    for name in (*PARTS, *others):
+        storage.write(name, b"x")
+    claim_new_folder(storage)
+    assert parts_in(storage) == [] and all(map(storage.exists, others))
+    for part in PARTS:
+        storage.write(part, b"x")
+    with pytest.raises(RunExistsError):
+        claim_new_folder(storage)
+    assert parts_in(storage) == list(PARTS), "a start that was refused has deleted files of the run"
+    withdraw_at_end(storage, claims(storage)[-1].token)
+    claim_existing_folder(storage)
+    assert parts_in(storage) == []
+
+
+def test_end_of_a_run_deletes_parts_unless_another_start_came(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    own, later = Claim(generation=1, token="aa"), Claim(generation=2, token="bb")
+    for path in (own.path, later.path, *PARTS):
+        storage.write(path, b"{}")
+    withdraw_at_end(storage, own.token)
+    assert parts_in(storage) == list(PARTS) and claims(storage) == [later]
+    withdraw_at_end(storage, later.token)
+    assert parts_in(storage) == [] and claims(storage) == []
+
+
 def test_end_of_a_run_leaves_no_claim_of_a_killed_start(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     killed, last, later = (Claim(generation=number, token=token) for number, token in ((1, "aa"), (2, "bb"), (3, "cc")))
