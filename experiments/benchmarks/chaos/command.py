@@ -10,8 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from inarch.experiments.benchmarks.chaos.harness import ChaosOutcome, ChaosRun
+from inarch.experiments.benchmarks.chaos.harness import run_under_faults
 from inarch.experiments.benchmarks.chaos.injectors import small_file_system
+from inarch.experiments.benchmarks.chaos.outcome import ChaosOutcome
 from inarch.experiments.benchmarks.chaos.plan import ChaosSetting, Cluster, Mode, Task, plan
 from inarch.experiments.benchmarks.chaos.summary import table, to_json, verdict
 from inarch.population.errors import ConfigError
@@ -106,7 +107,7 @@ def run_chaos(setting: ChaosSetting, *, grace: float, keep: bool, say: Callable[
     storage.mkdir()
     say(f"seed {setting.seed}: {setting.name}, {len(plan(setting))} faults, in {folder}")
     with small_file_system(storage) as is_small:
-        outcome = ChaosRun(setting, folder, grace_seconds=grace, say=say).run(is_small=is_small)
+        outcome = run_under_faults(setting, folder, is_small=is_small, grace_seconds=grace, say=say)
         is_kept = keep or not outcome.has_passed
         if is_kept and is_small:  # its files would vanish with the file system
             shutil.copytree(storage, folder / "runs", dirs_exist_ok=True)

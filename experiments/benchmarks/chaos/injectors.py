@@ -11,13 +11,13 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
-KILL_SECONDS = 20.0
-"""Longest wait for the end of a process that was killed."""
+SIGNAL_SECONDS = 20.0
+"""Longest wait until a process has obeyed a signal."""
 
 STORAGE_BYTES = 96 << 20
 """Size of the file system on which the run's folder lies, if one can be mounted."""
@@ -38,15 +38,12 @@ def kill(process: int) -> str:
     Returns:
         Why it was not killed. Empty if it was.
     """
-    try:
-        victim = psutil.Process(process)
+
+    def call(victim: psutil.Process) -> None:
         victim.kill()
-        victim.wait(KILL_SECONDS)
-    except psutil.NoSuchProcess:
-        return f"process {process} had ended"
-    except psutil.TimeoutExpired:
-        return f"process {process} did not end within {KILL_SECONDS:g} s"
-    return ""
+        victim.wait(SIGNAL_SECONDS)
+
+    return _inflict(process, call)
 
 
 def freeze(process: int) -> str:
@@ -58,16 +55,26 @@ def freeze(process: int) -> str:
     Returns:
         Why it was not stopped. Empty if it was.
     """
-    try:
-        victim = psutil.Process(process)
+
+    def call(victim: psutil.Process) -> None:
         victim.suspend()
-        deadline = time.monotonic() + KILL_SECONDS
+        deadline = time.monotonic() + SIGNAL_SECONDS
         while victim.status() != psutil.STATUS_STOPPED:
             if time.monotonic() > deadline:
-                return f"process {process} did not stand still within {KILL_SECONDS:g} s"
+                raise psutil.TimeoutExpired(SIGNAL_SECONDS, process)
             time.sleep(0.01)
+
+    return _inflict(process, call)
+
+
+def _inflict(process: int, call: Callable[[psutil.Process], None]) -> str:
+    """Call a function that sends a signal to a process and waits. Return why it had no effect, or an empty text."""
+    try:
+        call(psutil.Process(process))
     except psutil.NoSuchProcess:
         return f"process {process} had ended"
+    except psutil.TimeoutExpired:
+        return f"process {process} did not obey a signal within {SIGNAL_SECONDS:g} s"
     return ""
 
 

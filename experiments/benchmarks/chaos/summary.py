@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from inarch.experiments.benchmarks.chaos.harness import ChaosOutcome
+from inarch.experiments.benchmarks.chaos.outcome import ChaosOutcome
 
 MAX_SHOWN = 3
 """Most problems of a run that its verdict names."""

@@ -77,7 +77,7 @@ def write_error(storage: Storage, size: int) -> str:
 def test_full_file_system_refuses_every_write(tmp_path: Path) -> None:
     with small_file_system(tmp_path) as is_small:
         if not is_small:
-            pytest.skip("this user may not mount a file system")
+            pytest.skip("this user may not mount a file system")  # only root may, and only on Linux
         storage, full = Storage(str(tmp_path)), FullStorage(tmp_path, is_small=True)
         assert write_error(storage, 100_000) == ""
         storage.delete("x")

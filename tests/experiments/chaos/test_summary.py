@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from inarch.experiments.benchmarks.chaos.companions import Companion
-from inarch.experiments.benchmarks.chaos.harness import ChaosOutcome, Injection
+from inarch.experiments.benchmarks.chaos.companions.companion import Companion
+from inarch.experiments.benchmarks.chaos.outcome import ChaosOutcome, Injection
 from inarch.experiments.benchmarks.chaos.plan import ChaosSetting, FaultKind
 from inarch.experiments.benchmarks.chaos.summary import counts, table, to_json, verdict
 
@@ -41,7 +42,7 @@ def test_run_without_a_single_fault_does_not_pass() -> None:
 
 def test_table_and_json_count_what_happened() -> None:
     assert counts(outcome()) == {"kill network": 2}
-    console = Console(width=200, record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, quiet=False, file=io.StringIO())
     console.print(table([outcome(), outcome("x")]))
     text = console.export_text()
     assert "1 of 2 passed" in text and "2 kill network" in text and "own, async, images" in text
@@ -51,7 +52,7 @@ def test_table_and_json_count_what_happened() -> None:
 
 MODULE = """
 import time
-from inarch.experiments.benchmarks.chaos.companions import serve
+from inarch.experiments.benchmarks.chaos.companions.companion import serve
 print("a line of Ray")
 def answer(name, arguments):
     if name == "sleep":

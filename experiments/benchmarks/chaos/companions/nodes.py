@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from inarch.experiments.benchmarks.chaos.companions import serve
+from inarch.experiments.benchmarks.chaos.companions.companion import serve
 from inarch.population.errors import ConfigError
 
 HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}

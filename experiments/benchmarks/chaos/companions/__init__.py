@@ -1,0 +1,1 @@
+"""Processes beside a chaos run that answer requests."""
