@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,17 @@ import pyarrow.compute as pc
 import ray
 
 from inarch.actors import PopulationRun, connect
+from inarch.actors.messages import NetworkStatus
 from inarch.population.config import RunConfig
 from inarch.population.errors import RunError
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
+
+START_SECONDS = 120.0
+"""Longest wait until the networks of a run train."""
+
+POLL_SECONDS = 0.2
+"""Pause between two looks at networks that start."""
 
 SAMPLE_SECONDS = 2.0
 """Seconds between two samples of the CPU time. More samples would cost the coordinator more CPU time."""
@@ -56,6 +63,26 @@ def own_ray() -> Iterator[None]:
     finally:
         if connection.is_own:
             ray.shutdown()
+
+
+def await_networks(run: PopulationRun, size: int, is_ready: Callable[[NetworkStatus], bool]) -> None:
+    """Wait until all networks of a run are ready to be measured.
+
+    Args:
+        run: The run.
+        size: Number of its networks.
+        is_ready: Whether a network is ready.
+
+    Raises:
+        TimeoutError: They were not ready within `START_SECONDS`.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        networks = run.status().networks
+        if len(networks) == size and all(map(is_ready, networks)):
+            return
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"run {run.name}: not every network trained as far as needed within {START_SECONDS:g} s")
 
 
 def rates(tracks: Sequence[Track]) -> Rates:

@@ -13,6 +13,7 @@ import ray
 from inarch.actors import PopulationRun
 from inarch.experiments.benchmarks.harness import Must, Row
 from inarch.experiments.benchmarks.input.benchmark import synthetic_images
+from inarch.experiments.benchmarks.runs import await_networks
 from inarch.population.config import (
     CheckpointConfig,
     DataConfig,
@@ -27,7 +28,6 @@ ARCHITECTURE = "mobilenetv2"
 
 IMAGES = 512
 LOOK_SECONDS = 0.1
-START_SECONDS = 120.0
 SLACK = 1.02
 """Largest ratio of used bytes to the bound. It exceeds 1 because headers, labels and lists are in the store too."""
 
@@ -47,7 +47,8 @@ def store_rows(*, networks: int, seconds: float) -> tuple[list[Row], str]:
         images = synthetic_images(IMAGES, seed=1)
         run = PopulationRun.start(_config(folder, networks), data=(images.images, images.labels), quiet=True)
         try:
-            _await_grafts(run, networks)
+            # From the second graft on, the store is as full as it gets.
+            await_networks(run, networks, lambda network: network.grafts >= 2)
             samples = _look(seconds)
             grafts = sum(network.grafts for network in run.status().networks)
             run.stop()
@@ -94,17 +95,6 @@ def _config(folder: str, networks: int) -> RunConfig:
         schedule=ScheduleConfig(epochs=10_000, batch_size=8, interval_steps=1, lr_decay="constant"),
         checkpoint=CheckpointConfig(every=1_000),
     )
-
-
-def _await_grafts(run: PopulationRun, networks: int) -> None:
-    """Wait until every network has grafted twice. From then on the store is as full as it gets."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        statuses = run.status().networks
-        if len(statuses) == networks and all(status.grafts >= 2 for status in statuses):
-            return
-        time.sleep(LOOK_SECONDS)
-    raise TimeoutError(f"not every network grafted twice within {START_SECONDS:g} s")
 
 
 def _look(seconds: float) -> list[float]:

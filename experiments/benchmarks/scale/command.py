@@ -214,8 +214,9 @@ COLUMNS = {
 
 
 TITLE = (
-    "scale: intervals until the slowest difference has shrunk to 1/e, predicted and measured; until independent "
-    "networks differ by a tenth, in both modes; with training: distance and losses as shares of those without exchange"
+    "scale: intervals until the slowest difference has shrunk to 1/e, predicted and measured; until the distance "
+    "between independent networks is a tenth of that at the start, in both modes; with training: distance and losses "
+    "as shares of those without exchange"
 )
 """Title of the table."""
 

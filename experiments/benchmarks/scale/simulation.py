@@ -137,15 +137,9 @@ def _measured(weights: Array, training: Quadratic | None) -> tuple[float, float,
     """Return consensus distance, mean loss and loss of the mean network."""
     mean = weights.mean(0)
     distance = float(np.sqrt(((weights - mean) ** 2).sum(1).mean()))
-    return (
-        (distance, 0.0, 0.0)
-        if training is None
-        else (
-            distance,
-            float(training.loss(weights).mean()),
-            float(training.loss(mean)),
-        )
-    )
+    if training is None:
+        return distance, 0.0, 0.0
+    return distance, float(training.loss(weights).mean()), float(training.loss(mean))
 
 
 def interval_ends(setting: Setting, random: np.random.Generator) -> Array:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from inarch.actors import PopulationRun
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
-from inarch.experiments.benchmarks.runs import own_ray
+from inarch.experiments.benchmarks.runs import await_networks, own_ray
 from inarch.population.config import (
     DataConfig,
     DebugConfig,
@@ -31,8 +31,6 @@ SLOWDOWN = 5.0
 
 MODES: tuple[Mode, ...] = ("async", "lockstep")
 UNHURT = Must(rule="at least", limit=0.95)
-START_SECONDS = 120.0
-POLL_SECONDS = 0.2
 
 
 def straggler(
@@ -89,7 +87,7 @@ def pace_of_others(config: RunConfig, *, seconds: float) -> float:
     """
     run = PopulationRun.start(config, quiet=True)
     try:
-        _await_first_intervals(run, config.population.size)
+        await_networks(run, config.population.size, lambda network: network.interval >= 1)
         time.sleep(seconds)
         run.stop()
     finally:
@@ -133,13 +131,3 @@ def _config(folder: str, mode: Mode, is_slowed: bool, *, step_seconds: float, in
             straggler=StragglerConfig(step_seconds=step_seconds, slowdowns=(SLOWDOWN,) if is_slowed else ())
         ),
     )
-
-
-def _await_first_intervals(run: PopulationRun, size: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        networks = run.status().networks
-        if len(networks) == size and all(network.interval >= 1 for network in networks):
-            return
-        time.sleep(POLL_SECONDS)
-    raise TimeoutError(f"not every network completed its first interval within {START_SECONDS:g} s")
