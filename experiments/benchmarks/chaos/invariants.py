@@ -33,13 +33,13 @@ def problems(folder: str | Path) -> list[str]:
         open_claims,
         stray_files,
     )
-    found: list[str] = []
+    lines: list[str] = []
     for check in checks:
         try:
-            found += check(storage)
+            lines += check(storage)
         except (InarchError, OSError) as error:
-            found.append(f"{check.__name__.replace('_', ' ')}: {error}")
-    return found
+            lines.append(f"{check.__name__.replace('_', ' ')}: {error}")
+    return lines
 
 
 def own_networks(storage: Storage) -> list[MemberRecord]:
@@ -51,7 +51,7 @@ def own_networks(storage: Storage) -> list[MemberRecord]:
     Raises:
         InarchError: There is no record, or it is damaged.
     """
-    return [member for member in members_of(read_members(storage) or {"members": []}) if not member.is_guest]
+    return [member for member in _members(storage) if not member.is_guest]
 
 
 def unfinished_networks(storage: Storage) -> Iterator[str]:
@@ -64,7 +64,7 @@ def unfinished_networks(storage: Storage) -> Iterator[str]:
     networks = own_networks(storage)
     if not any(member.state is MemberState.DONE for member in networks):
         yield "no network has ended its schedule"
-    reached = {network_id: max(found) for network_id, found in _intervals(storage).items()}
+    reached = {network_id: max(intervals) for network_id, intervals in _intervals(storage).items()}
     for member in networks:
         if member.state is MemberState.DONE and reached.get(member.id, 0) != last:
             yield f"network {member.id} is done, but its last row is of interval {reached.get(member.id, 0)} of {last}"
@@ -78,19 +78,19 @@ def wrong_rows(storage: Storage) -> Iterator[str]:
     Args:
         storage: The run's folder.
     """
-    members = {member.id: member for member in members_of(read_members(storage) or {"members": []})}
-    for network_id, found in _intervals(storage).items():
+    members = {member.id: member for member in _members(storage)}
+    for network_id, intervals in _intervals(storage).items():
         member = members.get(network_id)
         if member is None:
             yield f"network {network_id} has rows, but is no member"
             continue
-        double = [interval for interval, count in collections.Counter(found).items() if count > 1]
+        double = [interval for interval, count in collections.Counter(intervals).items() if count > 1]
         if double:
             yield f"network {network_id} has interval {double[0]} twice"
-        first = 1 if member.is_initial else min(found)
-        missing = sorted(set(range(first, max(found) + 1)) - set(found))
+        first = 1 if member.is_initial else min(intervals)
+        missing = sorted(set(range(first, max(intervals) + 1)) - set(intervals))
         if missing and not member.is_guest:
-            yield f"network {network_id} lacks interval {missing[0]} ({len(missing)} of {max(found)} are missing)"
+            yield f"network {network_id} lacks interval {missing[0]} ({len(missing)} of {max(intervals)} are missing)"
 
 
 def wrong_grafts(storage: Storage) -> Iterator[str]:
@@ -190,15 +190,6 @@ def stray_files(storage: Storage) -> Iterator[str]:
                 yield f"networks/{network_id}/{path.name} was not written whole, and was left behind"
 
 
-def _intervals(storage: Storage) -> dict[int, list[int]]:
-    """Return the intervals of each network that has rows."""
-    table = read_table(storage, "metrics")
-    found: dict[int, list[int]] = {}
-    for network_id, interval in zip(table["network"].to_pylist(), table["interval"].to_pylist(), strict=True):
-        found.setdefault(network_id, []).append(interval)
-    return found
-
-
 def num_rows(folder: str | Path) -> int:
     """Return the intervals in the history of a run, of all networks. 0 if there is no run.
 
@@ -209,3 +200,17 @@ def num_rows(folder: str | Path) -> int:
         return read_table(Storage(str(folder)), "metrics").num_rows
     except (InarchError, OSError):
         return 0
+
+
+def _members(storage: Storage) -> list[MemberRecord]:
+    """Return the recorded members of a run."""
+    return members_of(read_members(storage) or {"members": []})
+
+
+def _intervals(storage: Storage) -> dict[int, list[int]]:
+    """Return the intervals of each network that has rows."""
+    table = read_table(storage, "metrics")
+    intervals: dict[int, list[int]] = {}
+    for network_id, interval in zip(table["network"].to_pylist(), table["interval"].to_pylist(), strict=True):
+        intervals.setdefault(network_id, []).append(interval)
+    return intervals
