@@ -89,7 +89,7 @@ def next_step(
         silent_seconds: Seconds since the client first called.
         limit_seconds: Longest wait of the caller. None: as long as the cluster answers.
         is_cluster_up: Whether the cluster answers, and knows the coordinator.
-        is_announced: Whether the user was told of this silence.
+        is_announced: Whether this silence was announced.
     """
     if limit_seconds is not None and silent_seconds >= limit_seconds:
         return NextStep.TIME_OUT
@@ -110,7 +110,7 @@ class CoordinatorClient:
             folder: Path or URI of the run's folder, for errors.
         """
         self._run, self._folder = run, folder
-        self._is_announced = False  # of all threads that follow the run, one tells the user
+        self._is_announced = False  # only one of the threads that follow the run warns
 
     def call(self, submit: Callable[[], ObjectRef[T]]) -> T:
         """Submit a call to the coordinator and return its value. The coordinator must answer within CALL_SECONDS.

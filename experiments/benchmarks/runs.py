@@ -128,6 +128,21 @@ def run_to_end(config: RunConfig) -> list[Track]:
     ]
 
 
+def cpu_seconds(process: int) -> float:
+    """Return the CPU seconds that a process has used.
+
+    Args:
+        process: Process id.
+
+    Raises:
+        psutil.NoSuchProcess: The process has ended.
+    """
+    import psutil
+
+    times = psutil.Process(process).cpu_times()
+    return times.user + times.system
+
+
 def _sample_cpu(run: PopulationRun) -> dict[int, list[tuple[float, float]]]:
     """Sample the CPU time of each network's process until the run ends: pairs of time and CPU seconds."""
     import psutil
@@ -138,20 +153,13 @@ def _sample_cpu(run: PopulationRun) -> dict[int, list[tuple[float, float]]]:
         for network in status.networks:
             if network.process is not None:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    samples.setdefault(network.network_id, []).append(_cpu_now(network.process))
+                    samples.setdefault(network.network_id, []).append((time.time(), cpu_seconds(network.process)))
         if status.state == "failed":
             raise RunError(f"the run failed: {status.message}")
         if status.state == "finished":
             return samples
         with contextlib.suppress(TimeoutError):
             run.wait(seconds=SAMPLE_SECONDS)
-
-
-def _cpu_now(process: int) -> tuple[float, float]:
-    import psutil
-
-    times = psutil.Process(process).cpu_times()
-    return time.time(), times.user + times.system
 
 
 def _track(rows: pa.Table, samples: list[tuple[float, float]]) -> Track:

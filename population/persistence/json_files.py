@@ -62,7 +62,7 @@ def from_json(content: bytes, place: str, *, fields: Mapping[str, type | tuple[t
         raise DamagedError(f"{place} is damaged: {error}") from None
     if not isinstance(values, dict):
         raise DamagedError(f"{place} is damaged: it holds no JSON object")
-    plain: dict[str, Any] = {str(name): value for name, value in values.items() if name != CHECKSUM}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    plain: dict[str, Any] = {str(name): value for name, value in values.items() if name != CHECKSUM}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] # JSON's keys and values
     is_renamed = CHECKSUM not in values and _LAST_DIGITS.search(content) is not None
     if is_renamed or (CHECKSUM in values and values[CHECKSUM] != _checksum(plain)):
         raise DamagedError(

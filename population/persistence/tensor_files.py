@@ -78,7 +78,7 @@ def parts_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
         if tensors[name].numel():
             flat = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
             for start in range(0, flat.nbytes, PART_BYTES):
-                yield memoryview(flat[start : start + PART_BYTES])  # pyright: ignore[reportArgumentType]
+                yield memoryview(flat[start : start + PART_BYTES])  # pyright: ignore[reportArgumentType] # an array is a buffer
 
 
 def read_tensors(content: bytes) -> dict[str, Tensor]:

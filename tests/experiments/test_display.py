@@ -18,7 +18,7 @@ METRIC = Metric(name="accuracy", form="{:.1%}")
 def status(*networks: NetworkStatus, state: str = "training", seconds: float = 60.0) -> RunStatus:
     return RunStatus(
         name="run",
-        state=state,  # pyright: ignore[reportArgumentType]
+        state=state,  # pyright: ignore[reportArgumentType] # a literal's value
         num_intervals=40,
         epochs=40,
         networks=networks,

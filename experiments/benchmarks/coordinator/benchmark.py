@@ -23,8 +23,9 @@ from inarch.actors.messages import (
     coordinator_name,
     heartbeat_seconds,
 )
-from inarch.experiments.benchmarks.coordinator.membership import membership_rows
+from inarch.experiments.benchmarks.coordinator.membership import UNITS, member_info, membership_rows
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row
+from inarch.experiments.benchmarks.runs import cpu_seconds
 from inarch.population.config import OpenConfig, PopulationConfig, RunConfig, TopologyConfig
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
@@ -42,9 +43,6 @@ INTERVAL_SECONDS = 30.0
 """Length of a member's interval. It publishes a snapshot, requests one, and reports its exchange."""
 
 SIZES = (100, 1000)
-UNITS = 50
-"""Graft units of a member, for each of which its snapshot has a number."""
-
 DONORS = 1000
 """Donors that are looked for in each measurement."""
 
@@ -145,7 +143,7 @@ def _empty_call_milliseconds(seconds: float, rate: float) -> float:
     """Return the CPU milliseconds that a call costs an actor which does nothing."""
     actor: Any = ray.remote(num_cpus=0)(_Empty).remote()
     process: Any = ray.get(actor.process.remote(), timeout=CALL_SECONDS)
-    began, cpu, calls, pending = time.monotonic(), _cpu_seconds(process), 0, []
+    began, cpu, calls, pending = time.monotonic(), cpu_seconds(process), 0, []
     while (elapsed := time.monotonic() - began) < seconds:
         while calls < elapsed * rate:
             pending.append(actor.post.remote(0, 1, [], None))
@@ -153,7 +151,7 @@ def _empty_call_milliseconds(seconds: float, rate: float) -> float:
         ray.get(pending, timeout=CALL_SECONDS)
         pending.clear()
         time.sleep(0.002)
-    used = _cpu_seconds(process) - cpu
+    used = cpu_seconds(process) - cpu
     ray.kill(actor)
     return 1e3 * used / max(1, calls)
 
@@ -193,7 +191,7 @@ class _Members:
     def call_for(self, seconds: float) -> _Load:
         """Make the calls of all members for a while, evenly spread."""
         size, calls, began = len(self._enrolled), 0, time.monotonic()
-        cpu = _cpu_seconds(self._process)
+        cpu = cpu_seconds(self._process)
         is_large = size > LARGE_POPULATION
         posts = INTERVAL_SECONDS / heartbeat_seconds(RunConfig(population=PopulationConfig(size=size)))
         # In a large population, a snapshot takes the place of a heartbeat, and carries the report before it.
@@ -210,7 +208,7 @@ class _Members:
             self._answer(MOST_PENDING)
             time.sleep(0.002)
         self._answer(0)
-        elapsed, used = time.monotonic() - began, _cpu_seconds(self._process) - cpu
+        elapsed, used = time.monotonic() - began, cpu_seconds(self._process) - cpu
         answered, self._answered = tuple(self._answered), []
         return _Load(core_share=used / elapsed, calls=calls, cpu_seconds=used, answer_seconds=answered)
 
@@ -233,15 +231,8 @@ class _Members:
 
     def _publish(self, enrollment: Enrollment) -> SnapshotInfo:
         interval = self._intervals[enrollment.network_id] = self._intervals.get(enrollment.network_id, 0) + 1
-        origin = SnapshotInfo(
-            network_id=enrollment.network_id,
-            incarnation=enrollment.incarnation,
-            interval=interval,
-            step=interval,
-            trained_intervals=float(interval),
-            trained_steps=float(interval),
-            created_at=time.time(),
-            structure="bench",
+        origin = member_info(
+            enrollment.network_id, interval, incarnation=enrollment.incarnation, created_at=time.time()
         )
         snapshot = PublishedSnapshot(origin=origin, information=(1.5,) * UNITS, payload=self._payload)
         earlier = self._unsent.pop(enrollment.network_id, None)
@@ -278,11 +269,3 @@ class _Members:
             grafts=0,
             outcome=outcome,
         )
-
-
-def _cpu_seconds(process: int) -> float:
-    """Return the CPU seconds that a process has used."""
-    import psutil
-
-    times = psutil.Process(process).cpu_times()
-    return times.user + times.system

@@ -41,10 +41,10 @@ def membership_rows(size: int, repeats: int) -> list[Row]:
         state.publish(_published(number % size, next(interval)), now=0.0)
 
     def ask(number: int) -> None:
-        state.select_donors(_info(number % size, 2))
+        state.select_donors(member_info(number % size, 2))
 
     def ask_everyone(number: int) -> None:
-        everyone.select_donors(_info(number % size, 2))
+        everyone.select_donors(member_info(number % size, 2))
 
     def replace(number: int) -> None:
         state.members.set_state(number % size, MemberState.RETIRED)
@@ -70,6 +70,27 @@ def membership_rows(size: int, repeats: int) -> list[Row]:
     ]
 
 
+def member_info(network_id: int, interval: int, *, incarnation: int = 1, created_at: float = 0.0) -> SnapshotInfo:
+    """Return the facts about a snapshot of a member.
+
+    Args:
+        network_id: Id of the member.
+        interval: Intervals that it has completed, each of one step.
+        incarnation: Its incarnation.
+        created_at: Time of the snapshot, in seconds since 1970.
+    """
+    return SnapshotInfo(
+        network_id=network_id,
+        incarnation=incarnation,
+        interval=interval,
+        step=interval,
+        trained_intervals=float(interval),
+        trained_steps=float(interval),
+        created_at=created_at,
+        structure="bench",
+    )
+
+
 def _population(size: int, *, topology: str = "ring", num_donors: int | None = None) -> PopulationState[list[int]]:
     config = RunConfig(
         population=PopulationConfig(size=size),
@@ -87,20 +108,7 @@ def _population(size: int, *, topology: str = "ring", num_donors: int | None = N
 
 def _published(network_id: int, interval: int) -> PublishedSnapshot[list[int]]:
     information = tuple(1.5 + unit for unit in range(UNITS))
-    return PublishedSnapshot(origin=_info(network_id, interval), information=information, payload=[network_id])
-
-
-def _info(network_id: int, interval: int) -> SnapshotInfo:
-    return SnapshotInfo(
-        network_id=network_id,
-        incarnation=1,
-        interval=interval,
-        step=interval,
-        trained_intervals=1.0,
-        trained_steps=1.0,
-        created_at=0.0,
-        structure="bench",
-    )
+    return PublishedSnapshot(origin=member_info(network_id, interval), information=information, payload=[network_id])
 
 
 def _microseconds(call: Callable[[int], None], calls: int, repeats: int) -> tuple[float, ...]:

@@ -101,4 +101,4 @@ def test_callbacks_survive_the_end_of_the_event_stream(caplog: pytest.LogCapture
 
 def test_resolve_callbacks_refuses_other_objects() -> None:
     with pytest.raises(ConfigError, match="must be instances of RunCallback, got 3"):
-        resolve_callbacks([3])  # pyright: ignore[reportArgumentType]
+        resolve_callbacks([3])  # pyright: ignore[reportArgumentType] # wrong on purpose
