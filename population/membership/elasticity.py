@@ -40,14 +40,14 @@ class NodeCapacity:
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationSize:
-    """What of a population matters for its growth."""
+    """The facts of a population that decide its growth."""
 
     num_counted: int
     """Networks that count toward its size: those that train or wait for a place, and finished ones."""
     num_waiting: int = 0
     """Those of them that have no process of their own yet. They take the room first."""
     num_failed: int = 0
-    """Networks that failed for good. They are not replaced: what made one fail might make the next one fail."""
+    """Networks that failed for good. They are not replaced, because what made one fail might make the next one fail."""
     num_spare: int = 0
     """Networks that are to wait for a place although there is none, so that an autoscaler adds nodes."""
     limit: int | None = None
@@ -60,7 +60,7 @@ def room_for(request: Mapping[str, float], nodes: Iterable[NodeCapacity]) -> int
     """Return how many more networks fit into a cluster, each on one node.
 
     Args:
-        request: Resources of one network by name, at least 0. With a GPU amount of at most 1.
+        request: Resources of one network by name, at least 0. The amount of GPU is at most 1.
         nodes: The nodes of the cluster.
 
     Returns:
@@ -96,7 +96,7 @@ def num_to_start(room: int, size: PopulationSize) -> int:
         size: The population.
 
     Returns:
-        Number of networks, at least 0. Networks that wait for a place are never started twice: the room is theirs.
+        Number of networks, at least 0. Room that networks wait for does not count.
     """
     if size.intervals_left < MIN_INTERVALS:
         return 0

@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from ray.exceptions import RayError
-
 from inarch.actors.coordinator.elasticity.node_view import read_nodes
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.run_context import RunContext
@@ -25,7 +23,7 @@ CHECK_SECONDS = 2.0
 """Seconds between two looks at the cluster's nodes."""
 
 WAITING = frozenset({MemberState.STARTING, MemberState.LOST, MemberState.STALLED})
-"""States of networks that may have no process, and whose place is theirs."""
+"""States of networks that may have no process. Free room is theirs first."""
 
 
 class ClusterWatch:
@@ -37,6 +35,7 @@ class ClusterWatch:
         lifecycle: NetworkLifecycle,
         *,
         read: Callable[[], tuple[NodeCapacity, ...]] = read_nodes,
+        settled: SettledRoom | None = None,
     ) -> None:
         """Create it. It does nothing until `check_soon` is called.
 
@@ -44,10 +43,12 @@ class ClusterWatch:
             context: The parts of the run.
             lifecycle: Starts and moves the networks.
             read: Returns the nodes of the cluster. It may block.
+            settled: Decides when room counts. None: after `SETTLE_SECONDS`.
         """
         self._context, self._lifecycle, self._read = context, lifecycle, read
-        self._settled = SettledRoom()
+        self._settled = settled or SettledRoom()
         self._checked_at = float("-inf")
+        self._is_readable = True
 
     def check_soon(self) -> None:
         """Look at the cluster in the background, unless the last look is recent."""
@@ -57,16 +58,23 @@ class ClusterWatch:
             self._context.background.run_coalesced(self.check)
 
     async def check(self) -> None:
-        """Read the nodes of the cluster, and let the population follow them."""
+        """Read the nodes of the cluster, and let the population follow them.
+
+        Nodes that cannot be read change nothing. A warning in the log says so once, until they can be read again.
+        """
         context = self._context
         resources = context.state.resources
         if resources is None or not context.state.has_begun or context.state.phase != "training":
             return
         try:
             nodes = await asyncio.to_thread(self._read)
-        except RayError as error:
-            context.monitor.log.logger.warning("the nodes of the cluster could not be read: %s", error)
+        except Exception as error:  # Ray does not call this view stable, and a run must not end because of it
+            if self._is_readable:
+                text = "the nodes of the cluster cannot be read, so the population does not follow them: %r"
+                context.monitor.log.logger.warning(text, error)
+            self._is_readable = False
             return
+        self._is_readable = True
         if context.state.phase != "training":
             return
         self._leave(node.node_id for node in nodes if node.is_draining)
@@ -94,7 +102,7 @@ class ClusterWatch:
         context.state.wanted = len(context.population.members.counted())
 
     def _size(self) -> PopulationSize:
-        """Return what matters of the population."""
+        """Return the facts of the population that decide its growth."""
         population, info = self._context.population, self._context.state.info
         members = population.members
         counted = members.counted()

@@ -20,6 +20,7 @@ def read_nodes() -> tuple[NodeCapacity, ...]:
 
     Raises:
         RayError: The head of the cluster does not answer.
+        Exception: The view of this version of Ray has another form.
     """
     from ray.autoscaler.v2.sdk import get_cluster_status  # it imports what only this call needs
 

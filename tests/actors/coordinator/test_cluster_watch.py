@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from ray.exceptions import RpcError
@@ -11,43 +12,40 @@ from ray.exceptions import RpcError
 from inarch.actors.coordinator.elasticity.cluster_watch import ClusterWatch
 from inarch.actors.messages import Command, ExitReason, StartPlan
 from inarch.population.config import PopulationConfig, TimeoutsConfig
-from inarch.population.membership import elasticity
-from inarch.population.membership.elasticity import NodeCapacity
+from inarch.population.membership.elasticity import NodeCapacity, SettledRoom
 from inarch.population.membership.members import MemberState
 from tests.actors.coordinator.test_lifecycle import Run, play
+
+ScaleTo = Literal["size", "resources", "autoscaler"]
 
 
 class Nodes:
     """A cluster of nodes with one CPU for each network, some of which are in use."""
 
     def __init__(self) -> None:
-        self.cpus, self.used, self.fails, self.reads = 2, 0, False, 0
+        self.cpus, self.used, self.reads = 2, 0, 0
+        self.error: Exception | None = None
         self.is_draining = False
 
     def read(self) -> tuple[NodeCapacity, ...]:
         self.reads += 1
-        if self.fails:
-            raise RpcError("the head is gone")
+        if self.error is not None:
+            raise self.error
         total = {"CPU": float(self.cpus)}
         free = {"CPU": float(self.cpus - self.used)}
         return (NodeCapacity(node_id="node", total=total, free=free, is_draining=self.is_draining),)
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let room count as soon as it is seen."""
-    settled = elasticity.SettledRoom
-    monkeypatch.setattr("inarch.actors.coordinator.elasticity.cluster_watch.SettledRoom", lambda: settled(seconds=0.0))
+def elastic(
+    tmp_path: Path, *, scale_to: ScaleTo = "resources", max_size: int | None = None
+) -> tuple[Run, Nodes, ClusterWatch]:
+    """A run of two networks whose coordinator sees room at once."""
+    run, nodes = Run(tmp_path, population=PopulationConfig(size=2, scale_to=scale_to, max_size=max_size)), Nodes()
+    run.state.limit = max_size
+    watch = ClusterWatch(run.context, run.lifecycle, read=nodes.read, settled=SettledRoom(seconds=0.0))
+    return run, nodes, watch
 
 
-def elastic(tmp_path: Path, **population: object) -> tuple[Run, Nodes, ClusterWatch]:
-    config = PopulationConfig(**{"size": 2, "scale_to": "resources", **population})  # pyright: ignore
-    run, nodes = Run(tmp_path, population=config), Nodes()
-    run.state.limit = config.max_size
-    return run, nodes, ClusterWatch(run.context, run.lifecycle, read=nodes.read)
-
-
-@pytest.mark.usefixtures("at_once")
 def test_population_grows_to_its_limit_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         run, nodes, watch = elastic(tmp_path, max_size=4)
@@ -66,7 +64,6 @@ def test_population_grows_to_its_limit_once(tmp_path: Path) -> None:
     play(scenario)
 
 
-@pytest.mark.usefixtures("at_once")
 def test_lost_networks_have_the_room_first(tmp_path: Path) -> None:
     async def scenario() -> None:
         run, nodes, watch = elastic(tmp_path, max_size=4)
@@ -79,22 +76,24 @@ def test_lost_networks_have_the_room_first(tmp_path: Path) -> None:
     play(scenario)
 
 
-@pytest.mark.usefixtures("at_once")
-def test_unreadable_cluster_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [RpcError("the head is gone"), ImportError("Ray has moved the view")])
+def test_unreadable_cluster_is_reported_once(tmp_path: Path, error: Exception) -> None:
     async def scenario() -> None:
         run, nodes, watch = elastic(tmp_path)
         await run.train(2)
-        nodes.cpus, nodes.fails = 8, True
+        nodes.cpus, nodes.error = 8, error
+        await watch.check()
         await watch.check()
         assert len(run.population.members) == 2
-        nodes.fails = False
+        run.context.monitor.log.sync()
+        assert (tmp_path / "run" / "logs" / "coordinator.log").read_text().count(f"{error!r}") == 1
+        nodes.error = None
         await watch.check()
         assert len(run.population.members) == 10
 
     play(scenario)
 
 
-@pytest.mark.usefixtures("at_once")
 def test_no_network_joins_at_the_end_of_the_schedule(tmp_path: Path) -> None:
     async def scenario() -> None:
         run, nodes, watch = elastic(tmp_path)
@@ -154,8 +153,8 @@ def test_network_that_moves_while_the_run_stops_is_stopped(tmp_path: Path) -> No
 
 
 def test_networks_without_room_are_retired_at_the_end(tmp_path: Path) -> None:
-    async def scenario(scale_to: str, *, expected: MemberState) -> None:
-        config = PopulationConfig(size=2, scale_to=scale_to)  # pyright: ignore
+    async def scenario(scale_to: ScaleTo, *, expected: MemberState) -> None:
+        config = PopulationConfig(size=2, scale_to=scale_to)
         run = Run(tmp_path / scale_to, population=config, timeouts=TimeoutsConfig(start_seconds=0.01))
         await run.train(2)
         run.population.members.set_state(0, MemberState.DONE)
