@@ -396,8 +396,7 @@ class NetworkLifecycle:
                 self._spawn_loss(member.id, "it was gone when the coordinator restarted")
             return
         try:
-            seconds = self._config.timeouts.lease_seconds / 2
-            standing = await asyncio.wait_for(self._group.describe(member.id), seconds)
+            standing = await asyncio.wait_for(self._group.describe(member.id), lease_seconds(self._config) / 2)
         except (RayError, TimeoutError) as error:
             if member.state in ACTIVE:
                 self._spawn_loss(member.id, format_error(error))
@@ -437,7 +436,7 @@ class NetworkLifecycle:
 
         First the finished networks end: they are only donors by then. If that does not help within
         timeouts.start_seconds, the waiting networks are marked failed. In an elastic population they are
-        retired if others have finished: the population became smaller, as its cluster did.
+        retired if others have finished, because such a population shrinks with its cluster.
         """
         now = time.monotonic()
         if not (self._population.is_starved() and self._state.has_begun and self._state.phase == "training"):
@@ -450,9 +449,9 @@ class NetworkLifecycle:
             self.terminate(network_id)
         if now - self._idle_since > self._config.timeouts.start_seconds:
             is_smaller = bool(done) and self._config.population.is_elastic
+            reason = "it found no room in the cluster, or did not come up, within timeouts.start_seconds"
             for network_id in self._members.active():
                 if is_smaller:
                     self._retire(network_id, outcome="no room in the cluster")
-                    continue
-                reason = "it found no room in the cluster, or did not come up, within timeouts.start_seconds"
-                self.mark_failed(network_id, reason)
+                else:
+                    self.mark_failed(network_id, reason)

@@ -300,7 +300,7 @@ class ExchangeClient:
             self._changed.notify_all()
 
     def _fetch_at_barrier(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
-        deadline = time.monotonic() + self._timeouts.barrier_seconds + self._timeouts.lease_seconds
+        deadline = time.monotonic() + self._timeouts.barrier_seconds + self._lease_seconds
         self.flush(seconds=self._timeouts.barrier_seconds)
         with self._changed:
             self._fetched = None

@@ -23,6 +23,7 @@ from inarch.actors.messages import (
     ExitReason,
     NetworkSpec,
     coordinator_name,
+    lease_seconds,
 )
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer, StorageMetrics
 from inarch.actors.network.compile_lock import CompileLock
@@ -114,7 +115,7 @@ class NetworkWorker:
         )
         limit = max(
             config.timeouts.progress_seconds,
-            config.timeouts.barrier_seconds + config.timeouts.lease_seconds,
+            config.timeouts.barrier_seconds + lease_seconds(config),
             2 * self._storage_seconds,
         )
         self._compile_lock = CompileLock(self._log.logger)
@@ -169,8 +170,10 @@ class NetworkWorker:
                 self._log.sync()
                 if self._exchange.is_orphaned:
                     exit_soon()
-            words = (self._spec.network_id, self._exit.value, self.trainer.interval, self.trainer.step)
-            self._log.logger.info("network %d: %s at interval %d, step %d", *words)
+            self._log.logger.info(
+                "network %d: %s at interval %d, step %d",
+                *(self._spec.network_id, self._exit.value, self.trainer.interval, self.trainer.step),
+            )
             if self._exit is ExitReason.FENCED:
                 exit_soon()
         return self._exit
@@ -298,7 +301,7 @@ class NetworkWorker:
             self._exchange.publish_interval(report, snapshot)
         self._write_all()
         self._early_rows.wait(seconds=self._spec.run.config.timeouts.storage_seconds)
-        self._exchange.flush(seconds=self._spec.run.config.timeouts.lease_seconds)
+        self._exchange.flush(seconds=lease_seconds(self._spec.run.config))
         return self._exit_reason()
 
     def _exit_reason(self) -> ExitReason:
