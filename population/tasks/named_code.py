@@ -14,21 +14,25 @@ from inarch.population.tasks.run_folder import read_config
 EVALUATION_FIELDS = ("task", "model.architecture", "data.train")
 """Fields that name code which an evaluation of the run imports."""
 
-FIELDS = (*EVALUATION_FIELDS, "topology.name", "exchange.rule", "graft.criterion")
-"""Fields that name code which training imports, besides `callbacks`."""
+RUN_FIELDS = (*EVALUATION_FIELDS, "topology.name", "exchange.rule", "graft.criterion", "callbacks")
+"""Fields that name code which a run imports."""
 
 
-def named_code(config: RunConfig, fields: Iterable[str] = FIELDS) -> dict[str, str]:
+def named_code(config: RunConfig, fields: Iterable[str] = RUN_FIELDS) -> dict[str, str]:
     """Return the names that may stand for code of the user, by the field that holds them.
 
     Args:
         config: The configuration.
-        fields: Fields to look at. `callbacks` are added if all fields are.
+        fields: Fields to look at. Each name in a tuple is an entry of its own, such as `callbacks[0]`.
     """
-    fields = tuple(fields)
-    callbacks = {f"callbacks[{position}]": name for position, name in enumerate(config.callbacks)}
-    names = {field: str(operator.attrgetter(field)(config)) for field in fields}
-    return names | callbacks if fields == FIELDS else names
+    names: dict[str, str] = {}
+    for field in fields:
+        value = operator.attrgetter(field)(config)
+        if isinstance(value, tuple):
+            names |= {f"{field}[{position}]": str(name) for position, name in enumerate(value)}
+        else:
+            names[field] = str(value)
+    return names
 
 
 def check_config_trusted(
@@ -55,7 +59,7 @@ def check_config_trusted(
 
 
 def check_teachers_trusted(config: RunConfig, *, trust: bool) -> None:
-    """Raise UntrustedError if the folder of a teacher names a model of the working directory that nobody has named.
+    """Raise UntrustedError if a teacher's folder names a model of the working directory that the user has not named.
 
     Args:
         config: The configuration of the students, which names the folders.
