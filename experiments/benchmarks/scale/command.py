@@ -24,7 +24,7 @@ from inarch.population.errors import ConfigError
 from inarch.population.membership.topology import check_topology
 
 SIZES = (100, 1000, 10_000)
-NAMES = ("ring", "bidirectional_ring", "torus", "random_regular", "one_peer", "exponential", "complete")
+TOPOLOGIES = ("ring", "bidirectional_ring", "torus", "random_regular", "one_peer", "exponential", "complete")
 
 INTERVAL_SECONDS = 30.0
 """Length of an interval for the number of calls and reads a second."""
@@ -78,17 +78,17 @@ class ScaleRow:
 def scale(
     *,
     sizes: tuple[int, ...] = SIZES,
-    topologies: tuple[str, ...] = NAMES,
+    topologies: tuple[str, ...] = TOPOLOGIES,
     intervals: int = 100,
     spread: float = 0.2,
     seed: int = 0,
     out: str | None = None,
 ) -> int:
-    """Simulate large populations without training networks: who agrees how soon, by topology and size.
+    """Simulate large populations: how soon networks agree, by topology and size.
 
-    The networks are vectors that train on a quadratic with a known optimum, asynchronously and at different paces. The
-    product's topology chooses their donors, and its rules of staleness weigh the scions. The table compares how fast
-    differences vanish with the second eigenvalue of the gossip matrix.
+    The networks are vectors that train on a quadratic with a known optimum, asynchronously and at different paces.
+    inarch's topologies choose their donors, and its rules of staleness weigh the scions. The table sets the measured
+    time in which differences shrink beside the prediction from the second eigenvalue of the gossip matrix.
 
     Args:
         sizes: Sizes of the population.
@@ -136,7 +136,7 @@ def scale_row(setting: Setting) -> ScaleRow:
     trained = simulate(setting, table, white * np.sqrt(quadratic.variances_alone), training=quadratic)
     start, alone = float(np.sqrt(((white - white.mean(0)) ** 2).sum(1).mean())), quadratic.distance_alone
     all_train = 0.95 * (1 - setting.spread) * setting.intervals  # then the fastest network ends
-    last = (trained.times >= 0.5 * setting.intervals) & (trained.times <= all_train)
+    is_late = (trained.times >= 0.5 * setting.intervals) & (trained.times <= all_train)
     calls = 1 / INTERVAL_SECONDS + max(1 / INTERVAL_SECONDS, 1 / _heartbeat(setting.size))
     return ScaleRow(
         topology=setting.topology.name,
@@ -147,10 +147,10 @@ def scale_row(setting: Setting) -> ScaleRow:
         agree_lockstep=_agreement(gossip_in_lockstep, start),
         agree_async=_agreement(gossip, start),
         gossip_distance=_shown(gossip, start),
-        distance=float(trained.distance[last].mean()) / alone,
+        distance=float(trained.distance[is_late].mean()) / alone,
         distance_by_interval=_shown(trained, alone),
-        loss=float(trained.loss[last].mean()) / quadratic.loss_alone,
-        mean_network_loss=float(trained.mean_loss[last].mean()) / quadratic.loss_alone,
+        loss=float(trained.loss[is_late].mean()) / quadratic.loss_alone,
+        mean_network_loss=float(trained.mean_loss[is_late].mean()) / quadratic.loss_alone,
         staleness_mean=float(trained.staleness.mean()),
         staleness_99=float(np.quantile(trained.staleness, 0.99)),
         refused=1 - len(trained.staleness) / trained.exchanges,
@@ -212,7 +212,6 @@ COLUMNS = {
 }
 """Columns of the table, by the field of a row."""
 
-
 TITLE = (
     "scale: intervals until the slowest difference has shrunk to 1/e, predicted and measured; until the distance "
     "between independent networks is a tenth of that at the start, in both modes; with training: distance and losses "
@@ -227,13 +226,13 @@ def table(rows: Sequence[ScaleRow]) -> Table:
     Args:
         rows: A row for each topology and size.
     """
-    made = Table(title=TITLE)
+    result = Table(title=TITLE)
     for name in COLUMNS.values():
-        made.add_column(name, justify="left" if name == "topology" else "right")
+        result.add_column(name, justify="left" if name == "topology" else "right")
     for row in rows:
         values = dataclasses.asdict(row)
-        made.add_row(*(_text(values[field]) for field in COLUMNS))
-    return made
+        result.add_row(*(_text(values[field]) for field in COLUMNS))
+    return result
 
 
 def _text(value: str | float) -> str:
@@ -255,7 +254,7 @@ def content(rows: Sequence[ScaleRow], *, intervals: int, spread: float, seed: in
         spread: Spread of the paces.
         seed: Seed of the simulation.
     """
-    plain = [
+    without_infinity = [
         {
             name: None if isinstance(value, float) and math.isinf(value) else value
             for name, value in dataclasses.asdict(row).items()
@@ -263,4 +262,4 @@ def content(rows: Sequence[ScaleRow], *, intervals: int, spread: float, seed: in
         for row in rows
     ]
     setting = {"intervals": intervals, "spread": spread, "seed": seed, "quadratic": dataclasses.asdict(Quadratic())}
-    return {"name": "scale", "machine": machine(), "setting": setting, "rows": plain}
+    return {"name": "scale", "machine": machine(), "setting": setting, "rows": without_infinity}

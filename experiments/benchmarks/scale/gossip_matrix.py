@@ -2,7 +2,7 @@
 
 In round r, each network i takes the weights of its donor d(r, i). With alpha for its own weights, the round is the
 matrix W_r = alpha I + (1 - alpha) P_r, where P_r has a one in row i and column d(r, i). The differences between
-networks shrink at last by the second eigenvalue of the product of all rounds, here given per round.
+networks shrink in the long run by the second eigenvalue of the product of all rounds. It is given here for one round.
 """
 
 from __future__ import annotations

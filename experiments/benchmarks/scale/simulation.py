@@ -1,7 +1,7 @@
 """Asynchronous exchange between up to 10,000 networks in one process: gossip alone, or training on a quadratic.
 
 A network is a vector of a few weights. Its intervals have lengths of its own. At the end of each one it trains,
-publishes its weights, and takes those of its newest admissible donor, by the product's topology and rules of staleness.
+publishes its weights, and takes those of its nearest admissible donor, by inarch's topologies and rules of staleness.
 Networks whose intervals end one after another are computed together as long as none of them ends a second interval.
 """
 
@@ -18,6 +18,9 @@ from inarch.population.membership.staleness import staleness_discount, staleness
 from inarch.population.membership.topology import Places, donors
 
 Array = np.ndarray
+
+MOST_WALKED = 64
+"""Donors that are tried for a network whose preferred donor has nothing to give. The coordinator tries all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,7 @@ class Trace:
     staleness: Array
     """Staleness of each scion, in intervals."""
     exchanges: int
-    """Exchanges asked for."""
+    """Exchanges, with those that found no scion."""
 
 
 def simulate(setting: Setting, table: Array, weights: Array, *, training: Quadratic | None = None) -> Trace:
@@ -113,7 +116,7 @@ def simulate(setting: Setting, table: Array, weights: Array, *, training: Quadra
         setting: The population.
         table: Preferred donors, as from `donor_table`, shape (intervals, size).
         weights: Weights at the start, shape (size, dimensions). Not changed.
-        training: What an interval does to the weights. None: nothing, so that only gossip acts.
+        training: How an interval changes the weights. None: not at all, so that only exchanges change them.
     """
     random = np.random.default_rng([setting.seed, 1])  # other numbers than those of the weights
     population = _Population(setting, table, weights.astype(float))
@@ -214,8 +217,8 @@ class _Population:
         scions = self._table[rounds - 1, networks]
         is_admissible = self._is_admissible(scions, place, order, rounds, trained_intervals, trained_intervals)
         for index in np.flatnonzero(~is_admissible):
-            one = slice(index, index + 1)
-            asking = order[one], rounds[one], trained_intervals[one]
+            only = slice(index, index + 1)
+            asking = order[only], rounds[only], trained_intervals[only]
             scions[index] = -1
             for donor in self._further_donors(int(networks[index]), int(rounds[index])):
                 if self._is_admissible(np.array([donor]), place, *asking, trained_intervals)[0]:
@@ -256,11 +259,7 @@ class _Population:
         return (self._is_published[donor_ids] | is_new) & is_fresh
 
     def _further_donors(self, network: int, round_number: int) -> Iterator[int]:
-        """Return the donors of a network whose preferred one has nothing to give, nearest first."""
+        """Return the donors of a network in the order of its topology, nearest first."""
         setting = self._setting
         walk = donors(setting.topology, self._places, network, round=round_number - 1, seed=setting.seed)
         return itertools.islice(walk, MOST_WALKED)
-
-
-MOST_WALKED = 64
-"""Donors that are looked at for a network whose preferred donor has nothing to give. The coordinator looks at all."""
