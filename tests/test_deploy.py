@@ -107,7 +107,7 @@ def kuberay_schemas() -> Schemas:
     """Schemas from KubeRay's own definitions, if this machine has them."""
     folder = os.environ.get("INARCH_CRDS")
     if not folder:
-        pytest.skip("INARCH_CRDS names no folder of KubeRay's definitions, which are not part of the project")
+        pytest.skip("INARCH_CRDS names no folder of KubeRay's definitions")  # they are not part of the project
     return read_schemas(Path(folder))
 
 

@@ -1,4 +1,4 @@
-"""A barrier of more members than Ray lets a coordinator's calls wait by default, on a real actor."""
+"""A barrier at which more calls wait than Ray allows an actor by default, on a real coordinator."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from inarch.actors.driver.launching import COORDINATOR_CALLS
 from inarch.population import PopulationConfig
 from inarch.population.config import TimeoutsConfig
 from inarch.population.membership.snapshot_index import PublishedSnapshot
-from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.run_spec import RunSpec
 from tests.conftest import small_config
+from tests.fakes.origins import origin
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 MEMBERS, LATE = 1100, 100
+"""Members of the barrier, and those of them that come late."""
 
 LATE_SECONDS = 8.0
+"""Seconds for which the others wait."""
 
 
 class CoordinatorWithoutNetworks(RunCoordinator):
@@ -36,19 +38,6 @@ class CoordinatorWithoutNetworks(RunCoordinator):
             self.context.population.mark_started(network_id, interval=0)
             self.context.population.begin_training(network_id)
         self.context.state.begin()
-
-
-def origin(network_id: int, interval: int) -> SnapshotInfo:
-    return SnapshotInfo(
-        network_id=network_id,
-        incarnation=1,
-        interval=interval,
-        step=interval,
-        trained_intervals=float(interval),
-        trained_steps=float(interval),
-        created_at=time.time(),
-        structure="s",
-    )
 
 
 def test_late_members_of_a_large_barrier_release_it(cluster: str, tmp_path: Path) -> None:
@@ -80,7 +69,7 @@ def test_late_members_of_a_large_barrier_release_it(cluster: str, tmp_path: Path
 
 def publish_and_ask(actor: Any, network_id: int, interval: int, payload: list[Any]) -> Any:
     """Make the calls of a network that has completed an interval, and return the pending request for scions."""
-    own = origin(network_id, interval)
+    own = origin(interval, network_id=network_id)
     snapshot = PublishedSnapshot(origin=own, information=(1.0,), payload=payload)
     actor.post.remote(network_id, 1, [], snapshot)
     return actor.ask.remote(own)

@@ -36,7 +36,7 @@ def lived(folder: Path, width: int) -> dict[str, Any]:
 @pytest.mark.parametrize("width", [300, WIDTH])
 def test_large_state_is_exchanged_and_resumed(tmp_path: Path, width: int) -> None:
     if width == WIDTH and psutil.virtual_memory().available < NEEDED_BYTES:
-        pytest.skip("needs 13 GiB of free memory, or the system would kill processes")
+        pytest.skip("needs 13 GiB of free memory")  # with less, the system would kill processes
     result = lived(tmp_path, width)
     print(json.dumps(result))
     assert result["entry_bytes"] == 4 * width**2
