@@ -84,8 +84,8 @@ def check_not_live(name: str) -> None:
 def check_folder_not_live(storage: Storage, trusted: TrustedClusters) -> None:
     """Raise RunError if a run is live on the cluster recorded in its folder.
 
-    A cluster that cannot be reached counts as ended. A run that is not detached lives as long as its driver. It is
-    therefore judged by that process alone if this process may not ask the cluster, or is connected to another.
+    A cluster that cannot be reached counts as ended. A run that is not detached lives as long as its driver. If this
+    process may not contact the cluster, or is connected to another one, only the driver's process is checked.
 
     Args:
         storage: The run's folder.
@@ -108,8 +108,8 @@ def check_folder_not_live(storage: Storage, trusted: TrustedClusters) -> None:
         return
     if not trusted.may_ask(address, cluster["run"]):
         logger.warning(
-            "the cluster at %s, which the run's folder names, is on another machine and was not asked whether the run "
-            "is live there; if it is, it ends when this start claims its folder",
+            "the run's folder names the cluster at %s on another machine, which was not contacted; if the run is live "
+            "there, it ends when this start claims its folder",
             address,
         )
         return

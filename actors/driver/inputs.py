@@ -194,7 +194,7 @@ def check_resumed_trusted(config: RunConfig, storage: Storage, *, given: Collect
 
 
 def remember_named(config: RunConfig) -> None:
-    """Remember the code and the trackers that the caller has named. His folders may name them from then on.
+    """Remember the code and the trackers that the caller has named. Folders may name them from then on.
 
     Args:
         config: Configuration of a run that the caller starts.

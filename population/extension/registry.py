@@ -229,7 +229,8 @@ def _origin(target: object) -> tuple[str, str]:
 def import_object(path: str, field: str) -> Any:
     """Import an object from `module:name`. Modules in the working directory are found too.
 
-    A caller who was not given the path by the user checks it first: see `trusted_code`.
+    The import runs the module. If the path is from a run's folder and not from the user, call
+    `trusted_code.check_code_trusted` first.
 
     Args:
         path: Module and name of the object, separated by a colon.

@@ -1,12 +1,12 @@
 """Decide whether code that a run's folder names may be imported from the working directory.
 
-A folder that someone else made names a function, and the module lies in the same folder: a user who looks at the run
-there would execute it. A module of the working directory is therefore imported only if the caller names the object
-himself, now or earlier on this machine, or trusts the folder in this call. Installed modules, and modules that the
+A folder that someone else made can name a function whose module lies in the same folder. A user who evaluates the run
+there would execute that module. A module of the working directory is therefore imported only if the user names the
+object, now or earlier on this machine, or trusts the folder in this call. Installed modules, and modules that the
 process has imported already, need no trust.
 
-The objects that the user has named are remembered in `named.jsonl` in his folder of program states
-(XDG_STATE_HOME/inarch, by default ~/.local/state/inarch), each with the file that defines it.
+The objects that the user has named are remembered in the file `named.jsonl`, each with the file that defines it. It
+lies in XDG_STATE_HOME/inarch, by default ~/.local/state/inarch.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def check_code_trusted(names: Mapping[str, str], *, folder: str, remedy: str) ->
 
 
 def remember_code(names: Iterable[str]) -> None:
-    """Remember objects that the user has named himself. Folders may name them from then on.
+    """Remember objects that the user has named. Folders may name them from then on.
 
     Args:
         names: Objects as `module:object`. Those of installed modules are not recorded.
@@ -83,17 +83,17 @@ def is_remembered(name: str, place: str = "") -> bool:
 
     Args:
         name: The name.
-        place: What it stood for, such as the file that defines an object. Empty if the name alone says it.
+        place: The file that defined the object. Empty for names without a file, such as a tracker.
     """
     return [name, place] in _remembered()
 
 
 def remember(name: str, place: str = "") -> None:
-    """Remember that the user has named something himself. Without a folder to record it in, nothing is remembered.
+    """Remember that the user has named something. If the file cannot be written, nothing is remembered.
 
     Args:
         name: The name.
-        place: What it stands for.
+        place: The file that defines the object, as in `is_remembered`.
     """
     if is_remembered(name, place):
         return
