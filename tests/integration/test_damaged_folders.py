@@ -51,7 +51,7 @@ COUNT = 300
 """Damages of each file."""
 
 OUTPUTS = r"report\.html|logs/.*|data/unreadable\.txt|networks/\d+/incarnation-\d+"
-"""Files that people read, and empty ones whose name is all."""
+"""Files that no program reads: pages and logs for people, and empty files whose names are their content."""
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +170,10 @@ READERS: dict[str, tuple[Callable[[Storage], Any], ...]] = {
 """Readers of each kind of file, by the pattern of its path."""
 
 
+def readers_of(path: str) -> list[Callable[[Storage], Any]]:
+    return [reader for pattern, readers in READERS.items() if re.fullmatch(pattern, path) for reader in readers]
+
+
 class Warnings(logging.Handler):
     """Collects warnings."""
 
@@ -194,7 +198,7 @@ def paths(folder: Path) -> list[str]:
 
 
 def sample(folder: Path) -> list[str]:
-    """One file of each name of a network's checkpoints, the newest, and all others once."""
+    """The newest file of each name in the checkpoints of network 0, and every file outside checkpoints."""
     newest: dict[str, str] = {}
     for path in paths(folder):
         if not re.fullmatch(OUTPUTS, path) and not path.startswith("networks/1/"):
@@ -216,12 +220,8 @@ def test_damage_fires_in_each_kind() -> None:
 
 
 def test_every_file_of_a_folder_has_a_reader(whole: Path) -> None:
-    unknown = [
-        path
-        for path in paths(whole)
-        if not any(re.fullmatch(pattern, path.replace("networks/1/", "networks/0/")) for pattern in (*READERS, OUTPUTS))
-    ]
-    assert unknown == []
+    unread = [path for path in paths(whole) if not readers_of(path.replace("networks/1/", "networks/0/"))]
+    assert [path for path in unread if not re.fullmatch(OUTPUTS, path)] == []
     covered = {pattern for pattern in READERS if any(re.fullmatch(pattern, path) for path in sample(whole))}
     assert covered == set(READERS)
 
@@ -231,17 +231,21 @@ def test_damaged_files_are_equal_or_named(whole: Path, tmp_path: Path, warned: l
     seen: collections.Counter[str] = collections.Counter()
     for path in sample(whole):
         folder = tmp_path / "run"
-        for readers in (readers for pattern, readers in READERS.items() if re.fullmatch(pattern, path)):
-            for reader in readers:
-                wrong += fuzzed(reader, path, whole, folder, warned, seen)
+        for reader in readers_of(path):
+            wrong += fuzzed(reader, path, whole, folder, warned, seen)
     assert wrong == []
     assert seen["equal"] > 0 and seen["error"] > 1000 and seen["loss"] > 1000, seen
 
 
 def fuzzed(
-    reader: Callable[[Storage], Any], path: str, whole: Path, folder: Path, warned: list[str], seen: Any
+    reader: Callable[[Storage], Any],
+    path: str,
+    whole: Path,
+    folder: Path,
+    warned: list[str],
+    seen: collections.Counter[str],
 ) -> list[str]:
-    """Damage one file in many ways, and return what the reader did wrong."""
+    """Damage one file in many ways, and return what the reader did wrong. Each result is counted in `seen`."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole, folder)
     storage, content = Storage(str(folder)), (folder / path).read_bytes()
@@ -279,7 +283,7 @@ def fuzzed(
 
 
 def restore(whole: Path, folder: Path, reader: Callable[[Storage], Any]) -> None:
-    """Bring back what a reader may have changed."""
+    """Bring back the files that a reader may have changed."""
     if reader is repaired_tables:
         for table in TABLES:
             shutil.rmtree(folder / table, ignore_errors=True)
