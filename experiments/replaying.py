@@ -44,16 +44,16 @@ class PreparedReplay:
     recorded: CheckpointStore
     """Checkpoints of the run."""
 
-    def run(self, observer: ReplayObserver | None = None) -> Replay:
+    def run(self, observers: Sequence[ReplayObserver] = ()) -> Replay:
         """Replay the run, until the first difference.
 
         Args:
-            observer: Sees the replay.
+            observers: See the replay.
 
         Raises:
             RunError: The record contradicts itself.
         """
-        replayer = Replayer(self.record, self.plan, self.make_task, recorded=self.recorded, observer=observer)
+        replayer = Replayer(self.record, self.plan, self.make_task, recorded=self.recorded, observers=observers)
         return replayer.run()
 
 
@@ -72,26 +72,28 @@ def prepare_replay(
         until: Network and interval after which the replay ends. None: it makes every checkpoint in the folder.
         model: The model factory that the run was started with, if it was a callable.
         task: The task that the run was started with, if it was the caller's own.
-        trust: Whether code that the folder names may be imported from the working directory.
+        trust: Whether code that the folder names may be imported from the working directory. The folder's earlier
+            configurations and the folders of teachers name code too.
 
     Raises:
-        ConfigError, UntrustedError: As `open_run`, or the run has no such network and interval.
+        RunNotFoundError, ConfigError, UntrustedError: As `open_run`. ConfigError also if the run has no such network
+            and interval.
         RunError: The run cannot be replayed. The message names what is missing.
         StructureError: The data are not those that the run was started with.
     """
     storage, spec, recorded = open_run(path, model, task, trust=trust, fields=REPLAY_FIELDS)
+    configs = {name: with_own_data(earlier, storage) for name, earlier in earlier_configs(storage).items()}
     record = read_record(storage)
-    targets = _checkpoints(record) if until is None else [_target(record, *until)]
+    targets = record.all_checkpoints if until is None else [_target(record, *until)]
+    if not targets:
+        raise RunError("the run cannot be replayed: its folder has no checkpoint to compare with")
     plan = plan_replay(record, targets)
     births = [item.birth for item in plan.lives.values()]
     config, device = spec.config, _device(births)
     if config.device.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as in the processes of a run
-        torch.use_deterministic_algorithms(True)
     run_task = task_of(spec)
     data = run_task.load_data(config)
-
-    configs = {name: with_own_data(earlier, storage) for name, earlier in earlier_configs(storage).items()}
 
     def make_task(birth: Birth) -> BoundTask:
         own_config = configs.get(birth.environment.config, config)
@@ -109,14 +111,6 @@ def prepare_replay(
         make_task=make_task,
         recorded=CheckpointStore(storage),
     )
-
-
-def _checkpoints(record: RunRecord) -> list[tuple[int, CheckpointId]]:
-    """Return all checkpoints in the folder, but those of guests, each with its network."""
-    checkpoints = [(network, item) for network, items in record.checkpoints.items() for item in items]
-    if not checkpoints:
-        raise RunError("the run cannot be replayed: its folder has no checkpoint to compare with")
-    return checkpoints
 
 
 def _target(record: RunRecord, network_id: int, interval: int) -> tuple[int, CheckpointId]:
@@ -205,8 +199,10 @@ def replay_with_output(
     for line in prepared.warnings:
         show(f"{line}; the bits may differ for this reason alone")
     keeper = CheckpointKeeper()
-    watcher = ExchangeWatcher(lambda watched: show(watched.line())) if watch else None
-    result = prepared.run(Observers([keeper, *([watcher] if watcher else [])]))
+    observers: list[ReplayObserver] = [keeper] if out is not None else []
+    if watch:
+        observers.append(ExchangeWatcher(lambda watched: show(watched.line())))
+    result = prepared.run(observers)
     if result.difference is not None:
         show(f"different: {result.difference}")
         return 1
@@ -218,33 +214,6 @@ def replay_with_output(
         f"versions and {len(result.checkpoints)} checkpoints have the bits of the run"
     )
     return 0
-
-
-class Observers(ReplayObserver):
-    """Several observers as one."""
-
-    def __init__(self, observers: Sequence[ReplayObserver]) -> None:
-        """Combine observers.
-
-        Args:
-            observers: They are called in this order.
-        """
-        self._observers = observers
-
-    def before_exchange(self, trainer: Trainer) -> None:
-        """Call each observer."""
-        for observer in self._observers:
-            observer.before_exchange(trainer)
-
-    def after_interval(self, trainer: Trainer, exchange: RecordedExchange | None, report: IntervalReport) -> None:
-        """Call each observer."""
-        for observer in self._observers:
-            observer.after_interval(trainer, exchange, report)
-
-    def on_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Call each observer."""
-        for observer in self._observers:
-            observer.on_checkpoint(checkpoint)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,11 @@ class RunRecord:
     guests: Mapping[int, str]
     """Names of the guests by id: training loops of the caller's own, which no replay can repeat."""
 
+    @property
+    def all_checkpoints(self) -> list[tuple[int, CheckpointId]]:
+        """All checkpoints that are still in the folder, each with its network."""
+        return [(network_id, item) for network_id, items in self.checkpoints.items() for item in items]
+
 
 def read_record(storage: Storage) -> RunRecord:
     """Read what a run's folder records.
@@ -76,13 +81,13 @@ def read_record(storage: Storage) -> RunRecord:
         StorageError: The folder cannot be read.
     """
     births = {_life(row): _birth(row) for row in read_table(storage, "births").to_pylist()}
+    if not births:
+        raise RunError(f"run {storage.uri} cannot be replayed: its folder has no table of births, or an empty one")
     exchanges: dict[Life, dict[int, list[dict[str, Any]]]] = {}
     for row in read_table(storage, "exchanges", all_incarnations=True).to_pylist():
         exchanges.setdefault(_life(row), {}).setdefault(row["interval"], []).append(row)
     members = members_of(read_members(storage) or {"members": []})
     checkpoints = CheckpointStore(storage)
-    if not births:
-        raise RunError(f"run {storage.uri} cannot be replayed: its folder has no table of births, or an empty one")
     return RunRecord(
         births=births,
         exchanges={

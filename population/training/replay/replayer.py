@@ -7,7 +7,7 @@ network computes depends on its own state and on the snapshots that it takes, an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ class Replayer:
         make_task: Callable[[Birth], BoundTask],
         *,
         recorded: CheckpointStore,
-        observer: ReplayObserver | None = None,
+        observers: Sequence[ReplayObserver] = (),
     ) -> None:
         """Prepare a replay.
 
@@ -57,10 +57,10 @@ class Replayer:
             plan: What is repeated.
             make_task: Returns the task of a process. Its configuration is the one that the process had.
             recorded: Checkpoints of the run.
-            observer: Sees the replay.
+            observers: See the replay. They are called in this order.
         """
         self._record, self._plan, self._make_task = record, plan, make_task
-        self._verifier = Verifier(record, recorded, observer or ReplayObserver(), restarts=plan.restarts)
+        self._verifier = Verifier(record, recorded, observers, restarts=plan.restarts)
         self._running: dict[Life, RunningLife] = {}
         self._ended: set[Life] = set()
         self._snapshots: dict[Version, Snapshot] = {}
@@ -69,18 +69,21 @@ class Replayer:
     def run(self) -> Replay:
         """Repeat everything, until the first difference.
 
+        Torch's number of threads and its choice of algorithms change meanwhile.
+
         Returns:
             What was repeated and compared, and the first difference.
 
         Raises:
             RunError: The record contradicts itself.
         """
-        num_threads = torch.get_num_threads()
+        num_threads, algorithms = torch.get_num_threads(), torch.get_deterministic_debug_mode()
         try:
             for life in self._plan.lives:
                 self._complete(life)
         finally:
             torch.set_num_threads(num_threads)
+            torch.set_deterministic_debug_mode(algorithms)
         return self._verifier.result
 
     def _complete(self, life: Life) -> None:
@@ -160,6 +163,7 @@ class Replayer:
         plan = self._plan.lives[life]
         torch.set_num_threads(plan.birth.environment.threads)
         task = self._make_task(plan.birth)
+        torch.use_deterministic_algorithms(task.config.device.deterministic)
         never = dataclasses.replace(task.config.checkpoint, every=NEVER)
         config = dataclasses.replace(task.config, checkpoint=never)
         trainer = Trainer(task, config, network_id=life.network_id, incarnation=life.incarnation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
 
 import torch
 
@@ -14,37 +13,9 @@ from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.replay.plan import LifePlan
 from inarch.population.training.replay.record import RecordedExchange
+from inarch.population.training.replay.verifier import Verifier
 from inarch.population.training.runtime import LocalRuntime
 from inarch.population.training.trainer import Trainer
-
-
-class LifeObserver(Protocol):
-    """Sees the exchanges of processes that are repeated."""
-
-    def before_exchange(self, trainer: Trainer) -> None:
-        """See a network as it was published.
-
-        Args:
-            trainer: The network's trainer.
-        """
-        ...
-
-    def after_exchange(
-        self,
-        trainer: Trainer,
-        exchange: RecordedExchange | None,
-        report: IntervalReport,
-        checkpoint: Checkpoint | None,
-    ) -> None:
-        """See a network after an exchange, or where its process stopped within an interval.
-
-        Args:
-            trainer: The network's trainer.
-            exchange: The recorded exchange. None: there is none.
-            report: Report of the interval.
-            checkpoint: A checkpoint that the plan needs, which the observer releases. None: the plan needs none.
-        """
-        ...
 
 
 class RunningLife(LocalRuntime):
@@ -58,7 +29,7 @@ class RunningLife(LocalRuntime):
         trainer: Trainer,
         plan: LifePlan,
         exchanges: Mapping[int, RecordedExchange],
-        observer: LifeObserver,
+        verifier: Verifier,
     ) -> None:
         """Begin a process's training.
 
@@ -66,7 +37,7 @@ class RunningLife(LocalRuntime):
             trainer: The network, as the process began with it.
             plan: How far the process is repeated.
             exchanges: Its recorded exchanges by interval.
-            observer: Sees its exchanges.
+            verifier: Compares it with the run.
         """
         self.trainer, self.plan = trainer, plan
         self.scions: tuple[Snapshot, ...] = ()
@@ -74,7 +45,7 @@ class RunningLife(LocalRuntime):
         self.published = 0
         """Interval of the newest snapshot. 0: none was published."""
         self.is_over = False
-        self._exchanges, self._observer = exchanges, observer
+        self._exchanges, self._verifier = exchanges, verifier
         self._intervals: Iterator[tuple[IntervalReport, Snapshot | None]] = trainer.intervals(self)
 
     @property
@@ -104,8 +75,10 @@ class RunningLife(LocalRuntime):
     @property
     def is_complete(self) -> bool:
         """Whether the plan needs nothing more than what was published."""
-        plan, published = self.plan, self.published
-        return self.is_over or (plan.exchanged < published >= plan.last and plan.stop_step(published - 1) is None)
+        if self.is_over:
+            return True
+        is_published = self.published >= self.plan.last and self.published > self.plan.exchanged
+        return is_published and self.plan.stop_step(self.published - 1) is None
 
     def now(self) -> float:
         """Return the recorded time of the exchange of the interval in progress."""
@@ -125,21 +98,18 @@ class RunningLife(LocalRuntime):
         exchange = self.pending_exchange
         if exchange is None:
             return ExchangeOutcome.STOPPING
-        self._observer.before_exchange(self.trainer)
+        self._verifier.before_exchange(self.trainer)
         scions, self.scions = self.scions, ()
         return scions or ExchangeOutcome(exchange.outcome)
 
     def commit(self, report: IntervalReport, checkpoint: Checkpoint | None) -> None:
         """Hand over the end of an interval, with its checkpoint if the plan needs it."""
         trainer = self.trainer
-        identity = CheckpointId(incarnation=trainer.incarnation, interval=trainer.interval)
-        if checkpoint is not None:
-            identity = checkpoint.id
-        if identity not in self.plan.checkpoints:
-            if checkpoint is not None:
-                checkpoint.release()
+        if checkpoint is None:
+            identity = CheckpointId(incarnation=trainer.incarnation, interval=trainer.interval)
+            checkpoint = trainer.checkpoint() if identity in self.plan.checkpoints else None
+        elif checkpoint.id not in self.plan.checkpoints:
+            checkpoint.release()
             checkpoint = None
-        elif checkpoint is None:
-            checkpoint = trainer.checkpoint()
         exchange = self._exchanges.get(trainer.interval) if report.outcome else None
-        self._observer.after_exchange(trainer, exchange, report, checkpoint)
+        self._verifier.after_exchange(trainer, exchange, report, checkpoint)

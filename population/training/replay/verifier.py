@@ -1,8 +1,8 @@
-"""Compares a replay with the run while it goes on, and keeps the checkpoints from which processes restart."""
+"""Compares a replay with the run, as it proceeds, and keeps the checkpoints from which processes restart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from inarch.population.membership.outcome import ExchangeOutcome
@@ -64,7 +64,7 @@ class Verifier:
         self,
         record: RunRecord,
         recorded: CheckpointStore,
-        observer: ReplayObserver,
+        observers: Sequence[ReplayObserver] = (),
         *,
         restarts: Iterable[tuple[int, CheckpointId]] = (),
     ) -> None:
@@ -73,10 +73,10 @@ class Verifier:
         Args:
             record: What the run's folder records.
             recorded: Checkpoints of the run.
-            observer: Sees the replay too.
+            observers: See the replay too.
             restarts: Checkpoints from which processes restart, each with its network.
         """
-        self._record, self._recorded, self._observer = record, recorded, observer
+        self._record, self._recorded, self._observers = record, recorded, observers
         self._restarts = list(restarts)
         self.made: set[tuple[int, CheckpointId]] = set()
         """Checkpoints that were made so far, each with its network."""
@@ -116,8 +116,13 @@ class Verifier:
             self._note(compare_published(life, snapshot, exchange.weights))
 
     def before_exchange(self, trainer: Trainer) -> None:
-        """Let the observer see a network as it was published."""
-        self._observer.before_exchange(trainer)
+        """Let the observers see a network as it was published.
+
+        Args:
+            trainer: The network's trainer.
+        """
+        for observer in self._observers:
+            observer.before_exchange(trainer)
 
     def after_exchange(
         self,
@@ -126,7 +131,14 @@ class Verifier:
         report: IntervalReport,
         checkpoint: Checkpoint | None,
     ) -> None:
-        """Compare the end of an interval."""
+        """Compare a network after an exchange, or where its process stopped within an interval.
+
+        Args:
+            trainer: The network's trainer.
+            exchange: The recorded exchange. None: there is none.
+            report: Report of the interval.
+            checkpoint: A checkpoint that the plan needs. The verifier releases it. None: the plan needs none.
+        """
         life = Life(trainer.network_id, trainer.incarnation)
         if report.outcome is not None:
             self.result.num_intervals += 1
@@ -134,7 +146,8 @@ class Verifier:
             if exchange is not None and exchange.outcome != report.outcome:
                 detail = f"{exchange.outcome} in the run, {report.outcome} in the replay"
                 self._note(Difference(life=life, interval=trainer.interval, place="outcome", detail=detail))
-            self._observer.after_interval(trainer, exchange, report)
+            for observer in self._observers:
+                observer.after_interval(trainer, exchange, report)
         if checkpoint is not None:
             self._compare(life, checkpoint)
 
@@ -146,7 +159,8 @@ class Verifier:
             recorded = self._recorded.load(*key)
             self._note(compare_checkpoints(life, checkpoint, recorded))
             self.result.checkpoints.append(key)
-        self._observer.on_checkpoint(checkpoint)
+        for observer in self._observers:
+            observer.on_checkpoint(checkpoint)
         if key in self._restarts:
             self._kept[key] = checkpoint  # not released: a process that trains on may not change what was lent
         else:
