@@ -23,7 +23,7 @@ from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.protocol import BoundTask
-from inarch.population.training.birth import Birth, StartPoint, environment
+from inarch.population.training.birth import StartPoint
 from inarch.population.training.runtime import LocalRuntime
 from inarch.population.training.trainer import Trainer
 
@@ -185,9 +185,7 @@ class Simulator:
         life = _Life(self, trainer, now, self._step_seconds.get(network_id, 1.0))
         self._lives[network_id] = life
         if self.store is not None:
-            place = environment(self.config, next(trainer.module.parameters()).device)
-            birth = Birth(start=start, environment=place, time=now)
-            life.record_early(trainer.record_birth(birth), trainer.interval)
+            life.record_early(trainer.record_birth(start, now=now), trainer.interval)
         self.result.trainers[network_id] = trainer
         self._advance(life)
 

@@ -48,7 +48,7 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.built_in import task_of
-from inarch.population.training.birth import Birth, StartPoint, environment
+from inarch.population.training.birth import StartPoint
 from inarch.population.training.trainer import Trainer
 
 STORAGE_DEADLINES = 8
@@ -283,9 +283,7 @@ class NetworkWorker:
     def _train(self) -> ExitReason:
         if self._spec.mode == "joined" and not self._is_resumed and not self._join():
             return self._exit_reason()
-        place = environment(self._spec.run.config, next(self.trainer.module.parameters()).device)
-        birth = Birth(start=self._start, environment=place, time=time.time())
-        self.record_early(self.trainer.record_birth(birth), self.trainer.interval)
+        self.record_early(self.trainer.record_birth(self._start, now=self.now()), self.trainer.interval)
         if self.trainer.is_finished and self.trainer.publishes:
             self._exchange.publish(self.trainer.snapshot(time.time()))
         for report, snapshot in self.trainer.intervals(self):

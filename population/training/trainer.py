@@ -62,7 +62,7 @@ from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.protocol import BoundTask, task_channels
 from inarch.population.training import divergence
-from inarch.population.training.birth import Birth
+from inarch.population.training.birth import Birth, StartPoint, environment
 from inarch.population.training.history_buffer import HistoryBuffer
 from inarch.population.training.progress import Progress
 from inarch.population.training.runtime import Stopwatch, TrainerRuntime
@@ -291,16 +291,17 @@ class Trainer:
         """Copy a fetched snapshot to the network's GPU, as `Participant.prepare`. The fetching thread calls it."""
         return self._participant.prepare(snapshot)
 
-    def record_birth(self, birth: Birth) -> Rows:
+    def record_birth(self, start: StartPoint, *, now: float) -> Rows:
         """Record how this process of the network began.
 
         Args:
-            birth: All that a repetition of its training needs.
+            start: What the network starts with.
+            now: Seconds of the runtime's clock.
 
         Returns:
             The row, to be written at once (`TrainerRuntime.record_early`).
         """
-        self._history.add_birth(birth)
+        self._history.add_birth(Birth(start=start, environment=environment(self.config, self._device), time=now))
         return self._history.early()
 
     def fast_forward(self, interval: int) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from inarch.population import (
     CheckpointConfig,
@@ -34,7 +33,7 @@ from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.built_in import resolve_task
-from inarch.population.training.birth import Birth, StartPoint, environment
+from inarch.population.training.birth import StartPoint
 from inarch.population.training.replay.plan import plan_replay
 from inarch.population.training.replay.record import Life, RunRecord, read_record
 from inarch.population.training.replay.replayer import Replayer
@@ -61,12 +60,11 @@ def replayed(folder: Path, config: RunConfig) -> tuple[RunRecord, Replay]:
     """Replay a run up to every checkpoint in its folder."""
     storage, task = Storage(str(folder)), resolve_task(config.task)
     record, data = read_record(storage), task.load_data(config)
-    checkpoints = [(network, item) for network, items in record.checkpoints.items() for item in items]
-    plan = plan_replay(record, checkpoints)
+    plan = plan_replay(record, record.all_checkpoints)
     replayer = Replayer(record, plan, lambda _: task.bind(config, data), recorded=CheckpointStore(storage))
     replay = replayer.run()
     if replay.difference is None:
-        assert sorted(replay.checkpoints) == sorted(checkpoints)
+        assert sorted(replay.checkpoints) == sorted(record.all_checkpoints)
     return record, replay
 
 
@@ -157,7 +155,7 @@ def test_replay_finds_another_learning_rate(tmp_path: Path) -> None:
 def test_replay_repeats_refusals_and_stops(tmp_path: Path) -> None:
     """One network is refused a scion, stops at an exchange, and later within an interval."""
     config, store = config_of(), CheckpointStore(Storage(str(tmp_path)))
-    task, place = tiny_task(config), environment(config, torch.device("cpu"))
+    task = tiny_task(config)
 
     def scion_for(own: SnapshotInfo) -> Snapshot | ExchangeOutcome:
         if own.interval == 1 and own.incarnation == 1:
@@ -175,16 +173,14 @@ def test_replay_repeats_refusals_and_stops(tmp_path: Path) -> None:
             trainer.resume(newest)
             start = StartPoint.resumed(0, newest.id)
         runtime = FakeRuntime(scion_for, stop_after=stop_after)
-        rows = trainer.record_birth(Birth(start=start, environment=place, time=0.0))
-        assert len(rows["births"]) == 1
+        assert len(trainer.record_birth(start, now=0.0)["births"]) == 1
         live(trainer, runtime)
         assert all(store.commit(checkpoint) for checkpoint in runtime.checkpoints)
         newest = runtime.checkpoints[-1]
     record = read_record(Storage(str(tmp_path)))
     assert record.exchanges[Life(0, 1)][1].outcome == "diverging"
     assert [birth.start.step % STEPS for birth in record.births.values()] == [0, 0, 1]
-    checkpoints = [(0, item) for item in record.checkpoints[0]]
-    replayer = Replayer(record, plan_replay(record, checkpoints), lambda _: tiny_task(config), recorded=store)
-    replay = replayer.run()
-    assert replay.difference is None and sorted(replay.checkpoints) == checkpoints
+    plan = plan_replay(record, record.all_checkpoints)
+    replay = Replayer(record, plan, lambda _: tiny_task(config), recorded=store).run()
+    assert replay.difference is None and sorted(replay.checkpoints) == record.all_checkpoints
     assert replay.num_intervals == 5 and any(item.step for item in record.checkpoints[0])
