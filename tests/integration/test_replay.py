@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inarch.actors import PopulationRun
+from inarch.actors.messages import NetworkStatus
 from inarch.experiments.replaying import PreparedReplay, prepare_replay
 from inarch.population import (
     CheckpointConfig,
@@ -45,22 +45,32 @@ def starts(prepared: PreparedReplay) -> dict[Life, str]:
     return {life: birth.start.began for life, birth in prepared.record.births.items()}
 
 
-def process_of(run: PopulationRun, network_id: int) -> int:
-    network = next(network for network in run.status().networks if network.network_id == network_id)
-    assert network.process is not None
-    return network.process
+def network_of(run: PopulationRun, network_id: int) -> NetworkStatus:
+    return next(network for network in run.status().networks if network.network_id == network_id)
+
+
+def send(run: PopulationRun, network_id: int, number: signal.Signals) -> None:
+    """Send a signal to the process of a network."""
+    process = network_of(run, network_id).process
+    assert process is not None
+    os.kill(process, number)
 
 
 def kill(run: PopulationRun, network_id: int) -> None:
     """Kill the process of a network, and wait until the next one trains."""
-    before = next(n.incarnation for n in run.status().networks if n.network_id == network_id)
-    os.kill(process_of(run, network_id), signal.SIGKILL)
-    until(
-        lambda: any(
-            n.network_id == network_id and n.incarnation > before and n.state == "training"
-            for n in run.status().networks
-        )
-    )
+    before = network_of(run, network_id).incarnation
+    send(run, network_id, signal.SIGKILL)
+    until(lambda: (now := network_of(run, network_id)).incarnation > before and now.state == "training")
+
+
+def stall(run: PopulationRun, network_id: int, *, other: int, num_intervals: int) -> None:
+    """Stop the process of a network until another network has trained some intervals."""
+    send(run, network_id, signal.SIGSTOP)
+    try:
+        reached = network_of(run, other).interval
+        until(lambda: network_of(run, other).interval >= reached + num_intervals)
+    finally:
+        send(run, network_id, signal.SIGCONT)
 
 
 def wait_for(run: PopulationRun, interval: int) -> None:
@@ -73,10 +83,7 @@ def test_replay_of_a_run_with_kills_and_a_stall(begin) -> None:
     run = begin("killed-replay", **settings)
     wait_for(run, 6)
     kill(run, 0)
-    stalled = process_of(run, 1)
-    os.kill(stalled, signal.SIGSTOP)
-    time.sleep(2.0)  # the others train on
-    os.kill(stalled, signal.SIGCONT)
+    stall(run, 1, other=2, num_intervals=5)
     kill(run, 2)
     kill(run, 0)
     wait_for(run, 12)
