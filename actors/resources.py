@@ -131,7 +131,7 @@ def check_reachable(address: str) -> None:
         ClusterError: The address has another form, or no connection is made within `REACH_SECONDS`.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdigit()):
+    if not (host and port.isdecimal()):
         raise ClusterError(f"a cluster's address must be HOST:PORT, got {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
@@ -143,7 +143,7 @@ def _are_different(wished: str, connected: str) -> bool:
     """Return whether HOST:PORT certainly names another cluster than the connected one. Other forms may be the same."""
     wished_host, _, wished_port = wished.rpartition(":")
     host, _, port = connected.rpartition(":")
-    if "://" in wished or not wished_port.isdigit():
+    if "://" in wished or not wished_port.isdecimal():
         return False
     if wished_port != port:
         return True

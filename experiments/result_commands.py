@@ -174,7 +174,7 @@ def _network_and_interval(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     network, _, interval = text.partition(":")
-    if not (network.isdigit() and interval.isdigit()):
+    if not (network.isdecimal() and interval.isdecimal()):
         raise ConfigError(f"until must be NETWORK:INTERVAL, such as 2:15, got {text!r}")
     return int(network), int(interval)
 

@@ -262,7 +262,7 @@ class CheckpointStore:
 
     def networks(self) -> list[int]:
         """Return the sorted ids of the networks that have a folder."""
-        return sorted(int(name) for name in self._storage.names("networks") if name.isdigit())
+        return sorted(int(name) for name in self._storage.names("networks") if name.isdecimal())
 
     def newest(self, network_id: int, *, at_most_interval: int | None = None) -> Checkpoint | None:
         """Return the newest intact checkpoint of a network, or None if there is none.

@@ -44,7 +44,7 @@ def claims(storage: Storage) -> list[Claim]:
     parsed = []
     for name in storage.names(FOLDER):
         generation, _, token = name.removesuffix(".json").partition("-")
-        if generation.isdigit() and token:
+        if generation.isdecimal() and token:
             parsed.append(Claim(generation=int(generation), token=token))
     return sorted(parsed)
 

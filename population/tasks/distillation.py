@@ -112,17 +112,17 @@ def _taught_by(store: CheckpointStore, path: str) -> Mapping[str, Tensor]:
     best_weights = {network_id: best for network_id in store.networks() if (best := store.best(network_id)) is not None}
     teacher_id = (
         int(id_text)
-        if id_text.isdigit()
+        if id_text.isdecimal()
         else max(best_weights, key=lambda key: rank(best_weights[key][1], key), default=None)
     )
-    if teacher_id not in best_weights or (id_text and not id_text.isdigit()):
+    if teacher_id not in best_weights or (id_text and not id_text.isdecimal()):
         raise ConfigError(
             f"distillation.teachers: {path!r} names no network; {folder!r} has the networks {sorted(best_weights)}"
         )
     if not at:
         return best_weights[teacher_id][0]
     checkpoints = {checkpoint.interval: checkpoint for checkpoint in store.list(teacher_id) if not checkpoint.step}
-    if not interval.isdigit() or int(interval) not in checkpoints:
+    if not interval.isdecimal() or int(interval) not in checkpoints:
         raise ConfigError(
             f"distillation.teachers: {path!r} names no checkpoint; network {teacher_id} of {folder!r} has those of "
             f"intervals {sorted(checkpoints)} (checkpoint.keep)"

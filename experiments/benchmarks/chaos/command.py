@@ -88,7 +88,7 @@ def seed_range(seed: int, seeds: str | None) -> range:
     if seeds is None:
         return range(seed, seed + 1)
     first, _, end = seeds.partition(":")
-    if not (first.isdigit() and end.isdigit() and int(first) < int(end)):
+    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
         raise ConfigError(f"seeds must be FIRST:END with FIRST below END, such as 1:21, got {seeds!r}")
     return range(int(first), int(end))
 
