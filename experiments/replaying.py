@@ -16,18 +16,15 @@ from inarch.population.models import ModelFactory
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.tasks.built_in import task_of
-from inarch.population.tasks.named_code import EVALUATION_FIELDS
+from inarch.population.tasks.named_code import REPLAY_FIELDS, check_training_trusted
 from inarch.population.tasks.protocol import BoundTask, Task
-from inarch.population.tasks.run_folder import earlier_configs, with_own_data
+from inarch.population.tasks.run_folder import EARLIER_CONFIGS, earlier_configs, with_own_data
 from inarch.population.training.birth import Birth, Environment, environment
 from inarch.population.training.replay.plan import ReplayPlan, plan_replay
 from inarch.population.training.replay.record import Life, RecordedExchange, RunRecord, read_record
 from inarch.population.training.replay.replayer import Replayer
 from inarch.population.training.replay.verifier import Replay, ReplayObserver
 from inarch.population.training.trainer import Trainer
-
-REPLAY_FIELDS = (*EVALUATION_FIELDS, "exchange.rule", "graft.criterion")
-"""Fields of the configuration that name code which a replay imports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +78,11 @@ def prepare_replay(
         RunError: The run cannot be replayed. The message names what is missing.
         StructureError: The data are not those that the run was started with.
     """
-    storage, spec, recorded = open_run(path, model, task, trust=trust, fields=REPLAY_FIELDS)
+    storage, spec, recorded = open_run(path, model, task, trust=trust)
     configs = {name: with_own_data(earlier, storage) for name, earlier in earlier_configs(storage).items()}
+    files = {f"{EARLIER_CONFIGS}/{name}.json": earlier for name, earlier in configs.items()}
+    for file, named in ({"config.json": spec.config} | files).items():
+        check_training_trusted(named, storage, fields=REPLAY_FIELDS, file=file, given=spec.given, trust=trust)
     record = read_record(storage)
     targets = record.all_checkpoints if until is None else [_target(record, *until)]
     if not targets:

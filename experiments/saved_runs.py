@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -111,7 +110,6 @@ def open_run(
     task: Task | None = None,
     *,
     trust: bool = False,
-    fields: Sequence[str] = EVALUATION_FIELDS,
 ) -> tuple[Storage, RunSpec, dict[str, Any]]:
     """Return the storage of a run, its specification and the contents of its config.json.
 
@@ -120,7 +118,6 @@ def open_run(
         model: The model factory that the run was started with, if it was a callable.
         task: The task that the run was started with, if it was the caller's own.
         trust: Whether code that the folder names may be imported from the working directory.
-        fields: Fields of the configuration whose code is used.
 
     Raises:
         RunNotFoundError: There is no run at `path`.
@@ -142,11 +139,6 @@ def open_run(
             "this run was started with a task of the caller; give it again: task=... in Python, --task module:object "
             "on the command line"
         )
-    given = {"model.architecture"} if model is not None else set[str]()
-    given |= {"task"} if task is not None else set[str]()
-    check_config_trusted(named_code(config, fields), storage, given=given, trust=trust)
-    return (
-        storage,
-        RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=model, task=task),
-        recorded,
-    )
+    spec = RunSpec(name=str(config.name), folder=storage.uri, config=config, factory=model, task=task)
+    check_config_trusted(named_code(config, EVALUATION_FIELDS, given=spec.given), storage, trust=trust)
+    return storage, spec, recorded

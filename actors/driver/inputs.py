@@ -22,7 +22,7 @@ from inarch.population.membership.topology import check_topology
 from inarch.population.models.model_names import ModelFactory, check_factory
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.tasks.built_in import check_task, resolve_task
-from inarch.population.tasks.named_code import check_config_trusted, check_teachers_trusted, named_code
+from inarch.population.tasks.named_code import check_training_trusted, named_code
 from inarch.population.tasks.protocol import Task
 from inarch.population.tasks.run_folder import read_result, with_moved_data, with_own_data
 
@@ -183,8 +183,7 @@ def check_resumed_trusted(config: RunConfig, storage: Storage, *, given: Collect
         UntrustedError: A module would be imported from the working directory, or a tracker has a target that the user
             has never named on this machine.
     """
-    check_config_trusted(named_code(config), storage, given=given, trust=trust)
-    check_teachers_trusted(config, trust=trust)
+    check_training_trusted(config, storage, given=given, trust=trust)
     targets = [tracker for tracker in config.track if "=" in tracker and not is_remembered(tracker)]
     if targets and not trust:
         raise UntrustedError(

@@ -181,7 +181,7 @@ class PopulationRun:
         config, run_task, is_own_task = with_task(config, task)
         config, factory = with_network(config, run_task, model)
         remember_named(config)
-        check_teachers_trusted(config, trust=False)
+        check_teachers_trusted(config, known=[config.model.architecture], trust=False)
         storage = run_storage(config)
         with new_folder(storage, is_detached=config.detach) as claim:
             storage.check_writable()

@@ -39,6 +39,12 @@ class RunSpec:
     is_detached: bool = False
     """Whether the run continues when its driver ends."""
 
+    @property
+    def given(self) -> frozenset[str]:
+        """Fields of the configuration whose objects the caller has passed. The names that they hold are not used."""
+        objects = {"model.architecture": self.factory, "task": self.task}
+        return frozenset(field for field, value in objects.items() if value is not None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,39 +13,56 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from inarch.actors import PopulationRun
 from inarch.actors.driver.callbacks import CALLBACKS
 from inarch.actors.registrations import REGISTRIES
 from inarch.experiments.cli import main
-from inarch.population import DataConfig, DistillationConfig, ScheduleConfig, TopologyConfig, Trainer
+from inarch.experiments.replaying import prepare_replay
+from inarch.population import (
+    DataConfig,
+    DistillationConfig,
+    ExchangeConfig,
+    GraftConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TopologyConfig,
+    Trainer,
+)
 from inarch.population.config import to_dict
-from inarch.population.errors import UntrustedError, UserCodeError
+from inarch.population.errors import InarchError, UntrustedError, UserCodeError
 from inarch.population.extension.trusted_code import remember_code
 from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.image_task import run_splits
 from inarch.population.tasks.named_code import RUN_FIELDS
+from inarch.population.training.birth import StartPoint
 from tests.conftest import ROOT, small_config
 from tests.fakes.runtime import FakeRuntime, live
 
 MODULE = "open('was_run', 'w').close()\ndef make(num_classes):\n    raise RuntimeError('the foreign code ran')\n"
+
+SECTIONS: dict[str, Any] = {
+    "data": DataConfig(train="digits", train_limit=100, test_limit=50, augmentation="none"),
+    "schedule": ScheduleConfig(epochs=1, batch_size=50),
+}
+"""Configuration of the run, besides its model."""
 
 
 @pytest.fixture(scope="session")
 def run_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a stopped run of one network whose configuration names foreign_code:make as the model."""
     folder = tmp_path_factory.mktemp("foreign") / "run"
-    config = small_config(
-        name="foreign",
-        data=DataConfig(train="digits", train_limit=100, test_limit=50, augmentation="none"),
-        schedule=ScheduleConfig(epochs=1, batch_size=50),
-    )
+    config = small_config(name="foreign", **SECTIONS)
     store, runtime = CheckpointStore(Storage(str(folder))), FakeRuntime()
     task = ImageClassification(config, run_splits(config))
-    live(Trainer(task, config, network_id=0), runtime)
+    trainer = Trainer(task, config, network_id=0)
+    trainer.record_birth(StartPoint.initial(), now=0.0)
+    live(trainer, runtime)
     assert store.commit(runtime.checkpoints[-1])
     content = to_dict(config)
     content["model"]["architecture"] = "foreign_code:make"
@@ -71,6 +90,7 @@ COMMANDS = {
     "evaluate": ["evaluate", "."],
     "export": ["export", ".", "--what", "soup"],
     "predict": ["predict", ".", "image.png"],
+    "replay": ["replay", "."],
     "resume": ["resume", ".", "--schedule.epochs", "9"],
 }
 
@@ -86,7 +106,7 @@ def test_commands_run_no_code_of_a_foreign_folder(
     assert f"model.architecture 'foreign_code:make' from {foreign}/foreign_code.py" in error and "--trust" in error
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export", "predict"])
+@pytest.mark.parametrize("command", ["evaluate", "export", "predict", "replay"])
 @pytest.mark.parametrize("way", ["--trust", "remembered"])
 def test_commands_run_code_that_the_user_trusts(
     foreign: Path, command: str, way: str, capsys: pytest.CaptureFixture[str]
@@ -114,10 +134,10 @@ def test_command_of_a_new_process_runs_no_foreign_code(foreign: Path) -> None:
 
 
 def changed(folder: Path, target: Path, **sections: Any) -> str:
-    """Write a folder with another configuration. Return its path."""
+    """Copy a folder, with another configuration. Return the path of the copy."""
     recorded = json.loads((folder / "config.json").read_text())
-    recorded["config"] |= to_dict(small_config(name="other", **sections))
-    target.mkdir()
+    recorded["config"] |= to_dict(small_config(name="other", **(SECTIONS | sections)))
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("foreign_code.py", "was_run"))
     (target / "config.json").write_text(json.dumps(recorded))
     return str(target)
 
@@ -136,6 +156,65 @@ def test_resume_needs_trust_for_every_kind_of_code(foreign: Path, tmp_path: Path
     folder = changed(foreign, tmp_path / "tracked", track=("mlflow=http://203.0.113.7:5000",))
     with pytest.raises(UntrustedError, match=r"names the trackers mlflow=http://203\.0\.113\.7"):
         PopulationRun.resume(folder, quiet=True)
+
+
+def test_resume_with_own_model_needs_trust_for_teachers(foreign: Path, tmp_path: Path) -> None:
+    own = ModelConfig(architecture="foreign_code:make")  # not used, because the caller passes a model
+    teachers = DistillationConfig(teachers=(str(foreign),))
+    folder = changed(foreign, tmp_path / "taught", model=own, distillation=teachers)
+    with pytest.raises(UntrustedError, match=f"{foreign}/config.json names code .*foreign_code:make"):
+        PopulationRun.resume(folder, model=own_network, quiet=True)
+
+
+def own_network(num_classes: int) -> torch.nn.Module:
+    return torch.nn.Linear(64, num_classes)
+
+
+def named_by(kind: str, foreign: Path, target: Path) -> str:
+    """Copy a run's folder, with foreign code in one place of it. Return the path of the copy."""
+    name = "foreign_code:make"
+    sections: dict[str, dict[str, Any]] = {
+        "task": {"task": name},
+        "data.train": {"data": DataConfig(train=name)},
+        "exchange.rule": {"exchange": ExchangeConfig(rule=name)},
+        "graft.criterion": {"graft": GraftConfig(criterion=name)},
+        "topology.name": {"topology": TopologyConfig(name=name)},
+        "teacher": {"distillation": DistillationConfig(teachers=(str(foreign),))},
+    }
+    folder = changed(foreign, target, **sections.get(kind, {}))
+    if kind == "earlier rule":
+        (birth,) = read_table(Storage(folder), "births").to_pylist()
+        content = to_dict(small_config(name="foreign", **SECTIONS, exchange=ExchangeConfig(rule=name)))
+        (target / "configs").mkdir()
+        (target / "configs" / f"{birth['config']}.json").write_text(json.dumps({"config": content}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("task", "{run}/config.json names code .*: task "),
+        ("data.train", "{run}/config.json names code .*: data.train "),
+        ("exchange.rule", "{run}/config.json names code .*: exchange.rule "),
+        ("graft.criterion", "{run}/config.json names code .*: graft.criterion "),
+        ("teacher", "{foreign}/config.json names code .*: model.architecture "),
+        ("earlier rule", "{run}/configs/.*.json names code .*: exchange.rule "),
+    ],
+)
+def test_replay_needs_trust_for_what_it_imports(foreign: Path, tmp_path: Path, kind: str, place: str) -> None:
+    folder = named_by(kind, foreign, tmp_path / "copy")
+    with pytest.raises(UntrustedError, match=place.format(run=folder, foreign=foreign)):
+        prepare_replay(folder)
+    assert not (foreign / "was_run").exists()
+    with contextlib.suppress(InarchError):  # the foreign objects serve no purpose
+        prepare_replay(folder, trust=True).run()
+    assert (foreign / "was_run").exists()
+
+
+def test_replay_imports_no_topology(foreign: Path, tmp_path: Path) -> None:
+    replay = prepare_replay(named_by("topology.name", foreign, tmp_path / "copy")).run()
+    assert replay.difference is None and replay.num_intervals == 1
+    assert not (foreign / "was_run").exists()
 
 
 def test_code_of_a_teacher_needs_trust(foreign: Path) -> None:
