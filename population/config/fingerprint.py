@@ -18,7 +18,7 @@ PATHS = frozenset({"train", "validation_set", "test", "query", "image_folder"})
 
 
 def config_fingerprint(values: Mapping[str, Any]) -> str:
-    """Return a hash of a configuration, without what changes no number: names, places and limits of time.
+    """Return a hash of the fields that change the numbers of a run. Names, places and limits of time do not count.
 
     Args:
         values: The configuration by field, as from `to_dict` or read from JSON.

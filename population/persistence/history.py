@@ -11,8 +11,8 @@ Rows are committed with the checkpoint that follows them. The folders hold only 
 checkpoint that bears its name. Writing a file twice gives the same file, so no row is lost or counted twice. At the end
 of a run the files of each table are folded into one.
 
-Rows of births and exchanges are also written at once, into files of their own (`early_name`). Those of a process that
-died remain, and those of others are deleted with the checkpoint that holds their rows.
+Rows of births and exchanges are also written at once, into files of their own (`early_name`). These
+files are deleted once a checkpoint holds their rows, so those of a process that died remain.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _file_names(storage: Storage, table: str) -> list[str]:
 def _fold_number(name: str) -> int:
     """Return the number of a folded file. -1 for other files."""
     number = name.removeprefix(PREFIX).removesuffix(".parquet")
-    return int(number) if name.startswith(PREFIX) and number.isdigit() else -1
+    return int(number) if name.startswith(PREFIX) and number.isdecimal() else -1
 
 
 def _read_files(storage: Storage, table: str, damages: dict[str, str] | None = None) -> dict[str, pa.Table]:

@@ -187,7 +187,7 @@ TABLES = {
 }
 
 EARLY_TABLES = ("births", "exchanges")
-"""Tables whose rows are written at once, besides with the next checkpoint. If a process dies after it has published,
+"""Tables whose rows are written at once, and again with the next checkpoint. If a process dies after it has published,
 its rows since its last checkpoint say what its snapshots were made of."""
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]

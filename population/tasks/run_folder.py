@@ -63,18 +63,19 @@ def read_config(storage: Storage) -> dict[str, Any]:
     return read_json(storage, "config.json", fields=fields)
 
 
-def recorded_config(storage: Storage, recorded: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration in config.json.
+def recorded_config(storage: Storage, recorded: Mapping[str, Any], *, file: str = "config.json") -> RunConfig:
+    """Return the configuration in a file of a run's folder.
 
     Args:
         storage: The run's folder.
-        recorded: Content of config.json.
+        recorded: Content of the file.
+        file: Name of the file, for messages.
 
     Raises:
         ConfigError: A field is unknown, or its value is refused.
         DamagedError: A value is of another type.
     """
-    return _revived(RunConfig, recorded["config"], "", storage)
+    return _revived(RunConfig, recorded["config"], "", storage, file)
 
 
 def earlier_configs(storage: Storage) -> dict[str, RunConfig]:
@@ -87,12 +88,11 @@ def earlier_configs(storage: Storage) -> dict[str, RunConfig]:
         DamagedError: A file is damaged.
         StorageError: The folder cannot be read.
     """
+    names = [name for name in storage.names(EARLIER_CONFIGS) if name.endswith(".json")]
+    files = {name.removesuffix(".json"): f"{EARLIER_CONFIGS}/{name}" for name in names}
     return {
-        name.removesuffix(".json"): recorded_config(
-            storage, read_json(storage, f"{EARLIER_CONFIGS}/{name}", fields={"config": dict})
-        )
-        for name in storage.names(EARLIER_CONFIGS)
-        if name.endswith(".json")
+        fingerprint: recorded_config(storage, read_json(storage, file, fields={"config": dict}), file=file)
+        for fingerprint, file in files.items()
     }
 
 
@@ -102,20 +102,17 @@ def recorded_open(storage: Storage, recorded: Mapping[str, Any]) -> OpenConfig |
     return None if settings is None else _revived(OpenConfig, settings, "open.", storage)
 
 
-def _revived(kind: type[T], values: Any, path: str, storage: Storage) -> T:
+def _revived(kind: type[T], values: Any, path: str, storage: Storage, file: str = "config.json") -> T:
     try:
         return from_dict(kind, values, path)
     except ConfigError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise _damaged_config(storage, f"{path or 'config'}: {error}") from None
+        raise _damaged_config(storage, f"{path or 'config'}: {error}", file) from None
 
 
-def _damaged_config(storage: Storage, reason: str) -> DamagedError:
-    return DamagedError(
-        f"{joined(storage.uri, 'config.json')} is damaged ({reason}), and the run cannot be resumed or read without "
-        "it; restore it from a copy"
-    )
+def _damaged_config(storage: Storage, reason: str, file: str = "config.json") -> DamagedError:
+    return DamagedError(f"{joined(storage.uri, file)} is damaged ({reason}); restore it from a copy")
 
 
 def read_result(storage: Storage) -> dict[str, Any] | None:
