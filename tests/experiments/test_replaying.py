@@ -83,8 +83,9 @@ def test_command_refuses_what_is_not_recorded(tmp_path: Path, capsys) -> None:
     record_run(tmp_path, config_of())
     assert status_of(["replay", str(tmp_path), "--until", "1:9"]) == 2
     assert "no interval 9 of network 1 is recorded" in capsys.readouterr().err
-    assert status_of(["replay", str(tmp_path), "--until", "last"]) == 2
-    assert "until must be NETWORK:INTERVAL" in capsys.readouterr().err
+    for text in ("last", "1:²"):
+        assert status_of(["replay", str(tmp_path), "--until", text]) == 2
+        assert "until must be NETWORK:INTERVAL" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "exchanges")
     assert status_of(["replay", str(tmp_path)]) == 2
     assert "its folder has no table of exchanges" in capsys.readouterr().err

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from inarch.population import (
     CheckpointConfig,
     DataConfig,
+    DeviceConfig,
     ExchangeConfig,
     ExchangeOutcome,
     GraftConfig,
@@ -30,6 +33,7 @@ from inarch.population import (
 )
 from inarch.population.errors import RunError
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
+from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.built_in import resolve_task
@@ -37,7 +41,7 @@ from inarch.population.training.birth import StartPoint
 from inarch.population.training.replay.plan import plan_replay
 from inarch.population.training.replay.record import Life, RunRecord, read_record
 from inarch.population.training.replay.replayer import Replayer
-from inarch.population.training.replay.verifier import Replay
+from inarch.population.training.replay.verifier import Replay, ReplayObserver
 from tests.conftest import small_config, tiny_task
 from tests.fakes.recorded_run import record_run
 from tests.fakes.runtime import FakeRuntime, live
@@ -56,12 +60,13 @@ def config_of(**changes: Any) -> RunConfig:
     return small_config(**(fields | changes))
 
 
-def replayed(folder: Path, config: RunConfig) -> tuple[RunRecord, Replay]:
+def replayed(folder: Path, config: RunConfig, observers: Sequence[ReplayObserver] = ()) -> tuple[RunRecord, Replay]:
     """Replay a run up to every checkpoint in its folder."""
     storage, task = Storage(str(folder)), resolve_task(config.task)
     record, data = read_record(storage), task.load_data(config)
     plan = plan_replay(record, record.all_checkpoints)
-    replayer = Replayer(record, plan, lambda _: task.bind(config, data), recorded=CheckpointStore(storage))
+    store = CheckpointStore(storage)
+    replayer = Replayer(record, plan, lambda _: task.bind(config, data), recorded=store, observers=observers)
     replay = replayer.run()
     if replay.difference is None:
         assert sorted(replay.checkpoints) == sorted(record.all_checkpoints)
@@ -150,6 +155,22 @@ def test_replay_finds_another_learning_rate(tmp_path: Path) -> None:
     _, replay = replayed(tmp_path, other)
     assert replay.difference is not None and replay.difference.interval == 1
     assert "other bits than the run published" in str(replay.difference)
+
+
+def test_replay_restores_the_choice_of_algorithms(tmp_path: Path) -> None:
+    class Watcher(ReplayObserver):
+        def after_interval(self, trainer: Trainer, exchange: Any, report: IntervalReport) -> None:
+            choices.append(torch.are_deterministic_algorithms_enabled())
+
+    choices: list[bool] = []
+    device = DeviceConfig(precision="float32", channels_last="off", deterministic=True)
+    config = config_of(
+        device=device, schedule=ScheduleConfig(epochs=1, batch_size=32), population=PopulationConfig(size=1)
+    )
+    record_run(tmp_path, config)
+    _, replay = replayed(tmp_path, config, [Watcher()])
+    assert replay.difference is None and choices == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_replay_repeats_refusals_and_stops(tmp_path: Path) -> None:
