@@ -14,6 +14,8 @@ import ray
 import torch
 from rich.table import Table
 
+from inarch.population.training.birth import processor
+
 
 @dataclass(frozen=True, kw_only=True)
 class Must:
@@ -105,7 +107,7 @@ def machine() -> dict[str, Any]:
     """Return facts about this machine: cores, processor, system, versions, and the load before the benchmark."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "processor": platform.machine(),
+        "processor": processor(torch.device("cpu")),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
