@@ -20,7 +20,6 @@ from inarch.population.membership.members import MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.history import read_table
-from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.run_folder import read_config
 from inarch.population.tasks.run_spec import RunSpec
 from tests.actors.network.test_exchange_client import report as report_of
@@ -217,7 +216,7 @@ def test_rows_of_guests_are_written_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         run = Run(tmp_path, OpenConfig())
         run.enroll()
-        before = report_of(PublishedLike(snapshot(0).origin))  # pyright: ignore[reportArgumentType]
+        before = report_of(snapshot(0).origin)
         run.guests.record(before)
         row = {"rootstock": 0, "scion": 1, "interval": 1, "incarnation": 1, "layer": "conv", "alpha": 0.5}
         run.guests.record(dataclasses.replace(before, outcome=ExchangeOutcome.GRAFTED, graft_rows=(row,)))
@@ -227,10 +226,3 @@ def test_rows_of_guests_are_written_once(tmp_path: Path) -> None:
         assert read_table(run.context.storage, "grafts")["alpha"].to_pylist() == [0.5]
 
     play(scenario)
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedLike:
-    """What `report_of` reads of a snapshot."""
-
-    origin: SnapshotInfo

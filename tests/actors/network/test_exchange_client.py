@@ -63,9 +63,9 @@ def of_interval(snapshot: Snapshot, interval: int) -> Snapshot:
     return dataclasses.replace(snapshot, origin=origin)
 
 
-def report(snapshot: Snapshot) -> IntervalReport:
+def report(own: SnapshotInfo) -> IntervalReport:
     return IntervalReport(
-        origin=snapshot.origin,
+        origin=own,
         num_intervals=4,
         epoch=1.0,
         learning_rate=0.1,
@@ -88,7 +88,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
 
 def publish(client: ExchangeClient, snapshot: Snapshot, interval: int) -> Snapshot:
     published = of_interval(snapshot, interval)
-    client.publish_interval(report(published), published)
+    client.publish_interval(report(published.origin), published)
     return published
 
 
@@ -114,7 +114,7 @@ def test_publish_takes_the_bytes_that_were_put_early(clients, backend: FakeBacke
     assert sent.origin == published.origin and backend.num_puts == 1
     changed = of_interval(dataclasses.replace(snapshot, buffer=snapshot.buffer.copy()), 2)
     client.put_early(snapshot)
-    client.publish_interval(report(changed), changed)
+    client.publish_interval(report(changed.origin), changed)
     client.flush(seconds=5.0)
     assert backend.num_puts == 3, "bytes of another buffer are put anew"
 
@@ -305,14 +305,14 @@ def test_reports_of_a_large_population_wait_for_a_snapshot(
     clients: Callable[..., ExchangeClient], backend: FakeBackend, snapshot: Snapshot
 ) -> None:
     client = clients(size=LARGE_POPULATION + 1)
-    client.report(report(snapshot))
+    client.report(report(snapshot.origin))
     time.sleep(0.05)
     assert not any(reports for reports, _ in backend.posts)
-    client.publish_interval(report(snapshot), snapshot)
+    client.publish_interval(report(snapshot.origin), snapshot)
     client.flush(seconds=5.0)
     (sent,) = [post for post in backend.posts if post[0]]
     assert len(sent[0]) == 2 and sent[1] is not None
-    client.report(report(snapshot))
+    client.report(report(snapshot.origin))
     client.flush(seconds=5.0)
     assert len([post for post in backend.posts if post[0]]) == 2, "the end of a network waits for no heartbeat"
 
