@@ -42,6 +42,7 @@ def event_text(event: Event, metrics: Sequence[Metric] = ()) -> str:
         "loss": f"{network}: lost ({detail.get('reason')})",
         "restart": f"{network}: restarted as incarnation {detail.get('incarnation')}"
         + (f" ({detail['reason']})" if detail.get("reason") else ""),
+        "pause": f"{network}: pauses after interval {detail.get('interval')}, and another network has its place",
         "leave": f"{network}: leaves ({detail.get('outcome')})",
         "done": f"{network}: done",
         "failure": f"{network}: failed: {detail.get('reason')}",

@@ -84,6 +84,8 @@ class Command(StrEnum):
     """Write a checkpoint at the next step, end."""
     MOVE = "move"
     """Write a checkpoint at the next step, end, and continue elsewhere: the place is about to be taken back."""
+    PAUSE = "pause"
+    """Finish the interval, write a checkpoint, end, and continue in a later turn: another network needs the place."""
     FENCED = "fenced"
     """A later incarnation has taken over. End without a checkpoint."""
 
@@ -99,6 +101,8 @@ class ExitReason(StrEnum):
     """The run was stopped."""
     MOVED = "moved"
     """The network's place is about to be taken back. It continues elsewhere from the checkpoint that it wrote."""
+    PAUSED = "paused"
+    """The network has given its place to another one. It continues in its next turn from its checkpoint."""
     ORPHANED = "orphaned"
     """The network had no contact with the coordinator for the lease time."""
     FENCED = "fenced"
@@ -197,6 +201,7 @@ EventKind = Literal[
     "join",
     "loss",
     "restart",
+    "pause",
     "leave",
     "done",
     "failure",
@@ -205,7 +210,8 @@ EventKind = Literal[
     "stop",
     "finish",
 ]
-"""Kind of an event. storage: storage begins to fail, or works again. damage: a damaged file was passed over."""
+"""Kind of an event. pause: a network gives its place to another one, and continues later. storage: storage begins to
+fail, or works again. damage: a damaged file was passed over."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,8 +166,8 @@ def plan_resources(config: RunConfig) -> NetworkResources:
         config: The run's configuration.
 
     Raises:
-        ResourceError: The cluster could not place population.min_size networks (by default all) even if it were empty.
-            The message states what the cluster has.
+        ResourceError: Even if it were empty, the cluster could not place the networks with which the run begins. The
+            message states what the cluster has.
     """
     available = ray.cluster_resources()
     cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
@@ -179,7 +179,7 @@ def plan_resources(config: RunConfig) -> NetworkResources:
     growth = 1 if population.is_elastic and not network_gpus else GROWTH
     reserved = population.cpus if population.cpus is not None else (min(share, 1.0) if network_gpus else share) / growth
     placement = NetworkResources(cpus=round(reserved, 4), gpus=network_gpus, threads=max(1, int(share)))
-    needed = population.min_size or size
+    needed = population.num_to_begin
     fitting = sum(_fitting(node["Resources"], placement) for node in ray.nodes() if node["Alive"])
     if fitting < needed:
         raise ResourceError(

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
+from collections.abc import Awaitable, Iterable
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -25,6 +26,7 @@ from inarch.actors.retry import RETRY_SECONDS
 from inarch.population.errors import InarchError, RunError, StorageError, StructureError
 from inarch.population.membership.failure_policy import FailureDecision, NetworkExit, NetworkHistory, decide
 from inarch.population.membership.members import ACTIVE, OUTSIDE, MemberRecord, MemberState
+from inarch.population.membership.time_slicing import next_in_turn
 from inarch.population.persistence.checkpoint import CheckpointStore
 
 ROOM_SECONDS = 30.0
@@ -48,6 +50,10 @@ class NetworkLifecycle:
         self._group, self._monitor, self._background = context.group, context.monitor, context.background
         self._idle_since: float | None = None
         self._plans: dict[int, StartPlan] = {}
+        self._queue: list[int] = []
+        """time_slicing: networks that have no process and wait for their turn, the longest waiting one first."""
+        self._placed: frozenset[int] = frozenset()
+        """time_slicing: networks with a place, where their models are being built."""
 
     # Start.
 
@@ -69,6 +75,8 @@ class NetworkLifecycle:
         for network_id, task in placing.items():
             if task.done():
                 self._background.spawn(self._supervise(network_id))
+            elif self._config.population.time_slicing:
+                self._background.spawn(self._begin(network_id, task))
             else:
                 task.cancel()
                 self.terminate(network_id)
@@ -111,7 +119,7 @@ class NetworkLifecycle:
                     return self._fail_run(f"network {network_id} could not start: {reason}")
                 del placing[network_id]
                 self.mark_failed(network_id, reason)
-            num_needed = min(population.min_size or population.size, len(placing))
+            num_needed = min(population.num_to_begin, len(placing))
             num_needed = len(placing) if self._context.is_lockstep else num_needed
             num_placed = sum(task.done() for task in placing.values())
             if num_placed >= num_needed:
@@ -142,8 +150,19 @@ class NetworkLifecycle:
             return
         if mode == "joined":
             self._population.hold(network_id)
+        if self._config.population.time_slicing:
+            self._queue.append(network_id)
+            await self._background.wait_until(lambda: self._may_look_for_place(network_id), seconds=None)
+            self._queue.remove(network_id)
+            await self._background.notify()
+            if not self._is_wanted(network_id):
+                return
+        await self._begin(network_id, self._create_with_retries(network_id, self._plan(network_id, mode)))
+
+    async def _begin(self, network_id: int, creation: Awaitable[None]) -> None:
+        """Wait for a network's process, and let it train, unless the run or its membership ends first."""
         try:
-            await self._create_with_retries(network_id, self._plan(network_id, mode))
+            await creation
         except (RayError, InarchError, ValueError) as error:
             if self._members[network_id].state in ACTIVE:
                 self.mark_failed(network_id, format_error(error))
@@ -153,6 +172,34 @@ class NetworkLifecycle:
             await self._supervise(network_id)
         else:
             self.terminate(network_id)
+
+    def _may_look_for_place(self, network_id: int) -> bool:
+        """Return whether a network of the queue is the next one, or is not wanted any more."""
+        waiting = {number: interval for number, interval in self.waiting().items() if number not in self._placed}
+        return not self._is_wanted(network_id) or next_in_turn(self._queue, waiting) == network_id
+
+    def mark_placed(self, network_ids: Iterable[int]) -> None:
+        """Record which of the waiting networks have a place. The queue does not wait until their models are built.
+
+        Args:
+            network_ids: Their ids.
+        """
+        placed = frozenset(network_ids)
+        if placed != self._placed:
+            self._placed = placed
+            self._background.has_changed.set()
+
+    def waiting(self) -> dict[int, int]:
+        """Return the completed intervals of each network that has no process that trains, and is to get one, by id.
+
+        A restarted coordinator knows of a network without a process only where its last process began.
+        """
+        members = [self._members[network_id] for network_id in self._members.active()]
+        return {
+            member.id: max(self._population.interval(member.id), member.began_interval)
+            for member in members
+            if member.state is MemberState.STARTING
+        }
 
     def _plan(self, network_id: int, mode: StartMode) -> StartPlan:
         """Return how a network starts after the others.
@@ -220,6 +267,7 @@ class NetworkLifecycle:
         """Let a network train, and handle its end."""
         incarnation = self._members[network_id].incarnation
         self._population.begin_training(network_id)
+        self._background.has_changed.set()
         self._monitor.emit("join", network_id, incarnation=incarnation)
         if self._state.phase == "stopping":
             self._group.send(network_id, Command.STOP)
@@ -231,8 +279,9 @@ class NetworkLifecycle:
         member = self._members[network_id]
         if member.incarnation != incarnation or self._state.is_over or member.state in OUTSIDE:
             return
-        if reason is ExitReason.MOVED and self._is_wanted(network_id) and member.state is not MemberState.LEAVING:
-            await self._move(network_id)
+        is_staying = self._is_wanted(network_id) and member.state is not MemberState.LEAVING
+        if (reason is ExitReason.MOVED or reason is ExitReason.PAUSED) and is_staying:
+            await self._give_up_place(network_id, reason)
             return
         is_cut_off = reason in (ExitReason.ORPHANED, ExitReason.FENCED) and self._state.phase == "training"
         if reason is not None and not is_cut_off:
@@ -280,19 +329,24 @@ class NetworkLifecycle:
         elif decision is FailureDecision.FAIL:
             self.mark_failed(network_id, f"restarted {member.restarts} times without progress: {reason}")
         else:
-            self._members.restart(network_id)
+            incarnation = self._members.restart(network_id).incarnation
+            self._monitor.emit("restart", network_id, incarnation=incarnation)
             await self._start_again(network_id)
 
-    async def _move(self, network_id: int) -> None:
+    async def _give_up_place(self, network_id: int, reason: ExitReason) -> None:
         """Let a network that gave up its place wait for another one. It continues from its checkpoint."""
         self.terminate(network_id)
-        self._members.move(network_id)
-        await self._start_again(network_id, reason="its place was taken back")
+        incarnation = self._members.move(network_id).incarnation
+        if reason is ExitReason.PAUSED:
+            self._monitor.emit("pause", network_id, interval=self._population.interval(network_id))
+        else:
+            self._monitor.emit("restart", network_id, incarnation=incarnation, reason="its place was taken back")
+        await self._start_again(network_id)
+        self._background.has_changed.set()
 
-    async def _start_again(self, network_id: int, **detail: str) -> None:
+    async def _start_again(self, network_id: int) -> None:
         """Start the next incarnation of a network."""
         member = self._members[network_id]
-        self._monitor.emit("restart", network_id, incarnation=member.incarnation, **detail)
         self._context.recorder.save()
         joins = not member.is_initial and not await self._has_checkpoint(network_id)
         self._background.spawn(self.start(network_id, "joined" if joins else "resumed"))
@@ -337,6 +391,11 @@ class NetworkLifecycle:
         else:
             self.terminate(network_id)
 
+    def request_pause(self, network_id: int) -> None:
+        """Ask a member that trains to give its place to another one at the end of its interval."""
+        if self._members[network_id].state in (MemberState.TRAINING, MemberState.STALLED):
+            self._group.send(network_id, Command.PAUSE)
+
     def request_move(self, network_id: int) -> None:
         """Ask a member that trains to write a checkpoint and to continue elsewhere. The request may be repeated."""
         if self._members[network_id].state in (MemberState.TRAINING, MemberState.STALLED):
@@ -370,8 +429,8 @@ class NetworkLifecycle:
         self._group.end_leavers()
 
     def retire_never_placed(self) -> None:
-        """Retire members that were never placed, once no other member trains any more."""
-        if self._state.has_begun:
+        """Retire members that were never placed, once no other member trains any more. Those that take turns wait."""
+        if self._state.has_begun and not self._config.population.time_slicing:
             for network_id in self._population.retire_never_started():
                 self.terminate(network_id)
 
@@ -390,9 +449,16 @@ class NetworkLifecycle:
                 self.terminate(member.id, keep_snapshots=self._context.is_lockstep)
 
     async def reattach(self, member: MemberRecord) -> None:
-        """Ask a found network how it stands, and supervise it. A member without an answering process is lost."""
+        """Ask a found network how it stands, and supervise it. A member without an answering process is lost.
+
+        A network that had no process starts as if nothing had happened. That is no restart.
+        """
         if member.id not in self._group:
-            if self._members[member.id].state in ACTIVE:
+            is_waiting = self._members[member.id].state is MemberState.STARTING
+            if is_waiting and self._is_wanted(member.id):
+                self._members.move(member.id)
+                await self._start_again(member.id)
+            elif self._members[member.id].state in ACTIVE:
                 self._spawn_loss(member.id, "it was gone when the coordinator restarted")
             return
         try:

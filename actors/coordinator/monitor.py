@@ -22,6 +22,7 @@ LOGGED: dict[EventKind, int] = {
     "join": logging.INFO,
     "loss": logging.WARNING,
     "restart": logging.WARNING,
+    "pause": logging.INFO,
     "leave": logging.INFO,
     "done": logging.INFO,
     "failure": logging.ERROR,

@@ -13,7 +13,7 @@ from inarch.population.errors import ConfigError
 from inarch.population.extension.registry import Registry
 from inarch.population.extension.user_code import user_code
 
-STATE_EVENTS = frozenset({"join", "loss", "restart", "leave", "done", "failure"})
+STATE_EVENTS = frozenset({"join", "loss", "restart", "pause", "leave", "done", "failure"})
 """Kinds of events that change the state of a network."""
 
 logger = logging.getLogger("inarch")
@@ -50,12 +50,12 @@ class RunCallback:
         """
 
     def on_network_state(self, network_id: int, state: str, detail: Mapping[str, Any]) -> None:
-        """Called when a network joins, is lost, restarts, leaves, finishes or fails.
+        """Called when a network joins, is lost, restarts, pauses, leaves, finishes or fails.
 
         Args:
             network_id: Id of the network.
-            state: Kind of the event: join, loss, restart, leave, done or failure.
-            detail: incarnation, reason or outcome.
+            state: Kind of the event: join, loss, restart, pause, leave, done or failure.
+            detail: incarnation, reason, interval or outcome.
         """
 
     def on_finish(self, result: RunResult | None) -> None:

@@ -81,7 +81,7 @@ class Network:
 
     @ray.method(concurrency_group="control")
     def direct(self, command: Command) -> None:
-        """Leave, stop or move. Sets a flag that the training thread checks after each step."""
+        """Leave, stop, move or pause. Sets a flag that the training thread checks after each step."""
         self._worker.direct(command)
 
     @ray.method(concurrency_group="control")

@@ -128,6 +128,7 @@ class NetworkWorker:
         self._is_stopping = False
         self._is_leaving = False
         self._is_moving = False
+        self._is_pausing = False
         self._log.logger.info(
             "network %d, incarnation %d, process %d, device %s, %d threads, interval %d, step %d",
             *(network_id, spec.incarnation, os.getpid(), device, spec.threads),
@@ -184,9 +185,10 @@ class NetworkWorker:
         return NetworkStanding(self._report, self._exchange.published(), self._describe())
 
     def direct(self, command: Command) -> None:
-        """Leave, stop or move. Sets a flag that the training thread checks after each step."""
+        """Leave, stop, move or pause. Sets a flag that the training thread checks after each step."""
         self._exchange.record_contact()
         self._is_moving |= command is Command.MOVE
+        self._is_pausing |= command is Command.PAUSE
         self._is_stopping |= command in ENDING
         self._is_leaving |= command is Command.LEAVE
 
@@ -218,7 +220,8 @@ class NetworkWorker:
 
     def should_continue(self) -> bool:
         """Return whether to begin another interval."""
-        return self.after_step() and not (self._is_leaving or self._exchange.command is Command.LEAVE)
+        is_leaving = self._is_leaving or self._is_pausing or self._exchange.command is Command.LEAVE
+        return self.after_step() and not is_leaving
 
     def compiling(self) -> AbstractContextManager[None]:
         """Return a context in which no other network of the node compiles."""
@@ -311,6 +314,8 @@ class NetworkWorker:
             return ExitReason.ORPHANED
         if self._is_moving and not self._is_stopping:
             return ExitReason.MOVED
+        if self._is_pausing and not (self._is_stopping or self._is_leaving):
+            return ExitReason.PAUSED
         return ExitReason.LEFT if self._is_leaving and not self._is_stopping else ExitReason.STOPPED
 
     def _join(self) -> bool:

@@ -29,6 +29,12 @@ class PopulationConfig:
     gpus: float | None = None
     """GPUs of each network, from 0 to 1. A value below 1 lets networks share a GPU. None: 1 if there is a GPU for each
     network, a fraction if there are fewer GPUs, 0 if there are none."""
+    time_slicing: bool = False
+    """Whether networks take turns if they do not all fit into the cluster. A network then pauses at the end of an
+    interval, after a checkpoint, and another one continues in its place. The run starts with one place or more. mode
+    async only."""
+    slice_intervals: int = 1
+    """Intervals that a network trains in its turn, at least 1. A turn begins with the start of a process."""
     init_new_networks: Literal["clone", "fresh"] = "clone"
     """Weights of a network that joins later. clone: those of another network in the population. fresh: its own initial
     weights, as at the start of the run."""
@@ -37,6 +43,11 @@ class PopulationConfig:
     max_restarts: int = 3
     """How often a network whose process died restarts from its newest checkpoint before it is marked failed, at
     least 0."""
+
+    @property
+    def num_to_begin(self) -> int:
+        """Networks that must be placed before training starts in mode async."""
+        return self.min_size or (1 if self.time_slicing else self.size)
 
     @property
     def is_elastic(self) -> bool:
@@ -68,4 +79,5 @@ class PopulationConfig:
         )
         one_of(self.scale_to, Literal["size", "resources", "autoscaler"], "population.scale_to")
         one_of(self.init_new_networks, Literal["clone", "fresh"], "population.init_new_networks")
+        require(self.slice_intervals >= 1, "population.slice_intervals", "be at least 1", self.slice_intervals)
         require(self.max_restarts >= 0, "population.max_restarts", "be at least 0", self.max_restarts)

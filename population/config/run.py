@@ -107,6 +107,8 @@ class RunConfig:
         require(is_small, "metrics.per_network", text, self.metrics.per_network)
         is_async = self.mode == "async" or not self.checkpoint.every_seconds
         require(is_async, "checkpoint.every_seconds", "be 0 with mode=lockstep", self.checkpoint.every_seconds)
+        is_async = self.mode == "async" or not self.population.time_slicing
+        require(is_async, "population.time_slicing", "be off with mode=lockstep", self.population.time_slicing)
         gpus = self.population.gpus
         is_shared = self.device.mps != "on" or gpus is None or 0 < gpus < 1
         require(is_shared, "device.mps", f"be off or auto with population.gpus {gpus}", self.device.mps)

@@ -39,6 +39,16 @@ class NodeCapacity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterView:
+    """What a cluster has, and what waits for a place in it."""
+
+    nodes: tuple[NodeCapacity, ...] = ()
+    """The living nodes."""
+    pending: tuple[tuple[Mapping[str, float], int], ...] = ()
+    """Resources that processes request and do not have yet, with the number of these processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PopulationSize:
     """The facts of a population that decide its growth."""
 
@@ -86,6 +96,23 @@ def _fitting_gpus(amount: float, *, total: float, free: float) -> int:
     """Return how many shares of a GPU are left if what is in use is shares of the same size."""
     shares = math.floor(1.0 / amount + ROUNDING)
     return math.floor(total + ROUNDING) * shares - math.ceil((total - free) / amount - ROUNDING)
+
+
+def num_pending(request: Mapping[str, float], view: ClusterView) -> int:
+    """Return how many processes wait for a place and request the same as a network.
+
+    Args:
+        request: Resources of one network by name.
+        view: The cluster.
+    """
+    wanted = {name: amount for name, amount in request.items() if amount > 0}
+    return sum(count for pending, count in view.pending if _are_equal(wanted, pending))
+
+
+def _are_equal(first: Mapping[str, float], second: Mapping[str, float]) -> bool:
+    """Return whether two requests are the same. Ray keeps four decimals."""
+    names = {*first, *second}
+    return all(math.isclose(first.get(name, 0.0), second.get(name, 0.0), abs_tol=1e-3) for name in names)
 
 
 def num_to_start(room: int, size: PopulationSize) -> int:

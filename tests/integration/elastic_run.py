@@ -36,7 +36,7 @@ class Scenario:
     def __init__(self, config: RunConfig, *, cpus: int) -> None:
         head = {"num_cpus": cpus, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        if config.population.size > cpus:
+        if config.population.size > cpus and not config.population.time_slicing:
             self.cluster.add_node(num_cpus=config.population.size - cpus)
         ray.init(address=self.cluster.address, namespace="inarch", log_to_driver=False)
         self.config, self.run = config, PopulationRun.start(config, data=ARRAYS, quiet=True)
@@ -136,13 +136,29 @@ def move(world: Scenario) -> None:
     world.facts["events"] = [event.kind for event in world.events if event.kind in ("loss", "failure", "restart")]
 
 
-SCENARIOS: dict[str, tuple[Callable[[Scenario], None], int]] = {"grow": (grow, 2), "ask": (ask, 2), "move": (move, 2)}
-"""Scenarios by name, with the CPUs of the head node."""
+def turns(world: Scenario) -> None:
+    """Four networks on room for two, to the end of their schedule."""
+    thread = threading.Thread(target=world.run.wait, kwargs={"seconds": 300.0})
+    thread.start()
+    world.facts["leads"] = []
+    while thread.is_alive():
+        intervals = [network.interval for network in world.run.status().networks]
+        world.facts["leads"].append(max(intervals) - min(intervals))
+        world.facts["most_training"] = max(world.facts.get("most_training", 0), world.num_training())
+        time.sleep(0.3)
+    times = {kind: [event.seconds for event in world.events if event.kind == kind] for kind in ("pause", "join")}
+    later_joins = times["join"][world.facts["most_training"] :]
+    pairs = zip(times["pause"], later_joins, strict=False)  # the last joins follow networks that have finished
+    world.facts["idle_seconds"] = [join - pause for pause, join in pairs]
+
+
+SCENARIOS: dict[str, Callable[[Scenario], None]] = {"grow": grow, "ask": ask, "move": move, "turns": turns}
+"""Scenarios by name. The head node has two CPUs."""
 
 
 def main() -> None:
-    play, cpus = SCENARIOS[sys.argv[1]]
-    world = Scenario(from_dict(RunConfig, json.loads(sys.argv[2])), cpus=cpus)
+    play = SCENARIOS[sys.argv[1]]
+    world = Scenario(from_dict(RunConfig, json.loads(sys.argv[2])), cpus=2)
     try:
         play(world)
         world.facts["networks"] = {

@@ -76,3 +76,14 @@ def test_networks_move_before_their_place_is_taken_back(tmp_path: Path) -> None:
         (ended,) = re.findall(r": moved at interval (\d+), step (\d+)", log)
         (began,) = re.findall(r"incarnation 2, .* interval (\d+), step (\d+)", log)
         assert began == ended
+
+
+def test_four_networks_take_turns_on_two_places(tmp_path: Path) -> None:
+    population = PopulationConfig(size=4, cpus=1.0, time_slicing=True)
+    facts = play("turns", tmp_path, **paced(3, 2.0, population=population))
+    assert max(facts["idle_seconds"]) < 60, "of a place, from the end of a network to the first step of the next one"
+    assert [network["state"] for network in facts["networks"].values()] == ["done"] * 4
+    assert facts["most_training"] == 2
+    assert 1 <= max(facts["leads"]) <= 2, "a slice, and the interval in which a network is asked to pause"
+    assert min(network["incarnation"] for network in facts["networks"].values()) >= 2
+    assert rows_in(tmp_path / "turns") == {network_id: [1, 2, 3] for network_id in range(4)}

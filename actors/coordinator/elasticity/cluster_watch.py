@@ -1,4 +1,4 @@
-"""Follow the cluster: leave nodes that are about to go, and grow onto nodes that have room."""
+"""Follow the cluster: leave nodes that are about to go, grow onto nodes that have room, and take turns on too few."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from inarch.actors.coordinator.elasticity.node_view import read_nodes
+from inarch.actors.coordinator.elasticity.node_view import read_cluster
+from inarch.actors.coordinator.elasticity.turns import Turns
 from inarch.actors.coordinator.lifecycle import NetworkLifecycle
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.resources import NetworkResources
 from inarch.population.membership.elasticity import (
+    ClusterView,
     NodeCapacity,
     PopulationSize,
     SettledRoom,
@@ -34,19 +36,21 @@ class ClusterWatch:
         context: RunContext,
         lifecycle: NetworkLifecycle,
         *,
-        read: Callable[[], tuple[NodeCapacity, ...]] = read_nodes,
+        read: Callable[[], ClusterView] = read_cluster,
         settled: SettledRoom | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Create it. It does nothing until `check_soon` is called.
 
         Args:
             context: The parts of the run.
             lifecycle: Starts and moves the networks.
-            read: Returns the nodes of the cluster. It may block.
+            read: Returns the state of the cluster. It may block.
             settled: Decides when room counts. None: after `SETTLE_SECONDS`.
+            turns: Lets networks take turns if they do not all fit. None: those of this run.
         """
         self._context, self._lifecycle, self._read = context, lifecycle, read
-        self._settled = settled or SettledRoom()
+        self._settled, self._turns = settled or SettledRoom(), turns or Turns(context, lifecycle)
         self._checked_at = float("-inf")
         self._is_readable = True
 
@@ -67,7 +71,7 @@ class ClusterWatch:
         if resources is None or not context.state.has_begun or context.state.phase != "training":
             return
         try:
-            nodes = await asyncio.to_thread(self._read)
+            view = await asyncio.to_thread(self._read)
         except Exception as error:  # Ray does not call this view stable, and a run must not end because of it
             if self._is_readable:
                 text = "the nodes of the cluster cannot be read, so the population does not follow them: %r"
@@ -77,9 +81,11 @@ class ClusterWatch:
         self._is_readable = True
         if context.state.phase != "training":
             return
-        self._leave(node.node_id for node in nodes if node.is_draining)
+        self._leave(node.node_id for node in view.nodes if node.is_draining)
         if context.config.population.is_elastic:
-            self._grow(nodes, resources)
+            self._grow(view.nodes, resources)
+        if context.config.population.time_slicing:
+            self._turns.take(view, resources)
 
     def _leave(self, draining: Iterable[str]) -> None:
         """Let the networks on draining nodes move. They are asked at each look, until they have ended."""

@@ -12,7 +12,7 @@ from ray.exceptions import RpcError
 from inarch.actors.coordinator.elasticity.cluster_watch import ClusterWatch
 from inarch.actors.messages import Command, ExitReason, StartPlan
 from inarch.population.config import PopulationConfig, TimeoutsConfig
-from inarch.population.membership.elasticity import NodeCapacity, SettledRoom
+from inarch.population.membership.elasticity import ClusterView, NodeCapacity, SettledRoom
 from inarch.population.membership.members import MemberState
 from tests.actors.coordinator.test_lifecycle import Run, play
 
@@ -27,13 +27,14 @@ class Nodes:
         self.error: Exception | None = None
         self.is_draining = False
 
-    def read(self) -> tuple[NodeCapacity, ...]:
+    def read(self) -> ClusterView:
         self.reads += 1
         if self.error is not None:
             raise self.error
         total = {"CPU": float(self.cpus)}
         free = {"CPU": float(self.cpus - self.used)}
-        return (NodeCapacity(node_id="node", total=total, free=free, is_draining=self.is_draining),)
+        node = NodeCapacity(node_id="node", total=total, free=free, is_draining=self.is_draining)
+        return ClusterView(nodes=(node,))
 
 
 def elastic(

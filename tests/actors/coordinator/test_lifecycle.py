@@ -304,6 +304,19 @@ def test_recovery_reattaches_living_and_restarts_dead_networks(make) -> None:
     play(scenario)
 
 
+def test_recovery_starts_waiting_networks_without_a_loss(make) -> None:
+    async def scenario() -> None:
+        run = make()
+        run.add(1)
+        run.population.mark_started(0, interval=3)  # as recorded before it gave up its place
+        run.state.begin()
+        await run.lifecycle.reattach(run.population.members[0])
+        await run.until(lambda: run.group.is_training(0))
+        assert run.events() == ["join"] and run.population.members[0].restarts == 0
+
+    play(scenario)
+
+
 def test_silent_networks_are_stalled_and_then_ended(make, monkeypatch) -> None:
     async def scenario() -> None:
         run = make()

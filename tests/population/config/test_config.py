@@ -43,6 +43,12 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (PopulationConfig, {"size": 0}, r"population\.size must be at least 1, got 0"),
         (PopulationConfig, {"size": 2, "min_size": 3}, r"population\.min_size"),
         (PopulationConfig, {"size": 4, "max_size": 3}, r"population\.max_size"),
+        (PopulationConfig, {"slice_intervals": 0}, r"population\.slice_intervals must be at least 1"),
+        (
+            RunConfig,
+            {"mode": "lockstep", "population": PopulationConfig(time_slicing=True)},
+            r"population\.time_slicing must be off with mode=lockstep",
+        ),
         (PopulationConfig, {"scale_to": "nodes"}, r"population\.scale_to must be one of size, resources, autoscaler"),
         (
             RunConfig,
