@@ -17,7 +17,7 @@ import torch
 from inarch.actors.network.actor import KEEP_MEMORY
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, ratio
 from inarch.experiments.benchmarks.runs import own_ray
-from inarch.experiments.benchmarks.speed.plain_loop import TimedRuntime
+from inarch.experiments.benchmarks.speed.plain_loop import TimedRuntime, an_interval_behind
 from inarch.population import ImageClassification, Trainer
 from inarch.population.config import CheckpointConfig, DataConfig, ModelConfig, RunConfig, ScheduleConfig
 from inarch.population.data import image_set, memory_splits
@@ -63,7 +63,11 @@ def checkpoint(*, repeats: int, architecture: str = ARCHITECTURE) -> Measurement
     what = f"checkpoint of {architecture}, {megabytes:.0f} MB"
     rows = (
         Row(what=what, unit="CPU ms", values=tuple(ours), must=LIMIT_MS),
-        Row(what="of which on the training thread", unit="CPU ms", values=tuple(turn.training_ms for turn in turns)),
+        Row(
+            what="of which on the training thread",
+            unit="CPU ms",
+            values=tuple(turn.training_milliseconds for turn in turns),
+        ),
         Row(what="safetensors.save_file of the same tensors", unit="CPU ms", values=tuple(library)),
         ratio("checkpoint / save_file", ours, library, BESIDE_LIBRARY),
         Row(
@@ -82,7 +86,7 @@ class _Turn:
     """One checkpoint."""
 
     milliseconds: float
-    training_ms: float
+    training_milliseconds: float
     library_milliseconds: float
     megabytes: float
     memory_share: float
@@ -121,8 +125,7 @@ class _Saver(TimedRuntime):
         return self._turns
 
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
-        behind = {"interval": own.interval - 1, "step": own.step, "trained_intervals": own.trained_intervals}
-        return (dataclasses.replace(self._donor, origin=dataclasses.replace(self._donor.origin, **behind)),)
+        return (an_interval_behind(self._donor, own),)
 
     def stored(self, snapshot: Snapshot) -> Snapshot | None:
         self._published = ray.put(snapshot.buffer)
@@ -150,7 +153,7 @@ class _Saver(TimedRuntime):
         self._turns.append(
             _Turn(
                 milliseconds=1e3 * used,
-                training_ms=1e3 * training,
+                training_milliseconds=1e3 * training,
                 library_milliseconds=1e3 * library,
                 megabytes=nbytes / 1e6,
                 memory_share=taken / self._trainer.layout.nbytes,

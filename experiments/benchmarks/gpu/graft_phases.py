@@ -15,6 +15,7 @@ from inarch.experiments.benchmarks.exchange.reference_graft import published_alp
 from inarch.experiments.benchmarks.gpu.sizes import Training
 from inarch.experiments.benchmarks.gpu.training_speed import random_images, run_config, synchronize
 from inarch.experiments.benchmarks.harness import Must, Row, ratio
+from inarch.experiments.benchmarks.speed.plain_loop import an_interval_behind
 from inarch.population import ImageClassification, Trainer
 from inarch.population.config import DeviceConfig
 from inarch.population.membership.outcome import ExchangeOutcome
@@ -95,10 +96,8 @@ class GraftBench:
             snapshot = trainer.snapshot()
         with clock.phase("publish"):  # the object store copies the bytes too
             published = snapshot.buffer.copy()
-        behind = {"interval": own.interval - 1, "trained_intervals": own.trained_intervals}
-        scion = dataclasses.replace(self._donor, origin=dataclasses.replace(self._donor.origin, **behind))
         with clock.phase("upload"):
-            scion = trainer.prepare(scion)
+            scion = trainer.prepare(an_interval_behind(self._donor, own))
         with clock.phase("blend"):
             outcome = trainer.exchange((scion,), own, snapshot, now=0.0)
         if outcome is not ExchangeOutcome.GRAFTED:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from inarch.experiments.benchmarks.gpu.sizes import Training
-from inarch.experiments.benchmarks.speed.plain_loop import PlainLoop, TimedRuntime, training_config
+from inarch.experiments.benchmarks.speed.plain_loop import PlainLoop, TimedRuntime, an_interval_behind, training_config
 from inarch.population import ImageClassification, Trainer
 from inarch.population.config import (
     DataConfig,
@@ -124,9 +124,7 @@ class _Loop(TimedRuntime, contextlib.AbstractContextManager["_Loop"]):
 
     def prefetch(self, own: SnapshotInfo) -> None:
         if self._donor is not None:
-            behind = {"interval": own.interval - 1, "step": own.step, "trained_intervals": own.trained_intervals}
-            scion = dataclasses.replace(self._donor, origin=dataclasses.replace(self._donor.origin, **behind))
-            self._fetched = self._fetching.submit(self._trainer.prepare, scion)
+            self._fetched = self._fetching.submit(self._trainer.prepare, an_interval_behind(self._donor, own))
 
     def fetch_scions(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         return ExchangeOutcome.NOTHING_YET if self._fetched is None else (self._fetched.result(),)

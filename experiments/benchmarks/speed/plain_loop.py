@@ -1,7 +1,8 @@
-"""What benchmarks train: a short configuration, and a plain PyTorch loop with the settings of a run."""
+"""What benchmarks train: a short configuration, a donor that is behind, and a plain PyTorch loop."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -18,6 +19,8 @@ from inarch.population.config import (
 )
 from inarch.population.data import Splits
 from inarch.population.state.precision import autocast
+from inarch.population.state.snapshot import Snapshot
+from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.training.runtime import LocalRuntime
 
@@ -46,6 +49,17 @@ class TimedRuntime(LocalRuntime):
     def now(self) -> float:
         """Return seconds since 1970."""
         return time.time()
+
+
+def an_interval_behind(donor: Snapshot, own: SnapshotInfo) -> Snapshot:
+    """Return a snapshot as if its network was one interval behind another.
+
+    Args:
+        donor: The snapshot. Its weights are not copied.
+        own: Facts about the other network's own snapshot.
+    """
+    progress = {"interval": own.interval - 1, "step": own.step, "trained_intervals": own.trained_intervals}
+    return dataclasses.replace(donor, origin=dataclasses.replace(donor.origin, **progress))
 
 
 class PlainLoop:
