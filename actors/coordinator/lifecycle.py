@@ -21,11 +21,12 @@ from ray.exceptions import RayActorError, RayError
 from inarch.actors.coordinator.network_group import format_error
 from inarch.actors.coordinator.resumption.resume_plan import start_plans
 from inarch.actors.coordinator.run_context import RunContext
-from inarch.actors.messages import Command, ExitReason, StartMode, StartPlan, lease_seconds
+from inarch.actors.messages import Command, ExitReason, References, StartMode, StartPlan, lease_seconds
 from inarch.actors.retry import RETRY_SECONDS
 from inarch.population.errors import InarchError, RunError, StorageError, StructureError
 from inarch.population.membership.failure_policy import FailureDecision, NetworkExit, NetworkHistory, decide
 from inarch.population.membership.members import ACTIVE, OUTSIDE, MemberRecord, MemberState
+from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.membership.time_slicing import next_in_turn
 from inarch.population.persistence.checkpoint import CheckpointStore
 
@@ -276,12 +277,13 @@ class NetworkLifecycle:
             reason = await self._group.train(network_id)
         except Exception as raised:  # of the user's code or of Ray: the failure policy tells them apart
             error = raised
+        kept = await self._hand_over(network_id) if reason is ExitReason.PAUSED else None
         member = self._members[network_id]
         if member.incarnation != incarnation or self._state.is_over or member.state in OUTSIDE:
             return
         is_staying = self._is_wanted(network_id) and member.state is not MemberState.LEAVING
         if (reason is ExitReason.MOVED or reason is ExitReason.PAUSED) and is_staying:
-            await self._give_up_place(network_id, reason)
+            await self._give_up_place(network_id, reason, kept)
             return
         is_cut_off = reason in (ExitReason.ORPHANED, ExitReason.FENCED) and self._state.phase == "training"
         if reason is not None and not is_cut_off:
@@ -333,10 +335,25 @@ class NetworkLifecycle:
             self._monitor.emit("restart", network_id, incarnation=incarnation)
             await self._start_again(network_id)
 
-    async def _give_up_place(self, network_id: int, reason: ExitReason) -> None:
-        """Let a network that gave up its place wait for another one. It continues from its checkpoint."""
+    async def _hand_over(self, network_id: int) -> PublishedSnapshot[References] | None:
+        """Return the newest snapshot of a network, with bytes that outlive its process. None if there is none."""
+        newest = self._population.index.newest(network_id)
+        return None if newest is None else await self._group.hand_over(network_id, newest)
+
+    async def _give_up_place(
+        self, network_id: int, reason: ExitReason, kept: PublishedSnapshot[References] | None
+    ) -> None:
+        """Let a network that gave up its place wait for another one. It continues from its checkpoint.
+
+        Args:
+            network_id: Id of the network.
+            reason: Why it gave up its place.
+            kept: Snapshot that others may fetch meanwhile, or None.
+        """
         self.terminate(network_id)
-        incarnation = self._members.move(network_id).incarnation
+        incarnation = self._members.move(network_id, is_paused=kept is not None).incarnation
+        if kept is not None:
+            self._population.publish(kept, now=time.monotonic())
         if reason is ExitReason.PAUSED:
             self._monitor.emit("pause", network_id, interval=self._population.interval(network_id))
         else:

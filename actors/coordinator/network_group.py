@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Awaitable
 from typing import Any, TypeVar, cast
 
@@ -12,16 +14,20 @@ from ray import ObjectRef
 from ray.actor import ActorHandle, ActorProxy
 from ray.exceptions import RayError, RayTaskError
 
-from inarch.actors.messages import NAMESPACE, Command, ExitReason, NetworkSpec, StartPlan, network_name
+from inarch.actors.messages import NAMESPACE, Command, ExitReason, NetworkSpec, References, StartPlan, network_name
 from inarch.actors.network.actor import Network, create_network
 from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 from inarch.actors.resources import NetworkResources
 from inarch.population.errors import InarchError
 from inarch.population.membership.members import MemberRecord
+from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.tasks.run_spec import RunSpec
 
 EXIT_SECONDS = 10.0
 """Seconds in which a process that was asked to exit must have ended."""
+
+HAND_OVER_SECONDS = 10.0
+"""Longest wait for the bytes of a snapshot."""
 
 MAX_REASON = 500
 """Most characters of a reason."""
@@ -128,6 +134,28 @@ class NetworkGroup:
     async def describe(self, network_id: int) -> NetworkStanding:
         """Return how a network stands."""
         return await await_result(self._handles[network_id].describe.remote())
+
+    async def hand_over(
+        self, network_id: int, snapshot: PublishedSnapshot[References]
+    ) -> PublishedSnapshot[References] | None:
+        """Take over a snapshot's bytes, so that they outlive the process of their network.
+
+        Ray drops an object with the process that put it into the store. A value that a call returns belongs to the
+        caller. It stays on the network's node, and is not copied to this one.
+
+        Args:
+            network_id: Id of the network. Its training has ended.
+            snapshot: A snapshot that it has published.
+
+        Returns:
+            The same snapshot with another reference. None if that took longer than `HAND_OVER_SECONDS`.
+        """
+        if network_id not in self._handles:
+            return None
+        reference = self._handles[network_id].hand_over.remote(snapshot.origin)
+        wait = functools.partial(ray.wait, [reference], timeout=HAND_OVER_SECONDS, fetch_local=False)
+        ready, _ = await asyncio.to_thread(wait)
+        return dataclasses.replace(snapshot, payload=[reference]) if ready else None
 
     def send(self, network_id: int, command: Command) -> None:
         """Send a command to a network without waiting. It has no effect if the process is gone."""

@@ -19,7 +19,10 @@ from inarch.actors.network.preemption import handle_sigterm
 from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from inarch.actors.network.worker import NetworkWorker
+    from inarch.population.state.snapshot_info import SnapshotInfo
 
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -78,6 +81,11 @@ class Network:
     def describe(self) -> NetworkStanding:
         """Return how the network stands, for a restarted coordinator."""
         return self._worker.describe()
+
+    @ray.method(concurrency_group="control")
+    def hand_over(self, origin: SnapshotInfo) -> np.ndarray:
+        """Return the bytes of a published snapshot. Called before the process ends: they outlive it at the caller."""
+        return self._worker.hand_over(origin)
 
     @ray.method(concurrency_group="control")
     def direct(self, command: Command) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from inarch.actors.messages import LARGE_POPULATION, Command, References, heartbeat_seconds, lease_seconds
 from inarch.actors.network.exchange_backend import ExchangeBackend, fetch_buffer
 from inarch.population.config import RunConfig
+from inarch.population.errors import RunError
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
@@ -274,6 +275,25 @@ class ExchangeClient:
         """Return the snapshots in the coordinator's index, for a coordinator that was restarted."""
         with self._changed:
             return list(self._published)
+
+    def published_bytes(self, origin: SnapshotInfo) -> np.ndarray:
+        """Return the bytes of a published snapshot.
+
+        Args:
+            origin: The snapshot.
+
+        Returns:
+            A read-only view of the store's memory, shape (bytes,), uint8.
+
+        Raises:
+            RunError: The snapshot is not in the object store any more.
+        """
+        for snapshot in self.published():
+            if snapshot.origin == origin:
+                buffer = self._backend.get(snapshot.payload, seconds=self.fetch_seconds)
+                if isinstance(buffer, np.ndarray):
+                    return buffer
+        raise RunError(f"network {origin.network_id}: the snapshot of interval {origin.interval} is not there any more")
 
     def record_contact(self) -> None:
         """Record a sign of life of the coordinator. The lease begins anew."""

@@ -11,6 +11,7 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
+import numpy as np
 import ray
 import torch
 from ray.actor import ActorProxy, exit_actor
@@ -183,6 +184,10 @@ class NetworkWorker:
         """Return how the network stands, for a restarted coordinator."""
         self._exchange.record_contact()
         return NetworkStanding(self._report, self._exchange.published(), self._describe())
+
+    def hand_over(self, origin: SnapshotInfo) -> np.ndarray:
+        """Return the bytes of a published snapshot, which then belong to the caller."""
+        return self._exchange.published_bytes(origin)
 
     def direct(self, command: Command) -> None:
         """Leave, stop, move or pause. Sets a flag that the training thread checks after each step."""

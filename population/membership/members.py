@@ -64,6 +64,8 @@ class MemberRecord:
     """Name of a guest: a training loop of the caller's own that has joined the run. None: a network of the run."""
     began_interval: int = 0
     """Interval at which its newest process started, or was found by a restarted coordinator."""
+    is_paused: bool = False
+    """Whether it has given its place to another network and stays available as a donor."""
 
     @property
     def is_guest(self) -> bool:
@@ -89,7 +91,8 @@ class Members:
         self._members[member.id] = member
         self._ids.put(member.id, is_in=True)
         self.topology.put(member.id, is_in=member.state not in OUTSIDE)
-        self.donors.put(member.id, is_in=member.state in DONORS)
+        is_between_turns = member.is_paused and member.state is MemberState.STARTING
+        self.donors.put(member.id, is_in=member.state in DONORS or is_between_turns)
         self._active.put(member.id, is_in=member.state in ACTIVE and not member.is_guest)
         return member
 
@@ -158,10 +161,16 @@ class Members:
             )
         )
 
-    def move(self, network_id: int) -> MemberRecord:
-        """Begin the next incarnation of a member that gave up its place as intended. That is no restart."""
+    def move(self, network_id: int, *, is_paused: bool = False) -> MemberRecord:
+        """Begin the next incarnation of a member that gave up its place as intended. That is no restart.
+
+        Args:
+            network_id: Id of the member.
+            is_paused: Whether its last snapshot may be fetched until its next process has started.
+        """
         member = self._members[network_id]
-        return self._put(replace(member, incarnation=member.incarnation + 1, state=MemberState.STARTING))
+        incarnation = member.incarnation + 1
+        return self._put(replace(member, incarnation=incarnation, state=MemberState.STARTING, is_paused=is_paused))
 
     def mark_started(self, network_id: int, *, interval: int) -> None:
         """Record that a member's process has started.

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 from inarch.actors.coordinator.network_group import NetworkGroup
-from inarch.actors.messages import Command, ExitReason, StartPlan
+from inarch.actors.messages import Command, ExitReason, References, StartPlan
 from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 from inarch.actors.resources import NetworkResources
 from inarch.population.membership.members import MemberRecord
+from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.tasks.run_spec import RunSpec
 
 STRUCTURE = "structure of the run"
@@ -36,6 +37,8 @@ class FakeNetworkGroup(NetworkGroup):
         """Networks whose processes never start."""
         self.commands: list[tuple[int, Command]] = []
         self.ended: list[int] = []
+        self.handed_over: list[int] = []
+        """Networks whose snapshots the coordinator has taken over."""
         self.living: set[int] = set()
         self.known_processes: dict[int, int] = {}
         """Incarnations of processes that `find` finds, by id."""
@@ -74,6 +77,10 @@ class FakeNetworkGroup(NetworkGroup):
     async def train(self, network_id: int) -> ExitReason:
         self._ends[network_id] = asyncio.get_running_loop().create_future()
         return await self._ends[network_id]
+
+    async def hand_over(self, network_id: int, snapshot: PublishedSnapshot[References]):
+        self.handed_over.append(network_id)
+        return snapshot
 
     async def describe(self, network_id: int) -> NetworkStanding:
         standing = self.standings[network_id]

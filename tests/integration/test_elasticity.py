@@ -15,6 +15,7 @@ import pytest
 from inarch.population import PopulationConfig
 from inarch.population.config import to_dict
 from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 from tests.conftest import small_config
 from tests.integration.runs import paced, rows_in
@@ -80,10 +81,13 @@ def test_networks_move_before_their_place_is_taken_back(tmp_path: Path) -> None:
 
 def test_four_networks_take_turns_on_two_places(tmp_path: Path) -> None:
     population = PopulationConfig(size=4, cpus=1.0, time_slicing=True)
-    facts = play("turns", tmp_path, **paced(3, 2.0, population=population))
+    facts = play("turns", tmp_path, **paced(4, 2.0, population=population))
     assert max(facts["idle_seconds"]) < 60, "of a place, from the end of a network to the first step of the next one"
     assert [network["state"] for network in facts["networks"].values()] == ["done"] * 4
     assert facts["most_training"] == 2
     assert 1 <= max(facts["leads"]) <= 2, "a slice, and the interval in which a network is asked to pause"
     assert min(network["incarnation"] for network in facts["networks"].values()) >= 2
-    assert rows_in(tmp_path / "turns") == {network_id: [1, 2, 3] for network_id in range(4)}
+    assert rows_in(tmp_path / "turns") == {network_id: [1, 2, 3, 4] for network_id in range(4)}
+    table = read_table(Storage(str(tmp_path / "turns")), "exchanges")
+    pairs = set(zip(table["network"].to_pylist(), table["scion"].to_pylist(), strict=True))
+    assert {(0, 3), (2, 1)} <= pairs, "networks take from their neighbors that pause"

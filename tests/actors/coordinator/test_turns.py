@@ -15,9 +15,12 @@ from inarch.actors.resources import NetworkResources
 from inarch.population.config import PopulationConfig
 from inarch.population.membership.elasticity import ClusterView
 from inarch.population.membership.members import MemberRecord, MemberState
+from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.tasks.run_spec import RunSpec
 from tests.actors.coordinator.test_lifecycle import INFO, Run, play
 from tests.fakes.network_group import FakeNetworkGroup
+from tests.fakes.origins import origin
 
 
 class PlacesGroup(FakeNetworkGroup):
@@ -144,6 +147,24 @@ def test_finished_networks_give_up_their_places_first(tmp_path: Path) -> None:
         await run.watch.check()
         assert run.group.ended == [0, 1], "as many as wait, and network 2 stays a donor"
         assert run.group.commands == [], "network 3 need not pause"
+
+    play(scenario)
+
+
+def test_paused_network_stays_a_donor_until_it_fails(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        run = SlicedRun(tmp_path, size=2, places=1)
+        await run.begin()
+        (paused,) = run.in_state(MemberState.TRAINING)
+        snapshot = PublishedSnapshot(origin=origin(1, network_id=paused), information=(), payload=[])
+        run.population.publish(snapshot, now=0.0)
+        await run.tick()
+        (training,) = run.in_state(MemberState.TRAINING)
+        assert training != paused
+        own = origin(1, network_id=training)
+        assert run.group.handed_over == [paused] and run.population.select_donors(own) == (snapshot,)
+        run.lifecycle.mark_failed(paused, "lost")
+        assert run.population.select_donors(own) is ExchangeOutcome.NO_NEIGHBOR
 
     play(scenario)
 

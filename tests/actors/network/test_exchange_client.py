@@ -14,6 +14,7 @@ import pytest
 from inarch.actors.messages import LARGE_POPULATION, Command, heartbeat_seconds, lease_seconds
 from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.population.config import Mode, PopulationConfig, RunConfig, TimeoutsConfig
+from inarch.population.errors import RunError
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.packing import SnapshotPacking
@@ -100,6 +101,15 @@ def test_publish_sends_report_and_reference_of_a_copy(clients, backend: FakeBack
     (published,) = backend.published()
     stored = backend.get(published.payload, seconds=1.0)
     assert isinstance(stored, np.ndarray) and np.array_equal(stored, snapshot.buffer)
+
+
+def test_published_bytes_are_those_of_the_named_snapshot(clients, snapshot: Snapshot) -> None:
+    client = clients()
+    published = publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
+    assert np.array_equal(client.published_bytes(published.origin), snapshot.buffer)
+    with pytest.raises(RunError, match="network 0: the snapshot of interval 2 is not there any more"):
+        client.published_bytes(of_interval(snapshot, 2).origin)
 
 
 def test_publish_takes_the_bytes_that_were_put_early(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
