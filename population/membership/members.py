@@ -184,7 +184,7 @@ class Members:
         """
         member = self._members[network_id]
         restarts = 0 if interval > member.began_interval else member.restarts
-        self._put(replace(member, ever_started=True, restarts=restarts, began_interval=interval))
+        self._put(replace(member, ever_started=True, restarts=restarts, began_interval=interval, is_paused=False))
 
     def active(self) -> tuple[int, ...]:
         """Return the ids of the run's own networks that it waits for. It does not wait for guests."""

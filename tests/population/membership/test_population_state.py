@@ -163,6 +163,17 @@ def test_lose_removes_the_snapshots_of_the_network() -> None:
     assert state.select_donors(info(0, 2)) is ExchangeOutcome.NOTHING_YET
 
 
+def test_network_donates_between_its_turns_and_not_after_a_loss() -> None:
+    state = population(TRAINING, TRAINING)
+    state.members.move(0, is_paused=True)
+    assert list(state.members.donors) == [0, 1]
+    state.mark_started(0, interval=1)
+    state.begin_training(0)
+    state.lose(0)
+    state.members.restart(0)
+    assert list(state.members.donors) == [1]
+
+
 def test_retire_never_started_spares_a_new_population() -> None:
     """As when the coordinator dies while the first networks are built, and those die with it."""
     state: PopulationState[str] = PopulationState(small_config())
