@@ -17,9 +17,9 @@ from inarch.experiments.benchmarks.harness import Measurement, machine, table, t
 from inarch.experiments.benchmarks.input.benchmark import read_input
 from inarch.experiments.benchmarks.join import join_loop
 from inarch.experiments.benchmarks.speed.overhead import overhead
+from inarch.experiments.benchmarks.speed.startup import startup
 from inarch.experiments.benchmarks.speed.straggler import straggler
 from inarch.experiments.benchmarks.speed.training import training
-from inarch.experiments.benchmarks.startup import startup
 from inarch.population.errors import ConfigError
 
 BENCHMARKS: dict[str, Callable[..., Measurement]] = {

@@ -8,8 +8,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from inarch.experiments.benchmarks.chaos import invariants, leftovers
-from inarch.experiments.benchmarks.chaos.companions.companion import Companion
+from inarch.experiments.benchmarks.chaos import invariants
 from inarch.experiments.benchmarks.chaos.live_run import LiveRun
 from inarch.experiments.benchmarks.chaos.outcome import ChaosOutcome, Journal
 from inarch.experiments.benchmarks.chaos.plan import ChaosSetting, Fault, FaultKind, plan
@@ -17,6 +16,11 @@ from inarch.experiments.benchmarks.chaos.population_faults import PopulationFaul
 from inarch.experiments.benchmarks.chaos.run_watch import ANSWER_SECONDS, GivenUpError
 from inarch.experiments.benchmarks.chaos.site import Site
 from inarch.experiments.benchmarks.chaos.storage_faults import StorageFaults
+from inarch.experiments.benchmarks.processes import leftovers
+from inarch.experiments.benchmarks.processes.companion import Companion
+
+NODES = "inarch.experiments.benchmarks.processes.nodes"
+"""Module of the companion that owns a cluster."""
 
 START_SECONDS = 180.0
 """Longest wait for a cluster to start."""
@@ -42,7 +46,7 @@ def run_under_faults(
     run, nodes = LiveRun(site, grace_seconds=grace_seconds), None
     before = leftovers.shared_memory()
     try:
-        nodes = None if setting.cluster == "own" else site.companion("nodes", [str(setting.population + 1)])
+        nodes = None if setting.cluster == "own" else site.companion(NODES, [str(setting.population + 1)])
         run.start(address="local" if nodes is None else _address(nodes, journal))
         _inject_all(run, PopulationFaults(run, nodes=nodes), StorageFaults(run, is_small=is_small))
         run.train_for(None)

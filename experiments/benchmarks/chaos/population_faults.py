@@ -8,16 +8,20 @@ from typing import Any
 
 import psutil
 
-from inarch.experiments.benchmarks.chaos.companions.companion import Companion
 from inarch.experiments.benchmarks.chaos.injectors import freeze, kill, thaw
 from inarch.experiments.benchmarks.chaos.live_run import TICK_SECONDS, LiveRun
 from inarch.experiments.benchmarks.chaos.plan import Fault
+from inarch.experiments.benchmarks.chaos.site import COMPANIONS
+from inarch.experiments.benchmarks.processes.companion import Companion
 
 EXCHANGE_SECONDS = 3.0
 """Time that a guest exchanges before it is killed in the midst of it."""
 
 NODE_SECONDS = 180.0
 """Longest wait for a node to join or to leave."""
+
+NODE_CPUS = 2
+"""CPUs of a node that is added."""
 
 TRAINING = ("training", "stalled", "leaving", "starting")
 """States of networks that may be victims."""
@@ -99,7 +103,7 @@ class PopulationFaults:
         if self._guest is not None:
             self._journal.note_injection(fault.kind, "guest", "another guest is there")
             return
-        guest = self._guest = self._run.site.companion("guest", [str(self._run.site.path)])
+        guest = self._guest = self._run.site.companion(f"{COMPANIONS}.guest", [str(self._run.site.path)])
         self._journal.say("a guest starts")
         self._run.lasting.add(fault, lambda: self._end_guest(fault, guest))
 
@@ -117,7 +121,7 @@ class PopulationFaults:
             nodes.ask("remove", seconds=NODE_SECONDS)
             self._journal.say("the node is removed")
 
-        nodes.ask("add", seconds=NODE_SECONDS)
+        nodes.ask("add", seconds=NODE_SECONDS, cpus=NODE_CPUS)
         self._run.lasting.add(fault, remove)
         self._run.watch.scale(size + 1)
         self._journal.note_injection(fault.kind, f"node, and {size} to {size + 1} networks")

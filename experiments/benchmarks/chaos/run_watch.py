@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from inarch.experiments.benchmarks.chaos.companions.companion import Companion
-from inarch.experiments.benchmarks.chaos.site import Site
+from inarch.experiments.benchmarks.chaos.site import COMPANIONS, Site
+from inarch.experiments.benchmarks.processes.companion import Companion
 
 ANSWER_SECONDS = 15.0
 """Longest wait for an answer of the observer while faults are injected."""
@@ -50,7 +50,7 @@ class RunWatch:
             return None
         if self._observer is None or not self._observer.is_alive:
             self.close()
-            self._observer = self._site.companion("observer", [str(self._site.path)])
+            self._observer = self._site.companion(f"{COMPANIONS}.observer", [str(self._site.path)])
         if not self._observer.ready(seconds=ANSWER_SECONDS):
             return None
         try:

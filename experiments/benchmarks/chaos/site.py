@@ -6,14 +6,14 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from inarch.experiments.benchmarks.chaos import leftovers
-from inarch.experiments.benchmarks.chaos.companions.companion import Companion
 from inarch.experiments.benchmarks.chaos.drivers import NAME, Driver
 from inarch.experiments.benchmarks.chaos.outcome import Journal
 from inarch.experiments.benchmarks.chaos.plan import ChaosSetting
+from inarch.experiments.benchmarks.processes import leftovers
+from inarch.experiments.benchmarks.processes.companion import Companion
 
 COMPANIONS = "inarch.experiments.benchmarks.chaos.companions"
-"""Package of the modules that companions run."""
+"""Package of the observer and the guest."""
 
 
 class Site:
@@ -45,11 +45,11 @@ class Site:
         """Start a companion.
 
         Args:
-            module: Name of its module in the package `companions`.
+            module: Name of its module.
             words: Words of its command line.
         """
-        log = self.folder / f"{module}.log"
-        return Companion(f"{COMPANIONS}.{module}", words, log=log, environment=self._environment)
+        log = self.folder / f"{module.rpartition('.')[2]}.log"
+        return Companion(module, words, log=log, environment=self._environment)
 
     def driver(self, words: Sequence[str], *, name: str) -> Driver:
         """Start a process of `inarch`.

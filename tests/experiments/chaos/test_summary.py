@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from inarch.experiments.benchmarks.chaos.companions.companion import Companion
 from inarch.experiments.benchmarks.chaos.outcome import ChaosOutcome, Injection
 from inarch.experiments.benchmarks.chaos.plan import ChaosSetting, FaultKind
 from inarch.experiments.benchmarks.chaos.summary import counts, table, to_json, verdict
+from inarch.experiments.benchmarks.processes.companion import Companion
 
 HAPPENED = Injection(kind=FaultKind.KILL_NETWORK, seconds=1.0, target="network 0")
 ABSENT = Injection(kind=FaultKind.STOP, seconds=2.0, target="", reason="the run had ended")
@@ -52,7 +52,7 @@ def test_table_and_json_count_what_happened() -> None:
 
 MODULE = """
 import time
-from inarch.experiments.benchmarks.chaos.companions.companion import serve
+from inarch.experiments.benchmarks.processes.companion import serve
 print("a line of Ray")
 def answer(name, arguments):
     if name == "sleep":

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from inarch.actors import join
-from inarch.experiments.benchmarks.chaos.companions.companion import serve
+from inarch.experiments.benchmarks.processes.companion import serve
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.run_folder import find_run, read_config, recorded_config, with_own_data
 from inarch.population.tasks.run_spec import RunSpec

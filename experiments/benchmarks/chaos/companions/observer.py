@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inarch.actors import PopulationRun
-from inarch.experiments.benchmarks.chaos.companions.companion import serve
+from inarch.experiments.benchmarks.processes.companion import serve
 from inarch.population.errors import ConfigError
 
 

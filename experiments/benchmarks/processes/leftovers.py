@@ -1,4 +1,4 @@
-"""What a run must not leave behind: processes, shared memory, temporary files."""
+"""What a benchmark must not leave behind: processes, shared memory, temporary files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-TOKEN = "INARCH_CHAOS"
-"""Environment variable that marks every process of a chaos run, Ray's too, because processes inherit it."""
+TOKEN = "INARCH_BENCHMARK"
+"""Environment variable that marks every process of a benchmark, Ray's too, because processes inherit it."""
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.5
 
 
 def environment(token: str, scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a chaos run's processes.
+    """Return the environment of a benchmark's processes.
 
     Args:
         token: Marks the processes.
@@ -36,7 +36,7 @@ def environment(token: str, scratch: Path, extra: Mapping[str, str]) -> dict[str
 
 
 def marked_processes(token: str) -> list[psutil.Process]:
-    """Return the living processes of a chaos run.
+    """Return the living processes of a benchmark.
 
     Args:
         token: Marks the processes.
@@ -50,7 +50,7 @@ def marked_processes(token: str) -> list[psutil.Process]:
 
 
 def remaining_processes(token: str, *, seconds: float) -> list[str]:
-    """Wait until the processes of a chaos run have ended, and return a line for each that has not. End those.
+    """Wait until the processes of a benchmark have ended, and return a line for each that has not. End those.
 
     Args:
         token: Marks the processes.
@@ -84,7 +84,7 @@ def remaining_shared_memory(before: Collection[str]) -> list[str]:
 
 
 def remaining_files(scratch: Path) -> list[str]:
-    """Return a line for each temporary file of a chaos run. Those of other packages do not count, see `FOREIGN`.
+    """Return a line for each temporary file of a benchmark. Those of other packages do not count, see `FOREIGN`.
 
     Args:
         scratch: As in `environment`.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inarch.experiments.benchmarks.chaos import leftovers
+from inarch.experiments.benchmarks.processes import leftovers
 
 
 def test_left_process_is_named_and_ended(tmp_path: Path) -> None:

@@ -7,13 +7,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from inarch.experiments.benchmarks.chaos.companions.companion import serve
+from inarch.experiments.benchmarks.processes.companion import serve
 from inarch.population.errors import ConfigError
 
 HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
 """Settings with which Ray notices within seconds that a node is lost."""
-
-NODE_CPUS = 2
 
 
 class Nodes:
@@ -34,35 +32,55 @@ class Nodes:
         self._nodes: list[Any] = []
         ray.init(address=self._cluster.address, namespace="inarch", log_to_driver=False)
 
+    @property
+    def address(self) -> str:
+        """Address of the cluster."""
+        return str(self._cluster.address)
+
+    def add(self, cpus: int) -> str:
+        """Add a node, and return its id.
+
+        Args:
+            cpus: CPUs of the node.
+        """
+        self._nodes.append(self._cluster.add_node(num_cpus=cpus))
+        return self._nodes[-1].node_id
+
+    def remove(self) -> None:
+        """Kill the node that was added first, with all that runs on it."""
+        self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
+
+    def close(self) -> None:
+        """End the cluster."""
+        import ray
+
+        ray.shutdown()
+        self._cluster.shutdown()
+
     def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Answer a request.
 
         Args:
             name: Name of the request: address, add, remove, actors (names of all named actors) or close.
-            arguments: Arguments of the request. There are none.
+            arguments: Arguments of the request.
 
         Raises:
             ConfigError: There is no such request.
         """
-        import ray
+        requests = {"add": self.add, "remove": self.remove, "close": self.close}
+        if name == "address":
+            return self.address
+        if name == "actors":
+            return self._actors()
+        if name in requests:
+            return requests[name](**arguments)
+        raise ConfigError(f"there is no request {name!r}")
+
+    def _actors(self) -> list[str]:
         from ray.util import list_named_actors
 
-        if name == "address":
-            return self._cluster.address
-        if name == "add":
-            self._nodes.append(self._cluster.add_node(num_cpus=NODE_CPUS))
-            return len(self._nodes)
-        if name == "remove":
-            self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
-            return len(self._nodes)
-        if name == "actors":
-            actors: list[Any] = list_named_actors(all_namespaces=True)
-            return [str(actor["name"]) for actor in actors]
-        if name == "close":
-            ray.shutdown()
-            self._cluster.shutdown()
-            return None
-        raise ConfigError(f"there is no request {name!r}")
+        actors: list[Any] = list_named_actors(all_namespaces=True)
+        return [str(actor["name"]) for actor in actors]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Processes beside a chaos run that answer requests: an observer attached to the run, and the owner of a cluster.
+"""Processes beside a benchmark that answer requests: an observer attached to a run, and the owner of a cluster.
 
 They are processes of their own because Ray ends a process whose cluster has died. Requests and answers are lines of
 JSON. Companions exit when the process that started them does.
