@@ -130,6 +130,7 @@ def bench(
             Literal[
                 "checkpoint",
                 "coordinator",
+                "elastic",
                 "exchange",
                 "fusion",
                 "gpu",
@@ -148,14 +149,14 @@ def bench(
     seconds: float = 300.0,
     out: Annotated[str | None, tyro.conf.arg(aliases=["--json"])] = None,
 ) -> int:
-    """Measure what training, grafting, checkpoints, coordination, fusion, reading images, joining and starting cost.
+    """Measure what training, grafting, checkpoints, coordination, growth, fusion, input, joining and starting cost.
 
     Each benchmark measures inarch and a reference, for example plain PyTorch, in the same run. `inarch bench chaos`
     injects faults into a run, and `inarch bench scale` simulates populations of 10,000 networks. Both have options of
     their own.
 
     Args:
-        names: Benchmarks to run. Empty: all but gpu, which needs a GPU.
+        names: Benchmarks to run. Empty: all but elastic, which takes a quarter of an hour, and gpu, which needs a GPU.
         repeats: How often each quantity is measured.
         seconds: Time for the benchmark gpu, which leaves out what does not fit, and says so.
         out: File for the results as JSON. None: print the JSON after the tables.
@@ -163,7 +164,7 @@ def bench(
     from inarch.experiments.benchmarks.catalog import run_benchmarks
     from inarch.population.extension.optional_packages import check_installed
 
-    needing = [name for name in ("checkpoint", "coordinator", "overhead") if not names or name in names]
+    needing = [name for name in ("checkpoint", "coordinator", "elastic", "overhead") if not names or name in names]
     if needing:
         check_installed("psutil", needed_by=f"inarch bench {needing[0]}", extra="bench")
     return run_benchmarks(names, repeats=repeats, seconds=seconds, out=out, console=plain_console())

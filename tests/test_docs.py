@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from inarch.experiments.cli import USAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +40,14 @@ def test_marked_programs_run(tmp_path: Path) -> None:
     script.write_text(f"import torch\ntorch.set_num_threads(1)\n{calls}\n")
     ran = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_reference_has_the_help_of_each_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    page = importlib.import_module("command_pages").commands()
+    commands = re.findall(r"^  inarch (\w+)", USAGE, re.MULTILINE)
+    missing = [name for name in commands if name != "train" and f"## `inarch {name}`" not in page]
+    assert missing == []
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import tyro
 
 from inarch.experiments import cli, comparison_commands, recipes, result_commands
 from inarch.experiments.benchmarks.chaos.command import chaos
+from inarch.experiments.benchmarks.scale.command import scale
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "status": cli.status,
@@ -25,9 +26,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "report": result_commands.report,
     "track": result_commands.track,
     "dashboard": result_commands.dashboard,
+    "replay": result_commands.replay,
     "compare": comparison_commands.compare,
     "bench": comparison_commands.bench,
     "bench chaos": chaos,
+    "bench scale": scale,
 }
 """Every command but train, whose options are the fields of the configuration."""
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from inarch.experiments.benchmarks.checkpoint import checkpoint
 from inarch.experiments.benchmarks.coordinator.benchmark import coordinator
+from inarch.experiments.benchmarks.elastic.benchmark import elastic
 from inarch.experiments.benchmarks.exchange.benchmark import exchange
 from inarch.experiments.benchmarks.fusion import fusion
 from inarch.experiments.benchmarks.gpu import gpu
@@ -25,6 +26,7 @@ from inarch.population.errors import ConfigError
 BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "checkpoint": checkpoint,
     "coordinator": coordinator,
+    "elastic": elastic,
     "exchange": exchange,
     "fusion": fusion,
     "gpu": gpu,
@@ -36,6 +38,9 @@ BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "training": training,
 }
 """Benchmarks by name. Each takes `repeats` and returns a measurement."""
+
+ON_REQUEST = frozenset({"elastic", "gpu"})
+"""Benchmarks that run only if they are named: elastic takes a quarter of an hour, and gpu needs a GPU."""
 
 
 def run_benchmarks(
@@ -49,7 +54,7 @@ def run_benchmarks(
     """Run benchmarks, print a table of each, and write all results as JSON.
 
     Args:
-        names: Names in BENCHMARKS. Empty: all but gpu, which needs a GPU.
+        names: Names in BENCHMARKS. Empty: all but those on request.
         repeats: How often each quantity is measured, at least 1. Results of fewer than 5 should not be quoted.
         seconds: Time for the benchmark gpu.
         out: File for the JSON. None: print it to standard output after the tables.
@@ -68,7 +73,7 @@ def run_benchmarks(
     if unknown:
         raise ConfigError(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     info, results = machine(), []
-    for name in names or [name for name in BENCHMARKS if name != "gpu"]:
+    for name in names or [name for name in BENCHMARKS if name not in ON_REQUEST]:
         console.print(f"{name}: {repeats} repeats", highlight=False)
         options = {"seconds": seconds} if name == "gpu" else {}
         measurement = BENCHMARKS[name](repeats=repeats, **options)

@@ -24,6 +24,7 @@ from inarch.actors.messages import (
     heartbeat_seconds,
 )
 from inarch.experiments.benchmarks.coordinator.membership import UNITS, member_info, membership_rows
+from inarch.experiments.benchmarks.coordinator.recovery import recovery_rows
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row
 from inarch.experiments.benchmarks.runs import cpu_seconds
 from inarch.population.config import OpenConfig, PopulationConfig, RunConfig, TopologyConfig
@@ -80,6 +81,7 @@ def coordinator(*, repeats: int, sizes: tuple[int, ...] = SIZES, seconds: float 
                 members.grow(size)
                 loads = [members.call_for(seconds) for _ in range(repeats)]
                 rows += _rows(size, loads, is_judged=size == max(sizes))
+            rows += recovery_rows(run.name, max(sizes), repeats)
             empty = [_empty_call_milliseconds(seconds / 2, rate=100.0) for _ in range(repeats)]
             run.stop()
         finally:
