@@ -35,9 +35,9 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("adapters",),
     ),
     "experiments": (
-        ("recipes", "display", "saved_runs", "benchmarks", "grafana"),
+        ("recipes", "display", "saved_runs", "grafana"),
         ("export", "comparison", "replaying"),
-        ("result_commands",),
+        ("benchmarks", "result_commands"),
         ("comparison_commands",),
         ("cli",),
     ),
