@@ -77,6 +77,7 @@ def compare(
         table, description = comparisons.costs(selection)
         console.print(table)
         console.print(description, highlight=False, soft_wrap=True)
+    console.print(comparisons.regimes(selection))
     if dry_run:
         for arm in selection.arms:
             console.print(f"{arm.name}: {arm.description}", highlight=False, markup=False)

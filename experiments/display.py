@@ -52,7 +52,8 @@ def info_lines(info: RunInfo) -> str:
         f"network: {info.parameters:,} parameters{computation}; "
         f"{info.num_intervals} intervals, {info.steps_per_epoch} steps an epoch"
     )
-    description = "\n".join([*info.description, network])
+    regime = () if info.regime is None else info.regime.lines()
+    description = "\n".join([*info.description, network, *regime])
     parameters, multiply_adds = info.compact_parameters, info.compact_multiply_adds
     if parameters is None or multiply_adds is None or info.multiply_adds is None:
         return description

@@ -9,7 +9,10 @@ from rich.table import Table
 from inarch.experiments.comparison.arms import Arm, Comparison
 from inarch.population.config import DataConfig, height_and_width
 from inarch.population.data import ImageSet, open_images
+from inarch.population.data.memory_batches import epoch_steps
 from inarch.population.models.complexity import ModelComplexity, complexity_of
+from inarch.population.tasks.regime import Regime, decay_time_text
+from inarch.population.training.regime import regime
 
 KNOWN = {
     "digits": (1438, (1, 8, 8), 10),
@@ -61,6 +64,47 @@ def costs(comparison: Comparison) -> tuple[Table, str]:
     return table, description
 
 
+def regimes(comparison: Comparison) -> Table:
+    """Return a table of the regime of each arm: steps, decay time, and how strongly its networks mix.
+
+    The units of the networks count as equal, because no network is built.
+
+    Args:
+        comparison: The comparison.
+
+    Raises:
+        DataError: The training images cannot be read.
+    """
+    table = Table(title=f"{comparison.name}: the regime of each network", title_justify="left")
+    for name in ("arm", "steps", "D", "exchanges", "in words"):
+        table.add_column(name, justify="left" if name in ("arm", "in words") else "right")
+    counts: dict[str, int] = {}
+    for arm in comparison.arms:
+        planned = planned_regime(arm, counts)
+        decay = decay_time_text(planned.decay_times)
+        table.add_row(arm.name, f"{planned.steps:,}", decay, f"{planned.num_exchanges:,}", planned.exchange_text())
+    return table
+
+
+def planned_regime(arm: Arm, counts: dict[str, int]) -> Regime:
+    """Return the regime of an arm's run.
+
+    Args:
+        arm: The arm.
+        counts: Training images by configuration of the data. Those that are missing are counted and added.
+    """
+    data = arm.config.data
+    key = repr(data)
+    if key not in counts:
+        counts[key] = max(1, _num_train(_images(data)[0], data))
+    return regime(arm.config, steps_per_epoch=epoch_steps(counts[key], arm.config.schedule))
+
+
+def _num_train(num_images: int, data: DataConfig) -> int:
+    """Return the number of images that are not held out for validation."""
+    return num_images if data.validation_set else round(num_images * (1 - data.validation))
+
+
 def _size(arm: Arm, known: dict[str, tuple[int, ModelComplexity]]) -> tuple[int, ModelComplexity]:
     """Return the number of training images and the cost of the network. `known` holds the results of earlier arms."""
     config = arm.config
@@ -68,7 +112,7 @@ def _size(arm: Arm, known: dict[str, tuple[int, ModelComplexity]]) -> tuple[int,
     if key not in known:
         images, shape, classes = _images(config.data)
         cost = complexity_of(config.model, config.fusion, num_classes=classes, image_shape=shape)
-        known[key] = round(images * (1 - config.data.validation)), cost
+        known[key] = _num_train(images, config.data), cost
     return known[key]
 
 

@@ -41,8 +41,9 @@ def from_dict(kind: type, values: Mapping[str, Any], path: str = "") -> Any:
 
 def _revive(hint: Any, value: Any, path: str) -> Any:
     """Convert a JSON value: a mapping to its dataclass, a list to a tuple, an integer to an optional float."""
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_dict(typing.cast(type, hint), value, path)
+    if isinstance(value, Mapping):
+        kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+        return from_dict(typing.cast(type, kinds[0]), value, path) if kinds else value
     if isinstance(value, list):
         item_hint = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
         return tuple(_revive(item_hint, item, path) for item in typing.cast("list[Any]", value))

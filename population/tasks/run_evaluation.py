@@ -17,7 +17,7 @@ from inarch.population.persistence.history import damaged_files, read_table
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.protocol import BoundTask
-from inarch.population.tasks.run_folder import read_members
+from inarch.population.tasks.run_folder import read_config, read_members
 from inarch.population.tasks.run_spec import RunSpec
 
 
@@ -101,6 +101,8 @@ def evaluate_run(
         "networks": all_rows,
         "damaged_files": sorted({*damaged_files(storage), *checkpoints.passed_over}),
     }
+    recorded = read_config(storage)["info"] if storage.exists("config.json") else {}
+    result["regime"] = recorded.get("regime")
     if evaluation_data is not None:
         module = task.build(0)
         scores = evaluate_population(module, _aligned(task, best), evaluation_data, last=_aligned(task, last))

@@ -11,6 +11,7 @@ from inarch.population.evaluation.metrics import Metric
 from inarch.population.extension.registry import Registration
 from inarch.population.models.model_names import ModelFactory
 from inarch.population.tasks.protocol import Task
+from inarch.population.tasks.regime import Regime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,8 @@ class RunInfo:
     """Parameters of the compact form of a network that fuses its filters. None without fusion."""
     compact_multiply_adds: int | None = None
     """Multiply-adds of the compact form for one example. None without fusion."""
+    regime: Regime | None = None
+    """How far weight decay and exchanges change the weights over the schedule. None in an open run."""
     description: tuple[str, ...] = ()
     """Lines that describe the data."""
     unreadable: tuple[str, ...] = ()

@@ -6,9 +6,11 @@ import dataclasses
 from typing import Any
 
 from inarch.population.models.usable import ignored_code
+from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.protocol import BoundTask
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
+from inarch.population.training.regime import regime, sizes_of
 from inarch.population.training.trainer import Trainer
 
 
@@ -57,6 +59,11 @@ def describe_run(task: BoundTask) -> RunInfo:
         num_intervals=trainer.schedule.num_intervals,
         interval_steps=trainer.schedule.interval_steps,
         steps_per_epoch=trainer.schedule.steps_per_epoch,
+        regime=regime(
+            task.config,
+            steps_per_epoch=trainer.schedule.steps_per_epoch,
+            unit_sizes=sizes_of(trainer.units, named_tensors(trainer.module)),
+        ),
         description=description.lines if note is None else (*description.lines, note),
         unreadable=description.unreadable,
         facts=description.facts,

@@ -25,6 +25,7 @@ from inarch.experiments.comparison import (
     make_report,
     narrowed,
     paired,
+    regimes,
     run_comparison,
     trial,
     usual_data,
@@ -139,6 +140,18 @@ def test_costs_are_known_without_the_data(name: str, arm: str, multiply_adds: in
     selected = next(candidate for candidate in table.arms if arm in candidate.name)
     cost_table, _ = costs(dataclasses.replace(table, arms=(selected,)))
     assert [list(cost_table.columns[index].cells) for index in (4, 5)] == [[f"{multiply_adds:,}"], [f"{images:,}"]]
+
+
+def test_regimes_of_arms_are_known_before_they_train() -> None:
+    definition = comparison("equal-work", DIGITS, epochs=4)
+    table = regimes(definition)
+    rows = {cells[0]: cells[1:] for cells in zip(*(list(column.cells) for column in table.columns), strict=True)}
+    assert list(rows) == [arm.name for arm in definition.arms]
+    for arm in definition.arms:
+        steps, decay, exchanges, text = rows[arm.name]
+        assert steps == f"{11 * arm.config.schedule.epochs:,}"  # 1,294 images in batches of 128
+        assert float(decay) == pytest.approx(0.1 * 5e-4 / 0.1 * (11 * arm.config.schedule.epochs + 1) / 2, rel=0.01)
+        assert (exchanges == "0") == (text == "none") == (arm.config.exchange.rule == "none")
 
 
 @pytest.mark.slow
