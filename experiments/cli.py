@@ -20,11 +20,12 @@ from rich.console import Console
 from inarch.experiments import comparison_commands, recipes, result_commands
 from inarch.experiments.result_commands import plain_console
 from inarch.population.config import OpenConfig, RunConfig
-from inarch.population.errors import ClusterError, InarchError, RunNotFoundError, UntrustedError
+from inarch.population.errors import ClusterError, DamagedError, InarchError, RunNotFoundError, UntrustedError
 from inarch.population.extension.user_code import described
 
 if TYPE_CHECKING:  # imported in the commands that need it, because the import takes seconds
     from inarch.actors import PopulationRun
+    from inarch.actors.driver.run_result import RunResult
 
 OPEN_DEFAULTS = OpenConfig()
 
@@ -240,8 +241,13 @@ def status(
         run_status = PopulationRun.attach(name, storage=storage, address=address).status()
     except (ClusterError, RunNotFoundError, UntrustedError) as error:
         folder = find_run(name, storage=storage)
-        record = read_members(folder) or {}
         result = read_result(folder)
+        try:
+            record = read_members(folder) or {}
+        except DamagedError:
+            if result is None:
+                raise
+            record = {}
         if json:
             is_live = None if isinstance(error, UntrustedError) else False  # nobody was asked
             print(codec.dumps({"live": is_live, "why": str(error), "record": record, "result": result}))
@@ -297,10 +303,8 @@ def stop(name: tyro.conf.Positional[str], /, storage: str = "runs", address: str
     from inarch.actors import PopulationRun
 
     run = PopulationRun.attach(name, storage=storage, address=address)
-    run.stop()
-    plain_console().print(
-        f"run {name}: stopped; to resume it: inarch resume {run.path}", highlight=False, soft_wrap=True
-    )
+    result = run.stop()
+    plain_console().print(f"run {name}: {_ended_line(run, result)}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -409,11 +413,11 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool, is_trac
                 raise
             console.print("stopping: every member is asked to end (repeat to exit at once)", highlight=False)
             try:
-                run.stop()
+                result = run.stop()
             except (KeyboardInterrupt, Terminated):
                 forget(run)
                 raise
-            console.print(_ended_line(run), highlight=False, soft_wrap=True)
+            console.print(_ended_line(run, result), highlight=False, soft_wrap=True)
             return exit_status(error)
     if result.table is not None:
         console.print(result_table(result.table))
@@ -423,12 +427,14 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool, is_trac
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
         console.print("report.html there shows curves, exchanges and faults", highlight=False)
     else:
-        console.print(_ended_line(run), highlight=False, soft_wrap=True)
+        console.print(_ended_line(run, result), highlight=False, soft_wrap=True)
     return 0
 
 
-def _ended_line(run: PopulationRun) -> str:
-    """Return a line that says how a run without a result has ended, and how to continue it."""
+def _ended_line(run: PopulationRun, result: RunResult) -> str:
+    """Return a line that says how a run has ended, and how to continue it. A run may finish before it is stopped."""
+    if result.table is not None:
+        return f"finished; its result is in {run.path}"
     is_open = run.info is not None and run.info.is_open_run
     state, again = ("closed", "open it again") if is_open else ("stopped", "resume it")
     return f"{state}; to {again}: inarch resume {run.path}"

@@ -16,7 +16,14 @@ from inarch.actors.driver.coordinator_client import find_coordinator, kill_coord
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import check_reachable, connect
-from inarch.population.errors import ClusterError, DamagedError, MissingError, RunError, RunExistsError
+from inarch.population.errors import (
+    ClusterError,
+    DamagedError,
+    MissingError,
+    RunError,
+    RunExistsError,
+    RunNotFoundError,
+)
 from inarch.population.persistence.json_files import read_json, to_json
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_spec import RunSpec
@@ -67,6 +74,26 @@ def read_cluster(storage: Storage) -> dict[str, Any]:
         StorageError: The storage fails.
     """
     return read_json(storage, CLUSTER, fields={"run": str, "address": str, "is_detached": bool, "driver": dict})
+
+
+def find_cluster(storage: Storage) -> dict[str, Any]:
+    """Return the content of cluster.json of a run that may be live.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        RunNotFoundError: There is no such file, or it is damaged.
+        StorageError: The storage fails.
+    """
+    try:
+        return read_cluster(storage)
+    except MissingError:
+        raise RunNotFoundError(
+            f"the folder {storage.uri} does not say on which cluster its run is: no {CLUSTER}"
+        ) from None
+    except DamagedError as error:
+        raise RunNotFoundError(f"the folder {storage.uri} does not say on which cluster its run is: {error}") from None
 
 
 def check_not_live(name: str) -> None:

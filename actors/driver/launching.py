@@ -12,6 +12,7 @@ from inarch.actors.coordinator.actor import CoordinatorActor
 from inarch.actors.driver.claiming import claim_existing_folder
 from inarch.actors.driver.coordinator_client import CALL_SECONDS, CoordinatorHandle, kill_coordinator, value_of
 from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, write_cluster
+from inarch.actors.driver.object_store import warn_of_spilling
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import Connection, connect, plan_resources
@@ -142,4 +143,6 @@ def _launch(spec: RunSpec, connection: Connection) -> Launched:
     except BaseException:
         kill_coordinator(coordinator)
         raise
+    if not info.is_open_run:
+        warn_of_spilling(info, config)
     return Launched(spec=spec, coordinator=coordinator, info=info, dashboard=connection.dashboard)

@@ -23,7 +23,7 @@ from inarch.actors.driver.coordinator_client import (
     end_coordinator,
     find_coordinator,
 )
-from inarch.actors.driver.discovery import connect_to_recorded, read_cluster
+from inarch.actors.driver.discovery import connect_to_recorded, find_cluster
 from inarch.actors.driver.inputs import (
     OWN_TASK,
     check_here,
@@ -48,7 +48,7 @@ from inarch.actors.messages import Event, RunStatus
 from inarch.actors.registrations import registrations_of
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import OpenConfig, RunConfig
-from inarch.population.errors import ConfigError, RunError, RunNotFoundError
+from inarch.population.errors import ConfigError, InarchError, RunError, RunNotFoundError
 from inarch.population.extension.trusted_code import remember_code
 from inarch.population.models.model_names import ModelFactory
 from inarch.population.persistence.storage import Storage
@@ -256,7 +256,7 @@ class PopulationRun:
         """
         followers = resolve_callbacks(callbacks)
         folder = find_run(name, storage=storage)
-        cluster = read_cluster(folder)
+        cluster = find_cluster(folder)
         connect_to_recorded(cluster, TrustedClusters(named=address))
         try:
             coordinator = find_coordinator(cluster["run"])
@@ -427,13 +427,16 @@ class PopulationRun:
                 self._finish_callbacks(result)
                 return result
 
-    def stop(self, *, seconds: float = 300.0) -> None:
+    def stop(self, *, seconds: float = 300.0) -> RunResult:
         """Stop the run, and wait for its end. Every network writes a checkpoint at its next step.
 
         A stopped run can be resumed.
 
         Args:
             seconds: Longest wait.
+
+        Returns:
+            The result, without a table. If the run had finished before it was asked to stop, the table is there.
 
         Raises:
             TimeoutError: The run had not ended after `seconds`.
@@ -444,7 +447,12 @@ class PopulationRun:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"run {self.name} had not stopped after {seconds:g} s")
             time.sleep(0.1)
-        self._finish_callbacks(RunResult(path=self.path, table=None))
+        table = None
+        with contextlib.suppress(InarchError):  # it failed, or its own driver has ended its coordinator
+            table = self._client.call(lambda: self._coordinator.wait.remote(0.01))
+        result = RunResult(path=self.path, table=table)
+        self._finish_callbacks(result)
+        return result
 
     def ask_to_stop(self) -> None:
         """Request the stop without waiting for it, unlike `stop`."""

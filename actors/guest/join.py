@@ -16,7 +16,7 @@ from torch import nn
 
 from inarch.actors.coordinator_api import CoordinatorApi, GuestApi
 from inarch.actors.driver.coordinator_client import find_coordinator, value_of
-from inarch.actors.driver.discovery import connect_to_recorded, read_cluster
+from inarch.actors.driver.discovery import connect_to_recorded, find_cluster
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.actors.guest.member import Member
@@ -156,7 +156,7 @@ def connect_to_run(run: str, storage: str = "runs", address: str | None = None) 
         connect(address)
         return run
     try:
-        cluster = read_cluster(find_run(run, storage=storage))
+        cluster = find_cluster(find_run(run, storage=storage))
     except RunNotFoundError as error:
         raise RunNotFoundError(
             f"{error}; open a run for training loops: inarch open {run if is_name else 'NAME'}, or give the address of "

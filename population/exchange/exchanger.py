@@ -27,6 +27,9 @@ from inarch.population.state.snapshot import Layout, Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import check_finite, untrained_keys
 
+ROUNDING = 1e-6
+"""Relative rounding error of the training behind a network's weights, which grafts average."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExchangeResult:
@@ -66,11 +69,12 @@ class Exchanger:
         """
         units = shared.units()
         self._rule, self._config, self._units, self._layout = rule, config, units, layout
-        self._network_id = network_id
+        self._network_id, self._num_intervals = network_id, num_intervals
         self._limit = staleness_limit(config.staleness, num_intervals=num_intervals)
         self._history = StateHistory(config.compensation) if config.compensation else None
         measure = rule.information_measure
         self._scale = WeightScale(layout, units, {name for name, _ in shared.module.named_parameters()})
+        self._variances = [entry.name for entry in layout.entries if entry.name.endswith("running_var")]
         self._checked_keys = (measure.checked_keys(units) if measure else frozenset()) | untrained_keys(shared.module)
 
     @property
@@ -107,14 +111,19 @@ class Exchanger:
             self._history.load(tensors, own, state, within=within)
 
     def is_finite(self, snapshot: Snapshot) -> bool:
-        """Return whether the information and the trained weights of a snapshot are finite.
+        """Return whether the information and the trained weights of a snapshot are finite, and no variance is negative.
+
+        The outputs of a network with a negative variance of batch norm are not finite.
 
         Args:
             snapshot: A snapshot of the network's structure.
         """
         information: Any = snapshot.information  # another process posted it, in whatever form
         has_finite_information = _are_numbers(information) and all(math.isfinite(value) for value in information)
-        return has_finite_information and snapshot.is_finite(but=self._checked_keys)
+        if not (has_finite_information and snapshot.is_finite(but=self._checked_keys)):
+            return False
+        state = snapshot.state()
+        return not any(bool((state[name] < 0).any()) for name in self._variances)
 
     def scales(self, snapshot: Snapshot) -> tuple[float, ...]:
         """Return the root mean square of the trained weights of each unit of a snapshot, estimated.
@@ -213,7 +222,7 @@ class Exchanger:
         """Return a snapshot as a scion, or the reason why it is refused."""
         if snapshot.origin.structure != self._layout.fingerprint or snapshot.buffer.nbytes != self._layout.nbytes:
             return ExchangeOutcome.STRUCTURE
-        if not _is_like(snapshot.information, information):
+        if not _is_like(snapshot.information, information) or not self._is_possible(snapshot.origin):
             return ExchangeOutcome.STRUCTURE
         if is_too_stale(own, snapshot.origin, limit=self._limit):
             return ExchangeOutcome.TOO_STALE
@@ -225,6 +234,11 @@ class Exchanger:
         behind = round(staleness.intervals)
         past = self._history.at(own.interval - behind) if self._history is not None and behind else None
         return Scion(snapshot=snapshot, staleness=staleness, past=past)
+
+    def _is_possible(self, origin: SnapshotInfo) -> bool:
+        """Return whether a network of this run can have trained as long as a snapshot claims."""
+        most = self._num_intervals * (1 + ROUNDING) or math.inf  # an open run has no schedule
+        return 0 <= origin.interval <= most and 0 <= origin.trained_intervals <= most
 
     def _random_numbers(self, network_id: int | None, interval: int) -> np.random.Generator:
         """Random numbers of an interval's exchange: of one network, or common to all for None."""

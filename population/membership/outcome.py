@@ -21,9 +21,10 @@ class ExchangeOutcome(StrEnum):
     TOO_STALE = "too_stale"
     """Every snapshot is further behind than the limit."""
     STRUCTURE = "structure"
-    """The scion, or the information that was published with it, has another structure."""
+    """The scion, or what was published with it, has a form that no network of this run has: other tensors, other
+    information, or more training than the schedule has."""
     NOT_FINITE = "not_finite"
-    """The scion holds NaN or infinity."""
+    """The scion holds NaN or infinity, or a variance of batch norm below zero."""
     DIVERGING = "diverging"
     """The scion's weights are finite, but more than ten times as large as the network's own."""
     GONE = "gone"

@@ -270,6 +270,43 @@ def test_damaged_config_json_is_named(run: Run, tmp_path: Path) -> None:
                 use(Storage(str(tmp_path / "run")))
 
 
+def spoiled(run: Run, folder: Path, name: str) -> tuple[str, str]:
+    """A copy of the run with a file that ends in its midst. Returns its path, and the name of the file."""
+    path = shutil.copytree(run[0], folder / "run")
+    file = path / name
+    file.parent.mkdir(exist_ok=True)
+    content = file.read_bytes() if file.exists() else b'{"address": "127.0.0.1:1", "name": "shapes"}'
+    file.write_bytes(content[: len(content) // 2])
+    return str(path), file.name
+
+
+@pytest.mark.parametrize("command", ["status", "evaluate", "export", "report", "resume"])
+def test_command_names_a_damaged_configuration(run: Run, tmp_path: Path, capsys, command: str) -> None:
+    path, name = spoiled(run, tmp_path, "config.json")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, path])
+    output = "".join(capsys.readouterr())
+    if command == "status":  # the last record and the result tell the state
+        assert ended.value.code == 0, output
+    else:
+        assert ended.value.code == 2 and f"{name} is damaged" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", ["cluster.json", "result.json", "members/00000001.json"])
+@pytest.mark.parametrize("command", ["status", "evaluate", "export"])
+def test_command_works_without_a_damaged_file(
+    run: Run, tmp_path: Path, capsys, caplog, command: str, name: str
+) -> None:
+    path, file = spoiled(run, tmp_path, name)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, path])
+    output = "".join(capsys.readouterr())
+    needs_it = (command, name) == ("evaluate", "members/00000001.json")  # it is the only record, and says who trained
+    assert ended.value.code == 2 * needs_it and "Traceback" not in output, output
+    assert file in output + caplog.text or not (needs_it or (command, name) == ("status", "result.json"))
+
+
 def test_with_own_data_finds_the_data_of_a_moved_folder(tmp_path: Path) -> None:
     images = np.zeros((6, 8, 8), np.uint8)
     storage = Storage(str(tmp_path / "a"))

@@ -52,6 +52,20 @@ def test_claim_of_folder_in_use_raises_and_names_the_process(tmp_path: Path) -> 
     assert claim_existing_folder(storage).generation == 4, "a process may resume a run that it started"
 
 
+def test_failed_start_without_its_claim_deletes_nothing(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "run"))
+    later = Claim(generation=2, token="ab")
+    with pytest.raises(ConnectionError), claiming.new_folder(storage) as claim:
+        for name in ("config.json", "cluster.json", "networks/0/model"):
+            storage.write(name, name.encode())
+        storage.write(later.path, b"{}")  # another start, which did not wait
+        withdraw(storage, claim.token)
+        raise ConnectionError
+    files = {path.relative_to(tmp_path / "run"): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    expected = {name: name.encode() for name in ("config.json", "cluster.json", "networks/0/model")}
+    assert files == {Path(name): content for name, content in (expected | {later.path: b"{}"}).items()}
+
+
 def test_claim_of_new_folder_ignores_a_half_written_claim(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(claiming, "WRITE_SECONDS", 0.1)
     storage = Storage(str(tmp_path / "run"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ def test_log_of_a_run_on_a_bucket_is_copied_by_sync(bucket: str) -> None:
     storage = Storage(f"s3://logs/run{bucket}")
     log = LogFile(storage, "network-1")
     log.logger.info("first")
+    (local,) = [handler for handler in log.logger.handlers if isinstance(handler, logging.FileHandler)]
+    assert Path(local.baseFilename).stat().st_mode & 0o777 == 0o600, "only this user may read the copy on the machine"
     log.sync()
     log.logger.info("second")
     assert not storage.read("logs/network-1.log").endswith(b"second\n")

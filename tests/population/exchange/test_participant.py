@@ -24,12 +24,12 @@ def no_channels() -> Channels:
     raise AssertionError("grafting layers needs no channels")
 
 
-def participant(seed: int) -> tuple[nn.Module, Participant]:
+def participant(seed: int, *, num_intervals: int = 0) -> tuple[nn.Module, Participant]:
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
     config = OpenConfig().run_config("run")
     result = Participant(SharedState(module, None, config), config)
-    result.begin(exchange_rule(config, no_channels), network_id=seed, num_intervals=0)
+    result.begin(exchange_rule(config, no_channels), network_id=seed, num_intervals=num_intervals)
     return module, result
 
 
@@ -60,6 +60,43 @@ def test_information_of_another_form_is_refused(information: Any, prepares: bool
         now=0.0,
     )
     assert result.outcome is ExchangeOutcome.STRUCTURE
+
+
+def spoiled(donor: Participant, what: str) -> Snapshot:
+    """A snapshot that no network of a run of 5 intervals can have published."""
+    result = scion(donor, 3)
+    if what == "size":
+        return dataclasses.replace(result, buffer=result.buffer[:-1])
+    if what == "variance":
+        result.state()["1.running_var"][2] = -1.0
+        return result
+    changes = {
+        "training": {"trained_intervals": 1e9},
+        "negative": {"trained_intervals": -1.0},
+        "later": {"interval": 6},
+    }
+    return dataclasses.replace(result, origin=dataclasses.replace(result.origin, **changes[what]))
+
+
+@pytest.mark.parametrize(
+    ("what", "outcome"),
+    [
+        ("size", ExchangeOutcome.STRUCTURE),
+        ("variance", ExchangeOutcome.NOT_FINITE),
+        ("training", ExchangeOutcome.STRUCTURE),
+        ("negative", ExchangeOutcome.STRUCTURE),
+        ("later", ExchangeOutcome.STRUCTURE),
+    ],
+)
+def test_snapshot_of_no_possible_network_is_refused(what: str, outcome: ExchangeOutcome) -> None:
+    (module, own), (_, donor) = participant(0, num_intervals=5), participant(1)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    snapshot = own.snapshot(origin(own, 0, 2))
+    result = own.exchange(
+        (spoiled(donor, what),), snapshot.origin, snapshot.information, epoch=1.0, rate_factor=1.0, now=0.0
+    )
+    assert result.outcome is outcome
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
 @pytest.mark.parametrize("num_donors", [1, 2])
