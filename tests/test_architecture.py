@@ -206,6 +206,23 @@ def test_actors_know_no_task() -> None:
     assert not wrong
 
 
+def test_no_file_of_a_run_is_unpickled() -> None:
+    """A pickle runs code when it is read. Files of runs come from other users, too."""
+    unpickling = re.compile(r"torch\.load|\w*pickle(\(\))?\.(load|loads|Unpickler)")
+    calls = {
+        f"{path.relative_to(ROOT)}: {ast.unparse(node.func)}"
+        for top in ("population", "actors", "experiments")
+        for path in (ROOT / top).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and unpickling.fullmatch(ast.unparse(node.func))
+    }
+    assert calls == {
+        "actors/pickling.py: _cloudpickle().loads",  # registered objects, which a driver sends to its own run
+        "experiments/benchmarks/exchange/peer.py: torch.load",  # what the benchmark itself has just written
+        "experiments/benchmarks/gpu/graft_phases.py: torch.load",
+    }
+
+
 def test_tests_read_no_private_attributes() -> None:
     """Names of other libraries and the private methods of classes that a test itself defines are allowed."""
     allowed = {"_asdict", "_replace", "_forward_pre_hooks", "_forward_hooks", "_private", "_fields"}

@@ -17,6 +17,7 @@ import torch
 
 from inarch.actors import PopulationRun
 from inarch.actors.messages import NAMESPACE, network_name
+from inarch.experiments.cli import main
 from inarch.experiments.export import export_network
 from inarch.experiments.saved_runs import evaluate_again
 from inarch.population import (
@@ -282,3 +283,25 @@ def test_run_starts_in_an_event_loop_with_a_large_closure(begin) -> None:
         return run.wait(seconds=90).is_complete
 
     assert asyncio.run(driver())
+
+
+def test_name_taken_during_a_start_is_refused(begin, tmp_path: Path, monkeypatch) -> None:
+    """The second start looks before the first run is there, and creates its coordinator after it."""
+    run = begin("taken", **paced(4, 0.05))
+    monkeypatch.setattr("inarch.actors.driver.launching.check_not_live", lambda name: None)
+    with pytest.raises(RunExistsError, match="'taken' is live on this cluster"):
+        PopulationRun.start(small_config(name="taken", storage=str(tmp_path / "other")), data=ARRAYS, quiet=True)
+    assert not (tmp_path / "other" / "taken").exists()
+    assert run.wait(seconds=120).is_complete
+
+
+def test_stop_of_a_finished_run_says_that_it_finished(begin, capsys) -> None:
+    runs = {"ended": begin("ended", **paced(1, 0.0)), "live": begin("live", **paced(500, 0.05))}
+    assert runs["ended"].wait(seconds=120).is_complete
+    until(lambda: min(intervals(runs["live"].status()).values()) >= 1)
+    for run in runs.values():
+        with pytest.raises(SystemExit, match="0"):
+            main(["stop", run.path])
+    finished, stopped = capsys.readouterr().out.splitlines()
+    assert "finished; its result is in" in finished and "resume" not in finished
+    assert "stopped; to resume it: inarch resume" in stopped

@@ -17,6 +17,7 @@ PROGRAM = """
 import json, sys
 import numpy as np
 import ray
+from torch import nn
 from inarch import PopulationRun
 from tests.conftest import small_config
 from inarch.population.config import ScheduleConfig, PopulationConfig
@@ -27,7 +28,11 @@ labels = np.arange(images) % 10
 data = (np.zeros((images, 1, 32, 32), dtype=np.uint8) + labels[:, None, None, None].astype(np.uint8), labels)
 schedule = ScheduleConfig(epochs=3, batch_size=8192, lr_decay="cosine")
 config = small_config(name="small", storage=storage, schedule=schedule, population=PopulationConfig(size=3))
-run = PopulationRun.start(config, data=data, quiet=True)
+def linear(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, num_classes))
+
+
+run = PopulationRun.start(config, data=data, model=linear, quiet=True)
 result = run.wait(seconds=300)
 run.close()
 print(json.dumps({"is_complete": result.is_complete, "data_bytes": run.info.data_bytes}))

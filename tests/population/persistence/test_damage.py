@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from inarch.population.config import RunConfig, to_dict
-from inarch.population.errors import DamagedError
+from inarch.population.errors import ConfigError, DamagedError
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import damaged_files, fold_history, read_table, to_parquet
 from inarch.population.persistence.history_reader import DAMAGED_READS, HistoryReader
@@ -171,6 +171,15 @@ def test_value_of_another_type_is_a_named_error(tmp_path: Path, section: dict[st
         recorded_config(storage, recorded)
     with pytest.raises((DamagedError, ValueError), match="info"):
         read_info(storage)
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", ".a", 3])
+def test_recorded_name_cannot_leave_the_folder(tmp_path: Path, name: Any) -> None:
+    storage = Storage(str(tmp_path))
+    config = json.loads(json.dumps(to_dict(RunConfig(name="run")))) | {"name": name}
+    storage.write("config.json", json.dumps({"config": config, "info": {}, "model": "resnet8"}).encode())
+    with pytest.raises((ConfigError, DamagedError), match="name"):
+        recorded_config(storage, read_config(storage))
 
 
 @pytest.mark.parametrize("member", [3, {}, {"id": 0}, {"id": 0, "state": "odd"}, {"id": "0", "state": "done"}])
