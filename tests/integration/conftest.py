@@ -17,6 +17,7 @@ from inarch.population.errors import (
     RunNotFoundError,
 )
 from tests.conftest import small_config
+from tests.integration.commands import Commands
 from tests.integration.runs import (
     ARRAYS,
 )
@@ -52,6 +53,14 @@ def open_run(tmp_path: Path, cluster: str) -> Iterator[Callable[..., PopulationR
 
     yield start
     end_all(runs)
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    """Start `inarch` commands with a Ray of their own. Processes that remain are ended after the test."""
+    started = Commands(tmp_path)
+    yield started
+    started.close()
 
 
 def end_all(runs: Iterable[PopulationRun]) -> None:
