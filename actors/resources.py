@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import logging
 import os
 import socket
@@ -21,6 +22,9 @@ from inarch.actors.messages import NAMESPACE
 from inarch.actors.termination import own_sigterm
 from inarch.population.config import RunConfig
 from inarch.population.errors import ClusterError, ResourceError
+
+ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+"""A call that every cluster answers, if it needs no token."""
 
 REACH_SECONDS = 3.0
 """Seconds in which the port of a cluster must accept a connection."""
@@ -84,7 +88,7 @@ def connect(address: str | None = None) -> Connection:
         check_reachable(target)
     is_own = target in (None, "local")
     if not is_own:
-        _use_token()
+        _use_token(target)
     try:
         with own_sigterm():
             context = ray.init(
@@ -104,21 +108,54 @@ def _address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def _use_token() -> None:
-    """Let Ray send this machine's authentication token to the cluster, if there is a token.
+def _use_token(address: str) -> None:
+    """Let Ray send this machine's authentication token to a cluster, if there is a token and the cluster demands one.
 
     A local Ray requires a token since version 2.60. A second process sends it only if RAY_AUTH_MODE is `token`, and Ray
     read that variable when it was imported. Ray therefore has to read it again, through a private name: the only use of
-    a private name here (docs/development/decisions, 0005). A cluster that requires no token accepts it too.
+    a private name here (docs/development/decisions, 0005). With that mode, this process also demands the token of
+    the cluster's processes that call it. Those of a cluster without a token have none, and could start no actor.
     """
     has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     has_token = has_token or (Path.home() / ".ray" / "auth_token").exists()
-    if "RAY_AUTH_MODE" in os.environ or not has_token:
+    if "RAY_AUTH_MODE" in os.environ or not has_token or not demands_token(address):
         return
     os.environ["RAY_AUTH_MODE"] = "token"
     refresh = getattr(getattr(getattr(ray, "_raylet", None), "Config", None), "initialize", None)
     if refresh is not None:
         refresh("")
+
+
+def demands_token(address: str) -> bool:
+    """Return whether a cluster refuses calls without a token. A cluster of which that is not known counts as such.
+
+    Args:
+        address: HOST:PORT, or `auto`.
+    """
+    if address == "auto":
+        address = _newest_cluster()
+    if "://" in address or ":" not in address:
+        return True
+    try:
+        grpc: Any = importlib.import_module("grpc")  # Ray's dashboard needs it, so it is there in most installations
+    except ImportError:
+        return True
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary(ALIVE)(b"", timeout=REACH_SECONDS)
+        except grpc.RpcError as error:
+            # A call of another version of Ray may be unknown, or have other arguments: the cluster let it in.
+            return error.code() not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
+    return False
+
+
+def _newest_cluster() -> str:
+    """Return the address of the newest cluster on this machine, which Ray writes into a file. Empty: there is none."""
+    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray")
+    try:
+        return (folder / "ray_current_cluster").read_text().strip()
+    except OSError:
+        return ""
 
 
 def check_reachable(address: str) -> None:
