@@ -285,6 +285,7 @@ def test_run_starts_in_an_event_loop_with_a_large_closure(begin) -> None:
     assert asyncio.run(driver())
 
 
+@pytest.mark.slow
 def test_name_taken_during_a_start_is_refused(begin, tmp_path: Path, monkeypatch) -> None:
     """The second start looks before the first run is there, and creates its coordinator after it."""
     run = begin("taken", **paced(4, 0.05))
@@ -295,6 +296,7 @@ def test_name_taken_during_a_start_is_refused(begin, tmp_path: Path, monkeypatch
     assert run.wait(seconds=120).is_complete
 
 
+@pytest.mark.slow
 def test_stop_of_a_finished_run_says_that_it_finished(begin, capsys) -> None:
     runs = {"ended": begin("ended", **paced(1, 0.0)), "live": begin("live", **paced(500, 0.05))}
     assert runs["ended"].wait(seconds=120).is_complete
