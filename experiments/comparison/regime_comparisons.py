@@ -77,7 +77,10 @@ def with_papa(config: RunConfig) -> RunConfig:
     )
 
 
-METHODS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
+Change = Callable[[RunConfig], RunConfig]
+"""Returns a configuration with another method."""
+
+METHODS: dict[str, tuple[str, Change]] = {
     "independent": ("without exchange", lambda config: dataclasses.replace(config, exchange=NONE)),
     "grafting": ("grafting by entropy, without a barrier, with today's defaults", lambda config: config),
     "grafting, lockstep": (
@@ -116,6 +119,58 @@ def horizon(data: DataConfig, epochs: int) -> Comparison:
         question="At which length of the schedule does exchange gain over independent networks?",
         arms=tuple(arms),
         baseline=arms[0].name,
+        seeds=(0, 1, 2, 3, 4),
+        does_equal_work=False,
+    )
+
+
+DEVICES = 4
+
+
+def devices(data: DataConfig, epochs: int) -> Comparison:
+    """Return the comparison of what several devices can do in the time in which one trains one network.
+
+    Data parallelism is one network with a batch and a learning rate that are larger by the number of devices. It takes
+    as many steps as one network on one device, and sees as many images as a population.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs that one device trains in that time.
+    """
+    single = in_regime(data, size=1, epochs=epochs, exchange=NONE)
+    longer = in_regime(data, size=1, epochs=DEVICES * epochs, exchange=NONE)
+    parallel = dataclasses.replace(
+        longer,
+        schedule=dataclasses.replace(longer.schedule, batch_size=DEVICES * BATCH, warmup_epochs=max(1, epochs // 4)),
+        optimizer=dataclasses.replace(longer.optimizer, learning_rate=DEVICES * longer.optimizer.learning_rate),
+    )
+    population = in_regime(data, size=DEVICES, epochs=epochs)
+    methods = {
+        **METHODS,
+        "WASH": (
+            "weights change places between all networks after each interval",
+            lambda config: dataclasses.replace(
+                config, exchange=ExchangeConfig(rule="wash"), topology=TopologyConfig(name="complete"), mode="lockstep"
+            ),
+        ),
+    }
+    return Comparison(
+        name="devices",
+        question=f"What are {DEVICES} devices worth for a given time, compared with one?",
+        arms=(
+            Arm(name="one, time T", description="one network on one device", config=single),
+            Arm(name=f"one, time {DEVICES} T", description="one network, for longer", config=longer),
+            Arm(
+                name=f"one on {DEVICES} devices",
+                description=f"data parallelism: batch and learning rate {DEVICES} times as large, for time T",
+                config=parallel,
+            ),
+            *(
+                Arm(name=f"{DEVICES}, {method}", description=f"{DEVICES} networks {text}", config=change(population))
+                for method, (text, change) in methods.items()
+            ),
+        ),
+        baseline="one, time T",
         seeds=(0, 1, 2, 3, 4),
         does_equal_work=False,
     )
