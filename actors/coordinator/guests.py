@@ -183,7 +183,7 @@ class Guests:
                     await asyncio.to_thread(self._write, table, content)
                     rows[table] = []
         except StorageError as error:
-            self._state.message = str(error)
+            self._state.note_failure(str(error))
             for table, content in rows.items():
                 self._rows[table] = content + self._rows[table]
 
@@ -196,7 +196,7 @@ class Guests:
         try:
             await asyncio.to_thread(run_metadata.write_config, self._context.storage, self._context.spec, info)
         except (RunError, StorageError) as error:
-            self._state.message = str(error)
+            self._state.note_failure(str(error))
 
     def mark_recovered(self) -> None:
         """Begin the leases of all guests anew, for a coordinator that was restarted."""

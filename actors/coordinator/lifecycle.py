@@ -165,7 +165,7 @@ class NetworkLifecycle:
         try:
             await creation
         except (RayError, InarchError, ValueError) as error:
-            if self._members[network_id].state in ACTIVE:
+            if self._members[network_id].state in ACTIVE and not self._state.is_over:  # the end of a run cancels it
                 self.mark_failed(network_id, format_error(error))
             return
         self._context.recorder.save()
@@ -382,7 +382,7 @@ class NetworkLifecycle:
             reason: Why it failed.
         """
         self._members.set_state(network_id, MemberState.FAILED)
-        self._state.message = f"network {network_id}: {reason}"
+        self._state.note_failure(f"network {network_id}: {reason}")
         self._state.reasons[network_id] = reason
         self._monitor.emit("failure", network_id, reason=reason)
         self.terminate(network_id)

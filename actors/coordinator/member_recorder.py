@@ -71,7 +71,7 @@ class MemberRecorder:
             self._monitor.record_storage(None, "")
             await asyncio.to_thread(self._monitor.log.sync)
         except StorageError as error:
-            self._state.message = str(error)
+            self._state.note_failure(str(error))
             self._monitor.record_storage(None, str(error))
         except RunExistsError as error:
             self._state.fail(str(error))

@@ -63,6 +63,15 @@ class RunState:
         """Begin training: the first networks are placed."""
         self.phase, self.has_begun, self.began_seconds = "training", True, time.monotonic()
 
+    def note_failure(self, message: str) -> None:
+        """Record a failure of a network or of storage. The reason why the run itself failed stays.
+
+        Args:
+            message: What failed.
+        """
+        if self.phase != "failed":
+            self.message = message
+
     def fail(self, message: str) -> None:
         """Mark the run failed, unless it is over."""
         if not self.is_over:

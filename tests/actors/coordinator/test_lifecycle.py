@@ -204,6 +204,26 @@ def test_restarts_without_progress_end_in_failure(make) -> None:
     play(scenario)
 
 
+def test_failed_run_keeps_its_reason(make) -> None:
+    """The end of a failed run cancels networks that are being created. They have not failed."""
+
+    async def scenario() -> None:
+        run = make()
+        await run.train(1)
+
+        def cancelled(_: Any) -> ActorDiedError:
+            run.state.fail("the folder vanished")
+            return lost()
+
+        run.group.on_create = cancelled
+        await run.lifecycle.start(run.population.members.add(is_initial=False).id, "joined")
+        assert run.state_of(1) is MemberState.STARTING and "failure" not in run.events()
+        run.state.note_failure("storage fails")
+        assert run.state.message == "the folder vanished"
+
+    play(scenario)
+
+
 def test_diverged_network_fails_without_a_restart(make) -> None:
     async def scenario() -> None:
         run = make()
