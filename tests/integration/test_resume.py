@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from inarch.actors.driver.discovery import check_folder_not_live
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.population import (
     DebugConfig,
+    PopulationConfig,
     StragglerConfig,
 )
 from inarch.population.data import write_arrow
@@ -28,9 +30,11 @@ from inarch.population.errors import (
     StructureError,
 )
 from inarch.population.models import CifarResNet
+from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 from tests.conftest import small_config, tiny_splits
+from tests.fakes.damage import KINDS, damaged
 from tests.integration.runs import (
     assert_same_weights,
     final_weights,
@@ -145,3 +149,38 @@ def test_finished_and_stopped_runs_resume_in_same_process(begin, tmp_path: Path)
     assert rows_of(second_resume) == {0: list(range(1, 10)), 1: list(range(1, 10))}
     first_result = json.loads(Path(run.path, "results", "4-epochs.json").read_text())
     assert first_result["networks"] == first.table["networks"]
+
+
+FLIP, CUT = KINDS.index("flip"), KINDS.index("cut")
+
+
+@pytest.mark.slow
+def test_resume_of_a_damaged_folder_names_every_loss(begin) -> None:
+    run = begin("torn", **paced(24, 0.1, population=PopulationConfig(size=4)))
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 5)
+    run.stop(seconds=60)
+    run.close()
+    folder, store = Path(run.path), CheckpointStore(Storage(run.path))
+    models = {n: [folder / "networks" / str(n) / c.name / "model.safetensors" for c in store.list(n)] for n in range(4)}
+    part = sorted((folder / "metrics").glob("3-*.parquet"))[0]
+    for path in (models[0][-1], *models[2]):
+        path.write_bytes(damaged(path.read_bytes(), FLIP))
+    for path in (part, folder / "cluster.json"):
+        path.write_bytes(damaged(path.read_bytes(), CUT))
+    shutil.rmtree(folder / "networks" / "1")
+    (folder / "result.json").write_text('{"networks": [{"network": 0, "ended"')
+
+    resumed = PopulationRun.resume(run.path)
+    events = list(resumed.events())
+    result = resumed.wait(seconds=60)
+    resumed.close()
+    damages = [(event.network_id, event.detail["reason"]) for event in events if event.kind == "damage"]
+    assert [network_id for network_id, _ in damages] == [0] and models[0][-1].parent.name in damages[0][1]
+    assert "passed over: " in (folder / "logs" / "network-0.log").read_text()
+    assert [network.ended for network in result.networks] == ["done", "failed", "failed", "done"]
+    reasons = [network.reason for network in result.networks]
+    assert "its checkpoints are gone" in reasons[1] and "none that can be read" in reasons[2]
+    written = json.loads((folder / "result.json").read_text())
+    assert str(part.relative_to(folder)) in written["damaged_files"]
+    assert {str(path.parent.relative_to(folder)) for path in models[2]} <= set(written["damaged_files"])
+    assert rows_of(resumed)[0] == list(range(1, 25))
