@@ -36,7 +36,7 @@ class Scenario:
     def __init__(self, config: RunConfig, *, cpus: int) -> None:
         head = {"num_cpus": cpus, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        if config.population.size > cpus and not config.population.time_slicing:
+        if config.population.num_to_begin > cpus:
             self.cluster.add_node(num_cpus=config.population.size - cpus)
         ray.init(address=self.cluster.address, namespace="inarch", log_to_driver=False)
         self.config, self.run = config, PopulationRun.start(config, data=ARRAYS, quiet=True)
@@ -108,6 +108,18 @@ def ask(world: Scenario) -> None:
     world.run.stop(seconds=90)
 
 
+def missing(world: Scenario) -> None:
+    """Two of four networks, for which there is room. Then a node with room for the other two is added."""
+    world.until(lambda: world.num_training() == 2 and min(n.interval for n in world.networks()) >= 2)
+    world.facts["first"] = sorted(n.network_id for n in world.networks())
+    world.cluster.add_node(num_cpus=2)
+    world.until(lambda: world.num_training() == 4)
+    position = {n.network_id: n.interval for n in world.networks()}
+    world.until(lambda: all(n.interval >= position[n.network_id] + 2 for n in world.networks()))
+    world.facts["all"] = [network.network_id for network in world.run.status().networks]
+    world.run.stop(seconds=90)
+
+
 def move(world: Scenario) -> None:
     """Three networks on two full nodes. A node with room for two is added, and then the others' node is drained.
 
@@ -152,7 +164,13 @@ def turns(world: Scenario) -> None:
     world.facts["idle_seconds"] = [join - pause for pause, join in pairs]
 
 
-SCENARIOS: dict[str, Callable[[Scenario], None]] = {"grow": grow, "ask": ask, "move": move, "turns": turns}
+SCENARIOS: dict[str, Callable[[Scenario], None]] = {
+    "grow": grow,
+    "ask": ask,
+    "missing": missing,
+    "move": move,
+    "turns": turns,
+}
 """Scenarios by name. The head node has two CPUs."""
 
 

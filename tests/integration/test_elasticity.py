@@ -66,6 +66,18 @@ def test_waiting_network_is_demand_for_an_autoscaler(tmp_path: Path) -> None:
     assert_each_interval_once(tmp_path / "ask")
 
 
+def test_missing_networks_join_on_a_new_node(tmp_path: Path) -> None:
+    population = PopulationConfig(size=4, min_size=2, cpus=1.0)
+    facts = play("missing", tmp_path, **paced(2000, 0.2, population=population))
+    assert len(facts["first"]) == 2, "min_size networks begin without the others"
+    assert facts["all"] == [0, 1, 2, 3], "the missing networks come, and no others"
+    assert_each_interval_once(tmp_path / "missing")
+    rows = rows_in(tmp_path / "missing")
+    assert rows.keys() == {0, 1, 2, 3}
+    for network_id, intervals in rows.items():
+        assert (intervals[0] == 1) == (network_id in facts["first"]), "newcomers begin where the others are"
+
+
 def test_networks_move_before_their_place_is_taken_back(tmp_path: Path) -> None:
     """A drained node and SIGTERM lose no step: the next process begins where the one before it ended."""
     facts = play("move", tmp_path, **paced(2000, 0.5, population=PopulationConfig(size=3, cpus=1.0)))

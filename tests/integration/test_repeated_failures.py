@@ -1,14 +1,16 @@
-"""Processes of a run that are stopped for good."""
+"""Processes of a run that are stopped for good, or killed again and again."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import psutil
 import pytest
 
 from inarch.actors import PopulationRun
 from inarch.actors.messages import NetworkStatus
-from inarch.experiments.benchmarks.chaos.injectors import freeze
-from inarch.population import TimeoutsConfig
+from inarch.experiments.benchmarks.chaos.injectors import freeze, kill
+from inarch.population import PopulationConfig, TimeoutsConfig
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 from tests.integration.runs import intervals, paced, rows_of, until
@@ -52,3 +54,25 @@ def test_network_stopped_for_good_is_replaced(begin) -> None:
     rows = rows_of(run)
     assert rows == {network_id: list(range(1, len(rows[network_id]) + 1)) for network_id in (0, 1)}
     assert incarnations(run) == {0: 2, 1: 1}
+
+
+def test_coordinator_killed_again_and_again_loses_nothing(begin) -> None:
+    victims = (0, 1, 0)
+    run = begin("again", **paced(90, 0.1, population=PopulationConfig(size=3)))
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 1)
+    coordinators = [run.status().coordinator_process]
+    for victim in victims:
+        before = processes(run)
+        assert kill(coordinators[-1]) == ""
+        assert kill(before[victim]) == ""
+        coordinators.append(until(lambda: (p := run.status().coordinator_process) not in (0, *coordinators) and p))
+        until(lambda: all(n.state == "training" and n.process for n in run.status().networks))
+        advance(run, 2)
+        replaced = {network_id for network_id, process in processes(run).items() if process != before[network_id]}
+        assert replaced == {victim}
+    assert len(set(coordinators)) == 4
+    assert run.wait(seconds=120).is_complete
+    assert rows_of(run) == {network_id: list(range(1, 91)) for network_id in range(3)}
+    assert incarnations(run) == {network_id: 1 + victims.count(network_id) for network_id in range(3)}
+    logs = [path.read_text() for path in Path(run.path, "logs").glob("network-*.log")]
+    assert len(logs) == 3 and not any("orphaned" in log for log in logs)
