@@ -280,3 +280,17 @@ def test_failed_network_is_a_row_of_an_incomplete_run(begin, tmp_path: Path) -> 
     rows = {row["network"]: row for row in result.table["networks"]}
     assert rows[0]["ended"] == "done" and rows[1]["ended"] == "failed"
     assert "diverged" in rows[1]["reason"] and rows[1]["best"] is None
+
+
+@pytest.mark.slow
+def test_diverging_network_does_not_harm_the_others(begin) -> None:
+    """They graft, as by default."""
+    rates = OptimizerConfig(learning_rates=(0.05, 0.05, 500.0))
+    run = begin("harmless", optimizer=rates, **paced(12, 0.05, population=PopulationConfig(size=3)))
+    result = run.wait(seconds=120)
+    assert [network.ended for network in result.networks] == ["done", "done", "failed"]
+    assert "diverged" in result.networks[2].reason
+    for network in result.networks[:2]:
+        assert network.grafts > 0 and network.best is not None and network.best["accuracy"] > 0.9
+    weights = final_weights(run.path)
+    assert all(bool(tensor.isfinite().all()) for network_id in (0, 1) for tensor in weights[network_id].values())

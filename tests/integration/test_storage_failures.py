@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from inarch.experiments.benchmarks.chaos.injectors import FullStorage, small_file_system
 from inarch.experiments.benchmarks.chaos.invariants import stray_files
-from inarch.population import PopulationConfig
+from inarch.population import PopulationConfig, TimeoutsConfig
+from inarch.population.errors import RunError
 from inarch.population.membership.members import MemberState
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_folder import members_of, read_members
@@ -54,6 +56,29 @@ def test_failing_storage_is_reported_and_loses_nothing(begin, tmp_path: Path, fa
         assert rows_of(run) == {network_id: list(range(1, 61)) for network_id in (0, 1)}
         assert list(stray_files(Storage(run.path))) == []
         run.close()
+
+
+def is_quiet(folder: Path) -> bool:
+    """Return whether each network's newest checkpoint was complete a moment ago, so that none is being written."""
+    newest = [max(p.stat().st_mtime for p in network.rglob("manifest.json")) for network in folder.iterdir()]
+    return all(0.2 < time.time() - modified < 1.1 for modified in newest)
+
+
+def test_run_whose_folder_vanished_fails_and_says_so(begin) -> None:
+    timeouts = TimeoutsConfig(lease_seconds=8.0)
+    run = begin("vanished", population=PopulationConfig(size=2, max_size=3), **paced(200, 0.5, timeouts=timeouts))
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 3)
+    until(lambda: is_quiet(Path(run.path, "networks")))
+    shutil.rmtree(run.path)
+    began = time.monotonic()
+    run.scale(3)
+    with pytest.raises(RunError, match=r"not this run's folder any more: .*, or it was deleted"):
+        run.wait(seconds=30)
+    assert time.monotonic() - began < 8.0
+    time.sleep(3.0)  # networks that still trained would have written a checkpoint by now
+    assert [
+        name for name in ("networks", "members", "config.json", "result.json") if Path(run.path, name).exists()
+    ] == []
 
 
 def test_hanging_members_record_holds_nobody_up(begin) -> None:

@@ -26,6 +26,7 @@ from inarch.experiments.benchmarks.chaos.injectors import (
 )
 from inarch.population.errors import StorageError
 from inarch.population.persistence.storage import Storage
+from tests.fakes.storage_faults import HangingFolder, read_only
 
 COUNTER = "import time\nwhile True:\n    print(1, flush=True)\n    time.sleep(0.01)"
 
@@ -89,6 +90,35 @@ def test_full_file_system_refuses_every_write(tmp_path: Path) -> None:
         full.end()
         assert write_error(storage, 100_000) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_read_only_folder_refuses_every_write(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    try:
+        with read_only(tmp_path):
+            assert "Read-only file system" in write_error(storage, 1)
+    except PermissionError as error:
+        pytest.skip(f"this user may not mount: {error}")  # only root may, and only on Linux
+    assert write_error(storage, 1) == "" and storage.read("x") == bytes(1)
+
+
+def test_files_of_a_hanging_folder_open_at_its_end(tmp_path: Path) -> None:
+    folder, storage = HangingFolder(tmp_path), Storage(str(tmp_path))
+    try:
+        folder.begin()
+    except OSError as error:
+        pytest.skip(f"files cannot be made to hang: {error}")  # only root may, and only on Linux
+    writer = threading.Thread(target=storage.write, args=("x", b"late"))
+    try:
+        assert folder.num_hanging() == 0
+        writer.start()
+        writer.join(0.2)
+        assert writer.is_alive() and folder.num_hanging() == 1
+        assert storage.names("") == ["x"], "the folder can be listed meanwhile"
+    finally:
+        folder.end()
+    writer.join(10.0)
+    assert not writer.is_alive() and storage.read("x") == b"late"
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit")
