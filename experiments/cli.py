@@ -233,7 +233,8 @@ def status(
     import json as codec
 
     from inarch.actors import PopulationRun
-    from inarch.experiments.display import result_table, status_table
+    from inarch.experiments.display import status_table
+    from inarch.experiments.result_display import deploy_lines, result_table
     from inarch.population.tasks.run_folder import find_run, read_members, read_result
 
     console = plain_console()
@@ -254,6 +255,8 @@ def status(
             return 0
         if result is not None:
             console.print(result_table(result))
+            for line in deploy_lines(result, folder.uri):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
             return 0
         states = ", ".join(f"network {m['id']} {m['state']}" for m in record.get("members", []))
         console.print(
@@ -389,7 +392,8 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool, is_trac
     After Ctrl-C or SIGTERM every network commits a checkpoint, and the run can be resumed. The status is 130 or 143.
     """
     from inarch.actors.termination import Interruptions, Terminated, exit_status, forget
-    from inarch.experiments.display import failure_lines, follow, info_lines, result_table
+    from inarch.experiments.display import follow, info_lines
+    from inarch.experiments.result_display import deploy_lines, failure_lines, result_table
 
     run = None
     with Interruptions() as interruptions:
@@ -426,6 +430,8 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool, is_trac
         seconds = result.table["seconds"]
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
         console.print("report.html there shows curves, exchanges and faults", highlight=False)
+        for line in deploy_lines(result.table, result.path):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     else:
         console.print(_ended_line(run, result), highlight=False, soft_wrap=True)
     return 0

@@ -1,4 +1,4 @@
-"""How a run is shown: a live table in a terminal, plain lines otherwise, and a result table at the end."""
+"""How a run is shown while it trains: a live table in a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import collections
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -214,103 +213,6 @@ def _cells(network: NetworkStatus, epochs: int, primary: Metric | None) -> tuple
         staleness,
         state,
     )
-
-
-def result_table(table: Mapping[str, Any]) -> Table:
-    """Return the result table of a run: each network, their mean, the best network, the ensemble and the soups.
-
-    Scores are those of each network's best weights by validation. The column `last` has those of the last weights.
-
-    Args:
-        table: Contents of result.json.
-    """
-    evaluation_set = table.get("evaluated_on")
-    title = (
-        f"evaluated on the {evaluation_set} data"
-        if evaluation_set
-        else "not evaluated: there are no test or validation data"
-    )
-    result = Table(title=f"{table['run']}: {title}", title_justify="left")
-    metrics = [Metric(**values) for values in table["metrics"]]
-    headings = [metric.title for metric in metrics]
-    for name in ("", *headings, f"last {headings[0]}", "validation", "best at", "grafts", "ended"):
-        result.add_column(name, justify="left" if name in ("", "ended") else "right")
-    for row in table["networks"]:
-        result.add_row(
-            f"network {row['network']}",
-            *_scores(metrics, row.get("best"), row.get("last")),
-            metrics[0].text(row["validation_score"]),
-            "" if row["best_interval"] is None else f"{row['best_interval']}/{row['interval']}",
-            str(row["grafts"]),
-            row["ended"],
-        )
-    if "mean" in table:
-        result.add_section()
-        last = table["last"]
-        result.add_row("mean", *_scores(metrics, table["mean"], last["mean"]))
-        best = next(row for row in table["networks"] if row["network"] == table["best"])
-        result.add_row(f"best by validation ({table['best']})", *_scores(metrics, best["best"], best["last"]))
-        for name in ("ensemble", "soup", "greedy_soup"):
-            if table[name] is not None:
-                members = table[name].get("members")
-                networks = f" of {', '.join(map(str, members))}" if members else ""
-                result.add_row(f"{name.replace('_', ' ')}{networks}", *_scores(metrics, table[name], last.get(name)))
-        if table["agreement"] is not None:
-            result.caption = (
-                f"mean similarity of two networks at the end: {last['agreement']:.1%} of the predictions agree, "
-                f"cosine of the weights {last['cosine']:.3f}"
-            )
-    return result
-
-
-def failure_lines(table: Mapping[str, Any]) -> list[str]:
-    """Return one line for each network that failed or was lost, with the reason, and for each trouble with storage.
-
-    Another line names the networks that left no checkpoint and therefore have no part in the mean.
-
-    Args:
-        table: Contents of result.json.
-    """
-    rows = [row for row in table["networks"] if row["ended"] in ("failed", "lost")]
-    consequence = "is not in the mean" if len(rows) == 1 else "are not in the mean"
-    lines = [
-        f"network {row['network']} {row['ended']}: {row.get('reason') or 'its log has the reason'}" for row in rows
-    ]
-    lines += [
-        f"network {row['network']}: storage failed {row['storage_failures']} times while it trained"
-        for row in table["networks"]
-        if row.get("storage_failures")
-    ]
-    lines += [f"damaged, and left out: {name}" for name in table.get("damaged_files", ())]
-    absent = [str(row["network"]) for row in rows if row["validation_score"] is None and row["best_interval"] is None]
-    if absent:
-        names = f"network{'s' if len(absent) > 1 else ''} {', '.join(absent)}"
-        lines.append(f"{names} left no checkpoint and {consequence}")
-    return lines
-
-
-def similarity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table of how similar the networks were after each interval.
-
-    Args:
-        rows: Rows of `similarity_over_time`.
-    """
-    result = Table(title="mean similarity of two networks after the exchange", title_justify="left")
-    for name in ("interval", "same predictions on validation data", "cosine of weights"):
-        result.add_column(name, justify="right")
-    for row in rows:
-        agreement, cosine = _number(row["agreement"], "{:.2%}"), _number(row["cosine"], "{:.3f}")
-        result.add_row(str(row["interval"]), agreement, cosine)
-    return result
-
-
-def _scores(
-    metrics: Sequence[Metric], best: Mapping[str, Any] | None, last: Mapping[str, Any] | None
-) -> tuple[str, ...]:
-    """Return the cells of the best weights' metrics, and the primary metric of the last weights."""
-    best, last = best or {}, last or {}
-    cells = [metric.text(best.get(metric.name)) for metric in metrics]
-    return (*cells, metrics[0].text(last.get(metrics[0].name)))
 
 
 def _number(value: float | None, form: str) -> str:

@@ -19,6 +19,7 @@ from inarch.population.config import FusionConfig, ModelConfig, from_dict
 from inarch.population.data import DataReport, preprocess, report_from
 from inarch.population.data.reading.folders import is_hidden, is_image
 from inarch.population.errors import CheckpointError, ConfigError, DataError
+from inarch.population.evaluation.deployment import DeployOption, deployment_of
 from inarch.population.evaluation.metrics import Metric, rank
 from inarch.population.evaluation.soups import soup, with_statistics
 from inarch.population.extension.trusted_code import remember_code
@@ -29,9 +30,9 @@ from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.named_code import check_config_trusted
-from inarch.population.tasks.run_folder import find_run, read_config
+from inarch.population.tasks.run_folder import find_run, read_config, read_result
 
-What = Literal["best", "soup"]
+What = Literal["best", "soup", "recommended"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ def export_network(path: str, *, what: What, out: str | None = None, trust: bool
 
     Args:
         path: Folder of the run.
-        what: best: the network with the best validation score. soup: the mean of all networks' weights.
+        what: best: the network with the best validation score. soup: the mean of all networks' weights. recommended:
+            what result.json recommends to deploy.
         out: File to write. None: export/WHAT.safetensors in the run's folder.
         trust: Whether code that the folder names may be imported from the working directory.
 
@@ -62,9 +64,9 @@ def export_network(path: str, *, what: What, out: str | None = None, trust: bool
         The path of the file, and Python code that loads and applies it with PyTorch, torchvision and safetensors.
 
     Raises:
-        CheckpointError: No network left a checkpoint.
+        CheckpointError: No network left a checkpoint, or one of the recommended soup's networks has none any more.
         ConfigError: The run was started with a callable, and either its networks are compact or the soup needs their
-            channels matched.
+            channels matched. Or `what` is recommended, and nothing is recommended, or the ensemble.
         UntrustedError: The soup or the compact form needs code of the working directory that the folder names and the
             user has never named, and `trust` is false.
     """
@@ -111,7 +113,8 @@ def predict_images(
     Args:
         path: Folder of the run.
         images: Image files, and folders of which every image is classified.
-        what: best: the network with the best validation score. soup: the mean of all networks' weights.
+        what: best: the network with the best validation score. soup: the mean of all networks' weights. recommended:
+            what result.json recommends to deploy.
         top: Number of classes in each prediction.
         model: The model factory that the run was started with, or its module:function, if it was a callable.
         trust: Whether code that the folder names may be imported from the working directory.
@@ -169,14 +172,48 @@ def _weights(
     networks = {network_id: best for network_id in store.networks() if (best := store.best(network_id)) is not None}
     if not networks:
         raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
-    if what == "soup":
-        states = [best[0] for best in networks.values()]
-        return _soup(states, path, recorded, factory, trust=trust), {"what": "soup"}
-    best_id = max(networks, key=lambda network_id: rank(networks[network_id][1], network_id))
+    ids, title = list(networks), what
+    if what == "recommended":
+        option = recommended_option(storage)
+        ids, title = list(option.networks), option.title
+    elif what == "best":
+        ids = [max(networks, key=lambda network_id: rank(networks[network_id][1], network_id))]
+    missing = [network_id for network_id in ids if network_id not in networks]
+    if missing:
+        raise CheckpointError(f"the {title} has no checkpoint of network {missing[0]} any more")
+    if len(ids) > 1 or what == "soup":
+        return _soup([networks[key][0] for key in ids], path, recorded, factory, trust=trust), {"what": title}
+    best_id = ids[0]
     state, score, _ = networks[best_id]
     primary = Metric(**recorded["info"]["metrics"][0])
     measured = {} if score is None else {f"validation_{primary.name}": str(primary.score(score))}
     return state, {"what": f"network {best_id}", **measured}
+
+
+def recommended_option(storage: Storage) -> DeployOption:
+    """Return the network or soup that the result of a run recommends to deploy.
+
+    Args:
+        storage: The run's folder.
+
+    Raises:
+        ConfigError: The run has no result, it recommends nothing, or it recommends the ensemble.
+    """
+    result = read_result(storage)
+    deployment = None if result is None else deployment_of(result)
+    if deployment is None:
+        raise ConfigError(
+            f"what=recommended: the run at {storage.uri} has no result that recommends anything; finish the run, or "
+            "give best or soup"
+        )
+    if deployment.choice is None:
+        raise ConfigError(f"what=recommended: {deployment.reason}; give best or soup")
+    if deployment.choice.forward_passes > 1:
+        raise ConfigError(
+            f"what=recommended: the {deployment.choice.title} is recommended, which is no single network; give best "
+            "or soup for one network"
+        )
+    return deployment.choice
 
 
 def _soup(

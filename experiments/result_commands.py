@@ -33,8 +33,9 @@ def evaluate(
 ) -> int:
     """Evaluate a run's networks again, from their checkpoints.
 
-    Prints the scores of each network, their mean, the best network, the ensemble and the soups. Prints also how
-    similar the networks were after each interval whose checkpoints were kept (--checkpoint.keep of `inarch train`).
+    Prints the scores of each network, their mean, the best network, the ensemble and the soups, and what to deploy.
+    Prints also how similar the networks were after each interval whose checkpoints were kept (--checkpoint.keep of
+    `inarch train`).
 
     Args:
         path: Folder of the run.
@@ -45,7 +46,7 @@ def evaluate(
     """
     import json as codec
 
-    from inarch.experiments.display import result_table, similarity_table
+    from inarch.experiments.result_display import deploy_lines, result_table, similarity_table
     from inarch.experiments.saved_runs import evaluate_again
     from inarch.population.extension.trusted_code import remember_code
     from inarch.population.models import import_factory
@@ -61,13 +62,15 @@ def evaluate(
     console.print(result_table(result))
     if result["similarity"]:
         console.print(similarity_table(result["similarity"]))
+    for line in deploy_lines(result, path):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def export(
     path: tyro.conf.Positional[str],
     /,
-    what: Literal["best", "soup"] = "best",
+    what: Literal["best", "soup", "recommended"] = "best",
     out: str | None = None,
     trust: bool = False,
 ) -> int:
@@ -75,7 +78,8 @@ def export(
 
     Args:
         path: Folder of the run.
-        what: best: the network with the best validation score. soup: the mean of all networks' weights.
+        what: best: the network with the best validation score. soup: the mean of all networks' weights. recommended:
+            what the end of the run recommends to deploy, unless that is the ensemble.
         out: File to write. None: export/WHAT.safetensors in the run's folder.
         trust: Import code that the folder names from the working directory, also if you have never named it yourself.
     """
@@ -92,7 +96,7 @@ def predict(
     path: tyro.conf.Positional[str],
     images: tyro.conf.Positional[tuple[str, ...]],
     /,
-    what: Literal["best", "soup"] = "best",
+    what: Literal["best", "soup", "recommended"] = "best",
     top: int = 3,
     model: str | None = None,
     trust: bool = False,
@@ -103,7 +107,8 @@ def predict(
     Args:
         path: Folder of the run.
         images: Image files, or folders of images.
-        what: best: the network with the best validation score. soup: the mean of all networks' weights.
+        what: best: the network with the best validation score. soup: the mean of all networks' weights. recommended:
+            what the end of the run recommends to deploy, unless that is the ensemble.
         top: Number of classes to print for each image.
         model: module:function that builds the model. Required if the run was started from Python with a callable.
         trust: Import code that the folder names from the working directory, also if you have never named it yourself.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inarch.population.evaluation.deployment import Deployment, deployment_of
 from inarch.population.evaluation.metrics import Metrics
 
 
@@ -22,6 +23,10 @@ class NetworkResult:
     """Interval with the best validation score. None without a checkpoint."""
     validation_score: float | None
     """Best validation score. None without validation data."""
+    last_validation_score: float | None
+    """Validation score of the last weights. None without validation data."""
+    train: Metrics | None
+    """Loss and metrics of the last interval's training examples. None if they were not recorded."""
     grafts: int
     """Number of grafts."""
     reason: str
@@ -79,6 +84,16 @@ class RunResult:
         return next((network for network in self.networks if network.network_id == best), None)
 
     @property
+    def deploy(self) -> Deployment | None:
+        """What to deploy, and what the alternatives would give and cost. None if the run was stopped."""
+        return deployment_of(self.table) if self.table is not None else None
+
+    @property
+    def train(self) -> Metrics | None:
+        """Mean over networks of the loss and the metrics of the last interval's training examples."""
+        return self._metrics("train")
+
+    @property
     def seconds(self) -> float | None:
         """Seconds of training."""
         return self.table["seconds"] if self.table is not None else None
@@ -95,6 +110,8 @@ def _network_result(row: Mapping[str, Any]) -> NetworkResult:
         interval=row["interval"],
         best_interval=row["best_interval"],
         validation_score=row["validation_score"],
+        last_validation_score=row.get("last_validation_score"),
+        train=Metrics(row["train"]) if row.get("train") else None,
         grafts=row["grafts"],
         reason=row.get("reason", ""),
         best=Metrics(row["best"]) if row.get("best") else None,

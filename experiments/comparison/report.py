@@ -26,8 +26,10 @@ SHOWN = {
     "greedy_soup": "greedy soup",
     "last_mean": "mean at the end",
     "validation": "mean on validation images",
+    "last_validation": "mean at the end on validation images",
+    "train": "mean in the last interval on training images",
 }
-"""Columns of the score tables: the kind of result and the heading."""
+"""Columns of the score tables: the kind of result and the heading. Records of earlier versions lack the last two."""
 
 PICTURES = ("accuracy", "time", "filters", "layers", "alpha", "similarity", "fusion")
 
@@ -67,6 +69,9 @@ def write_report(comparison: Comparison, record: ResultsStore, *, command: str) 
             for part in (_means(names, rows, score), _differences(comparison, names, rows, score))
         ),
         "## Other measures",
+        "D is the sum over steps of learning rate * weight decay / (1 - momentum): the norm of a weight without "
+        "gradient falls as exp(-D). Training losses and scores are means over the last interval, with augmentation. "
+        "Cells are empty where an earlier version did not record a number.",
         _others(comparison, names, rows),
         _invalid(names, record.rows("filters"), rows),
         _fused(names, record.rows("fusion")),
@@ -168,6 +173,9 @@ def _difference(mine: dict[int, float], theirs: dict[int, float], *, num_compari
 def _others(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -> str:
     seconds = "seconds of training" if comparison.is_timed else "seconds of training (shared machine)"
     columns = {
+        "steps": ("steps of a network", 1.0),
+        "decay_time": ("D", 1.0),
+        "train_loss": ("training loss in the last interval, nats", 1.0),
         "mean_loss": ("mean loss, nats", 1.0),
         "mean_calibration_error": ("mean calibration error, %", 100.0),
         "ensemble_calibration_error": ("ensemble calibration error, %", 100.0),

@@ -54,15 +54,24 @@ def summarize(arm: Arm, result: dict[str, Any], folder: str, *, baseline: Storag
 def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any]:
     metrics = read_table(storage, "metrics")
     outcomes = metrics["outcome"].to_pylist()
+    regime, fit, judged = (result.get(name) or {} for name in ("regime", "train", "validation"))
     row: dict[str, Any] = {
         "config": comparable_config(arm.config),
         "code": code_version(),
         "taken_from": "",
         "networks": len(result["networks"]),
         "evaluated_on": result["evaluated_on"],
+        "steps": regime.get("steps"),
+        "decay_time": statistics.fmean(regime["decay_times"]) if regime else None,
+        "planned_exchanges": regime.get("num_exchanges"),
+        "total_pull": regime.get("total_pull"),
+        "train_loss": fit.get("loss"),
+        "train_accuracy": fit.get("accuracy"),
         "validation_accuracy": _validation(metrics, "validation_accuracy"),
         "validation_mean_average_precision": _validation(metrics, "validation_mean_average_precision"),
     }
+    primary = result["metrics"][0]["name"]
+    row[f"last_validation_{primary}"] = result["last"].get("validation_score")
     best = next(network for network in result["networks"] if network["network"] == result["best"])
     kinds = {
         "mean": result["mean"],
@@ -72,6 +81,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "greedy_soup": result["greedy_soup"] or {},
         "last_mean": result["last"]["mean"],
         "last_ensemble": result["last"]["ensemble"],
+        **{f"validation_{name}": judged.get(name) or {} for name in ("ensemble", "soup")},
     }
     for kind, scores in kinds.items():
         for name in ("accuracy", "mean_average_precision", "loss", "top5", "calibration_error"):

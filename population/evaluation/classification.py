@@ -57,6 +57,10 @@ class ClassificationEvaluator:
         """Return all scores of outputs."""
         return score_probabilities(outputs.double().exp(), targets)
 
+    def example_scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return 1 for each image whose class is predicted correctly, and 0 for the others."""
+        return (outputs.argmax(1) == targets).double()
+
     def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return one integer per image."""
         return outputs.argmax(1)

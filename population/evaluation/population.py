@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inarch.population.evaluation.metrics import Scores
+from inarch.population.evaluation.deployment import Deployment, InferenceCost
+from inarch.population.evaluation.metrics import Metric, Scores
 from inarch.population.evaluation.protocol import EvaluationSet
+from inarch.population.evaluation.recommendation import JudgedOutput, recommend
 from inarch.population.evaluation.similarity import agreement, mean_cosine
 from inarch.population.evaluation.soups import Candidate, by_score, copy_of, greedy_soup, soup, with_statistics
 from inarch.population.state.state_dict import State, load_tensors, named_tensors
@@ -27,6 +29,10 @@ class EvaluationData:
     statistics: Callable[[], Iterable[Tensor]]
     """Returns batches of training inputs, augmented as in training, to measure the batch norm statistics of averaged
     weights. Each call starts from the first batch."""
+    metric: Metric
+    """Primary metric of the task."""
+    cost: InferenceCost
+    """What one network costs."""
 
 
 TOGETHER_BYTES = 4 * 2**30
@@ -37,9 +43,10 @@ TOGETHER_BYTES = 4 * 2**30
 def evaluate_population(
     module: nn.Module, candidates: Sequence[Candidate], data: EvaluationData, *, last: Sequence[Candidate] = ()
 ) -> dict[str, Any]:
-    """Return the scores of several networks, each alone and combined, as JSON types.
+    """Return the scores of several networks, each alone and combined, and what to deploy, as JSON types.
 
-    The networks are evaluated together, in one pass over the data, or in several if they do not fit in memory.
+    The networks are evaluated together, in one pass over each part of the data, or in several if they do not fit in
+    memory.
 
     Args:
         module: Model with the networks' structure. Its weights are overwritten.
@@ -60,27 +67,90 @@ def evaluate_population(
         - soup: Scores of the uniform soup.
         - greedy_soup: Scores of the greedy soup, and its members. None without validation data.
         - last: The keys above, but the soups, for the weights in `last`. Only if there are such weights.
+        - validation: mean, ensemble, soup and greedy_soup on the validation data. None without such data.
+        - deploy: What to deploy, as `Deployment.to_dict`. Only the validation data decide.
     """
     greedy, members = _greedy(module, candidates, data)
-    soups = [soup([candidate.state for candidate in candidates]), *([greedy] if greedy is not None else [])]
-    states = [candidate.state for candidate in (*candidates, *last)]
-    states += [_measured(module, state, data) for state in soups]
-    pairs = outputs_of(module, states, data.evaluated)
+    averages = [soup([candidate.state for candidate in candidates]), *([greedy] if greedy is not None else [])]
+    soups = [_measured(module, state, data) for state in averages]
+    results, outputs, targets = _evaluated(module, candidates, soups, members, data.evaluated, last=last)
+    validation, judged_on = results, data.validation
+    if judged_on is not None and judged_on is not data.evaluated:
+        del outputs, targets  # of many classes they are large
+        validation, outputs, targets = _evaluated(module, candidates, soups, members, judged_on)
+    if judged_on is None:
+        return results | {"validation": None, "deploy": Deployment(metric=data.metric).to_dict()}
+    shown = ("mean", "ensemble", "soup", "greedy_soup")
+    results["validation"] = {name: validation[name] for name in shown}
+    tested = results if validation is not results else None
+    options = _options(candidates, members, outputs, judged_on, tested)
+    deployment = recommend(data.metric, judged_on.evaluator, options, targets, cost=data.cost)
+    return results | {"deploy": deployment.to_dict()}
+
+
+def _evaluated(
+    module: nn.Module,
+    candidates: Sequence[Candidate],
+    soups: Sequence[State],
+    members: Sequence[int],
+    evaluated: EvaluationSet,
+    *,
+    last: Sequence[Candidate] = (),
+) -> tuple[dict[str, Any], list[Tensor], Tensor]:
+    """Return the scores on one part of the data, the outputs of candidates and soups, and the targets."""
+    states = [*(candidate.state for candidate in candidates), *soups, *(candidate.state for candidate in last)]
+    pairs = outputs_of(module, states, evaluated)
     targets, outputs = pairs[0][1], [output for output, _ in pairs]
-    soup_rows = [data.evaluated.evaluator.scores(output, targets).row() for output in outputs[-len(soups) :]]
-    results = _combined(candidates, outputs[: len(candidates)], targets, data)
+    num_own = len(candidates) + len(soups)
+    soup_rows = [evaluated.evaluator.scores(output, targets).row() for output in outputs[len(candidates) : num_own]]
+    results = _combined(candidates, outputs[: len(candidates)], targets, evaluated)
     results["soup"] = soup_rows[0]
-    results["greedy_soup"] = soup_rows[1] | {"members": list(members)} if greedy is not None else None
+    results["greedy_soup"] = soup_rows[1] | {"members": list(members)} if len(soup_rows) > 1 else None
     if last:
-        results["last"] = _combined(last, outputs[len(candidates) : -len(soups)], targets, data)
-    return results
+        results["last"] = _combined(last, outputs[num_own:], targets, evaluated)
+    return results, outputs[:num_own], targets
+
+
+def _options(
+    candidates: Sequence[Candidate],
+    members: Sequence[int],
+    outputs: Sequence[Tensor],
+    judged_on: EvaluationSet,
+    tested: Mapping[str, Any] | None,
+) -> list[JudgedOutput]:
+    """Return what could be deployed: the best network, and what several networks make together.
+
+    Args:
+        candidates: Weights of the networks.
+        members: Ids of the greedy soup's networks.
+        outputs: Outputs of the networks and the soups on the validation data.
+        judged_on: The validation data.
+        tested: Scores on the test data. None if there are none.
+    """
+    ids = tuple(candidate.network_id for candidate in candidates)
+    best = max(range(len(ids)), key=lambda place: by_score(candidates[place]))
+    scores = tested or {}
+    of_best = None if tested is None else tested["each"][best]
+    options = [JudgedOutput(name="network", networks=(ids[best],), output=outputs[best], test=of_best)]
+    if len(ids) == 1:
+        return options
+    options.append(JudgedOutput(name="soup", networks=ids, output=outputs[len(ids)], test=scores.get("soup")))
+    if 1 < len(members) < len(ids):
+        greedy = scores.get("greedy_soup")
+        options.append(
+            JudgedOutput(name="greedy_soup", networks=tuple(members), output=outputs[len(ids) + 1], test=greedy)
+        )
+    combined = judged_on.evaluator.ensemble(outputs[: len(ids)])
+    if combined is not None:
+        options.append(JudgedOutput(name="ensemble", networks=ids, output=combined, test=scores.get("ensemble")))
+    return options
 
 
 def _combined(
-    candidates: Sequence[Candidate], outputs: Sequence[Tensor], targets: Tensor, data: EvaluationData
+    candidates: Sequence[Candidate], outputs: Sequence[Tensor], targets: Tensor, evaluated: EvaluationSet
 ) -> dict[str, Any]:
     """Return the scores of networks, their ensemble's, and their similarity."""
-    evaluator = data.evaluated.evaluator
+    evaluator = evaluated.evaluator
     each = [evaluator.scores(output, targets) for output in outputs]
     combined = evaluator.ensemble(outputs)
     predictions = [evaluator.predictions(output, targets) for output in outputs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -61,6 +61,23 @@ class Evaluator(Protocol):
 
         Returns:
             The predictions, or None if the outputs are not discrete.
+        """
+        ...
+
+
+@runtime_checkable
+class ScoresExamples(Protocol):
+    """An evaluator whose primary metric is a mean over examples. Its noise is then known."""
+
+    def example_scores(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the score of each example. Their mean is the score of the outputs.
+
+        Args:
+            outputs: Output of a network or an ensemble.
+            targets: Targets, as from `Evaluator.outputs`.
+
+        Returns:
+            Scores, of which greater ones are better, shape (examples,). None if they are not known.
         """
         ...
 

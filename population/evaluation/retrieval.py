@@ -113,6 +113,10 @@ class RetrievalEvaluator:
         """Return all metrics of outputs."""
         return retrieval_scores(outputs, targets, self.roles)
 
+    def example_scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the average precision of each query that has a matching gallery image."""
+        return torch.cat([_average_precision(hits[hits.any(1)]) for _, hits in _rankings(outputs, targets, self.roles)])
+
     def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the index of the nearest gallery image of each query."""
         return torch.cat([order[:, 0] for order, _ in _rankings(outputs, targets, self.roles)])
@@ -188,8 +192,7 @@ def retrieval_scores(vectors: Tensor, labels: Tensor, roles: QueryGallery) -> Sc
     precisions, rank1_hits, rank5_hits = [], [], []
     for _, hits in _rankings(vectors, labels, roles):
         hits = hits[hits.any(1)]
-        precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1)
-        precisions.append((precision * hits).sum(1) / hits.sum(1))
+        precisions.append(_average_precision(hits))
         rank1_hits.append(hits[:, 0])
         rank5_hits.append(hits[:, :5].any(1))
     precision = torch.cat(precisions).double()
@@ -201,6 +204,12 @@ def retrieval_scores(vectors: Tensor, labels: Tensor, roles: QueryGallery) -> Sc
         "top5": float(torch.cat(rank5_hits).double().mean()),
     }
     return Scores.of(METRICS, values, examples=len(precision))
+
+
+def _average_precision(hits: Tensor) -> Tensor:
+    """Return the average precision of queries. The marks of their rankings have shape (queries, gallery)."""
+    precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1)
+    return (precision * hits).sum(1) / hits.sum(1)
 
 
 def _rankings(vectors: Tensor, labels: Tensor, roles: QueryGallery) -> Iterable[tuple[Tensor, Tensor]]:

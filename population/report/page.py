@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from inarch.population.config import RunConfig, to_dict
+from inarch.population.config import RunConfig, from_dict, to_dict
 from inarch.population.persistence.storage import Storage
 from inarch.population.report.content import Row, RunContent, read_content
 from inarch.population.report.parts import card, names_of, rows_by_network, table_row, text
 from inarch.population.report.pictures import Points, color, heat_map, line_chart, matrix, time_line
 from inarch.population.report.result_section import result_section
+from inarch.population.tasks.regime import Regime
 
 MAX_POINTS = 400
 """Most points of a line. Of more, every n-th is drawn, and the last."""
@@ -105,6 +106,9 @@ def _header(content: RunContent) -> str:
         f'<p class="soft">{text(content.state)}; networks: {text(counts) or "none"}; '
         f"{content.info['parameters']:,} parameters each; rule {text(rule)}, topology {text(topology)}, {mode}</p>",
     ]
+    if content.info.get("regime"):
+        planned: Regime = from_dict(Regime, content.info["regime"])
+        lines += [f'<p class="soft">{text(line)}</p>' for line in planned.lines()]
     if content.message:
         lines.append(f'<p class="fault">{text(content.message)}</p>')
     names = names_of(content)

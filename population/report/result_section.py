@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from inarch.population.evaluation.deployment import deployment_of
 from inarch.population.report.content import Row, RunContent
 from inarch.population.report.parts import names_of, table_row, text
 
@@ -19,26 +20,40 @@ def result_section(content: RunContent) -> str:
         return "<h2>Result</h2>" + _newest(content)
     result, metrics = content.result, content.metrics
     head = "".join(f"<th>{text(metric.title)}</th>" for metric in metrics)
-    head += f"<th>last {text(metrics[0].title)}</th><th>validation</th><th>best at</th><th>grafts</th><th>ended</th>"
+    head += f"<th>last {text(metrics[0].title)}</th><th>validation</th><th>last validation</th><th>train loss</th>"
+    head += "<th>best at</th><th>grafts</th><th>ended</th>"
     rows: list[str] = []
     for row in result["networks"]:
         best, last = row.get("best") or {}, row.get("last") or {}
         cells = [metric.text(best.get(metric.name)) for metric in metrics]
         cells += [metrics[0].text(last.get(metrics[0].name)), metrics[0].text(row["validation_score"])]
+        cells += [metrics[0].text(row.get("last_validation_score")), _loss(row.get("train"))]
         cells += ["" if row["best_interval"] is None else f"{row['best_interval']}/{row['interval']}"]
         cells += [str(row["grafts"]), row["ended"]]
         is_best = row["network"] == result.get("best")
         rows.append(table_row(f"network {row['network']}", cells, is_best=is_best))
+    validation = result.get("validation") or {}
     for name in ("mean", "ensemble", "soup", "greedy_soup"):
         values = result.get(name)
         if values:
             cells = [metric.text(values.get(metric.name)) for metric in metrics]
-            rows.append(table_row(name.replace("_", " "), [*cells, "", "", "", "", ""]))
+            ends = result.get("last") or {}
+            last = (ends.get(name) or {}).get(metrics[0].name)
+            judged = (validation.get(name) or {}).get(metrics[0].name)
+            at_end = metrics[0].text(ends.get("validation_score")) if name == "mean" else ""
+            fit = _loss(result.get("train")) if name == "mean" else ""
+            cells += [metrics[0].text(last), metrics[0].text(judged), at_end, fit, "", "", ""]
+            rows.append(table_row(name.replace("_", " "), cells))
     table = f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
     where = result.get("evaluated_on")
     note = f"Best weights by validation, evaluated on the {where} data." if where else "There were no data to evaluate."
     body = f'{table}<p class="soft">{note}</p>{_similarity(result)}{_advice(content)}'
     return f'<h2>Result</h2><div class="card">{body}</div>'
+
+
+def _loss(train: Mapping[str, float] | None) -> str:
+    """The training loss of the last interval. Empty if it was not recorded."""
+    return f"{train['loss']:.4f}" if train and "loss" in train else ""
 
 
 def _newest(content: RunContent) -> str:
@@ -77,18 +92,11 @@ def _similarity(result: Mapping[str, Any]) -> str:
 
 
 def _advice(content: RunContent) -> str:
-    """What to deploy: the best single network, unless the soup, which costs the same, or the ensemble is better."""
-    result, primary = content.result or {}, content.metrics[0]
-    best = next((row for row in result.get("networks", ()) if row["network"] == result.get("best")), None)
-    if best is None or not best.get("best"):
+    """What to deploy, and what the alternatives would give and cost. Empty for results of earlier versions."""
+    deployment = deployment_of(content.result or {})
+    if deployment is None:
         return ""
-    scores = {f"network {best['network']}, the best by validation": best["best"][primary.name]}
-    for name in ("soup", "greedy_soup", "ensemble"):
-        if result.get(name):
-            scores[name.replace("_", " ")] = result[name][primary.name]
-    listed = ", ".join(f"{text(name)} {primary.text(value)}" for name, value in scores.items())
-    return (
-        f"<p><b>To deploy:</b> {listed}. A soup is one network and costs as much as one. The ensemble costs "
-        f"{len(result['networks'])} times as much. The test data have chosen nothing here. Do not choose by them among "
-        "these if they are close.</p>"
-    )
+    first, *others = deployment.lines()
+    head = f"<p><b>{text(first[0].upper() + first[1:])}</b></p>"
+    rest = "".join(f"<li>{text(line.strip())}</li>" for line in others)
+    return f"{head}<ul>{rest}</ul>" if rest else head

@@ -91,6 +91,10 @@ class LanguageModeling(TensorTask):
             "accuracy": float((outputs.argmax(2) == targets).double().mean()),
         }
 
+    def example_scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the negative bits per character of each window."""
+        return outputs.gather(2, targets[:, :, None]).double().mean((1, 2)) / math.log(2)
+
     def combine(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the logarithm of the networks' mean probabilities."""
         return torch.stack(list(outputs)).logsumexp(0) - math.log(len(outputs))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from inarch.population.errors import RunError
+from inarch.population.evaluation.deployment import Deployment, InferenceCost
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.soups import Candidate
 from inarch.population.persistence.checkpoint import CheckpointStore
@@ -48,6 +50,7 @@ def evaluate_run(
         has a row for each network, with its scores under `best` and `last`. The other keys of `evaluate_population` are
         at the top level for the best weights, and under `last` for the last weights. Without test and validation data,
         `evaluated_on` is None and there are no scores. A network without a readable checkpoint has a row without them.
+        `train` has the training loss and metrics of the last interval.
         `damaged_files` names the files that were left out.
 
     Raises:
@@ -60,18 +63,15 @@ def evaluate_run(
     task = task_of(spec).bind(spec.config, data, model=spec.factory, device=device, begins_trained=False)
     primary = task.metrics[0]
     best, last, rows = [], [], []
+    fits = fit_at_end(storage)
     failures = storage_failures(read_members(storage) or {})
     for network_id in checkpoints.networks():
         best_weights, newest = checkpoints.best(network_id), checkpoints.newest(network_id)
         if best_weights is None or newest is None:
             continue  # `_rows_without_scores` has a row for it
-        state, score, interval = best_weights
+        (state, score, interval), last_score = best_weights, newest.training.get("score")
         best.append(Candidate(network_id=network_id, state=state, validation_score=score))
-        last.append(
-            Candidate(
-                network_id=network_id, state=newest.evaluated_state, validation_score=newest.training.get("score")
-            )
-        )
+        last.append(Candidate(network_id=network_id, state=newest.evaluated_state, validation_score=last_score))
         rows.append(
             {
                 "network": network_id,
@@ -79,6 +79,8 @@ def evaluate_run(
                 "interval": newest.id.interval,
                 "best_interval": interval,
                 "validation_score": None if score is None else primary.score(score),
+                "last_validation_score": None if last_score is None else primary.score(last_score),
+                "train": fits.get(network_id),
                 "grafts": newest.training["grafts"],
                 "reason": reasons.get(network_id, ""),
                 "storage_failures": failures[network_id],
@@ -86,7 +88,8 @@ def evaluate_run(
         )
     if not rows:
         raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
-    evaluation_data, split = _parts(task)
+    info = read_config(storage)["info"] if storage.exists("config.json") else {}
+    evaluation_data, split = _parts(task, info)
     without_scores = {network_id: ended.get(network_id, "unknown") for network_id in checkpoints.networks()}
     without_scores |= {network_id: end for network_id, end in ended.items() if end in LOST or end == "done"}
     for row in rows:
@@ -99,16 +102,20 @@ def evaluate_run(
         "metrics": [dataclasses.asdict(metric) for metric in task.metrics],
         "evaluated_on": split,
         "networks": all_rows,
+        "regime": info.get("regime"),
+        "deploy": Deployment(metric=primary).to_dict(),
         "damaged_files": sorted({*damaged_files(storage), *checkpoints.passed_over}),
     }
-    recorded = read_config(storage)["info"] if storage.exists("config.json") else {}
-    result["regime"] = recorded.get("regime")
     if evaluation_data is not None:
         module = task.build(0)
         scores = evaluate_population(module, _aligned(task, best), evaluation_data, last=_aligned(task, last))
         for row, best_scores, last_scores in zip(rows, scores.pop("each"), scores["last"].pop("each"), strict=True):
             row["best"], row["last"] = best_scores, last_scores
+        scores["last"]["validation_score"] = _mean(row["last_validation_score"] for row in rows)
         result |= scores
+    known = [row["train"] for row in rows if row["train"]]
+    shared = [name for name in (known[0] if known else ()) if all(name in fit for fit in known)]
+    result["train"] = {name: statistics.fmean(fit[name] for fit in known) for name in shared}
     return result | {"seconds": seconds, "seconds_by_phase": _phases(storage)}
 
 
@@ -144,8 +151,35 @@ def _aligned(task: BoundTask, candidates: Sequence[Candidate]) -> list[Candidate
     return [dataclasses.replace(candidate, state=state) for candidate, state in zip(candidates, states, strict=True)]
 
 
-def _parts(task: BoundTask) -> tuple[EvaluationData | None, str | None]:
-    """Return the data for the evaluation and the name of their split. None and None if there are no such data."""
+def fit_at_end(storage: Storage) -> dict[int, dict[str, float]]:
+    """Return the training loss and the training metrics of each network in its last interval, by name.
+
+    Args:
+        storage: The run's folder.
+    """
+    table = read_table(storage, "metrics")
+    columns = [name for name in table.schema.names if name.startswith("train_")]
+    fits: dict[int, dict[str, float]] = {}
+    for row in table.select(["network", "interval", *columns]).sort_by("interval").to_pylist():
+        known = {name.removeprefix("train_"): row[name] for name in columns if row[name] is not None}
+        if known:
+            fits[row["network"]] = known
+    return fits
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are known. None if there are none."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _parts(task: BoundTask, info: Mapping[str, Any]) -> tuple[EvaluationData | None, str | None]:
+    """Return the data for the evaluation and the name of their split. None and None if there are no such data.
+
+    Args:
+        task: The run's task.
+        info: Facts about data and model in config.json. Empty if it is not there.
+    """
     validation, test = task.part("validation"), task.part("test")
     selected, split = (test, "test") if test is not None else (validation, "validation")
     if selected is None:
@@ -154,7 +188,18 @@ def _parts(task: BoundTask) -> tuple[EvaluationData | None, str | None]:
         evaluated=selected,
         validation=validation,
         statistics=task.batch_norm_inputs,
+        metric=task.metrics[0],
+        cost=_cost(task, info),
     ), split
+
+
+def _cost(task: BoundTask, info: Mapping[str, Any]) -> InferenceCost:
+    """Return what one network costs, in its compact form if it has one. Without facts, only parameters are counted."""
+    if info.get("compact_parameters"):
+        return InferenceCost(parameters=info["compact_parameters"], multiply_adds=info["compact_multiply_adds"])
+    if "parameters" in info:
+        return InferenceCost(parameters=info["parameters"], multiply_adds=info.get("multiply_adds"))
+    return InferenceCost(parameters=sum(parameter.numel() for parameter in task.build(0).parameters()))
 
 
 def _phases(storage: Storage) -> dict[str, float]:

@@ -131,6 +131,20 @@ class TensorTask(Task):
         """
         return None
 
+    def example_scores(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the primary metric of each example, negative if lower is better. Default: None, it is not known.
+
+        With it, the end of a run says whether the ensemble is better by more than the noise of the validation data.
+
+        Args:
+            outputs: Outputs of a network or an ensemble, on the CPU, shape (examples, ...).
+            targets: Targets of the examples, on the CPU, shape (examples, ...).
+
+        Returns:
+            A tensor of shape (examples,), whose mean is the metric or its negative.
+        """
+        return None
+
     def input_shape(self, data: Mapping[str, Any]) -> Sequence[int] | None:
         """Return the shape of one float input, without the batch, to trace channels. Default: None, no tracing.
 
@@ -212,6 +226,11 @@ class TensorEvaluator:
         """Return predictions to compare, as `Evaluator.predictions`."""
         with user_code(f"{_name(self._task)}.predictions"):
             return self._task.predictions(outputs)
+
+    def example_scores(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the score of each example, as `ScoresExamples.example_scores`."""
+        with user_code(f"{_name(self._task)}.example_scores"):
+            return self._task.example_scores(outputs, targets)
 
 
 class BoundTensorTask:
@@ -361,7 +380,15 @@ class BoundTensorTask:
         for split in ("validation", "test"):
             if self._sizes.get(split):
                 size = min(self._sizes[split], self.config.schedule.batch_size)
-                self._evaluator.evaluate(model, [self._batch(split, np.arange(size))])
+                outputs, targets = self._evaluator.outputs(model, [self._batch(split, np.arange(size))])
+                self._evaluator.scores(outputs, targets)
+                single = self._evaluator.example_scores(outputs, targets)
+                if single is not None and single.shape != (size,):
+                    shape = tuple(single.shape)
+                    raise ConfigError(
+                        f"{_name(self.task)}.example_scores must return one score for each of {size} examples, got "
+                        f"shape {shape}"
+                    )
 
     def describe(self) -> TaskDescription:
         """Return the facts about data and model, as `BoundTask.describe`."""

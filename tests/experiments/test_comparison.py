@@ -6,13 +6,16 @@ import dataclasses
 import gc
 import json
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from inarch.actors.coordinator.run_metadata import write_config
 from inarch.experiments.comparison import (
     COMPARISONS,
     PAPER_TABLES,
@@ -31,8 +34,9 @@ from inarch.experiments.comparison import (
     usual_data,
 )
 from inarch.experiments.comparison.arms import NONE, papa, small
-from inarch.experiments.comparison.report import SHOWN
+from inarch.experiments.comparison.report import SHOWN, write_report
 from inarch.experiments.comparison.results_store import comparable_config, is_same_config, read_rows
+from inarch.experiments.comparison.run_summary import summarize
 from inarch.population import (
     DataConfig,
     DistillationConfig,
@@ -45,9 +49,15 @@ from inarch.population import (
 )
 from inarch.population.config import from_dict
 from inarch.population.errors import ConfigError
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.history import read_table
 from inarch.population.persistence.history_schemas import THRESHOLDS
+from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.image_task import run_splits
+from inarch.population.tasks.run_evaluation import evaluate_run
+from inarch.population.tasks.run_spec import RunSpec
+from inarch.population.training.run_preparation import describe_run
 from tests.population.data.test_loading import png, write_parquet
 
 DIGITS = DataConfig(train="digits", augmentation="crop", padding=1)
@@ -297,6 +307,44 @@ def test_make_report_needs_only_the_results_store(tmp_path: Path) -> None:
     assert (tmp_path / "time.png").stat().st_size > 5_000
     assert (tmp_path / "fusion.png").stat().st_size > 5_000 and "![fusion](fusion.png)" in report
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
+
+
+def test_summary_records_fit_decay_and_exchanges(tmp_path: Path) -> None:
+    definition = tiny(epochs=3)
+    config = definition.arms[1].config
+    data = dataclasses.replace(DIGITS, train_limit=400, test_limit=60)
+    config = dataclasses.replace(config, name="tiny", data=data)
+    splits, storage = run_splits(config), Storage(str(tmp_path))
+    spec = RunSpec(name="tiny", folder=storage.uri, config=config)
+    write_config(storage, spec, describe_run(ImageClassification(config, splits)))
+    Simulator(config, lambda: ImageClassification(config, splits), checkpoints=CheckpointStore(storage)).run()
+    result = evaluate_run(spec, splits, {0: "done", 1: "done"}, {}, 1.0)
+    rows = summarize(
+        dataclasses.replace(definition.arms[1], config=config), result, str(tmp_path), baseline=Storage(f"{tmp_path}/x")
+    )
+    (row,) = rows["scores"]
+    last = [line for line in read_table(storage, "metrics").to_pylist() if line["interval"] == 3]
+    for name in ("train_loss", "train_accuracy"):
+        assert row[name] == pytest.approx(sum(line[name] for line in last) / 2)
+    assert row["last_validation_accuracy"] == pytest.approx(sum(line["validation_accuracy"] for line in last) / 2)
+    assert row["validation_accuracy"] >= row["last_validation_accuracy"]
+    assert row["validation_soup_accuracy"] == result["validation"]["soup"]["accuracy"]
+    assert (row["steps"], row["planned_exchanges"], row["total_pull"]) == (6, 2, 1.0)
+    assert row["decay_time"] == pytest.approx(0.1 * 5e-4 / 0.1 * 3.5)
+
+
+def test_reports_of_earlier_records_have_empty_cells(tmp_path: Path) -> None:
+    folder = tmp_path / "two-networks"
+    shutil.copytree(ROOT / "experiments" / "results" / "two-networks", folder)
+    table = pq.read_table(folder / "scores.parquet")
+    assert "train_accuracy" not in table.schema.names
+    arm, config = table["arm"][0].as_py(), from_dict(RunConfig, json.loads(table["config"][0].as_py()))
+    arms = (Arm(name=arm, description="as recorded", config=config),)
+    definition = Comparison(name="two-networks", question="?", arms=arms, baseline=arm, seeds=(0,))
+    assert is_same_config(table["config"][0].as_py(), comparable_config(config))
+    write_report(definition, ResultsStore(folder, definition), command="inarch compare two-networks")
+    (line,) = (row for row in (folder / "README.md").read_text().splitlines() if row.startswith(f"| {arm} |  |  |  |"))
+    assert line.count("|") > 8, "steps, D and training loss are empty, and the rest is not"
 
 
 def test_reuse_copies_rows_of_the_same_config_and_data(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -21,8 +22,8 @@ from inarch.actors.coordinator.run_metadata import update_config, write_config
 from inarch.actors.driver.claiming import claim_new_folder
 from inarch.actors.driver.inputs import with_more_epochs
 from inarch.experiments import cli
-from inarch.experiments.display import failure_lines, result_table
 from inarch.experiments.export import export_network, predict_images
+from inarch.experiments.result_display import deploy_lines, failure_lines, result_table
 from inarch.population import DataConfig, ModelConfig, PopulationConfig, RunConfig, ScheduleConfig, Trainer
 from inarch.population.config import from_dict
 from inarch.population.errors import ConfigError, DamagedError, RunError
@@ -132,6 +133,51 @@ def test_predictions_equal_those_of_the_exported_network(run: Run, what: Any) ->
         probabilities = names["classify"](Image.open(prediction.file))
         for name, probability in prediction.classes:
             assert probability == pytest.approx(probabilities[name], abs=2e-3)
+
+
+def test_recommended_network_or_soup_is_exported(run: Run, tmp_path: Path) -> None:
+    path, _, result = run
+    folder = tmp_path / "copy"
+    shutil.copytree(path, folder)
+    storage = Storage(str(folder))
+
+    def exported(name: str | None, networks: tuple[int, ...] = (0, 1), passes: int = 1) -> dict[str, torch.Tensor]:
+        options = [{"name": name, "networks": networks, "validation": 0.5, "forward_passes": passes}] if name else []
+        deploy = {"recommended": name, "reason": "why not", "examples": 4, "options": options}
+        storage.replace("result.json", json.dumps(result | {"deploy": deploy}).encode())
+        file, _ = export_network(str(folder), what="recommended", out=str(tmp_path / "x.safetensors"))
+        with safetensors.safe_open(file, "pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 # no mapping
+
+    best, soup_file = (export_network(path, what=what, out=str(tmp_path / what))[0] for what in ("best", "soup"))
+    for name, networks, expected in (("network", (result["best"],), best), ("soup", (0, 1), soup_file)):
+        weights = safetensors.torch.load_file(expected)
+        assert all(torch.equal(tensor, weights[key]) for key, tensor in exported(name, networks).items())
+    with pytest.raises(ConfigError, match="ensemble of networks 0, 1 is recommended, which is no single network"):
+        exported("ensemble", passes=2)
+    with pytest.raises(ConfigError, match="what=recommended: why not; give best or soup"):
+        exported(None)
+    storage.delete("result.json")
+    with pytest.raises(ConfigError, match="has no result that recommends anything"):
+        export_network(str(folder), what="recommended")
+
+
+def test_result_shows_fit_and_what_to_deploy(run: Run) -> None:
+    path, _, result = run
+    assert result["train"]["loss"] == pytest.approx(sum(row["train"]["loss"] for row in result["networks"]) / 2)
+    assert 0 < result["train"]["accuracy"] <= 1 and result["regime"]["num_exchanges"] == 3
+    assert result["validation"]["ensemble"]["examples"] == 4 and 0 <= result["validation"]["mean"]["accuracy"] <= 1
+    names = [option["name"] for option in result["deploy"]["options"]]
+    assert names[0] == "network" and names[-1] == "ensemble" and result["deploy"]["examples"] == 4
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit, match="0"):
+        cli.main(["evaluate", path])
+    shown = out.getvalue()
+    headings = {str(column.header) for column in result_table(result).columns}
+    assert {"train loss", "train accuracy", "last validation"} <= headings
+    assert "to deploy: " in shown and "instead, " in shown
+    older = {key: value for key, value in result.items() if key not in ("train", "validation", "deploy", "regime")}
+    assert result_table(older).row_count == result_table(result).row_count and deploy_lines(older, path) == []
 
 
 def test_predict_command_names_files_it_cannot_read(run: Run, tmp_path: Path) -> None:

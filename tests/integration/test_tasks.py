@@ -20,8 +20,9 @@ from torch import nn
 
 from inarch.actors import PopulationRun
 from inarch.actors.driver.callbacks import CALLBACKS
-from inarch.experiments.display import result_table, status_table
+from inarch.experiments.display import status_table
 from inarch.experiments.export import export_network, predict_images
+from inarch.experiments.result_display import result_table
 from inarch.experiments.saved_runs import evaluate_again
 from inarch.population import (
     DataConfig,

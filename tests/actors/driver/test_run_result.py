@@ -38,6 +38,9 @@ TABLE = {
     "soup": {"accuracy": 0.25},
     "greedy_soup": None,
     "seconds": 12.5,
+    "train": {"loss": 0.125},
+    "metrics": [{"name": "accuracy", "form": "{:.2%}"}],
+    "deploy": {"recommended": None, "reason": "no data", "examples": 0, "options": []},
 }
 
 
@@ -47,12 +50,14 @@ def test_result_gives_networks_and_metrics_as_attributes() -> None:
     assert result.networks[0].best is not None and result.networks[0].best.loss == 0.5
     assert (result.networks[1].network_id, result.networks[1].reason) == (1, "it diverged")
     assert result.best_network == result.networks[0] and result.seconds == 12.5
+    assert result.train is not None and result.train.loss == 0.125 and result.networks[0].train is None
+    assert result.deploy is not None and result.deploy.lines()[0].endswith("because no data")
     assert result.greedy_soup is None and not result.is_complete, "network 1 failed"
 
 
 def test_result_of_a_stopped_run_is_empty() -> None:
     result = RunResult(path="runs/x", table=None)
-    assert result.networks == () and result.ensemble is None and not result.is_complete
+    assert result.networks == () and result.ensemble is None and result.deploy is None and not result.is_complete
 
 
 def test_metrics_are_a_mapping_and_name_what_there_is() -> None:

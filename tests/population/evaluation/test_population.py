@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inarch.population.evaluation.classification import ClassificationEvaluator, score_probabilities
+from inarch.population.evaluation.classification import METRICS, ClassificationEvaluator, score_probabilities
+from inarch.population.evaluation.deployment import InferenceCost
 from inarch.population.evaluation.population import EvaluationData, evaluate_population, outputs_of
 from inarch.population.evaluation.protocol import EvaluationSet
 from inarch.population.evaluation.similarity import agreement, mean_cosine
@@ -100,6 +101,8 @@ def test_population_is_scored_in_one_pass() -> None:
         evaluated=EvaluationSet(batches=batches, evaluator=evaluator),
         validation=EvaluationSet(batches=validation, evaluator=evaluator),
         statistics=lambda: iter([batches.images]),
+        metric=METRICS[0],
+        cost=InferenceCost(parameters=92, multiply_adds=80),
     )
     best, last = (
         [Candidate(network_id=place, state=state_dict, validation_score=place / 10) for place, state_dict in chosen]
@@ -124,7 +127,8 @@ def test_population_is_scored_in_one_pass() -> None:
             module.load_state_dict(state_dict)
             each.append(module(batches.images).double().softmax(1))
     assert results["ensemble"] == pytest.approx(score_probabilities(torch.stack(each).mean(0), batches.labels).row())
-    assert "soup" not in results["last"]
+    assert "soup" not in results["last"] and validation.passes >= 1
+    assert results["validation"]["mean"]["accuracy"] == pytest.approx(results["mean"]["accuracy"])
 
 
 def test_improbable_classes_keep_their_loss() -> None:

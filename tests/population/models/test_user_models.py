@@ -27,6 +27,7 @@ from inarch.population import (
 from inarch.population.data import image_set, memory_splits
 from inarch.population.data.memory_batches import epoch_batches, epoch_steps
 from inarch.population.errors import ConfigError, InarchError, UserCodeError
+from inarch.population.evaluation.deployment import InferenceCost
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.soups import Candidate
 from inarch.population.grafting.units import chosen_units, graft_units
@@ -239,7 +240,13 @@ def test_supported_model_trains_grafts_resumes_and_evaluates(tmp_path, name: str
     test = task.part("test")
     assert test is not None
     candidates = [Candidate(network_id=n, state=saved.evaluated_state, validation_score=0.5) for n in (0, 1)]
-    parts = EvaluationData(evaluated=test, validation=task.part("validation"), statistics=task.batch_norm_inputs)
+    parts = EvaluationData(
+        evaluated=test,
+        validation=task.part("validation"),
+        statistics=task.batch_norm_inputs,
+        metric=task.metrics[0],
+        cost=InferenceCost(parameters=1),
+    )
     scores = evaluate_population(task.build(0), candidates, parts)
     assert scores["mean"]["accuracy"] == scores["each"][0]["accuracy"] > 0.2
 

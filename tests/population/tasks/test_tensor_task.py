@@ -25,6 +25,7 @@ from inarch.population import (
     Trainer,
 )
 from inarch.population.errors import ConfigError, DataError, InarchError, UserCodeError
+from inarch.population.evaluation.deployment import InferenceCost
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.soups import Candidate
 from inarch.population.persistence.storage import Storage
@@ -127,10 +128,20 @@ def test_population_evaluation_ranks_by_the_lower_error() -> None:
         Candidate(network_id=index, state=dict(named_tensors(model)), validation_score=score.score)
         for index, (model, score) in enumerate(zip(models, scores, strict=True))
     ]
-    data = EvaluationData(evaluated=test, validation=validation, statistics=task.batch_norm_inputs)
+    data = EvaluationData(
+        evaluated=test,
+        validation=validation,
+        statistics=task.batch_norm_inputs,
+        metric=task.metrics[0],
+        cost=InferenceCost(parameters=3),
+    )
     result = evaluate_population(task.build(0), candidates, data)
     assert result["best"] == int(np.argmin([score.error for score in scores]))
     assert result["ensemble"]["error"] <= result["mean"]["error"] and result["agreement"] is None
+    options = {option["name"]: option for option in result["deploy"]["options"]}
+    assert options["network"]["validation"] == min(score.error for score in scores)
+    assert options["ensemble"]["parameters"] == 9 and options["ensemble"]["standard_error"] is None
+    assert options["ensemble"]["test"] == result["ensemble"]["error"]
     assert result["greedy_soup"]["members"][0] == result["best"] and result["each"][0]["examples"] == 20
 
 
@@ -151,8 +162,15 @@ def test_ensemble_is_absent_without_combine() -> None:
     config = line_config()
     task = bound(Alone(), config)
     candidates = [Candidate(network_id=0, state=dict(named_tensors(task.build(0))))]
-    data = EvaluationData(evaluated=task.part("test"), validation=None, statistics=task.batch_norm_inputs)
-    assert evaluate_population(task.build(0), candidates, data)["ensemble"] is None
+    data = EvaluationData(
+        evaluated=task.part("test"),
+        validation=None,
+        statistics=task.batch_norm_inputs,
+        metric=task.metrics[0],
+        cost=InferenceCost(parameters=3),
+    )
+    result = evaluate_population(task.build(0), candidates, data)
+    assert result["ensemble"] is None and result["deploy"]["recommended"] is None
 
 
 class WrongMetrics(Line):

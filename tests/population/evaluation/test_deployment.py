@@ -1,0 +1,117 @@
+"""What a run recommends to deploy: the noise of the validation data, the cost, and the words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from inarch.population.evaluation.classification import METRICS, ClassificationEvaluator
+from inarch.population.evaluation.deployment import Deployment, InferenceCost, deployment_of
+from inarch.population.evaluation.metrics import Metric
+from inarch.population.evaluation.recommendation import JudgedOutput, paired_error, recommend
+from inarch.population.evaluation.retrieval import RetrievalEvaluator, all_vs_all
+
+COST = InferenceCost(parameters=1000, multiply_adds=50)
+
+
+def output(num_right: int, *, first: int = 0, examples: int = 100) -> Tensor:
+    """Return log-probabilities of two classes that are right for some examples in a row. Class 0 is the right one."""
+    is_right = (torch.arange(examples) >= first) & (torch.arange(examples) < first + num_right)
+    return torch.stack([is_right.double(), 1.0 - is_right.double()], 1).mul(0.8).add(0.1).log()
+
+
+def deployment(network: int, soup: int, ensemble: int, *, examples: int = 100) -> Deployment:
+    judged = [
+        JudgedOutput(name="network", networks=(2,), output=output(network, examples=examples)),
+        JudgedOutput(name="soup", networks=(1, 2), output=output(soup, examples=examples)),
+        JudgedOutput(name="ensemble", networks=(1, 2), output=output(ensemble, examples=examples)),
+    ]
+    targets = torch.zeros(examples, dtype=torch.int64)
+    return recommend(METRICS[0], ClassificationEvaluator(), judged, targets, cost=COST)
+
+
+@pytest.mark.parametrize(
+    ("network", "soup", "ensemble", "expected", "reason"),
+    [
+        (80, 70, 83, "network", "3.00 points better, which is within 2 standard errors (3.43 points) of 100"),
+        (80, 70, 86, "ensemble", "6.00 points better than network 2, which is more than 2 standard errors (4.77"),
+        (80, 84, 84, "soup", "the ensemble is not better and costs 2 forward passes"),
+        (80, 80, 79, "network", "the ensemble is not better"),
+    ],
+)
+def test_ensemble_must_beat_the_noise(network: int, soup: int, ensemble: int, expected: str, reason: str) -> None:
+    found = deployment(network, soup, ensemble)
+    assert found.recommended == expected and reason in found.reason
+    assert found.choice is not None and found.choice.gain == 0
+
+
+def test_paired_error_equals_that_of_the_differing_examples() -> None:
+    first, second = torch.zeros(100), torch.zeros(100)
+    first[:9], second[9:13] = 1.0, 1.0
+    variance = (13 / 100 - (5 / 100) ** 2) * 100 / 99
+    assert paired_error(first, second) == pytest.approx(math.sqrt(variance / 100))
+    assert paired_error(first, first) == 0 and paired_error(first[:1], second[:1]) is None
+
+
+def test_lines_state_gain_noise_and_cost_of_each_option() -> None:
+    lines = deployment(80, 70, 83).lines()
+    assert lines[0] == (
+        "to deploy: network 2: accuracy 80.00% on validation (1 forward pass, 1,000 parameters, 50 multiply-adds an "
+        "example)"
+    )
+    assert lines[2:] == [
+        "  instead, soup of networks 1, 2: accuracy 70.00% on validation (10.00 points worse, standard error 3.02 "
+        "points), at the same cost",
+        "  instead, ensemble of networks 1, 2: accuracy 83.00% on validation (3.00 points better, standard error 1.71 "
+        "points), at 2 times the cost",
+    ]
+    assert deployment(80, 70, 90).lines()[-1].endswith("at 1/2 of the cost")
+
+
+def test_deployment_survives_json() -> None:
+    found = deployment(80, 70, 86)
+    content = {"metrics": [dataclasses.asdict(metric) for metric in METRICS], "deploy": found.to_dict()}
+    assert deployment_of(json.loads(json.dumps(content))) == found
+    assert deployment_of({"metrics": content["metrics"]}) is None
+
+
+class LossEvaluator:
+    """An evaluator that gives no scores of examples."""
+
+    def __init__(self) -> None:
+        self._evaluator = ClassificationEvaluator()
+        self.evaluate, self.outputs = self._evaluator.evaluate, self._evaluator.outputs
+        self.ensemble, self.scores = self._evaluator.ensemble, self._evaluator.scores
+        self.predictions = self._evaluator.predictions
+
+
+def test_metric_with_unknown_noise_recommends_one_network() -> None:
+    judged = [
+        JudgedOutput(name="network", networks=(0,), output=output(50)),
+        JudgedOutput(name="ensemble", networks=(0, 1), output=output(90)),
+    ]
+    targets = torch.zeros(100, dtype=torch.int64)
+    metric = Metric(name="loss", higher_is_better=False)
+    found = recommend(metric, LossEvaluator(), judged, targets, cost=COST)
+    assert found.recommended == "network" and "the noise of this metric is not known" in found.reason
+    assert found.options[1].gain > 0 and found.options[1].standard_error is None
+
+
+def test_nothing_is_recommended_without_validation_data() -> None:
+    (line,) = Deployment(metric=METRICS[0]).lines()
+    assert line.startswith("to deploy: nothing is recommended, because there are no validation data")
+
+
+def test_queries_of_retrieval_have_average_precisions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(12, 4, generator=generator), dim=1)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 6])
+    evaluator = RetrievalEvaluator(all_vs_all(12))
+    precisions = evaluator.example_scores(vectors, labels)
+    assert len(precisions) == 10, "the last two have no match"
+    assert float(precisions.mean()) == pytest.approx(evaluator.scores(vectors, labels).score)
