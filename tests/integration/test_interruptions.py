@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from inarch.actors import PopulationRun
+from inarch.experiments.benchmarks.chaos.injectors import freeze, thaw
 from inarch.population import (
     DataConfig,
+    PopulationConfig,
     TimeoutsConfig,
 )
 from inarch.population.persistence.checkpoint import CheckpointStore
@@ -22,14 +26,19 @@ from inarch.population.persistence.claim import claims
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 from tests.conftest import small_config
+from tests.integration.commands import Commands, printed
 from tests.integration.runs import (
     intervals,
     paced,
     rows_in,
+    rows_of,
     until,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+ONE_THREAD = PopulationConfig(size=2, cpus=1.0)
+"""Networks that do not compute with several threads each, because the cluster has more CPUs than the machine."""
 
 DRIVER = """
 import sys, time
@@ -173,3 +182,51 @@ def test_train_commands_of_the_same_name_start_a_single_run(tmp_path: Path) -> N
     assert "choose another name" in refusal and "Traceback" not in refusal
     assert rows_in(tmp_path / "same") == {0: list(range(1, 31)), 1: list(range(1, 31))}
     assert Storage(str(tmp_path / "same")).exists("result.json")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_second_ctrl_c_ends_the_command_at_once(tmp_path: Path, commands: Commands) -> None:
+    """A step takes 3 s, so that the networks have not yet ended when the second Ctrl-C comes."""
+    pace = ("--schedule.interval-steps", "2", "--debug.straggler.step-seconds", "3")
+    driver = commands.train("twice", "--population.size", "2", *pace)
+    printed(driver, "interval 1,")
+    driver.process.send_signal(signal.SIGINT)
+    printed(driver, "stopping: every member")
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.process.wait(timeout=20) == 130, driver.text()
+    assert "Traceback" not in driver.text() and "stopped; to resume it" not in driver.text(), driver.text()
+    assert commands.remaining(seconds=20) == []
+    resumed = commands.start("resume", str(tmp_path / "twice"))
+    printed(resumed, "interval 2,")
+    resumed.process.send_signal(signal.SIGINT)
+    assert resumed.process.wait(timeout=60) == 130 and "stopped; to resume it" in resumed.text(), resumed.text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_stop_waits_for_a_frozen_network(begin, tmp_path: Path) -> None:
+    """The network is frozen for less than the lease of 30 s."""
+    run = begin("frozen-network", **paced(10, 0.3, population=ONE_THREAD))
+    status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
+    frozen = next(network.process for network in status.networks if network.network_id == 1)
+    assert freeze(frozen) == ""
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            stop = threads.submit(run.stop, seconds=90)
+            time.sleep(12.0)
+            assert not stop.done() and run.status().state != "finished"
+            assert thaw(frozen)
+            stop.result(timeout=30)
+    finally:
+        thaw(frozen)
+    assert "loss" not in [event.kind for event in run.events()]
+    run.close()
+    store, rows = CheckpointStore(Storage(run.path)), rows_of(run)
+    for network_id in (0, 1):
+        newest = store.newest(network_id)
+        assert newest is not None and newest.id.interval >= rows[network_id][-1] >= 2
+    resumed = PopulationRun.resume(run.path)
+    assert resumed.wait(seconds=150).is_complete
+    resumed.close()
+    assert rows_of(run) == {0: list(range(1, 11)), 1: list(range(1, 11))}
