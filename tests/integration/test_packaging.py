@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage
+from tests.integration.runs import rows_in, until
 from tests.integration.test_dashboard import free_port
 from tests.test_readme import blocks
 
@@ -124,6 +127,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment |= {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT / ".package")}
     environment["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
+    environment["RAY_JOB_STOP_WAIT_TIME_S"] = "120"  # as in deploy; after 3 s, Ray's default, the driver is killed
     (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef")
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2"]
     ports = [f"--port={port}", f"--dashboard-port={web}", f"--dashboard-agent-listen-port={agent}"]
@@ -155,3 +159,34 @@ def test_readme_program_runs_as_a_job(head: dict[str, str], tmp_path: Path) -> N
     assert finished.returncode == 0, finished.stdout + finished.stderr
     accuracies = re.findall(r"^(0\.\d+)$", finished.stdout, re.MULTILINE)
     assert len(accuracies) == 1 and float(accuracies[0]) >= 0.95, finished.stdout
+
+
+@pytest.mark.timeout(400)
+def test_stopped_job_resumes_as_a_job(head: dict[str, str], tmp_path: Path) -> None:
+    def job(*words: str) -> str:
+        command = [str(Path(sys.executable).parent / "ray"), "job", *words]
+        finished = subprocess.run(command, env=head, capture_output=True, text=True, timeout=180)
+        return finished.stdout + finished.stderr
+
+    def submit(name: str, *words: str) -> bool:
+        command = [sys.executable, "-m", "inarch.experiments.cli", *words]
+        return "submitted successfully" in job("submit", "--no-wait", "--submission-id", name, "--", *command)
+
+    path = tmp_path / "stopped"
+    options = ["--population.size", "2", "--schedule.epochs", "30", "--debug.straggler.step-seconds", "0.05"]
+    train = ["train", "--name", "stopped", "--storage", str(tmp_path), *options]
+    until(lambda: submit("first", *train), seconds=120)  # the dashboard answers some seconds after the head
+    until(lambda: "interval 3," in job("logs", "first"), seconds=120)
+    assert "was stopped" in job("stop", "first")
+    log = job("logs", "first")
+    assert f"inarch resume {path}" in log and "SIGABRT" not in log and "Traceback" not in log, log
+    rows = rows_in(path)
+    for network_id in (0, 1):
+        newest = CheckpointStore(Storage(str(path))).newest(network_id)
+        assert newest is not None and 30 > newest.id.interval >= rows[network_id][-1] >= 2
+    assert submit("second", "resume", str(path))
+    state = until(
+        lambda: (text := job("status", "second").lower()) and re.search("succeeded|failed", text), seconds=200
+    )
+    assert state.group() == "succeeded", job("logs", "second")
+    assert rows_in(path) == {0: list(range(1, 31)), 1: list(range(1, 31))}
