@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray.util import list_named_actors
 
 from inarch.actors import PopulationRun
-from inarch.experiments.benchmarks.chaos.injectors import freeze, thaw
+from inarch.experiments.benchmarks.chaos.injectors import freeze, kill, thaw
 from inarch.population import (
     DataConfig,
     PopulationConfig,
@@ -25,7 +26,7 @@ from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.claim import claims
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
-from tests.conftest import small_config
+from tests.conftest import ROOT, small_config
 from tests.integration.commands import Commands, printed
 from tests.integration.runs import (
     intervals,
@@ -85,12 +86,41 @@ def test_actors_end_within_a_lease_after_the_driver_dies(tmp_path: Path, cluster
     resumed.close()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_run_resumes_while_old_networks_live(tmp_path: Path, cluster: str) -> None:
+    """The coordinator and the driver are killed, and nobody waits for the lease of 30 s that ends the networks."""
+    from inarch.population.config import to_dict
+
+    config = small_config(
+        name="old-ones", storage=str(tmp_path), address=cluster, **paced(20, 0.05, population=ONE_THREAD)
+    )
+    words = [sys.executable, "-c", DRIVER, json.dumps(to_dict(config))]
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ)
+    try:
+        assert driver.stdout is not None and driver.stdout.readline().strip() == "started"
+        run = PopulationRun.attach("old-ones", storage=str(tmp_path))
+        status = until(lambda: (s := run.status()) and min(intervals(s).values(), default=0) >= 2 and s)
+        old = [network.process for network in status.networks]
+        assert kill(status.coordinator_process) == ""
+    finally:
+        driver.kill()
+        driver.wait(timeout=10)
+    resumed = PopulationRun.resume(f"{tmp_path}/old-ones")
+    assert any(map(psutil.pid_exists, old))
+    until(lambda: not any(map(psutil.pid_exists, old)), seconds=45)
+    result = resumed.wait(seconds=150)
+    assert result.is_complete and [network.incarnation for network in resumed.status().networks] == [2, 2]
+    resumed.close()
+    assert rows_in(tmp_path / "old-ones") == {0: list(range(1, 21)), 1: list(range(1, 21))}
+
+
 CTRL_C = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", "interrupted", "--population.size", "2"]
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_folder_that_resume_completes(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".package")}
     words = [*CTRL_C, "--storage", str(tmp_path), "--schedule.epochs", "60", "--debug.straggler.step-seconds", "0.02"]
     train = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
     assert train.stdout is not None
@@ -112,7 +142,7 @@ def test_ctrl_c_leaves_a_folder_that_resume_completes(tmp_path: Path) -> None:
 def train_command(tmp_path: Path, name: str, *words: str) -> tuple[list[str], dict[str, str]]:
     """Return the `inarch train` command for a separate Ray cluster, and the environment of the command."""
     command = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", name, "--storage", str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".package")}
     environment.pop("RAY_ADDRESS", None)
     return [*command, *words], environment
 
@@ -121,7 +151,7 @@ SHORT = ("--population.size", "2", "--schedule.epochs", "200", "--debug.straggle
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["command", "script"])
+@pytest.mark.parametrize("kind", ["command", "script", "resume"])
 def test_sigterm_stops_a_run_with_checkpoints_saved(tmp_path: Path, kind: str) -> None:
     words, environment = train_command(tmp_path, "terminated", *SHORT)
     if kind == "script":
@@ -138,21 +168,31 @@ def test_sigterm_stops_a_run_with_checkpoints_saved(tmp_path: Path, kind: str) -
             "            print('interval', str(event.detail['interval']) + ',', flush=True)\n"
         )
         words = [sys.executable, str(script)]
+    terminate(words, environment, path=tmp_path / "terminated", interval=3)
+    if kind == "resume":
+        last = max(rows[-1] for rows in rows_in(tmp_path / "terminated").values())
+        words = [sys.executable, "-m", "inarch.experiments.cli", "resume", str(tmp_path / "terminated")]
+        terminate(words, environment, path=tmp_path / "terminated", interval=last + 3)
+
+
+def terminate(words: list[str], environment: dict[str, str], *, path: Path, interval: int) -> None:
+    """Start the driver of a run, end it with SIGTERM at an interval, and check what it prints and leaves."""
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert driver.stdout is not None and driver.stderr is not None
     for line in driver.stdout:
-        if "interval 3," in line:
+        if f"interval {interval}," in line:
             driver.send_signal(signal.SIGTERM)
             break
     output = driver.stdout.read() + driver.stderr.read()
     assert driver.wait(timeout=60) == 143, output
-    assert f"inarch resume {tmp_path}/terminated" in output and "Traceback" not in output
-    store = CheckpointStore(Storage(str(tmp_path / "terminated")))
-    newest = {network_id: store.newest(network_id) for network_id in (0, 1)}
-    last = {network_id: rows[-1] for network_id, rows in rows_in(tmp_path / "terminated").items()}
-    for network_id, checkpoint in newest.items():
-        assert checkpoint is not None and checkpoint.id.interval >= last[network_id] >= 2
-    assert claims(Storage(str(tmp_path / "terminated"))) == []
+    assert f"inarch resume {path}" in output and "Traceback" not in output
+    store, rows = CheckpointStore(Storage(str(path))), rows_in(path)
+    assert set(rows) == {0, 1}
+    for network_id in rows:
+        newest = store.newest(network_id)
+        assert newest is not None and newest.id.interval >= rows[network_id][-1] >= 2
+        assert rows[network_id] == list(range(1, rows[network_id][-1] + 1))
+    assert claims(Storage(str(path))) == []
 
 
 @pytest.mark.slow
@@ -230,3 +270,27 @@ def test_stop_waits_for_a_frozen_network(begin, tmp_path: Path) -> None:
     assert resumed.wait(seconds=150).is_complete
     resumed.close()
     assert rows_of(run) == {0: list(range(1, 11)), 1: list(range(1, 11))}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_detached_run_is_driven_from_other_processes(tmp_path: Path, commands: Commands, cluster: str) -> None:
+    pace = ("--schedule.epochs", "40", "--debug.straggler.step-seconds", "0.05")
+    size = ("--population.size", "2", "--population.cpus", "1")
+    own = ("--detach", "--address", cluster, "--timeouts.lease-seconds", "10")
+    train = commands.train("left-alone", *pace, *size, *own)
+    assert train.process.wait(timeout=90) == 0 and "detached; inarch status" in train.text(), train.text()
+    assert commands.state("left-alone")["live"] is True
+    where = ("--storage", str(tmp_path))
+    commands.succeed("scale", "left-alone", "3", *where)
+    run = PopulationRun.attach("left-alone", storage=str(tmp_path))
+    until(lambda: [network.train_loss is not None for network in run.status().networks] == [True] * 3, seconds=120)
+    commands.succeed("stop", "left-alone", *where)
+    until(lambda: not any("left-alone" in str(actor) for actor in list_named_actors(all_namespaces=True)))
+    state = commands.state("left-alone")
+    assert state["live"] is False and state["record"]["state"] == "finished" and state["result"] is None
+    assert claims(Storage(str(tmp_path / "left-alone"))) == []
+    commands.succeed("resume", str(tmp_path / "left-alone"), seconds=200)
+    rows = rows_in(tmp_path / "left-alone")
+    assert rows == {network_id: list(range(rows[network_id][0], 41)) for network_id in (0, 1, 2)}
+    assert rows[0][0] == rows[1][0] == 1
