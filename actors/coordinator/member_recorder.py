@@ -39,6 +39,9 @@ class MemberRecorder:
         """
         self._storage, self._members, self._state = storage, members, state
         self._background, self._monitor, self._token = background, monitor, token
+        self._last_phase: Phase | None = None
+        self._is_complete = False
+        self._is_writing = asyncio.Lock()
 
     def save(self) -> None:
         """Write the record soon. No caller waits for it."""
@@ -50,8 +53,14 @@ class MemberRecorder:
         A storage error becomes the run's message. If another start has claimed the folder, the run fails.
 
         Args:
-            phase: Phase to record. None: the present one.
+            phase: The run's last phase. Nothing is recorded after it. None: record the present phase.
         """
+        self._last_phase = phase or self._last_phase
+        async with self._is_writing:  # the newest record must be the one that was requested last
+            if not self._is_complete:
+                await self._write(self._last_phase)
+
+    async def _write(self, last_phase: Phase | None) -> None:
         is_unread = not (len(self._members) or self._state.has_begun)
         if is_unread:  # a restarted coordinator that has read no members yet must not record that
             return
@@ -60,7 +69,7 @@ class MemberRecorder:
                 run_metadata.write_members,
                 self._storage,
                 token=self._token,
-                state=phase or self._state.phase,
+                state=last_phase or self._state.phase,
                 message=self._state.message,
                 members=self._members,
                 events=self._monitor.life_events(),
@@ -68,6 +77,7 @@ class MemberRecorder:
                 began=time.time() - self._state.seconds,
                 limit=self._state.limit,
             )
+            self._is_complete = last_phase is not None
             self._monitor.record_storage(None, "")
             await asyncio.to_thread(self._monitor.log.sync)
         except StorageError as error:

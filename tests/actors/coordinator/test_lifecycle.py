@@ -19,6 +19,7 @@ from inarch.population.config import PopulationConfig, TimeoutsConfig
 from inarch.population.errors import NotFiniteError, StorageError
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.membership.members import MemberState
+from inarch.population.tasks.run_folder import read_members
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 from tests.conftest import small_config
 from tests.fakes.network_group import STRUCTURE, FakeNetworkGroup
@@ -84,6 +85,23 @@ def make(tmp_path: Path) -> Callable[..., Run]:
 
 def lost() -> ActorDiedError:
     return ActorDiedError()
+
+
+def test_last_record_has_the_last_phase(make) -> None:
+    """Events of networks that end while the run finishes ask for further records."""
+
+    async def scenario() -> None:
+        run = make()
+        await run.train(2)
+        run.state.phase = "finishing"
+        recorder = run.context.recorder
+        recorder.save()
+        await asyncio.gather(recorder.write(phase="finished"), recorder.write(), recorder.write())
+        await recorder.write()
+        record = read_members(run.context.storage)
+        assert record is not None and record["state"] == "finished"
+
+    play(scenario)
 
 
 def test_start_all_trains_every_member(make) -> None:
