@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def test_sigterm_stops_a_run_with_checkpoints_saved(tmp_path: Path, kind: str) -
             "        schedule=ScheduleConfig(epochs=200, batch_size=64))\n"
             "    for event in PopulationRun.start(config).events():\n"
             "        if event.kind == 'interval':\n"
-            "            print('interval', str(event.detail['interval']) + ',', flush=True)\n"
+            "            print(f'network {event.network_id}: interval {event.detail[\"interval\"]},', flush=True)\n"
         )
         words = [sys.executable, str(script)]
     terminate(words, environment, path=tmp_path / "terminated", interval=3)
@@ -176,11 +177,15 @@ def test_sigterm_stops_a_run_with_checkpoints_saved(tmp_path: Path, kind: str) -
 
 
 def terminate(words: list[str], environment: dict[str, str], *, path: Path, interval: int) -> None:
-    """Start the driver of a run, end it with SIGTERM at an interval, and check what it prints and leaves."""
+    """Start the driver of a run of two networks, end it with SIGTERM once both have completed an interval, and check
+    what it prints and leaves.
+    """
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert driver.stdout is not None and driver.stderr is not None
+    there: set[str] = set()
     for line in driver.stdout:
-        if f"interval {interval}," in line:
+        there |= set(re.findall(rf"network (\d): interval {interval},", line))
+        if there == {"0", "1"}:
             driver.send_signal(signal.SIGTERM)
             break
     output = driver.stdout.read() + driver.stderr.read()
