@@ -207,7 +207,8 @@ class Simulator:
 
     def _end(self, life: _Life) -> None:
         network_id = life.trainer.network_id
-        is_leaving = self.state.members[network_id].state is MemberState.LEAVING
+        has_trained = bool(self.result.reports.get(network_id))  # one that joins when the others have ended has not
+        is_leaving = self.state.members[network_id].state is MemberState.LEAVING or not has_trained
         self.state.members.set_state(network_id, MemberState.RETIRED if is_leaving else MemberState.DONE)
         if is_leaving:
             self.state.forget(network_id, keep_snapshots=self.config.mode == "lockstep")

@@ -289,8 +289,12 @@ class NetworkWorker:
         self._step_ended = time.monotonic()
 
     def _train(self) -> ExitReason:
-        if self._spec.mode == "joined" and not self._is_resumed and not self._join():
-            return self._exit_reason()
+        if self._spec.mode == "joined" and not self._is_resumed:
+            if not self._join():
+                return self._exit_reason()
+            if self.trainer.is_finished:  # a copy of another network's last weights would be no network of its own
+                self._log.logger.info("the others have ended: no interval of the schedule is left")
+                return ExitReason.LEFT
         self.record_early(self.trainer.record_birth(self._start, now=self.now()), self.trainer.interval)
         if self.trainer.is_finished and self.trainer.publishes:
             self._exchange.publish(self.trainer.snapshot(time.time()))

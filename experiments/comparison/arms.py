@@ -39,6 +39,8 @@ class Arm:
     run with the same seed is then the teacher."""
     against: str | None = None
     """Name of the arm that this arm is compared with. None: the comparison's baseline. Its own name: no arm."""
+    series: str | None = None
+    """Line in the picture of gains on which the arm is a point. None: it is not in that picture."""
 
     @property
     def work(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,10 +16,25 @@ from matplotlib.figure import Figure
 
 from inarch.experiments.comparison.arms import Comparison
 from inarch.experiments.comparison.results_store import ResultsStore
+from inarch.experiments.comparison.statistics import Estimate, paired
 
 matplotlib.use("Agg")
 
 Row = dict[str, Any]
+
+
+SCORE = "last_mean_accuracy"
+"""Score of which the gain is drawn: that of the last weights, because the choice of the best weights is noisy."""
+
+
+class Gain(NamedTuple):
+    """What exchange gains in one regime."""
+
+    train_loss: float
+    """Training loss of the baseline in its last interval, in nats."""
+    decay_time: float
+    estimate: Estimate
+    """Gain in points, paired by seed, with its 95 % interval."""
 
 
 def draw(comparison: Comparison, record: ResultsStore) -> None:
@@ -38,6 +53,49 @@ def draw(comparison: Comparison, record: ResultsStore) -> None:
     _alpha(order, record)
     _similarity(order, record)
     _fusion(order, record)
+    _gain(comparison, record)
+
+
+def gains(comparison: Comparison, rows: list[Row]) -> dict[str, list[Gain]]:
+    """Return the points of the picture of gains, by series, in the order of the arms.
+
+    Args:
+        comparison: The comparison.
+        rows: Its table of scores.
+    """
+    by_arm: dict[str, dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        if row.get("train_loss") is not None and row.get("decay_time") is not None:
+            by_arm[row["arm"]][row["seed"]] = row
+    result: dict[str, list[Gain]] = defaultdict(list)
+    for arm in comparison.arms:
+        own, base = by_arm[arm.name], by_arm[comparison.baseline_of(arm)]
+        if arm.series is None or not own.keys() & base.keys():
+            continue
+        scores, others = ({seed: 100 * row[SCORE] for seed, row in rows.items()} for rows in (own, base))
+        losses = [row["train_loss"] for row in base.values()]
+        decay = float(np.mean([row["decay_time"] for row in own.values()]))
+        result[arm.series].append(Gain(float(np.mean(losses)), decay, paired(scores, others)))
+    return dict(result)
+
+
+def _gain(comparison: Comparison, record: ResultsStore) -> None:
+    """Draw the gain over the baseline against the baseline's training loss, and against the decay time."""
+    series = gains(comparison, record.rows("scores"))
+    if not series:
+        return
+    figure, panels = _figure(2)
+    for (name, points), color in zip(series.items(), itertools.cycle(color_sequences["tab10"]), strict=False):
+        for axes, places in zip(panels, ([p.train_loss for p in points], [p.decay_time for p in points]), strict=True):
+            halves = [point.estimate.half if np.isfinite(point.estimate.half) else 0.0 for point in points]
+            means = [point.estimate.mean for point in points]
+            axes.errorbar(places, means, yerr=halves, label=name, color=to_hex(color), capsize=2, marker="o", ms=3)
+    for axes, across in zip(panels, ("training loss without exchange, nats", "D, decay time"), strict=True):
+        axes.axhline(0.0, color="gray", lw=0.8)
+        _name(axes, across, "mean test accuracy at the end: gain over no exchange, points")
+    panels[0].invert_xaxis()  # to the right, networks fit better
+    panels[0].legend(fontsize=7)
+    _save(figure, record, "gain")
 
 
 def _accuracy(order: list[str], record: ResultsStore) -> None:

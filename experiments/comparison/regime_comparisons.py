@@ -109,6 +109,7 @@ def horizon(data: DataConfig, epochs: int) -> Comparison:
             description=f"{size} networks for {length} epochs, {description}",
             config=change(in_regime(data, size=size, epochs=length)),
             against=f"{size} x {length}, independent",
+            series=None if method == "independent" else f"{size} networks, {method}",
         )
         for size in SIZES
         for length in (max(1, round(share * epochs)) for share in SHARES)

@@ -64,3 +64,14 @@ def test_newcomer_removed_at_a_barrier_does_not_restart(begin) -> None:
     assert (visitor.state, visitor.incarnation) == ("retired", 1)
     assert not [event for event in run.events() if event.network_id == 2 and event.kind in ("loss", "restart")]
     assert rows_of(run).keys() == {0, 1}
+
+
+@pytest.mark.slow
+def test_newcomer_that_starts_after_the_end_is_retired(begin) -> None:
+    """Chaos seed 301: the others end while its process starts, so that no interval is left for it."""
+    run = begin("belated", **paced(3, 0.2))
+    until(lambda: min(intervals(run.status()).values(), default=0) >= 2)
+    run.scale(3)
+    result = run.wait(seconds=120)
+    assert {n.network_id: n.ended for n in result.networks} == {0: "done", 1: "done", 2: "retired"}
+    assert result.is_complete and rows_of(run) == {0: [1, 2, 3], 1: [1, 2, 3]}

@@ -161,6 +161,16 @@ def test_joined_network_starts_at_the_populations_interval(mode, is_fresh: bool)
     assert {n: len(result.reports[n]) for n in (0, 1)} == {0: 4, 1: 4}
 
 
+@pytest.mark.parametrize("is_fresh", [False, True])
+def test_network_that_joins_after_the_end_is_retired(is_fresh: bool) -> None:
+    config = config_of(2)
+    splits = tiny_splits(config)
+    simulator = Simulator(config, lambda: tiny_task(config, splits), events=[Join(seconds=50.0, is_fresh=is_fresh)])
+    result = simulator.run()
+    assert 2 not in result.reports
+    assert [member.state.value for member in simulator.state.members] == ["done", "done", "retired"]
+
+
 def test_untrained_joined_network_is_not_a_donor() -> None:
     schedule = ScheduleConfig(epochs=12, batch_size=32)
     config = config_of(2, schedule=schedule, graft=GraftConfig(a=0.0))
