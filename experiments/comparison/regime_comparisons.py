@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from inarch.experiments.comparison.arms import NONE, Arm, Comparison, small
+from inarch.experiments.comparison.arms import NONE, Arm, Comparison, grafted, small
 from inarch.population.config import (
     DataConfig,
     ExchangeConfig,
@@ -29,6 +29,9 @@ BATCH = 64
 
 WEIGHT_DECAY = 5e-3
 """Ten times that of the papers. With the longest schedule, D is 8."""
+
+STRONG_WEIGHT_DECAY = 1e-2
+"""Twenty times that of the papers. A ResNet-8 has a quarter of its filters below an l1 norm of 1 after 60 epochs."""
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Lengths of the schedules, as shares of the longest."""
@@ -174,4 +177,69 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
         baseline="one, time T",
         seeds=(0, 1, 2, 3, 4),
         does_equal_work=False,
+    )
+
+
+def revival(data: DataConfig, epochs: int) -> Comparison:
+    """Return the comparison of scion sources where filters are invalid, because weight decay acts for long.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
+    decayed = OptimizerConfig(learning_rate=0.1, weight_decay=STRONG_WEIGHT_DECAY)
+    base = in_regime(data, size=2, epochs=epochs, optimizer=decayed)
+    alone = METHODS["independent"][1](base)
+    return Comparison(
+        name="revival",
+        question="Where filters are invalid, does it pay to revive them, and from where?",
+        arms=(
+            Arm(name="none", description="no exchange", config=alone),
+            grafted(
+                base,
+                "noise",
+                "filters with an l1 norm below 0.1 are grafted with noise of standard deviation 0.975^epoch",
+                scion="noise",
+            ),
+            grafted(
+                base,
+                "internal",
+                "filters with an l1 norm below 0.1 are grafted with the network's most informative filters",
+                scion="internal",
+                criterion="l1",
+            ),
+            grafted(base, "external, l1", "information is the l1 norm of the layer (eq. 3)", criterion="l1"),
+            Arm(name="external, entropy", description="information is the entropy of the weights (eq. 6)", config=base),
+            grafted(base, "averaging", "plain averaging: alpha = 0.5 (A = 0), without information", a=0.0),
+            Arm(name="PAPA", description=METHODS["PAPA"][0], config=with_papa(base)),
+        ),
+        baseline="none",
+        seeds=(0, 1, 2, 3, 4),
+    )
+
+
+def information(data: DataConfig, epochs: int) -> Comparison:
+    """Return the comparison of information measures: is any of them better than plain averaging?
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
+    base = in_regime(data, size=4, epochs=epochs)
+    return Comparison(
+        name="information",
+        question="Does the information of a layer help to choose alpha, or is plain averaging as good?",
+        arms=(
+            grafted(base, "averaging", "plain averaging: alpha = 0.5 (A = 0), without information", a=0.0),
+            Arm(name="entropy", description="information is the entropy of the weights (eq. 6)", config=base),
+            grafted(base, "l1", "information is the l1 norm of the layer (eq. 3)", criterion="l1"),
+            grafted(base, "random", "random alphas with the same spread as those from entropy", criterion="random"),
+            Arm(
+                name="independent",
+                description="the networks train without exchange",
+                config=METHODS["independent"][1](base),
+            ),
+        ),
+        baseline="averaging",
+        seeds=(0, 1, 2, 3, 4, 5, 6, 7),
     )

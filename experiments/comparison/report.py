@@ -31,7 +31,7 @@ SHOWN = {
 }
 """Columns of the score tables: the kind of result and the heading. Records of earlier versions lack the last two."""
 
-PICTURES = ("accuracy", "time", "filters", "layers", "alpha", "similarity", "fusion")
+PICTURES = ("gain", "accuracy", "time", "filters", "layers", "alpha", "similarity", "fusion")
 
 WHEN: dict[str, Callable[[int], int]] = {
     "first interval": lambda count: 0,

@@ -34,6 +34,7 @@ from inarch.experiments.comparison import (
     usual_data,
 )
 from inarch.experiments.comparison.arms import NONE, papa, small
+from inarch.experiments.comparison.plots import gains
 from inarch.experiments.comparison.report import SHOWN, write_report
 from inarch.experiments.comparison.results_store import comparable_config, is_same_config, read_rows
 from inarch.experiments.comparison.run_summary import summarize
@@ -96,6 +97,24 @@ def test_comparison_arms_differ_but_do_equal_work(name: str) -> None:
     )
     assert definition.baseline in {arm.name for arm in definition.arms}
     assert len(definition.seeds) >= 3
+
+
+def test_gains_are_paired_with_the_baseline_of_their_regime() -> None:
+    definition = comparison("horizon", DIGITS, epochs=8)
+    losses, accuracies = {"2 x 1": 2.0, "2 x 8": 0.5}, {"independent": (0.5, 0.6), "PAPA": (0.52, 0.64)}
+    rows = [
+        {"arm": f"{regime}, {method}", "seed": seed, "train_loss": loss, "decay_time": 9.0 - loss}
+        | {"last_mean_accuracy": accuracy}
+        for regime, loss in losses.items()
+        for method, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+    old = {"arm": "2 x 8, grafting", "seed": 0, "last_mean_accuracy": 0.5}  # an old record has no such columns
+    (series,) = gains(definition, [*rows, old]).items()
+    name, points = series
+    assert name == "2 networks, PAPA"
+    assert [(point.train_loss, point.decay_time) for point in points] == [(2.0, 7.0), (0.5, 8.5)]
+    assert all(point.estimate.mean == pytest.approx(3.0) and point.estimate.count == 2 for point in points)
 
 
 @pytest.mark.parametrize("name", PAPER_TABLES)
