@@ -34,7 +34,7 @@ USED = Must(rule="at most", limit=30.0)
 UNHURT = Must(rule="at least", limit=0.95)
 
 
-def elastic(*, repeats: int = 5, epochs: int = 48, step_seconds: float = 0.1) -> Measurement:
+def elastic(*, repeats: int = 5, epochs: int = 40, step_seconds: float = 0.1) -> Measurement:
     """Measure how soon new nodes are used, what that costs the other networks, and how well the newcomers end.
 
     Each repeat is a run with a seed of its own, on a cluster of its own whose nodes are processes of this machine. The

@@ -29,13 +29,13 @@ FOUNDERS, LARGEST = 2, 6
 SMALL_NODE, LARGE_NODE = 1, 3
 """CPUs of the nodes that are added. Each network takes one. The large node is lost again, so that 3 networks remain."""
 
-INTERVALS_BEFORE = 7
+INTERVALS_BEFORE = 6
 """Intervals of the founders before the nodes are added."""
 
-INTERVALS_TOGETHER = 7
+INTERVALS_TOGETHER = 6
 """Intervals for which all networks train side by side."""
 
-INTERVALS_AFTER = 7
+INTERVALS_AFTER = 6
 """Intervals that must still be left when the large node is lost, so that the pace of the others can be measured."""
 
 WAIT_SECONDS = 240.0
