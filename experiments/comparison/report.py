@@ -25,11 +25,13 @@ SHOWN = {
     "soup": "soup",
     "greedy_soup": "greedy soup",
     "last_mean": "mean at the end",
+    "last_ensemble": "ensemble at the end",
+    "last_soup": "soup at the end",
     "validation": "mean on validation images",
     "last_validation": "mean at the end on validation images",
     "train": "mean in the last interval on training images",
 }
-"""Columns of the score tables: the kind of result and the heading. Records of earlier versions lack the last two."""
+"""Columns of the score tables: the kind of result and the heading. Records of earlier versions lack some of them."""
 
 PICTURES = ("gain", "accuracy", "time", "filters", "layers", "alpha", "similarity", "fusion")
 
@@ -71,6 +73,8 @@ def write_report(comparison: Comparison, record: ResultsStore, *, command: str) 
         "## Other measures",
         "D is the sum over steps of learning rate * weight decay / (1 - momentum): the norm of a weight without "
         "gradient falls as exp(-D). Training losses and scores are means over the last interval, with augmentation. "
+        "The total pull is the sum of the shares that others have in the weights after each exchange, and what remains "
+        "is, for PAPA, the share of a difference to the mean, and for WASH the share of weights that never move. "
         "Cells are empty where an earlier version did not record a number.",
         _others(comparison, names, rows),
         _invalid(names, record.rows("filters"), rows),
@@ -182,6 +186,8 @@ def _others(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -
         "agreement": ("agreement at the end, %", 100.0),
         "cosine": ("cosine at the end", 1.0),
         "exchanges": ("exchanges", 1.0),
+        "total_pull": ("total pull of a network", 1.0),
+        "remaining": ("share that remains", 1.0),
         "refusals": ("refused", 1.0),
         "train_seconds": (seconds, 1.0),
     }

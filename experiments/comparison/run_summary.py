@@ -65,6 +65,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "decay_time": statistics.fmean(regime["decay_times"]) if regime else None,
         "planned_exchanges": regime.get("num_exchanges"),
         "total_pull": regime.get("total_pull"),
+        "remaining": regime.get("remaining"),
         "train_loss": fit.get("loss"),
         "train_accuracy": fit.get("accuracy"),
         "validation_accuracy": _validation(metrics, "validation_accuracy"),
@@ -81,6 +82,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "greedy_soup": result["greedy_soup"] or {},
         "last_mean": result["last"]["mean"],
         "last_ensemble": result["last"]["ensemble"],
+        "last_soup": result["last"].get("soup") or {},
         **{f"validation_{name}": judged.get(name) or {} for name in ("ensemble", "soup")},
     }
     for kind, scores in kinds.items():

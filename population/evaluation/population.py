@@ -52,7 +52,7 @@ def evaluate_population(
         module: Model with the networks' structure. Its weights are overwritten.
         candidates: Weights of the networks, at least one.
         data: Data for the evaluation.
-        last: Other weights of the same networks, to evaluate without soups.
+        last: Other weights of the same networks, to evaluate without a greedy soup.
 
     Returns:
         A dict with these keys:
@@ -66,14 +66,17 @@ def evaluate_population(
         - cosine: Cosine similarity of the weights, the mean over pairs. None for one network.
         - soup: Scores of the uniform soup.
         - greedy_soup: Scores of the greedy soup, and its members. None without validation data.
-        - last: The keys above, but the soups, for the weights in `last`. Only if there are such weights.
+        - last: The keys above, but the greedy soup, for the weights in `last`. Only if there are such weights.
         - validation: mean, ensemble, soup and greedy_soup on the validation data. None without such data.
         - deploy: What to deploy, as `Deployment.to_dict`. Only the validation data decide.
     """
     greedy, members = _greedy(module, candidates, data)
     averages = [soup([candidate.state for candidate in candidates]), *([greedy] if greedy is not None else [])]
     soups = [_measured(module, state, data) for state in averages]
-    results, outputs, targets = _evaluated(module, candidates, soups, members, data.evaluated, last=last)
+    last_soups = [_measured(module, soup([candidate.state for candidate in last]), data)] if last else []
+    results, outputs, targets = _evaluated(
+        module, candidates, soups, members, data.evaluated, last=last, last_soups=last_soups
+    )
     validation, judged_on = results, data.validation
     if judged_on is not None and judged_on is not data.evaluated:
         del outputs, targets  # of many classes they are large
@@ -96,9 +99,15 @@ def _evaluated(
     evaluated: EvaluationSet,
     *,
     last: Sequence[Candidate] = (),
+    last_soups: Sequence[State] = (),
 ) -> tuple[dict[str, Any], list[Tensor], Tensor]:
     """Return the scores on one part of the data, the outputs of candidates and soups, and the targets."""
-    states = [*(candidate.state for candidate in candidates), *soups, *(candidate.state for candidate in last)]
+    states = [
+        *(candidate.state for candidate in candidates),
+        *soups,
+        *(candidate.state for candidate in last),
+        *last_soups,
+    ]
     pairs = outputs_of(module, states, evaluated)
     targets, outputs = pairs[0][1], [output for output, _ in pairs]
     num_own = len(candidates) + len(soups)
@@ -107,7 +116,9 @@ def _evaluated(
     results["soup"] = soup_rows[0]
     results["greedy_soup"] = soup_rows[1] | {"members": list(members)} if len(soup_rows) > 1 else None
     if last:
-        results["last"] = _combined(last, outputs[num_own:], targets, evaluated)
+        num_last = num_own + len(last)
+        results["last"] = _combined(last, outputs[num_own:num_last], targets, evaluated)
+        results["last"]["soup"] = evaluated.evaluator.scores(outputs[num_last], targets).row()
     return results, outputs[:num_own], targets
 
 

@@ -35,7 +35,7 @@ def evaluate_run(
     """Evaluate every network on the test data, or on the validation data if there are no test data.
 
     Each network is evaluated twice: with its best weights by validation score, and with its last weights. So are the
-    ensemble and the similarities. Soups are evaluated only with the best weights.
+    ensemble, the similarities and the uniform soup. The greedy soup is evaluated only with the best weights.
 
     Args:
         spec: The run.

@@ -242,6 +242,8 @@ def test_result_table_without_test_images_gives_the_reason(tmp_path: Path) -> No
     assert CheckpointStore(storage).commit(runtime.checkpoints[-1])
     result = evaluate_run(RunSpec(name="x", folder=storage.uri, config=config), splits, {0: "done"}, {}, 1.0)
     assert "not evaluated: there are no test or validation data" in str(result_table(result).title)
+    (line,) = deploy_lines(result, str(tmp_path))
+    assert line.startswith("to deploy: nothing is recommended, because there are no validation data")
     assert "no validation and no test images" in splits.report.lines()[0]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inarch.population.evaluation.classification import METRICS, ClassificationEvaluator
-from inarch.population.evaluation.deployment import Deployment, InferenceCost, deployment_of
+from inarch.population.evaluation.deployment import NOISE, Deployment, InferenceCost, deployment_of
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.evaluation.recommendation import JudgedOutput, paired_error, recommend
 from inarch.population.evaluation.retrieval import RetrievalEvaluator, all_vs_all
@@ -56,6 +56,22 @@ def test_paired_error_equals_that_of_the_differing_examples() -> None:
     variance = (13 / 100 - (5 / 100) ** 2) * 100 / 99
     assert paired_error(first, second) == pytest.approx(math.sqrt(variance / 100))
     assert paired_error(first, first) == 0 and paired_error(first[:1], second[:1]) is None
+
+
+@pytest.mark.parametrize(("gain", "least", "greatest"), [(0.0, 0.005, 0.05), (0.04, 0.9, 1.0)])
+def test_noise_keeps_equal_options_apart(gain: float, least: float, greatest: float) -> None:
+    """Two networks that agree on most of 1,000 images: of equal ones, one seldom beats the noise."""
+    random = torch.Generator().manual_seed(0)
+    wins = 0
+    for _ in range(400):
+        common, own, other = torch.rand(3, 1000, generator=random)
+        differs = own < 0.1
+        first = torch.where(differs, other < 0.6, common < 0.7).double()
+        second = torch.where(differs, (1 - other) < 0.6 + 10 * gain, common < 0.7).double()
+        error = paired_error(second, first)
+        assert error is not None
+        wins += float(second.mean() - first.mean()) > NOISE * error
+    assert least <= wins / 400 <= greatest
 
 
 def test_lines_state_gain_noise_and_cost_of_each_option() -> None:
