@@ -26,7 +26,13 @@ from inarch.population.config.runtime import (
 from inarch.population.config.serialization import from_dict, to_dict
 from inarch.population.config.staleness import StalenessConfig
 from inarch.population.config.text import TextConfig
-from inarch.population.config.training import DistillationConfig, OptimizerConfig, ScheduleConfig, WeightAveragingConfig
+from inarch.population.config.training import (
+    DistillationConfig,
+    OptimizerConfig,
+    RegularizationConfig,
+    ScheduleConfig,
+    WeightAveragingConfig,
+)
 
 __all__ = [
     "CheckpointConfig",
@@ -47,6 +53,7 @@ __all__ = [
     "PapaConfig",
     "PbtConfig",
     "PopulationConfig",
+    "RegularizationConfig",
     "RunConfig",
     "ScheduleConfig",
     "SnapshotPrecision",

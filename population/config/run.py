@@ -22,7 +22,13 @@ from inarch.population.config.runtime import (
 )
 from inarch.population.config.staleness import StalenessConfig
 from inarch.population.config.text import TextConfig
-from inarch.population.config.training import DistillationConfig, OptimizerConfig, ScheduleConfig, WeightAveragingConfig
+from inarch.population.config.training import (
+    DistillationConfig,
+    OptimizerConfig,
+    RegularizationConfig,
+    ScheduleConfig,
+    WeightAveragingConfig,
+)
 
 Mode = Literal["async", "lockstep"]
 
@@ -65,6 +71,7 @@ class RunConfig:
     population: PopulationConfig = field(default_factory=PopulationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     weight_averaging: WeightAveragingConfig = field(default_factory=WeightAveragingConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
@@ -87,6 +94,10 @@ class RunConfig:
         require(is_full, "model.weights", "be None unless fusion.mode is off", self.model.weights)
         is_used = self.data.query is None or self.task == "retrieval"
         require(is_used, "data.query", "be None unless task is retrieval", self.data.query)
+        for name in ("mixup", "cutmix"):
+            strength = getattr(self.regularization, name)
+            is_usable = self.task != "retrieval" or strength == 0
+            require(is_usable, f"regularization.{name}", "be 0 with task=retrieval", strength)
         self._check_exchange()
         require(bool(self.storage), "storage", "name a folder or a URI", self.storage)
         require(0 <= self.seed < 2**63, "seed", "lie in [0, 2**63)", self.seed)

@@ -103,6 +103,56 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegularizationConfig:
+    """Random mixtures of training images, and rectangles that are erased in them. For image tasks only.
+
+    Each step mixes all images of its batch in the same way, each with another image of the batch. Label smoothing is
+    optimizer.label_smoothing.
+    """
+
+    mixup: float = 0.0
+    """Strength of mixup, at least 0: both parameters (alpha in the paper) of the beta distribution from which a batch's
+    share is drawn. 1: every share is equally likely. Below 1: most images stay nearly whole. 0: off. Classification
+    only, because a mixture has two classes. Source: Zhang et al. 2018 (arXiv:1710.09412)."""
+    cutmix: float = 0.0
+    """Strength of CutMix, at least 0: as regularization.mixup, for the share of an image that a rectangle of another
+    image does not cover. 0: off. Classification only. Source: Yun et al. 2019 (arXiv:1905.04899)."""
+    cutmix_share: float = 0.5
+    """With mixup and CutMix both on: probability that a mixed batch is mixed by CutMix, in [0, 1]."""
+    mix_probability: float = 1.0
+    """Probability that a batch is mixed, in [0, 1]. The other batches have whole images."""
+    erasing: float = 0.0
+    """Probability that a random rectangle of 2 to 33 % of an image is erased, in [0, 1]. It gets the color that
+    normalization makes 0. Each image is drawn for itself, after it was mixed. 0: off. Source: Zhong et al. 2020
+    (arXiv:1708.04896)."""
+
+    def __post_init__(self) -> None:
+        for name in ("mixup", "cutmix"):
+            strength = getattr(self, name)
+            require(0 <= strength < math.inf, f"regularization.{name}", "be at least 0", strength)
+        for name in ("cutmix_share", "mix_probability", "erasing"):
+            probability = getattr(self, name)
+            require(0 <= probability <= 1, f"regularization.{name}", "lie in [0, 1]", probability)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed, so that images have shares of several classes."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether batches are mixed or erased."""
+        return self.mixes or self.erasing > 0
+
+    @property
+    def cutmix_chance(self) -> float:
+        """Probability that a mixed batch is mixed by CutMix and not by mixup."""
+        if self.mixup > 0 and self.cutmix > 0:
+            return self.cutmix_share
+        return 1.0 if self.cutmix > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
     """Learning from the predictions of trained teachers. Source: Cheng et al. 2020 (arXiv:2004.12311), Grafting+."""
 

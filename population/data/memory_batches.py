@@ -14,9 +14,11 @@ from torch import Tensor
 from inarch.population.config import ScheduleConfig
 from inarch.population.data.augmentation import crop_flip, crop_flip_on_device, draw, normalize
 from inarch.population.data.reading.images import ImageSet
+from inarch.population.data.regularization import Regularization, Regularizer
 
 Batch = tuple[Tensor, Tensor]
-"""Images (batch, channels, height, width) float32 and labels (batch,) int64, both on the network's device."""
+"""Images (batch, channels, height, width) float32 and labels (batch,) int64, both on the network's device. Labels of
+mixed images are shares of the classes: (batch, classes) float32."""
 
 
 RESIDENT_BYTES = 1 << 30
@@ -46,6 +48,19 @@ class EpochSpec:
     """Greatest shift of a random crop, in pixels. 0: no crop."""
     mirror: bool = False
     """Whether to mirror each image with probability 0.5."""
+    regularization: Regularization | None = None
+    """How batches are mixed and erased. None: not at all."""
+
+    def regularizer(self, steps: int, device: torch.device) -> Regularizer | None:
+        """Return what mixes and erases the batches of the pass, or None if nothing does.
+
+        Args:
+            steps: Batches of the pass.
+            device: Device of the batches.
+        """
+        if self.regularization is None:
+            return None
+        return Regularizer(self.regularization, epoch=self.epoch, steps=steps, device=device)
 
 
 class Batches(Protocol):
@@ -102,7 +117,7 @@ class MemoryBatches:
         return len(self._set)
 
     def epoch(self, spec: EpochSpec) -> Iterator[Batch]:
-        """Yield the batches of one training pass, shuffled, cropped, mirrored and normalized.
+        """Yield the batches of one training pass, shuffled, cropped, mirrored, normalized and regularized.
 
         Args:
             spec: Description of the pass.
@@ -113,6 +128,7 @@ class MemoryBatches:
         random = np.random.Generator(np.random.Philox(key=spec.order_seed, counter=[0, 0, 0, spec.epoch]))
         order, size, padding = random.permutation(len(self)), spec.batch_size, spec.padding
         steps = spec.steps or -(-len(self) // size)
+        regularizer = spec.regularizer(steps, self._device)
         for index in range(spec.first, steps):
             chosen = order[index * size : (index + 1) * size]
             step = spec.epoch * steps + index
@@ -125,7 +141,10 @@ class MemoryBatches:
                 pixels, labels = self._chosen(chosen, numbers[0])
                 if padding or spec.mirror:
                     pixels = crop_flip_on_device(pixels, numbers[1:], padding=padding)
-            yield normalize(pixels, self._mean, self._deviation), labels
+            if regularizer is None:
+                yield normalize(pixels, self._mean, self._deviation), labels
+            else:
+                yield regularizer.finish(pixels, labels, mean=self._mean, deviation=self._deviation, index=index)
 
     @functools.cached_property
     def _resident(self) -> Batch | None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from inarch.population.data.augmentation import normalize
 from inarch.population.data.loader.crops import DecodingSpec
@@ -70,7 +69,7 @@ class StreamBatches:
         return len(self._indices)
 
     def epoch(self, spec: EpochSpec) -> Iterator[Batch]:
-        """Yield the batches of one training pass, shuffled, augmented and normalized.
+        """Yield the batches of one training pass, shuffled, augmented, normalized and regularized.
 
         If the pass continues where an earlier call ended, the batches that the workers have made ahead are used.
 
@@ -85,8 +84,13 @@ class StreamBatches:
             DataError: The disk lacks room for the decoded images, or the storage failed.
         """
         steps = spec.steps or -(-len(self) // spec.batch_size)
+        regularizer = spec.regularizer(steps, self._device)
         for number in range(spec.first, steps):
-            yield self._on_device(*self._loader(is_training=True).training_batch(spec, number, steps))
+            pixels, labels = self._uploaded(self._loader(is_training=True).training_batch(spec, number, steps))
+            if regularizer is None:
+                yield normalize(pixels, self._mean, self._deviation), labels
+            else:
+                yield regularizer.finish(pixels, labels, mean=self._mean, deviation=self._deviation, index=number)
 
     def in_order(self, *, batch_size: int) -> Iterator[Batch]:
         """Yield all images once, in order, resized and normalized.
@@ -102,7 +106,8 @@ class StreamBatches:
             DataError: The disk lacks room for the decoded images, or the storage failed.
         """
         for number in range(-(-len(self) // batch_size)):
-            yield self._on_device(*self._loader(is_training=False).evaluation_batch(number, batch_size))
+            pixels, labels = self._uploaded(self._loader(is_training=False).evaluation_batch(number, batch_size))
+            yield normalize(pixels, self._mean, self._deviation), labels
 
     def close(self) -> None:
         """End the loader processes, and give up the cache. A later pass starts them again."""
@@ -122,7 +127,7 @@ class StreamBatches:
             )
         return self._loaders[is_training]
 
-    def _on_device(self, pixels: Tensor, labels: Tensor) -> Batch:
-        """Upload images of 8 bits and their labels, and normalize the images there."""
-        uploaded = pixels.to(self._device, non_blocking=True)
-        return normalize(uploaded, self._mean, self._deviation), labels.to(self._device, non_blocking=True)
+    def _uploaded(self, batch: Batch) -> Batch:
+        """Upload images of 8 bits and their labels."""
+        pixels, labels = batch
+        return pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)

@@ -17,6 +17,7 @@ from inarch.population import models
 from inarch.population.config import FusionConfig, ModelConfig, RunConfig
 from inarch.population.data import Batch, EpochSpec, MemorySplits, Splits
 from inarch.population.data.memory_batches import epoch_steps
+from inarch.population.data.regularization import Regularization
 from inarch.population.errors import ConfigError
 from inarch.population.evaluation import classification, retrieval
 from inarch.population.evaluation.evaluation_set import check_queries, evaluation_set
@@ -130,7 +131,18 @@ class ImageClassification:
         return autocast(self.config.device.precision, self.device, on_cpu=True)
 
     def epoch(self, *, order_seed: int, augment_seed: int, epoch: int, first: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch, as `Task.epoch`."""
+        """Yield the training batches of an epoch, mixed and erased as configured, as `Task.epoch`."""
+        settings = self.config.regularization
+        regularization = None
+        if settings.is_on:
+            regularization = Regularization(config=settings, num_classes=self.splits.num_classes, seed=augment_seed)
+        return self._epoch(
+            order_seed=order_seed, augment_seed=augment_seed, epoch=epoch, first=first, regularization=regularization
+        )
+
+    def _epoch(
+        self, *, order_seed: int, augment_seed: int, epoch: int, first: int, regularization: Regularization | None
+    ) -> Iterator[Batch]:
         data = self.config.data
         spec = EpochSpec(
             epoch=epoch,
@@ -141,6 +153,7 @@ class ImageClassification:
             first=first,
             padding=data.padding if data.augmentation in ("crop", "crop_flip") else 0,
             mirror=data.augmentation in ("crop_flip", "imagenet"),
+            regularization=regularization,
         )
         return self._train.epoch(spec)
 
@@ -159,11 +172,12 @@ class ImageClassification:
 
         Args:
             model: The network, in training mode.
-            batch: Images and labels.
+            batch: Images, and labels or the shares of the classes. Teachers and peers see the same images.
 
         Returns:
             0-dimensional tensors on the task's device, means over the images. The loss has a gradient. The accuracy is
-            of type float64, so that sums over many batches are exact.
+            of type float64, so that sums over many batches are exact. A prediction of a mixed image is right if it is
+            the class with the largest share.
 
         Raises:
             ConfigError: The logits have a wrong shape, or a teacher cannot be loaded.
@@ -186,7 +200,8 @@ class ImageClassification:
             loss = loss + settings.weight * mutual_loss(
                 logits, [self._predictions(peer, images) for peer in self.peers]
             )
-        return loss, {"accuracy": (logits.detach().argmax(1) == labels).double().mean()}
+        classes = labels if labels.ndim == 1 else labels.argmax(1)
+        return loss, {"accuracy": (logits.detach().argmax(1) == classes).double().mean()}
 
     @functools.cached_property
     def teachers(self) -> list[nn.Module]:
@@ -219,8 +234,11 @@ class ImageClassification:
             return model(images).float()
 
     def batch_norm_inputs(self) -> Iterator[Tensor]:
-        """Yield some batches of training images, augmented as in training, to measure batch norm's statistics."""
-        batches = self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)
+        """Yield some batches of training images, to measure batch norm's statistics.
+
+        They are cropped and mirrored as in training, but neither mixed nor erased.
+        """
+        batches = self._epoch(order_seed=0, augment_seed=0, epoch=0, first=0, regularization=None)
         num_batches = self.config.schedule.batch_norm_batches or STATISTICS_BATCHES
         return (images for images, _ in itertools.islice(batches, num_batches))
 

@@ -295,6 +295,10 @@ def task_channels(task: BoundTask, model: nn.Module) -> Channels:
     return find_channels(model, shape)
 
 
+STRENGTHS = ("mixup", "cutmix", "erasing")
+"""Fields of `RegularizationConfig` that change images unless they are 0."""
+
+
 def require_no_image_settings(config: RunConfig, task: str) -> None:
     """Raise ConfigError if a configuration has settings that only tasks on images have.
 
@@ -307,6 +311,7 @@ def require_no_image_settings(config: RunConfig, task: str) -> None:
         ("distillation.teachers", not config.distillation.teachers, "empty"),
         ("exchange.rule", config.exchange.rule != "dml", "another rule than dml"),
         ("weights", config.model.weights is None, "None"),
+        *((f"regularization.{name}", getattr(config.regularization, name) == 0, "0") for name in STRENGTHS),
     ):
         if not is_unused:
             name = "model.weights" if field_name == "weights" else field_name

@@ -130,9 +130,10 @@ def test_peer_graft_through_a_file_equals_published_blend(tmp_path):
 def test_read_input_measures_inarch_and_torchvision():
     measurement = read_input(repeats=2, num_images=256, batch_size=64, workers=0, num_photographs=6, networks=1)
     check_finite_rows(measurement)
-    assert [len(row.values) for row in measurement.rows] == [2] * 11
+    assert [len(row.values) for row in measurement.rows] == [2] * 18
     streamed_ratio = measurement.rows[2]
     assert str(streamed_ratio.must) == "at least 2.5" and streamed_ratio.unit == "x"
+    assert str(next(row for row in measurement.rows if row.what == "mixup and CutMix / plain").must) == "at least 0.8"
 
 
 def test_plain_loop_trains_every_image_of_every_epoch(tmp_path):

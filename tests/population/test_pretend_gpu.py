@@ -25,6 +25,7 @@ from inarch.population import (
     ModelConfig,
     OptimizerConfig,
     PopulationConfig,
+    RegularizationConfig,
     RunConfig,
     ScheduleConfig,
     Snapshot,
@@ -70,6 +71,8 @@ GRAFTS = {
     "filter mean": GraftConfig(level="filter", criterion="l1", weight_alpha="mean"),
 }
 
+REGULARIZED = RegularizationConfig(mixup=1.0, cutmix=1.0, erasing=0.5)
+
 CONFIGS: dict[str, dict[str, Any]] = {
     **{f"graft {name}": {"graft": graft} for name, graft in GRAFTS.items()},
     **{f"rule {rule}": {"exchange": ExchangeConfig(rule=rule)} for rule in ("none", "papa", "wash", "pbt", "dml")},
@@ -97,6 +100,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "float16 snapshots": {"exchange": ExchangeConfig(precision="float16")},
     "int8 snapshots": {"exchange": ExchangeConfig(precision="int8")},
     "retrieval": {"task": "retrieval"},
+    "regularized": {"regularization": REGULARIZED},
+    "regularized dml": {"regularization": REGULARIZED, "exchange": ExchangeConfig(rule="dml")},
 }
 MANY_DONORS = ("graft default", "graft best donor", "graft filter l1", "rule papa", "rule wash", "rule dml")
 
@@ -314,7 +319,8 @@ def test_interval_of_a_resnet50_keeps_its_budget(gpu: Counts) -> None:
     scions to the GPU, and writing threads wait for the checkpoint's copies.
     """
     schedule = ScheduleConfig(epochs=3, batch_size=8)
-    config = small_config(device=DEVICE, model=ModelConfig(architecture="resnet50"), schedule=schedule)
+    model = ModelConfig(architecture="resnet50")
+    config = small_config(device=DEVICE, model=model, schedule=schedule, regularization=REGULARIZED)
     task = ImageClassification(config, tiny_splits(config, images=30), device=CUDA)
     trainer = Trainer(task, config, network_id=0)
     donor = Trainer(task, config, network_id=1).snapshot()

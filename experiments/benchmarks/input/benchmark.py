@@ -1,4 +1,4 @@
-"""Measure training images per second, in memory and streamed.
+"""Measure training images per second, in memory and streamed, and mixed and erased.
 
 In memory, inarch transforms whole batches, and torchvision one PIL image at a time.
 """
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from inarch.experiments.benchmarks.harness import Measurement, Must, Row, one_thread, ratio
+from inarch.experiments.benchmarks.input.regularized import regularized_rows
 from inarch.experiments.benchmarks.input.streamed import streamed_rows
 from inarch.population.data import Batches, EpochSpec, ImageSet, MemoryBatches
 
@@ -39,7 +40,8 @@ def read_input(
 ) -> Measurement:
     """Measure whole epochs of shuffled, cropped, mirrored and normalized batches, in turns.
 
-    inarch reads in the training process itself, on one thread. The rows of `streamed_rows` come first.
+    inarch reads in the training process itself, on one thread. The rows of `streamed_rows` and `regularized_rows`
+    come first.
 
     Args:
         repeats: Measured epochs of each side. One more epoch before them is not counted.
@@ -54,6 +56,8 @@ def read_input(
             repeats=repeats, num_photographs=num_photographs, batch_size=min(64, batch_size), networks=networks
         )
     images = synthetic_images(num_images, seed=0)
+    with one_thread():
+        regularized = regularized_rows(images, repeats=repeats, batch_size=batch_size, padding=PADDING)
     mean, deviation = images.statistics()
     batches = MemoryBatches(images, mean=mean, deviation=deviation)
     loader = _loader(images, mean, deviation, batch_size=batch_size, workers=workers)
@@ -65,6 +69,7 @@ def read_input(
     own_rates, reference_rates = own_rates[1:], reference_rates[1:]
     rows = (
         *streamed,
+        *regularized,
         Row(what="inarch, 1 thread", unit="images/s", values=tuple(own_rates)),
         Row(what=f"torchvision on PIL, DataLoader, {workers} workers", unit="images/s", values=tuple(reference_rates)),
         ratio("inarch / torchvision", own_rates, reference_rates, MUST),

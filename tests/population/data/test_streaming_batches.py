@@ -21,13 +21,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inarch.population import DataConfig
+from inarch.population import DataConfig, RegularizationConfig
 from inarch.population.data import Batches, EpochSpec, StreamSplits, load_splits, open_images, preprocess
 from inarch.population.data.loader.order import shuffled_order
 from inarch.population.data.loader.requests import RequestMaker
 from inarch.population.data.reading.encoded_images import ContentReader, EncodedImages, ImageSource
+from inarch.population.data.regularization import Regularization, Regularizer
 from inarch.population.data.splits import MemorySplits
-from inarch.population.data.streaming_batches import StreamBatches
+from inarch.population.data.streaming_batches import StreamBatches, stream_statistics
 from inarch.population.errors import ConfigError
 from tests.images import encoded, write_table
 
@@ -231,6 +232,21 @@ def test_files_ordered_by_class_are_reported(tmp_path: Path) -> None:
         DataConfig(shuffle_window=0)
 
 
+def test_streamed_batches_are_regularized_as_those_in_memory(table: str) -> None:
+    strengths = RegularizationConfig(mixup=1.0, cutmix=1.0, erasing=0.5)
+    regularization = Regularization(config=strengths, num_classes=4, seed=2)
+    batches, regularizer = batches_of(splits_of(table)), Regularizer(regularization, epoch=1, steps=7)
+    mean, deviation = (torch.tensor(values) for values in stream_statistics(3))
+    mixed = list(batches.epoch(spec(1, regularization=regularization)))
+    for index, ((images, labels), (others, shares)) in enumerate(zip(batches.epoch(spec(1)), mixed, strict=True)):
+        pixels = images * deviation[:, None, None] + mean[:, None, None]
+        expected = regularizer.finish(pixels, labels, mean=mean, deviation=deviation, index=index)
+        torch.testing.assert_close(others, expected[0], rtol=1e-3, atol=1e-4)
+        assert torch.equal(shares, expected[1]) and shares.shape == (len(labels), 4)
+    for batch, other in zip(mixed[3:], batches.epoch(spec(1, first=3, regularization=regularization)), strict=True):
+        assert torch.equal(batch[0], other[0]) and torch.equal(batch[1], other[1])
+
+
 def test_workers_live_through_epochs_and_end_with_the_batches(table: str) -> None:
     before = loader_processes()
     batches = batches_of(splits_of(table, workers=2))
@@ -253,7 +269,7 @@ def test_killed_program_leaves_no_worker_behind(table: str, tmp_path: Path) -> N
     program = tmp_path / "program.py"
     program.write_text(f"""
 import sys, psutil
-from inarch.population import DataConfig
+from inarch.population import DataConfig, RegularizationConfig
 from inarch.population.data import EpochSpec, load_splits
 splits = load_splits(DataConfig(train={table!r}, stream="always", image_size=24, workers=2), seed=0)
 batches = splits.batches("train", "cpu")

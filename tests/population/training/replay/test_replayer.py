@@ -22,6 +22,7 @@ from inarch.population import (
     Loss,
     OptimizerConfig,
     PopulationConfig,
+    RegularizationConfig,
     RunConfig,
     ScheduleConfig,
     Snapshot,
@@ -88,6 +89,7 @@ def test_replay_repeats_a_run(tmp_path: Path) -> None:
         {"exchange": ExchangeConfig(rule="papa", precision="int8")},
         {"exchange": ExchangeConfig(rule="wash")},
         {"mode": "lockstep", "staleness": StalenessConfig(policy="none")},
+        {"regularization": RegularizationConfig(mixup=1.0, cutmix=1.0, erasing=0.5)},
         pytest.param({"exchange": ExchangeConfig(precision="float16")}, marks=pytest.mark.slow),
         pytest.param({"staleness": StalenessConfig(max_intervals=1)}, marks=pytest.mark.slow),
         pytest.param({"exchange": ExchangeConfig(rule="dml")}, marks=pytest.mark.slow),
@@ -95,7 +97,7 @@ def test_replay_repeats_a_run(tmp_path: Path) -> None:
         pytest.param({"exchange": ExchangeConfig(rule="none")}, marks=pytest.mark.slow),
         pytest.param({"weight_averaging": WeightAveragingConfig(kind="swa", start=0.5)}, marks=pytest.mark.slow),
     ],
-    ids=["donors", "papa", "wash", "lockstep", "float16", "staleness", "dml", "pbt", "none", "swa"],
+    ids=["donors", "papa", "wash", "lockstep", "regularized", "float16", "staleness", "dml", "pbt", "none", "swa"],
 )
 def test_replay_repeats_each_rule(tmp_path: Path, changes: Any) -> None:
     schedule = ScheduleConfig(epochs=3, batch_size=32, lr_decay="cosine")
