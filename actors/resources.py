@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from inarch.actors.messages import NAMESPACE
 from inarch.actors.termination import own_sigterm
 from inarch.population.config import RunConfig
+from inarch.population.config.per_network import number_fields, with_numbers
 from inarch.population.errors import ClusterError, ResourceError
 
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
@@ -252,8 +253,9 @@ def check_capacity(config: RunConfig, placement: NetworkResources | None, *, siz
     population = dataclasses.replace(config.population, size=size, min_size=None, max_size=None)
     if placement is not None:
         population = dataclasses.replace(population, cpus=placement.cpus, gpus=placement.gpus)
-    optimizer = dataclasses.replace(config.optimizer, learning_rates="same")
-    plan_resources(dataclasses.replace(config, population=population, optimizer=optimizer))
+    # A list of numbers is for the networks that the run began with. It does not matter for their places.
+    firsts = {item.name: item.value[0] for item in number_fields(config) if isinstance(item.value, tuple)}
+    plan_resources(dataclasses.replace(with_numbers(config, firsts), population=population))
 
 
 @contextlib.asynccontextmanager

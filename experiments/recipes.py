@@ -78,7 +78,7 @@ def paper_diverse(data: str, architecture: str) -> RunConfig:
         data=base.data,
         population=base.population,
         schedule=ScheduleConfig(epochs=200, batch_size=256, lr_decay="cosine"),
-        optimizer=OptimizerConfig(learning_rate=0.1, learning_rates="spread", momentum=0.9, weight_decay=5e-4),
+        optimizer=OptimizerConfig(learning_rate="spread(0.1)", momentum=0.9, weight_decay=5e-4),
     )
 
 

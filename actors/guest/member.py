@@ -20,6 +20,7 @@ from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.actors.guest.ranks import Ranks
 from inarch.actors.guest.session import GuestSession, logger
 from inarch.actors.messages import Enrollment, ExitReason
+from inarch.population.config.per_network import LEARNING_RATE
 from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.exchange import ExchangeResult
 from inarch.population.exchange.participant import Participant
@@ -65,7 +66,8 @@ class Member:
         """
         self._participant, self._enrollment, self._session = participant, enrollment, session
         self._optimizer, self._ranks = optimizer, ranks
-        self._progress = Progress(learning_rate=optimizer.initial_rate if optimizer else 0.0)
+        rates = {LEARNING_RATE: optimizer.initial_rate} if optimizer else {}
+        self._progress = Progress(hyperparameters=rates)
         self._interval = _Interval()
         self._report = GuestReport(enrollment.metrics[0].name)
         self._must_stop = self._has_left = False
@@ -329,9 +331,9 @@ class Member:
         factor = 1.0
         if rootstock is not None:
             progress.score = rootstock.score
-            if rootstock.learning_rate != progress.learning_rate and progress.learning_rate > 0:
-                factor = rootstock.learning_rate / progress.learning_rate
-                progress.learning_rate = rootstock.learning_rate
+            earlier, progress.hyperparameters = progress.learning_rate, rootstock.hyperparameters
+            if progress.learning_rate != earlier and earlier > 0:
+                factor = progress.learning_rate / earlier
             if rootstock.peers is not None:
                 self.peers = tuple({key: tensor.clone() for key, tensor in peer.items()} for peer in rootstock.peers)
         return ExchangeEffects(

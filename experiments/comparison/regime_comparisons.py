@@ -21,6 +21,7 @@ from inarch.population.config import (
     StalenessConfig,
     TopologyConfig,
 )
+from inarch.population.config.per_network import number
 
 IMAGES = 2000
 """Training images, of which a tenth is held out."""
@@ -146,7 +147,7 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
     parallel = dataclasses.replace(
         longer,
         schedule=dataclasses.replace(longer.schedule, batch_size=DEVICES * BATCH, warmup_epochs=max(1, epochs // 4)),
-        optimizer=dataclasses.replace(longer.optimizer, learning_rate=DEVICES * longer.optimizer.learning_rate),
+        optimizer=dataclasses.replace(longer.optimizer, learning_rate=DEVICES * number(longer.optimizer.learning_rate)),
     )
     population = in_regime(data, size=DEVICES, epochs=epochs)
     methods = {

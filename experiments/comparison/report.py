@@ -16,6 +16,7 @@ from inarch.experiments.comparison.results_store import ResultsStore
 from inarch.experiments.comparison.run_summary import DENSITIES
 from inarch.experiments.comparison.statistics import Estimate, interval, paired
 from inarch.population.config import DataConfig
+from inarch.population.config.per_network import text_of
 from inarch.population.persistence.history_schemas import THRESHOLDS
 
 SHOWN = {
@@ -102,7 +103,8 @@ def _setting(comparison: Comparison, rows: Sequence[Row]) -> str:
     schedule, optimizer = config.schedule, config.optimizer
     return (
         f"{config.model.architecture} on {_data(config.data)}; batch {schedule.batch_size}, {optimizer.name}, "
-        f"learning rate {optimizer.learning_rate:g} ({schedule.lr_decay}), weight decay {optimizer.weight_decay:g}, "
+        f"learning rate {text_of(optimizer.learning_rate)} ({schedule.lr_decay}), "
+        f"weight decay {text_of(optimizer.weight_decay)}, "
         f"forward pass in {config.device.precision}. The networks of each arm train together for "
         f"{comparison.arms[0].work} epochs ({images} images)."
     )

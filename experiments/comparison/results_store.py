@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from inarch.experiments.comparison.arms import Comparison
 from inarch.population.config import RunConfig, to_dict
+from inarch.population.config.serialization import renewed
 
 TABLES = ("scores", "curves", "filters", "layers", "alphas", "similarity", "fusion")
 """Files of a comparison's results, keyed by arm and seed."""
@@ -57,7 +58,7 @@ def is_same_config(recorded: str | None, current: str) -> bool:
     if recorded is None or recorded == current:
         return recorded == current
     defaults = json.loads(json.dumps(to_dict(RunConfig())))
-    return _with_defaults(json.loads(recorded), defaults) == json.loads(current)
+    return _with_defaults(dict(renewed(json.loads(recorded))), defaults) == json.loads(current)
 
 
 def _with_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from inarch.population.config.fusion import FusionConfig, FusionMode
 from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.model import ModelConfig
 from inarch.population.config.open_run import OpenConfig, first_difference
+from inarch.population.config.per_network import PerNetwork
 from inarch.population.config.population import PopulationConfig
 from inarch.population.config.run import Mode, RunConfig
 from inarch.population.config.runtime import (
@@ -52,6 +53,7 @@ __all__ = [
     "OptimizerConfig",
     "PapaConfig",
     "PbtConfig",
+    "PerNetwork",
     "PopulationConfig",
     "RegularizationConfig",
     "RunConfig",

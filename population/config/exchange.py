@@ -18,8 +18,8 @@ class ExchangeConfig:
     rule: str = "graft"
     """graft: filter grafting. graft_published: filter grafting with the quirks of the authors' code. papa: a pull
     toward the mean of the population. wash: single weights change places. pbt: copy a better network and perturb its
-    learning rate. dml: learn from the peers' predictions. none: networks train independently. Or module:function for a
-    rule of your own."""
+    hyperparameters. dml: learn from the peers' predictions. none: networks train independently. Or module:function for
+    a rule of your own."""
     num_donors: int | None = None
     """Most snapshots that a network takes at once, at least 1. None: one for graft, pbt and dml, and all that the
     topology gives for papa and wash."""
@@ -76,7 +76,9 @@ class PbtConfig:
     """Copy and perturb. Source: Jaderberg et al. 2017 (arXiv:1711.09846), PBT with binary tournament selection."""
 
     factors: tuple[float, float] = (0.8, 1.2)
-    """A copied learning rate is multiplied by one of the two, drawn at random. Both are above 0."""
+    """A copied learning rate is multiplied by one of the two, drawn at random. Both are above 0. So is each further
+    number that differs between networks. Of momentum, the distance to 1 is multiplied. A number that would leave its
+    valid range stays as it was copied."""
 
     def __post_init__(self) -> None:
         positive = len(self.factors) == 2 and all(0 < factor < math.inf for factor in self.factors)

@@ -11,6 +11,7 @@ from inarch.population.config.exchange import ExchangeConfig, PapaConfig, PbtCon
 from inarch.population.config.fusion import FusionConfig
 from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.model import ModelConfig
+from inarch.population.config.per_network import is_positive, number_fields
 from inarch.population.config.population import PopulationConfig
 from inarch.population.config.runtime import (
     MAX_LABELED_NETWORKS,
@@ -123,10 +124,10 @@ class RunConfig:
         gpus = self.population.gpus
         is_shared = self.device.mps != "on" or gpus is None or 0 < gpus < 1
         require(is_shared, "device.mps", f"be off or auto with population.gpus {gpus}", self.device.mps)
-        rates = self.optimizer.learning_rates
-        if not isinstance(rates, str):
-            fits = len(rates) == self.population.size
-            require(fits, "optimizer.learning_rates", f"have {self.population.size} rates, one for each network", rates)
+        for item in number_fields(self):
+            fits = not isinstance(item.value, tuple) or len(item.value) >= self.population.size
+            rule = f"have at least {self.population.size} numbers, one for each network, or be one number"
+            require(fits, item.name, rule, item.value)
 
     def _check_exchange(self) -> None:
         """Check the fields that depend on the exchange rule."""
@@ -149,6 +150,10 @@ class RunConfig:
         is_plain = self.graft.momentum != "blend" or not compensation
         text = "be keep or reset with staleness.compensation_intervals"
         require(is_plain, "graft.momentum", text, self.graft.momentum)
+        momentum = self.optimizer.momentum
+        have_averages = not isinstance(momentum, (str, tuple)) or is_positive(momentum)
+        text = "be keep or reset if optimizer.momentum is 0 in some networks only"
+        require(have_averages or self.graft.momentum != "blend", "graft.momentum", text, self.graft.momentum)
 
     @property
     def compensation(self) -> int:

@@ -31,12 +31,32 @@ def from_dict(kind: type, values: Mapping[str, Any], path: str = "") -> Any:
     Raises:
         ConfigError: A field is unknown, or its value is refused. The message names the field.
     """
-    hints = typing.get_type_hints(kind)
+    values, hints = renewed(values, path), typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(f"{path or 'the configuration'} has no field {unknown[0]!r}; it has {', '.join(hints)}")
     fields = {name: _revive(hints[name], value, f"{path}{name}.") for name, value in values.items()}
     return kind(**fields)
+
+
+def renewed(values: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
+    """Return recorded values with fields that earlier versions had in today's form.
+
+    Args:
+        values: Values by field name.
+        path: Name of the section, followed by a dot. Empty for a whole configuration.
+    """
+    if not path and isinstance(values.get("optimizer"), Mapping):
+        return {**values, "optimizer": renewed(values["optimizer"], "optimizer.")}
+    if path != "optimizer." or "learning_rates" not in values:
+        return values
+    renamed = {name: value for name, value in values.items() if name != "learning_rates"}
+    rates = values["learning_rates"]
+    if rates == "spread":
+        renamed["learning_rate"] = f"spread({values.get('learning_rate', 0.1)})"
+    elif rates != "same":
+        renamed["learning_rate"] = rates
+    return renamed
 
 
 def _revive(hint: Any, value: Any, path: str) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from inarch.population.config.checks import finite, one_of, require
+from inarch.population.config.checks import one_of, require
+from inarch.population.config.per_network import NumberRule, PerNetwork, check_numbers, is_positive, per_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,41 +66,27 @@ class OptimizerConfig:
 
     name: Literal["sgd", "adamw"] = "sgd"
     """Optimizer: SGD with momentum, or AdamW."""
-    learning_rate: float = 0.1
-    """Initial learning rate, above 0."""
-    learning_rates: Literal["same", "spread"] | tuple[float, ...] = "same"
-    """Learning rate of each network, which makes the population diverse. same: learning_rate for all. spread: lr (1 +
-    cos(pi (N - i) / N)) / 2 for network i of N, counted from 1, as in the paper. Or one rate above 0 for each
-    network."""
-    momentum: float = 0.9
-    """sgd only: momentum, in [0, 1)."""
-    weight_decay: float = 5e-4
-    """Weight decay, at least 0."""
+    learning_rate: PerNetwork = field(default=0.1, metadata=per_network(NumberRule(includes_low=False)))
+    """Initial learning rate, above 0. One number, a list with one for each network, or a distribution."""
+    momentum: PerNetwork = field(default=0.9, metadata=per_network(NumberRule(high=1.0, perturbs="distance_to_1")))
+    """sgd only: momentum, in [0, 1). One number, a list with one for each network, or a distribution."""
+    weight_decay: PerNetwork = field(default=5e-4, metadata=per_network(NumberRule()))
+    """Weight decay, at least 0. One number, a list with one for each network, or a distribution."""
     nesterov: bool = False
     """sgd only: use Nesterov momentum."""
-    label_smoothing: float = 0.0
-    """Label smoothing of the cross-entropy loss, in [0, 1)."""
+    label_smoothing: PerNetwork = field(default=0.0, metadata=per_network(NumberRule(high=1.0)))
+    """Label smoothing of the cross-entropy loss, in [0, 1). One number, a list with one for each network, or a
+    distribution."""
 
     def __post_init__(self) -> None:
         one_of(self.name, Literal["sgd", "adamw"], "optimizer.name")
-        finite(self.learning_rate, "optimizer.learning_rate")
-        require(self.learning_rate > 0, "optimizer.learning_rate", "be above 0", self.learning_rate)
-        if isinstance(self.learning_rates, str):
-            one_of(self.learning_rates, Literal["same", "spread"], "optimizer.learning_rates")
-        else:
-            positive = bool(self.learning_rates) and all(
-                rate > 0 and math.isfinite(rate) for rate in self.learning_rates
-            )
-            require(positive, "optimizer.learning_rates", "be same, spread or rates above 0", self.learning_rates)
-        require(0 <= self.momentum < 1, "optimizer.momentum", "lie in [0, 1)", self.momentum)
-        require(self.weight_decay >= 0, "optimizer.weight_decay", "be at least 0", self.weight_decay)
+        check_numbers(self, "optimizer")
         require(
-            not self.nesterov or self.momentum > 0,
+            not self.nesterov or is_positive(self.momentum),
             "optimizer.nesterov",
-            "be False unless optimizer.momentum is above 0",
+            "be False unless optimizer.momentum is above 0 in every network",
             self.nesterov,
         )
-        require(0 <= self.label_smoothing < 1, "optimizer.label_smoothing", "lie in [0, 1)", self.label_smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,7 +184,7 @@ class Exchanger:
             information=information,
             epoch=epoch,
             rate_factor=rate_factor,
-            learning_rate=own.learning_rate,
+            hyperparameters=own.hyperparameters,
             score=own.score,
             random=self._random_numbers(self._network_id, own.interval),
             common_random=self._random_numbers(None, own.interval),

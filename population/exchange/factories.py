@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from inarch.population.config import RunConfig
+from inarch.population.config.per_network import number_fields
 from inarch.population.exchange.dml import DmlRule
 from inarch.population.exchange.graft import GraftRule
 from inarch.population.exchange.graft_published import PublishedGraftRule
@@ -40,7 +41,7 @@ def wash(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:
 
 def pbt(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:
     """Return the rule of population based training."""
-    return PbtRule(config.pbt)
+    return PbtRule(config.pbt, {item.name: item.rule for item in number_fields(config)})
 
 
 def dml(config: RunConfig, find: Callable[[], Channels]) -> ExchangeRule:

@@ -48,8 +48,9 @@ class Rootstock:
     """Epochs completed."""
     rate_factor: float
     """Current learning rate as a share of the initial one."""
-    learning_rate: float
-    """Initial learning rate. A rule may set it."""
+    hyperparameters: Mapping[str, float]
+    """The network's own numbers by field of the configuration, such as `optimizer.learning_rate`. A rule may set the
+    attribute to other valid numbers of the same fields."""
     score: float | None
     """Newest validation score. A rule that copies a network sets it to that network's score."""
     random: np.random.Generator

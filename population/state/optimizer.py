@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inarch.population.config import OptimizerConfig, RunConfig
+from inarch.population.config.per_network import number
 from inarch.population.errors import ConfigError
 
 MOMENTUM_SLOTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
@@ -20,29 +21,42 @@ INITIAL_COUNTERS = {"step": 0, "mu_product": 1}
 step."""
 
 
-def make_optimizer(module: nn.Module, config: RunConfig, learning_rate: float) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """Return a new optimizer of a network's trainable parameters.
 
     Args:
         module: The network.
-        config: The run's configuration. Its section `optimizer` is read.
-        learning_rate: Initial learning rate of this network.
+        config: Configuration of the network, as `network_config`. Its section `optimizer` is read.
     """
     settings = config.optimizer
     # With the gradient scaler of float16, only a fused optimizer decides on the GPU whether to skip a step.
     is_scaled = config.device.precision == "float16"
     fused = True if is_scaled and next(module.parameters()).device.type == "cuda" else None
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    rate, weight_decay = number(settings.learning_rate), number(settings.weight_decay)
     if settings.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, fused=fused)
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=fused)
     return torch.optim.SGD(
         parameters,
-        lr=learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
+        lr=rate,
+        momentum=number(settings.momentum),
+        weight_decay=weight_decay,
         nesterov=settings.nesterov,
         fused=fused,
     )
+
+
+def set_numbers(optimizer: torch.optim.Optimizer, settings: OptimizerConfig) -> None:
+    """Give an optimizer of `make_optimizer` other numbers. Its learning rate is set at each step.
+
+    Args:
+        optimizer: The optimizer.
+        settings: Section `optimizer` of the network's configuration.
+    """
+    for group in optimizer.param_groups:
+        group["weight_decay"] = number(settings.weight_decay)
+        if settings.name == "sgd":
+            group["momentum"] = number(settings.momentum)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
@@ -97,9 +111,9 @@ def moment_slots(config: OptimizerConfig) -> tuple[str, ...]:
     """Return the running averages that an optimizer holds for each parameter, by torch's names.
 
     Args:
-        config: Settings of the optimizer. SGD without momentum has no averages.
+        config: Settings of the optimizer of one network. SGD without momentum has no averages.
     """
-    return MOMENTUM_SLOTS[config.name] if config.name != "sgd" or config.momentum > 0 else ()
+    return MOMENTUM_SLOTS[config.name] if config.name != "sgd" or number(config.momentum) > 0 else ()
 
 
 def moment_buffers(

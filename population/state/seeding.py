@@ -13,9 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Use = Literal["weights", "order", "augmentation", "training", "exchange"]
+Use = Literal["weights", "order", "augmentation", "training", "exchange", "hyperparameters"]
 
-_LEAVES: dict[Use, int] = {"weights": 0, "order": 1, "augmentation": 2, "training": 3, "exchange": 4}
+_LEAVES: dict[Use, int] = {
+    "weights": 0,
+    "order": 1,
+    "augmentation": 2,
+    "training": 3,
+    "exchange": 4,
+    "hyperparameters": 5,
+}
 
 
 def derive_seed(root: int, network_id: int, use: Use) -> int:
@@ -24,8 +31,8 @@ def derive_seed(root: int, network_id: int, use: Use) -> int:
     Args:
         root: The run's seed, at least 0.
         network_id: The network's id, at least 0.
-        use: Purpose of the seed: initial weights, data order, augmentation, torch's random state in training, or random
-            numbers of an exchange.
+        use: Purpose of the seed: initial weights, data order, augmentation, torch's random state in training, random
+            numbers of an exchange, or the numbers that a network draws from the configuration's distributions.
 
     Returns:
         An integer in [0, 2**63).

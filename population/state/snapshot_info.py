@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,5 +31,5 @@ class SnapshotInfo:
     """Whether the snapshot's tensors of four dimensions are in channels_last order, as `Layout.channels_last`."""
     score: float | None = None
     """Newest validation score, as `Scores.score`. None without validation images."""
-    learning_rate: float = 0.0
-    """Initial learning rate of the network that trained these weights."""
+    hyperparameters: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
+    """Numbers of the network that trained these weights, by field of the configuration."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from inarch.population import models
 from inarch.population.config import FusionConfig, ModelConfig, RunConfig
+from inarch.population.config.per_network import number
 from inarch.population.data import Batch, EpochSpec, MemorySplits, Splits
 from inarch.population.data.memory_batches import epoch_steps
 from inarch.population.data.regularization import Regularization
@@ -96,6 +97,10 @@ class ImageClassification:
     def metrics(self) -> tuple[Metric, ...]:
         """Metrics of classification or of retrieval."""
         return retrieval.METRICS if self.config.task == "retrieval" else classification.METRICS
+
+    def configure(self, config: RunConfig) -> None:
+        """Use the numbers of one network from now on, as `BoundTask.configure`."""
+        self.config = dataclasses.replace(config, model=self.config.model)
 
     def build(self, seed: int) -> nn.Module:
         """Return a new network on the task's device, in the memory format that device.channels_last sets.
@@ -191,7 +196,7 @@ class ImageClassification:
                 f"{self.splits.num_classes}), it gave {tuple(logits.shape)}"
             )
         logits = logits.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.optimizer.label_smoothing)
+        loss = F.cross_entropy(logits, labels, label_smoothing=number(self.config.optimizer.label_smoothing))
         settings = self.config.distillation
         if settings.teachers:
             teacher_logits = [self._predictions(teacher, images) for teacher in self.teachers]

@@ -57,7 +57,7 @@ class BoundTask(Protocol):
 
     @property
     def config(self) -> RunConfig:
-        """Configuration of the run."""
+        """Configuration of the run, or of the network that it was configured for."""
         ...
 
     @property
@@ -73,6 +73,17 @@ class BoundTask(Protocol):
     @property
     def input_shape(self) -> Sequence[int] | None:
         """Shape of one input of the model, without the batch, to trace channels. None: channels are not traced."""
+        ...
+
+    def configure(self, config: RunConfig) -> None:
+        """Use the numbers of one network from now on, such as its label smoothing.
+
+        The trainer calls it before the network's first step, and if an exchange changes a number.
+
+        Args:
+            config: Configuration of the network, as `network_config`. Only numbers that may differ between networks
+                differ from the run's.
+        """
         ...
 
     def build(self, seed: int) -> nn.Module:

@@ -278,6 +278,10 @@ class BoundTensorTask:
         """Shape of one input, as the task gives it."""
         return self.task.input_shape(self._data)
 
+    def configure(self, config: RunConfig) -> None:
+        """Give `build_model` the configuration of one network, as `BoundTask.configure`."""
+        self.config = config
+
     def build(self, seed: int) -> nn.Module:
         """Return a new network on the task's device.
 

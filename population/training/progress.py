@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from inarch.population.config.per_network import LEARNING_RATE
 from inarch.population.evaluation.metrics import Scores
 from inarch.population.exchange import Contribution, training_behind
 from inarch.population.exchange.participant import Participant
 from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.state.hyperparameters import Hyperparameters
 from inarch.population.state.snapshot import Layout
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.schedule import Schedule
@@ -18,8 +20,8 @@ from inarch.population.training.schedule import Schedule
 class Progress:
     """Counters of one network's training. Each checkpoint saves them."""
 
-    learning_rate: float
-    """Initial learning rate. An exchange rule may change it."""
+    hyperparameters: Hyperparameters = field(default_factory=dict[str, float])
+    """The network's own numbers by field of the configuration. An exchange rule may change them."""
     interval: int = 0
     """Intervals of the schedule completed."""
     step: int = 0
@@ -44,6 +46,11 @@ class Progress:
     """Examples trained on in this interval."""
     seconds_steps: float = 0.0
     """Seconds of the steps of this interval, on the runtime's clock."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Initial learning rate. 0 if it is not known."""
+        return self.hyperparameters.get(LEARNING_RATE, 0.0)
 
     def complete_interval(self, trained: float = 1.0) -> None:
         """Count an interval as completed when its steps are.
@@ -118,7 +125,7 @@ class Progress:
             structure=layout.fingerprint,
             is_channels_last=layout.channels_last,
             score=self.score,
-            learning_rate=self.learning_rate,
+            hyperparameters=self.hyperparameters,
         )
 
     def report(

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from inarch.population.config import RunConfig
+from inarch.population.config.per_network import number
 from inarch.population.grafting.units import GraftUnit
+from inarch.population.state.hyperparameters import network_config
 from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, is_structural
 from inarch.population.tasks.regime import Regime
-from inarch.population.training.schedule import Schedule, base_learning_rate
+from inarch.population.training.schedule import Schedule
 
 UNKNOWN_UNITS = 100
 """Units of equal size in place of those of a model that is not known."""
@@ -66,15 +68,14 @@ def decay_time(config: RunConfig, factors: float, *, network_id: int) -> float:
     Args:
         config: Configuration of the run.
         factors: Sum over all steps of `Schedule.factor`.
-        network_id: Id of the network, which decides its learning rate.
+        network_id: Id of the network, which decides its hyperparameters.
 
     Returns:
         A number without unit, at least 0.
     """
-    settings = config.optimizer
-    rate = base_learning_rate(settings, network_id=network_id, size=config.population.size)
-    repeats = 1.0 / (1.0 - settings.momentum) if settings.name == "sgd" else 1.0
-    return rate * factors * settings.weight_decay * repeats
+    settings = network_config(config, network_id).optimizer
+    repeats = 1.0 / (1.0 - number(settings.momentum)) if settings.name == "sgd" else 1.0
+    return number(settings.learning_rate) * factors * number(settings.weight_decay) * repeats
 
 
 def num_exchanges(config: RunConfig, schedule: Schedule) -> int:

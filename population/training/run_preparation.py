@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from inarch.population.models.usable import ignored_code
+from inarch.population.state.hyperparameters import network_config
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.protocol import BoundTask
@@ -41,6 +42,7 @@ def describe_run(task: BoundTask) -> RunInfo:
         ConfigError: Model, data, exchange rule and teachers do not fit.
         UserCodeError: The caller's code raised.
     """
+    config = task.config  # before the task is configured for the network that is tried
     trainer = try_task(task)
     description = task.describe()
     compact = description.compact
@@ -60,7 +62,7 @@ def describe_run(task: BoundTask) -> RunInfo:
         interval_steps=trainer.schedule.interval_steps,
         steps_per_epoch=trainer.schedule.steps_per_epoch,
         regime=regime(
-            task.config,
+            config,
             steps_per_epoch=trainer.schedule.steps_per_epoch,
             unit_sizes=sizes_of(trainer.units, named_tensors(trainer.module)),
         ),
@@ -84,6 +86,7 @@ def try_task(task: BoundTask, *, num_examples: int | None = None) -> Trainer:
         ConfigError: Model, data, exchange rule and teachers do not fit.
         UserCodeError: The caller's code raised.
     """
+    task.configure(network_config(task.config, 0))
     task.check(num_examples=num_examples)
     device = dataclasses.replace(task.config.device, compile=False)
     trainer = Trainer(task, dataclasses.replace(task.config, device=device), network_id=0)

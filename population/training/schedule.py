@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from inarch.population.config import OptimizerConfig, ScheduleConfig
+from inarch.population.config import ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,23 +99,3 @@ class Schedule:
             )
             return self.config.step_factor**num_decays
         return 1.0
-
-
-def base_learning_rate(config: OptimizerConfig, *, network_id: int, size: int) -> float:
-    """Return the initial learning rate of a network.
-
-    Networks that join later take the rates of the initial networks in turn.
-
-    Args:
-        config: The learning rate, and whether rates are the same, spread or given.
-        network_id: Id of the network, at least 0.
-        size: Networks that the run was configured for, at least 1.
-
-    Source: spread, the public code of Meng et al. 2020: lr (1 + cos(pi (N - i) / N)) / 2 for i = 1..N.
-    """
-    index = network_id % size
-    if config.learning_rates == "same":
-        return config.learning_rate
-    if config.learning_rates == "spread":
-        return config.learning_rate * (1.0 + math.cos(math.pi * (size - index - 1) / size)) / 2.0
-    return float(config.learning_rates[index])

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from inarch.population.config import RunConfig
+from inarch.population.config.per_network import LEARNING_RATE, with_numbers
 from inarch.population.errors import CheckpointError, StructureError
 from inarch.population.evaluation.filter_statistics import FilterNorms, measure_filters
 from inarch.population.evaluation.metrics import Scores
@@ -47,12 +48,14 @@ from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId
 from inarch.population.persistence.history_schemas import Rows
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.host_copies import HostCopies
+from inarch.population.state.hyperparameters import Hyperparameters, hyperparameters, network_config
 from inarch.population.state.optimizer import (
     count_steps,
     load_optimizer,
     make_optimizer,
     moment_slots,
     optimizer_tensors,
+    set_numbers,
 )
 from inarch.population.state.packing import SnapshotPacking
 from inarch.population.state.precision import measure_batch_norm
@@ -66,7 +69,7 @@ from inarch.population.training.birth import Birth, StartPoint, environment
 from inarch.population.training.history_buffer import HistoryBuffer
 from inarch.population.training.progress import Progress
 from inarch.population.training.runtime import Stopwatch, TrainerRuntime
-from inarch.population.training.schedule import Schedule, base_learning_rate
+from inarch.population.training.schedule import Schedule
 from inarch.population.training.weight_averaging import WeightAverage
 
 
@@ -77,9 +80,10 @@ class Trainer:
         """Build the network with its initial weights, at the beginning of the schedule.
 
         Args:
-            task: Builds the network and supplies its batches, loss and validation.
+            task: Builds the network and supplies its batches, loss and validation. It is configured for this network,
+                and must not be another network's.
             config: Configuration of the run.
-            network_id: Id of the network. It decides the network's random numbers and its learning rate.
+            network_id: Id of the network. It decides the network's random numbers and its hyperparameters.
             incarnation: Number of its process, from 1.
 
         Raises:
@@ -91,8 +95,9 @@ class Trainer:
         owner = 0 if config.population.same_initial_weights else network_id
         self.module: nn.Module = task.build(derive_seed(config.seed, owner, "weights"))
         self.schedule = Schedule(config=config.schedule, steps_per_epoch=task.steps_per_epoch)
-        learning_rate = base_learning_rate(config.optimizer, network_id=network_id, size=config.population.size)
-        self.progress = Progress(learning_rate=learning_rate)
+        self.progress = Progress(hyperparameters=hyperparameters(config, network_id))
+        own = network_config(config, network_id)
+        task.configure(own)
         self._device = next(self.module.parameters()).device
         # With dynamic shapes, the smaller last batch of an epoch would replace the graph of the full batches.
         self._forward = self.module
@@ -100,9 +105,9 @@ class Trainer:
             mode = config.device.compile_mode
             self._forward = cast(nn.Module, torch.compile(self.module, dynamic=False, mode=mode))
         self._passes: set[object] = set()
-        self.optimizer = make_optimizer(self.module, config, learning_rate)
+        self.optimizer = make_optimizer(self.module, own)
         self._names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        slots = moment_slots(config.optimizer)
+        slots = moment_slots(own.optimizer)
         self._participant = Participant(SharedState(self.module, self.optimizer, config, slots=slots), config)
         self._participant.alias_parameters()
         self._convolutions = convolution_units(self.module)
@@ -316,7 +321,8 @@ class Trainer:
     def clone_from(self, snapshot: Snapshot) -> None:
         """Copy the weights and the position in the schedule from another network, for a network that joins as a clone.
 
-        The optimizer's count of steps follows too.
+        The optimizer's count of steps follows too. With exchange.rule pbt, so do the hyperparameters. Otherwise the
+        network keeps its own, so that the population stays as diverse as it was configured.
 
         Args:
             snapshot: Snapshot of the parent, of the same layout. It is only read.
@@ -326,6 +332,9 @@ class Trainer:
         self.progress.trained_intervals = snapshot.origin.trained_intervals
         self.progress.trained_steps = snapshot.origin.trained_steps
         count_steps(self.optimizer, snapshot.origin.trained_steps)
+        if self.config.exchange.rule == "pbt":  # the parent's numbers are the result of a search
+            own, parent = self.progress.hyperparameters, snapshot.origin.hyperparameters
+            self._set_hyperparameters({name: parent.get(name, value) for name, value in own.items()})
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Restore the network, its optimizer, its random state and its progress from a checkpoint.
@@ -348,7 +357,11 @@ class Trainer:
         self.average.load(checkpoint.tensors)
         names = {field.name for field in dataclasses.fields(Progress)}
         saved = {name: value for name, value in checkpoint.training.items() if name in names and value is not None}
+        if "hyperparameters" not in saved and "learning_rate" in checkpoint.training:  # of an earlier version
+            saved["hyperparameters"] = {LEARNING_RATE: checkpoint.training["learning_rate"]}
+        own = self.progress.hyperparameters
         self.progress = dataclasses.replace(self.progress, **saved)
+        self._set_hyperparameters({**own, **self.progress.hyperparameters})
         self._participant.load(checkpoint.tensors, self.origin(), within=checkpoint.id.step > 0)
         if checkpoint.training.get("scaler"):
             self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))
@@ -484,7 +497,15 @@ class Trainer:
         if rootstock.peers is not None:
             self.task.set_peers(rootstock.peers)
         self.progress.score = rootstock.score
-        self.progress.learning_rate = rootstock.learning_rate
+        if rootstock.hyperparameters != self.progress.hyperparameters:
+            self._set_hyperparameters(rootstock.hyperparameters)
+
+    def _set_hyperparameters(self, values: Hyperparameters) -> None:
+        """Train with other numbers from now on."""
+        self.progress.hyperparameters = dict(values)
+        own = with_numbers(self.config, values)
+        set_numbers(self.optimizer, own.optimizer)
+        self.task.configure(own)
 
     def _measure_filters(self, snapshot: Snapshot | None) -> FilterNorms:
         """Measure the convolutions' filters. Entropies in the snapshot's information are not computed again."""

@@ -13,6 +13,7 @@ from inarch.population import (
     Snapshot,
     Trainer,
 )
+from inarch.population.config.per_network import LEARNING_RATE
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
@@ -63,7 +64,11 @@ def scions(config: RunConfig, trainer: Trainer, donors: int) -> tuple[Snapshot, 
         snapshot = Trainer(donor_task, config, network_id=number + 1).snapshot()
         behind = 0 if config.mode == "lockstep" else 1
         origin = dataclasses.replace(
-            snapshot.origin, interval=own.interval - behind, step=own.step, score=1.0, learning_rate=0.05
+            snapshot.origin,
+            interval=own.interval - behind,
+            step=own.step,
+            score=1.0,
+            hyperparameters={LEARNING_RATE: 0.05},
         )
         found.append(dataclasses.replace(snapshot, origin=origin, buffer=snapshot.buffer.copy()))
     return tuple(found)

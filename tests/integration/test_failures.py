@@ -274,7 +274,7 @@ def test_unreadable_streamed_image_ends_run_and_names_its_row(begin, tmp_path: P
 
 @pytest.mark.slow
 def test_failed_network_is_a_row_of_an_incomplete_run(begin, tmp_path: Path) -> None:
-    rates = OptimizerConfig(learning_rates=(0.05, 1e20))
+    rates = OptimizerConfig(learning_rate=(0.05, 1e20))
     result = begin("diverging", optimizer=rates, exchange=ExchangeConfig(rule="none")).wait(seconds=90)
     assert result.table is not None and not result.is_complete
     rows = {row["network"]: row for row in result.table["networks"]}
@@ -285,7 +285,7 @@ def test_failed_network_is_a_row_of_an_incomplete_run(begin, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_diverging_network_does_not_harm_the_others(begin) -> None:
     """They graft, as by default."""
-    rates = OptimizerConfig(learning_rates=(0.05, 0.05, 500.0))
+    rates = OptimizerConfig(learning_rate=(0.05, 0.05, 500.0))
     run = begin("harmless", optimizer=rates, **paced(12, 0.05, population=PopulationConfig(size=3)))
     result = run.wait(seconds=120)
     assert [network.ended for network in result.networks] == ["done", "done", "failed"]

@@ -36,6 +36,7 @@ from inarch.population import (
     WeightAveragingConfig,
 )
 from inarch.population.config import TextConfig
+from inarch.population.config.per_network import LEARNING_RATE
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointStore
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.persistence.storage import Storage
@@ -151,7 +152,11 @@ def exchanging_runtime(task: BoundTask, config: RunConfig, *, donors: int) -> Fa
             snapshot = other.snapshot()
             behind = 0 if config.mode == "lockstep" else min(number + own.interval % 2, own.interval)
             origin = dataclasses.replace(
-                snapshot.origin, interval=own.interval - behind, step=own.step, score=1.0, learning_rate=0.05
+                snapshot.origin,
+                interval=own.interval - behind,
+                step=own.step,
+                score=1.0,
+                hyperparameters={LEARNING_RATE: 0.05},
             )
             found.append(
                 dataclasses.replace(snapshot, origin=origin, buffer=other.packing.as_received(snapshot.buffer))

@@ -17,6 +17,7 @@ from inarch.population.config import (
     RunConfig,
     ScheduleConfig,
 )
+from inarch.population.config.per_network import number
 from inarch.population.data import Splits
 from inarch.population.state.precision import autocast
 from inarch.population.state.snapshot import Snapshot
@@ -80,9 +81,9 @@ class PlainLoop:
         settings = config.optimizer
         self._optimizer = torch.optim.SGD(
             self._model.parameters(),
-            settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
+            number(settings.learning_rate),
+            momentum=number(settings.momentum),
+            weight_decay=number(settings.weight_decay),
             nesterov=settings.nesterov,
         )
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._precision == "float16")

@@ -13,7 +13,16 @@ from inarch.population.persistence.checkpoint import Checkpoint
 from inarch.population.state.snapshot import HASH_BYTES, Snapshot
 from inarch.population.training.replay.record import Life
 
-COUNTED = ("interval", "step", "trained_intervals", "trained_steps", "grafts", "learning_rate", "score", "best_score")
+COUNTED = (
+    "interval",
+    "step",
+    "trained_intervals",
+    "trained_steps",
+    "grafts",
+    "hyperparameters",
+    "score",
+    "best_score",
+)
 """Values of training.json that a replay repeats. Others are seconds, or have to do with the interval in progress."""
 
 

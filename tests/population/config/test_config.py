@@ -27,7 +27,7 @@ from inarch.population import (
 from inarch.population.config import from_dict, to_dict
 from inarch.population.errors import ConfigError
 from inarch.population.state.seeding import derive_seed
-from inarch.population.training.schedule import Schedule, base_learning_rate
+from inarch.population.training.schedule import Schedule
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,23 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (PopulationConfig, {"gpus": 1.5}, r"population\.gpus must lie in \[0, 1\]"),
         (ScheduleConfig, {"epochs": 0}, r"schedule\.epochs"),
         (OptimizerConfig, {"learning_rate": float("nan")}, r"optimizer\.learning_rate"),
-        (OptimizerConfig, {"learning_rates": (0.1, -0.1)}, r"optimizer\.learning_rates"),
+        (OptimizerConfig, {"learning_rate": (0.1, -0.1)}, r"optimizer\.learning_rate must be above 0, as one number"),
+        (OptimizerConfig, {"learning_rate": ()}, r"optimizer\.learning_rate must be above 0"),
+        (OptimizerConfig, {"momentum": 1.0}, r"optimizer\.momentum must lie in \[0, 1\), got 1\.0"),
+        (OptimizerConfig, {"momentum": None}, r"optimizer\.momentum must lie in \[0, 1\), got None"),
+        (OptimizerConfig, {"weight_decay": "uniform(0, inf)"}, r"optimizer\.weight_decay must be at least 0"),
+        (OptimizerConfig, {"weight_decay": "uniform(2, 1)"}, "uniform takes two numbers, the lower first"),
+        (OptimizerConfig, {"weight_decay": "log_uniform(0, 1)"}, "log_uniform takes two numbers above 0"),
+        (OptimizerConfig, {"weight_decay": "normal(0, 1)"}, "no distribution 'normal'; there are uniform"),
+        (OptimizerConfig, {"label_smoothing": "0.1; 0.2"}, r"must be a distribution such as uniform\(0, 0\.4\)"),
+        (OptimizerConfig, {"label_smoothing": "choice(0.1, x)"}, "choice takes numbers with commas"),
         (OptimizerConfig, {"nesterov": True, "momentum": 0.0}, r"optimizer\.nesterov"),
+        (OptimizerConfig, {"nesterov": True, "momentum": "choice(0, 0.9)"}, r"optimizer\.nesterov"),
+        (
+            RunConfig,
+            {"optimizer": OptimizerConfig(momentum="uniform(0, 0.9)"), "graft": GraftConfig(momentum="blend")},
+            r"graft\.momentum must be keep or reset if optimizer\.momentum is 0 in some networks",
+        ),
         (DataConfig, {"validation": 0.7}, r"data\.validation"),
         (StalenessConfig, {"rate": -1.0}, r"staleness\.rate"),
         (TopologyConfig, {"name": "edges"}, r"topology\.edges"),
@@ -127,7 +142,7 @@ from inarch.population.training.schedule import Schedule, base_learning_rate
         (ScheduleConfig, {"epochs": 3, "warmup_epochs": 3}, r"schedule\.warmup_epochs must be .* fewer than epochs"),
         (RunConfig, {"mode": "sync"}, "mode must be one of async, lockstep"),
         (RunConfig, {"name": "a/b"}, "name must consist"),
-        (RunConfig, {"optimizer": OptimizerConfig(learning_rates=(0.1,))}, "4 rates"),
+        (RunConfig, {"optimizer": OptimizerConfig(learning_rate=(0.1,))}, "have at least 4 numbers"),
     ],
 )
 def test_config_error_names_the_field_the_rule_and_the_value(kind, fields, message: str) -> None:
@@ -144,7 +159,7 @@ def test_recipe_survives_a_json_round_trip(name: str) -> None:
 def test_nested_tuples_survive_a_json_round_trip() -> None:
     config = RunConfig(
         topology=TopologyConfig(name="edges", edges=((0, 1), (1, 0))),
-        optimizer=OptimizerConfig(learning_rates=(0.1, 0.2, 0.3, 0.4)),
+        optimizer=OptimizerConfig(learning_rate=(0.1, 0.2, 0.3, 0.4), momentum="uniform(0.8, 0.95)"),
         staleness=StalenessConfig(max_intervals=3),
     )
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
@@ -155,14 +170,6 @@ def test_unknown_field_or_recipe_is_named_in_the_error() -> None:
         from_dict(RunConfig, {"graft": {"alpha": 1}})
     with pytest.raises(ConfigError, match="no recipe 'nope'"):
         recipe("nope")
-
-
-def test_spread_learning_rates_equal_those_of_the_paper() -> None:
-    config = OptimizerConfig(learning_rates="spread")
-    rates = [round(base_learning_rate(config, network_id=i, size=4), 4) for i in range(4)]
-    assert rates == [0.0146, 0.05, 0.0854, 0.1]
-    assert base_learning_rate(config, network_id=4, size=4) == base_learning_rate(config, network_id=0, size=4)
-    assert base_learning_rate(OptimizerConfig(learning_rates=(0.3, 0.1)), network_id=1, size=2) == 0.1
 
 
 def test_schedule_factors_match_values_by_hand() -> None:

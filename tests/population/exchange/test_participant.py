@@ -34,7 +34,7 @@ def participant(seed: int, *, num_intervals: int = 0) -> tuple[nn.Module, Partic
 
 
 def origin(part: Participant, network_id: int, interval: int) -> SnapshotInfo:
-    progress = Progress(learning_rate=0.1, interval=interval, step=interval, trained_intervals=float(interval))
+    progress = Progress(interval=interval, step=interval, trained_intervals=float(interval))
     return progress.origin(network_id=network_id, incarnation=1, layout=part.layout, created_at=0.0)
 
 

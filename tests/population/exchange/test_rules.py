@@ -33,6 +33,7 @@ from inarch.population import (
     layer_entropy,
     layer_information,
 )
+from inarch.population.config.per_network import LEARNING_RATE, NumberRule
 from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.evaluation.filter_statistics import filter_density
 from inarch.population.exchange import ExchangeRule, GraftRule, PapaRule, PbtRule, Rootstock, Scion, WashRule
@@ -68,7 +69,7 @@ def origin(network_id: int, *, score: float | None = 0.5, rate: float = 0.1) -> 
         created_at=0.0,
         structure="same",
         score=score,
-        learning_rate=rate,
+        hyperparameters={LEARNING_RATE: rate},
     )
 
 
@@ -99,7 +100,7 @@ def make_rootstock(network_id: int, weights: dict[str, Tensor], rule: ExchangeRu
         information=information_of(rule, weights, network_id),
         epoch=3.0,
         rate_factor=0.5,
-        learning_rate=named.get("rate", 0.1),
+        hyperparameters={LEARNING_RATE: named.get("rate", 0.1)},
         score=named.get("score", 0.5),
         random=np.random.default_rng([7, network_id]),
         common_random=np.random.default_rng(7),
@@ -145,7 +146,7 @@ def test_wash_rule_permutes_each_weight_among_the_networks() -> None:
 
 
 def test_pbt_rule_copies_a_better_network_and_perturbs_its_rate() -> None:
-    rule = PbtRule(PbtConfig(factors=(0.5, 2.0)))
+    rule = PbtRule(PbtConfig(factors=(0.5, 2.0)), {LEARNING_RATE: NumberRule()})
     own, better = state(1), state(2)
     weights = copies(own)
     assert rule.apply(make_rootstock(0, weights, rule, score=0.9), [make_scion(1, better, rule, score=0.8)]) == ()
@@ -159,7 +160,7 @@ def test_pbt_rule_copies_a_better_network_and_perturbs_its_rate() -> None:
         and contribution.scion is not None
         and contribution.scion.snapshot.origin.network_id == 1
     )
-    assert rootstock.reset_momentum and rootstock.learning_rate in (0.15, 0.6)
+    assert rootstock.reset_momentum and rootstock.hyperparameters[LEARNING_RATE] in (0.15, 0.6)
     assert rootstock.score == 0.8
 
 
@@ -371,7 +372,7 @@ def test_checkpoint_stores_the_learning_rate_copied_by_pbt() -> None:
         trainer = result.trainers[network_id]
         resumed = Trainer(tiny_task(config), config, network_id=network_id)
         resumed.resume(trainer.checkpoint())
-        assert resumed.origin().learning_rate == trainer.origin().learning_rate < 0.05
+        assert resumed.progress.learning_rate == trainer.progress.learning_rate < 0.05
 
 
 def test_eval_every_epoch_evaluates_and_saves_at_epoch_ends() -> None:

@@ -26,7 +26,6 @@ def info(network_id: int, interval: int, *, incarnation: int = 1) -> SnapshotInf
         created_at=float(interval),
         structure="same",
         score=None,
-        learning_rate=0.1,
     )
 
 

@@ -190,11 +190,11 @@ def test_batch_norm_is_measured_on_the_network_itself() -> None:
 def test_optimizer_of_float16_on_a_gpu_is_fused() -> None:
     config = small_config(device=DeviceConfig(precision="float16"))
     module = nn.Linear(2, 2)
-    assert make_optimizer(module, config, 0.1).defaults["fused"] is None
+    assert make_optimizer(module, config).defaults["fused"] is None
     with mock.patch("torch.optim.SGD") as made, mock.patch.object(nn.Module, "parameters") as parameters:
         parameter = mock.Mock(requires_grad=True, device=torch.device("cuda:0"))
         parameters.side_effect = lambda: iter([parameter])
-        make_optimizer(module, config, 0.1)
+        make_optimizer(module, config)
     assert made.call_args.kwargs["fused"] is True
 
 

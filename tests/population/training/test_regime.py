@@ -28,12 +28,13 @@ from inarch.population.config import from_dict
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
+from inarch.population.state.hyperparameters import network_config
 from inarch.population.state.optimizer import make_optimizer
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.run_spec import RunInfo
 from inarch.population.training.regime import regime, sizes_of, wash_shares
 from inarch.population.training.run_preparation import describe_run
-from inarch.population.training.schedule import Schedule, base_learning_rate
+from inarch.population.training.schedule import Schedule
 from tests.conftest import small_config, tiny_splits, tiny_task
 
 STILL = OptimizerConfig(learning_rate=1e-12, weight_decay=0.0)
@@ -45,8 +46,8 @@ def norm_after_training(config: RunConfig, *, steps_per_epoch: int, network_id: 
     module = nn.Linear(1, 1, bias=False)
     nn.init.ones_(module.weight)
     schedule = Schedule(config=config.schedule, steps_per_epoch=steps_per_epoch)
-    rate = base_learning_rate(config.optimizer, network_id=network_id, size=config.population.size)
-    optimizer = make_optimizer(module, config, rate)
+    optimizer = make_optimizer(module, network_config(config, network_id))
+    rate = optimizer.defaults["lr"]
     module.weight.grad = torch.zeros_like(module.weight)
     for step in range(schedule.num_steps):
         optimizer.param_groups[0]["lr"] = rate * schedule.factor(step)
@@ -59,14 +60,18 @@ def norm_after_training(config: RunConfig, *, steps_per_epoch: int, network_id: 
     [
         ({"momentum": 0.9, "weight_decay": 5e-3}, {"lr_decay": "cosine", "warmup_epochs": 2}),
         ({"momentum": 0.9, "weight_decay": 5e-3, "nesterov": True}, {"lr_decay": "constant"}),
-        ({"momentum": 0.0, "weight_decay": 2e-2, "learning_rates": "spread"}, {"step_at": (4, 8), "warmup_epochs": 1}),
+        (
+            {"momentum": 0.0, "weight_decay": 2e-2, "learning_rate": "spread(0.1)"},
+            {"step_at": (4, 8), "warmup_epochs": 1},
+        ),
+        ({"momentum": (0.0, 0.8), "weight_decay": "log_uniform(1e-2, 2e-2)"}, {"lr_decay": "constant"}),
         ({"name": "adamw", "weight_decay": 2e-2}, {"lr_decay": "cosine", "warmup_epochs": 2}),
     ],
 )
 def test_weights_without_gradient_decay_by_the_decay_time(optimizer: Any, schedule: Any) -> None:
     config = RunConfig(
         population=PopulationConfig(size=2),
-        optimizer=OptimizerConfig(learning_rate=0.1, **optimizer),
+        optimizer=OptimizerConfig(**({"learning_rate": 0.1} | optimizer)),
         schedule=ScheduleConfig(epochs=12, **schedule),
     )
     least, greatest = regime(config, steps_per_epoch=50).decay_times

@@ -391,11 +391,11 @@ def test_trainer_without_an_exchange_rule_publishes_nothing() -> None:
 
 
 def test_clone_copies_the_weights_and_interval_of_its_parent() -> None:
-    config = small_config(optimizer=OptimizerConfig(learning_rates=(0.05, 0.01)))
+    config = small_config(optimizer=OptimizerConfig(learning_rate=(0.05, 0.01)))
     parent = live(new_trainer(config), FakeRuntime())[1]
     clone = new_trainer(config, network_id=1)
     clone.clone_from(parent)
-    assert (clone.interval, clone.step, clone.origin().learning_rate) == (2, 6, 0.01)
+    assert (clone.interval, clone.step, clone.progress.learning_rate) == (2, 6, 0.01)
     assert torch.equal(weights(clone)["linear.weight"], parent.state()["linear.weight"])
     assert clone.origin().trained_intervals == 2.0
     fresh = new_trainer(config, network_id=1)
