@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from inarch.population.config.checks import one_of, require
-from inarch.population.config.per_network import NumberRule, PerNetwork, check_numbers, is_positive, per_network
+from inarch.population.config.per_network import NumberRule, PerNetwork, check_numbers, is_positive, number, per_network
+
+SHARE = NumberRule(high=1.0, includes_high=True)
+"""Rule of probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,49 +97,44 @@ class RegularizationConfig:
     """Random mixtures of training images, and rectangles that are erased in them. For image tasks only.
 
     Each step mixes all images of its batch in the same way, each with another image of the batch. Label smoothing is
-    optimizer.label_smoothing.
+    optimizer.label_smoothing. Each field is one number, a list with one for each network, or a distribution.
     """
 
-    mixup: float = 0.0
+    mixup: PerNetwork = field(default=0.0, metadata=per_network(NumberRule()))
     """Strength of mixup, at least 0: both parameters (alpha in the paper) of the beta distribution from which a batch's
     share is drawn. 1: every share is equally likely. Below 1: most images stay nearly whole. 0: off. Classification
     only, because a mixture has two classes. Source: Zhang et al. 2018 (arXiv:1710.09412)."""
-    cutmix: float = 0.0
+    cutmix: PerNetwork = field(default=0.0, metadata=per_network(NumberRule()))
     """Strength of CutMix, at least 0: as regularization.mixup, for the share of an image that a rectangle of another
     image does not cover. 0: off. Classification only. Source: Yun et al. 2019 (arXiv:1905.04899)."""
-    cutmix_share: float = 0.5
+    cutmix_share: PerNetwork = field(default=0.5, metadata=per_network(SHARE))
     """With mixup and CutMix both on: probability that a mixed batch is mixed by CutMix, in [0, 1]."""
-    mix_probability: float = 1.0
+    mix_probability: PerNetwork = field(default=1.0, metadata=per_network(SHARE))
     """Probability that a batch is mixed, in [0, 1]. The other batches have whole images."""
-    erasing: float = 0.0
+    erasing: PerNetwork = field(default=0.0, metadata=per_network(SHARE))
     """Probability that a random rectangle of 2 to 33 % of an image is erased, in [0, 1]. It gets the color that
     normalization makes 0. Each image is drawn for itself, after it was mixed. 0: off. Source: Zhong et al. 2020
     (arXiv:1708.04896)."""
 
     def __post_init__(self) -> None:
-        for name in ("mixup", "cutmix"):
-            strength = getattr(self, name)
-            require(0 <= strength < math.inf, f"regularization.{name}", "be at least 0", strength)
-        for name in ("cutmix_share", "mix_probability", "erasing"):
-            probability = getattr(self, name)
-            require(0 <= probability <= 1, f"regularization.{name}", "lie in [0, 1]", probability)
+        check_numbers(self, "regularization")
 
     @property
     def mixes(self) -> bool:
-        """Whether batches are mixed, so that images have shares of several classes."""
-        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+        """Whether a network's batches are mixed, so that images have shares of several classes."""
+        return (number(self.mixup) > 0 or number(self.cutmix) > 0) and number(self.mix_probability) > 0
 
     @property
     def is_on(self) -> bool:
         """Whether batches are mixed or erased."""
-        return self.mixes or self.erasing > 0
+        return self.mixes or number(self.erasing) > 0
 
     @property
     def cutmix_chance(self) -> float:
         """Probability that a mixed batch is mixed by CutMix and not by mixup."""
-        if self.mixup > 0 and self.cutmix > 0:
-            return self.cutmix_share
-        return 1.0 if self.cutmix > 0 else 0.0
+        if number(self.mixup) > 0 and number(self.cutmix) > 0:
+            return number(self.cutmix_share)
+        return 1.0 if number(self.cutmix) > 0 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from inarch.population.config import RegularizationConfig
+from inarch.population.config.per_network import number
 from inarch.population.data.augmentation import normalize
 
 ERASED_SHARE = (0.02, 0.33)
@@ -36,7 +37,7 @@ class Regularization:
     """How one network's training batches are mixed and erased."""
 
     config: RegularizationConfig
-    """Strengths. At least one is above 0."""
+    """Strengths of the network. At least one is above 0."""
     num_classes: int
     """Number of classes, for the labels of mixed images."""
     seed: int
@@ -96,10 +97,10 @@ class Regularizer:
             if mixture is not None and mixture.box is not None:
                 paste_previous(pixels, mixture.box)
             images = normalize(pixels, mean, deviation)
-        if self._config.erasing:
+        if number(self._config.erasing):
             step = self._first_step + index
             shape = len(images), height, width
-            erase(images, draw_rectangles(shape, chance=self._config.erasing, seed=self._seed, step=step))
+            erase(images, draw_rectangles(shape, chance=number(self._config.erasing), seed=self._seed, step=step))
         if mixture is None:
             return images, labels
         return images, mixed_labels(self._classes[labels], share=mixture.share)
@@ -123,10 +124,10 @@ class MixtureDraws:
         if not config.mixes:
             return
         random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, MIXTURES, epoch]))
-        self._is_mixed = random.random(steps) < config.mix_probability
+        self._is_mixed = random.random(steps) < number(config.mix_probability)
         self._is_cutmix = random.random(steps) < config.cutmix_chance
         self._centers = random.random((2, steps))
-        strengths = np.where(self._is_cutmix, config.cutmix, config.mixup)
+        strengths = np.where(self._is_cutmix, number(config.cutmix), number(config.mixup))
         self._shares = random.beta(strengths, strengths)
 
     def mixture(self, index: int, *, height: int, width: int) -> Mixture | None:

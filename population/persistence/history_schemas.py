@@ -42,8 +42,12 @@ After train_loss come columns for the metrics that the task names, all of type f
 - train_NAME: mean over the interval's training examples of a metric that the task's loss gives.
 - validation_NAME: metric of the validation data. Null if the interval was not evaluated.
 
+Then come columns for the network's own numbers in the interval, of type float64, each with the name of its field in the
+configuration: `optimizer.learning_rate`, which is the initial rate, and all that differ between networks.
+
 The other columns:
 
+- learning_rate: learning rate of the interval's last step.
 - examples: examples that the network trained on in the interval.
 - seconds_*: duration of each phase. seconds_commit is that of the interval before: copies for its checkpoint, and the
   hand-over to the thread that writes it. 0 after a start. Null in runs of older versions, and for guests.
@@ -195,7 +199,7 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def schema_of(table: str, names: Iterable[str]) -> pa.Schema:
-    """Return the schema of a table with these columns. The metrics table has a column for each metric of the task.
+    """Return the schema of a table with these columns. The columns of the metrics table differ between runs.
 
     Args:
         table: Name of the table, a key of TABLES.
@@ -210,4 +214,14 @@ def schema_of(table: str, names: Iterable[str]) -> pa.Schema:
         for name in names
         if name.startswith(("train_", "validation_")) and name not in schema.names
     ]
-    return pa.schema([*list(schema)[:place], *task_metrics, *list(schema)[place:]])
+    own_numbers = [pa.field(name, pa.float64()) for name in names if is_hyperparameter(name)]
+    return pa.schema([*list(schema)[:place], *task_metrics, *own_numbers, *list(schema)[place:]])
+
+
+def is_hyperparameter(column: str) -> bool:
+    """Return whether a column of the metrics table holds a number of the network's configuration.
+
+    Args:
+        column: Name of the column.
+    """
+    return "." in column

@@ -71,6 +71,7 @@ class IntervalReport:
             **{f"seconds_{phase}": seconds for phase, seconds in self.seconds.items()},
             **{f"train_{name}": value for name, value in self.train_metrics.items()},
             **{f"validation_{name}": value for name, value in self.validation_metrics.items()},
+            **origin.hyperparameters,
             **{name: getattr(self, name) for name in _PLAIN_COLUMNS},
             "outcome": self.outcome.value if self.outcome else "",
             "time": time,

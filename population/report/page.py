@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from inarch.population.config import RunConfig, from_dict, to_dict
+from inarch.population.persistence.history_schemas import is_hyperparameter
 from inarch.population.persistence.storage import Storage
 from inarch.population.report.content import Row, RunContent, read_content
 from inarch.population.report.parts import card, names_of, rows_by_network, table_row, text
@@ -128,6 +129,8 @@ def _curves(content: RunContent) -> str:
     metrics = [metric for metric in content.metrics if metric.in_training]
     columns = [(f"validation_{metric.name}", f"{metric.title} on validation data") for metric in metrics]
     columns += [("train_loss", "Training loss"), ("learning_rate", "Learning rate")]
+    numbers = sorted({name for row in content.rows for name in row if is_hyperparameter(name)})
+    columns += [(name, name) for name in numbers if len({row.get(name) for row in content.rows}) > 1]
     columns += [("examples_per_second", "Examples a second")]
     charts = [
         card(title, line_chart(_lines(rows, names, column), x_title="interval"))

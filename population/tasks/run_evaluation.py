@@ -82,6 +82,7 @@ def evaluate_run(
                 "last_validation_score": None if last_score is None else primary.score(last_score),
                 "train": fits.get(network_id),
                 "grafts": newest.training["grafts"],
+                "hyperparameters": newest.training.get("hyperparameters") or {},
                 "reason": reasons.get(network_id, ""),
                 "storage_failures": failures[network_id],
             }

@@ -10,6 +10,7 @@ from typing import Any
 
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.persistence.history_reader import RecordedInterval
+from inarch.population.persistence.history_schemas import is_hyperparameter
 
 PLAIN = ("learning_rate", "examples_per_second", "grafts", "epoch")
 """Columns of the table `metrics` that are logged under their own names, beside train_* and validation_*."""
@@ -24,15 +25,17 @@ PRESENT = {"join": True, "restart": True, "leave": False, "failure": False, "los
 def network_values(interval: RecordedInterval) -> dict[str, float]:
     """Return what a tracker logs of an interval of a network.
 
-    These are train_*, validation_*, learning_rate, examples_per_second, grafts, epoch, seconds/PHASE, and of a graft
-    age_intervals, scion, alpha/LAYER and information/LAYER. With several donors, alpha is their mean, age the greatest,
-    and scion is left out.
+    These are train_*, validation_*, learning_rate, examples_per_second, grafts, epoch, seconds/PHASE, and the network's
+    own numbers by field of the configuration, such as optimizer.weight_decay. Of a graft they are age_intervals, scion,
+    alpha/LAYER and information/LAYER. With several donors, alpha is their mean, age the greatest, and scion is left
+    out.
 
     Args:
         interval: The interval.
     """
     row = interval.row
     values = {name: row.get(name) for name in (*PLAIN, *row) if name in PLAIN or name.startswith(("train_", "valid"))}
+    values |= {name: row[name] for name in row if is_hyperparameter(name)}
     values |= {f"seconds/{name.removeprefix('seconds_')}": row[name] for name in row if name.startswith("seconds_")}
     alphas: dict[str, list[float]] = {}
     for graft in interval.grafts:

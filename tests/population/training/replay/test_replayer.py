@@ -93,7 +93,11 @@ def test_replay_repeats_a_run(tmp_path: Path) -> None:
         pytest.param({"exchange": ExchangeConfig(precision="float16")}, marks=pytest.mark.slow),
         pytest.param({"staleness": StalenessConfig(max_intervals=1)}, marks=pytest.mark.slow),
         pytest.param({"exchange": ExchangeConfig(rule="dml")}, marks=pytest.mark.slow),
-        pytest.param({"exchange": ExchangeConfig(rule="pbt")}, marks=pytest.mark.slow),
+        {
+            "exchange": ExchangeConfig(rule="pbt"),
+            "optimizer": OptimizerConfig(learning_rate="log_uniform(0.01, 0.1)", label_smoothing=(0.0, 0.1, 0.2)),
+            "regularization": RegularizationConfig(mixup="uniform(0.1, 1)", erasing=(0.0, 0.2, 0.5)),
+        },
         pytest.param({"exchange": ExchangeConfig(rule="none")}, marks=pytest.mark.slow),
         pytest.param({"weight_averaging": WeightAveragingConfig(kind="swa", start=0.5)}, marks=pytest.mark.slow),
     ],
