@@ -13,6 +13,9 @@ from typing import Any
 from inarch.population import errors as error_module
 from inarch.population.config import RunConfig
 
+PER_NETWORK = "float | tuple[float, ...] | str"
+"""Type of a number that may differ between networks."""
+
 
 def config() -> str:
     """Return a section for each configuration class, with each field's flag, type, default and text."""
@@ -68,7 +71,7 @@ def _type_text(annotation: str, hint: Any) -> str:
     """Return the values of a Literal, or the annotation."""
     if typing.get_origin(hint) is typing.Literal:
         return f"one of {', '.join(f'`{value}`' for value in typing.get_args(hint))}"
-    return f"`{annotation.replace('ImageSize', 'int | tuple[int, int]')}`"
+    return f"`{annotation.replace('ImageSize', 'int | tuple[int, int]').replace('PerNetwork', PER_NETWORK)}`"
 
 
 def _flag(name: str, hint: Any) -> str:
