@@ -76,7 +76,8 @@ class TimeoutsConfig:
     """Limit for fetching the snapshots of an exchange, or more for large ones: at least a second for every 50 MB. A
     snapshot that takes longer is refused as late."""
     barrier_seconds: float = 600.0
-    """lockstep only: a barrier that has waited this long is released with the outcome barrier_timeout."""
+    """lockstep only: a barrier that has waited this long is released with the outcome barrier_timeout. For a network
+    without a process, for which there may be no place, it waits three leases at most."""
     start_seconds: float = 300.0
     """Limit for reading the data and for placing networks. The run fails if fewer than population.min_size networks
     (in lockstep: fewer than all) are placed within this time. Later, if no network trains, the networks that are still

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from inarch.population.membership.members import Members
+from inarch.population.membership.members import Members, MemberState
 from inarch.population.membership.topology import Places
+
+WITHOUT_PROCESS = frozenset({MemberState.STARTING, MemberState.LOST})
+"""States of members whose process has not begun to train yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +30,18 @@ class Barrier:
 
     Membership changes take effect when a barrier is released: a member that starts in between is expected from the next
     barrier on. A member that was missing at a deadline is late. Later barriers ignore it until it has caught up with
-    the newest released one.
+    the newest released one. A member without a process, for which there may be no place, is late much sooner.
     """
 
-    def __init__(self, *, deadline_seconds: float) -> None:
+    def __init__(self, *, deadline_seconds: float, absence_seconds: float = math.inf) -> None:
         """Create the barriers of a run.
 
         Args:
             deadline_seconds: Longest wait after the first arrival.
+            absence_seconds: Longest wait for a member without a process, from when a barrier first missed it.
         """
-        self._deadline = deadline_seconds
+        self._deadline, self._absence = deadline_seconds, absence_seconds
+        self._without_process: dict[int, float] = {}
         self._reached: dict[int, int] = {}
         self._first_arrival: dict[int, float] = {}
         self._released: dict[int, BarrierResult] = {}
@@ -74,6 +80,7 @@ class Barrier:
         """
         if interval not in self._released:
             absent = {network_id for network_id in expected if self._reached.get(network_id, 0) < interval}
+            self._late |= self._long_without_process(absent, members, now)
             missing = absent - self._late
             is_timed_out = now - self._first_arrival.get(interval, now) >= self._deadline
             if not missing or is_timed_out:
@@ -82,6 +89,12 @@ class Barrier:
                     is_timed_out=bool(missing), members=Places(members.topology), donors=Places(members.donors)
                 )
         return self._released.get(interval)
+
+    def _long_without_process(self, absent: Collection[int], members: Members, now: float) -> set[int]:
+        """Return the absent members that have had no process for too long."""
+        gone = {number for number in absent if number in members and members[number].state in WITHOUT_PROCESS}
+        self._without_process = {number: self._without_process.get(number, now) for number in gone}
+        return {number for number, since in self._without_process.items() if now - since >= self._absence}
 
     def waiting(self) -> list[int]:
         """Return the intervals at whose closed barrier a member waits."""

@@ -56,6 +56,10 @@ class SilentMembers:
     """Guests, whose processes belong to the caller."""
 
 
+LEASES = 3
+"""Leases for which a barrier waits for a member without a process. A network that hangs is ended after as many."""
+
+
 class PopulationState(Generic[T]):
     """Members of a run, their snapshots, the barriers of lockstep mode, and the networks that wait to join."""
 
@@ -73,7 +77,9 @@ class PopulationState(Generic[T]):
         )
         self.num_intervals = 1
         """Intervals of the schedule. Set when the data are known."""
-        self._barrier = Barrier(deadline_seconds=config.timeouts.barrier_seconds)
+        self._barrier = Barrier(
+            deadline_seconds=config.timeouts.barrier_seconds, absence_seconds=LEASES * config.timeouts.lease_seconds
+        )
         self._held: set[int] = set()
         self._joining: list[int] = []
         self._intervals: dict[int, int] = {}

@@ -148,6 +148,23 @@ def move(world: Scenario) -> None:
     world.facts["events"] = [event.kind for event in world.events if event.kind in ("loss", "failure", "restart")]
 
 
+def bereave(world: Scenario) -> None:
+    """Three networks in lockstep. The node of one of them is lost, and there is no place for it elsewhere."""
+    world.until(lambda: world.num_training() == 3 and min(n.interval for n in world.networks()) >= 1)
+    (node,) = world.cluster.worker_nodes
+    lost = next(n.network_id for n in world.networks() if n.node == node.node_id)
+    world.cluster.remove_node(node, allow_graceful=False)
+    removed = time.monotonic()
+    world.until(lambda: world.num_training() == 2)
+    position = max(n.interval for n in world.networks())
+    world.until(lambda: min(n.interval for n in world.networks()) >= position + 3)
+    world.facts["seconds"] = time.monotonic() - removed
+    world.cluster.add_node(num_cpus=1)
+    world.until(lambda: world.num_training() == 3)
+    world.until(lambda: world.status(lost).interval > position + 3)
+    world.run.stop(seconds=90)
+
+
 def turns(world: Scenario) -> None:
     """Four networks on room for two, to the end of their schedule."""
     thread = threading.Thread(target=world.run.wait, kwargs={"seconds": 300.0})
@@ -165,6 +182,7 @@ def turns(world: Scenario) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Scenario], None]] = {
+    "bereave": bereave,
     "grow": grow,
     "ask": ask,
     "missing": missing,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from inarch.population import PopulationConfig
+from inarch.population import PopulationConfig, TimeoutsConfig
 from inarch.population.config import to_dict
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import read_table
@@ -89,6 +89,15 @@ def test_networks_move_before_their_place_is_taken_back(tmp_path: Path) -> None:
         (ended,) = re.findall(r": moved at interval (\d+), step (\d+)", log)
         (began,) = re.findall(r"incarnation 2, .* interval (\d+), step (\d+)", log)
         assert began == ended
+
+
+def test_barrier_does_not_wait_for_a_network_without_a_place(tmp_path: Path) -> None:
+    """Found by chaos seed 314: the others waited for ten minutes, the deadline of the barrier."""
+    population = PopulationConfig(size=3, cpus=1.0)
+    timeouts = TimeoutsConfig(lease_seconds=5.0)
+    facts = play("bereave", tmp_path, **paced(2000, 0.2, population=population, mode="lockstep", timeouts=timeouts))
+    assert facts["seconds"] < 60
+    assert_each_interval_once(tmp_path / "bereave")
 
 
 def test_four_networks_take_turns_on_two_places(tmp_path: Path) -> None:

@@ -264,3 +264,27 @@ def test_staleness_at_the_limit_is_not_refused() -> None:
     donor = select_donor(index, origin(1, 11, trained=11.0 + 2**-40), ids=(0, 1), donors=(0, 1))
     assert not isinstance(donor, ExchangeOutcome) and donor.payload == "0@10"
     assert staleness_of(origin(1, 11, trained=11.0 + 2**-40), donor.origin, now=0.0).intervals == 1.0
+
+
+def test_barrier_waits_less_for_a_member_without_a_process() -> None:
+    """There may be no place for it (found by chaos seed 314)."""
+    members, barrier = Members(), Barrier(deadline_seconds=600.0, absence_seconds=30.0)
+    for _ in range(3):
+        members.set_state(members.add(is_initial=True).id, MemberState.TRAINING)
+    for network_id in (0, 1):
+        barrier.arrive(network_id, 5, now=100.0)
+    assert try_release(barrier, 5, (0, 1, 2), 140.0, members) is None, "network 2 trains"
+    members.set_state(2, MemberState.LOST)
+    assert try_release(barrier, 5, (0, 1, 2), 141.0, members) is None
+    members.set_state(2, MemberState.STARTING)
+    assert try_release(barrier, 5, (0, 1, 2), 170.0, members) is None
+    result = try_release(barrier, 5, (0, 1, 2), 171.0, members)
+    assert result is not None and not result.is_timed_out
+    for network_id in (0, 1):
+        barrier.arrive(network_id, 6, now=180.0)
+    assert try_release(barrier, 6, (0, 1, 2), 180.0, members) is not None, "it is not waited for again"
+    members.set_state(2, MemberState.TRAINING)
+    barrier.arrive(2, 6, now=190.0)
+    barrier.arrive(0, 7, now=190.0)
+    barrier.arrive(1, 7, now=190.0)
+    assert try_release(barrier, 7, (0, 1, 2), 200.0, members) is None, "it has caught up"

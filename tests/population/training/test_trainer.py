@@ -250,11 +250,12 @@ def snapshot_of(trainer: Trainer, runtime: FakeRuntime) -> Snapshot:
 
 
 def test_refused_scion_is_reported_by_name_and_not_grafted() -> None:
-    config = small_config(schedule=ScheduleConfig(epochs=2, batch_size=32))
+    staleness = StalenessConfig(max_intervals=0.5)
+    config = small_config(schedule=ScheduleConfig(epochs=2, batch_size=32), staleness=staleness)
     good = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
     poisoned = good.buffer.copy()
     unflatten(poisoned, good.layout)["layer1.0.bn1.running_var"][0] = torch.nan
-    behind = dataclasses.replace(good.origin, trained_intervals=-5.0)
+    behind = dataclasses.replace(good.origin, trained_intervals=0.0)
     cases = {
         "not_finite": dataclasses.replace(good, buffer=poisoned),
         "too_stale": dataclasses.replace(good, origin=behind),
