@@ -35,7 +35,7 @@ def compare(
 
     Args:
         name: The comparison: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions,
-            precision, snapshot-precision, horizon, devices, revival, information.
+            precision, snapshot-precision, horizon, devices, diversity, revival, information.
             Or paper-table-NAME for a table of a paper at its published size, where NAME is one of:
             scions, criteria, methods, networks, strengths, levels, imagenet, persons, density, cultivation, teachers,
             dcff-cifar10, dcff-imagenet.

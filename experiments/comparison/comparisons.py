@@ -21,7 +21,7 @@ from inarch.experiments.comparison.arms import (
     small,
     varied,
 )
-from inarch.experiments.comparison.regime_comparisons import LONGEST, devices, horizon, information, revival
+from inarch.experiments.comparison.regime_comparisons import LONGEST, devices, diversity, horizon, information, revival
 from inarch.population.config import (
     DataConfig,
     DebugConfig,
@@ -489,6 +489,7 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "precision": ("float32 and bfloat16, channels first and last", precision, 30),
     "horizon": ("exchange against none by the length of the schedule, in the papers' regime", horizon, LONGEST),
     "devices": ("one network on one or four devices, and populations of four, in the same time", devices, LONGEST // 2),
+    "diversity": ("exchange between networks with equal and with own hyperparameters", diversity, LONGEST // 2),
     "revival": ("scions from noise, the network itself or others, where filters are invalid", revival, LONGEST // 2),
     "information": ("entropy, l1, random and plain averaging, four networks", information, LONGEST // 2),
     "snapshot-precision": ("snapshots in float32, float16 and int8", snapshot_precision, 12),

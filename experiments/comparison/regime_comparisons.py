@@ -16,6 +16,7 @@ from inarch.population.config import (
     GraftConfig,
     OptimizerConfig,
     PapaConfig,
+    RegularizationConfig,
     RunConfig,
     ScheduleConfig,
     StalenessConfig,
@@ -178,6 +179,53 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
         baseline="one, time T",
         seeds=(0, 1, 2, 3, 4),
         does_equal_work=False,
+    )
+
+
+def diversity(data: DataConfig, epochs: int) -> Comparison:
+    """Return the comparison of populations with equal hyperparameters and with hyperparameters of their own.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
+    equal = in_regime(data, size=4, epochs=epochs)
+    own = dataclasses.replace(
+        equal,
+        optimizer=OptimizerConfig(
+            learning_rate=(0.05, 0.1, 0.1, 0.2),
+            weight_decay=f"log_uniform({WEIGHT_DECAY / 3:.2g}, {WEIGHT_DECAY * 2:.2g})",
+            label_smoothing="choice(0, 0.05, 0.1)",
+        ),
+        regularization=RegularizationConfig(
+            mixup="uniform(0, 0.4)", cutmix="uniform(0, 1)", mix_probability=0.5, erasing="uniform(0, 0.35)"
+        ),
+    )
+    regularized = dataclasses.replace(
+        equal,
+        optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=WEIGHT_DECAY, label_smoothing=0.05),
+        regularization=RegularizationConfig(mixup=0.2, cutmix=0.5, mix_probability=0.5, erasing=0.175),
+    )
+    settings = {
+        "plain": ("equal hyperparameters, no regularization", equal),
+        "equal": ("all with the same regularization", regularized),
+        "own": ("each with hyperparameters of its own", own),
+    }
+    return Comparison(
+        name="diversity",
+        question="Does exchange gain more between networks whose hyperparameters differ?",
+        arms=tuple(
+            Arm(
+                name=f"{setting}, {method}",
+                description=f"{text}; {METHODS[method][0]}",
+                config=METHODS[method][1](config),
+                against=f"{setting}, independent",
+            )
+            for setting, (text, config) in settings.items()
+            for method in ("independent", "grafting", "averaging", "PAPA")
+        ),
+        baseline="plain, independent",
+        seeds=(0, 1, 2, 3, 4),
     )
 
 
