@@ -69,7 +69,7 @@ def test_run_from_arrays_and_callable_writes_its_folder(begin, tmp_path: Path) -
     assert {"config.json", "metrics", "grafts", "networks", "result.json"} <= set(storage.names(""))
     assert rows_of(run) == {0: [1, 2, 3, 4], 1: [1, 2, 3, 4]}
     metrics, grafts = read_table(storage, "metrics"), read_table(storage, "grafts")
-    named = {"train_accuracy", "validation_accuracy", "validation_loss"}
+    named = {"train_accuracy", "validation_accuracy", "validation_loss", "optimizer.learning_rate"}
     assert set(metrics.schema.names) == {*METRICS.names, *named} and grafts.schema.equals(GRAFTS)
     num_grafts = metrics["outcome"].to_pylist().count("grafted")
     assert len(grafts) == num_grafts * 7 > 0
