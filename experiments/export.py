@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from inarch.experiments.export_code import data_report, is_of_images, loading_code, preprocessing_of
 from inarch.experiments.saved_runs import open_run
 from inarch.population.config import FusionConfig, ModelConfig, from_dict
-from inarch.population.data import DataReport, preprocess, report_from
+from inarch.population.data import preprocess
 from inarch.population.data.reading.folders import is_hidden, is_image
 from inarch.population.errors import CheckpointError, ConfigError, DataError
 from inarch.population.evaluation.deployment import DeployOption, deployment_of
@@ -78,13 +78,13 @@ def export_network(path: str, *, what: What, out: str | None = None, trust: bool
         check_config_trusted(_model_name(recorded), storage, trust=trust)
         state = _compact(state, recorded, fusion)
     metadata = {"run": str(recorded["config"]["name"]), "task": str(recorded["config"]["task"]), **details}
-    if _is_of_images(recorded):
+    if is_of_images(recorded):
         facts = recorded["info"]["facts"]
         metadata |= {
             "architecture": recorded["model"],
             "num_classes": str(facts["num_classes"]),
             "in_channels": str(facts["image_shape"][0]),
-            **_preprocessing(recorded),
+            **preprocessing_of(recorded),
         }
     in_default_order = {name: tensor.contiguous() for name, tensor in state.items()}  # the format knows no other
     content = safetensors.torch.save(in_default_order, metadata=metadata)
@@ -95,7 +95,7 @@ def export_network(path: str, *, what: What, out: str | None = None, trust: bool
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_bytes(content)
         file = absolute(out)
-    return file, _snippet(file, recorded)
+    return file, loading_code(file, recorded)
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def predict_images(
         remember_code([model])
     factory = import_factory(model, "--model") if isinstance(model, str) else model
     recorded = read_config(find_run(path))
-    report = _report(recorded)
+    report = data_report(recorded)
     if report is None:
         raise ConfigError(f"predict classifies images; the run at {path} has the task {recorded['config']['task']!r}")
     storage, _, recorded = open_run(path, factory, trust=trust)
@@ -277,94 +277,3 @@ def _compact(state: dict[str, Tensor], recorded: dict[str, Any], fusion: FusionC
 def _model_name(recorded: dict[str, Any]) -> dict[str, str]:
     """Return the name of a run's model, by its field."""
     return {"model.architecture": str(recorded["config"]["model"]["architecture"])}
-
-
-def _is_of_images(recorded: dict[str, Any]) -> bool:
-    """Return whether the networks of a run classify images."""
-    return "num_classes" in recorded["info"]["facts"]
-
-
-def _report(recorded: dict[str, Any]) -> DataReport | None:
-    data = recorded["info"]["facts"].get("data")
-    return None if data is None else report_from(data)
-
-
-def _preprocessing(recorded: dict[str, Any]) -> dict[str, str]:
-    """Return the preprocessing of images as safetensors metadata, which are strings. Lists are JSON."""
-    report = _report(recorded)
-    if report is None:
-        return {}
-    channels, height, width = report.image_shape
-    return {
-        "class_names": json.dumps(report.class_names),
-        "channels": str(channels),
-        "height": str(height),
-        "width": str(width),
-        "resize": report.resize,
-        "mean": json.dumps(report.mean),
-        "deviation": json.dumps(report.deviation),
-        "pixel_range": f"0 to {report.white:g}" if report.is_pixels else "not pixels",
-    }
-
-
-def _snippet(file: str, recorded: dict[str, Any]) -> str:
-    """Return Python code that loads the exported network and classifies one image."""
-    if not _is_of_images(recorded):
-        return f'import safetensors.torch\n\nstate = safetensors.torch.load_file("{file}")  # for the task\'s own model'
-    imports, construction = _model_lines(recorded)
-    report = _report(recorded)
-    loads = "safetensors.torch.load_model(model, file)\nmodel.eval()"
-    if report is None or not report.is_pixels:
-        return f'import safetensors.torch\n{imports}\nfile = "{file}"\n{construction}\n{loads}'
-    _, height, width = report.image_shape
-    sizes = {
-        "none": [],
-        "shorter side": [f"v2.Resize({height}), v2.CenterCrop({height}),"],
-        "margin": [f"v2.Resize({height * 8 // 7}), v2.CenterCrop({height}),"],
-        "whole": [f"v2.Resize(({height}, {width})),"],
-    }[report.resize]
-    steps = [
-        "v2.Grayscale(1)," if report.image_shape[0] == 1 else "v2.RGB(),",
-        *sizes,
-        "v2.ToImage(), v2.ToDtype(torch.float32, scale=True),",
-        'v2.Normalize(json.loads(metadata["mean"]), json.loads(metadata["deviation"])),',
-    ]
-    indented = "\n".join(f"    {step}" for step in steps)
-    size = "" if report.resize != "none" else f"  # an image of {width}x{height} pixels"
-    return (
-        f"import json\nimport safetensors.torch\nimport torch\nfrom PIL import Image, ImageOps\n"
-        f"from torchvision.transforms import v2\n{imports}\n"
-        f'file = "{file}"\n'
-        f'metadata = safetensors.safe_open(file, "pt").metadata()\n'
-        f"{construction}\n{loads}\n\n"
-        f"transform = v2.Compose([\n{indented}\n])\n"
-        f'class_names = json.loads(metadata["class_names"])\n\n\n'
-        f"def classify(image: Image.Image) -> dict[str, float]:{size}\n"
-        f"    image = ImageOps.exif_transpose(image)\n"
-        f"    if image.has_transparency_data:\n"
-        f"        white = Image.new('RGBA', image.size, 'white')\n"
-        f"        image = Image.alpha_composite(white, image.convert('RGBA')).convert('RGB')\n"
-        f"    with torch.no_grad():\n"
-        f"        logits = model(transform(image)[None])\n"
-        f"    return dict(zip(class_names, logits.softmax(1)[0].tolist()))\n"
-    )
-
-
-def _model_lines(recorded: dict[str, Any]) -> tuple[str, str]:
-    """Return the lines of Python that import and build the model."""
-    info, model = recorded["info"]["facts"], recorded["config"]["model"]
-    options = f"num_classes={info['num_classes']}, in_channels={info['image_shape'][0]}"
-    if recorded["model"] == "callable":
-        return "", f"model = your_function({options.split(',')[0]})  # the callable that the run was started with"
-    leaky = ", leaky=True" if model["leaky"] else ""
-    fusion = recorded["config"].get("fusion", {"mode": "off"})
-    names, compact = "ModelConfig", ""
-    if fusion["mode"] != "off":
-        preset = f'preset="{fusion["preset"]}"' if fusion["preset"] else f"rates={tuple(fusion['rates'])}"
-        names = "FusionConfig, ModelConfig"
-        compact = f', fusion=FusionConfig(mode="{fusion["mode"]}", {preset}), form="compact"'
-    imports = f"from inarch.population import {names}\nfrom inarch.population.models import build\n"
-    return (
-        imports,
-        f'model = build(ModelConfig(architecture="{model["architecture"]}"{leaky}), {options}{compact})',
-    )

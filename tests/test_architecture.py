@@ -35,7 +35,7 @@ STOREYS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("adapters",),
     ),
     "experiments": (
-        ("recipes", "display", "result_display", "saved_runs", "grafana"),
+        ("recipes", "display", "result_display", "saved_runs", "grafana", "export_code"),
         ("export", "comparison", "replaying"),
         ("benchmarks", "result_commands"),
         ("comparison_commands",),

@@ -13,7 +13,7 @@ import ray
 from inarch.population.config import RunConfig
 from inarch.population.tasks.run_spec import RunInfo
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("inarch")
 
 KEPT = 2
 """Snapshots of each network in the store of its node: the newest one, and the one before it, which others may fetch."""
@@ -50,15 +50,16 @@ class StoreUse:
 def store_use(info: RunInfo, config: RunConfig, nodes: Iterable[Mapping[str, Any]]) -> StoreUse:
     """Return what a run needs of each node's object store.
 
-    The networks are taken to be spread evenly over the nodes. A node also has copies of the snapshots that its networks
-    fetch from other nodes.
+    The networks are taken to be spread evenly over the nodes that have CPUs. A head without CPUs has no network. A node
+    also has copies of the snapshots that its networks fetch from other nodes.
 
     Args:
         info: Facts about the run.
         config: Its configuration.
         nodes: The nodes of the cluster, as from `ray.nodes`.
     """
-    stores = [node["Resources"].get("object_store_memory", 0.0) for node in nodes if node["Alive"]]
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    stores = [each.get("object_store_memory", 0.0) for each in resources if each.get("CPU", 0.0) > 0]
     size = config.population.max_size or config.population.size
     on_node = math.ceil(size / max(1, len(stores)))
     fetched = min(size - on_node, on_node * config.exchange.donor_limit)

@@ -152,3 +152,28 @@ def grafted(base: RunConfig, name: str, description: str, **graft) -> Arm:
         **graft: Fields of the section `graft`. The others have their defaults.
     """
     return varied(base, name, description, graft=GraftConfig(**graft))
+
+
+def scion_sources(alone: RunConfig, exchanging: RunConfig) -> tuple[Arm, Arm, Arm]:
+    """Return the arms of the paper's scion sources: noise, the network itself, and others by l1 norm.
+
+    Args:
+        alone: Base configuration of the two arms without other networks.
+        exchanging: Base configuration of the arm that takes scions from other networks.
+    """
+    return (
+        grafted(
+            alone,
+            "noise",
+            "filters with an l1 norm below 0.1 are grafted with noise of standard deviation 0.975^epoch",
+            scion="noise",
+        ),
+        grafted(
+            alone,
+            "internal",
+            "filters with an l1 norm below 0.1 are grafted with the network's most informative filters",
+            scion="internal",
+            criterion="l1",
+        ),
+        grafted(exchanging, "external, l1", "information is the l1 norm of the layer (eq. 3)", criterion="l1"),
+    )

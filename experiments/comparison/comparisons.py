@@ -18,6 +18,7 @@ from inarch.experiments.comparison.arms import (
     Comparison,
     grafted,
     papa,
+    scion_sources,
     small,
     varied,
 )
@@ -288,20 +289,7 @@ def scions(data: DataConfig, epochs: int) -> Comparison:
         question="Where should a scion come from, and which criterion should measure its information?",
         arms=(
             Arm(name="baseline", description="no exchange", config=dataclasses.replace(alone, exchange=NONE)),
-            grafted(
-                alone,
-                "noise",
-                "filters with an l1 norm below 0.1 are grafted with noise of standard deviation 0.975^epoch",
-                scion="noise",
-            ),
-            grafted(
-                alone,
-                "internal",
-                "filters with an l1 norm below 0.1 are grafted with the network's most informative filters",
-                scion="internal",
-                criterion="l1",
-            ),
-            grafted(base, "external, l1", "information is the l1 norm of the layer (eq. 3)", criterion="l1"),
+            *scion_sources(alone, base),
             grafted(base, "external, entropy", "information is the entropy of the layer's weights (eq. 6)"),
             grafted(
                 base,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from inarch.experiments.comparison.arms import NONE, Arm, Comparison, grafted, small
+from inarch.experiments.comparison.arms import NONE, Arm, Comparison, grafted, scion_sources, small
 from inarch.population.config import (
     DataConfig,
     ExchangeConfig,
@@ -244,20 +244,7 @@ def revival(data: DataConfig, epochs: int) -> Comparison:
         question="Where filters are invalid, does it pay to revive them, and from where?",
         arms=(
             Arm(name="none", description="no exchange", config=alone),
-            grafted(
-                base,
-                "noise",
-                "filters with an l1 norm below 0.1 are grafted with noise of standard deviation 0.975^epoch",
-                scion="noise",
-            ),
-            grafted(
-                base,
-                "internal",
-                "filters with an l1 norm below 0.1 are grafted with the network's most informative filters",
-                scion="internal",
-                criterion="l1",
-            ),
-            grafted(base, "external, l1", "information is the l1 norm of the layer (eq. 3)", criterion="l1"),
+            *scion_sources(base, base),
             Arm(name="external, entropy", description="information is the entropy of the weights (eq. 6)", config=base),
             grafted(base, "averaging", "plain averaging: alpha = 0.5 (A = 0), without information", a=0.0),
             Arm(name="PAPA", description=METHODS["PAPA"][0], config=with_papa(base)),

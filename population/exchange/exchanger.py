@@ -74,7 +74,7 @@ class Exchanger:
         self._history = StateHistory(config.compensation) if config.compensation else None
         measure = rule.information_measure
         self._scale = WeightScale(layout, units, {name for name, _ in shared.module.named_parameters()})
-        self._variances = [entry.name for entry in layout.entries if entry.name.endswith("running_var")]
+        self._variances = [entry for entry in layout.entries if entry.name.endswith("running_var")]
         self._checked_keys = (measure.checked_keys(units) if measure else frozenset()) | untrained_keys(shared.module)
 
     @property
@@ -122,8 +122,12 @@ class Exchanger:
         has_finite_information = _are_numbers(information) and all(math.isfinite(value) for value in information)
         if not (has_finite_information and snapshot.is_finite(but=self._checked_keys)):
             return False
-        state = snapshot.state()
-        return not any(bool((state[name] < 0).any()) for name in self._variances)
+        flat = torch.from_numpy(snapshot.buffer)
+        variances = (
+            flat[entry.offset : entry.offset + entry.nbytes].view(getattr(torch, entry.dtype))
+            for entry in self._variances
+        )
+        return not any(bool((variance < 0).any()) for variance in variances)
 
     def scales(self, snapshot: Snapshot) -> tuple[float, ...]:
         """Return the root mean square of the trained weights of each unit of a snapshot, estimated.

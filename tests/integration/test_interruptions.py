@@ -90,7 +90,7 @@ def test_actors_end_within_a_lease_after_the_driver_dies(tmp_path: Path, cluster
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_run_resumes_while_old_networks_live(tmp_path: Path, cluster: str) -> None:
-    """The coordinator and the driver are killed, and nobody waits for the lease of 30 s that ends the networks."""
+    """Coordinator and driver are killed. The run is resumed at once, before the lease of 30 s ends the networks."""
     from inarch.population.config import to_dict
 
     config = small_config(

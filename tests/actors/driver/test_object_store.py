@@ -46,7 +46,9 @@ def test_store_holds_data_and_snapshots(config: RunConfig, stores: tuple[int, ..
 
 def test_dead_and_unknown_stores_are_left_out() -> None:
     dead = {"Alive": False, "Resources": {}}
-    assert store_use(INFO, RunConfig(population=PopulationConfig(size=1)), [dead, *nodes(300)]).store_bytes == 300 * MIB
+    head = {"Alive": True, "Resources": {"object_store_memory": 50.0 * MIB}}  # a head without CPUs
+    use = store_use(INFO, RunConfig(population=PopulationConfig(size=1)), [dead, head, *nodes(300)])
+    assert use.store_bytes == 300 * MIB and use.snapshot_bytes == 2 * 10 * MIB
     assert store_use(INFO, RunConfig(), [{"Alive": True, "Resources": {"CPU": 1.0}}]).share == 0.0
 
 
