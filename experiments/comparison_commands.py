@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -77,7 +78,8 @@ def compare(
         table, description = comparisons.costs(selection)
         console.print(table)
         console.print(description, highlight=False, soft_wrap=True)
-    console.print(comparisons.regimes(selection))
+    folder = out or f"experiments/results/{name}"
+    console.print(comparisons.regimes(selection, comparisons.ResultsStore(Path(folder), selection)))
     if dry_run:
         for arm in selection.arms:
             console.print(f"{arm.name}: {arm.description}", highlight=False, markup=False)
@@ -92,7 +94,7 @@ def compare(
                 seeds=seeds,
                 arms=arms,
                 storage=storage,
-                out=out or f"experiments/results/{name}",
+                out=folder,
                 reuse=reuse,
                 address=address,
                 console=console,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import defaultdict
 from pathlib import Path
 
 from rich.table import Table
 
 from inarch.experiments.comparison.arms import Arm, Comparison
+from inarch.experiments.comparison.results_store import ResultsStore
 from inarch.population.config import DataConfig, height_and_width
 from inarch.population.data import ImageSet, open_images
 from inarch.population.data.memory_batches import epoch_steps
@@ -64,25 +67,35 @@ def costs(comparison: Comparison) -> tuple[Table, str]:
     return table, description
 
 
-def regimes(comparison: Comparison) -> Table:
-    """Return a table of the regime of each arm: steps, decay time, and how strongly its networks mix.
+def regimes(comparison: Comparison, record: ResultsStore) -> Table:
+    """Return a table of the regime of each arm: steps, decay time, training loss, and how strongly its networks mix.
 
-    The units of the networks count as equal, because no network is built.
+    The units of the networks count as equal, because no network is built. The training loss to expect is that of the
+    arm's recorded runs, or of its baseline's if it has none.
 
     Args:
         comparison: The comparison.
+        record: Its results so far.
 
     Raises:
         DataError: The training images cannot be read.
     """
     table = Table(title=f"{comparison.name}: the regime of each network", title_justify="left")
-    for name in ("arm", "steps", "D", "exchanges", "in words"):
+    for name in ("arm", "steps", "D", "training loss", "exchanges", "in words"):
         table.add_column(name, justify="left" if name in ("arm", "in words") else "right")
     counts: dict[str, int] = {}
+    losses: dict[str, list[float]] = defaultdict(list)
+    for row in record.rows("scores"):
+        if row.get("train_loss") is not None:
+            losses[row["arm"]].append(row["train_loss"])
     for arm in comparison.arms:
         planned = planned_regime(arm, counts)
+        known = losses.get(arm.name) or losses.get(comparison.baseline_of(arm))
         decay = decay_time_text(planned.decay_times)
-        table.add_row(arm.name, f"{planned.steps:,}", decay, f"{planned.num_exchanges:,}", planned.exchange_text())
+        loss = f"{statistics.fmean(known):.2f}" if known else "not recorded"
+        table.add_row(
+            arm.name, f"{planned.steps:,}", decay, loss, f"{planned.num_exchanges:,}", planned.exchange_text()
+        )
     return table
 
 

@@ -25,8 +25,9 @@ class GraftConfig:
     criterion: str = "entropy"
     """How the information of a layer is measured. From the papers: entropy of its weights (eq. 6), l1 norm (eq. 3),
     summed_entropy of its filters (eq. 5), batch_norm (mean absolute scale). Others: robust_entropy (histogram between
-    quantiles), differential_entropy (robust, and sensitive to scale), orthogonality of the filters (RePr). Controls:
-    constant (plain averaging) and random. Of your own: module:function."""
+    quantiles), differential_entropy (robust, and sensitive to scale), orthogonality of the filters (RePr),
+    effective_rank (entropy of the singular values). Controls: constant (plain averaging) and random. Of your own:
+    module:function."""
     a: float = 0.4
     """Range of alpha, in [0, 1]: alpha lies in [0.5 - a/2, 0.5 + a/2]. With 0, grafting is plain averaging."""
     c: float = 500.0

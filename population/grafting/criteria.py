@@ -16,6 +16,7 @@ from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.grafting.criterion_names import CRITERIA
 from inarch.population.grafting.information import (
     differential_entropy,
+    effective_rank,
     layer_entropies,
     layer_entropy,
     orthogonality,
@@ -191,6 +192,13 @@ def by_differential_entropy(weight: Tensor, *, bins: int, name: str) -> Tensor:
 def by_orthogonality(weight: Tensor, *, bins: int, name: str) -> Tensor:
     """Return how orthogonal the filters are."""
     return orthogonality(weight)
+
+
+def by_effective_rank(weight: Tensor, *, bins: int, name: str) -> Tensor:
+    """Return the entropy of the singular values."""
+    if not weight.isfinite().all():
+        raise NotFiniteError(f"{name} has a weight that is NaN or infinite")
+    return effective_rank(weight)
 
 
 READ_ALL_VALUES = CRITERIA.built_in()

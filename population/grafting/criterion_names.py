@@ -37,7 +37,10 @@ def check_criterion(criterion: str) -> None:
         CRITERIA.check(criterion)
 
 
-NAMES = ("entropy", "l1", "summed_entropy", "robust_entropy", "differential_entropy", "orthogonality")
+NAMES = (
+    *("entropy", "l1", "summed_entropy", "robust_entropy", "differential_entropy", "orthogonality"),
+    "effective_rank",
+)
 """Names of the library's own criteria that need only the layer's weights."""
 
 CRITERIA.add_paths({name: f"inarch.population.grafting.criteria:by_{name}" for name in NAMES})

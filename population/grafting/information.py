@@ -271,6 +271,31 @@ def orthogonality(weight: Tensor) -> Tensor:
     return 1.0 - overlap / max(1, num * (num - 1))
 
 
+def effective_rank(weight: Tensor) -> Tensor:
+    """Return how evenly a layer uses its directions: the entropy of its singular values as shares of their sum.
+
+    The weight counts as a matrix with one row for each filter. Filters that are zero or copies of others lower the
+    result, and a factor for the whole layer does not change it. The papers do not have this criterion.
+
+    Args:
+        weight: Filters of one layer, shape (filters, ...), finite floats.
+
+    Returns:
+        Nats, float64, 0-dimensional, in [0, log(rank)]. A layer of zeros has 0.
+
+    Raises:
+        ValueError: The weight has no dimension or no value.
+
+    Source: Roy and Vetterli 2007, "The effective rank", which is the exponential of this number.
+    """
+    _check_shape(weight)
+    matrix = weight.detach().reshape(len(weight), -1).double()
+    products = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    values = torch.linalg.eigvalsh(products).clamp(min=0.0).sqrt()
+    shares = values / values.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    return torch.special.entr(shares).sum()
+
+
 def _clipped(weight: Tensor, tail: float, name: str) -> tuple[Tensor, float]:
     """Clip the weights to two quantiles. Return them with the distance between the quantiles."""
     if not 0 <= tail < 0.5:

@@ -6,6 +6,8 @@ stride 1 that changes the number of channels has a projection shortcut.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +21,19 @@ BLOCKS = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return a number of channels times a width, as a multiple of 8 that is at least 8 and at least 90 % of that.
+
+    Args:
+        channels: Channels at width 1.
+        width: Factor, above 0.
+
+    Source: Sandler et al., the published code.
+    """
+    nearest = max(8, int(channels * width + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels * width else nearest + 8
 
 
 class InvertedResidual(nn.Module):
@@ -48,21 +63,24 @@ class InvertedResidual(nn.Module):
 
 
 class CifarMobileNetV2(nn.Module):
-    """MobileNetV2 of width 1 for images of at least 8 pixels a side."""
+    """MobileNetV2 for images of at least 8 pixels a side."""
 
-    def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, width: float = 1.0) -> None:
         """Build the model.
 
         Args:
             num_classes: Width of the logits.
             in_channels: Channels of the images.
+            width: Factor of the number of channels of all layers but the last convolution, which keeps 1280. Above 0
+                and at most 1.
         """
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 32, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(32)
+        inputs = scaled(32, width)
+        self.conv1 = nn.Conv2d(in_channels, inputs, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
         blocks: list[nn.Module] = []
-        inputs = 32
-        for expansion, outputs, repeats, stride in BLOCKS:
+        for expansion, channels, repeats, stride in BLOCKS:
+            outputs = scaled(channels, width)
             for index in range(repeats):
                 block = InvertedResidual(inputs, outputs, expansion=expansion, stride=1 if index else stride)
                 blocks.append(block)
@@ -77,3 +95,8 @@ class CifarMobileNetV2(nn.Module):
         hidden = F.relu(self.bn1(self.conv1(images)))
         hidden = F.relu(self.bn2(self.conv2(self.layers(hidden))))
         return self.linear(hidden.mean(dim=(2, 3)))
+
+
+mobilenetv2_half = partial(CifarMobileNetV2, width=0.5)
+mobilenetv2_quarter = partial(CifarMobileNetV2, width=0.25)
+"""MobileNetV2 with a half and a quarter of the channels."""

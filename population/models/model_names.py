@@ -25,6 +25,8 @@ MODELS: Registry[ModelFactory] = Registry("model", "model.architecture", others=
 PATHS = {
     **{f"resnet{depth}": f"cifar_resnet:resnet{depth}" for depth in RESNET_DEPTHS},
     "mobilenetv2": "mobilenetv2:CifarMobileNetV2",
+    "mobilenetv2-0.5": "mobilenetv2:mobilenetv2_half",
+    "mobilenetv2-0.25": "mobilenetv2:mobilenetv2_quarter",
     "vgg16": "vgg:CifarVgg16",
     "googlenet": "googlenet:CifarGoogLeNet",
     "resnet50": "resnet50:ResNet50",

@@ -174,13 +174,20 @@ def test_costs_are_known_without_the_data(name: str, arm: str, multiply_adds: in
     assert [list(cost_table.columns[index].cells) for index in (4, 5)] == [[f"{multiply_adds:,}"], [f"{images:,}"]]
 
 
-def test_regimes_of_arms_are_known_before_they_train() -> None:
+def test_regimes_of_arms_are_known_before_they_train(tmp_path: Path) -> None:
     definition = comparison("equal-work", DIGITS, epochs=4)
-    table = regimes(definition)
+    record = ResultsStore(tmp_path, definition)
+    assert set(regimes(definition, record).columns[3].cells) == {"not recorded"}
+    losses = {definition.baseline: (0.25, 0.75), definition.arms[-1].name: (0.125,)}
+    for arm in definition.arms:
+        for seed, loss in enumerate(losses.get(arm.name, ())):
+            record.add(arm.name, seed, {"scores": [{"config": comparable_config(arm.config), "train_loss": loss}]})
+    table = regimes(definition, record)
+    assert list(table.columns[3].cells) == ["0.50"] * (len(definition.arms) - 1) + ["0.12"]
     rows = {cells[0]: cells[1:] for cells in zip(*(list(column.cells) for column in table.columns), strict=True)}
     assert list(rows) == [arm.name for arm in definition.arms]
     for arm in definition.arms:
-        steps, decay, exchanges, text = rows[arm.name]
+        steps, decay, _, exchanges, text = rows[arm.name]
         assert steps == f"{11 * arm.config.schedule.epochs:,}"  # 1,294 images in batches of 128
         assert float(decay) == pytest.approx(0.1 * 5e-4 / 0.1 * (11 * arm.config.schedule.epochs + 1) / 2, rel=0.01)
         assert (exchanges == "0") == (text == "none") == (arm.config.exchange.rule == "none")

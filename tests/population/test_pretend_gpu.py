@@ -56,7 +56,7 @@ GRAFTS = {
     **{
         criterion: GraftConfig(criterion=criterion)
         for criterion in (
-            *("l1", "summed_entropy", "robust_entropy", "differential_entropy", "orthogonality"),
+            *("l1", "summed_entropy", "robust_entropy", "differential_entropy", "orthogonality", "effective_rank"),
             *("batch_norm", "constant", "random"),
         )
     },

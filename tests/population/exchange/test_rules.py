@@ -38,7 +38,13 @@ from inarch.population.errors import ConfigError, NotFiniteError
 from inarch.population.evaluation.filter_statistics import filter_density
 from inarch.population.exchange import ExchangeRule, GraftRule, PapaRule, PbtRule, Rootstock, Scion, WashRule
 from inarch.population.grafting.criteria import measure
-from inarch.population.grafting.information import differential_entropy, orthogonality, robust_entropy
+from inarch.population.grafting.criterion_names import NAMES
+from inarch.population.grafting.information import (
+    differential_entropy,
+    effective_rank,
+    orthogonality,
+    robust_entropy,
+)
 from inarch.population.grafting.local_scions import internal_scion, noise_scion
 from inarch.population.membership.staleness import Staleness
 from inarch.population.models import build
@@ -289,6 +295,21 @@ def test_orthogonality_is_one_if_disjoint_and_zero_for_copies() -> None:
     assert float(orthogonality(torch.ones(4, 2, 3, 3))) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_effective_rank_counts_the_directions_that_filters_use() -> None:
+    weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    singular = np.linalg.svd(weight.reshape(16, -1).double().numpy(), compute_uv=False)
+    shares = singular / singular.sum()
+    rank = float(effective_rank(weight))
+    assert rank == pytest.approx(-float((shares * np.log(shares)).sum()), abs=1e-6)
+    assert float(effective_rank(1e-3 * weight)) == pytest.approx(rank, abs=1e-6)
+    assert float(effective_rank(torch.eye(4).reshape(4, 4, 1, 1))) == pytest.approx(np.log(4))
+    assert float(effective_rank(torch.ones(4, 2, 3, 3))) == pytest.approx(0.0, abs=1e-6)
+    assert float(effective_rank(torch.zeros(4, 2, 3, 3))) == 0.0
+    decayed = weight.clone()
+    decayed[8:] *= 1e-3
+    assert float(effective_rank(decayed)) < rank - 0.5
+
+
 def test_batch_norm_criterion_without_a_batch_norm_is_an_error() -> None:
     weights = state(1)
     information = measure(weights, UNITS, GraftConfig(criterion="batch_norm"))
@@ -298,7 +319,7 @@ def test_batch_norm_criterion_without_a_batch_norm_is_an_error() -> None:
                 GraftConfig(criterion="batch_norm"))  # fmt: skip
 
 
-@pytest.mark.parametrize("criterion", ["entropy", "l1", "summed_entropy", "robust_entropy", "orthogonality"])
+@pytest.mark.parametrize("criterion", NAMES)
 def test_layer_information_of_nonfinite_weights_is_an_error(criterion: str) -> None:
     weight = torch.ones(4, 3, 3, 3)
     weight[1, 2] = float("nan")

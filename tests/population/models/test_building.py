@@ -15,6 +15,7 @@ from inarch.population import GraftConfig, ModelConfig, RunConfig, graft
 from inarch.population.errors import ConfigError
 from inarch.population.grafting.units import graft_units
 from inarch.population.models import CifarResNet, architectures, build
+from inarch.population.models.mobilenetv2 import InvertedResidual
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors, named_tensors
@@ -52,6 +53,19 @@ def test_mobilenet_has_the_strides_of_the_reference() -> None:
     model = build(ModelConfig(architecture="mobilenetv2"), num_classes=10)
     strides = [module.stride[0] for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert sum(stride == 2 for stride in strides) == 3
+
+
+@pytest.mark.parametrize(("architecture", "width"), [("mobilenetv2-0.5", 0.5), ("mobilenetv2-0.25", 0.25)])
+def test_narrow_mobilenets_have_the_channels_of_torchvision(architecture: str, width: float) -> None:
+    ours = build(ModelConfig(architecture=architecture), num_classes=10)
+    theirs = torchvision.models.mobilenet_v2(width_mult=width, num_classes=10)
+    channels = [block.conv3.out_channels for block in ours.modules() if isinstance(block, InvertedResidual)]
+    expected = [block.out_channels for block in theirs.features[1:-1]]
+    assert channels == expected
+    depthwise = [module.groups for module in ours.modules() if isinstance(module, nn.Conv2d) and module.groups > 1]
+    assert depthwise == [
+        module.groups for module in theirs.modules() if isinstance(module, nn.Conv2d) and module.groups > 1
+    ]
 
 
 def test_leaky_activation_changes_the_resnet_output() -> None:
