@@ -22,7 +22,15 @@ from inarch.experiments.comparison.arms import (
     small,
     varied,
 )
-from inarch.experiments.comparison.regime_comparisons import LONGEST, devices, diversity, horizon, information, revival
+from inarch.experiments.comparison.regime_comparisons import (
+    LONGEST,
+    devices,
+    diversity,
+    fusion,
+    horizon,
+    information,
+    revival,
+)
 from inarch.population.config import (
     DataConfig,
     DebugConfig,
@@ -479,7 +487,8 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "devices": ("one network on one or four devices, and populations of four, in the same time", devices, LONGEST // 2),
     "diversity": ("exchange between networks with equal and with own hyperparameters", diversity, LONGEST // 2),
     "revival": ("scions from noise, the network itself or others, where filters are invalid", revival, LONGEST // 2),
-    "information": ("entropy, l1, random and plain averaging, four networks", information, LONGEST // 2),
+    "information": ("entropy, l1, rank, random and plain averaging, four networks", information, LONGEST // 2),
+    "fusion": ("DCFF and a random half of the filters, in the papers' regime", fusion, LONGEST // 2),
     "snapshot-precision": ("snapshots in float32, float16 and int8", snapshot_precision, 12),
 }
 """Comparisons by name: a description, the function that makes the comparison, and its epochs."""

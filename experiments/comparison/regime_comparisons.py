@@ -13,9 +13,12 @@ from inarch.experiments.comparison.arms import NONE, Arm, Comparison, grafted, s
 from inarch.population.config import (
     DataConfig,
     ExchangeConfig,
+    FusionConfig,
+    FusionMode,
     GraftConfig,
     OptimizerConfig,
     PapaConfig,
+    PopulationConfig,
     RegularizationConfig,
     RunConfig,
     ScheduleConfig,
@@ -27,13 +30,19 @@ from inarch.population.config.per_network import number
 IMAGES = 2000
 """Training images, of which a tenth is held out."""
 
-BATCH = 64
+PIXELS, PADDING = 16, 2
+"""Height and width of the images, and the padding before the random crop. Images of 32 pixels need four times as long,
+and with them a population of four would train for half an hour."""
 
-WEIGHT_DECAY = 5e-3
-"""Ten times that of the papers. With the longest schedule, D is 8."""
+BATCH = 32
 
-STRONG_WEIGHT_DECAY = 1e-2
-"""Twenty times that of the papers. A ResNet-8 has a quarter of its filters below an l1 norm of 1 after 60 epochs."""
+WEIGHT_DECAY = 2.5e-3
+"""Five times that of the papers. With the longest schedule D is 8.4, the training loss of a ResNet-8 is about 0.5, and
+the first filters are invalid."""
+
+STRONG_WEIGHT_DECAY = 5e-3
+"""Ten times that of the papers. With half of the longest schedule D is 8.4, and up to a quarter of the filters have an
+l1 norm below 0.1, but the training loss is above 1."""
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Lengths of the schedules, as shares of the longest."""
@@ -43,17 +52,18 @@ LONGEST = 120
 
 SIZES = (2, 4)
 
-PULL_STEPS, PULL = 5, 0.02
-"""PAPA pulls each network by 2 % toward the mean every 5 steps: in 60 epochs by a factor of exp(-3.4) in all, because
-the pull falls with the learning rate. The paper's 1 % every 10 steps would pull by exp(-0.8), because it is made for
-schedules that are 40 times as long."""
+PULL_STEPS, PULL = 10, 0.05
+"""PAPA pulls each network by 5 % toward the mean every 10 steps: in 60 epochs by a factor of exp(-8.4) in all, because
+the pull falls with the learning rate. The paper's 1 % every 10 steps would pull by exp(-1.7), because it is made for
+schedules that are 20 times as long."""
 
 
 def in_regime(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
     """Return the configuration of networks in this regime, which graft by default.
 
     Args:
-        data: Data that the networks train on. Without a limit, `IMAGES` of the training images are used.
+        data: Data that the networks train on. Without a limit, `IMAGES` of the training images are used. Without a
+            size, images are scaled to `PIXELS`.
         size: Number of networks.
         epochs: Epochs of each network.
         **changes: Sections of the configuration to replace.
@@ -64,6 +74,8 @@ def in_regime(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConf
         "staleness": StalenessConfig(),
     }
     data = dataclasses.replace(data, train_limit=data.train_limit or IMAGES)
+    if data.image_size is None:
+        data = dataclasses.replace(data, image_size=PIXELS, padding=PADDING)
     return small(data, size=size, epochs=epochs, **(fields | changes))
 
 
@@ -269,6 +281,7 @@ def information(data: DataConfig, epochs: int) -> Comparison:
             grafted(base, "averaging", "plain averaging: alpha = 0.5 (A = 0), without information", a=0.0),
             Arm(name="entropy", description="information is the entropy of the weights (eq. 6)", config=base),
             grafted(base, "l1", "information is the l1 norm of the layer (eq. 3)", criterion="l1"),
+            grafted(base, "effective rank", "entropy of the layer's singular values", criterion="effective_rank"),
             grafted(base, "random", "random alphas with the same spread as those from entropy", criterion="random"),
             Arm(
                 name="independent",
@@ -278,4 +291,52 @@ def information(data: DataConfig, epochs: int) -> Comparison:
         ),
         baseline="averaging",
         seeds=(0, 1, 2, 3, 4, 5, 6, 7),
+    )
+
+
+def fusion(data: DataConfig, epochs: int) -> Comparison:
+    """Return the comparison of DCFF with a random half of the filters, alone and with exchange.
+
+    Args:
+        data: Data that the networks train on.
+        epochs: Epochs of each network.
+    """
+
+    def arm(
+        name: str, description: str, mode: FusionMode, *, method: str = "independent", is_same: bool = False
+    ) -> Arm:
+        config = in_regime(
+            data,
+            size=2,
+            epochs=epochs,
+            fusion=FusionConfig(mode=mode, rates=(0.5,)),
+            population=PopulationConfig(size=2, same_initial_weights=is_same),
+        )
+        return Arm(name=name, description=description, config=METHODS[method][1](config))
+
+    return Comparison(
+        name="fusion",
+        question="Where networks fit their data, does fusing filters beat a random half of them, also with exchange?",
+        arms=(
+            arm("random", "control: a random half of the filters, never mixed", "random"),
+            arm("published", "as published: the fused filters are frozen after the first epoch", "published"),
+            arm("stable", "each fused filter mixes fewer and fewer filters over the whole schedule", "stable"),
+            arm("stable, same beginning", "stable with equal initial weights, no exchange", "stable", is_same=True),
+            arm(
+                "stable, same beginning, grafting",
+                "the same, and the networks graft each other",
+                "stable",
+                method="grafting",
+                is_same=True,
+            ),
+            arm(
+                "stable, same beginning, PAPA",
+                "the same with a pull toward the mean",
+                "stable",
+                method="PAPA",
+                is_same=True,
+            ),
+        ),
+        baseline="random",
+        seeds=(0, 1, 2),
     )
