@@ -29,6 +29,7 @@ from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.built_in import task_of
+from inarch.population.tasks.chosen_weights import chosen_weights
 from inarch.population.tasks.named_code import check_config_trusted
 from inarch.population.tasks.run_folder import find_run, read_config, read_result
 
@@ -169,7 +170,7 @@ def _weights(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the weights of the best network or of the soup, and their metadata."""
     store = CheckpointStore(storage)
-    networks = {network_id: best for network_id in store.networks() if (best := store.best(network_id)) is not None}
+    networks = chosen_weights(store, read_result(storage))
     if not networks:
         raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
     ids, title = list(networks), what
@@ -177,14 +178,14 @@ def _weights(
         option = recommended_option(storage)
         ids, title = list(option.networks), option.title
     elif what == "best":
-        ids = [max(networks, key=lambda network_id: rank(networks[network_id][1], network_id))]
+        ids = [max(networks, key=lambda network_id: rank(networks[network_id].score, network_id))]
     missing = [network_id for network_id in ids if network_id not in networks]
     if missing:
         raise CheckpointError(f"the {title} has no checkpoint of network {missing[0]} any more")
     if len(ids) > 1 or what == "soup":
-        return _soup([networks[key][0] for key in ids], path, recorded, factory, trust=trust), {"what": title}
+        return _soup([dict(networks[key].state) for key in ids], path, recorded, factory, trust=trust), {"what": title}
     best_id = ids[0]
-    state, score, _ = networks[best_id]
+    state, score = dict(networks[best_id].state), networks[best_id].score
     primary = Metric(**recorded["info"]["metrics"][0])
     measured = {} if score is None else {f"validation_{primary.name}": str(primary.score(score))}
     return state, {"what": f"network {best_id}", **measured}

@@ -14,9 +14,9 @@ from inarch.population.evaluation.metrics import Metric
 def result_table(table: Mapping[str, Any]) -> Table:
     """Return the result table of a run: each network, their mean, the best network, the ensemble and the soups.
 
-    Scores are those of each network's best weights by validation. The columns `last` have those of the last weights,
-    and the columns `train` those of the last interval's training examples. Cells that an earlier version did not record
-    are empty.
+    Scores are those of the weights that `checkpoint.weights` chose for each network. The columns `last` have those of
+    the last weights, and the columns `train` those of the last interval's training examples. Cells that an earlier
+    version did not record are empty.
 
     Args:
         table: Contents of result.json.
@@ -31,7 +31,7 @@ def result_table(table: Mapping[str, Any]) -> Table:
     metrics = [Metric(**values) for values in table["metrics"]]
     primary = metrics[0]
     fits = _fits(metrics, table)
-    ends = (f"last {primary.title}", "validation", "last validation", *fits, "best at", "grafts", "ended")
+    ends = (f"last {primary.title}", "validation", "last validation", *fits, "taken at", "grafts", "ended")
     for name in ("", *(metric.title for metric in metrics), *ends):
         result.add_column(name, justify="left" if name in ("", "ended") else "right")
     for row in table["networks"]:

@@ -20,9 +20,9 @@ class NetworkResult:
     interval: int
     """Intervals completed."""
     best_interval: int | None
-    """Interval with the best validation score. None without a checkpoint."""
+    """Interval after which the weights of `best` were taken. None without a checkpoint."""
     validation_score: float | None
-    """Best validation score. None without validation data."""
+    """Validation score of the weights of `best`. None without validation data."""
     last_validation_score: float | None
     """Validation score of the last weights. None without validation data."""
     train: Metrics | None
@@ -32,7 +32,7 @@ class NetworkResult:
     reason: str
     """Why the network failed. Empty if it did not."""
     best: Metrics | None
-    """Metrics of the weights with the best validation score. None if they were not evaluated."""
+    """Metrics of the weights that `checkpoint.weights` chose. None if they were not evaluated."""
     last: Metrics | None
     """Metrics of the last weights."""
 
@@ -59,17 +59,17 @@ class RunResult:
 
     @property
     def mean(self) -> Metrics | None:
-        """Mean over the networks' best weights."""
+        """Mean over the networks, with their chosen weights."""
         return self._metrics("mean")
 
     @property
     def ensemble(self) -> Metrics | None:
-        """Metrics of the ensemble of the networks' best weights."""
+        """Metrics of the ensemble of the networks, with their chosen weights."""
         return self._metrics("ensemble")
 
     @property
     def soup(self) -> Metrics | None:
-        """Metrics of the mean of the networks' best weights."""
+        """Metrics of the mean of the networks' chosen weights."""
         return self._metrics("soup")
 
     @property

@@ -25,6 +25,7 @@ SHOWN = {
     "ensemble": "ensemble",
     "soup": "soup",
     "greedy_soup": "greedy soup",
+    "by_validation": "mean, best weights by validation",
     "last_mean": "mean at the end",
     "last_ensemble": "ensemble at the end",
     "last_soup": "soup at the end",
@@ -63,7 +64,8 @@ def write_report(comparison: Comparison, record: ResultsStore, *, command: str) 
         comparison.question,
         f"Made by `{command}`.",
         _setting(comparison, rows),
-        "Scores are those of each network's best weights by validation, taken before the exchange of that interval. "
+        "Scores are those of the weights that `checkpoint.weights` chooses: by default the last, unless the validation "
+        "images tell the best ones from them. The best weights are taken before the exchange of their interval. "
         "The batch norm of soups is measured anew. Means are in percent and differences in percentage points, both "
         "with 95 % confidence intervals over seeds (Student's t).",
         *(

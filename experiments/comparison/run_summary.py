@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -76,6 +76,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
     best = next(network for network in result["networks"] if network["network"] == result["best"])
     kinds = {
         "mean": result["mean"],
+        "by_validation": _mean_of([network.get("by_validation") or {} for network in result["networks"]]),
         "best": best["best"],
         "ensemble": result["ensemble"],
         "soup": result["soup"],
@@ -96,6 +97,13 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "refusals": sum(outcome not in ("grafted", "unchanged", "off") for outcome in outcomes),
         "train_seconds": result["seconds"],
     }
+
+
+def _mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean of each number over the rows that have numbers."""
+    known = [row for row in rows if row]
+    names = [name for name in (known[0] if known else ()) if all(row.get(name) is not None for row in known)]
+    return {name: statistics.fmean(row[name] for row in known) for name in names}
 
 
 def _validation(metrics: pa.Table, name: str) -> float | None:

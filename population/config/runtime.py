@@ -57,12 +57,17 @@ class CheckpointConfig:
     every_seconds: float = 0.0
     """Least seconds from one checkpoint to the next, at least 0, for intervals that are shorter than it is worth to
     repeat them. Only with mode=async, because lockstep resumes from an interval that all networks have saved."""
+    weights: Literal["auto", "best", "last"] = "auto"
+    """Which weights of a network the result, the soups and the exports use. best: those with the best score on the
+    validation data. last: those at the end. auto: the best, if the validation data tell them from the last ones (by
+    more than two standard errors), otherwise the last."""
 
     def __post_init__(self) -> None:
         require(self.keep >= 2, "checkpoint.keep", "be at least 2", self.keep)
         require(self.every >= 1, "checkpoint.every", "be at least 1", self.every)
         is_valid = 0 <= self.every_seconds < math.inf
         require(is_valid, "checkpoint.every_seconds", "be at least 0", self.every_seconds)
+        one_of(self.weights, Literal["auto", "best", "last"], "checkpoint.weights")
 
 
 @dataclass(frozen=True, kw_only=True)

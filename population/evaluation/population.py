@@ -41,7 +41,12 @@ TOGETHER_BYTES = 4 * 2**30
 
 @torch.no_grad()
 def evaluate_population(
-    module: nn.Module, candidates: Sequence[Candidate], data: EvaluationData, *, last: Sequence[Candidate] = ()
+    module: nn.Module,
+    candidates: Sequence[Candidate],
+    data: EvaluationData,
+    *,
+    last: Sequence[Candidate] = (),
+    others: Sequence[Candidate] = (),
 ) -> dict[str, Any]:
     """Return the scores of several networks, each alone and combined, and what to deploy, as JSON types.
 
@@ -53,6 +58,7 @@ def evaluate_population(
         candidates: Weights of the networks, at least one.
         data: Data for the evaluation.
         last: Other weights of the same networks, to evaluate without a greedy soup.
+        others: Further weights, each of which is only scored alone.
 
     Returns:
         A dict with these keys:
@@ -67,6 +73,7 @@ def evaluate_population(
         - soup: Scores of the uniform soup.
         - greedy_soup: Scores of the greedy soup, and its members. None without validation data.
         - last: The keys above, but the greedy soup, for the weights in `last`. Only if there are such weights.
+        - others: Scores of each of `others`, in order.
         - validation: mean, ensemble, soup and greedy_soup on the validation data. None without such data.
         - deploy: What to deploy, as `Deployment.to_dict`. Only the validation data decide.
     """
@@ -75,7 +82,7 @@ def evaluate_population(
     soups = [_measured(module, state, data) for state in averages]
     last_soups = [_measured(module, soup([candidate.state for candidate in last]), data)] if last else []
     results, outputs, targets = _evaluated(
-        module, candidates, soups, members, data.evaluated, last=last, last_soups=last_soups
+        module, candidates, soups, members, data.evaluated, last=last, last_soups=last_soups, others=others
     )
     validation, judged_on = results, data.validation
     if judged_on is not None and judged_on is not data.evaluated:
@@ -100,6 +107,7 @@ def _evaluated(
     *,
     last: Sequence[Candidate] = (),
     last_soups: Sequence[State] = (),
+    others: Sequence[Candidate] = (),
 ) -> tuple[dict[str, Any], list[Tensor], Tensor]:
     """Return the scores on one part of the data, the outputs of candidates and soups, and the targets."""
     states = [
@@ -107,6 +115,7 @@ def _evaluated(
         *soups,
         *(candidate.state for candidate in last),
         *last_soups,
+        *(candidate.state for candidate in others),
     ]
     pairs = outputs_of(module, states, evaluated)
     targets, outputs = pairs[0][1], [output for output, _ in pairs]
@@ -119,6 +128,8 @@ def _evaluated(
         num_last = num_own + len(last)
         results["last"] = _combined(last, outputs[num_own:num_last], targets, evaluated)
         results["last"]["soup"] = evaluated.evaluator.scores(outputs[num_last], targets).row()
+    first_other = len(states) - len(others)
+    results["others"] = [evaluated.evaluator.scores(output, targets).row() for output in outputs[first_other:]]
     return results, outputs[:num_own], targets
 
 

@@ -347,18 +347,6 @@ class CheckpointStore:
             None if newest is None else (dict(newest.evaluated_state), newest.training.get("score"), newest.id.interval)
         )
 
-    def best_file(self, network_id: int) -> str | None:
-        """Return the file with the best weights so far, relative to the run's folder. None if there is none.
-
-        Args:
-            network_id: Id of the network.
-
-        Raises:
-            StorageError: The checkpoints cannot be listed.
-        """
-        with_best = [checkpoint for checkpoint in self.list(network_id) if self._has_best(network_id, checkpoint)]
-        return f"networks/{network_id}/{with_best[-1].name}/best.safetensors" if with_best else None
-
     def flush_history(self) -> None:
         """Add the rows of committed checkpoints to the history, if their writer died before it could.
 

@@ -21,7 +21,7 @@ def result_section(content: RunContent) -> str:
     result, metrics = content.result, content.metrics
     head = "".join(f"<th>{text(metric.title)}</th>" for metric in metrics)
     head += f"<th>last {text(metrics[0].title)}</th><th>validation</th><th>last validation</th><th>train loss</th>"
-    head += "<th>best at</th><th>grafts</th><th>ended</th>"
+    head += "<th>taken at</th><th>grafts</th><th>ended</th>"
     rows: list[str] = []
     for row in result["networks"]:
         best, last = row.get("best") or {}, row.get("last") or {}
@@ -46,7 +46,8 @@ def result_section(content: RunContent) -> str:
             rows.append(table_row(name.replace("_", " "), cells))
     table = f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
     where = result.get("evaluated_on")
-    note = f"Best weights by validation, evaluated on the {where} data." if where else "There were no data to evaluate."
+    chosen = f"Weights by checkpoint.weights, evaluated on the {where} data."
+    note = chosen if where else "There were no data to evaluate."
     body = f'{table}<p class="soft">{note}</p>{_similarity(result)}{_advice(content)}'
     return f'<h2>Result</h2><div class="card">{body}</div>'
 

@@ -15,7 +15,8 @@ from inarch.population.evaluation.metrics import rank
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors
-from inarch.population.tasks.run_folder import read_config
+from inarch.population.tasks.chosen_weights import chosen_weights
+from inarch.population.tasks.run_folder import read_config, read_result
 
 
 def distillation_loss(logits: Tensor, taught: Sequence[Tensor], *, temperature: float) -> Tensor:
@@ -60,8 +61,9 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
     """Load a network of another run as a teacher.
 
     Args:
-        path: A run's folder for its best network, or folder#id for the network with this id. Both have the best weights
-            by validation score. folder#id@interval: the weights after that interval, if the run kept the checkpoint.
+        path: A run's folder for its best network, or folder#id for the network with this id. Both have the weights that
+            the result of that run uses. folder#id@interval: the weights after that interval, if the run kept the
+            checkpoint.
         num_classes: Number of classes of the student. The teacher must have as many.
         in_channels: Channels of the student's images. The teacher must have as many.
         device: Device of the teacher.
@@ -93,7 +95,7 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
             f"distillation.teachers: {folder!r} has {facts['num_classes']} classes and {facts['image_shape'][0]} "
             f"channels, the student {num_classes} and {in_channels}"
         )
-    state = _taught_by(CheckpointStore(storage), path)
+    state = _taught_by(storage, path)
     module = models.build(
         from_dict(ModelConfig, recorded["config"]["model"] | {"weights": None}),
         num_classes=num_classes,
@@ -105,22 +107,23 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
     return module.to(device).eval().requires_grad_(False)
 
 
-def _taught_by(store: CheckpointStore, path: str) -> Mapping[str, Tensor]:
+def _taught_by(storage: Storage, path: str) -> Mapping[str, Tensor]:
     """Return the weights that a path names."""
+    store = CheckpointStore(storage)
     folder, _, selector = path.partition("#")
     id_text, at, interval = selector.partition("@")
-    best_weights = {network_id: best for network_id in store.networks() if (best := store.best(network_id)) is not None}
+    networks = chosen_weights(store, read_result(storage))
     teacher_id = (
         int(id_text)
         if id_text.isdecimal()
-        else max(best_weights, key=lambda key: rank(best_weights[key][1], key), default=None)
+        else max(networks, key=lambda key: rank(networks[key].score, key), default=None)
     )
-    if teacher_id not in best_weights or (id_text and not id_text.isdecimal()):
+    if teacher_id not in networks or (id_text and not id_text.isdecimal()):
         raise ConfigError(
-            f"distillation.teachers: {path!r} names no network; {folder!r} has the networks {sorted(best_weights)}"
+            f"distillation.teachers: {path!r} names no network; {folder!r} has the networks {sorted(networks)}"
         )
     if not at:
-        return best_weights[teacher_id][0]
+        return networks[teacher_id].state
     checkpoints = {checkpoint.interval: checkpoint for checkpoint in store.list(teacher_id) if not checkpoint.step}
     if not interval.isdecimal() or int(interval) not in checkpoints:
         raise ConfigError(

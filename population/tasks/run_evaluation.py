@@ -6,14 +6,17 @@ import collections
 import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from inarch.population.errors import RunError
 from inarch.population.evaluation.deployment import Deployment, InferenceCost
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
+from inarch.population.evaluation.protocol import EvaluationSet
 from inarch.population.evaluation.soups import Candidate
+from inarch.population.evaluation.weight_choice import Weights, choose_weights
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import damaged_files, read_table
 from inarch.population.persistence.storage import Storage
@@ -34,8 +37,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate every network on the test data, or on the validation data if there are no test data.
 
-    Each network is evaluated twice: with its best weights by validation score, and with its last weights. So are the
-    ensemble, the similarities and the uniform soup. The greedy soup is evaluated only with the best weights.
+    Each network is evaluated twice: with the weights that `checkpoint.weights` chooses, and with its last weights. So
+    are the ensemble, the similarities and the uniform soup. The greedy soup is evaluated only with the chosen weights.
 
     Args:
         spec: The run.
@@ -47,8 +50,10 @@ def evaluate_run(
 
     Returns:
         The result of the run, as JSON types. `metrics` describes the task's metrics, the primary one first. `networks`
-        has a row for each network, with its scores under `best` and `last`. The other keys of `evaluate_population` are
-        at the top level for the best weights, and under `last` for the last weights. Without test and validation data,
+        has a row for each network. `best` has the scores of the chosen weights, `last` those of the last weights,
+        `by_validation` those of the weights with the best validation score, and `weights` says which were chosen. The
+        other keys of `evaluate_population` are at the top level for the chosen weights, and under `last` for the last
+        weights. Without test and validation data,
         `evaluated_on` is None and there are no scores. A network without a readable checkpoint has a row without them.
         `train` has the training loss and metrics of the last interval.
         `damaged_files` names the files that were left out.
@@ -109,15 +114,42 @@ def evaluate_run(
     }
     if evaluation_data is not None:
         module = task.build(0)
-        scores = evaluate_population(module, _aligned(task, best), evaluation_data, last=_aligned(task, last))
-        for row, best_scores, last_scores in zip(rows, scores.pop("each"), scores["last"].pop("each"), strict=True):
-            row["best"], row["last"] = best_scores, last_scores
+        weights = _choose(spec.config.checkpoint.weights, module, best, last, evaluation_data.validation)
+        chosen = [last[place] if name == "last" else best[place] for place, name in enumerate(weights)]
+        others = {row["network"]: best[place] for place, row in enumerate(rows) if weights[place] == "last"}
+        scores = evaluate_population(
+            module,
+            _aligned(task, chosen),
+            evaluation_data,
+            last=_aligned(task, last),
+            others=list(others.values()),
+        )
+        of_others = dict(zip(others, scores.pop("others"), strict=True))
+        ends = zip(rows, weights, scores.pop("each"), scores["last"].pop("each"), strict=True)
+        for row, name, chosen_scores, last_scores in ends:
+            by_validation = of_others.get(row["network"], chosen_scores)
+            row.update(weights=name, best=chosen_scores, last=last_scores, by_validation=by_validation)
+            if name == "last":
+                row.update(best_interval=row["interval"], validation_score=row["last_validation_score"])
         scores["last"]["validation_score"] = _mean(row["last_validation_score"] for row in rows)
         result |= scores
     known = [row["train"] for row in rows if row["train"]]
     shared = [name for name in (known[0] if known else ()) if all(name in fit for fit in known)]
     result["train"] = {name: statistics.fmean(fit[name] for fit in known) for name in shared}
     return result | {"seconds": seconds, "seconds_by_phase": _phases(storage)}
+
+
+def _choose(
+    policy: Literal["auto", "best", "last"],
+    module: nn.Module,
+    best: Sequence[Candidate],
+    last: Sequence[Candidate],
+    validation: EvaluationSet | None,
+) -> list[Weights]:
+    """Return which weights of each network are used by `checkpoint.weights`."""
+    if policy != "auto":
+        return [policy] * len(best)
+    return choose_weights(module, best, last, validation)
 
 
 LOST = frozenset({"failed", "lost"})

@@ -200,7 +200,7 @@ class Tracker(RunCallback):
                 self.log(POPULATION, self._last_step, time.time(), result_values(result))
                 self._sent[RESULT] = self._last_step
                 self.record(self._sent)
-                _copy_best(self._storage, result.get("best"), artifacts)
+                _copy_best(self._storage, result, artifacts)
             self.end(state=state, artifacts=artifacts)
         return num_sent
 
@@ -306,10 +306,15 @@ def _copy(storage: Storage, name: str, target: Path) -> None:
         logger.info("%s has no %s", storage.uri, name)
 
 
-def _copy_best(storage: Storage, network_id: int | None, folder: Path) -> None:
-    """Copy the best weights of the best network, if there are any."""
-    from inarch.population.persistence.checkpoint import CheckpointStore  # imports torch
+def _copy_best(storage: Storage, result: Mapping[str, Any], folder: Path) -> None:
+    """Write the weights of the best network that the result uses, if there are any."""
+    import safetensors.torch  # imports torch
 
-    file = None if network_id is None else CheckpointStore(storage).best_file(network_id)
-    if file is not None:
-        _copy(storage, file, folder / "best.safetensors")
+    from inarch.population.persistence.checkpoint import CheckpointStore  # imports torch
+    from inarch.population.tasks.chosen_weights import chosen_of
+
+    best = result.get("best")
+    chosen = None if best is None else chosen_of(CheckpointStore(storage), best, result)
+    if chosen is not None:
+        in_default_order = {name: tensor.contiguous() for name, tensor in chosen.state.items()}
+        safetensors.torch.save_file(in_default_order, folder / "best.safetensors")

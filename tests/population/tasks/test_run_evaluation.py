@@ -1,13 +1,26 @@
-"""The result of a run whose folder is damaged."""
+"""The result of a run: a damaged folder, and which weights of a network are used."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
-from inarch.population import DataConfig, ExchangeConfig, PopulationConfig, ScheduleConfig, Trainer
+import pytest
+import torch
+
+from inarch.population import (
+    CheckpointConfig,
+    DataConfig,
+    ExchangeConfig,
+    PopulationConfig,
+    ScheduleConfig,
+    Trainer,
+)
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.chosen_weights import chosen_of
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.image_task import run_splits
 from inarch.population.tasks.run_evaluation import evaluate_run
@@ -53,3 +66,42 @@ def test_damage_is_in_the_result_and_ends_no_run(tmp_path: Path) -> None:
     ]
     assert f"networks/0/{newest.name}" in result["damaged_files"]
     assert any(name.startswith("networks/1/") for name in result["damaged_files"])
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("auto", "best"), ("best", "best"), ("last", "last")])
+def test_result_and_teacher_use_the_chosen_weights(
+    policy: Literal["auto", "best", "last"], expected: str, tmp_path: Path
+) -> None:
+    """The last weights are spoiled, so that the validation images tell them from the best."""
+    config = small_config(
+        name="chosen",
+        data=DataConfig(train="digits", train_limit=400, test_limit=100, validation=0.25, augmentation="none"),
+        population=PopulationConfig(size=1),
+        schedule=ScheduleConfig(epochs=4, batch_size=32),
+        exchange=ExchangeConfig(rule="none"),
+        checkpoint=CheckpointConfig(weights=policy),
+    )
+    storage = Storage(str(tmp_path))
+    store, splits = CheckpointStore(storage), run_splits(config)
+    runtime = FakeRuntime()
+    live(Trainer(ImageClassification(config, splits), config, network_id=0), runtime)
+    *before, final = runtime.checkpoints
+    spoiled = {name: torch.zeros_like(value) for name, value in final.model.items()}
+    for checkpoint in [*before, dataclasses.replace(final, model=spoiled, best=None)]:
+        store.commit(checkpoint)
+    by_validation = store.best(0)
+    assert by_validation is not None and by_validation[2] < 4
+
+    spec = RunSpec(name="chosen", folder=storage.uri, config=config, task=None)
+    result = evaluate_run(spec, splits, {0: "done"}, {}, 1.0)
+    (row,) = result["networks"]
+    assert row["weights"] == expected and row["best"] == row["last" if expected == "last" else "by_validation"]
+    assert row["by_validation"]["accuracy"] > row["last"]["accuracy"] + 0.1
+    assert row["best_interval"] == (4 if expected == "last" else by_validation[2])
+    assert result["mean"]["accuracy"] == row["best"]["accuracy"]
+    chosen = chosen_of(store, 0, result)
+    assert chosen is not None
+    state = spoiled if expected == "last" else by_validation[0]
+    assert all(torch.equal(value, state[name]) for name, value in chosen.state.items())
+    without_result = chosen_of(store, 0, None)
+    assert without_result is not None and without_result.score == by_validation[1]

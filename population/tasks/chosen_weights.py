@@ -1,0 +1,60 @@
+"""The weights of a network that the result of its run uses, for exports, teachers and trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from inarch.population.persistence.checkpoint import CheckpointStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenWeights:
+    """Weights of one network."""
+
+    state: Mapping[str, Tensor]
+    """State dict."""
+    score: float | None
+    """Validation score, as `Scores.score`. None if there is none."""
+
+
+def chosen_weights(store: CheckpointStore, result: Mapping[str, Any] | None) -> dict[int, ChosenWeights]:
+    """Return the weights of each network that the result of the run uses, by id.
+
+    Networks without an intact checkpoint are left out.
+
+    Args:
+        store: Checkpoints of the run.
+        result: Content of result.json. None: the run has none yet.
+
+    Raises:
+        StorageError: The storage fails.
+    """
+    found = ((network_id, chosen_of(store, network_id, result)) for network_id in store.networks())
+    return {network_id: chosen for network_id, chosen in found if chosen is not None}
+
+
+def chosen_of(store: CheckpointStore, network_id: int, result: Mapping[str, Any] | None) -> ChosenWeights | None:
+    """Return the weights of a network that the result of the run uses. None without an intact checkpoint.
+
+    Those are the last weights where `checkpoint.weights` chose them. For a network without a row in the result they are
+    the best weights by validation so far.
+
+    Args:
+        store: Checkpoints of the run.
+        network_id: Id of the network.
+        result: Content of result.json. None: the run has none yet.
+
+    Raises:
+        StorageError: The storage fails.
+    """
+    rows = () if result is None else result["networks"]
+    if any(row["network"] == network_id and row.get("weights") == "last" for row in rows):
+        newest = store.newest(network_id)
+        if newest is not None:
+            return ChosenWeights(state=newest.evaluated_state, score=newest.training.get("score"))
+    best = store.best(network_id)
+    return None if best is None else ChosenWeights(state=best[0], score=best[1])
