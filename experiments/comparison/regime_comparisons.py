@@ -24,6 +24,7 @@ from inarch.population.config import (
     ScheduleConfig,
     StalenessConfig,
     TopologyConfig,
+    WashConfig,
 )
 from inarch.population.config.per_network import number
 
@@ -58,6 +59,11 @@ the pull falls with the learning rate. The paper's 1 % every 10 steps would pull
 schedules that are 20 times as long."""
 
 
+SHUFFLED = 0.05
+"""Probability with which WASH moves a weight of the first layer, every `PULL_STEPS` steps. A weight changes place some
+ten times in 60 epochs. In its paper, with a probability of 0.001 to 0.05 every step, it is a hundred times and more."""
+
+
 def in_regime(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
     """Return the configuration of networks in this regime, which graft by default.
 
@@ -90,6 +96,22 @@ def with_papa(config: RunConfig) -> RunConfig:
         exchange=ExchangeConfig(rule="papa"),
         papa=PapaConfig(pull=PULL),
         topology=TopologyConfig(name="complete"),
+        schedule=dataclasses.replace(config.schedule, interval_steps=PULL_STEPS, eval_every="epoch"),
+    )
+
+
+def with_wash(config: RunConfig) -> RunConfig:
+    """Return a configuration with WASH in place of its exchange rule, as often as PAPA.
+
+    Args:
+        config: The configuration to change.
+    """
+    return dataclasses.replace(
+        config,
+        exchange=ExchangeConfig(rule="wash"),
+        wash=WashConfig(probability=SHUFFLED),
+        topology=TopologyConfig(name="complete"),
+        mode="lockstep",
         schedule=dataclasses.replace(config.schedule, interval_steps=PULL_STEPS, eval_every="epoch"),
     )
 
@@ -165,12 +187,7 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
     population = in_regime(data, size=DEVICES, epochs=epochs)
     methods = {
         **METHODS,
-        "WASH": (
-            "weights change places between all networks after each interval",
-            lambda config: dataclasses.replace(
-                config, exchange=ExchangeConfig(rule="wash"), topology=TopologyConfig(name="complete"), mode="lockstep"
-            ),
-        ),
+        "WASH": (f"with weights that change places between all networks every {PULL_STEPS} steps", with_wash),
     }
     return Comparison(
         name="devices",
@@ -184,7 +201,7 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
                 config=parallel,
             ),
             *(
-                Arm(name=f"{DEVICES}, {method}", description=f"{DEVICES} networks {text}", config=change(population))
+                Arm(name=f"{DEVICES}, {method}", description=f"{DEVICES} networks: {text}", config=change(population))
                 for method, (text, change) in methods.items()
             ),
         ),
