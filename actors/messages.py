@@ -263,6 +263,8 @@ class NetworkStatus:
     """Why the network's newest checkpoint could not be written so far. Empty: storage works."""
     unwritten_seconds: float = 0.0
     """Age of the oldest rows and weights that are not written, while storage fails. 0 otherwise."""
+    hyperparameters: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The network's own numbers by field of the configuration. Empty before its first interval."""
     process: int | None = None
     """Process id of the network's actor."""
     node: str | None = None

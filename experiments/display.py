@@ -6,6 +6,7 @@ import collections
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.columns import Columns
@@ -131,16 +132,27 @@ def status_table(status: RunStatus, *, max_rows: int | None = None) -> Table:
     table = Table(title="\n".join(_titles(status)), title_justify="left")
     primary = status.metrics[0] if status.metrics else None
     heading = primary.title if primary else "validation"
-    for name in ("network", "epoch", "loss", heading, "examples/s", "grafts", "scion", "behind", "state"):
-        table.add_column(name, justify="left" if name == "state" else "right")
+    differing = _differing(status.networks)
+    headings = ("network", "epoch", "loss", heading, "examples/s", "grafts", "scion", "behind", "state")
+    for name in (*headings, *(["own numbers"] if differing else [])):
+        table.add_column(name, justify="left" if name in ("state", "own numbers") else "right")
     networks = list(status.networks)
     if max_rows is not None and len(networks) > max_rows:
         networks = sorted(networks, key=lambda network: _importance(network, primary), reverse=True)[: max_rows - 1]
     for network in networks:
-        table.add_row(*_cells(network, status.epochs, primary))
+        numbers = network.hyperparameters
+        own = ", ".join(f"{name.rpartition('.')[2]} {numbers[name]:.3g}" for name in differing if name in numbers)
+        table.add_row(*_cells(network, status.epochs, primary), *([own] if differing else []))
     if len(networks) < len(status.networks):
-        table.add_row(f"{len(status.networks) - len(networks)} more", *[""] * 8)
+        table.add_row(f"{len(status.networks) - len(networks)} more")
     return table
+
+
+def _differing(networks: Sequence[NetworkStatus]) -> list[str]:
+    """Return the fields of the configuration whose numbers differ between the networks."""
+    known = [network.hyperparameters for network in networks if network.hyperparameters]
+    names = [name for name in (known[0] if known else ()) if all(name in numbers for numbers in known)]
+    return [name for name in names if len({numbers[name] for numbers in known}) > 1]
 
 
 def _titles(status: RunStatus) -> list[str]:

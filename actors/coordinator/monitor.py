@@ -149,6 +149,7 @@ class RunMonitor:
             staleness_seconds=report.staleness.seconds if report.staleness else None,
             storage_failure=report.storage_failure,
             unwritten_seconds=report.unwritten_seconds,
+            hyperparameters=dict(report.origin.hyperparameters),
         )
         if is_news and not is_repeated:
             self._emit_report(report)

@@ -53,6 +53,15 @@ def test_view_shows_time_left_best_and_mean() -> None:
     assert "50%, about 1 min 0 s left; accuracy best 90.0%, mean 80.0%" in text
 
 
+def test_view_shows_the_numbers_in_which_networks_differ() -> None:
+    same = {"optimizer.learning_rate": 0.1}
+    networks = [network(number, hyperparameters=same | {"optimizer.weight_decay": 10.0**-number}) for number in (2, 3)]
+    text = shown(status(*networks, network(4)))
+    assert "own numbers" in text and "weight_decay 0.01" in text and "weight_decay 0.001" in text
+    assert "learning_rate" not in text
+    assert "own numbers" not in shown(status(network(0, hyperparameters=same), network(1, hyperparameters=same)))
+
+
 def test_sixty_networks_fit_into_thirty_lines() -> None:
     networks = [network(number, value=number / 100) for number in range(58)]
     networks += [network(58, state="failed"), network(59, state="stalled", value=0.01)]

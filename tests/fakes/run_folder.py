@@ -70,6 +70,8 @@ def run_folder(folder: Path, *, networks: int = 3, intervals: int = 8, layers: i
         "ensemble": {"accuracy": 0.8765},
         "soup": {"accuracy": 0.8432},
         "last": {"agreement": 0.91, "cosine": 0.987},
+        "regime": {"decay_times": [1.0, 2.0], "total_pull": None},
+        "train": {"loss": 0.25},
     }
     storage.write("result.json", json.dumps(result).encode())
     return storage

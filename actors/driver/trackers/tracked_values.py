@@ -133,17 +133,23 @@ class PopulationValues:
 
 
 def result_values(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a run's result, such as result/ensemble/METRIC and result/agreement.
+    """Return the numbers of a run's result, such as result/ensemble/METRIC, result/train/loss and result/agreement.
+
+    Of the regime they are result/decay_time, the mean of the networks' least and greatest, and result/total_pull.
 
     Args:
         result: Content of result.json.
     """
     values: dict[str, Any] = {}
-    for kind in ("mean", "ensemble", "soup", "greedy_soup"):
+    for kind in ("mean", "ensemble", "soup", "greedy_soup", "train"):
         values |= {f"result/{kind}/{name}": value for name, value in (result.get(kind) or {}).items()}
     best = next((row for row in result["networks"] if row["network"] == result.get("best")), None)
     if best is not None:
         values |= {f"result/best/{name}": value for name, value in (best.get("best") or {}).items()}
         values["result/best_network"] = best["network"]
     values |= {f"result/{name}": result.get(name) for name in ("agreement", "cosine", "seconds")}
+    regime = result.get("regime")
+    if regime is not None:
+        values["result/decay_time"] = statistics.fmean(regime["decay_times"])
+        values["result/total_pull"] = regime["total_pull"]
     return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}

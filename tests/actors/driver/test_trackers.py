@@ -72,6 +72,9 @@ def check_points(points: Points) -> None:
     assert [step for step, _ in points["population"]["accuracy/best"]] == list(range(1, INTERVALS + 1))
     ((step, value),) = points["population"]["result/ensemble/accuracy"]
     assert (step, value) == (INTERVALS, pytest.approx(0.8765))
+    assert dict(points["population"]["result/decay_time"]) == {INTERVALS: 1.5}
+    assert dict(points["population"]["result/train/loss"]) == {INTERVALS: 0.25}
+    assert "result/total_pull" not in points["population"]
 
 
 def test_tracker_gets_each_interval_and_the_result_once(storage: Storage) -> None:
