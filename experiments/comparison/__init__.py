@@ -3,7 +3,7 @@
 from inarch.experiments.comparison.arms import Arm, Comparison
 from inarch.experiments.comparison.catalog import comparison, trial, usual_data
 from inarch.experiments.comparison.comparisons import COMPARISONS
-from inarch.experiments.comparison.compute_budget import costs, regimes
+from inarch.experiments.comparison.compute_budget import costs, power_text, regimes
 from inarch.experiments.comparison.published_tables import PAPER_TABLES
 from inarch.experiments.comparison.results_store import ResultsStore
 from inarch.experiments.comparison.runner import make_report, narrowed, run_comparison
@@ -22,6 +22,7 @@ __all__ = [
     "make_report",
     "narrowed",
     "paired",
+    "power_text",
     "regimes",
     "run_comparison",
     "trial",

@@ -64,6 +64,8 @@ class Comparison:
     may_reuse: bool = True
     """Whether runs of other comparisons with equal configuration may be copied. False if later steps need the folder of
     a run: its networks are teachers, or the density of their filters is measured."""
+    is_published: bool = False
+    """Whether this is a table of a paper, with the paper's networks and settings."""
     is_timed: bool = False
     """Whether the report shows accuracy by wall time. No other process may then use the machine during a run."""
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from inarch.experiments.comparison.arms import Arm, Comparison
 from inarch.experiments.comparison.results_store import ResultsStore
+from inarch.experiments.comparison.statistics import detectable
 from inarch.population.config import DataConfig, height_and_width
 from inarch.population.data import ImageSet, open_images
 from inarch.population.data.memory_batches import epoch_steps
@@ -97,6 +98,24 @@ def regimes(comparison: Comparison, record: ResultsStore) -> Table:
             arm.name, f"{planned.steps:,}", decay, loss, f"{planned.num_exchanges:,}", planned.exchange_text()
         )
     return table
+
+
+def power_text(comparison: Comparison) -> str:
+    """Return which differences the design can find, in words.
+
+    Args:
+        comparison: The comparison, with the seeds that are to be run.
+    """
+    count = sum(comparison.baseline_of(arm) != arm.name for arm in comparison.arms)
+    seeds = len(comparison.seeds)
+    if not count or seeds < 2:
+        return "One seed shows no difference, because its noise is not known."
+    single, together = (detectable(seeds, num_comparisons=number) for number in (1, count))
+    return (
+        f"With {seeds} seeds, a difference is found with a probability of 80 % if it is {single:.1f} times the "
+        f"standard deviation of a paired difference over seeds, and {together:.1f} times if the intervals of all {count} "
+        "differences are to hold together."
+    )
 
 
 def planned_regime(arm: Arm, counts: dict[str, int]) -> Regime:

@@ -68,6 +68,7 @@ def _table(name: str, question: str, arms: Sequence[Arm], *, seeds: Sequence[int
         baseline=arms[0].name,
         seeds=tuple(seeds),
         does_equal_work=False,
+        is_published=True,
         may_reuse=False,
     )
 

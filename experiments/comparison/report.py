@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 from inarch.experiments.comparison.arms import Comparison
 from inarch.experiments.comparison.results_store import ResultsStore
 from inarch.experiments.comparison.run_summary import DENSITIES
-from inarch.experiments.comparison.statistics import Estimate, interval, paired
-from inarch.population.config import DataConfig
+from inarch.experiments.comparison.statistics import Estimate, detectable, interval, paired
+from inarch.population.config import DataConfig, height_and_width
 from inarch.population.config.per_network import text_of
 from inarch.population.persistence.history_schemas import THRESHOLDS
 
@@ -96,25 +97,32 @@ def write_report(comparison: Comparison, record: ResultsStore, *, command: str) 
 def _setting(comparison: Comparison, rows: Sequence[Row]) -> str:
     config = comparison.arms[0].config
     images = ", ".join(f"{count:,}" for count in sorted({int(row["images"]) for row in rows}))
-    if not comparison.does_equal_work:
-        lengths = " and ".join(str(count) for count in sorted({arm.config.schedule.epochs for arm in comparison.arms}))
+    lengths = " and ".join(str(count) for count in sorted({arm.config.schedule.epochs for arm in comparison.arms}))
+    if comparison.is_published:
         return (
             f"Networks, learning rates and batch sizes are as published. Mode {config.mode}, {lengths} epochs, on "
             f"{_data(config.data)}. The arms do not do equal work: they train on {images} images."
         )
     schedule, optimizer = config.schedule, config.optimizer
-    return (
+    setting = (
         f"{config.model.architecture} on {_data(config.data)}; batch {schedule.batch_size}, {optimizer.name}, "
         f"learning rate {text_of(optimizer.learning_rate)} ({schedule.lr_decay}), "
         f"weight decay {text_of(optimizer.weight_decay)}, "
-        f"forward pass in {config.device.precision}. The networks of each arm train together for "
-        f"{comparison.arms[0].work} epochs ({images} images)."
+        f"forward pass in {config.device.precision}, unless an arm says otherwise."
     )
+    if not comparison.does_equal_work:
+        return f"{setting} The arms do not do equal work: each network trains for {lengths} epochs."
+    return f"{setting} The networks of each arm train together for {comparison.arms[0].work} epochs ({images} images)."
 
 
 def _data(data: DataConfig) -> str:
+    limit = "" if data.train_limit is None else f", the first {data.train_limit:,} evenly from all classes"
+    size = ""
+    if data.image_size is not None:
+        size = f", scaled to {' x '.join(map(str, height_and_width(data.image_size)))} pixels"
     evaluated = f", evaluated on {data.test.rpartition('/')[2]}" if data.test else ""
-    return f"{data.train.rpartition('/')[2]} ({data.validation:.0%} of it held out for validation){evaluated}"
+    name = data.train.rpartition("/")[2]
+    return f"{name}{limit}{size} ({data.validation:.0%} held out for validation){evaluated}"
 
 
 def _values(name: str, rows: Sequence[Row], column: str) -> dict[int, float]:
@@ -161,12 +169,33 @@ def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Ro
             values, baseline = (_values(arm, rows, f"{kind}_{score}") for arm in (name, against))
             line.append(_difference(values, baseline, num_comparisons=len(pairs)))
         table.append(line)
+    power = _power(pairs, rows, score)
     baseline_name = f" to *{against_all.pop()}*" if len(against_all) == 1 else ""
     description = (
         f"Differences{baseline_name}, paired by seed, in percentage points. The intervals hold for all {len(pairs)} "
         "together (Bonferroni). A difference is **bold** if its interval excludes zero."
     )
-    return f"{description}\n\n{_markdown(table)}"
+    return f"{description}{power}\n\n{_markdown(table)}"
+
+
+def _power(pairs: Sequence[tuple[str, str]], rows: Sequence[Row], score: str) -> str:
+    """Return a sentence on the differences of the mean network that so many seeds can show. Empty for one seed."""
+    variances: list[float] = []
+    counts: list[int] = []
+    for name, against in pairs:
+        mine, theirs = (_values(arm, rows, f"mean_{score}") for arm in (name, against))
+        differences = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
+        if len(differences) > 1:
+            variances.append(statistics.variance(differences))
+            counts.append(len(differences))
+    if not counts:
+        return ""
+    deviation, seeds = math.sqrt(statistics.fmean(variances)), min(counts)
+    least = deviation * detectable(seeds, num_comparisons=len(pairs))
+    return (
+        f" The standard deviation of a difference of the mean network over seeds is {deviation:.2f} points. With "
+        f"{seeds} seeds, a true difference of {least:.1f} points is found with a probability of 80 %."
+    )
 
 
 def _difference(mine: dict[int, float], theirs: dict[int, float], *, num_comparisons: int) -> str:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import optimize, stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +63,29 @@ def paired(
     shared = sorted(values.keys() & baseline.keys())
     differences = [values[seed] - baseline[seed] for seed in shared]
     return interval(differences, confidence=1.0 - (1.0 - confidence) / num_comparisons)
+
+
+def detectable(count: int, *, num_comparisons: int = 1, confidence: float = 0.95, power: float = 0.8) -> float:
+    """Return the least true difference whose interval excludes zero with a given probability.
+
+    Args:
+        count: Number of seeds, at least 2.
+        num_comparisons: Number of differences whose intervals hold together, as in `paired`.
+        confidence: Confidence level of all intervals together, in (0, 1).
+        power: Probability, in (0, 1).
+
+    Returns:
+        The difference, in standard deviations of a paired difference over seeds.
+
+    Raises:
+        ValueError: There are fewer than 2 seeds.
+    """
+    if count < 2:
+        raise ValueError(f"differences need at least 2 seeds, got {count}")
+    freedom = count - 1
+    limit = float(stats.t.ppf(1.0 - (1.0 - confidence) / num_comparisons / 2, freedom))
+
+    def missing(shift: float) -> float:
+        return power - float(stats.nct.sf(limit, freedom, shift))
+
+    return float(optimize.brentq(missing, 0.0, 20.0 * limit)) / math.sqrt(count)

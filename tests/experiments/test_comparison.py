@@ -28,6 +28,7 @@ from inarch.experiments.comparison import (
     make_report,
     narrowed,
     paired,
+    power_text,
     regimes,
     run_comparison,
     trial,
@@ -38,6 +39,7 @@ from inarch.experiments.comparison.plots import gains
 from inarch.experiments.comparison.report import SHOWN, write_report
 from inarch.experiments.comparison.results_store import comparable_config, is_same_config, read_rows
 from inarch.experiments.comparison.run_summary import summarize
+from inarch.experiments.comparison.statistics import detectable
 from inarch.population import (
     DataConfig,
     DistillationConfig,
@@ -172,6 +174,32 @@ def test_costs_are_known_without_the_data(name: str, arm: str, multiply_adds: in
     selected = next(candidate for candidate in table.arms if arm in candidate.name)
     cost_table, _ = costs(dataclasses.replace(table, arms=(selected,)))
     assert [list(cost_table.columns[index].cells) for index in (4, 5)] == [[f"{multiply_adds:,}"], [f"{images:,}"]]
+
+
+def test_detectable_difference_is_found_as_often_as_it_says() -> None:
+    """The least difference of one comparison with 5 seeds, and of the corrected interval, in 4,000 drawn samples."""
+    random = np.random.default_rng(0)
+    for count, comparisons in ((5, 1), (8, 4)):
+        least = detectable(count, num_comparisons=comparisons)
+        found = sum(
+            paired(
+                dict(enumerate(random.normal(least, 1.0, count))),
+                dict.fromkeys(range(count), 0.0),
+                num_comparisons=comparisons,
+            ).excludes_zero
+            for _ in range(4000)
+        )
+        assert found / 4000 == pytest.approx(0.8, abs=0.02)
+    with pytest.raises(ValueError, match="at least 2 seeds"):
+        detectable(1)
+
+
+def test_power_of_a_design_is_said_before_it_runs() -> None:
+    definition = comparison("equal-work", DIGITS, epochs=4)
+    single, together = (detectable(5, num_comparisons=number) for number in (1, len(definition.arms) - 1))
+    text = power_text(dataclasses.replace(definition, seeds=(0, 1, 2, 3, 4)))
+    assert f"if it is {single:.1f} times" in text and f"and {together:.1f} times" in text
+    assert "its noise is not known" in power_text(dataclasses.replace(definition, seeds=(0,)))
 
 
 def test_regimes_of_arms_are_known_before_they_train(tmp_path: Path) -> None:
