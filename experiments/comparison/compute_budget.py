@@ -113,8 +113,8 @@ def power_text(comparison: Comparison) -> str:
     single, together = (detectable(seeds, num_comparisons=number) for number in (1, count))
     return (
         f"With {seeds} seeds, a difference is found with a probability of 80 % if it is {single:.1f} times the "
-        f"standard deviation of a paired difference over seeds, and {together:.1f} times if the intervals of all {count} "
-        "differences are to hold together."
+        f"standard deviation of a paired difference over seeds, and {together:.1f} times if the intervals of all "
+        f"{count} differences are to hold together."
     )
 
 

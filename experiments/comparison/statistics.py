@@ -88,4 +88,5 @@ def detectable(count: int, *, num_comparisons: int = 1, confidence: float = 0.95
     def missing(shift: float) -> float:
         return power - float(stats.nct.sf(limit, freedom, shift))
 
-    return float(optimize.brentq(missing, 0.0, 20.0 * limit)) / math.sqrt(count)
+    found = optimize.root_scalar(missing, bracket=(0.0, 20.0 * limit))
+    return float(found.root) / math.sqrt(count)
