@@ -135,6 +135,26 @@ METHODS: dict[str, tuple[str, Change]] = {
 """Methods that the horizon compares: a description, and the change of the configuration."""
 
 
+def from_all(config: RunConfig) -> RunConfig:
+    """Return a configuration in which each network grafts from all others at once.
+
+    Args:
+        config: The configuration to change.
+    """
+    return dataclasses.replace(
+        config,
+        exchange=ExchangeConfig(num_donors=config.population.size - 1),
+        topology=TopologyConfig(name="complete"),
+    )
+
+
+WITH_SEVERAL: dict[str, tuple[str, Change]] = {
+    **METHODS,
+    "grafting from all": ("the same, from the mean of the blends with all others", from_all),
+}
+"""Methods for more than two networks."""
+
+
 def horizon(data: DataConfig, epochs: int) -> Comparison:
     """Return the comparison of exchange against no exchange by the length of the schedule.
 
@@ -152,7 +172,7 @@ def horizon(data: DataConfig, epochs: int) -> Comparison:
         )
         for size in SIZES
         for length in (max(1, round(share * epochs)) for share in SHARES)
-        for method, (description, change) in METHODS.items()
+        for method, (description, change) in (WITH_SEVERAL if size > 2 else METHODS).items()
     ]
     return Comparison(
         name="horizon",
@@ -186,7 +206,7 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
     )
     population = in_regime(data, size=DEVICES, epochs=epochs)
     methods = {
-        **METHODS,
+        **WITH_SEVERAL,
         "WASH": (f"with weights that change places between all networks every {PULL_STEPS} steps", with_wash),
     }
     return Comparison(
