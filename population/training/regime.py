@@ -123,14 +123,17 @@ def sizes_of(units: Sequence[GraftUnit], tensors: Mapping[str, Tensor]) -> list[
     """Return the number of values in each unit that the rule wash may move.
 
     Args:
-        units: Units of a network.
+        units: Units of a network. Keys of the optimizer's running averages in them are left out.
         tensors: Its tensors by name.
     """
     return [
         sum(
             tensors[key].numel()
             for key in unit.keys
-            if tensors[key].is_floating_point() and not is_structural(key) and not key.endswith(BATCH_NORM_STATISTICS)
+            if key in tensors
+            and tensors[key].is_floating_point()
+            and not is_structural(key)
+            and not key.endswith(BATCH_NORM_STATISTICS)
         )
         for unit in units
     ]

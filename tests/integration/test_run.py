@@ -140,11 +140,11 @@ def test_frozen_coordinator_changes_neither_pace_nor_store(begin) -> None:
 
     def steps() -> list[int]:
         described = ray.get([network.ready.remote() for network in networks], timeout=10)
-        return [interval for _, interval, _, _ in described]
+        return [description.interval for description in described]
 
     def num_published() -> list[int]:
-        described = ray.get([network.describe.remote() for network in networks], timeout=10)
-        return [len(snapshots) for _, snapshots, _ in described]
+        standings = ray.get([network.describe.remote() for network in networks], timeout=10)
+        return [len(standing.published) for standing in standings]
 
     first = steps()
     usual_bytes = watch_store(5)

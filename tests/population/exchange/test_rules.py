@@ -16,6 +16,7 @@ from inarch.population import (
     GraftConfig,
     GraftUnit,
     ModelConfig,
+    OptimizerConfig,
     PapaConfig,
     PbtConfig,
     PopulationConfig,
@@ -50,6 +51,7 @@ from inarch.population.membership.staleness import Staleness
 from inarch.population.models import build
 from inarch.population.state.snapshot import StagingBuffer, layout_of
 from inarch.population.state.state_dict import named_tensors
+from inarch.population.training.run_preparation import describe_run
 from tests.conftest import losses, small_config, tiny_splits, tiny_task
 from tests.fakes.runtime import FakeRuntime, live
 
@@ -335,6 +337,10 @@ def simulate(config: RunConfig) -> Simulation:
 RULES: dict[str, dict[str, Any]] = {
     "graft from all": {"exchange": ExchangeConfig(num_donors=2)},
     "graft, momentum blended": {"graft": GraftConfig(momentum="blend"), "exchange": ExchangeConfig(num_donors=2)},
+    "graft, AdamW's averages blended": {
+        "graft": GraftConfig(momentum="blend"),
+        "optimizer": OptimizerConfig(name="adamw", learning_rate=0.01),
+    },
     "graft, random": {"graft": GraftConfig(criterion="random")},
     "graft, batch norm": {"graft": GraftConfig(criterion="batch_norm")},
     "internal": {"graft": GraftConfig(scion="internal", threshold=1e9), "population": PopulationConfig(size=1)},
@@ -349,6 +355,7 @@ RULES: dict[str, dict[str, Any]] = {
 def test_every_rule_trains_a_population_reproducibly(name: str) -> None:
     options = {"population": PopulationConfig(size=3), "topology": TopologyConfig(name="complete")} | RULES[name]
     config = small_config(**options)
+    assert describe_run(tiny_task(config)).regime is not None  # what the coordinator does before networks start
     first, repeated = simulate(config), simulate(config)
     assert first.ledger == repeated.ledger
     outcomes = {line.outcome for line in first.ledger}

@@ -133,6 +133,8 @@ def test_wash_moves_the_planned_share_of_the_weights(tmp_path: Path) -> None:
     store.flush_history()
     moved = read_table(Storage(str(tmp_path)), "grafts")["alpha"].to_pylist()
     sizes = sizes_of(trainer.units, named_tensors(trainer.module))
+    with_averages = [dataclasses.replace(unit, keys=(*unit.keys, f"exp_avg.{unit.name}")) for unit in trainer.units]
+    assert sizes_of(with_averages, named_tensors(trainer.module)) == sizes
     planned = regime(config, steps_per_epoch=trainer.schedule.steps_per_epoch, unit_sizes=sizes)
     assert planned.total_pull == pytest.approx(sum(1 - alpha for alpha in moved) / 2, rel=0.02)
     assert wash_shares(0.5, 3, [4]) == pytest.approx((3 * (1 - math.exp(-0.5)), math.exp(-1.5)))
