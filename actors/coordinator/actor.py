@@ -44,7 +44,7 @@ from inarch.actors.messages import (
 from inarch.actors.registrations import register_all
 from inarch.actors.resources import check_capacity, plan_resources
 from inarch.population.config.runtime import MAX_LABELED_NETWORKS
-from inarch.population.errors import ConfigError, RunError
+from inarch.population.errors import ConfigError, RunError, StorageError
 from inarch.population.membership.members import MemberRecord, MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint
@@ -467,7 +467,18 @@ class Coordinator(RunCoordinator):
         if _is_restarted():
             register_all(spec.registrations)
             self.await_recovery()
-            self.context.background.spawn(self.recover())
+            self.context.background.spawn(self._recover_or_exit())
+
+    async def _recover_or_exit(self) -> None:
+        """Recover the run. If its start was not recorded, exit, because the driver starts another coordinator."""
+        try:
+            has_config = await asyncio.to_thread(self.context.storage.exists, "config.json")
+        except StorageError:
+            has_config = True  # not known: recovery waits for storage
+        if has_config or self.context.spec.is_resumed:
+            await self.recover()
+        else:
+            ray.get_runtime_context().current_actor.exit.remote()
 
 
 def _is_restarted() -> bool:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ray.exceptions import ActorAlreadyExistsError, ActorDiedError
+from ray.exceptions import ActorAlreadyExistsError, ActorDiedError, ActorUnavailableError
 
 from inarch.actors.coordinator.actor import CoordinatorActor
 from inarch.actors.driver.claiming import claim_existing_folder
-from inarch.actors.driver.coordinator_client import CALL_SECONDS, CoordinatorHandle, kill_coordinator, value_of
+from inarch.actors.driver.coordinator_client import (
+    CALL_SECONDS,
+    RETRY_SECONDS,
+    CoordinatorHandle,
+    kill_coordinator,
+    value_of,
+)
 from inarch.actors.driver.discovery import check_folder_not_live, check_not_live, write_cluster
 from inarch.actors.driver.object_store import warn_of_spilling
 from inarch.actors.driver.trusted_clusters import TrustedClusters
@@ -28,6 +36,14 @@ from inarch.population.tasks.run_spec import RunInfo, RunSpec
 COORDINATOR_CALLS = 100_000
 """Calls that the coordinator may hold open at a time. Networks at a barrier, and drivers that follow the run, wait in
 one each. Ray's own limit of 1,000 would let the networks of a large barrier keep all other calls waiting."""
+
+START_ATTEMPTS = 3
+"""Coordinators that are started in turn, if each is lost before the run has started."""
+
+NAME_SECONDS = 10.0
+"""Seconds within which Ray must have given up the name of a coordinator that was killed."""
+
+logger = logging.getLogger("inarch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,26 +139,68 @@ def _launch(spec: RunSpec, connection: Connection) -> Launched:
     config, storage = spec.config, Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     if spec.open is None:
         plan_resources(config)
-    options: dict[str, Any] = {
-        "name": coordinator_name(spec.name),
-        "namespace": NAMESPACE,
-        "max_concurrency": COORDINATOR_CALLS,
-    }
-    if config.detach:
-        options["lifetime"] = "detached"
+    coordinator, info = _start_coordinator(spec)
     try:
-        coordinator = cast("CoordinatorHandle", CoordinatorActor.options(**options).remote(spec))
-    except ActorAlreadyExistsError:
-        raise RunExistsError(f"a run named {spec.name!r} is live on this cluster; choose another name") from None
-    try:
-        info = value_of(coordinator.start.remote(), seconds=config.timeouts.start_seconds + CALL_SECONDS)
         write_cluster(storage, spec, connection)
-    except ActorDiedError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ClusterError(f"run {spec.name}: its coordinator died while it started: {reason}") from error
     except BaseException:
         kill_coordinator(coordinator)
         raise
     if not info.is_open_run:
         warn_of_spilling(info, config)
     return Launched(spec=spec, coordinator=coordinator, info=info, dashboard=connection.dashboard)
+
+
+def _start_coordinator(spec: RunSpec) -> tuple[CoordinatorHandle, RunInfo]:
+    """Start the coordinator of a run. If its process or its node is lost meanwhile, start another.
+
+    Args:
+        spec: The run.
+
+    Raises:
+        ClusterError: `START_ATTEMPTS` coordinators were lost.
+        RunExistsError: A run of this name is live.
+        InarchError: The run cannot be started.
+    """
+    seconds = spec.config.timeouts.start_seconds + CALL_SECONDS
+    reason = ""
+    for attempt in range(START_ATTEMPTS):
+        if attempt:
+            logger.warning("run %s: its coordinator died while it started, and is started again: %s", spec.name, reason)
+        coordinator = _create_coordinator(spec, name_seconds=NAME_SECONDS if attempt else 0.0)
+        try:
+            return coordinator, value_of(coordinator.start.remote(), seconds=seconds)
+        except (ActorDiedError, ActorUnavailableError) as error:
+            kill_coordinator(coordinator)  # otherwise Ray restarts it, but not this call
+            reason = str(error).strip().splitlines()[-1]
+        except BaseException:
+            kill_coordinator(coordinator)
+            raise
+    raise ClusterError(f"run {spec.name}: its coordinator died while it started: {reason}")
+
+
+def _create_coordinator(spec: RunSpec, *, name_seconds: float) -> CoordinatorHandle:
+    """Create the actor of a run's coordinator.
+
+    Args:
+        spec: The run.
+        name_seconds: Seconds to wait for the name, which Ray may still hold for a coordinator that was killed.
+
+    Raises:
+        RunExistsError: The name is taken.
+    """
+    options: dict[str, Any] = {
+        "name": coordinator_name(spec.name),
+        "namespace": NAMESPACE,
+        "max_concurrency": COORDINATOR_CALLS,
+    }
+    if spec.config.detach:
+        options["lifetime"] = "detached"
+    until = time.monotonic() + name_seconds
+    while True:
+        try:
+            return cast("CoordinatorHandle", CoordinatorActor.options(**options).remote(spec))
+        except ActorAlreadyExistsError:
+            if time.monotonic() >= until:
+                message = f"a run named {spec.name!r} is live on this cluster; choose another name"
+                raise RunExistsError(message) from None
+        time.sleep(RETRY_SECONDS)
