@@ -10,6 +10,7 @@ from inarch.population.config import (
     DataConfig,
     DeviceConfig,
     ExchangeConfig,
+    FusionMode,
     GraftConfig,
     ModelConfig,
     OptimizerConfig,
@@ -113,6 +114,13 @@ def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
 
 
 NONE = ExchangeConfig(rule="none")
+
+FUSIONS: dict[FusionMode, str] = {
+    "random": "control: a random half of the filters, never mixed",
+    "published": "as published: the fused filters are frozen after the first epoch",
+    "stable": "each fused filter mixes fewer and fewer filters over the whole schedule",
+}
+"""Modes of fusion that comparisons have as arms, with their descriptions."""
 
 
 def papa(config: RunConfig) -> RunConfig:

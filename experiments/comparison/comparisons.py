@@ -13,6 +13,7 @@ from inarch.experiments.comparison.arms import (
     COMPENSATED,
     DISCOUNTED,
     DISCOUNTED_AND_COMPENSATED,
+    FUSIONS,
     NONE,
     Arm,
     Comparison,
@@ -23,7 +24,6 @@ from inarch.experiments.comparison.arms import (
     varied,
 )
 from inarch.experiments.comparison.regime_comparisons import (
-    LONGEST,
     devices,
     diversity,
     fusion,
@@ -31,6 +31,7 @@ from inarch.experiments.comparison.regime_comparisons import (
     information,
     revival,
 )
+from inarch.experiments.comparison.regime_setting import LONGEST
 from inarch.population.config import (
     DataConfig,
     DebugConfig,
@@ -335,9 +336,7 @@ def compact(data: DataConfig, epochs: int) -> Comparison:
         name="compact",
         question="What does fusing filters add to a network that is narrow from the start?",
         arms=(
-            arm("random", "control: a random half of the filters, never mixed", "random"),
-            arm("published", "as published: the fused filters are frozen after the first epoch", "published"),
-            arm("stable", "each fused filter mixes fewer and fewer filters over the whole schedule", "stable"),
+            *(arm(mode, description, mode) for mode, description in FUSIONS.items()),
             arm("mean distance", "the same, with filters ranked by mean distance", "mean_distance"),
             arm("stable, grafting", "stable, and the networks graft each other", "stable", **grafting),
             arm(

@@ -1,158 +1,35 @@
-"""Comparisons in the papers' regime in small: the networks fit their data, and weight decay acts for long.
-
-The papers train for 200 epochs, to a training loss near 0 and a decay time D of about 12. Here, few images, small
-batches and a larger weight decay give similar numbers within minutes. `inarch compare NAME --dry-run` prints them.
-"""
+"""Comparisons in the papers' regime in small, as `regime_setting` makes it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
-from inarch.experiments.comparison.arms import NONE, Arm, Comparison, grafted, scion_sources, small
+from inarch.experiments.comparison.arms import FUSIONS, NONE, Arm, Comparison, grafted, scion_sources
+from inarch.experiments.comparison.regime_setting import (
+    BATCH,
+    METHODS,
+    PULL_STEPS,
+    STRONG_WEIGHT_DECAY,
+    WEIGHT_DECAY,
+    WITH_SEVERAL,
+    in_regime,
+    with_papa,
+    with_wash,
+)
 from inarch.population.config import (
     DataConfig,
-    ExchangeConfig,
     FusionConfig,
     FusionMode,
-    GraftConfig,
     OptimizerConfig,
-    PapaConfig,
     PopulationConfig,
     RegularizationConfig,
-    RunConfig,
-    ScheduleConfig,
-    StalenessConfig,
-    TopologyConfig,
-    WashConfig,
 )
 from inarch.population.config.per_network import number
-
-IMAGES = 2000
-"""Training images, of which a tenth is held out."""
-
-PIXELS, PADDING = 16, 2
-"""Height and width of the images, and the padding before the random crop. Images of 32 pixels need four times as long,
-and with them a population of four would train for half an hour."""
-
-BATCH = 32
-
-WEIGHT_DECAY = 2.5e-3
-"""Five times that of the papers. With the longest schedule D is 8.4, the training loss of a ResNet-8 is about 0.5, and
-the first filters are invalid."""
-
-STRONG_WEIGHT_DECAY = 5e-3
-"""Ten times that of the papers. With half of the longest schedule D is 8.4, and up to a quarter of the filters have an
-l1 norm below 0.1, but the training loss is above 1."""
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Lengths of the schedules, as shares of the longest."""
 
-LONGEST = 120
-"""Epochs of the longest schedule."""
-
 SIZES = (2, 4)
-
-PULL_STEPS, PULL = 10, 0.05
-"""PAPA pulls each network by 5 % toward the mean every 10 steps: in 60 epochs by a factor of exp(-8.4) in all, because
-the pull falls with the learning rate. The paper's 1 % every 10 steps would pull by exp(-1.7), because it is made for
-schedules that are 20 times as long."""
-
-
-SHUFFLED = 0.05
-"""Probability with which WASH moves a weight of the first layer, every `PULL_STEPS` steps. A weight changes place some
-ten times in 60 epochs. In its paper, with a probability of 0.001 to 0.05 every step, it is a hundred times and more."""
-
-
-def in_regime(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
-    """Return the configuration of networks in this regime, which graft by default.
-
-    Args:
-        data: Data that the networks train on. Without a limit, `IMAGES` of the training images are used. Without a
-            size, images are scaled to `PIXELS`.
-        size: Number of networks.
-        epochs: Epochs of each network.
-        **changes: Sections of the configuration to replace.
-    """
-    fields = {
-        "schedule": ScheduleConfig(epochs=epochs, batch_size=BATCH, lr_decay="cosine"),
-        "optimizer": OptimizerConfig(learning_rate=0.1, weight_decay=WEIGHT_DECAY),
-        "staleness": StalenessConfig(),
-    }
-    data = dataclasses.replace(data, train_limit=data.train_limit or IMAGES)
-    if data.image_size is None:
-        data = dataclasses.replace(data, image_size=PIXELS, padding=PADDING)
-    return small(data, size=size, epochs=epochs, **(fields | changes))
-
-
-def with_papa(config: RunConfig) -> RunConfig:
-    """Return a configuration with PAPA in place of its exchange rule, pulled often enough for a short schedule.
-
-    Args:
-        config: The configuration to change.
-    """
-    return dataclasses.replace(
-        config,
-        exchange=ExchangeConfig(rule="papa"),
-        papa=PapaConfig(pull=PULL),
-        topology=TopologyConfig(name="complete"),
-        schedule=dataclasses.replace(config.schedule, interval_steps=PULL_STEPS, eval_every="epoch"),
-    )
-
-
-def with_wash(config: RunConfig) -> RunConfig:
-    """Return a configuration with WASH in place of its exchange rule, as often as PAPA.
-
-    Args:
-        config: The configuration to change.
-    """
-    return dataclasses.replace(
-        config,
-        exchange=ExchangeConfig(rule="wash"),
-        wash=WashConfig(probability=SHUFFLED),
-        topology=TopologyConfig(name="complete"),
-        mode="lockstep",
-        schedule=dataclasses.replace(config.schedule, interval_steps=PULL_STEPS, eval_every="epoch"),
-    )
-
-
-Change = Callable[[RunConfig], RunConfig]
-"""Returns a configuration with another method."""
-
-METHODS: dict[str, tuple[str, Change]] = {
-    "independent": ("without exchange", lambda config: dataclasses.replace(config, exchange=NONE)),
-    "grafting": ("grafting by entropy, without a barrier, with today's defaults", lambda config: config),
-    "grafting, lockstep": (
-        "grafting by entropy with the papers' barrier",
-        lambda config: dataclasses.replace(config, mode="lockstep"),
-    ),
-    "averaging": (
-        "plain averaging of two networks: alpha = 0.5 (A = 0), without information",
-        lambda config: dataclasses.replace(config, graft=GraftConfig(a=0.0)),
-    ),
-    "PAPA": (f"a pull of {PULL:.0%} toward the mean of all networks every {PULL_STEPS} steps", with_papa),
-}
-"""Methods that the horizon compares: a description, and the change of the configuration."""
-
-
-def from_all(config: RunConfig) -> RunConfig:
-    """Return a configuration in which each network grafts from all others at once.
-
-    Args:
-        config: The configuration to change.
-    """
-    return dataclasses.replace(
-        config,
-        exchange=ExchangeConfig(num_donors=config.population.size - 1),
-        topology=TopologyConfig(name="complete"),
-    )
-
-
-WITH_SEVERAL: dict[str, tuple[str, Change]] = {
-    **METHODS,
-    "grafting from all": ("the same, from the mean of the blends with all others", from_all),
-}
-"""Methods for more than two networks."""
 
 
 def horizon(data: DataConfig, epochs: int) -> Comparison:
@@ -355,9 +232,7 @@ def fusion(data: DataConfig, epochs: int) -> Comparison:
         name="fusion",
         question="Where networks fit their data, does fusing filters beat a random half of them, also with exchange?",
         arms=(
-            arm("random", "control: a random half of the filters, never mixed", "random"),
-            arm("published", "as published: the fused filters are frozen after the first epoch", "published"),
-            arm("stable", "each fused filter mixes fewer and fewer filters over the whole schedule", "stable"),
+            *(arm(mode, description, mode) for mode, description in FUSIONS.items()),
             arm("stable, same beginning", "stable with equal initial weights, no exchange", "stable", is_same=True),
             arm(
                 "stable, same beginning, grafting",
