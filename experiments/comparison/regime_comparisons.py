@@ -7,8 +7,8 @@ import dataclasses
 from inarch.experiments.comparison.arms import FUSIONS, NONE, Arm, Comparison, grafted, scion_sources
 from inarch.experiments.comparison.regime_setting import (
     BATCH,
+    EXCHANGE_STEPS,
     METHODS,
-    PULL_STEPS,
     STRONG_WEIGHT_DECAY,
     WEIGHT_DECAY,
     WITH_SEVERAL,
@@ -84,7 +84,7 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
     population = in_regime(data, size=DEVICES, epochs=epochs)
     methods = {
         **WITH_SEVERAL,
-        "WASH": (f"with weights that change places between all networks every {PULL_STEPS} steps", with_wash),
+        "WASH": (f"with weights that change places between all networks every {EXCHANGE_STEPS} steps", with_wash),
     }
     return Comparison(
         name="devices",

@@ -43,15 +43,21 @@ the epochs, a quarter of the filters had an l1 norm below 0.1, and the training 
 LONGEST = 120
 """Epochs of the longest schedule."""
 
-PULL_STEPS, PULL = 10, 0.05
-"""PAPA pulls each network by 5 % toward the mean every 10 steps: in 60 epochs by a factor of exp(-8.4) in all, because
-the pull falls with the learning rate. The paper's 1 % every 10 steps would pull by exp(-1.7), because it is made for
+EXCHANGE_STEPS = 10
+"""Steps between two exchanges of PAPA, as in its paper, and of WASH."""
+
+PULLED_EPOCHS = 3.0
+"""PAPA pulls each network toward the mean of all by this share of its schedule's epochs: by 5 % each time in 60 epochs,
+by 10 % in 30. The pull falls with the learning rate, so that all pulls together are by exp(-8.5). Then the mean of the
+networks' weights is as good as a network. The paper's 1 % would be exp(-1.7) in 60 epochs, because it is made for
 schedules that are 20 times as long."""
 
+SHUFFLED_EPOCHS = 3.0
+"""WASH moves a weight of the first layer with this share of its schedule's epochs as probability: 5 % in 60 epochs, in
+which a weight changes place eight times in the mean."""
 
-SHUFFLED = 0.05
-"""Probability with which WASH moves a weight of the first layer, every `PULL_STEPS` steps. In 60 epochs a weight
-changes place eight times in the mean."""
+MOST = 0.5
+"""Greatest pull and greatest probability, for schedules of a few epochs."""
 
 
 def in_regime(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
@@ -76,27 +82,28 @@ def in_regime(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConf
 
 
 def with_papa(config: RunConfig) -> RunConfig:
-    """Return a configuration with PAPA in place of its exchange rule, pulled often enough for a short schedule.
+    """Return a configuration with PAPA in place of its exchange rule, pulled as much in all whatever the schedule.
 
     Args:
         config: The configuration to change.
     """
-    return _with_all_often(config, exchange=ExchangeConfig(rule="papa"), papa=PapaConfig(pull=PULL))
+    pull = min(MOST, PULLED_EPOCHS / config.schedule.epochs)
+    return _with_all_often(config, exchange=ExchangeConfig(rule="papa"), papa=PapaConfig(pull=pull))
 
 
 def with_wash(config: RunConfig) -> RunConfig:
-    """Return a configuration with WASH in place of its exchange rule, as often as PAPA.
+    """Return a configuration with WASH in place of its exchange rule, with as many moves whatever the schedule.
 
     Args:
         config: The configuration to change.
     """
-    wash = WashConfig(probability=SHUFFLED)
+    wash = WashConfig(probability=min(MOST, SHUFFLED_EPOCHS / config.schedule.epochs))
     return _with_all_often(config, exchange=ExchangeConfig(rule="wash"), wash=wash, mode="lockstep")
 
 
 def _with_all_often(config: RunConfig, **changes) -> RunConfig:
-    """Return a configuration in which each network exchanges with all others every `PULL_STEPS` steps."""
-    schedule = dataclasses.replace(config.schedule, interval_steps=PULL_STEPS, eval_every="epoch")
+    """Return a configuration in which each network exchanges with all others every `EXCHANGE_STEPS` steps."""
+    schedule = dataclasses.replace(config.schedule, interval_steps=EXCHANGE_STEPS, eval_every="epoch")
     return dataclasses.replace(config, topology=TopologyConfig(name="complete"), schedule=schedule, **changes)
 
 
@@ -114,7 +121,7 @@ METHODS: dict[str, tuple[str, Change]] = {
         "plain averaging of two networks: alpha = 0.5 (A = 0), without information",
         lambda config: dataclasses.replace(config, graft=GraftConfig(a=0.0)),
     ),
-    "PAPA": (f"a pull of {PULL:.0%} toward the mean of all networks every {PULL_STEPS} steps", with_papa),
+    "PAPA": (f"a pull toward the mean of all networks every {EXCHANGE_STEPS} steps", with_papa),
 }
 """Methods that the horizon compares: a description, and the change of the configuration."""
 

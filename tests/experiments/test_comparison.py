@@ -35,6 +35,7 @@ from inarch.experiments.comparison import (
     usual_data,
 )
 from inarch.experiments.comparison.arms import NONE, papa, small
+from inarch.experiments.comparison.compute_budget import planned_regime
 from inarch.experiments.comparison.plots import gains
 from inarch.experiments.comparison.report import SHOWN, write_report
 from inarch.experiments.comparison.results_store import comparable_config, is_same_config, read_rows
@@ -117,6 +118,14 @@ def test_gains_are_paired_with_the_baseline_of_their_regime() -> None:
     assert name == "2 networks, PAPA"
     assert [(point.train_loss, point.decay_time) for point in points] == [(2.0, 7.0), (0.5, 8.5)]
     assert all(point.estimate.mean == pytest.approx(3.0) and point.estimate.count == 2 for point in points)
+
+
+def test_papa_pulls_equally_in_all_at_every_length_of_the_schedule() -> None:
+    definition = comparison("horizon", DIGITS, epochs=120)
+    pulls = [planned_regime(arm, {}).total_pull for arm in definition.arms if arm.name.endswith("PAPA")]
+    assert len(pulls) == 8 and pulls == pytest.approx([pulls[-1]] * 8, rel=0.02)
+    brief = comparison("horizon", DIGITS, epochs=4)  # epochs 1, 1, 2 and 4
+    assert {arm.config.papa.pull for arm in brief.arms if arm.name.endswith("PAPA")} == {0.5}
 
 
 @pytest.mark.parametrize("name", PAPER_TABLES)
