@@ -75,7 +75,7 @@ class DataConfig:
     """Loader processes of each network for streamed images, at least 0."""
     shuffle_window: int = 8192
     """Streamed tables only: images that are shuffled together, at least 1. Each network holds at most so many encoded
-    images in memory, and one row group more. Files that are ordered by class need some 20 classes' images."""
+    images in memory, and three row groups more. Files that are ordered by class need some 20 classes' images."""
     cache: Literal["off", "on"] = "off"
     """Streamed images only: whether the networks of a node share decoded training and validation images in a file, so
     that each image is decoded once. The last network removes the file. With data.augmentation imagenet, training

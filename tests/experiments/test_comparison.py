@@ -120,7 +120,7 @@ def test_gains_are_paired_with_the_baseline_of_their_regime() -> None:
     assert all(point.estimate.mean == pytest.approx(3.0) and point.estimate.count == 2 for point in points)
 
 
-def test_papa_pulls_equally_in_all_at_every_length_of_the_schedule() -> None:
+def test_papa_pulls_equally_at_every_length_of_schedule() -> None:
     definition = comparison("horizon", DIGITS, epochs=120)
     pulls = [planned_regime(arm, {}).total_pull for arm in definition.arms if arm.name.endswith("PAPA")]
     assert len(pulls) == 8 and pulls == pytest.approx([pulls[-1]] * 8, rel=0.02)
