@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -11,12 +12,15 @@ from rich.table import Table
 from inarch.experiments.comparison.arms import Arm, Comparison
 from inarch.experiments.comparison.results_store import ResultsStore
 from inarch.experiments.comparison.statistics import detectable
-from inarch.population.config import DataConfig, height_and_width
+from inarch.population.config import DataConfig, RunConfig, height_and_width
 from inarch.population.data import ImageSet, open_images
 from inarch.population.data.memory_batches import epoch_steps
+from inarch.population.grafting.units import graft_units
+from inarch.population.models import build
 from inarch.population.models.complexity import ModelComplexity, complexity_of
+from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.regime import Regime, decay_time_text
-from inarch.population.training.regime import regime
+from inarch.population.training.regime import regime, sizes_of
 
 KNOWN = {
     "digits": (1438, (1, 8, 8), 10),
@@ -71,8 +75,7 @@ def costs(comparison: Comparison) -> tuple[Table, str]:
 def regimes(comparison: Comparison, record: ResultsStore) -> Table:
     """Return a table of the regime of each arm: steps, decay time, training loss, and how strongly its networks mix.
 
-    The units of the networks count as equal, because no network is built. The training loss to expect is that of the
-    arm's recorded runs, or of its baseline's if it has none.
+    The training loss to expect is that of the arm's recorded runs, or of its baseline's if it has none.
 
     Args:
         comparison: The comparison.
@@ -129,7 +132,18 @@ def planned_regime(arm: Arm, counts: dict[str, int]) -> Regime:
     key = repr(data)
     if key not in counts:
         counts[key] = max(1, _num_train(_images(data)[0], data))
-    return regime(arm.config, steps_per_epoch=epoch_steps(counts[key], arm.config.schedule))
+    steps = epoch_steps(counts[key], arm.config.schedule)
+    return regime(arm.config, steps_per_epoch=steps, unit_sizes=_unit_sizes(arm.config))
+
+
+def _unit_sizes(config: RunConfig) -> list[int]:
+    """Return the number of weights in each unit of an arm's network. Only the rule wash needs them."""
+    if config.exchange.rule != "wash":
+        return []
+    _, shape, classes = _images(config.data)
+    model = dataclasses.replace(config.model, weights=None)
+    module = build(model, num_classes=classes, in_channels=shape[0], image_shape=shape, seed=0, fusion=config.fusion)
+    return sizes_of(graft_units(module), named_tensors(module))
 
 
 def _num_train(num_images: int, data: DataConfig) -> int:

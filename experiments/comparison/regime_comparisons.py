@@ -68,7 +68,8 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
     """Return the comparison of what several devices can do in the time in which one trains one network.
 
     Data parallelism is one network with a batch and a learning rate that are larger by the number of devices. It takes
-    as many steps as one network on one device, and sees as many images as a population.
+    about as many steps as one network on one device, and sees as many images as a population. The rest of an epoch that
+    fills no batch is left out. Its decay time is larger by the number of devices, as the learning rate is.
 
     Args:
         data: Data that the networks train on.
@@ -78,7 +79,9 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
     longer = in_regime(data, size=1, epochs=DEVICES * epochs, exchange=NONE)
     parallel = dataclasses.replace(
         longer,
-        schedule=dataclasses.replace(longer.schedule, batch_size=DEVICES * BATCH, warmup_epochs=max(1, epochs // 4)),
+        schedule=dataclasses.replace(
+            longer.schedule, batch_size=DEVICES * BATCH, warmup_epochs=max(1, epochs // 4), drop_last="on"
+        ),
         optimizer=dataclasses.replace(longer.optimizer, learning_rate=DEVICES * number(longer.optimizer.learning_rate)),
     )
     population = in_regime(data, size=DEVICES, epochs=epochs)

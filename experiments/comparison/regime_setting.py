@@ -48,13 +48,14 @@ EXCHANGE_STEPS = 10
 
 PULLED_EPOCHS = 3.0
 """PAPA pulls each network toward the mean of all by this share of its schedule's epochs: by 5 % each time in 60 epochs,
-by 10 % in 30. The pull falls with the learning rate, so that all pulls together are by exp(-8.5). Then the mean of the
-networks' weights is as good as a network. The paper's 1 % would be exp(-1.7) in 60 epochs, because it is made for
+by 10 % in 30. The pull falls with the learning rate, so that all pulls together are by exp(-8.5), after which the
+networks are alike. The paper's 1 % would be exp(-1.7) in 60 epochs, because it is made for
 schedules that are 20 times as long."""
 
-SHUFFLED_EPOCHS = 3.0
-"""WASH moves a weight of the first layer with this share of its schedule's epochs as probability: 5 % in 60 epochs, in
-which a weight changes place eight times in the mean."""
+SHUFFLED_EPOCHS = 9.0
+"""WASH moves a weight of the first layer with this share of its schedule's epochs as probability: 15 % in 60 epochs. In
+a ResNet-8 a weight then changes place eight times in the mean. The last unit, which has half of the weights, is never
+moved."""
 
 MOST = 0.5
 """Greatest pull and greatest probability, for schedules of a few epochs."""
