@@ -15,7 +15,7 @@ def result_table(table: Mapping[str, Any]) -> Table:
     """Return the result table of a run: each network, their mean, the best network, the ensemble and the soups.
 
     Scores are those of the weights that `checkpoint.weights` chose for each network. The columns `last` have those of
-    the last weights, and the columns `train` those of the last interval's training examples. Cells that an earlier
+    the last weights, and the columns `train` those of the last epoch's training examples. Cells that an earlier
     version did not record are empty.
 
     Args:

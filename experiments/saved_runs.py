@@ -74,16 +74,17 @@ def similarity_over_time(storage: Storage, task: BoundTask, *, every: int = 1) -
 
     Returns:
         One row per interval: interval, agreement (share of validation data with equal predictions) and cosine (of
-        the weights). Empty for a single network, without validation data, or if the task has no
-        predictions to compare.
+        the weights). Networks without a checkpoint are left out. Empty for a single network, without validation data,
+        or if the task has no predictions to compare.
     """
     checkpoints = CheckpointStore(storage)
-    saved = {
+    every_network = {
         network_id: {
             checkpoint.interval: checkpoint for checkpoint in checkpoints.list(network_id) if not checkpoint.step
         }
         for network_id in checkpoints.networks()
     }
+    saved = {network_id: intervals for network_id, intervals in every_network.items() if intervals}
     shared = sorted(set.intersection(*(set(intervals) for intervals in saved.values()))) if len(saved) > 1 else []
     validation = task.part("validation")
     if validation is None:

@@ -26,7 +26,7 @@ class NetworkResult:
     last_validation_score: float | None
     """Validation score of the last weights. None without validation data."""
     train: Metrics | None
-    """Loss and metrics of the last interval's training examples. None if they were not recorded."""
+    """Loss and metrics of the last epoch's training examples. None if they were not recorded."""
     grafts: int
     """Number of grafts."""
     reason: str
@@ -90,7 +90,7 @@ class RunResult:
 
     @property
     def train(self) -> Metrics | None:
-        """Mean over networks of the loss and the metrics of the last interval's training examples."""
+        """Mean over networks of the loss and the metrics of the last epoch's training examples."""
         return self._metrics("train")
 
     @property

@@ -92,7 +92,7 @@ def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
     """Return a configuration of small networks: ResNet-8, the papers' initial learning rate, cosine decay.
 
     The forward pass is in bfloat16, as on a GPU. A CPU with bfloat16 trains twice as many images per second with it.
-    Stale scions are grafted as if they were fresh.
+    Stale scions are grafted as if they were fresh. The best weights by validation are used.
 
     Args:
         data: Data that the networks train on.
@@ -106,7 +106,7 @@ def small(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConfig:
         "population": PopulationConfig(size=size),
         "schedule": ScheduleConfig(epochs=epochs, batch_size=128, lr_decay="cosine"),
         "optimizer": OptimizerConfig(learning_rate=0.1, weight_decay=5e-4),
-        "checkpoint": CheckpointConfig(keep=KEEP_ALL),
+        "checkpoint": CheckpointConfig(keep=KEEP_ALL, weights="best"),
         "device": DeviceConfig(precision="bfloat16"),
         "staleness": UNCORRECTED,
     }

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from inarch.experiments.comparison.arms import NONE, small
+from inarch.experiments.comparison.arms import KEEP_ALL, NONE, small
 from inarch.population.config import (
+    CheckpointConfig,
     DataConfig,
     ExchangeConfig,
     GraftConfig,
@@ -75,6 +76,7 @@ def in_regime(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConf
         "schedule": ScheduleConfig(epochs=epochs, batch_size=BATCH, lr_decay="cosine"),
         "optimizer": OptimizerConfig(learning_rate=0.1, weight_decay=WEIGHT_DECAY),
         "staleness": StalenessConfig(),
+        "checkpoint": CheckpointConfig(keep=KEEP_ALL),
     }
     data = dataclasses.replace(data, train_limit=data.train_limit or IMAGES)
     if data.image_size is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from inarch.experiments.comparison.arms import Comparison
-from inarch.experiments.comparison.results_store import ResultsStore
+from inarch.experiments.comparison.results_store import DENSITY_COLUMNS, ResultsStore
 from inarch.experiments.comparison.run_summary import DENSITIES
 from inarch.experiments.comparison.statistics import Estimate, detectable, interval, paired
 from inarch.population.config import DataConfig, height_and_width
@@ -30,9 +30,9 @@ SHOWN = {
     "last_mean": "mean at the end",
     "last_ensemble": "ensemble at the end",
     "last_soup": "soup at the end",
-    "validation": "mean on validation images",
-    "last_validation": "mean at the end on validation images",
-    "train": "mean in the last interval on training images",
+    "validation": "mean of the best score of any evaluation, on validation images",
+    "last_validation": "mean at the end, on validation images",
+    "train": "mean in the last epoch, on training images",
 }
 """Columns of the score tables: the kind of result and the heading. Records of earlier versions lack some of them."""
 
@@ -44,8 +44,6 @@ WHEN: dict[str, Callable[[int], int]] = {
     "at the end": lambda count: count - 1,
 }
 """Times at which filters are shown: label, and a function from the number of evaluated intervals to an index."""
-
-DENSE = ("valid_filters", "invalid_filters", "valid_l1", "invalid_l1")
 
 Row = dict[str, Any]
 
@@ -76,16 +74,18 @@ def write_report(comparison: Comparison, record: ResultsStore, *, command: str) 
         ),
         "## Other measures",
         "D is the sum over steps of learning rate * weight decay / (1 - momentum): the norm of a weight without "
-        "gradient falls as exp(-D). Training losses and scores are means over the last interval, with augmentation. "
-        "The total pull is the sum of the shares that others have in the weights after each exchange, and what remains "
-        "is, for PAPA, the share of a difference to the mean, and for WASH the share of weights that never move. "
-        "Cells are empty where an earlier version did not record a number.",
+        "gradient falls as exp(-D). Training losses and scores are means over the last epoch, with augmentation. "
+        "The total pull is the sum of the shares that others have in the weights after each exchange. For PAPA it is "
+        "the sum of the shares of the mean, to which the network itself belongs, and for WASH how often a weight "
+        "changes place. What remains is, for PAPA, the share of a difference to the mean, and for WASH the share of "
+        "weights that never move. Cells are empty where an earlier version did not record a number.",
         _others(comparison, names, rows),
         _invalid(names, record.rows("filters"), rows),
         _fused(names, record.rows("fusion")),
         _timed(comparison, names, record.rows("curves")) if comparison.is_timed else "",
         "## Arms",
         "\n".join(f"- **{arm.name}**: {arm.description}" for arm in comparison.arms if arm.name in names),
+        _unfinished(rows),
         _taken(rows),
         _versions(rows),
         _missing(comparison, rows),
@@ -149,7 +149,8 @@ def _means(names: Sequence[str], rows: Sequence[Row], score: str) -> str:
             ]
         )
     images = " and ".join(sorted({row.get("evaluated_on") or "test" for row in rows}))
-    return f"{_scores(rows)[score]} on the {images} images:\n\n{_markdown(table)}"
+    heading = f"{_scores(rows)[score]} on the {images} images, unless a column says otherwise:"
+    return f"{heading}\n\n{_markdown(table)}"
 
 
 def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Row], score: str) -> str:
@@ -172,8 +173,8 @@ def _differences(comparison: Comparison, names: Sequence[str], rows: Sequence[Ro
     power = _power(pairs, rows, score)
     baseline_name = f" to *{against_all.pop()}*" if len(against_all) == 1 else ""
     description = (
-        f"Differences{baseline_name}, paired by seed, in percentage points. The intervals hold for all {len(pairs)} "
-        "together (Bonferroni). A difference is **bold** if its interval excludes zero."
+        f"Differences{baseline_name}, paired by seed, in percentage points. The intervals of a column hold for all "
+        f"{len(pairs)} together (Bonferroni). A difference is **bold** if its interval excludes zero."
     )
     return f"{description}{power}\n\n{_markdown(table)}"
 
@@ -211,17 +212,17 @@ def _others(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) -
     seconds = "seconds of training" if comparison.is_timed else "seconds of training (shared machine)"
     columns = {
         "steps": ("steps of a network", 1.0),
-        "decay_time": ("D", 1.0),
-        "train_loss": ("training loss in the last interval, nats", 1.0),
+        "decay_time": ("D, midpoint of the networks", 1.0),
+        "train_loss": ("training loss in the last epoch, nats", 1.0),
         "mean_loss": ("mean loss, nats", 1.0),
         "mean_calibration_error": ("mean calibration error, %", 100.0),
         "ensemble_calibration_error": ("ensemble calibration error, %", 100.0),
         "agreement": ("agreement at the end, %", 100.0),
         "cosine": ("cosine at the end", 1.0),
-        "exchanges": ("exchanges", 1.0),
+        "exchanges": ("exchanges of all networks", 1.0),
         "total_pull": ("total pull of a network", 1.0),
         "remaining": ("share that remains", 1.0),
-        "refusals": ("refused", 1.0),
+        "refusals": ("refused, of all networks", 1.0),
         "train_seconds": (seconds, 1.0),
     }
     table = [["arm", *(description for description, _ in columns.values())]]
@@ -260,7 +261,9 @@ def _invalid(names: Sequence[str], rows: Sequence[Row], scores: Sequence[Row]) -
         f"{_markdown(table)}"
     )
     columns = {
-        f"{name}{end}": f"{name.replace('_', ' ')} ({below:g})" for end, below in DENSITIES.items() for name in DENSE
+        f"{name}{end}": f"{name.replace('_', ' ')} ({below:g})"
+        for end, below in DENSITIES.items()
+        for name in DENSITY_COLUMNS
     }
     dense = [["arm", *columns.values()]]
     for arm in names:
@@ -355,6 +358,14 @@ def _reached(networks: Iterable[Sequence[Row]], mark: float) -> float | None:
     """Return the mean over networks of the newest accuracy at a time, or None if a network has none yet."""
     so_far = [[row["validation_accuracy"] for row in rows if row["time"] <= mark] for rows in networks]
     return sum(accuracies[-1] for accuracies in so_far) / len(so_far) if all(so_far) else None
+
+
+def _unfinished(rows: Sequence[Row]) -> str:
+    """Return a sentence on runs in which a network failed or was lost. Its last checkpoint counts in the scores."""
+    runs = _seeds((row["arm"], row["seed"]) for row in rows if row.get("unfinished"))
+    return (
+        f"**Some networks did not end their schedule**, and count with their last checkpoint: {runs}." if runs else ""
+    )
 
 
 def _taken(rows: Sequence[Row]) -> str:

@@ -22,6 +22,10 @@ TABLES = ("scores", "curves", "filters", "layers", "alphas", "similarity", "fusi
 Rows = dict[str, list[dict[str, Any]]]
 """Rows of each table, by its name."""
 
+DENSITY_COLUMNS = ("valid_filters", "invalid_filters", "valid_l1", "invalid_l1")
+"""Beginnings of the columns of filter density: filters that are valid in the baseline's network, and those that are
+not, and their mean l1 norms."""
+
 
 def comparable_config(config: RunConfig) -> str:
     """Return a configuration as JSON, for comparing runs.
@@ -49,7 +53,8 @@ def _identity(images: str) -> str:
 def is_same_config(recorded: str | None, current: str) -> bool:
     """Return whether a recorded configuration equals the current one.
 
-    Fields that are newer than the recorded configuration have their defaults in it.
+    Fields that are newer than the recorded configuration have their defaults in it. Before there was
+    `checkpoint.weights`, the best weights by validation were used.
 
     Args:
         recorded: JSON that is recorded with a row. None if it is not known, which equals no configuration.
@@ -58,6 +63,7 @@ def is_same_config(recorded: str | None, current: str) -> bool:
     if recorded is None or recorded == current:
         return recorded == current
     defaults = json.loads(json.dumps(to_dict(RunConfig())))
+    defaults["checkpoint"]["weights"] = "best"
     return _with_defaults(dict(renewed(json.loads(recorded))), defaults) == json.loads(current)
 
 
@@ -124,7 +130,8 @@ class ResultsStore:
     def reuse(self, arm: str, seed: int) -> bool:
         """Copy a run of equal configuration, data and seed from a folder beside this one, if there is such a run.
 
-        In the copied scores `taken_from` names the comparison that made the run, and `code` the version of inarch.
+        In the copied scores `taken_from` names the comparison that made the run, and `code` the version of inarch. The
+        densities of filters are not copied, because they depend on the baseline of the other comparison.
 
         Args:
             arm: Name of the arm.
@@ -141,6 +148,7 @@ class ResultsStore:
             if equal:
                 run = {table: _rows_of(folder, table, equal[0]["arm"], seed) for table in TABLES}
                 run["scores"][0]["taken_from"] = equal[0]["taken_from"] or folder.name
+                run["scores"][0] |= {name: None for name in run["scores"][0] if name.startswith(DENSITY_COLUMNS)}
                 self.add(arm, seed, run)
                 return True
         return False

@@ -68,6 +68,7 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
         "remaining": regime.get("remaining"),
         "train_loss": fit.get("loss"),
         "train_accuracy": fit.get("accuracy"),
+        "unfinished": sum(network["ended"] not in ("done", "retired") for network in result["networks"]),
         "validation_accuracy": _validation(metrics, "validation_accuracy"),
         "validation_mean_average_precision": _validation(metrics, "validation_mean_average_precision"),
     }
@@ -107,7 +108,7 @@ def _mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _validation(metrics: pa.Table, name: str) -> float | None:
-    """Return the mean over networks of their best validation score. Defaults are chosen by it."""
+    """Return the mean over networks of the best validation score of any evaluation."""
     if name not in metrics.schema.names:
         return None
     best = metrics.group_by("network").aggregate([(name, "max")]).to_pylist()

@@ -50,8 +50,8 @@ def run_comparison(
         The results.
 
     Raises:
-        ConfigError: There is no such arm, the arms do different work, or `out` holds some of the runs and `reuse` is
-            False.
+        ConfigError: There is no such arm, the arms do different work, `out` holds some of the runs and `reuse` is
+            False, or the folder of a run has another configuration.
         RunError: A run failed.
     """
     selection = narrowed(comparison, arms=arms, seeds=seeds)
@@ -74,6 +74,8 @@ def run_comparison(
         f"{sum(arm.work for arm, _ in missing)} epochs of one network",
         highlight=False,
     )
+    for arm, seed in missing:
+        _check_folder(_config_of(comparison, arm, seed, storage=storage, address=address))
     if missing:
         connect(address or "local")
     for number, (arm, seed) in enumerate(missing, start=1):
@@ -150,9 +152,7 @@ def _run(
     comparison: Comparison, arm: Arm, seed: int, *, storage: str, address: str | None
 ) -> tuple[dict[str, Any], str]:
     """Return the result and the folder of a run. Start the run, or resume it, unless it has finished already."""
-    name = _run_name(comparison, arm.name, seed)
-    config = dataclasses.replace(arm.config, name=name, storage=storage, seed=seed, address=address)
-    config = dataclasses.replace(config, distillation=_taught(comparison, arm, seed, storage))
+    config = _config_of(comparison, arm, seed, storage=storage, address=address)
     run = _begin(config)
     if isinstance(run, Storage):
         return read_result(run) or {}, run.uri
@@ -164,8 +164,17 @@ def _run(
     finally:
         run.close()
     if result.table is None:
-        raise RunError(f"run {name} was stopped before its end; to resume it, give the same command with --reuse")
+        raise RunError(
+            f"run {config.name} was stopped before its end; to resume it, give the same command with --reuse"
+        )
     return dict(result.table), result.path
+
+
+def _config_of(comparison: Comparison, arm: Arm, seed: int, *, storage: str, address: str | None) -> RunConfig:
+    """Return the configuration of a run of an arm."""
+    name = _run_name(comparison, arm.name, seed)
+    config = dataclasses.replace(arm.config, name=name, storage=storage, seed=seed, address=address)
+    return dataclasses.replace(config, distillation=_taught(comparison, arm, seed, storage))
 
 
 def _taught(comparison: Comparison, arm: Arm, seed: int, storage: str) -> DistillationConfig:
@@ -177,15 +186,29 @@ def _taught(comparison: Comparison, arm: Arm, seed: int, storage: str) -> Distil
     return dataclasses.replace(arm.config.distillation, teachers=teachers or arm.config.distillation.teachers)
 
 
-def _begin(config: RunConfig) -> PopulationRun | Storage:
+def _check_folder(config: RunConfig) -> Storage | None:
+    """Return the folder of a run that was begun already. None: it was not.
+
+    Args:
+        config: Configuration of the run.
+
+    Raises:
+        ConfigError: The folder has another configuration.
+    """
     try:
         folder = find_run(f"{config.storage}/{config.name}")
     except RunNotFoundError:
-        return PopulationRun.start(config, quiet=True)
-    config = with_absolute_data(config)
+        return None
     recorded = read_config(folder)["config"]
-    if json.loads(json.dumps(dataclasses.asdict(config))) != recorded:
+    if json.loads(json.dumps(dataclasses.asdict(with_absolute_data(config)))) != recorded:
         raise ConfigError(f"storage: {folder.uri} has another configuration; remove it, or give another --storage")
+    return folder
+
+
+def _begin(config: RunConfig) -> PopulationRun | Storage:
+    folder = _check_folder(config)
+    if folder is None:
+        return PopulationRun.start(config, quiet=True)
     if read_result(folder) is not None:
         return folder
     return PopulationRun.resume(folder.uri, address=config.address, quiet=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inarch.population.evaluation.metrics import Metric
+from inarch.population.evaluation.metrics import Metric, rank
 
 NOISE = 2.0
 """Standard errors by which the ensemble must be better to be worth its cost."""
@@ -174,12 +174,12 @@ def chosen(metric: Metric, options: Sequence[DeployOption], *, noise: float | No
         return best.name, ""
     gain = metric.score(ensemble.validation) - metric.score(best.validation)
     difference, cost = amount(metric, abs(gain)), f"costs {ensemble.forward_passes} forward passes"
-    if gain <= 0:
+    if not gain > 0:  # also if one of the two is NaN
         return best.name, f"the ensemble is not better and {cost}"
     if noise is None:
         return best.name, f"the ensemble is {difference} better and {cost}; the noise of this metric is not known"
     limit = f"{NOISE:g} standard errors ({amount(metric, NOISE * noise)}) of {examples:,} validation examples"
-    if gain <= NOISE * noise:
+    if not gain > NOISE * noise:
         return best.name, f"the ensemble is {difference} better, which is within {limit}, and {cost}"
     return ensemble.name, f"the ensemble is {difference} better than {best.title}, which is more than {limit}"
 
@@ -192,4 +192,4 @@ def best_single(metric: Metric, options: Sequence[DeployOption]) -> DeployOption
         options: The options, at least one of which costs one forward pass.
     """
     single = [option for option in options if option.forward_passes == 1]
-    return max(single, key=lambda option: metric.score(option.validation))
+    return max(single, key=lambda option: rank(metric.score(option.validation), 0))

@@ -55,10 +55,11 @@ def rank(score: float | None, network_id: int) -> tuple[float, int]:
     """Return a key that sorts networks by score, the best last. Of equal scores, the smaller id is better.
 
     Args:
-        score: Score of the network, of which the greatest is the best. None, the worst: it was not evaluated.
+        score: Score of the network, of which the greatest is the best. None, the worst: it was not evaluated. NaN is
+            as bad.
         network_id: Id of the network.
     """
-    return (-math.inf if score is None else score), -network_id
+    return (-math.inf if score is None or math.isnan(score) else score), -network_id
 
 
 class Metrics(Mapping[str, Any]):

@@ -6,6 +6,7 @@ the last ones of a schedule whose learning rate decays.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -49,6 +50,26 @@ def choose_weights(
         for pair, first, second in zip(different, outputs[::2], outputs[1::2], strict=True)
     }
     return ["best" if is_better.get(candidate.network_id, False) else "last" for candidate in last]
+
+
+@torch.no_grad()
+def scored_again(
+    module: nn.Module, candidates: Sequence[Candidate], validation: EvaluationSet | None
+) -> list[Candidate]:
+    """Return the candidates with the validation scores of their weights, measured now.
+
+    Args:
+        module: Model with the networks' structure. Its weights are overwritten.
+        candidates: Weights of networks whose recorded scores are those of other weights.
+        validation: The validation data. None: there are none, and the candidates keep their scores.
+    """
+    if validation is None:
+        return list(candidates)
+    outputs = outputs_of(module, [candidate.state for candidate in candidates], validation)
+    return [
+        dataclasses.replace(candidate, validation_score=validation.evaluator.scores(output, targets).score)
+        for candidate, (output, targets) in zip(candidates, outputs, strict=True)
+    ]
 
 
 def _is_better(

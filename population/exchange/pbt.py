@@ -37,7 +37,7 @@ class PbtRule:
         # of equal scores the nearest donor, which comes first
         best = max(scions, key=lambda scion: rank(scion.snapshot.origin.score, 0))
         origin = best.snapshot.origin
-        if rootstock.origin.score is None or origin.score is None or origin.score <= rootstock.origin.score:
+        if rootstock.origin.score is None or origin.score is None or not origin.score > rootstock.origin.score:
             return ()
         state = best.snapshot.state()
         for key, own in rootstock.state.items():

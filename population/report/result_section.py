@@ -53,7 +53,7 @@ def result_section(content: RunContent) -> str:
 
 
 def _loss(train: Mapping[str, float] | None) -> str:
-    """The training loss of the last interval. Empty if it was not recorded."""
+    """The training loss of the last epoch. Empty if it was not recorded."""
     return f"{train['loss']:.4f}" if train and "loss" in train else ""
 
 

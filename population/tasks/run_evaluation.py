@@ -16,7 +16,7 @@ from inarch.population.evaluation.deployment import Deployment, InferenceCost
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
 from inarch.population.evaluation.protocol import EvaluationSet
 from inarch.population.evaluation.soups import Candidate
-from inarch.population.evaluation.weight_choice import Weights, choose_weights
+from inarch.population.evaluation.weight_choice import Weights, choose_weights, scored_again
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import damaged_files, read_table
 from inarch.population.persistence.storage import Storage
@@ -37,6 +37,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate every network on the test data, or on the validation data if there are no test data.
 
+    In lockstep mode the networks exchange once more after their last evaluation. The validation scores of their last
+    weights are then measured again.
+
     Each network is evaluated twice: with the weights that `checkpoint.weights` chooses, and with its last weights. So
     are the ensemble, the similarities and the uniform soup. The greedy soup is evaluated only with the chosen weights.
 
@@ -55,7 +58,7 @@ def evaluate_run(
         other keys of `evaluate_population` are at the top level for the chosen weights, and under `last` for the last
         weights. Without test and validation data,
         `evaluated_on` is None and there are no scores. A network without a readable checkpoint has a row without them.
-        `train` has the training loss and metrics of the last interval.
+        `train` has the training loss and metrics of the last epoch.
         `damaged_files` names the files that were left out.
 
     Raises:
@@ -92,6 +95,11 @@ def evaluate_run(
                 "storage_failures": failures[network_id],
             }
         )
+    if spec.config.mode == "lockstep" and spec.config.exchange.rule != "none":
+        last = scored_again(task.build(0), last, task.part("validation"))
+        for row, candidate in zip(rows, last, strict=True):
+            score = candidate.validation_score
+            row["last_validation_score"] = None if score is None else primary.score(score)
     if not rows:
         raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
     info = read_config(storage)["info"] if storage.exists("config.json") else {}
@@ -184,20 +192,38 @@ def _aligned(task: BoundTask, candidates: Sequence[Candidate]) -> list[Candidate
     return [dataclasses.replace(candidate, state=state) for candidate, state in zip(candidates, states, strict=True)]
 
 
+ROUNDING = 1e-6
+"""Epochs by which the end of an interval may miss the end of an epoch, because epochs are counted in floats."""
+
+
 def fit_at_end(storage: Storage) -> dict[int, dict[str, float]]:
-    """Return the training loss and the training metrics of each network in its last interval, by name.
+    """Return the training loss and the training metrics of each network in its last epoch, by name.
+
+    They are means over the intervals of that epoch. An interval that is longer than an epoch counts as a whole.
 
     Args:
         storage: The run's folder.
     """
     table = read_table(storage, "metrics")
     columns = [name for name in table.schema.names if name.startswith("train_")]
-    fits: dict[int, dict[str, float]] = {}
-    for row in table.select(["network", "interval", *columns]).sort_by("interval").to_pylist():
-        known = {name.removeprefix("train_"): row[name] for name in columns if row[name] is not None}
+    rows: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
+    for row in table.select(["network", "interval", "epoch", "examples", *columns]).sort_by("interval").to_pylist():
+        if any(row[name] is not None for name in columns):
+            rows[row["network"]].append(row)
+    return {network_id: _fit(found, columns) for network_id, found in rows.items()}
+
+
+def _fit(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> dict[str, float]:
+    """Return the means of the columns over a network's intervals that ended in its last epoch."""
+    end = rows[-1]["epoch"]
+    last = [row for row in rows if row is rows[-1] or (end and (row["epoch"] or 0.0) > end - 1.0 + ROUNDING)]
+    fit = {}
+    for name in columns:
+        known = [(row[name], row["examples"] or 1) for row in last if row[name] is not None]
         if known:
-            fits[row["network"]] = known
-    return fits
+            weight = sum(count for _, count in known)
+            fit[name.removeprefix("train_")] = sum(value * count for value, count in known) / weight
+    return fit
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

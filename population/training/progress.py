@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -91,9 +92,11 @@ class Progress:
         """Record the newest validation score.
 
         Args:
-            scores: Scores of the evaluation. None: not evaluated, and the score before stays.
+            scores: Scores of the evaluation. None: not evaluated, and the score before stays. A score that is not
+                finite counts as none, because the network cannot be ranked by it.
         """
-        self.score = scores.score if scores else self.score
+        if scores is not None:
+            self.score = scores.score if math.isfinite(scores.score) else None
 
     def update_best(self) -> bool:
         """Record the newest score as the best if no score was better, and return whether it is.

@@ -372,6 +372,18 @@ def test_make_report_needs_only_the_results_store(tmp_path: Path) -> None:
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
 
 
+def test_folder_with_another_config_is_refused_at_once(tmp_path: Path) -> None:
+    definition = tiny(epochs=3)
+    arm = definition.arms[1]
+    storage = Storage(f"{tmp_path}/runs/{definition.name}-{arm.name}-1")
+    spec = RunSpec(name=storage.uri.rpartition("/")[2], folder=storage.uri, config=arm.config)
+    write_config(storage, spec, describe_run(ImageClassification(arm.config, run_splits(arm.config))))
+    console, out = Console(quiet=True), f"{tmp_path}/out"
+    with pytest.raises(ConfigError, match=f"{arm.name}-1 has another configuration"):
+        run_comparison(definition, command="", seeds=(0, 1), storage=f"{tmp_path}/runs", out=out, console=console)
+    assert not Path(out).exists() and [path.name for path in (tmp_path / "runs").iterdir()] == [spec.name]
+
+
 def test_summary_records_fit_decay_and_exchanges(tmp_path: Path) -> None:
     definition = tiny(epochs=3)
     config = definition.arms[1].config
@@ -404,6 +416,10 @@ def test_reports_of_earlier_records_have_empty_cells(tmp_path: Path) -> None:
     arm, config = table["arm"][0].as_py(), from_dict(RunConfig, json.loads(table["config"][0].as_py()))
     arms = (Arm(name=arm, description="as recorded", config=config),)
     definition = Comparison(name="two-networks", question="?", arms=arms, baseline=arm, seeds=(0,))
+    assert not is_same_config(table["config"][0].as_py(), comparable_config(config))  # weights are chosen otherwise now
+    config = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, weights="best"))
+    arms = (dataclasses.replace(arms[0], config=config),)
+    definition = dataclasses.replace(definition, arms=arms)
     assert is_same_config(table["config"][0].as_py(), comparable_config(config))
     write_report(definition, ResultsStore(folder, definition), command="inarch compare two-networks")
     (line,) = (row for row in (folder / "README.md").read_text().splitlines() if row.startswith(f"| {arm} |  |  |  |"))
@@ -414,6 +430,7 @@ def test_reuse_copies_rows_of_the_same_config_and_data(tmp_path: Path) -> None:
     definition = tiny()
     arm = definition.arms[0]
     scores = {"config": comparable_config(arm.config), "code": "earlier", "taken_from": "", "mean_accuracy": 0.5}
+    scores |= {"invalid_filters_1": 3.0, "valid_l1": 7.0}  # by the baseline of the other comparison
     tables = {"scores": [scores], "curves": [{"epoch": 1.0}, {"epoch": 2.0}]}
     ResultsStore(tmp_path / "one", definition).add("another name", 1, tables)
     second = ResultsStore(tmp_path / "other", definition)
@@ -424,6 +441,7 @@ def test_reuse_copies_rows_of_the_same_config_and_data(tmp_path: Path) -> None:
     assert second.reuse("independent", 1) and second.has("independent", 1)
     (row,) = second.rows("scores")
     assert (row["arm"], row["taken_from"], row["mean_accuracy"]) == ("independent", "one", 0.5)
+    assert row["invalid_filters_1"] is row["valid_l1"] is None
     assert [line["epoch"] for line in second.rows("curves")] == [1.0, 2.0]
     third = ResultsStore(tmp_path / "third", definition)
     assert third.reuse("independent", 1) and third.rows("scores")[0]["taken_from"] == "one"

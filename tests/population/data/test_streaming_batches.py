@@ -86,6 +86,15 @@ def loader_processes() -> list[psutil.Process]:
     return [child for child in children if child.is_running() and "pt_data" in child.name()]
 
 
+def started(before: Sequence[psutil.Process], count: int) -> list[int]:
+    """Return the ids of a number of new workers. A worker has its name only some time after its process began."""
+    deadline = time.monotonic() + 60
+    while len(found := [process.pid for process in loader_processes() if process not in before]) < count:
+        assert time.monotonic() < deadline, f"{len(found)} workers started, not {count}"
+        time.sleep(0.05)
+    return found
+
+
 def wait_until_gone(pids: Sequence[int]) -> None:
     """Wait until processes have ended. A process that nobody has waited for is a zombie."""
     for pid in pids:
@@ -251,14 +260,14 @@ def test_workers_live_through_epochs_and_end_with_the_batches(table: str) -> Non
     before = loader_processes()
     batches = batches_of(splits_of(table, workers=2))
     next(batches.epoch(spec()))
-    workers = [process.pid for process in loader_processes() if process not in before]
+    workers = started(before, 2)
     assert len(workers) == 2
     list(batches.epoch(spec(1)))
     assert [process.pid for process in loader_processes() if process not in before] == workers
     batches.close()
     wait_until_gone(workers)
     assert len(list(batches.in_order(batch_size=20))) == 2, "a closed loader starts again"
-    workers = [process.pid for process in loader_processes() if process not in before]
+    workers = started(before, 2)
     assert len(workers) == 2
     del batches
     wait_until_gone(workers)

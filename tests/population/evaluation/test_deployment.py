@@ -11,10 +11,18 @@ import torch
 from torch import Tensor
 
 from inarch.population.evaluation.classification import METRICS, ClassificationEvaluator
-from inarch.population.evaluation.deployment import NOISE, Deployment, InferenceCost, deployment_of
-from inarch.population.evaluation.metrics import Metric
+from inarch.population.evaluation.deployment import (
+    NOISE,
+    Deployment,
+    DeployOption,
+    InferenceCost,
+    chosen,
+    deployment_of,
+)
+from inarch.population.evaluation.metrics import Metric, Scores, rank
 from inarch.population.evaluation.recommendation import JudgedOutput, paired_error, recommend
 from inarch.population.evaluation.retrieval import RetrievalEvaluator, all_vs_all
+from inarch.population.training.progress import Progress
 
 COST = InferenceCost(parameters=1000, multiply_adds=50)
 
@@ -116,6 +124,29 @@ def test_metric_with_unknown_noise_recommends_one_network() -> None:
     found = recommend(metric, LossEvaluator(), judged, targets, cost=COST)
     assert found.recommended == "network" and "the noise of this metric is not known" in found.reason
     assert found.options[1].gain > 0 and found.options[1].standard_error is None
+
+
+@pytest.mark.parametrize("network", [0.8, math.nan])
+def test_ensemble_without_a_finite_score_is_not_recommended(network: float) -> None:
+    options = [
+        DeployOption(name="network", networks=(0,), forward_passes=1, validation=network),
+        DeployOption(name="soup", networks=(0, 1), forward_passes=1, validation=0.7),
+        DeployOption(name="ensemble", networks=(0, 1), forward_passes=2, validation=math.nan),
+    ]
+    name, reason = chosen(METRICS[0], options, noise=0.01, examples=100)
+    assert name == ("soup" if math.isnan(network) else "network") and "not better" in reason
+
+
+def test_scores_that_are_not_finite_rank_last() -> None:
+    scores = {0: math.nan, 1: 0.3, 2: None, 3: 0.9}
+    assert max(scores, key=lambda network_id: rank(scores[network_id], network_id)) == 3
+    progress = Progress()
+    for interval, score in enumerate((0.5, 0.9, math.nan, 0.3), start=1):
+        progress.interval = interval
+        progress.record_scores(Scores({"rmse": score}, score=score, examples=1))
+        progress.update_best()
+        assert (progress.score is None) == math.isnan(score)
+    assert (progress.best_score, progress.best_interval) == (0.9, 2)
 
 
 def test_nothing_is_recommended_without_validation_data() -> None:

@@ -10,7 +10,7 @@ from inarch.population.evaluation.classification import ClassificationEvaluator
 from inarch.population.evaluation.metrics import Metric, Scores
 from inarch.population.evaluation.protocol import EvaluationSet
 from inarch.population.evaluation.soups import Candidate
-from inarch.population.evaluation.weight_choice import choose_weights
+from inarch.population.evaluation.weight_choice import choose_weights, scored_again
 
 EXAMPLES = 100
 
@@ -81,3 +81,9 @@ def test_any_gain_counts_if_the_noise_is_not_known() -> None:
         for best, last in ((51.0, 50.0), (50.0, 51.0), (51.0, float("nan")), (float("nan"), float("nan")))
     ]
     assert chosen == ["best", "last", "best", "last"]
+
+
+def test_candidates_are_scored_by_their_own_weights() -> None:
+    recorded = [Candidate(network_id=3, state={"right": torch.tensor(70.0)}, validation_score=0.2)]
+    assert [found.validation_score for found in scored_again(Answers(), recorded, examples())] == [0.7]
+    assert scored_again(Answers(), recorded, None) == recorded

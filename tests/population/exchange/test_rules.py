@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,9 @@ def test_pbt_rule_copies_a_better_network_and_perturbs_its_rate() -> None:
     rule = PbtRule(PbtConfig(factors=(0.5, 2.0)), {LEARNING_RATE: NumberRule()})
     own, better = state(1), state(2)
     weights = copies(own)
-    assert rule.apply(make_rootstock(0, weights, rule, score=0.9), [make_scion(1, better, rule, score=0.8)]) == ()
+    for score in (0.8, math.nan):
+        scion = make_scion(1, better, rule, score=score)
+        assert rule.apply(make_rootstock(0, weights, rule, score=0.9), [scion]) == ()
     assert all(torch.equal(weights[key], own[key]) for key in own)
     rootstock = make_rootstock(0, weights, rule, score=0.7)
     worse = make_scion(2, state(3), rule, score=0.75)

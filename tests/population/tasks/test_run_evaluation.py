@@ -16,14 +16,18 @@ from inarch.population import (
     ExchangeConfig,
     PopulationConfig,
     ScheduleConfig,
+    Simulator,
     Trainer,
 )
+from inarch.population.evaluation.evaluation_set import evaluation_set
 from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
+from inarch.population.state.state_dict import load_tensors
 from inarch.population.tasks.chosen_weights import chosen_of
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.image_task import run_splits
-from inarch.population.tasks.run_evaluation import evaluate_run
+from inarch.population.tasks.run_evaluation import evaluate_run, fit_at_end
 from inarch.population.tasks.run_spec import RunSpec
 from tests.conftest import small_config
 from tests.fakes.runtime import FakeRuntime, live
@@ -105,3 +109,53 @@ def test_result_and_teacher_use_the_chosen_weights(
     assert all(torch.equal(value, state[name]) for name, value in chosen.state.items())
     without_result = chosen_of(store, 0, None)
     assert without_result is not None and without_result.score == by_validation[1]
+
+
+def test_validation_scores_are_those_of_the_last_weights(tmp_path: Path) -> None:
+    """In lockstep the networks graft once more after their last evaluation."""
+    config = small_config(
+        name="lockstep",
+        mode="lockstep",
+        data=DataConfig(train="digits", train_limit=300, test_limit=50, validation=0.3, augmentation="none"),
+        population=PopulationConfig(size=2),
+        schedule=ScheduleConfig(epochs=2, batch_size=64),
+        checkpoint=CheckpointConfig(weights="last"),
+    )
+    storage, splits = Storage(str(tmp_path)), run_splits(config)
+    store = CheckpointStore(storage)
+    Simulator(config, lambda: ImageClassification(config, splits), checkpoints=store).run()
+    spec = RunSpec(name="lockstep", folder=storage.uri, config=config, task=None)
+    result = evaluate_run(spec, splits, {0: "done", 1: "done"}, {}, 1.0)
+    validation = evaluation_set(config, splits, "validation", device="cpu")
+    module = ImageClassification(config, splits).build(0)
+    assert validation is not None
+    recorded = []
+    for row in result["networks"]:
+        newest = store.newest(row["network"])
+        assert newest is not None
+        load_tensors(module, newest.evaluated_state)
+        measured = validation.evaluator.evaluate(module, validation.batches())["accuracy"]
+        assert row["last_validation_score"] == row["validation_score"] == pytest.approx(measured)
+        recorded.append((newest.training["score"], measured))
+    assert any(before != pytest.approx(after) for before, after in recorded)
+
+
+def test_fit_is_the_mean_over_the_last_epoch(tmp_path: Path) -> None:
+    config = small_config(
+        data=DataConfig(train="digits", train_limit=200, test_limit=50, validation=0.0, augmentation="none"),
+        population=PopulationConfig(size=1),
+        schedule=ScheduleConfig(
+            epochs=2, batch_size=32, interval_steps=2
+        ),  # intervals of 2, 2 and 2 steps, the last of 1
+        exchange=ExchangeConfig(rule="none"),
+    )
+    storage, splits = Storage(str(tmp_path)), run_splits(config)
+    store = CheckpointStore(storage)
+    Simulator(config, lambda: ImageClassification(config, splits), checkpoints=store).run()
+    store.flush_history()
+    rows = read_table(storage, "metrics").sort_by("interval").to_pylist()
+    last = [row for row in rows if row["epoch"] > 1.0 + 1e-9]
+    assert 1 < len(last) < len(rows)
+    expected = sum(row["train_loss"] * row["examples"] for row in last) / sum(row["examples"] for row in last)
+    assert fit_at_end(storage)[0]["loss"] == pytest.approx(expected)
+    assert fit_at_end(storage)[0]["loss"] != pytest.approx(rows[-1]["train_loss"])
