@@ -69,14 +69,16 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
 
     Data parallelism is one network with a batch and a learning rate that are larger by the number of devices. It takes
     about as many steps as one network on one device, and sees as many images as a population. The rest of an epoch that
-    fills no batch is left out. Its decay time is larger by the number of devices, as the learning rate is.
+    fills no batch is left out. Its decay time is larger by the number of devices, as the learning rate is. On CPUs a
+    device is one core.
 
     Args:
         data: Data that the networks train on.
         epochs: Epochs that one device trains in that time.
     """
-    single = in_regime(data, size=1, epochs=epochs, exchange=NONE)
-    longer = in_regime(data, size=1, epochs=DEVICES * epochs, exchange=NONE)
+    alone = PopulationConfig(size=1, cpus=1.0)
+    single = in_regime(data, size=1, epochs=epochs, exchange=NONE, population=alone)
+    longer = in_regime(data, size=1, epochs=DEVICES * epochs, exchange=NONE, population=alone)
     parallel = dataclasses.replace(
         longer,
         schedule=dataclasses.replace(
