@@ -36,7 +36,8 @@ def compare(
 
     Args:
         name: The comparison: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions,
-            precision, snapshot-precision, horizon, devices, diversity, revival, information, fusion.
+            precision, snapshot-precision, horizon, devices, diversity, revival, information, fusion,
+            quickstart.
             Or paper-table-NAME for a table of a paper at its published size, where NAME is one of:
             scions, criteria, methods, networks, strengths, levels, imagenet, persons, density, cultivation, teachers,
             dcff-cifar10, dcff-imagenet.

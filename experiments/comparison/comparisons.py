@@ -29,6 +29,7 @@ from inarch.experiments.comparison.regime_comparisons import (
     fusion,
     horizon,
     information,
+    quickstart,
     revival,
 )
 from inarch.experiments.comparison.regime_setting import LONGEST
@@ -488,6 +489,7 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "revival": ("scions from noise, the network itself or others, where filters are invalid", revival, LONGEST // 2),
     "information": ("entropy, l1, rank, random and plain averaging, four networks", information, LONGEST // 2),
     "fusion": ("DCFF and a random half of the filters, in the papers' regime", fusion, LONGEST // 2),
+    "quickstart": ("the default recipe with and without exchange", quickstart, 30),
     "snapshot-precision": ("snapshots in float32, float16 and int8", snapshot_precision, 12),
 }
 """Comparisons by name: a description, the function that makes the comparison, and its epochs."""

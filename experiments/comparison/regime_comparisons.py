@@ -1,9 +1,10 @@
-"""Comparisons in the papers' regime in small, as `regime_setting` makes it."""
+"""Comparisons in the papers' regime in small, as `regime_setting` makes it, and of the first command of the readme."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from inarch.experiments import recipes
 from inarch.experiments.comparison.arms import FUSIONS, NONE, Arm, Comparison, grafted, scion_sources
 from inarch.experiments.comparison.regime_setting import (
     BATCH,
@@ -256,4 +257,31 @@ def fusion(data: DataConfig, epochs: int) -> Comparison:
         ),
         baseline="random",
         seeds=(0, 1, 2),
+    )
+
+
+def quickstart(data: DataConfig, epochs: int) -> Comparison:
+    """Return the comparison of the default recipe with the same networks without exchange.
+
+    Args:
+        data: Data that the networks train on: digits for the recipe as it is.
+        epochs: Epochs of each network.
+    """
+    recipe = recipes.digits()
+    config = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, train=data.train, test=data.test),
+        schedule=dataclasses.replace(recipe.schedule, epochs=epochs),
+    )
+    return Comparison(
+        name="quickstart",
+        question="Does exchange pay, or cost accuracy, in the first command that a user gives?",
+        arms=(
+            Arm(
+                name="independent", description="the recipe without exchange", config=METHODS["independent"][1](config)
+            ),
+            Arm(name="grafting", description="the recipe as `inarch train` runs it", config=config),
+        ),
+        baseline="independent",
+        seeds=(0, 1, 2, 3, 4),
     )
