@@ -35,6 +35,8 @@ def run_comparison(
 ) -> ResultsStore:
     """Run a comparison seed by seed, all arms of a seed in turn, and write the report after each run.
 
+    The pictures are drawn at the end.
+
     Args:
         comparison: The comparison.
         command: Command line that started it, for the report.
@@ -84,7 +86,7 @@ def run_comparison(
         baseline = Storage(f"{storage}/{_run_name(comparison, comparison.baseline_of(arm), seed)}")
         record.add(arm.name, seed, summarize(arm, result, folder, baseline=baseline))
         _drop_weights(folder)
-        make_report(comparison, record, command=command)
+        make_report(comparison, record, command=command, pictures=False)
         mean, ensemble = _score(result["mean"]), _score(result["ensemble"])
         console.print(f"    mean {mean:.2%}, ensemble {ensemble:.2%}, {result['seconds']:.0f} s", highlight=False)
     make_report(comparison, record, command=command)
@@ -96,18 +98,20 @@ def _score(scores: Mapping[str, float | None]) -> float:
     return scores.get("mean_average_precision") or scores["accuracy"] or 0.0
 
 
-def make_report(comparison: Comparison, record: ResultsStore, *, command: str) -> None:
+def make_report(comparison: Comparison, record: ResultsStore, *, command: str, pictures: bool = True) -> None:
     """Write README.md and the pictures from the recorded results alone. Without results, write nothing.
 
     Args:
         comparison: The comparison.
         record: Its results.
         command: Command line that made the results.
+        pictures: Whether to draw the pictures, which takes some ten seconds if there are many runs.
     """
     if record.rows("scores"):
-        from inarch.experiments.comparison.plots import draw  # imports matplotlib
+        if pictures:
+            from inarch.experiments.comparison.plots import draw  # imports matplotlib
 
-        draw(comparison, record)
+            draw(comparison, record)
         write_report(comparison, record, command=command)
 
 
