@@ -156,6 +156,8 @@ class GuestTerms:
     """What is known of the run's networks."""
     registrations: tuple[Registration, ...]
     """Objects that the configuration names and that the run's driver registered."""
+    is_open_run: bool
+    """Whether the run has no networks of its own, so that its metric is that of an `OpenConfig`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,19 @@ def _itself(model: Any) -> nn.Module:
     return model
 
 
+def _prefix(metrics: Mapping[str, Any]) -> str:
+    """Return the prefix that the Trainer gives all metrics of one data set, as `eval_` or `eval_NAME_`. Empty: none."""
+    return next((name.removesuffix("runtime") for name in metrics if name.endswith("_runtime")), "")
+
+
 class TransformersExchange(TrainerCallback, ExportableState):
     """Joins a population when training starts, and leaves it when training ends.
 
     The member's place is in the checkpoint's trainer_state.json, and `train(resume_from_checkpoint=...)` restores it.
     Leave `restore_callback_states_from_checkpoint` off, because the Trainer would create this callback again from its
     strings and numbers alone.
-    A training that raises does not leave. Its membership ends with its lease.
+    A training that raises does not leave. Its membership ends with its process, with `member.leave()`, or when the next
+    training with this callback starts.
     """
 
     def __init__(
@@ -55,11 +61,15 @@ class TransformersExchange(TrainerCallback, ExportableState):
         self.member: Member | None = None
         """The member. None before training starts."""
         self._run, self._every, self._monitor, self._module, self._options = run, every, monitor, module, options
+        self._without: set[str] = set()  # prefixes of the data sets evaluated since the monitored metric was found
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Join the population."""
+        if self.member is not None:
+            self.member.leave("stopped")  # of a training that raised. Otherwise it has left already
+        self._without.clear()
         self.member = join(
             self._run,
             self._module(kwargs["model"]),
@@ -67,13 +77,13 @@ class TransformersExchange(TrainerCallback, ExportableState):
             every=self._every,
             **self._options,
         )
-        if state.global_step > 0:
-            callbacks: Any = state.stateful_callbacks or {}
-            saved = callbacks.get(type(self).__name__) or []
-            own = self.state()["args"]
-            for entry in saved if isinstance(saved, list) else [saved]:
-                if entry["args"] == own and entry["attributes"]["place"]:
-                    self.member.load_state_dict(entry["attributes"]["place"])
+        callbacks: Any = state.stateful_callbacks if isinstance(state.stateful_callbacks, dict) else {}
+        saved = callbacks.get(type(self).__name__) or []
+        own = self.state()["args"]
+        for entry in (saved if isinstance(saved, list) else [saved]) if state.global_step > 0 else ():
+            if entry["args"] == own and entry["attributes"]["place"]:
+                self.member.load_state_dict(entry["attributes"]["place"])
+        callbacks.setdefault(type(self).__name__, self.state())  # the Trainer reads it when it saves a checkpoint
 
     def on_log(
         self,
@@ -100,14 +110,19 @@ class TransformersExchange(TrainerCallback, ExportableState):
         metrics: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Report the score."""
-        if self.member is None or self._monitor is None:
+        """Report the score. With several evaluation data sets, that of the data set that has the metric."""
+        if self.member is None or self.member.has_left or self._monitor is None:
             return
-        if not metrics or self._monitor not in metrics:
+        if metrics and self._monitor in metrics:
+            self._without.clear()
+            self.member.tell(score=float(metrics[self._monitor]))
+            return
+        prefix = _prefix(metrics or {})
+        if self._monitor.startswith(prefix) or prefix in self._without:
             raise ConfigError(
                 f"monitor={self._monitor!r}: the evaluation gives no such metric; it has {sorted(metrics or ())}"
             )
-        self.member.tell(score=float(metrics[self._monitor]))
+        self._without.add(prefix)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -232,6 +232,8 @@ class RunCoordinator(GuestApi):
             self._population.publish(snapshot, now=time.monotonic())
             self._monitor.metrics.count_published(snapshot.nbytes)
             await self._release_barriers()
+        if reports or snapshot is not None:  # it has joined, and does not ask again
+            self._join_points.pop((network_id, incarnation), None)
         is_guest = self._members[network_id].is_guest
         for report in reports:
             self._record_report(report)

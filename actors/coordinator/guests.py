@@ -57,7 +57,12 @@ class Guests:
     def terms(self) -> GuestTerms:
         """Return what a loop must know before it joins, as `GuestApi.terms`."""
         spec = self._context.spec
-        return GuestTerms(config=spec.config, info=self._joinable_info(), registrations=spec.registrations)
+        return GuestTerms(
+            config=spec.config,
+            info=self._joinable_info(),
+            registrations=spec.registrations,
+            is_open_run=spec.open is not None,
+        )
 
     def enroll(self, application: GuestApplication) -> Enrollment:
         """Make a loop a member, as `GuestApi.enroll`."""

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar, cast
 
 import ray
 import torch
 from ray.actor import ActorProxy
-from ray.exceptions import ActorDiedError, GetTimeoutError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError
 from torch import nn
 
 from inarch.actors.coordinator_api import CoordinatorApi, GuestApi
-from inarch.actors.driver.coordinator_client import find_coordinator, value_of
+from inarch.actors.driver.coordinator_client import RETRY_SECONDS, find_coordinator, value_of
 from inarch.actors.driver.discovery import connect_to_recorded, find_cluster
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.actors.guest.member import Member
 from inarch.actors.guest.ranks import Ranks
 from inarch.actors.guest.session import GuestSession, RayGuestCalls, logger
+from inarch.actors.guest.terms import check_terms
 from inarch.actors.guest.wrappers import bare_model
 from inarch.actors.messages import Enrollment, GuestApplication, GuestTerms
 from inarch.actors.network.exchange_backend import RayExchangeBackend
 from inarch.actors.network.exchange_client import ExchangeClient
 from inarch.actors.registrations import register_all
 from inarch.actors.resources import connect
-from inarch.population.config import OpenConfig, RunConfig, first_difference
+from inarch.population.config import OpenConfig, RunConfig
 from inarch.population.errors import ClusterError, ConfigError, RunNotFoundError, StructureError
 from inarch.population.exchange import exchange_rule
 from inarch.population.exchange.participant import Participant
@@ -75,7 +78,7 @@ def join(
         every: Optimizer steps from one exchange to the next. None: as the run. Required with an optimizer if the run
             does not know it yet.
         name: Name of this member across restarts. A process that joins under the name of an earlier one takes its
-            place. None: a new name from host and process.
+            place. None: a new name, which begins with host and process.
         begin: own: keep the model's weights. clone: take those of the most advanced member, and its place in the
             schedule. If there is none, the weights stay.
         config: What the loop expects of the exchange. A run that differs is refused. None: whatever the run has.
@@ -93,7 +96,8 @@ def join(
         ClusterError: The cluster cannot be reached.
         ConfigError: The run differs from `config`, exchanges at other intervals, or its rule needs something that the
             model lacks.
-        StructureError: The model has another structure than those of the other members, or its weights are sharded.
+        StructureError: The model has another structure than those of the other members, or its weights are sharded, on
+            several devices, or on a device that is neither CPU nor CUDA.
         RunError: The run is ending, or runs in lockstep.
     """
     if begin not in ("own", "clone"):
@@ -102,7 +106,7 @@ def join(
         raise ConfigError(f"every must be at least 1, got {every}")
     ranks, module = Ranks(is_distributed=distributed), bare_model(model)
     run_name, terms = ranks.share(functools.partial(_terms, run, storage, address))
-    _check_config(run_name, terms, config)
+    check_terms(run_name, terms, config)
     if optimizer is not None and every is None and not terms.info.interval_steps:
         raise ConfigError(f"every: run {run_name} does not know yet after how many steps to exchange; give a number")
     register_all(terms.registrations)
@@ -112,7 +116,7 @@ def join(
 
     def enroll() -> Enrollment:
         application = GuestApplication(
-            name=name or f"{socket.gethostname()}-{os.getpid()}",
+            name=name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
             structure=participant.layout.fingerprint,
             snapshot_bytes=participant.layout.nbytes,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -185,13 +189,19 @@ def _handle(run: str) -> ActorProxy[GuestApi]:
 def _answer(
     run: str, call: Callable[[ActorProxy[GuestApi]], ray.ObjectRef[T]], *, seconds: float = ANSWER_SECONDS
 ) -> T:
-    """Return the coordinator's answer to a call."""
-    try:
-        return value_of(call(_handle(run)), seconds=seconds)
-    except GetTimeoutError:
-        raise ClusterError(f"run {run}: its coordinator did not answer within {seconds:g} s") from None
-    except ActorDiedError:
-        raise RunNotFoundError(f"run {run} is not running any more") from None
+    """Return the coordinator's answer to a call. The call is repeated while Ray restarts the coordinator."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return value_of(call(_handle(run)), seconds=max(0.01, end - time.monotonic()))
+        except ActorUnavailableError:
+            if time.monotonic() >= end:
+                raise ClusterError(f"run {run}: its coordinator was not available for {seconds:g} s") from None
+            time.sleep(RETRY_SECONDS)
+        except GetTimeoutError:
+            raise ClusterError(f"run {run}: its coordinator did not answer within {seconds:g} s") from None
+        except ActorDiedError:
+            raise RunNotFoundError(f"run {run} is not running any more") from None
 
 
 def _session(run: str, enrollment: Enrollment, config: RunConfig, participant: Participant) -> GuestSession:
@@ -208,16 +218,6 @@ def _session(run: str, enrollment: Enrollment, config: RunConfig, participant: P
     )
     calls = RayGuestCalls(handle, network_id, incarnation)
     return GuestSession(client, calls, fetch_seconds=client.fetch_seconds)
-
-
-def _check_config(run: str, terms: GuestTerms, config: OpenConfig | None) -> None:
-    """Raise ConfigError if a loop expects another exchange than that of the run."""
-    difference = first_difference(config, terms.config) if config is not None else None
-    if difference is not None:
-        field, own, others = difference
-        raise ConfigError(
-            f"{field}: this loop expects {own!r}, and run {run} has {others!r}; leave config out to accept the run's"
-        )
 
 
 def _shared_state(module: nn.Module, optimizer: LoopOptimizer | None, config: RunConfig) -> SharedState:

@@ -114,6 +114,11 @@ class Member:
         return self._progress.grafts
 
     @property
+    def has_left(self) -> bool:
+        """Whether `leave` was called."""
+        return self._has_left
+
+    @property
     def should_stop(self) -> bool:
         """Whether the loop should end.
 
@@ -196,6 +201,8 @@ class Member:
     def adopt(self) -> bool:
         """Replace the model's weights by those of the most advanced other member, and take its place in the schedule.
 
+        The optimizer's state is dropped, because it belongs to the replaced weights, unless the exchange blends it.
+
         Returns:
             Whether a member had weights to give. Otherwise nothing changes.
         """
@@ -204,6 +211,9 @@ class Member:
             return False
         self._progress = progress
         self._ranks.broadcast(self._participant.tensors().values())
+        self._participant.forget_past()
+        if self._optimizer is not None and not self._participant.blends_momentum:
+            self._optimizer.reset_momentum()
         self._interval = _Interval()
         self._prefetch_if_due()
         return True
@@ -231,6 +241,7 @@ class Member:
             raise ConfigError(f"the state of a member must have the keys {sorted(names | {'steps_in_interval'})}")
         # The step is the version of a snapshot, which must not go back while this process is a member.
         self._progress = Progress(**values | {"step": max(values["step"], self._progress.step)})
+        self._participant.forget_past()
         self._interval = _Interval(steps=int(steps))
         self._prefetch_if_due()
 

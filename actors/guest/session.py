@@ -103,6 +103,8 @@ class GuestSession:
         Args:
             outcome: DONE or STOPPED.
         """
+        self.client.is_orphaned = False  # a coordinator that was silent for a lease may answer again
         self.client.flush(seconds=SIGN_OFF_SECONDS)
         self.client.close()
         self._calls.sign_off(outcome, seconds=SIGN_OFF_SECONDS)
+        self.client.drop_snapshots()

@@ -14,6 +14,9 @@ from inarch.population.errors import StructureError
 SHARDED = ("FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine", "PipelineEngine")
 """Classes whose instances hold only a part of the model's weights."""
 
+DEVICES = ("cpu", "cuda")
+"""Kinds of devices from which snapshots can be taken."""
+
 WRAPPERS = ("_FabricModule",)
 """Classes of other libraries that hold the model in the attribute `module`."""
 
@@ -29,7 +32,8 @@ def bare_model(model: nn.Module) -> nn.Module:
         model: The model as the training loop holds it. It is not changed.
 
     Raises:
-        StructureError: The model's weights are sharded, so that no process holds them all.
+        StructureError: The model's weights are sharded, so that no process holds them all. Or they are on several
+            devices, or on one from which no snapshot can be taken.
     """
     _check_whole(model)
     while True:
@@ -40,7 +44,18 @@ def bare_model(model: nn.Module) -> nn.Module:
         else:
             break
     _check_whole(model)
+    _check_device(model)
     return _without_compiled(model) if any(_is_compiled(part) for part in model.modules()) else model
+
+
+def _check_device(model: nn.Module) -> None:
+    """Raise StructureError unless all tensors are on the CPU or on one CUDA device."""
+    devices = sorted({str(tensor.device) for _, tensor in _tensors(model)})
+    if len(devices) > 1 or any(device.partition(":")[0] not in DEVICES for device in devices):
+        raise StructureError(
+            f"the model is on {' and '.join(devices)}, and it cannot join a population; put all of it on the CPU or on "
+            "one CUDA device"
+        )
 
 
 def _check_whole(model: nn.Module) -> None:

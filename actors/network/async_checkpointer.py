@@ -154,7 +154,8 @@ class AsyncCheckpointer:
 
     def _write_all(self) -> None:
         """Write the checkpoint that was begun, and those that wait by then. End after a failure."""
-        while (pending := self._writing) is not None:
+        pending = self._writing
+        while pending is not None:
             is_written = False
             try:
                 is_written = self._write(pending.checkpoint)
@@ -166,6 +167,7 @@ class AsyncCheckpointer:
                     self._waiting = pending if newer is None else newer.after(pending)
                 elif newer is not None:
                     self._begin_next(newer)
+                pending = self._writing  # read here: once the lock is free, `commit` may start another thread
                 self._changed.notify_all()
 
     def _begin_next(self, pending: _Pending) -> None:

@@ -305,6 +305,11 @@ class ExchangeClient:
             self._is_closed = True
             self._changed.notify_all()
 
+    def drop_snapshots(self) -> None:
+        """Let go of all snapshots, own and fetched, so that the object store can free them. Call it after `close`."""
+        with self._changed:
+            self._published, self._pending, self._fetched, self._unput = [], None, None, None
+
     def _forget_old(self) -> None:
         """Drop old snapshots before a put.
 

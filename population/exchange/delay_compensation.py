@@ -107,6 +107,10 @@ class StateHistory:
         self._leases.add(lease)
         return lambda: self._leases.discard(lease)
 
+    def clear(self) -> None:
+        """Forget the past, because the network's weights were replaced."""
+        self._past.clear()
+
     def newest(self) -> PastState | None:
         """Return the newest state. None if there is none yet."""
         return self._past[-1] if self._past else None

@@ -15,7 +15,7 @@ from inarch.population.config import RunConfig
 from inarch.population.exchange.delay_compensation import StateHistory
 from inarch.population.exchange.exchanger import Exchanger, ExchangeResult
 from inarch.population.exchange.protocol import ExchangeRule
-from inarch.population.exchange.shared_state import SharedState
+from inarch.population.exchange.shared_state import SharedState, blends_momentum
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness
 from inarch.population.state.memory_order import copy_all
@@ -217,6 +217,16 @@ class Participant:
     def entropies(self, information: tuple[float, ...]) -> dict[str, float]:
         """Return the layers' entropies that a snapshot's information holds, as `Exchanger.entropies`."""
         return self._exchanger.entropies(information) if self._exchanger else {}
+
+    def forget_past(self) -> None:
+        """Let delay compensation begin anew, because the network's weights were replaced."""
+        if self.history is not None:
+            self.history.clear()
+
+    @property
+    def blends_momentum(self) -> bool:
+        """Whether the optimizer's running averages are exchanged with the weights."""
+        return blends_momentum(self._config)
 
     @property
     def history(self) -> StateHistory | None:

@@ -123,7 +123,7 @@ def moment_buffers(
 
     Args:
         optimizer: The optimizer. The tensors are its own.
-        names: Name of each of its parameters, by the parameter's `id`.
+        names: Name of each of its parameters, by the parameter's `id`. Parameters that are not in it are left out.
         slots: Averages of each parameter. Those that do not exist yet, because no step was taken, are created as zeros.
             None: all that the optimizer's state holds, which are its tensors of the parameter's shape.
 
@@ -132,6 +132,8 @@ def moment_buffers(
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
+            if id(parameter) not in names:
+                continue
             state = optimizer.state[parameter]
             for slot in _observed_slots(parameter, state) if slots is None else slots:
                 if state.get(slot) is None:

@@ -232,6 +232,37 @@ def test_adopt_clones_weights_and_place(guest) -> None:
     assert one.backend.published()[-1].origin.trained_steps == origin.trained_steps + 2
 
 
+@pytest.mark.parametrize("how", ["adopt", "load"])
+def test_replaced_weights_do_not_count_as_training(guest, how: str) -> None:
+    """Nobody trains here. A scion that is behind, and that equals the member, must change nothing."""
+    one, other = guest(0, rate=0.0), guest(1, rate=0.0)
+    if how == "load":
+        other.model.load_state_dict(one.model.state_dict())
+    for _ in range(5):
+        other.publish()
+    give(one, other)
+    one.backend.answer = lambda own: ExchangeOutcome.NOTHING_YET
+    state = one.member.state_dict()
+    for _ in range(6):
+        one.publish()
+    if how == "adopt":
+        one.optimizer.state[one.model[0].weight]["momentum_buffer"].fill_(9.0)
+        assert one.member.adopt() and not one.optimizer.state
+    else:
+        with torch.no_grad():
+            for own, loaded in zip(one.model.parameters(), other.model.parameters(), strict=True):
+                own.copy_(loaded + 1.0)
+        one.publish()
+        one.model.load_state_dict(other.model.state_dict())
+        one.member.load_state_dict(state | {"interval": 6, "trained_intervals": 6.0})
+    copy, before = one.calls.newest, one.weights()
+    one.backend.answer = lambda own: (copy,)
+    for _ in range(3):
+        one.publish()
+    assert one.member.grafts > 0
+    torch.testing.assert_close(one.weights(), before, rtol=0.0, atol=1e-5)
+
+
 def test_state_dict_is_json_and_restores_the_place(guest) -> None:
     one, other = guest(0), guest(0)
     one.step(5)
@@ -274,6 +305,19 @@ def test_leaving_ends_the_exchange_once(guest) -> None:
     assert member.interval == 0
     with pytest.raises(ConfigError, match="has left"):
         member.exchange()
+
+
+def test_leaving_after_a_silence_sends_what_is_left(guest) -> None:
+    one = guest()
+    one.publish()
+    one.backend.command = None
+    until(lambda: one.client.is_orphaned, seconds=10.0)
+    one.backend.command = Command.CONTINUE
+    until(lambda: one.publish() is not None)
+    one.step(2)
+    one.member.leave()
+    assert max(one.backend.reported_intervals()) == one.member.interval
+    assert one.client.published() == [], "snapshots stay in the object store as long as somebody holds them"
 
 
 def test_exception_in_the_block_leaves_as_stopped(guest) -> None:

@@ -49,3 +49,14 @@ def test_sharded_model_is_refused_by_name() -> None:
         bare_model(FullyShardedDataParallel(network()))
     with pytest.raises(StructureError, match="wrapped in FullyShardedDataParallel"):
         bare_model(nn.Sequential(FullyShardedDataParallel(network())))
+
+
+def test_model_must_be_whole_on_one_known_device() -> None:
+    with pytest.raises(
+        StructureError, match=r"the model is on meta, .* put all of it on the CPU or on one CUDA device"
+    ):
+        bare_model(network().to("meta"))
+    model = network()
+    model[2] = nn.Linear(4, 2, device="meta")
+    with pytest.raises(StructureError, match="the model is on cpu and meta"):
+        bare_model(model)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,3 +163,25 @@ def test_lent_states_are_written_as_they_were(tmp_path: Path, hang: Hang) -> Non
         assert set(store.load(0, identity).model["weight"].tolist()) == {float(identity.interval)}
     history.append(origin(6), {"weight": weight})
     assert store.load(0, store.list(0)[-1]).model["weight"][0] == 5.0
+
+
+class SlowCondition(threading.Condition):
+    """A condition whose lock a committer leaves slowly, so that other threads get between."""
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # pyright: ignore[reportArgumentType] # as given
+        if threading.current_thread().name == "committer":
+            time.sleep(0.03)
+
+
+def test_no_checkpoint_is_written_by_two_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = types.SimpleNamespace(Condition=SlowCondition, Thread=threading.Thread)
+    monkeypatch.setattr("inarch.actors.network.async_checkpointer.threading", slow)
+    checkpointer, released = checkpointer_of(tmp_path), []
+    for interval in range(1, 6):
+        kept = dataclasses.replace(checkpoint(interval), release=functools.partial(released.append, interval))
+        checkpointer.commit(kept)
+        until(lambda interval=interval: interval in released)
+    assert checkpointer.wait(seconds=20.0)
+    time.sleep(0.1)
+    assert released == [1, 2, 3, 4, 5]

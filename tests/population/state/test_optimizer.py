@@ -52,6 +52,15 @@ def test_created_state_is_that_before_the_first_step(name: str) -> None:
         assert torch.allclose(own, other, atol=1e-7), name
 
 
+def test_parameters_without_a_name_are_left_out() -> None:
+    """A loop may exchange a part of the model that its optimizer trains."""
+    model, other = network(), torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([*model.parameters(), other], lr=0.1, momentum=0.9)
+    create_state(optimizer)
+    names = {id(parameter): key for key, parameter in model.named_parameters()}
+    assert {name for _, name, _ in moment_buffers(optimizer, names, None)} == set(names.values())
+
+
 def test_state_that_exists_is_kept() -> None:
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
