@@ -163,10 +163,18 @@ def with_more_epochs(config: RunConfig, epochs: int) -> RunConfig:
         epochs: Epochs of the whole schedule, more than before.
 
     Raises:
-        ConfigError: The schedule is not longer.
+        ConfigError: The schedule is not longer, or has no further interval.
     """
-    if epochs <= config.schedule.epochs:
-        raise ConfigError(f"schedule.epochs of a resumed run must be above {config.schedule.epochs}, got {epochs}")
+    schedule = config.schedule
+    if epochs <= schedule.epochs:
+        raise ConfigError(f"schedule.epochs of a resumed run must be above {schedule.epochs}, got {epochs}")
+    if not schedule.interval_steps:
+        covered = -(-schedule.epochs // schedule.interval_epochs) * schedule.interval_epochs
+        if epochs <= covered:
+            raise ConfigError(
+                f"schedule.epochs of this run must be above {covered}, got {epochs}: with schedule.interval_epochs "
+                f"{schedule.interval_epochs}, no interval would follow those of the {schedule.epochs} epochs before"
+            )
     return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=epochs))
 
 

@@ -50,7 +50,7 @@ def bare_model(model: nn.Module) -> nn.Module:
 
 def _check_device(model: nn.Module) -> None:
     """Raise StructureError unless all tensors are on the CPU or on one CUDA device."""
-    devices = sorted({str(tensor.device) for _, tensor in _tensors(model)})
+    devices = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
     if len(devices) > 1 or any(device.partition(":")[0] not in DEVICES for device in devices):
         raise StructureError(
             f"the model is on {' and '.join(devices)}, and it cannot join a population; put all of it on the CPU or on "

@@ -205,8 +205,10 @@ def _blend_on_cpu(item: Blend) -> None:
 
 
 def _have_one_order(own: Tensor, others: Sequence[Tensor]) -> bool:
-    """Return whether all tensors are of type float32, without gaps, and have their values in the same order."""
+    """Return whether all tensors are of type float32 and of one shape, without gaps, with values in the same order."""
     strides = own.stride()
+    if any(tensor.shape != own.shape for tensor in others):
+        return False
     for tensor in others:
         if tensor.dtype is not torch.float32 or tensor.stride() != strides:
             return own.dtype is torch.float32 and all(

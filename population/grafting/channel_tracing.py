@@ -51,16 +51,17 @@ def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
 
 def _followed(module: nn.Module, image_shape: Sequence[int]) -> Channels:
     """Trace the channels. The network runs once on two black images, in evaluation mode."""
-    try:
-        graph = fx.GraphModule(module, _ChannelTracer().trace(module))
-    except Exception as error:
-        raise ConfigError(f"graft.level filter: torch.fx cannot trace the network: {error}") from error
     was_training = module.training
     module.eval()
-    with torch.no_grad():
-        device = next(module.parameters()).device
-        ShapeProp(graph).propagate(torch.zeros(2, *image_shape, device=device))
-    module.train(was_training)
+    try:
+        graph = fx.GraphModule(module, _ChannelTracer().trace(module))
+        with torch.no_grad():
+            device = next(module.parameters()).device
+            ShapeProp(graph).propagate(torch.zeros(2, *image_shape, device=device))
+    except Exception as error:
+        raise ConfigError(f"graft.level filter: torch.fx cannot trace the network: {error}") from error
+    finally:
+        module.train(was_training)
     return _ChannelFollower(module, graph).follow()
 
 
@@ -171,10 +172,19 @@ class _ChannelFollower:
         target = node.target if node.op == "call_method" else _plain(node.target)
         inputs = [argument for argument in node.all_input_nodes if argument in self._channels]
         if target in _JOINING:
-            tensors: Any = node.args[0]
+            tensors: Any = node.args[0] if node.args else node.kwargs["tensors"]
+            dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+            if dim % len(_shape(node)) != 1:
+                raise ConfigError(
+                    f"graft.level filter: channels cannot be followed through {node.name}: it joins dimension {dim}"
+                )
             self._channels[node] = np.concatenate([self._of(tensor) for tensor in tensors])
         elif not inputs:
             raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
+        elif target is operator.getitem and not _keeps_channels(node.args[1], len(_shape(inputs[0]))):
+            raise ConfigError(
+                f"graft.level filter: channels cannot be followed through {node.name}: it selects or reorders channels"
+            )
         elif target in _FLATTENING:
             self._channels[node] = self._flattened(node, self._of(inputs[0]))
         elif target is F.pad:
@@ -276,6 +286,15 @@ def _plain(target: Any) -> Callable[..., Any]:
     """Map an in-place operator to the plain one."""
     plain: dict[Any, Callable[..., Any]] = {operator.iadd: operator.add, operator.imul: operator.mul}
     return plain.get(target) or target
+
+
+def _keeps_channels(index: Any, num_dims: int) -> bool:
+    """Return whether an index leaves dimension 1 of a tensor as it is."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    place = next((place for place, part in enumerate(parts) if part is Ellipsis), None)
+    if place is not None:
+        parts[place : place + 1] = [slice(None)] * (num_dims - len(parts) + 1)
+    return isinstance(parts[0], slice) and (len(parts) < 2 or parts[1] == slice(None))
 
 
 def _is_passing(target: Any) -> bool:

@@ -210,12 +210,14 @@ def schema_of(table: str, names: Iterable[str]) -> pa.Schema:
         return schema
     place = schema.names.index("train_loss") + 1
     task_metrics = [
-        pa.field(name, pa.float64())
-        for name in names
-        if name.startswith(("train_", "validation_")) and name not in schema.names
+        pa.field(name, pa.float64()) for name in names if name.startswith(TASK_PREFIXES) and name not in schema.names
     ]
     own_numbers = [pa.field(name, pa.float64()) for name in names if is_hyperparameter(name)]
     return pa.schema([*list(schema)[:place], *task_metrics, *own_numbers, *list(schema)[place:]])
+
+
+TASK_PREFIXES = ("train_", "validation_")
+"""Beginnings of the columns with the metrics of a task, whose names may have a dot."""
 
 
 def is_hyperparameter(column: str) -> bool:
@@ -224,4 +226,4 @@ def is_hyperparameter(column: str) -> bool:
     Args:
         column: Name of the column.
     """
-    return "." in column
+    return "." in column and not column.startswith(TASK_PREFIXES)

@@ -100,9 +100,11 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
         from_dict(ModelConfig, recorded["config"]["model"] | {"weights": None}),
         num_classes=num_classes,
         in_channels=in_channels,
+        image_shape=tuple(facts["image_shape"]),
         seed=0,
         fusion=from_dict(FusionConfig, recorded["config"].get("fusion", {})),
     )
+    models.give_logits(module)
     load_tensors(module, state)
     return module.to(device).eval().requires_grad_(False)
 

@@ -11,6 +11,7 @@ from inarch.population.data.memory_batches import epoch_batches
 from inarch.population.errors import ConfigError
 from inarch.population.extension.user_code import user_code
 from inarch.population.models.complexity import model_complexity
+from inarch.population.state.kept_shapes import check_shapes, shapes_of
 from inarch.population.state.memory_order import in_default_order, to_channels_last
 from inarch.population.tasks.protocol import BoundTask
 
@@ -42,6 +43,7 @@ def check_network(task: BoundTask, *, num_images: int, num_classes: int) -> None
         raise ConfigError(
             "the network has no parameter to train: all are frozen (requires_grad=False), or there are none"
         )
+    shapes = shapes_of(model)
     images, labels = next(iter(task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)))
     for size in (2, 1):
         _check_logits(_evaluated(model, images[:size]), images[:size], num_classes)
@@ -53,6 +55,7 @@ def check_network(task: BoundTask, *, num_images: int, num_classes: int) -> None
     full_size = min(len(images), schedule.batch_size, max(2, TRIAL_FLOPS // flops))
     if full_size > smallest_size:
         _train(task, model, images[:full_size], labels[:full_size])
+    check_shapes(model, shapes)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pydoc_data.topics
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from inarch.population.config import RunConfig
 from inarch.population.errors import DataError
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.models.text_transformer import TextTransformer
+from inarch.population.persistence.storage import Storage, absolute
 from inarch.population.tasks.tensor_task import TensorTask
 
 
@@ -35,6 +37,13 @@ class LanguageModeling(TensorTask):
     - bits_per_character: mean cross-entropy of the next character, in bits.
     - accuracy: share of the characters that are predicted correctly.
     """
+
+    def complete_config(self, config: RunConfig, data: Any, storage: Storage) -> RunConfig:
+        """Return the configuration with the text at an absolute path, so that a resume from elsewhere finds it."""
+        config = super().complete_config(config, data, storage)
+        if config.text.source == "python":
+            return config
+        return dataclasses.replace(config, text=dataclasses.replace(config.text, source=absolute(config.text.source)))
 
     def load_data(self, config: RunConfig) -> dict[str, Any]:
         """Read the text and split it into windows.

@@ -30,6 +30,7 @@ from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.weight_matching import in_common_order
 from inarch.population.models import ModelFactory
 from inarch.population.models.usable import make_usable
+from inarch.population.state.kept_shapes import check_shapes, shapes_of
 from inarch.population.state.precision import autocast, measure_batch_norm
 from inarch.population.state.state_dict import State
 from inarch.population.tasks.protocol import Task, TaskDescription
@@ -370,6 +371,7 @@ class BoundTensorTask:
             raise ConfigError(f"{_name(self.task)}.build_model must return a new network each time")
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError(f"{_name(self.task)}.build_model must return a network with parameters to train")
+        shapes = shapes_of(model)
         for size in sorted(set(epoch_batches(self._sizes["train"], self.config.schedule))):
             loss, metrics = self.loss(model.train(), self._batch("train", np.arange(size)))
             for name, value in {"the loss": loss, **metrics}.items():
@@ -381,6 +383,7 @@ class BoundTensorTask:
                 raise ConfigError(f"{_name(self.task)}.loss: the loss does not depend on any parameter of the network")
             loss.backward()
             model.zero_grad(set_to_none=True)
+        check_shapes(model, shapes)
         for split in ("validation", "test"):
             if self._sizes.get(split):
                 size = min(self._sizes[split], self.config.schedule.batch_size)

@@ -354,7 +354,6 @@ class Trainer:
             ) from None
         load_optimizer(self.optimizer, self._names, checkpoint.tensors)
         self._random.load(checkpoint.tensors)
-        self.average.load(checkpoint.tensors)
         names = {field.name for field in dataclasses.fields(Progress)}
         saved = {name: value for name, value in checkpoint.training.items() if name in names and value is not None}
         if "hyperparameters" not in saved and "learning_rate" in checkpoint.training:  # of an earlier version
@@ -362,6 +361,7 @@ class Trainer:
         own = self.progress.hyperparameters
         self.progress = dataclasses.replace(self.progress, **saved)
         self._set_hyperparameters({**own, **self.progress.hyperparameters})
+        self.average.load(checkpoint.tensors, progress=self.progress.step / self.schedule.num_steps)
         self._participant.load(checkpoint.tensors, self.origin(), within=checkpoint.id.step > 0)
         if checkpoint.training.get("scaler"):
             self._scaler.load_state_dict(dict(checkpoint.training["scaler"]))

@@ -113,13 +113,19 @@ class WeightAverage:
         mean = {f"average.{name}": tensor for name, tensor in named_tensors(self._mean).items()}
         return mean | {"average_count": torch.tensor(self._count)}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Tensor], *, progress: float) -> None:
         """Restore the mean from a checkpoint. A checkpoint without a mean changes nothing.
+
+        A mean of kind swa that began in a shorter schedule is dropped, because the last part of this one is still to
+        come.
 
         Args:
             tensors: Tensors of the checkpoint, as in `Checkpoint.tensors`.
+            progress: Completed share of the schedule, in [0, 1].
         """
         state = average_of(tensors)
+        if self._config.kind == "swa" and progress <= self._config.start:
+            return
         if state and self._mean is not None:
             load_tensors(self._mean, state)
             self._count = int(tensors["average_count"])

@@ -214,7 +214,8 @@ def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray:
             sizes_shown = " and ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])
             raise DataError(f"{name} has images of {len(sizes)} sizes, {sizes_shown} among them; give data.image_size")
         mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
-        return np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
+        pixels = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
+        return pixels.transpose(0, 3, 1, 2) if pixels.ndim == 4 else pixels  # a height of 1 or 3 is not the channels
     arrays = [np.asarray(picture) for picture in pictures]
     shapes = {array.shape for array in arrays}
     if len(shapes) != 1:

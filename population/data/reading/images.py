@@ -69,15 +69,17 @@ class ImageSet:
         Returns:
             Two arrays of float32, shape (channels,). A constant channel has deviation 1.
         """
-        sums, squares = np.zeros(self.images.shape[1]), np.zeros(self.images.shape[1])
+        sums, squares, largest = (np.zeros(self.images.shape[1]) for _ in range(3))
         for start in range(0, len(self), 1024):
             block = self.images[start : start + 1024].astype(np.float64)
             sums += block.sum(axis=(0, 2, 3))
             squares += np.square(block).sum(axis=(0, 2, 3))
+            largest = np.maximum(largest, np.abs(block).max(axis=(0, 2, 3)))
         count = self.images[:, 0].size
         mean = sums / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-        return mean.astype(np.float32), np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+        is_constant = deviation <= ROUNDING * largest
+        return mean.astype(np.float32), np.where(is_constant, 1.0, deviation).astype(np.float32)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the shapes, class names, labels, cameras (if known) and pixels."""
@@ -87,6 +89,10 @@ class ImageSet:
             digest.update(np.ascontiguousarray(self.cameras).data)
         digest.update(np.ascontiguousarray(self.images).data)
         return digest.hexdigest()
+
+
+ROUNDING = 1e-6
+"""Share of the largest pixel below which the deviation of a channel is only the rounding of its sums."""
 
 
 def image_set(

@@ -149,9 +149,9 @@ def _column(values: Any, name: str) -> pa.Array:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    """Convert labels of bytes to strings."""
-    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
-    return column.cast(pa.string()) if is_bytes else column
+    """Convert labels of bytes and of Arrow's views to strings."""
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_string_view)
+    return column.cast(pa.string()) if any(is_kind(column.type) for is_kind in kinds) else column
 
 
 def _multi_label(name: str) -> DataError:

@@ -220,6 +220,8 @@ def decode_all(
     pixels = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
     if len(readable) < len(encoded):
         encoded = encoded.select(np.asarray(readable))
+    if pixels.ndim == 4:
+        pixels = pixels.transpose(0, 3, 1, 2)  # so that a height of 1 or 3 is not taken for channels
     decoded = image_set(pixels, encoded.labels, class_names=encoded.class_names, name=encoded.name)
     return dataclasses.replace(decoded, cameras=encoded.cameras, notes=encoded.notes, unreadable=tuple(left_out))
 

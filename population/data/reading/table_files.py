@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -185,8 +186,8 @@ def _typed(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _is_canonical(text: str | None) -> bool:
-    """Return whether a text is a canonical whole number: 7, not 007."""
-    return text is not None and text.isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
+    """Return whether a text is a canonical whole number: 7, not 007, with at most 18 digits, which an int64 holds."""
+    return text is not None and re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) is not None
 
 
 def _are_fractions(texts: Sequence[str | None]) -> bool:

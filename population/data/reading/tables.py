@@ -158,7 +158,7 @@ def _joined(parts: list[pa.ChunkedArray], column: str) -> pa.Array:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _class_names(metadata: Mapping[bytes, bytes], label_column: str, name: str) -> list[str] | None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from inarch.population import DataConfig
 from inarch.population.data import MemorySplits, load_splits
+from inarch.population.data.reading.images import ImageSet
 from inarch.population.errors import DataError
 from tests.images import encoded, picture, write_classes
 
@@ -184,3 +185,16 @@ def test_known_data_set_layout_is_not_read_as_classes(tmp_path: Path, files: tup
         picture(1).save(tmp_path / file)
     with pytest.raises(DataError, match="holds the parts of a data set"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 3), (3, 64), (20, 1)])
+def test_height_of_three_pixels_is_not_taken_for_channels(tmp_path: Path, width: int, height: int) -> None:
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            pixels = np.full((height, width, 3), 40 * number + index, dtype=np.uint8)
+            pixels[:, -1, 2] = 255
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    decoded = load_splits(DataConfig(train=str(tmp_path), validation=0.0), seed=0).train
+    assert isinstance(decoded, ImageSet) and decoded.shape == (3, height, width)
+    assert int(decoded.images[0, 2, 0, -1]) == 255 and int(decoded.images[-1, 0, 0, 0]) == 41

@@ -42,6 +42,7 @@ def load(train: str, **fields: Any) -> MemorySplits:
         ([False, True], [0, 1], ("0", "1")),
         (pa.array([1, 0], pa.uint8()), [1, 0], ("0", "1")),
         (pa.array(["a", "b"], pa.large_string()), [0, 1], ("a", "b")),
+        (pa.array(["b", "a"]).cast(pa.string_view()), [1, 0], ("a", "b")),
         (pa.chunked_array([["b"], ["a"]]), [1, 0], ("a", "b")),
     ],
 )

@@ -295,3 +295,12 @@ def test_built_in_data_without_validation_split_is_refused(tmp_path: Path) -> No
     for name in ("digits", "cifar10"):
         with pytest.raises(DataError, match=f"{name} has no validation images of its own"):
             open_images(name, split="validation")
+
+
+@pytest.mark.parametrize("other", ["12345678901234567890", "--0", "-0", "007", "999999999999999999"])
+def test_csv_columns_of_any_numbers_are_read(tmp_path: Path, other: str) -> None:
+    path = write_csv(tmp_path / "a", {"1.png": ("x", 1), "2.png": ("y", 2)})
+    first, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{first},code", *(f"{row},{other}" for row in rows)]))
+    train = load(path).train
+    assert train.class_names == ("x", "y") and train.images[:, 0, 0, 0].tolist() == [1, 2]

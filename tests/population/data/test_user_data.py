@@ -294,3 +294,11 @@ def test_with_data_makes_relative_paths_absolute(tmp_path: Path, monkeypatch) ->
         assert with_data(RunConfig(data=DataConfig(train=name)), None, Storage("runs")).data.train == name
     table = write_table(tmp_path / "t.parquet", [0, 1])
     assert with_data(config, "t.parquet", Storage("runs")).data.train == table
+
+
+@pytest.mark.parametrize("value", [0.05, 0.1, 0.4, 0.8, 1e-9])
+def test_constant_channel_of_floats_has_deviation_one(value: float) -> None:
+    images = np.random.default_rng(0).random((500, 3, 8, 8), dtype=np.float32)
+    images[:, 2] = value
+    mean, deviation = image_set(images, np.arange(500) % 2).statistics()
+    assert deviation[2] == 1.0 and mean[2] == pytest.approx(value) and deviation[0] == pytest.approx(12**-0.5, rel=0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -528,3 +529,43 @@ def test_filter_graft_records_the_alpha_of_each_layer(donors: int, staleness: fl
 def test_graft_config_of_filter_level_refuses_layer_settings(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"graft\."):
         GraftConfig(level="filter", **fields)
+
+
+class Shuffling(torch.nn.Module):
+    """A network that does something with the channels, or with the rows, between its two convolutions."""
+
+    def __init__(self, operation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.LazyConv2d(4, 3)
+        self.linear, self.operation = torch.nn.Linear(4, 2), operation
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.second(self.operation(torch.relu(self.first(images)))).mean((2, 3)))
+
+
+OPERATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], bool]] = {
+    "rows": (lambda x: x[:, :, 1:], True),
+    "rows after an ellipsis": (lambda x: x[..., 1:, :], True),
+    "channels joined": (lambda x: torch.cat([x, 2 * x], 1), True),
+    "channels joined by name": (lambda x: torch.cat(tensors=[x, 2 * x], dim=-3), True),
+    "channels reversed": (lambda x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]], False),
+    "some channels": (lambda x: x[:, 2:6], False),
+    "rows joined": (lambda x: torch.cat([x, x], 2), False),
+    "columns joined by name": (lambda x: torch.cat(tensors=[x, x], dim=3), False),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@torch.no_grad()
+def test_operations_on_channels_are_followed_or_refused(name: str) -> None:
+    operation, is_followed = OPERATIONS[name]
+    torch.manual_seed(0)
+    model, images = Shuffling(operation).eval(), torch.randn(2, 3, 8, 8)
+    before = model(images)
+    if not is_followed:
+        with pytest.raises(ConfigError, match="channels cannot be followed through"):
+            find_channels(model, (3, 8, 8))
+        return
+    channels = find_channels(model, (3, 8, 8))
+    model.load_state_dict(moved(cloned_state(model), channels, random_places(channels)))
+    torch.testing.assert_close(model(images), before, rtol=1e-3, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -547,6 +548,29 @@ def test_check_network_accepts_float_images() -> None:
     images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
     splits = memory_splits(image_set(images, np.arange(40) % 4), None, config.data, seed=0)
     ImageClassification(config, splits).check(num_examples=36)
+
+
+class Queue(torch.nn.Module):
+    """A network with a buffer that grows while it trains."""
+
+    def __init__(self, num_classes: int, *, is_saved: bool) -> None:
+        super().__init__()
+        self.body = body(num_classes=num_classes)
+        self.register_buffer("seen", torch.zeros(0), persistent=is_saved)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen = torch.cat([self.seen, images.detach().mean((1, 2, 3))])
+        return self.body(images)
+
+
+def test_buffer_that_changes_its_shape_is_refused_at_once() -> None:
+    config = changed()
+    images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
+    splits = memory_splits(image_set(images, np.arange(40) % 4), None, config.data, seed=0)
+    with pytest.raises(ConfigError, match=r"buffer seen had shape \(0,\) .* register it with persistent=False"):
+        ImageClassification(config, splits, factory=partial(Queue, is_saved=True)).check(num_examples=36)
+    ImageClassification(config, splits, factory=partial(Queue, is_saved=False)).check(num_examples=36)
 
 
 @pytest.mark.filterwarnings("ignore")

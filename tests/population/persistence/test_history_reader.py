@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from inarch.population.persistence.history import fold_history, to_parquet
+from inarch.population.persistence.history import fold_history, read_table, to_parquet
 from inarch.population.persistence.history_reader import HistoryReader
 from inarch.population.persistence.storage import Storage
 
@@ -123,3 +123,10 @@ def test_clock_that_was_set_back_keeps_the_order(storage: Storage) -> None:
     write(storage, "metrics", "0-3-1", rows)
     write(storage, "metrics", "1-1-1", [row | {"time": 7.0} for row in metrics(1, network=1)])
     assert numbers(HistoryReader(storage)) == [(0, 1), (1, 1), (0, 2), (0, 3)]
+
+
+def test_training_metric_may_have_a_dot_in_its_name(storage: Storage) -> None:
+    rows = [row | {"train_f1.macro": 0.25, "optimizer.weight_decay": 0.5} for row in metrics(1)]
+    write(storage, "metrics", "0-1-1", rows)
+    (row,) = read_table(storage, "metrics").to_pylist()
+    assert row["train_f1.macro"] == 0.25 and row["optimizer.weight_decay"] == 0.5

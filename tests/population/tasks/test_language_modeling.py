@@ -23,6 +23,7 @@ from inarch.population import (
 )
 from inarch.population.errors import ConfigError, DataError
 from inarch.population.models.text_transformer import TextTransformer
+from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.language_modeling import LanguageModeling, read_text
 from tests.fakes.runtime import FakeRuntime, live
@@ -149,3 +150,11 @@ def test_text_that_cannot_be_used_is_refused(config: RunConfig, tmp_path: Path) 
 def test_python_documentation_is_english_of_some_length() -> None:
     text = read_text("python")
     assert len(text) > 300_000 and " the " in text
+
+
+def test_text_is_recorded_at_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage, task = Storage(str(tmp_path)), LanguageModeling()
+    for source, expected in (("book.txt", str(tmp_path / "book.txt")), ("python", "python")):
+        config = RunConfig(task="language", text=TextConfig(source=source))
+        assert task.complete_config(config, None, storage).text.source == expected

@@ -539,6 +539,19 @@ def test_swa_averages_the_last_weights_and_survives_a_resume() -> None:
     assert runtime.checkpoints[0].evaluated_state is runtime.checkpoints[0].model, "the mean begins only later"
 
 
+def test_swa_of_a_shorter_schedule_is_dropped_by_a_longer_one() -> None:
+    schedule = ScheduleConfig(epochs=4, batch_size=32, lr_decay="constant")
+    config = small_config(schedule=schedule, weight_averaging=WeightAveragingConfig(kind="swa", start=0.5))
+    trainer, runtime = new_trainer(config), FakeRuntime()
+    list(trainer.intervals(runtime))
+    assert trainer.average.begun is not None
+    longer = new_trainer(dataclasses.replace(config, schedule=dataclasses.replace(schedule, epochs=12)))
+    longer.resume(runtime.checkpoints[-1])
+    assert longer.average.begun is None, "the last half of the longer schedule has not begun"
+    states = [dict(named_tensors(longer.module)) for _ in longer.intervals(FakeRuntime())]
+    assert len(states) == 8 and longer.average.begun is not None
+
+
 def test_published_units_are_selected_by_the_names_of_weights() -> None:
     def build_model(num_classes: int) -> torch.nn.Module:
         layers = {
