@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from inarch.population import DistillationConfig, ExchangeConfig, ImageClassification, RunConfig, Simulator, Trainer
+from inarch.population import (
+    DistillationConfig,
+    ExchangeConfig,
+    ImageClassification,
+    ModelConfig,
+    RunConfig,
+    Simulator,
+    Trainer,
+)
 from inarch.population.config import to_dict
 from inarch.population.errors import ConfigError
 from inarch.population.membership.outcome import ExchangeOutcome
@@ -74,6 +83,29 @@ def test_load_teacher_returns_the_named_or_the_best_network(teacher_run: str) ->
     default = named_tensors(load_teacher(teacher_run, num_classes=4, in_channels=1))
     named = named_tensors(load_teacher(f"{teacher_run}#{best_id}", num_classes=4, in_channels=1))
     assert all(torch.equal(value, named[name]) for name, value in default.items())
+
+
+class LazyPair(torch.nn.Module):
+    """A network with a lazy layer, whose output is a pair of logits and something else, as with auxiliary losses."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = torch.nn.LazyLinear(num_classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.linear(images.flatten(1)), images
+
+
+def test_teacher_may_have_lazy_layers_and_a_pair_of_outputs(tmp_path: Path) -> None:
+    config = small_config(exchange=ExchangeConfig(rule="none"), model=ModelConfig(architecture=f"{__name__}:LazyPair"))
+    store, runtime = CheckpointStore(Storage(str(tmp_path / "teacher"))), FakeRuntime()
+    live(Trainer(tiny_task(config), config, network_id=0), runtime)
+    assert store.commit(runtime.checkpoints[-1])
+    facts = {"num_classes": 4, "image_shape": [1, 8, 8]}
+    recorded = {"config": to_dict(config), "model": config.model.architecture, "info": {"facts": facts}}
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps(recorded))
+    teacher = load_teacher(str(tmp_path / "teacher"), num_classes=4, in_channels=1)
+    assert teacher(torch.zeros(3, 1, 8, 8)).shape == (3, 4)
 
 
 def test_load_teacher_with_an_interval_returns_its_checkpoint(teacher_run: str) -> None:
