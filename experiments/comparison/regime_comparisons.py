@@ -24,6 +24,7 @@ from inarch.population.config import (
     OptimizerConfig,
     PopulationConfig,
     RegularizationConfig,
+    WeightAveragingConfig,
 )
 from inarch.population.config.per_network import number
 
@@ -97,6 +98,11 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
         question=f"What are {DEVICES} devices worth for a given time, compared with one?",
         arms=(
             Arm(name="one, time T", description="one network on one device", config=single),
+            Arm(
+                name="one, time T, EMA",
+                description="the same network with a running mean of its weights (EMA, 0.99 a step), which is evaluated",
+                config=dataclasses.replace(single, weight_averaging=WeightAveragingConfig(kind="ema", decay=0.99)),
+            ),
             Arm(name=f"one, time {DEVICES} T", description="one network, for longer", config=longer),
             Arm(
                 name=f"one on {DEVICES} devices",
