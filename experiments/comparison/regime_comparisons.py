@@ -100,7 +100,7 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
             Arm(name="one, time T", description="one network on one device", config=single),
             Arm(
                 name="one, time T, EMA",
-                description="the same network with a running mean of its weights (EMA, 0.99 a step), which is evaluated",
+                description="the same, evaluated with a running mean of its weights (EMA, 0.99 a step)",
                 config=dataclasses.replace(single, weight_averaging=WeightAveragingConfig(kind="ema", decay=0.99)),
             ),
             Arm(name=f"one, time {DEVICES} T", description="one network, for longer", config=longer),
