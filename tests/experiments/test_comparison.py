@@ -409,19 +409,19 @@ def test_summary_records_fit_decay_and_exchanges(tmp_path: Path) -> None:
 
 
 def test_reports_of_earlier_records_have_empty_cells(tmp_path: Path) -> None:
-    folder = tmp_path / "two-networks"
-    shutil.copytree(ROOT / "experiments" / "results" / "two-networks", folder)
+    folder = tmp_path / "delay"
+    shutil.copytree(ROOT / "experiments" / "results" / "delay", folder)
     table = pq.read_table(folder / "scores.parquet")
     assert "train_accuracy" not in table.schema.names
     arm, config = table["arm"][0].as_py(), from_dict(RunConfig, json.loads(table["config"][0].as_py()))
     arms = (Arm(name=arm, description="as recorded", config=config),)
-    definition = Comparison(name="two-networks", question="?", arms=arms, baseline=arm, seeds=(0,))
+    definition = Comparison(name="delay", question="?", arms=arms, baseline=arm, seeds=(0,))
     assert not is_same_config(table["config"][0].as_py(), comparable_config(config))  # weights are chosen otherwise now
     config = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, weights="best"))
     arms = (dataclasses.replace(arms[0], config=config),)
     definition = dataclasses.replace(definition, arms=arms)
     assert is_same_config(table["config"][0].as_py(), comparable_config(config))
-    write_report(definition, ResultsStore(folder, definition), command="inarch compare two-networks")
+    write_report(definition, ResultsStore(folder, definition), command="inarch compare delay")
     (line,) = (row for row in (folder / "README.md").read_text().splitlines() if row.startswith(f"| {arm} |  |  |  |"))
     assert line.count("|") > 8, "steps, D and training loss are empty, and the rest is not"
 
