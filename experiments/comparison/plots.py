@@ -85,14 +85,20 @@ def _gain(comparison: Comparison, record: ResultsStore) -> None:
     if not series:
         return
     figure, panels = _figure(2)
-    for (name, points), color in zip(series.items(), itertools.cycle(color_sequences["tab10"]), strict=False):
-        for axes, places in zip(panels, ([p.train_loss for p in points], [p.decay_time for p in points]), strict=True):
+    every = [point for points in series.values() for point in points]
+    spans = [float(np.ptp([p.train_loss for p in every])), float(np.ptp([p.decay_time for p in every]))]
+    colors = itertools.cycle(color_sequences["tab10"])
+    for number, ((name, points), color) in enumerate(zip(series.items(), colors, strict=False)):
+        shift = 0.008 * (number - 0.5 * (len(series) - 1))  # so that the intervals of the methods lie side by side
+        losses = [point.train_loss - shift * spans[0] for point in points]
+        times = [point.decay_time + shift * spans[1] for point in points]
+        for axes, places in zip(panels, (losses, times), strict=True):
             halves = [point.estimate.half if np.isfinite(point.estimate.half) else 0.0 for point in points]
             means = [point.estimate.mean for point in points]
             axes.errorbar(places, means, yerr=halves, label=name, color=to_hex(color), capsize=2, marker="o", ms=3)
     for axes, across in zip(panels, ("training loss without exchange, nats", "D, decay time"), strict=True):
         axes.axhline(0.0, color="gray", lw=0.8)
-        _name(axes, across, "mean test accuracy at the end: gain over no exchange, points")
+        _name(axes, across, "gain over no exchange, test accuracy in points")
     panels[0].invert_xaxis()  # to the right, networks fit better
     panels[0].legend(fontsize=7)
     _save(figure, record, "gain")
