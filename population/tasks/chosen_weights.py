@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from inarch.population.evaluation.metrics import Metric
 from inarch.population.persistence.checkpoint import CheckpointStore
 
 
@@ -52,9 +53,11 @@ def chosen_of(store: CheckpointStore, network_id: int, result: Mapping[str, Any]
         StorageError: The storage fails.
     """
     rows = () if result is None else result["networks"]
-    if any(row["network"] == network_id and row.get("weights") == "last" for row in rows):
-        newest = store.newest(network_id)
-        if newest is not None:
-            return ChosenWeights(state=newest.evaluated_state, score=newest.training.get("score"))
+    row = next((row for row in rows if row["network"] == network_id and row.get("weights") == "last"), None)
+    if result is not None and row is not None:
+        newest, value = store.newest(network_id), row["validation_score"]
+        if newest is not None:  # in lockstep, the checkpoint's score is from before the last exchange
+            score = None if value is None else Metric(**result["metrics"][0]).score(value)
+            return ChosenWeights(state=newest.evaluated_state, score=score)
     best = store.best(network_id)
     return None if best is None else ChosenWeights(state=best[0], score=best[1])

@@ -69,16 +69,15 @@ class ImageSet:
         Returns:
             Two arrays of float32, shape (channels,). A constant channel has deviation 1.
         """
-        sums, squares, largest = (np.zeros(self.images.shape[1]) for _ in range(3))
+        sums, squares = np.zeros(self.images.shape[1]), np.zeros(self.images.shape[1])
         for start in range(0, len(self), 1024):
             block = self.images[start : start + 1024].astype(np.float64)
             sums += block.sum(axis=(0, 2, 3))
             squares += np.square(block).sum(axis=(0, 2, 3))
-            largest = np.maximum(largest, np.abs(block).max(axis=(0, 2, 3)))
         count = self.images[:, 0].size
         mean = sums / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-        is_constant = deviation <= ROUNDING * largest
+        is_constant = deviation <= ROUNDING * np.abs(mean)
         return mean.astype(np.float32), np.where(is_constant, 1.0, deviation).astype(np.float32)
 
     def fingerprint(self) -> str:
@@ -92,7 +91,7 @@ class ImageSet:
 
 
 ROUNDING = 1e-6
-"""Share of the largest pixel below which the deviation of a channel is only the rounding of its sums."""
+"""Share of a channel's mean below which its deviation is only the rounding of its sums."""
 
 
 def image_set(

@@ -234,7 +234,7 @@ def test_adopt_clones_weights_and_place(guest) -> None:
 
 @pytest.mark.parametrize("how", ["adopt", "load"])
 def test_replaced_weights_do_not_count_as_training(guest, how: str) -> None:
-    """Nobody trains here. A scion that is behind, and that equals the member, must change nothing."""
+    """The learning rate is 0. A scion that is behind, and that equals the member, must change nothing."""
     one, other = guest(0, rate=0.0), guest(1, rate=0.0)
     if how == "load":
         other.model.load_state_dict(one.model.state_dict())

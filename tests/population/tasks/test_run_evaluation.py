@@ -136,6 +136,8 @@ def test_validation_scores_are_those_of_the_last_weights(tmp_path: Path) -> None
         load_tensors(module, newest.evaluated_state)
         measured = validation.evaluator.evaluate(module, validation.batches())["accuracy"]
         assert row["last_validation_score"] == row["validation_score"] == pytest.approx(measured)
+        chosen = chosen_of(store, row["network"], result)
+        assert chosen is not None and chosen.score == pytest.approx(measured)
         recorded.append((newest.training["score"], measured))
     assert any(before != pytest.approx(after) for before, after in recorded)
 
