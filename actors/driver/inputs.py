@@ -24,7 +24,8 @@ from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.tasks.built_in import check_task, resolve_task
 from inarch.population.tasks.named_code import check_training_trusted, named_code
 from inarch.population.tasks.protocol import Task
-from inarch.population.tasks.run_folder import read_result, with_moved_data, with_own_data
+from inarch.population.tasks.run_folder import read_info, read_result, with_moved_data, with_own_data
+from inarch.population.training.schedule import Schedule
 
 OWN_TASK = "callable"
 """Name in the configuration of a task that the caller passed as an object."""
@@ -146,7 +147,7 @@ def resumed_config(
     """
     config = with_moved_data(with_own_data(recorded, storage), data)
     if epochs is not None:
-        return with_more_epochs(config, epochs)
+        return with_more_epochs(config, epochs, steps_per_epoch=read_info(storage).steps_per_epoch)
     if read_result(storage) is not None:
         raise RunError(
             f"run {config.name} is complete; its result is in {joined(storage.uri, 'result.json')}; train it for more "
@@ -155,27 +156,30 @@ def resumed_config(
     return config
 
 
-def with_more_epochs(config: RunConfig, epochs: int) -> RunConfig:
+def with_more_epochs(config: RunConfig, epochs: int, *, steps_per_epoch: int) -> RunConfig:
     """Return a configuration with a longer schedule.
 
     Args:
         config: The run's configuration.
         epochs: Epochs of the whole schedule, more than before.
+        steps_per_epoch: Training steps of one epoch, at least 1.
 
     Raises:
         ConfigError: The schedule is not longer, or has no further interval.
     """
-    schedule = config.schedule
-    if epochs <= schedule.epochs:
-        raise ConfigError(f"schedule.epochs of a resumed run must be above {schedule.epochs}, got {epochs}")
-    if not schedule.interval_steps:
-        covered = -(-schedule.epochs // schedule.interval_epochs) * schedule.interval_epochs
-        if epochs <= covered:
-            raise ConfigError(
-                f"schedule.epochs of this run must be above {covered}, got {epochs}: with schedule.interval_epochs "
-                f"{schedule.interval_epochs}, no interval would follow those of the {schedule.epochs} epochs before"
-            )
-    return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=epochs))
+    if epochs <= config.schedule.epochs:
+        raise ConfigError(f"schedule.epochs of a resumed run must be above {config.schedule.epochs}, got {epochs}")
+    before = Schedule(config=config.schedule, steps_per_epoch=steps_per_epoch)
+    longer = dataclasses.replace(before, config=dataclasses.replace(config.schedule, epochs=epochs))
+    if longer.num_intervals == before.num_intervals:
+        covered = before.num_intervals * before.interval_steps // steps_per_epoch
+        field = "interval_steps" if config.schedule.interval_steps else "interval_epochs"
+        raise ConfigError(
+            f"schedule.epochs of this run must be above {covered}, got {epochs}: with schedule.{field} "
+            f"{getattr(config.schedule, field)}, no interval would follow those of the {config.schedule.epochs} epochs "
+            "before"
+        )
+    return dataclasses.replace(config, schedule=longer.config)
 
 
 def check_resumed_trusted(config: RunConfig, storage: Storage, *, given: Collection[str], trust: bool) -> None:

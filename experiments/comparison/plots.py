@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from inarch.experiments.comparison.arms import Comparison
 from inarch.experiments.comparison.results_store import ResultsStore
 from inarch.experiments.comparison.statistics import Estimate, paired
+from inarch.population.training.schedule import Schedule
 
 matplotlib.use("Agg")
 
@@ -45,15 +46,39 @@ def draw(comparison: Comparison, record: ResultsStore) -> None:
         record: Its results.
     """
     order = [arm.name for arm in comparison.arms]
+    filters, layers, similarity = (
+        by_epoch(comparison, record.rows(table), record.rows("scores")) for table in ("filters", "layers", "similarity")
+    )
     _accuracy(order, record)
     if comparison.is_timed:
         _time(order, record)
-    _filters(order, record)
-    _layers(order, record)
+    _filters(order, record, filters)
+    _layers(order, record, layers)
     _alpha(order, record)
-    _similarity(order, record)
+    _similarity(order, record, similarity)
     _fusion(order, record)
     _gain(comparison, record)
+
+
+def by_epoch(comparison: Comparison, rows: list[Row], scores: list[Row]) -> list[Row]:
+    """Return rows with the column `epoch`, the epochs that were trained by the end of their interval.
+
+    Arms may have intervals of different lengths, so that the numbers of intervals cannot be compared.
+
+    Args:
+        comparison: The comparison.
+        rows: Rows of a table with the columns `arm`, `seed` and `interval`.
+        scores: Its table of scores.
+    """
+    configs = {arm.name: arm.config.schedule for arm in comparison.arms}
+    steps = {(row["arm"], row["seed"]): row.get("steps") for row in scores}
+
+    def epoch(row: Row) -> float:
+        config = configs[row["arm"]]
+        steps_per_epoch = (steps[row["arm"], row["seed"]] or config.epochs) // config.epochs  # old rows have no steps
+        return Schedule(config=config, steps_per_epoch=steps_per_epoch).end(row["interval"]) / steps_per_epoch
+
+    return [{**row, "epoch": epoch(row)} for row in rows]
 
 
 def gains(comparison: Comparison, rows: list[Row]) -> dict[str, list[Gain]]:
@@ -137,42 +162,44 @@ def _time(order: list[str], record: ResultsStore) -> None:
     _save(figure, record, "time")
 
 
-def _filters(order: list[str], record: ResultsStore) -> None:
-    rows = record.rows("filters")
+def _filters(order: list[str], record: ResultsStore, rows: list[Row]) -> None:
     if not rows:
         return
     figure, (entropy, invalid, empty) = _figure(3)
     for arm, color in _arms(order, rows):
         of_arm = [row for row in rows if row["arm"] == arm]
-        _band(entropy, of_arm, "interval", lambda row: row["entropy"], label=arm, color=color)
-        _band(invalid, of_arm, "interval", lambda row: 100 * row["invalid_1"], label=arm, color=color)
-        _band(empty, of_arm, "interval", lambda row: 100 * row["invalid_0_1"], label=arm, color=color)
-    _name(entropy, "interval", "mean entropy of the layers, nats")
-    _name(invalid, "interval", "filters with l1 norm below 1, %")
-    _name(empty, "interval", "filters with l1 norm below 0.1, %")
+        _band(entropy, of_arm, "epoch", lambda row: row["entropy"], label=arm, color=color)
+        _band(invalid, of_arm, "epoch", lambda row: 100 * row["invalid_1"], label=arm, color=color)
+        _band(empty, of_arm, "epoch", lambda row: 100 * row["invalid_0_1"], label=arm, color=color)
+    _name(entropy, "epoch", "mean entropy of the layers, nats")
+    _name(invalid, "epoch", "filters with l1 norm below 1, %")
+    _name(empty, "epoch", "filters with l1 norm below 0.1, %")
     entropy.legend(fontsize=7)
     _save(figure, record, "filters")
 
 
-def _layers(order: list[str], record: ResultsStore) -> None:
-    """Draw the share of invalid filters by layer and interval, with one panel for each arm."""
-    rows = record.rows("layers")
+def _layers(order: list[str], record: ResultsStore, rows: list[Row]) -> None:
+    """Draw the share of invalid filters by layer and epoch, with one panel for each arm."""
     if not rows:
         return
-    layers, intervals = (list(dict.fromkeys(row[name] for row in rows)) for name in ("layer", "interval"))
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
     arms = [arm for arm, _ in _arms(order, rows)]
     figure = Figure(figsize=(1.0 + 2.6 * len(arms), 1.0 + 0.28 * len(layers)), layout="constrained")
     panels = [figure.add_subplot(1, len(arms), place + 1) for place in range(len(arms))]
     image = None
     for arm, axes in zip(arms, panels, strict=True):
-        shares: dict[tuple[str, int], list[float]] = defaultdict(list)
+        shares: dict[tuple[str, float], list[float]] = defaultdict(list)
         for row in rows:
             if row["arm"] == arm:
-                shares[row["layer"], row["interval"]].append(100 * row["invalid_1"])
-        means = [[np.mean(shares.get((layer, at), [np.nan])) for at in sorted(intervals)] for layer in layers]
-        image = axes.imshow(means, aspect="auto", vmin=0.0, vmax=100.0, cmap="viridis")
+                shares[row["layer"], row["epoch"]].append(100 * row["invalid_1"])
+        epochs = sorted({epoch for _, epoch in shares})
+        means = [[np.mean(shares.get((layer, epoch), [np.nan])) for epoch in epochs] for layer in layers]
+        extent = (0.0, epochs[-1], len(layers) - 0.5, -0.5)
+        image = axes.imshow(
+            means, aspect="auto", vmin=0.0, vmax=100.0, cmap="viridis", extent=extent, interpolation="nearest"
+        )
         axes.set_title(arm, fontsize=7)
-        axes.set_xlabel("evaluated interval")
+        axes.set_xlabel("epoch")
         axes.set_yticks(range(len(layers)), [layer.removesuffix(".weight") for layer in layers], fontsize=6)
     if image is not None:
         figure.colorbar(image, ax=panels, label="filters with l1 norm below 1, %")
@@ -202,18 +229,18 @@ def _alpha(order: list[str], record: ResultsStore) -> None:
     _save(figure, record, "alpha")
 
 
-def _similarity(order: list[str], record: ResultsStore) -> None:
-    rows = [row for row in record.rows("similarity") if row["agreement"] is not None]
+def _similarity(order: list[str], record: ResultsStore, rows: list[Row]) -> None:
+    rows = [row for row in rows if row["agreement"] is not None]
     if not rows:
         return
     figure, (agreement, cosine) = _figure(2)
     for arm, color in _arms(order, rows):
         of_arm = [row for row in rows if row["arm"] == arm]
-        _band(agreement, of_arm, "interval", lambda row: 100 * row["agreement"], label=arm, color=color)
+        _band(agreement, of_arm, "epoch", lambda row: 100 * row["agreement"], label=arm, color=color)
         known = [row for row in of_arm if row["cosine"] is not None]
-        _band(cosine, known, "interval", lambda row: row["cosine"], label=arm, color=color)
-    _name(agreement, "interval", "same predictions after the exchange, %")
-    _name(cosine, "interval", "cosine of the weights after the exchange")
+        _band(cosine, known, "epoch", lambda row: row["cosine"], label=arm, color=color)
+    _name(agreement, "epoch", "same predictions after the exchange, %")
+    _name(cosine, "epoch", "cosine of the weights after the exchange")
     agreement.legend(fontsize=7)
     _save(figure, record, "similarity")
 

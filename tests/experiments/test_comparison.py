@@ -36,7 +36,7 @@ from inarch.experiments.comparison import (
 )
 from inarch.experiments.comparison.arms import NONE, papa, small
 from inarch.experiments.comparison.compute_budget import planned_regime
-from inarch.experiments.comparison.plots import gains
+from inarch.experiments.comparison.plots import by_epoch, gains
 from inarch.experiments.comparison.report import SHOWN, write_report
 from inarch.experiments.comparison.results_store import comparable_config, is_same_config, read_rows
 from inarch.experiments.comparison.run_summary import summarize
@@ -118,6 +118,15 @@ def test_gains_are_paired_with_the_baseline_of_their_regime() -> None:
     assert name == "2 networks, PAPA"
     assert [(point.train_loss, point.decay_time) for point in points] == [(2.0, 7.0), (0.5, 8.5)]
     assert all(point.estimate.mean == pytest.approx(3.0) and point.estimate.count == 2 for point in points)
+
+
+def test_pictures_have_one_unit_for_arms_of_any_interval() -> None:
+    definition = comparison("horizon", DIGITS, epochs=8)
+    arms = ("2 x 8, independent", "2 x 8, PAPA")  # a network exchanges every epoch, or every ten steps
+    scores = [{"arm": arm, "seed": 0, "steps": 8 * 25} for arm in arms] + [{"arm": "2 x 4, grafting", "seed": 1}]
+    rows = [{"arm": arm, "seed": 0, "interval": interval} for arm in arms for interval in (1, 8)]
+    old = {"arm": "2 x 4, grafting", "seed": 1, "interval": 3}  # an old record has no steps
+    assert [row["epoch"] for row in by_epoch(definition, [*rows, old], scores)] == [1.0, 8.0, 0.4, 3.2, 3.0]
 
 
 def test_papa_pulls_equally_at_every_length_of_schedule() -> None:

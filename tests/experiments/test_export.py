@@ -254,8 +254,8 @@ def test_update_config_records_changes_and_archives_result(run: Run, tmp_path: P
     config: RunConfig = from_dict(RunConfig, json.loads(storage.read("config.json"))["config"])
     for epochs in (4, 3):
         with pytest.raises(ConfigError, match=f"must be above 4, got {epochs}"):
-            with_more_epochs(config, epochs)
-    longer = with_more_epochs(config, 6)
+            with_more_epochs(config, epochs, steps_per_epoch=10)
+    longer = with_more_epochs(config, 6, steps_per_epoch=10)
     shutil.copytree(config.data.train, tmp_path / "images")
     moved = with_moved_data(longer, {"train": str(tmp_path / "images")})
     assert moved.data.train == str(tmp_path / "images") and moved.data.test == config.data.test
@@ -270,6 +270,24 @@ def test_update_config_records_changes_and_archives_result(run: Run, tmp_path: P
     for wrong in wrong_data:
         with pytest.raises(ConfigError, match="must be a path, or paths by part"):
             with_moved_data(config, wrong)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "covered"),
+    [
+        ({"interval_epochs": 3}, 6),
+        ({"interval_steps": 100}, 10),
+        ({"interval_steps": 75}, 7),
+        ({"interval_steps": 40}, 4),
+        ({"interval_steps": 9}, 4),
+    ],
+)
+def test_longer_schedule_must_add_an_interval(lengths: dict[str, int], covered: int) -> None:
+    config = RunConfig(schedule=ScheduleConfig(epochs=4, **lengths))
+    for epochs in range(5, covered + 1):
+        with pytest.raises(ConfigError, match=rf"above {covered}, got {epochs}: with schedule.interval_\w+ \d+, no"):
+            with_more_epochs(config, epochs, steps_per_epoch=10)
+    assert with_more_epochs(config, covered + 1, steps_per_epoch=10).schedule.epochs == covered + 1
 
 
 def test_finished_networks_resume_under_a_longer_schedule(tmp_path: Path) -> None:
@@ -296,7 +314,7 @@ def test_update_config_after_a_crash_completes_the_update(run: Run, tmp_path: Pa
         shutil.copytree(path, folder)
         storage = Storage(str(folder))
         config: RunConfig = from_dict(RunConfig, json.loads(storage.read("config.json"))["config"])
-        longer = with_more_epochs(config, 6)
+        longer = with_more_epochs(config, 6, steps_per_epoch=10)
         info = describe_run(ImageClassification(longer, run_splits(longer)))
         spec = RunSpec(name="x", folder=storage.uri, config=longer)
         broken = Storage(str(folder))
