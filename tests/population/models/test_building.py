@@ -15,6 +15,7 @@ from inarch.population import GraftConfig, ModelConfig, RunConfig, graft
 from inarch.population.errors import ConfigError
 from inarch.population.grafting.units import graft_units
 from inarch.population.models import CifarResNet, architectures, build
+from inarch.population.models.cifar_resnet import BasicBlock
 from inarch.population.models.mobilenetv2 import InvertedResidual
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.storage import Storage
@@ -47,6 +48,40 @@ def test_built_in_models_map_images_to_logits(architecture: str, channels: int) 
     model = build(ModelConfig(architecture=architecture), num_classes=7, in_channels=channels, seed=0).eval()
     with torch.no_grad():
         assert model(torch.randn(2, channels, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("architecture", ["resnet8", "resnet14", "mobilenetv2-0.25", "resnet50", "wrn16-4"])
+def test_gradients_keep_the_layout_of_channels_last(architecture: str) -> None:
+    model = build(ModelConfig(architecture=architecture), num_classes=7, seed=0).to(memory_format=torch.channels_last)
+    other: set[str] = set()
+
+    def watch(name: str, output: torch.Tensor) -> None:
+        def check(gradient: torch.Tensor) -> None:
+            if not gradient.is_contiguous(memory_format=torch.channels_last):
+                other.add(name)
+
+        if output.dim() == 4:
+            output.register_hook(check)
+
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: watch(name, output))
+    model(torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert {name.split(".")[0] for name in other} <= {"layer3"}  # the last, of which the mean over pixels is taken
+    assert len(other) <= 2
+
+
+def test_shortcut_takes_every_second_pixel_whatever_the_size() -> None:
+    block = build(ModelConfig(architecture="resnet8"), num_classes=7, seed=0).get_submodule("layer2.0").eval()
+    assert isinstance(block, BasicBlock)
+    for size in (8, 9):
+        images = torch.randn(2, 16, size, size, requires_grad=True)
+        branch = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(images)))))
+        strided = torch.nn.functional.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
+        expected = torch.relu(branch + strided)
+        (gradient,) = torch.autograd.grad(expected.sum(), images, retain_graph=True)
+        output = block(images)
+        assert torch.equal(output, expected)
+        assert torch.equal(torch.autograd.grad(output.sum(), images)[0], gradient)
 
 
 def test_mobilenet_has_the_strides_of_the_reference() -> None:
