@@ -487,7 +487,11 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "devices": ("one network on one or four devices, and populations of four, in the same time", devices, LONGEST // 2),
     "diversity": ("exchange between networks with equal and with own hyperparameters", diversity, LONGEST // 2),
     "revival": ("scions from noise, the network itself or others, where filters are invalid", revival, LONGEST // 2),
-    "information": ("entropy, l1, rank, random and plain averaging, four networks", information, LONGEST // 2),
+    "information": (
+        "entropy, l1, rank, random and plain averaging, where filters are invalid",
+        information,
+        LONGEST // 2,
+    ),
     "fusion": ("DCFF and a random half of the filters, in the papers' regime", fusion, LONGEST // 2),
     "quickstart": ("the default recipe with and without exchange", quickstart, 30),
     "snapshot-precision": ("snapshots in float32, float16 and int8", snapshot_precision, 12),

@@ -24,6 +24,7 @@ from inarch.population.config import (
     OptimizerConfig,
     PopulationConfig,
     RegularizationConfig,
+    RunConfig,
     WeightAveragingConfig,
 )
 from inarch.population.config.per_network import number
@@ -176,8 +177,7 @@ def revival(data: DataConfig, epochs: int) -> Comparison:
         data: Data that the networks train on.
         epochs: Epochs of each network.
     """
-    decayed = OptimizerConfig(learning_rate=0.1, weight_decay=STRONG_WEIGHT_DECAY)
-    base = in_regime(data, size=2, epochs=epochs, optimizer=decayed)
+    base = _decayed(data, epochs)
     alone = METHODS["independent"][1](base)
     return Comparison(
         name="revival",
@@ -194,17 +194,22 @@ def revival(data: DataConfig, epochs: int) -> Comparison:
     )
 
 
+def _decayed(data: DataConfig, epochs: int) -> RunConfig:
+    """Return the configuration of two networks whose filters become invalid."""
+    decayed = OptimizerConfig(learning_rate=0.1, weight_decay=STRONG_WEIGHT_DECAY)
+    return in_regime(data, size=2, epochs=epochs, optimizer=decayed)
+
+
 def information(data: DataConfig, epochs: int) -> Comparison:
     """Return the comparison of information measures: is any of them better than plain averaging?
 
-    Networks exchange in lockstep, where grafting gains most in `horizon`, and where other work on the machine does not
-    change the result.
+    The setting is that of `revival`, in which exchange gains most.
 
     Args:
         data: Data that the networks train on.
         epochs: Epochs of each network.
     """
-    base = in_regime(data, size=4, epochs=epochs, mode="lockstep")
+    base = _decayed(data, epochs)
     return Comparison(
         name="information",
         question="Does the information of a layer help to choose alpha, or is plain averaging as good?",
@@ -217,7 +222,7 @@ def information(data: DataConfig, epochs: int) -> Comparison:
             Arm(
                 name="independent",
                 description="the networks train without exchange",
-                config=in_regime(data, size=4, epochs=epochs, exchange=NONE),
+                config=METHODS["independent"][1](base),
             ),
         ),
         baseline="averaging",
