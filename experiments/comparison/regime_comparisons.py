@@ -255,6 +255,7 @@ def fusion(data: DataConfig, epochs: int) -> Comparison:
         question="Where networks fit their data, does fusing filters beat a random half of them, also with exchange?",
         arms=(
             *(arm(mode, description, mode) for mode, description in FUSIONS.items()),
+            arm("stable, grafting", "stable, and the networks graft each other", "stable", method="grafting"),
             arm("stable, same beginning", "stable with equal initial weights, no exchange", "stable", is_same=True),
             arm(
                 "stable, same beginning, grafting",
