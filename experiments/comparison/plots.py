@@ -224,7 +224,7 @@ def _alpha(order: list[str], record: ResultsStore) -> None:
         )
         axes.errorbar(places, means, yerr=spread, label=arm, color=color, capsize=2, marker="o", ms=3)
     axes.set_xticks(range(len(layers)), [layer.removesuffix(".weight") for layer in layers], rotation=70, fontsize=6)
-    _name(axes, "", "alpha: mean and standard deviation over exchanges")
+    _name(axes, "", "alpha: mean, standard deviation")
     axes.legend(fontsize=7)
     _save(figure, record, "alpha")
 

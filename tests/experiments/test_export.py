@@ -282,7 +282,7 @@ def test_update_config_records_changes_and_archives_result(run: Run, tmp_path: P
         ({"interval_steps": 9}, 4),
     ],
 )
-def test_longer_schedule_must_add_an_interval(lengths: dict[str, int], covered: int) -> None:
+def test_longer_schedule_must_add_an_interval(lengths: dict[str, Any], covered: int) -> None:
     config = RunConfig(schedule=ScheduleConfig(epochs=4, **lengths))
     for epochs in range(5, covered + 1):
         with pytest.raises(ConfigError, match=rf"above {covered}, got {epochs}: with schedule.interval_\w+ \d+, no"):
