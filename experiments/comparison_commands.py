@@ -31,8 +31,8 @@ def compare(
 ) -> int:
     """Compare methods over several seeds, and write a report with a table and pictures.
 
-    Each method is an arm, which is one configuration. The arms of a comparison train on equally many images. Only the
-    published tables have arms of several sizes, and they print their cost before they start.
+    Each method is an arm, which is one configuration. The arms of most comparisons train on equally many images. In
+    horizon and devices, and in published tables, they do not. --dry-run prints the images and the cost of each arm.
 
     Args:
         name: The comparison: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions,
