@@ -32,7 +32,7 @@ def compare(
     """Compare methods over several seeds, and write a report with a table and pictures.
 
     Each method is an arm, which is one configuration. The arms of most comparisons train on equally many images. In
-    horizon and devices, and in published tables, they do not. --dry-run prints the images and the cost of each arm.
+    horizon, devices and some published tables they do not. --dry-run prints the images and the cost of each arm.
 
     Args:
         name: The comparison: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions,
