@@ -44,7 +44,7 @@ USAGE = """inarch: train populations of networks asynchronously on Ray; the netw
   inarch export PATH                          write the best network or the soup as safetensors
   inarch predict PATH IMAGE ...               classify images with a trained network
   inarch replay PATH                          repeat a run in one process and compare its weights bit for bit
-  inarch compare COMPARISON                   compare methods at equal compute over several seeds
+  inarch compare COMPARISON                   compare methods over several seeds
   inarch bench [BENCHMARK ...]                measure costs; bench chaos injects faults, bench scale simulates 10,000
 
 NAME is the name of a run below --storage (default: runs), or its folder. PATH is the folder of a run.
@@ -238,8 +238,10 @@ def status(
     from inarch.population.tasks.run_folder import find_run, read_members, read_result
 
     console = plain_console()
+    run: PopulationRun | None = None
     try:
-        run_status = PopulationRun.attach(name, storage=storage, address=address).status()
+        run = PopulationRun.attach(name, storage=storage, address=address)
+        run_status = run.status()
     except (ClusterError, RunNotFoundError, UntrustedError) as error:
         folder = find_run(name, storage=storage)
         result = read_result(folder)
@@ -250,8 +252,12 @@ def status(
                 raise
             record = {}
         if json:
-            is_live = None if isinstance(error, UntrustedError) else False  # nobody was asked
-            print(codec.dumps({"live": is_live, "why": str(error), "record": record, "result": result}))
+            is_unknown = run is not None or isinstance(error, UntrustedError)  # nobody answered, or nobody was asked
+            print(
+                codec.dumps(
+                    {"live": None if is_unknown else False, "why": str(error), "record": record, "result": result}
+                )
+            )
             return 0
         if result is not None:
             console.print(result_table(result))
@@ -264,7 +270,8 @@ def status(
             highlight=False,
             soft_wrap=True,
         )
-        console.print(f"to resume it: inarch resume {folder.uri}", highlight=False, soft_wrap=True)
+        condition = "to resume it" if run is None else "if it does not train any more, resume it"
+        console.print(f"{condition}: inarch resume {folder.uri}", highlight=False, soft_wrap=True)
         return 0
     if json:
         print(codec.dumps({"live": True, **dataclasses.asdict(run_status)}))

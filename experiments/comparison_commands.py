@@ -26,6 +26,7 @@ def compare(
     out: str | None = None,
     address: str | None = None,
     reuse: bool = False,
+    overwrite: bool = False,
     dry_run: bool = False,
     smoke_test: bool = False,
 ) -> int:
@@ -41,18 +42,21 @@ def compare(
             Or paper-table-NAME for a table of a paper at its published size, where NAME is one of:
             scions, criteria, methods, networks, strengths, levels, imagenet, persons, density, cultivation, teachers,
             dcff-cifar10, dcff-imagenet.
-        train: Training images, as --data.train of `inarch train`. None: those of the published table, else cifar10.
+        train: Training images, as --data.train of `inarch train`. None: those of the published table,
+            digits for quickstart, else cifar10.
         test: Test images, as --data.test of `inarch train`. None: those of the published table, if it has its own.
         query: Query images, as --data.query of `inarch train`. For paper-table-persons only.
         seeds: Seeds to run. Empty: those of the comparison.
         arms: Names of the arms to run, as --dry-run prints them. Empty: all.
         epochs: Epochs of each network in a population. None: those of the comparison.
             A single network that is compared with a population trains longer, on equally many images.
-        storage: Folder of the runs. A run that was interrupted is resumed.
+        storage: Folder of the runs. With --reuse, a run that was interrupted is resumed.
         out: Folder of the results. None: experiments/results/NAME.
         address: Address of the Ray cluster. None: a Ray of this machine.
         reuse: Keep runs of equal configuration from the folder of the results, and copy those of the folders beside it.
-            An interrupted comparison continues with this flag.
+            An interrupted comparison continues with this flag. Several machines or processes may share a folder.
+        overwrite: Replace runs that the folder of the results holds. With --reuse, only those of another configuration
+            or other data.
         dry_run: Print the arms and their cost, and train nothing.
         smoke_test: Test that each arm runs: train two steps on a few images, from random weights. Record nothing.
     """
@@ -98,6 +102,7 @@ def compare(
                 storage=storage,
                 out=folder,
                 reuse=reuse,
+                overwrite=overwrite,
                 address=address,
                 console=console,
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
@@ -26,7 +25,7 @@ from inarch.population.extension.trusted_code import remember_code
 from inarch.population.fusion import compact_state
 from inarch.population.models import ModelFactory, build, give_logits, import_factory
 from inarch.population.persistence.checkpoint import CheckpointStore
-from inarch.population.persistence.storage import Storage, absolute, joined
+from inarch.population.persistence.storage import Storage, absolute, joined, parent_and_name
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.chosen_weights import chosen_weights
@@ -58,7 +57,7 @@ def export_network(path: str, *, what: What, out: str | None = None, trust: bool
         path: Folder of the run.
         what: best: the network with the best validation score. soup: the mean of all networks' weights. recommended:
             what result.json recommends to deploy.
-        out: File to write. None: export/WHAT.safetensors in the run's folder.
+        out: Path or URI of the file to write. None: export/WHAT.safetensors in the run's folder.
         trust: Whether code that the folder names may be imported from the working directory.
 
     Returns:
@@ -93,8 +92,8 @@ def export_network(path: str, *, what: What, out: str | None = None, trust: bool
         storage.write(f"export/{what}.safetensors", content)
         file = joined(storage.uri, f"export/{what}.safetensors")
     else:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_bytes(content)
+        folder, name = parent_and_name(out)
+        Storage(folder).write(name, content)
         file = absolute(out)
     return file, loading_code(file, recorded)
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from inarch.population.data import DataReport, report_from
+from inarch.population.persistence.storage import parent_and_name
 
 
 def is_of_images(recorded: dict[str, Any]) -> bool:
@@ -53,9 +54,16 @@ def loading_code(file: str, recorded: dict[str, Any]) -> str:
     """Return Python code that loads an exported network and classifies one image.
 
     Args:
-        file: The exported file.
+        file: Path or URI of the exported file. Code for a URI copies the file into the working directory first.
         recorded: Content of the run's config.json.
     """
+    if "://" in file:
+        name = parent_and_name(file)[1]
+        copying = (
+            f"from pyarrow import fs\n\nbucket, path = fs.FileSystem.from_uri({file!r})\n"
+            f'fs.copy_files(path, "{name}", source_filesystem=bucket, destination_filesystem=fs.LocalFileSystem())\n\n'
+        )
+        return copying + loading_code(name, recorded)
     if not is_of_images(recorded):
         return f'import safetensors.torch\n\nstate = safetensors.torch.load_file("{file}")  # for the task\'s own model'
     imports, construction = _model_lines(recorded)
@@ -79,7 +87,7 @@ def loading_code(file: str, recorded: dict[str, Any]) -> str:
     indented = "\n".join(f"    {step}" for step in steps)
     size = "" if report.resize != "none" else f"  # an image of {width}x{height} pixels"
     return (
-        f"import json\nimport safetensors.torch\nimport torch\nfrom PIL import Image, ImageOps\n"
+        f"import json\nimport numpy as np\nimport safetensors.torch\nimport torch\nfrom PIL import Image, ImageOps\n"
         f"from torchvision.transforms import v2\n{imports}\n"
         f'file = "{file}"\n'
         f'metadata = safetensors.safe_open(file, "pt").metadata()\n'
@@ -88,6 +96,10 @@ def loading_code(file: str, recorded: dict[str, Any]) -> str:
         f'class_names = json.loads(metadata["class_names"])\n\n\n'
         f"def classify(image: Image.Image) -> dict[str, float]:{size}\n"
         f"    image = ImageOps.exif_transpose(image)\n"
+        f"    if image.mode.startswith('I;16'):\n"
+        f"        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))\n"
+        f"    elif image.mode in ('I', 'F'):\n"
+        f"        raise ValueError('save the image with 8 or 16 bits a channel')\n"
         f"    if image.has_transparency_data:\n"
         f"        white = Image.new('RGBA', image.size, 'white')\n"
         f"        image = Image.alpha_composite(white, image.convert('RGBA')).convert('RGB')\n"
@@ -110,8 +122,12 @@ def _model_lines(recorded: dict[str, Any]) -> tuple[str, str]:
         preset = f'preset="{fusion["preset"]}"' if fusion["preset"] else f"rates={tuple(fusion['rates'])}"
         names = "FusionConfig, ModelConfig"
         compact = f', fusion=FusionConfig(mode="{fusion["mode"]}", {preset}), form="compact"'
-    imports = f"from inarch.population import {names}\nfrom inarch.population.models import build\n"
+    is_own = ":" in model["architecture"] and not model["architecture"].startswith("torchvision:")
+    needed = "build, give_logits" if is_own else "build"
+    shape = f", image_shape={tuple(info['image_shape'])}" if is_own else ""
+    logits = "\ngive_logits(model)" if is_own else ""
+    imports = f"from inarch.population import {names}\nfrom inarch.population.models import {needed}\n"
     return (
         imports,
-        f'model = build(ModelConfig(architecture="{model["architecture"]}"{leaky}), {options}{compact})',
+        f'model = build(ModelConfig(architecture="{model["architecture"]}"{leaky}), {options}{shape}{compact}){logits}',
     )

@@ -15,6 +15,7 @@ from inarch.population.evaluation.metrics import Scores
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.interval_report import IntervalReport
+from inarch.population.persistence.storage import prepare_file
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.named_code import REPLAY_FIELDS, check_training_trusted
 from inarch.population.tasks.protocol import BoundTask, Task
@@ -189,6 +190,7 @@ def replay_with_output(
 
     Raises:
         RunError: The record contradicts itself.
+        StorageError: `out` cannot be written.
     """
     plan = prepared.plan
     num_networks = len({life.network_id for life in plan.lives})
@@ -198,6 +200,8 @@ def replay_with_output(
     )
     for line in prepared.warnings:
         show(f"{line}; the bits may differ for this reason alone")
+    if out is not None:
+        prepare_file(out)
     keeper = CheckpointKeeper()
     observers: list[ReplayObserver] = [keeper] if out is not None else []
     if watch:

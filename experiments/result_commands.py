@@ -184,7 +184,9 @@ def _network_and_interval(text: str | None) -> tuple[int, int] | None:
     return int(network), int(interval)
 
 
-def report(path: tyro.conf.Positional[str], /, out: str | None = None, live: bool = False) -> int:
+def report(
+    path: tyro.conf.Positional[str], /, out: str | None = None, live: bool = False, storage: str = "runs"
+) -> int:
     """Write one page of HTML with curves, exchanges, layers, faults and the result of a run.
 
     A run writes the page into its folder when it ends. This command writes it anew, also while the run is live.
@@ -192,21 +194,23 @@ def report(path: tyro.conf.Positional[str], /, out: str | None = None, live: boo
     Args:
         path: Name of the run, or its folder.
         out: File to write. None: report.html in the run's folder, or NAME.html here if that folder is not local.
-        live: Write the page every five seconds until the run ends. The browser reads it again by itself.
+        live: Write the page every five seconds until the run ends, or has recorded nothing for an hour. The browser
+            reads it again by itself.
+        storage: Folder that holds the runs.
     """
     import time
-    from pathlib import Path
 
+    from inarch.population.persistence.storage import prepare_file
     from inarch.population.report.content import read_content
     from inarch.population.report.page import REPORT, render
     from inarch.population.tasks.run_folder import find_run
 
-    storage, console = find_run(path), plain_console()
-    content = read_content(storage)
-    target = Path(out or (f"{content.name}.html" if "://" in storage.uri else storage.path(REPORT)))
-    is_printed = False
+    folder, console = find_run(path, storage=storage), plain_console()
+    content = read_content(folder)
+    target = prepare_file(out or (f"{content.name}.html" if "://" in folder.uri else folder.path(REPORT)))
+    deadline, is_printed = time.monotonic() + SILENT_SECONDS, False
     while True:
-        is_live = live and content.state not in ("finished", "failed")
+        is_live = live and content.state not in ("finished", "failed") and time.monotonic() < deadline
         target.write_text(render(content, refresh_seconds=REFRESH_SECONDS if is_live else None))
         if not is_printed:
             console.print(str(target), highlight=False, soft_wrap=True)
@@ -214,7 +218,11 @@ def report(path: tyro.conf.Positional[str], /, out: str | None = None, live: boo
         if not is_live:
             return 0
         time.sleep(REFRESH_SECONDS)
-        content = read_content(storage)
+        earlier, content = content, read_content(folder)
+        if any(getattr(content, part) != getattr(earlier, part) for part in ("state", "members", "events")) or len(
+            content.rows
+        ) != len(earlier.rows):
+            deadline = time.monotonic() + SILENT_SECONDS
 
 
 def track(path: tyro.conf.Positional[str], /, to: tuple[str, ...], live: bool = False, storage: str = "runs") -> int:
@@ -269,12 +277,12 @@ def dashboard(grafana: str) -> int:
         grafana: File to write, as JSON.
     """
     import json
-    from pathlib import Path
 
     from inarch.experiments.grafana import PANELS
     from inarch.experiments.grafana import dashboard as content
+    from inarch.population.persistence.storage import prepare_file
 
-    Path(grafana).write_text(json.dumps(content(), indent=2) + "\n")
+    prepare_file(grafana).write_text(json.dumps(content(), indent=2) + "\n")
     console = plain_console()
     console.print(
         f"{grafana}: {len(PANELS)} panels; in Grafana: Dashboards, New, Import", highlight=False, soft_wrap=True

@@ -59,7 +59,7 @@ def evaluate_again(
     end_states = {member["id"]: member["state"] for member in record["members"]}
     earlier = read_result(storage) or {}
     reasons = {row["network"]: row.get("reason", "") for row in earlier.get("networks", ())}
-    result = evaluate_run(spec, data, end_states, reasons, earlier.get("seconds", float("nan")))
+    result = evaluate_run(spec, data, end_states, reasons, earlier.get("seconds"))
     return result | {"similarity": similarity_over_time(storage, bound)}
 
 

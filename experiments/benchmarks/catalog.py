@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,7 +13,7 @@ from inarch.experiments.benchmarks.coordinator.benchmark import coordinator
 from inarch.experiments.benchmarks.elastic.benchmark import elastic
 from inarch.experiments.benchmarks.exchange.benchmark import exchange
 from inarch.experiments.benchmarks.fusion import fusion
-from inarch.experiments.benchmarks.gpu import gpu
+from inarch.experiments.benchmarks.gpu import check_gpu, gpu
 from inarch.experiments.benchmarks.harness import Measurement, machine, table, to_json
 from inarch.experiments.benchmarks.input.benchmark import read_input
 from inarch.experiments.benchmarks.join import join_loop
@@ -22,6 +22,7 @@ from inarch.experiments.benchmarks.speed.startup import startup
 from inarch.experiments.benchmarks.speed.straggler import straggler
 from inarch.experiments.benchmarks.speed.training import training
 from inarch.population.errors import ConfigError
+from inarch.population.persistence.storage import prepare_file
 
 BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "checkpoint": checkpoint,
@@ -65,13 +66,17 @@ def run_benchmarks(
         machine can cause it.
 
     Raises:
-        ConfigError: `repeats` is below 1, or there is no such benchmark.
+        ConfigError: `repeats` is below 1, there is no such benchmark, or no GPU for the one that needs it.
+        StorageError: `out` cannot be written.
     """
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, got {repeats}")
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
         raise ConfigError(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    if "gpu" in names:
+        check_gpu()
+    file = None if out is None else prepare_file(out)
     info, results = machine(), []
     for name in names or [name for name in BENCHMARKS if name not in ON_REQUEST]:
         console.print(f"{name}: {repeats} repeats", highlight=False)
@@ -81,10 +86,14 @@ def run_benchmarks(
         console.print(table(measurement))
         for note in measurement.notes:
             console.print(note, highlight=False, soft_wrap=True)
-    text = json.dumps({"benchmarks": results}, indent=2)
-    if out is None:
-        print(text)
+        if file is not None:  # after each benchmark, so that a command that is interrupted leaves its results
+            file.write_text(_as_json(results) + "\n")
+    if file is None:
+        print(_as_json(results))
     else:
-        Path(out).write_text(text + "\n")
         console.print(f"written to {out}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _as_json(results: list[dict[str, Any]]) -> str:
+    return json.dumps({"benchmarks": results}, indent=2)

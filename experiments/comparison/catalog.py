@@ -12,14 +12,15 @@ from inarch.population.config import DataConfig
 from inarch.population.data import holds_parts
 from inarch.population.errors import ConfigError
 
-LARGE = {
+OTHER_DATA = {
     "paper-table-imagenet": recipes.imagenet("resnet50").data,
     "paper-table-dcff-imagenet": recipes.imagenet("resnet50").data,
     "paper-table-persons": recipes.persons("resnet50").data,
     "paper-table-cultivation": DataConfig(train="cifar100"),
     "paper-table-teachers": DataConfig(train="cifar100"),
+    "quickstart": recipes.digits().data,
 }
-"""Data of the published tables that are not about CIFAR-10."""
+"""Data of the comparisons that are not about CIFAR-10."""
 
 TRIAL_BATCH = 8
 TRIAL_TEST_IMAGES = 32
@@ -30,13 +31,13 @@ def usual_data(name: str, *, train: str | None, test: str | None, query: str | N
 
     Args:
         name: Name of the comparison.
-        train: Path of the training images. None: those of the published table, or CIFAR-10.
+        train: Path of the training images. None: those of the published table, digits for quickstart, or CIFAR-10.
         test: Path of the test images. None: those of the published table, if `train` is None too.
         query: Path of the query images. None: those of the published table, if `train` is None too.
     """
     if train is not None:
         return DataConfig(train=train, test=test, query=query)
-    usual = LARGE.get(name, DataConfig(train="cifar10"))
+    usual = OTHER_DATA.get(name, DataConfig(train="cifar10"))
     return DataConfig(train=usual.train, test=test or usual.test, query=query or usual.query)
 
 

@@ -145,7 +145,7 @@ def _accuracy(order: list[str], record: ResultsStore) -> None:
 
 
 def _time(order: list[str], record: ResultsStore) -> None:
-    rows = record.rows("curves")
+    rows = [row for row in record.rows("curves") if row["time"] is not None]
     if not rows:
         return
     figure, (axes,) = _figure(1)

@@ -51,7 +51,7 @@ def horizon(data: DataConfig, epochs: int) -> Comparison:
             series=None if method == "independent" else f"{size} networks, {method}",
         )
         for size in SIZES
-        for length in (max(1, round(share * epochs)) for share in SHARES)
+        for length in dict.fromkeys(max(1, round(share * epochs)) for share in SHARES)
         for method, (description, change) in (WITH_SEVERAL if size > 2 else METHODS).items()
     ]
     return Comparison(

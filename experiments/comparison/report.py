@@ -313,11 +313,12 @@ def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) ->
     The times are the quarters of the time in which all runs of the fastest arm ended.
     """
     runs: dict[tuple[str, int], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in sorted(rows, key=lambda row: row["time"]):
+    for row in sorted((row for row in rows if row["time"] is not None), key=lambda row: row["time"]):
         runs[row["arm"], row["seed"]][row["network"]].append(row)
     ends = {key: sorted(network_id[-1]["time"] for network_id in networks.values()) for key, networks in runs.items()}
     if not ends:
         return ""
+    names = [name for name in names if any(arm == name for arm, _ in ends)]
     whole = min(max(end[-1] for (arm, _), end in ends.items() if arm == name) for name in {arm for arm, _ in ends})
     marks = [whole * quarter / 4 for quarter in (1, 2, 3, 4)]
     table = [["arm", *(f"at {mark:.0f} s, %" for mark in marks), "first network ended, s", "last network ended, s"]]
@@ -345,7 +346,8 @@ def _timed(comparison: Comparison, names: Sequence[str], rows: Sequence[Row]) ->
             )
     description = (
         "Mean validation accuracy of all networks, each with its newest evaluation at that time. Times are in seconds "
-        "since the first network began to train. A cell is blank if a network had no evaluation yet."
+        "since the first network began to train. A cell is blank if a network had no evaluation yet. Runs that were "
+        "interrupted and resumed do not count here."
     )
     differences = (
         f"Differences to *{comparison.baseline}* at these times, paired by seed, in percentage points. The intervals "

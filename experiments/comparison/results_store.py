@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import fcntl
 import importlib.metadata
+import io
 import json
+import os
 import subprocess
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,8 @@ import pyarrow.parquet as pq
 from inarch.experiments.comparison.arms import Comparison
 from inarch.population.config import RunConfig, to_dict
 from inarch.population.config.serialization import renewed
+from inarch.population.errors import RunError
+from inarch.population.persistence.storage import Storage
 
 TABLES = ("scores", "curves", "filters", "layers", "alphas", "similarity", "fusion")
 """Files of a comparison's results, keyed by arm and seed."""
@@ -27,27 +34,42 @@ DENSITY_COLUMNS = ("valid_filters", "invalid_filters", "valid_l1", "invalid_l1")
 not, and their mean l1 norms."""
 
 
-def comparable_config(config: RunConfig) -> str:
+LOCK_SECONDS = 60.0
+"""Seconds for which a process waits until another one has written its results into the same folder."""
+
+RUN_FIELDS: dict[str, Any] = {"name": None, "storage": "runs", "address": None, "seed": 0, "detach": False}
+"""Fields of a configuration that do not change a result, and the seed, with the values that stand for all of them."""
+
+
+def comparable_config(config: RunConfig | Mapping[str, Any]) -> str:
     """Return a configuration as JSON, for comparing runs.
 
     The JSON leaves out fields that do not change a result (name, folder, address, detach), and the seed. A file of
-    images is identified by its name and size, a folder by the last two names of its path.
+    images is identified by its name and size, a folder by the last two names of its path, a pattern by its absolute
+    path, and images in a bucket by their URI.
 
     Args:
-        config: The configuration.
+        config: The configuration, or its recorded form.
     """
-    plain = to_dict(dataclasses.replace(config, name=None, storage="runs", address=None, seed=0, detach=False))
+    plain = {**(to_dict(config) if isinstance(config, RunConfig) else config), **RUN_FIELDS}
+    data = dict(plain["data"])
     for images in ("train", "test", "query"):
-        if plain["data"][images]:
-            plain["data"][images] = _identity(plain["data"][images])
-    return json.dumps(plain, sort_keys=True)
+        if data.get(images):
+            data[images] = _identity(data[images])
+    return json.dumps(plain | {"data": data}, sort_keys=True)
 
 
 def _identity(images: str) -> str:
-    path = Path(images)
+    if "://" in images:
+        return images
+    path = Path(images).expanduser()
     if path.is_file():
         return f"{path.name}, {path.stat().st_size} bytes"
-    return "/".join(path.parts[-2:] if path.is_dir() else path.parts[-1:])
+    if path.is_dir():
+        return "/".join(path.absolute().parts[-2:])
+    if any(char in images for char in "*?["):
+        return str(path.absolute())
+    return path.name
 
 
 def is_same_config(recorded: str | None, current: str) -> bool:
@@ -62,9 +84,30 @@ def is_same_config(recorded: str | None, current: str) -> bool:
     """
     if recorded is None or recorded == current:
         return recorded == current
+    return not differing_fields(recorded, current)
+
+
+def differing_fields(recorded: str, current: str) -> list[str]:
+    """Return the dotted names of the fields in which a recorded configuration differs from the current one.
+
+    Args:
+        recorded: As in `is_same_config`.
+        current: `comparable_config` of an arm.
+    """
     defaults = json.loads(json.dumps(to_dict(RunConfig())))
     defaults["checkpoint"]["weights"] = "best"
-    return _with_defaults(dict(renewed(json.loads(recorded))), defaults) == json.loads(current)
+    return _differing(_with_defaults(dict(renewed(json.loads(recorded))), defaults), json.loads(current))
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any], *, prefix: str = "") -> list[str]:
+    fields: list[str] = []
+    for key in sorted(one.keys() | other.keys()):
+        mine, theirs = one.get(key), other.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            fields += _differing(mine, theirs, prefix=f"{prefix}{key}.")
+        elif key not in one or key not in other or mine != theirs:
+            fields.append(f"{prefix}{key}")
+    return fields
 
 
 def _with_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +132,8 @@ def code_version() -> str:
 class ResultsStore:
     """The Parquet files of one comparison in a folder.
 
-    The files may also hold earlier runs with other configurations. The store keeps them but does not return them.
+    The files may also hold runs with other configurations. The store does not return them. A run that is added replaces
+    the one of the same arm and seed, whatever its configuration. Several processes may add runs to one folder.
     """
 
     def __init__(self, folder: Path, comparison: Comparison) -> None:
@@ -119,6 +163,16 @@ class ResultsStore:
             seed: Seed of the run.
         """
         return (arm, seed) in self._runs()
+
+    def has_other(self, arm: str, seed: int) -> bool:
+        """Return whether the store holds a run of an arm with another configuration, which `add` would replace.
+
+        Args:
+            arm: Name of the arm.
+            seed: Seed of the run.
+        """
+        recorded = {(row["arm"], row["seed"]) for row in read_rows(self.folder, "scores")}
+        return (arm, seed) in recorded - self._runs()
 
     def _runs(self) -> set[tuple[str, int]]:
         return {
@@ -156,22 +210,54 @@ class ResultsStore:
     def add(self, arm: str, seed: int, run: Rows) -> None:
         """Add a run. It replaces an earlier run of the same arm and seed.
 
+        A process that is killed meanwhile leaves each table as it was or as it is to be. The scores are written last.
+
         Args:
             arm: Name of the arm.
             seed: Seed of the run.
             run: Rows by table, without the columns `arm` and `seed`.
+
+        Raises:
+            RunError: Another process holds the folder for longer than `LOCK_SECONDS`.
+            StorageError: A table cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for table in reversed(TABLES):
-            earlier = read_rows(self.folder, table)
-            others = [row for row in earlier if (row["arm"], row["seed"]) != (arm, seed)]
-            rows = others + [{"arm": arm, "seed": seed, **row} for row in run.get(table, ())]
-            if rows:
-                names = dict.fromkeys(name for row in rows for name in row)  # older rows may have fewer columns
-                columns = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
-                pq.write_table(columns, self.folder / f"{table}.parquet", compression="zstd")
-            elif earlier:
-                (self.folder / f"{table}.parquet").unlink()
+        storage = Storage(str(self.folder))
+        with _sole_writer(self.folder):
+            for table in reversed(TABLES):
+                earlier = read_rows(self.folder, table)
+                others = [row for row in earlier if (row["arm"], row["seed"]) != (arm, seed)]
+                rows = others + [{"arm": arm, "seed": seed, **row} for row in run.get(table, ())]
+                if rows:
+                    names = dict.fromkeys(name for row in rows for name in row)  # older rows may have fewer columns
+                    columns = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+                    content = io.BytesIO()
+                    pq.write_table(columns, content, compression="zstd")
+                    storage.replace(f"{table}.parquet", content.getvalue())
+                elif earlier:
+                    (self.folder / f"{table}.parquet").unlink()
+
+
+@contextlib.contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that write into it. The lock ends with the process that holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"out: another process has held {folder} for {LOCK_SECONDS:.0f} s; end it, and give the same "
+                        "command with --reuse"
+                    ) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:

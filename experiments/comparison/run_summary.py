@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,28 @@ DENSITIES = {"": 0.1, "_1": 1.0}
 Source: Grafting+, Cheng et al. 2020 (arXiv:2004.12311)."""
 
 
+SESSIONS = "comparison.json"
+"""File in the folder of a run: the versions of the code that trained it, one for each time it was begun or resumed."""
+
+
+def note_session(storage: Storage, *, is_resumed: bool) -> None:
+    """Record that a run has begun or is to be resumed, with this version of the code.
+
+    Args:
+        storage: Folder of the run.
+        is_resumed: Whether it is to be resumed.
+    """
+    earlier = _sessions(storage) if is_resumed else []
+    storage.replace(SESSIONS, json.dumps({"code": [*earlier, code_version()]}).encode())
+
+
+def _sessions(storage: Storage) -> list[str]:
+    """Return the versions of the code of each session of a run. The version of a run without a record has no commit."""
+    if storage.exists(SESSIONS):
+        return json.loads(storage.read(SESSIONS))["code"]
+    return [read_config(storage).get("versions", {}).get("inarch", "unknown")]
+
+
 def summarize(arm: Arm, result: dict[str, Any], folder: str, *, baseline: Storage) -> Rows:
     """Return the rows of each table for one finished run.
 
@@ -40,9 +63,16 @@ def summarize(arm: Arm, result: dict[str, Any], folder: str, *, baseline: Storag
         baseline: Folder of the baseline's run, which decides which filters are valid. It may be empty.
     """
     storage = Storage(folder)
+    sessions = _sessions(storage)
+    scores = _scores(arm, result, storage) | _density(storage, baseline)
+    scores["code"] = ", then ".join(dict.fromkeys(sessions))
+    curves = _curves(storage)
+    if len(sessions) > 1:  # the pause counts in the times, and only the last session in the seconds
+        scores["train_seconds"] = None
+        curves = [row | {"time": None} for row in curves]
     return {
-        "scores": [_scores(arm, result, storage) | _density(storage, baseline)],
-        "curves": _curves(storage),
+        "scores": [scores],
+        "curves": curves,
         "filters": _filters(storage),
         "layers": _layers(storage),
         "alphas": _alphas(storage),
@@ -57,7 +87,6 @@ def _scores(arm: Arm, result: dict[str, Any], storage: Storage) -> dict[str, Any
     regime, fit, judged = (result.get(name) or {} for name in ("regime", "train", "validation"))
     row: dict[str, Any] = {
         "config": comparable_config(arm.config),
-        "code": code_version(),
         "taken_from": "",
         "networks": len(result["networks"]),
         "evaluated_on": result["evaluated_on"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from rich.console import Console
 from inarch.actors import PopulationRun, connect
 from inarch.experiments.comparison.arms import ARM, Arm, Comparison
 from inarch.experiments.comparison.report import write_report
-from inarch.experiments.comparison.results_store import ResultsStore
-from inarch.experiments.comparison.run_summary import summarize
+from inarch.experiments.comparison.results_store import ResultsStore, comparable_config, differing_fields
+from inarch.experiments.comparison.run_summary import note_session, summarize
 from inarch.population.config import DistillationConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
-from inarch.population.persistence.storage import Storage, absolute
+from inarch.population.persistence.storage import Storage, absolute, joined
 from inarch.population.tasks.run_folder import find_run, read_config, read_result, with_absolute_data
 
 
@@ -30,6 +29,7 @@ def run_comparison(
     storage: str = "runs",
     out: str,
     reuse: bool = False,
+    overwrite: bool = False,
     address: str | None = None,
     console: Console,
 ) -> ResultsStore:
@@ -42,9 +42,11 @@ def run_comparison(
         command: Command line that started it, for the report.
         seeds: Seeds to run. Empty: those of the comparison.
         arms: Names of the arms to run. Empty: all.
-        storage: Folder of the runs. A run that was interrupted is resumed.
-        out: Folder of the results and the report.
-        reuse: Keep runs of equal configuration that `out` holds, and copy such runs from the folders beside it.
+        storage: Folder of the runs. With `reuse`, a run that was interrupted is resumed.
+        out: Local folder of the results and the report.
+        reuse: Keep runs of equal configuration that `out` or `storage` hold, and copy such runs from the folders beside
+            `out`.
+        overwrite: Replace runs that `out` holds, but not those that `reuse` keeps.
         address: Address of the Ray cluster. None: a Ray of this machine.
         console: Console for progress.
 
@@ -52,24 +54,34 @@ def run_comparison(
         The results.
 
     Raises:
-        ConfigError: There is no such arm, the arms do different work, `out` holds some of the runs and `reuse` is
-            False, or the folder of a run has another configuration.
+        ConfigError: There is no such arm, the arms do different work, `out` is not local, `out` or `storage` hold some
+            of the runs and neither `reuse` nor `overwrite` allows for it, or the folder of a run has another
+            configuration.
         RunError: A run failed.
     """
+    if "://" in out:
+        raise ConfigError(f"out: the results are written into a local folder, got {out!r}")
     selection = narrowed(comparison, arms=arms, seeds=seeds)
     selected_arms, seeds = selection.arms, selection.seeds
     record = ResultsStore(Path(out), comparison)
     planned = [(arm, seed) for seed in seeds for arm in selected_arms]
     num_recorded = sum(record.has(arm.name, seed) for arm, seed in planned)
-    if num_recorded and not reuse:
+    if num_recorded and not (reuse or overwrite):
         raise ConfigError(
-            f"out: {out} already holds {num_recorded} of these {len(planned)} runs; keep them with --reuse, or give "
-            "another --out"
+            f"out: {out} already holds {num_recorded} of these {len(planned)} runs; keep them with --reuse, replace "
+            "them with --overwrite, or give another --out"
+        )
+    others = [f"{arm.name} seed {seed}" for arm, seed in planned if record.has_other(arm.name, seed)]
+    if others and not overwrite:
+        raise ConfigError(
+            f"out: {out} holds {len(others)} of these {len(planned)} runs with another configuration or other data "
+            f"({others[0]}, for example); replace them with --overwrite, or give another --out"
         )
     missing = [
         (arm, seed)
         for arm, seed in planned
-        if not record.has(arm.name, seed) and not (reuse and comparison.may_reuse and record.reuse(arm.name, seed))
+        if not (reuse and record.has(arm.name, seed))
+        and not (reuse and comparison.may_reuse and record.reuse(arm.name, seed))
     ]
     console.print(
         f"{comparison.name}: {len(selected_arms)} arms, seeds {', '.join(map(str, seeds))}; {len(missing)} runs to do, "
@@ -77,13 +89,13 @@ def run_comparison(
         highlight=False,
     )
     for arm, seed in missing:
-        _check_folder(_config_of(comparison, arm, seed, storage=storage, address=address))
+        _check_folder(_config_of(comparison, arm, seed, storage=storage, address=address), reuse=reuse)
     if missing:
         connect(address or "local")
     for number, (arm, seed) in enumerate(missing, start=1):
         console.print(f"[{number}/{len(missing)}] {arm.name}, seed {seed}", highlight=False, markup=False)
         result, folder = _run(comparison, arm, seed, storage=storage, address=address)
-        baseline = Storage(f"{storage}/{_run_name(comparison, comparison.baseline_of(arm), seed)}")
+        baseline = Storage(joined(storage, _run_name(comparison, comparison.baseline_of(arm), seed)))
         record.add(arm.name, seed, summarize(arm, result, folder, baseline=baseline))
         _drop_weights(folder)
         make_report(comparison, record, command=command, pictures=False)
@@ -134,11 +146,12 @@ def narrowed(comparison: Comparison, *, arms: Sequence[str] = (), seeds: Sequenc
     if comparison.does_equal_work and len(work) > 1:
         raise ConfigError(f"the arms of {comparison.name} do not do equal work: {sorted(work)} epochs")
     selected = tuple(arm for arm in comparison.arms if not arms or arm.name in arms)
+    seeds = tuple(dict.fromkeys(seeds))
     for arm in selected:
         missing = {name for name, _ in _teachers(arm)} - {other.name for other in selected}
         if missing:
             raise ConfigError(f"arm {arm.name!r} is taught by {missing.pop()!r}; name that arm too")
-    return dataclasses.replace(comparison, arms=selected, seeds=tuple(seeds) or comparison.seeds)
+    return dataclasses.replace(comparison, arms=selected, seeds=seeds or comparison.seeds)
 
 
 def _teachers(arm: Arm) -> list[tuple[str, str]]:
@@ -157,9 +170,15 @@ def _run(
 ) -> tuple[dict[str, Any], str]:
     """Return the result and the folder of a run. Start the run, or resume it, unless it has finished already."""
     config = _config_of(comparison, arm, seed, storage=storage, address=address)
-    run = _begin(config)
-    if isinstance(run, Storage):
-        return read_result(run) or {}, run.uri
+    folder = _check_folder(config, reuse=True)
+    if folder is not None and (finished := read_result(folder)) is not None:
+        return finished, folder.uri
+    if folder is None:
+        run = PopulationRun.start(config, quiet=True)
+        note_session(Storage(run.path), is_resumed=False)
+    else:
+        note_session(folder, is_resumed=True)
+        run = PopulationRun.resume(folder.uri, address=config.address, quiet=True)
     try:
         result = run.wait()
     except BaseException:
@@ -184,38 +203,36 @@ def _config_of(comparison: Comparison, arm: Arm, seed: int, *, storage: str, add
 def _taught(comparison: Comparison, arm: Arm, seed: int, storage: str) -> DistillationConfig:
     """Return the arm's distillation, with teachers of other arms replaced by the folders of their runs."""
     teachers = tuple(
-        f"{absolute(f'{storage}/{_run_name(comparison, name, seed)}')}#{network_id}"
+        f"{absolute(joined(storage, _run_name(comparison, name, seed)))}#{network_id}"
         for name, network_id in _teachers(arm)
     )
     return dataclasses.replace(arm.config.distillation, teachers=teachers or arm.config.distillation.teachers)
 
 
-def _check_folder(config: RunConfig) -> Storage | None:
+def _check_folder(config: RunConfig, *, reuse: bool) -> Storage | None:
     """Return the folder of a run that was begun already. None: it was not.
 
     Args:
         config: Configuration of the run.
+        reuse: Whether a run that was begun already may be used.
 
     Raises:
-        ConfigError: The folder has another configuration.
+        ConfigError: The folder has another configuration, or `reuse` is false and there is a folder.
     """
     try:
-        folder = find_run(f"{config.storage}/{config.name}")
+        folder = find_run(joined(config.storage, str(config.name)))
     except RunNotFoundError:
         return None
     recorded = read_config(folder)["config"]
-    if json.loads(json.dumps(dataclasses.asdict(with_absolute_data(config)))) != recorded:
-        raise ConfigError(f"storage: {folder.uri} has another configuration; remove it, or give another --storage")
+    differing = differing_fields(comparable_config(recorded), comparable_config(with_absolute_data(config)))
+    if differing or recorded["seed"] != config.seed:
+        raise ConfigError(
+            f"storage: {folder.uri} has another configuration ({', '.join(differing) or 'seed'}); give another "
+            "--storage, or remove it if it is of no use"
+        )
+    if not reuse:
+        raise ConfigError(f"storage: {folder.uri} was begun already; use it with --reuse, or give another --storage")
     return folder
-
-
-def _begin(config: RunConfig) -> PopulationRun | Storage:
-    folder = _check_folder(config)
-    if folder is None:
-        return PopulationRun.start(config, quiet=True)
-    if read_result(folder) is not None:
-        return folder
-    return PopulationRun.resume(folder.uri, address=config.address, quiet=True)
 
 
 def _drop_weights(folder: str) -> None:

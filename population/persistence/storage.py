@@ -60,6 +60,49 @@ def joined(uri: str, relative: str) -> str:
     return f"{folder.rstrip('/')}/{relative}{mark}{query}"
 
 
+def parent_and_name(uri: str) -> tuple[str, str]:
+    """Return the folder of a file and the file's name, so that `joined` returns the file again.
+
+    Args:
+        uri: Path or URI of the file.
+
+    Raises:
+        StorageError: It names no file.
+    """
+    file, mark, query = uri.partition("?") if "://" in uri else (absolute(uri), "", "")
+    folder, _, name = file.rpartition("/")
+    if not name or folder.endswith("/"):
+        raise StorageError(f"{uri!r} names no file in a folder")
+    return f"{folder or '/'}{mark}{query}", name
+
+
+def prepare_file(path: str) -> Path:
+    """Create the folder of a local file, and check that the file can be written, before long work whose result it gets.
+
+    Args:
+        path: Path of the file. An existing file stays as it is until it is written.
+
+    Returns:
+        The path.
+
+    Raises:
+        StorageError: The file cannot be written, or is a URI.
+    """
+    file = Path(path).expanduser()
+    if "://" in path:
+        raise StorageError(f"{path} is a URI; give the path of a local file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not file.exists()
+        with file.open("ab"):
+            pass
+        if is_new:
+            file.unlink()
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}") from error
+    return file
+
+
 class Storage:
     """One folder, local or in a bucket. All paths of its methods are relative to it."""
 

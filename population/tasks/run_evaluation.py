@@ -31,7 +31,7 @@ def evaluate_run(
     data: Any,
     ended: Mapping[int, str],
     reasons: Mapping[int, str],
-    seconds: float,
+    seconds: float | None,
     *,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def evaluate_run(
         data: Data of the run, as from `Task.load_data`.
         ended: State in which each member ended, by id.
         reasons: Reasons why networks failed, by id.
-        seconds: Duration of the training, in seconds.
+        seconds: Duration of the training, in seconds. None: not known.
         device: Device on which the networks run.
 
     Returns:

@@ -273,11 +273,12 @@ def find_run(name: str, *, storage: str = "runs") -> Storage:
     Raises:
         RunNotFoundError: There is no such run.
     """
-    for candidate in (name, joined(storage, name)):
+    candidates = [absolute(name)] if "://" in name else [absolute(name), joined(absolute(storage), name)]
+    for candidate in candidates:
         folder = Storage(candidate)
         if folder.exists("config.json"):
             return folder
-    raise RunNotFoundError(f"there is no run at {absolute(name)} nor at {joined(absolute(storage), name)}")
+    raise RunNotFoundError(f"there is no run at {' nor at '.join(candidates)}")
 
 
 def with_own_data(config: RunConfig, storage: Storage) -> RunConfig:

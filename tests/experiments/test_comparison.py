@@ -7,6 +7,8 @@ import gc
 import json
 import math
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -38,8 +40,8 @@ from inarch.experiments.comparison.arms import NONE, papa, small
 from inarch.experiments.comparison.compute_budget import planned_regime
 from inarch.experiments.comparison.plots import by_epoch, gains
 from inarch.experiments.comparison.report import SHOWN, write_report
-from inarch.experiments.comparison.results_store import comparable_config, is_same_config, read_rows
-from inarch.experiments.comparison.run_summary import summarize
+from inarch.experiments.comparison.results_store import code_version, comparable_config, is_same_config, read_rows
+from inarch.experiments.comparison.run_summary import note_session, summarize
 from inarch.experiments.comparison.statistics import detectable
 from inarch.population import (
     DataConfig,
@@ -60,6 +62,7 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.tasks.image_task import run_splits
 from inarch.population.tasks.run_evaluation import evaluate_run
+from inarch.population.tasks.run_folder import read_config
 from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import describe_run
 from tests.population.data.test_loading import png, write_parquet
@@ -135,6 +138,8 @@ def test_papa_pulls_equally_at_every_length_of_schedule() -> None:
     assert len(pulls) == 8 and pulls == pytest.approx([pulls[-1]] * 8, rel=0.02)
     brief = comparison("horizon", DIGITS, epochs=4)  # epochs 1, 1, 2 and 4
     assert {arm.config.papa.pull for arm in brief.arms if arm.name.endswith("PAPA")} == {0.5}
+    assert len({arm.name for arm in brief.arms}) == len(brief.arms) == 3 * 11
+    assert narrowed(brief, seeds=(1, 1, 0)).seeds == (1, 0)
 
 
 @pytest.mark.parametrize("name", PAPER_TABLES)
@@ -381,16 +386,67 @@ def test_make_report_needs_only_the_results_store(tmp_path: Path) -> None:
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000 and not (tmp_path / "alpha.png").exists()
 
 
-def test_folder_with_another_config_is_refused_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_runs_that_were_begun_are_refused_at_once(scheme: str, tmp_path: Path) -> None:
     definition = tiny(epochs=3)
     arm = definition.arms[1]
     storage = Storage(f"{tmp_path}/runs/{definition.name}-{arm.name}-1")
     spec = RunSpec(name=storage.uri.rpartition("/")[2], folder=storage.uri, config=arm.config)
     write_config(storage, spec, describe_run(ImageClassification(arm.config, run_splits(arm.config))))
-    console, out = Console(quiet=True), f"{tmp_path}/out"
-    with pytest.raises(ConfigError, match=f"{arm.name}-1 has another configuration"):
-        run_comparison(definition, command="", seeds=(0, 1), storage=f"{tmp_path}/runs", out=out, console=console)
-    assert not Path(out).exists() and [path.name for path in (tmp_path / "runs").iterdir()] == [spec.name]
+    folders = {"storage": f"{scheme}{tmp_path}/runs", "out": f"{tmp_path}/out"}
+    with pytest.raises(ConfigError, match=f"{arm.name}-1 has another configuration \\(seed\\)"):
+        run_comparison(definition, command="", seeds=(0, 1), **folders, reuse=True, console=Console(quiet=True))
+    spec = dataclasses.replace(spec, config=dataclasses.replace(arm.config, seed=1, address="10.0.0.1:1", name="x"))
+    write_config(storage, spec, describe_run(ImageClassification(arm.config, run_splits(arm.config))))
+    with pytest.raises(ConfigError, match=f"{arm.name}-1 was begun already; use it with --reuse"):
+        run_comparison(definition, command="", seeds=(0, 1), **folders, console=Console(quiet=True))
+    other = tiny(epochs=4)
+    with pytest.raises(ConfigError, match=r"-1 has another configuration \(schedule\.epochs\)"):
+        run_comparison(other, command="", seeds=(1,), **folders, reuse=True, console=Console(quiet=True))
+    assert not Path(folders["out"]).exists() and [path.name for path in (tmp_path / "runs").iterdir()] == [spec.name]
+
+
+def test_recorded_runs_are_replaced_only_if_the_user_says_so(tmp_path: Path) -> None:
+    definition, longer = tiny(), tiny(epochs=3)
+    arm = definition.arms[0]
+    store = ResultsStore(tmp_path / "out", definition)
+    store.add(arm.name, 1, {"scores": [{"config": comparable_config(arm.config), "taken_from": "", "code": "x"}]})
+    assert store.has(arm.name, 1) and not store.has_other(arm.name, 1)
+    assert ResultsStore(tmp_path / "out", longer).has_other(arm.name, 1)
+    for asked, reuse, message in (
+        (definition, False, "out already holds 1 of these 4 runs; keep them with --reuse"),
+        (longer, False, "holds 1 of these 4 runs with another configuration or other data"),
+        (longer, True, r"\(independent seed 1, for example\); replace them with --overwrite"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(asked, tmp_path, Console(quiet=True), reuse=reuse)
+    with pytest.raises(ConfigError, match="out: the results are written into a local folder"):
+        run_comparison(definition, command="", out="s3://bucket/results", console=Console(quiet=True))
+    assert store.has(arm.name, 1)
+
+
+ADDING = """
+import sys
+from pathlib import Path
+from tests.experiments.test_comparison import ResultsStore, comparable_config, tiny
+
+definition = tiny()
+arm = definition.arms[int(sys.argv[2])]
+for seed in range(8):
+    scores = {"config": comparable_config(arm.config), "taken_from": "", "code": "x", "mean_accuracy": seed / 8}
+    ResultsStore(Path(sys.argv[1]), definition).add(arm.name, seed, {"scores": [scores]})
+"""
+
+
+def test_two_processes_add_to_one_folder_and_lose_nothing(tmp_path: Path) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", ADDING, str(tmp_path), str(arm)], cwd=ROOT) for arm in (0, 1)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    definition = tiny()
+    rows = ResultsStore(tmp_path, definition).rows("scores")
+    assert {(row["arm"], row["seed"]): row["mean_accuracy"] for row in rows} == {
+        (arm.name, seed): seed / 8 for arm in definition.arms for seed in range(8)
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
 
 
 def test_summary_records_fit_decay_and_exchanges(tmp_path: Path) -> None:
@@ -415,6 +471,12 @@ def test_summary_records_fit_decay_and_exchanges(tmp_path: Path) -> None:
     assert row["validation_soup_accuracy"] == result["validation"]["soup"]["accuracy"]
     assert (row["steps"], row["planned_exchanges"], row["total_pull"]) == (6, 2, 1.0)
     assert row["decay_time"] == pytest.approx(0.1 * 5e-4 / 0.1 * 3.5)
+    assert row["train_seconds"] == 1.0 and row["code"] == read_config(storage)["versions"]["inarch"]
+    assert all(line["time"] > 0 for line in rows["curves"])
+    note_session(storage, is_resumed=True)
+    rows = summarize(definition.arms[1], result, str(tmp_path), baseline=Storage(f"{tmp_path}/x"))
+    assert rows["scores"][0]["code"] == f"{row['code']}, then {code_version()}"
+    assert rows["scores"][0]["train_seconds"] is None and {line["time"] for line in rows["curves"]} == {None}
 
 
 def test_reports_of_earlier_records_have_empty_cells(tmp_path: Path) -> None:
@@ -501,6 +563,21 @@ def test_results_store_hides_rows_of_other_configurations(tmp_path: Path) -> Non
     assert [row["seed"] for row in first.rows("fusion")] == [1]
 
 
+def test_other_buckets_and_patterns_are_other_data(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    names = (
+        "s3://b/flowers/train",
+        "s3://b/cars/train",
+        f"{tmp_path}/a/*.parquet",
+        f"{tmp_path}/b/*.parquet",
+        "cifar10",
+    )
+    configs = [comparable_config(small(DataConfig(train=name), size=2, epochs=3)) for name in (*names, "cifar100")]
+    assert len(set(configs)) == 6
+    moved = comparable_config(small(DataConfig(train="gone/train.parquet"), size=2, epochs=3))
+    assert moved == comparable_config(small(DataConfig(train="other/train.parquet"), size=2, epochs=3))
+
+
 def test_comparable_config_differs_for_other_file_content(tmp_path: Path) -> None:
     configs = set()
     for folder, content in (("a", b"12"), ("b", b"123"), ("c", b"12")):
@@ -520,6 +597,7 @@ def test_comparison_without_teacher_or_test_images_is_refused() -> None:
         comparison("two-networks", DIGITS, epochs=0)
     assert usual_data("paper-table-teachers", train=None, test=None, query=None).train == "cifar100"
     assert usual_data("paper-table-persons", train="a", test="b", query="c").query == "c"
+    assert usual_data("quickstart", train=None, test=None, query=None).train == "digits"
 
 
 def test_comparison_with_unequal_work_or_bad_name_is_refused(tmp_path: Path) -> None:

@@ -15,14 +15,16 @@ import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
+from torch import nn
 
 from inarch.actors import PopulationRun
 from inarch.actors.coordinator.resumption.resume_plan import resumable_members
 from inarch.actors.coordinator.run_metadata import update_config, write_config
 from inarch.actors.driver.claiming import claim_new_folder
 from inarch.actors.driver.inputs import with_more_epochs
-from inarch.experiments import cli
+from inarch.experiments import cli, result_commands
 from inarch.experiments.export import export_network, predict_images
+from inarch.experiments.export_code import loading_code
 from inarch.experiments.result_display import deploy_lines, failure_lines, result_table
 from inarch.population import DataConfig, ModelConfig, PopulationConfig, RunConfig, ScheduleConfig, Trainer
 from inarch.population.config import from_dict
@@ -117,6 +119,71 @@ def test_export_in_plain_pytorch_has_the_reported_accuracy(run: Run) -> None:
     assert json.loads(metadata["class_names"]) == ["left", "middle", "right"]
     assert (metadata["height"], metadata["width"], metadata["resize"]) == ("16", "16", "shorter side")
     assert len(json.loads(metadata["mean"])) == int(metadata["channels"])
+
+
+def test_export_into_a_bucket_prints_code_that_copies_the_file(run: Run, tmp_path: Path, monkeypatch) -> None:
+    path, test, _ = run
+    monkeypatch.chdir(tmp_path)
+    uri = f"file://{tmp_path}/bucket/best.safetensors"
+    file, snippet = export_network(path, what="best", out=uri)
+    assert file == uri and [entry.name for entry in tmp_path.iterdir()] == ["bucket"]
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "bucket" / "best.safetensors").read_bytes()
+    assert len(names["classify"](Image.open(next(Path(test, "left").iterdir())))) == 3
+
+
+def test_printed_code_scales_16_bits_as_inarch_does(run: Run, tmp_path: Path) -> None:
+    path, test, _ = run
+    _, snippet = export_network(path, what="best", out=str(tmp_path / "best"))
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    gray = np.asarray(Image.open(next(Path(test, "left").iterdir())).convert("L"))
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    (prediction,) = predict_images(path, [str(tmp_path / "deep.png")], top=3)
+    probabilities = names["classify"](Image.open(tmp_path / "deep.png"))
+    assert dict(prediction.classes) == pytest.approx(probabilities, abs=2e-3)
+    with pytest.raises(ValueError, match="save the image with 8 or 16 bits a channel"):
+        names["classify"](Image.fromarray(gray.astype(np.float32)))
+
+
+def test_live_report_of_a_dead_run_ends_after_silence(run: Run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(result_commands, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(result_commands, "REFRESH_SECONDS", 0.05)
+    shutil.copytree(run[0], tmp_path / "shapes", ignore=shutil.ignore_patterns("result.json"))
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["report", "shapes", "--storage", str(tmp_path), "--live", "--out", str(tmp_path / "new" / "r.html")])
+    assert "http-equiv" not in (tmp_path / "new" / "r.html").read_text()
+
+
+def test_evaluation_of_an_unfinished_run_is_valid_json(run: Run, tmp_path: Path, capsys) -> None:
+    shutil.copytree(run[0], tmp_path / "shapes", ignore=shutil.ignore_patterns("result.json"))
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["evaluate", str(tmp_path / "shapes"), "--json"])
+    assert "NaN" not in (printed := capsys.readouterr().out) and json.loads(printed)["seconds"] is None
+
+
+class Tuples(nn.Module):
+    """A model whose first layer is lazy and whose outputs are tuples."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, num_classes))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self.layers(images), None
+
+
+def test_printed_code_builds_lazy_layers_and_takes_the_logits(run: Run) -> None:
+    path, _, _ = run
+    recorded = json.loads(Path(path, "config.json").read_text())
+    recorded["model"] = recorded["config"]["model"]["architecture"] = "tests.experiments.test_export:Tuples"
+    building = loading_code("x.safetensors", recorded).partition("safetensors.torch.load_model")[0]
+    building = "\n".join(line for line in building.splitlines() if "safe_open" not in line)
+    names: dict[str, Any] = {}
+    exec(building, names)
+    shape = recorded["info"]["facts"]["image_shape"]
+    assert names["model"](torch.zeros(2, *shape)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("what", ["best", "soup"])

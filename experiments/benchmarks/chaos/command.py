@@ -16,6 +16,7 @@ from inarch.experiments.benchmarks.chaos.outcome import ChaosOutcome
 from inarch.experiments.benchmarks.chaos.plan import ChaosSetting, Cluster, Mode, Task, plan
 from inarch.experiments.benchmarks.chaos.summary import table, to_json, verdict
 from inarch.population.errors import ConfigError
+from inarch.population.persistence.storage import prepare_file
 
 GRACE_SECONDS = 240.0
 
@@ -66,11 +67,12 @@ def chaos(
                 duration = f", for {fault.duration_seconds:.0f} s" if fault.duration_seconds else ""
                 console.print(f"  after {fault.gap_seconds:4.1f} s  {fault.kind.value}{duration}")
         return 0
+    file = None if out is None else prepare_file(out)
     outcomes: list[ChaosOutcome] = []
     for setting in settings:
         outcomes.append(run_chaos(setting, grace=grace, keep=keep, say=console.print))
-        if out is not None:  # after each run, so that a command that is interrupted leaves its results
-            Path(out).write_text(json.dumps({"chaos": [to_json(outcome) for outcome in outcomes]}, indent=2) + "\n")
+        if file is not None:  # after each run, so that a command that is interrupted leaves its results
+            file.write_text(json.dumps({"chaos": [to_json(outcome) for outcome in outcomes]}, indent=2) + "\n")
     console.print(table(outcomes))
     return 0 if all(outcome.has_passed for outcome in outcomes) else 1
 

@@ -80,6 +80,16 @@ class Clock:
         return self._now() >= self.deadline
 
 
+def check_gpu() -> None:
+    """Check that torch finds a GPU.
+
+    Raises:
+        ConfigError: It finds none.
+    """
+    if not torch.cuda.is_available():
+        raise ConfigError("inarch bench gpu needs an NVIDIA GPU and a build of torch for CUDA, and torch finds no GPU")
+
+
 def gpu(*, repeats: int = 5, seconds: float = 300.0, device: str = "cuda", sizes: Sizes = FULL) -> Measurement:
     """Measure grafts, overhead, compilation and sharing on a GPU.
 
@@ -93,8 +103,8 @@ def gpu(*, repeats: int = 5, seconds: float = 300.0, device: str = "cuda", sizes
         ConfigError: There is no GPU, or the time is not above 0.
     """
     is_gpu = torch.device(device).type == "cuda"
-    if is_gpu and not torch.cuda.is_available():
-        raise ConfigError("inarch bench gpu needs an NVIDIA GPU and a build of torch for CUDA, and torch finds no GPU")
+    if is_gpu:
+        check_gpu()
     if seconds <= 0:
         raise ConfigError(f"--seconds must be above 0, got {seconds:g}")
     parts = _Parts(Clock(seconds), device=device, sizes=sizes, repeats=repeats)

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from inarch.experiments.benchmarks.scale.simulation import Quadratic, Setting, T
 from inarch.population.config import PopulationConfig, RunConfig, TopologyConfig
 from inarch.population.errors import ConfigError
 from inarch.population.membership.topology import check_topology
+from inarch.population.persistence.storage import prepare_file
 
 SIZES = (100, 1000, 10_000)
 TOPOLOGIES = ("ring", "bidirectional_ring", "torus", "random_regular", "one_peer", "exponential", "complete")
@@ -104,6 +104,7 @@ def scale(
         raise ConfigError(f"sizes must be at least 3, got {min(sizes)}")
     if not 0 <= spread <= 0.4:
         raise ConfigError(f"spread must lie in [0, 0.4], got {spread}")
+    file = None if out is None else prepare_file(out)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     rows: list[ScaleRow] = []
     for name in topologies:
@@ -113,9 +114,11 @@ def scale(
             setting = Setting(topology=topology, size=size, intervals=intervals, spread=spread, seed=seed)
             rows.append(scale_row(setting))
             console.print(f"{name}, {size:,} networks: {rows[-1].seconds:.1f} s")
+            if file is not None:  # after each, so that a command that is interrupted leaves its results
+                results = content(rows, intervals=intervals, spread=spread, seed=seed)
+                file.write_text(json.dumps(results, indent=2) + "\n")
     Console(width=None if console.is_terminal else 160).print(table(rows))
-    if out is not None:
-        Path(out).write_text(json.dumps(content(rows, intervals=intervals, spread=spread, seed=seed), indent=2) + "\n")
+    if file is not None:
         console.print(f"written to {out}")
     return 0
 
