@@ -17,8 +17,8 @@ class GraftConfig:
     """How a scion is grafted. Source: Meng et al. 2020 (arXiv:2001.05868), eq. 1 to 7."""
 
     scion: Literal["external", "internal", "noise"] = "external"
-    """Where scions come from: other networks (external), the network's own most informative filters (internal), or
-    random noise."""
+    """Where scions come from: other networks (external), the network's own filters with the largest l1 norms
+    (internal), or random noise."""
     level: Literal["layer", "filter"] = "layer"
     """layer: all weights of a unit share one alpha (eq. 2). filter: each filter has its own alpha, which also applies
     to its batch norm and to the weights that read its output."""
@@ -29,7 +29,8 @@ class GraftConfig:
     effective_rank (entropy of the singular values). Controls: constant (plain averaging) and random. Of your own:
     module:function."""
     a: float = 0.4
-    """Range of alpha, in [0, 1]: alpha lies in [0.5 - a/2, 0.5 + a/2]. With 0, grafting is plain averaging."""
+    """Range of alpha, in [0, 1]: alpha lies in [0.5 - a/2, 0.5 + a/2]. With 0, grafting is plain averaging. At level
+    filter, the criterion batch_norm uses neither a nor c: alpha is the own scale's share of both scales."""
     c: float = 500.0
     """How sharply alpha responds to a difference of information, at least 0."""
     bins: int = 10
@@ -44,8 +45,8 @@ class GraftConfig:
     momentum: Literal["keep", "blend", "reset"] = "keep"
     """What a graft does to the optimizer's momentum buffers."""
     batch_norm: Literal["blend", "keep", "reset"] = "blend"
-    """What a graft does to batch norm's running mean and variance. reset: set them to 0 and 1, and measure them on
-    training images after the last graft."""
+    """What a graft does to batch norm's running mean and variance. reset: measure them on training data
+    after each graft, which takes a forward pass over some batches. Open runs cannot, because they have no data."""
     weight_alpha: Literal["product", "mean", "output"] = "product"
     """Level filter only: how the alphas of a weight's output and input channel are combined. product: as in the public
     code. mean: their mean. output: the output channel's alpha alone."""

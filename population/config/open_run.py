@@ -45,6 +45,9 @@ class OpenConfig:
         require(is_known, "num_intervals", "be at least 1", self.num_intervals)
         require(self.metric.isidentifier(), "metric", "be a Python identifier", self.metric)
         require(0 < self.idle_seconds < math.inf, "idle_seconds", "be above 0", self.idle_seconds)
+        is_measured = self.graft.batch_norm == "reset"
+        rule = "be blend or keep in an open run, which has no data to measure the statistics on"
+        require(not is_measured, "graft.batch_norm", rule, self.graft.batch_norm)
         self.run_config("run")
 
     def run_config(

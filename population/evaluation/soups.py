@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inarch.population.evaluation.metrics import rank
+from inarch.population.state.precision import measure_batch_norm
 from inarch.population.state.state_dict import State, is_structural
 
 
@@ -45,7 +46,7 @@ def with_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> nn.Module:
         inputs: Batches of inputs of the model.
     """
     fresh = copy_of(model)
-    torch.optim.swa_utils.update_bn(inputs, fresh)
+    measure_batch_norm(inputs, fresh)
     return fresh
 
 

@@ -52,6 +52,8 @@ class PublishedGraftRule:
                 rootstock.units, rootstock.information, scion.snapshot.information, self._config, discount=discount
             )
             blend_published(rootstock.state, state, rootstock.units, records, batch_norm=self._config.batch_norm)
+            has_changed = any(record.alpha < 1.0 for record in records)
+            rootstock.recalibrate_batch_norm = has_changed and self._config.batch_norm == "reset"
         else:
             blend, mean_alphas = published_filter_graft(rootstock.state, state, discount=discount)
             for key, tensor in rootstock.state.items():

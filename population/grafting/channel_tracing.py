@@ -86,6 +86,7 @@ class _ChannelFollower:
         self._scales: list[tuple[str, np.ndarray]] = []
         self._modules = dict(module.named_modules())
         self._called: set[str] = set()
+        self._names = {name for name, _ in module.named_parameters()}
 
     def follow(self) -> Channels:
         """Return the channels of the graph.
@@ -114,6 +115,11 @@ class _ChannelFollower:
             if name in self._called:
                 raise ConfigError(f"graft.level filter: channels cannot be followed through {name}, called twice")
             self._called.add(name)
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and f"{name}.weight" not in self._names:
+            raise ConfigError(
+                f"graft.level filter: channels cannot be followed through {name}, whose weight is computed from others "
+                "(as by weight_norm) or belongs to another layer"
+            )
         if isinstance(layer, nn.Conv2d):
             self._channels[node] = self._convolution(name, layer, inputs)
         elif isinstance(layer, nn.BatchNorm2d):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from inarch.population.config import GraftConfig, StalenessConfig
@@ -20,7 +21,7 @@ from inarch.population.grafting.blending import Blend, Followers, blend_all, ble
 from inarch.population.grafting.criteria import measure
 from inarch.population.grafting.units import GraftUnit, graft_units_of_state
 from inarch.population.membership.staleness import discounted_alpha
-from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, check_same_structure, is_structural
+from inarch.population.state.state_dict import BATCH_NORM_STATISTICS, check_finite, check_same_structure, is_structural
 
 WHOLE = "*"
 """Stands for a layer's name where one record covers the whole network."""
@@ -76,12 +77,19 @@ def graft(
 
     Raises:
         StructureError: The two differ in an entry's name or shape.
-        NotFiniteError: A weight is NaN or infinite. The message names side and layer.
+        NotFiniteError: An entry is NaN or infinite. The message names side and entry. Infinite entries that are equal
+            in both, such as masks, are no error.
 
     Source: Meng et al. 2020 (arXiv:2001.05868), eq. 2.
     """
     config = config or GraftConfig()
     check_same_structure(rootstock, scion)
+    equal = [key for key, tensor in rootstock.items() if torch.equal(tensor, scion[key].to(tensor.device))]
+    for side, state in (("rootstock", rootstock), ("scion", scion)):
+        try:
+            check_finite(state, but=equal)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{side}: {error}") from None
     if units is None:
         units = graft_units_of_state(rootstock, config.units)
     own, other = (

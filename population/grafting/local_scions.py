@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inarch.population.config import GraftConfig
-from inarch.population.grafting.information import filter_entropy, l1_norm
+from inarch.population.grafting.information import l1_norm
 from inarch.population.grafting.layer_level import LayerGraft
 from inarch.population.grafting.units import GraftUnit
 
@@ -51,15 +51,15 @@ def noise_scion(
 def internal_scion(
     state: Mapping[str, Tensor], units: Sequence[GraftUnit], config: GraftConfig
 ) -> tuple[LayerGraft, ...]:
-    """Add each unit's i-th most informative filter to its i-th least informative filter, if the latter is invalid.
+    """Add each unit's filter with the i-th largest l1 norm to the one with the i-th smallest, if the latter is invalid.
 
-    Filters are ranked by their l1 norm, or by their entropy if the criterion is an entropy. A filter is invalid if its
-    l1 norm lies below the threshold. The added filters have their values from before the graft.
+    A filter is invalid if its l1 norm lies below the threshold. The added filters have their values from before the
+    graft.
 
     Args:
         state: State dict of the network. It is changed.
         units: Units of the network. Only the weights that name them change.
-        config: criterion, bins and threshold.
+        config: threshold.
 
     Returns:
         A record for each unit. Its alpha is the share of filters that stay unchanged. Its own_information and
@@ -72,9 +72,7 @@ def internal_scion(
     for unit in units:
         weight = state[unit.name]
         before = l1_norm(weight)
-        by_entropy = "entropy" in config.criterion
-        rank = filter_entropy(weight, config.bins) if by_entropy else before
-        order = rank.argsort()
+        order = before.argsort()
         least, most = order, order.flip(0)
         half = len(order) // 2
         is_invalid = before[least[:half]] < config.threshold

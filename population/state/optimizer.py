@@ -83,6 +83,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], t
         tensors: The state. It is copied to the parameters' devices.
     """
     parameters = {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
+    step_devices = {p: _step_device(group, p) for group in optimizer.param_groups for p in group["params"]}
     optimizer.state.clear()
     for key, value in tensors.items():
         kind, _, rest = key.partition(".")
@@ -92,7 +93,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], t
             has_same_shape = value.shape == parameter.shape
             # In the parameter's memory order, the optimizer computes the same bits as before the checkpoint.
             own = torch.empty_like(parameter, dtype=value.dtype) if has_same_shape else torch.empty_like(value)
+            if slot == "step":
+                own = own.to(step_devices[parameter])
             optimizer.state[parameter][slot] = own.detach().copy_(value)
+
+
+def _step_device(group: Mapping[str, Any], parameter: Tensor) -> torch.device:
+    """Return where an optimizer keeps its counter of steps: with the parameter if it is fused, else on the CPU."""
+    is_with_parameter = group.get("fused") or group.get("capturable")
+    return parameter.device if is_with_parameter else torch.device("cpu")
 
 
 def count_steps(optimizer: torch.optim.Optimizer, steps: float) -> None:
@@ -139,7 +148,7 @@ def moment_buffers(
                 if state.get(slot) is None:
                     state[slot] = torch.zeros_like(parameter)
                     if slot == "exp_avg":
-                        state["step"] = torch.zeros(())
+                        state["step"] = torch.zeros((), device=_step_device(group, parameter))
                 yield slot, names[id(parameter)], state[slot]
 
 

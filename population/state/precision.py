@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 Precision = Callable[[], AbstractContextManager[object]]
 """Returns the context in which networks run."""
@@ -48,14 +48,32 @@ def without_compilation(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
+@torch.no_grad()
 def measure_batch_norm(inputs: Iterable[Tensor], model: nn.Module) -> None:
     """Measure a network's batch norm statistics again, in place, as `torch.optim.swa_utils.update_bn`.
 
-    The network runs without compilation: torch would compile each batch norm anew for this, because it counts batches
-    on the CPU.
+    Layers that stay in evaluation mode when the network trains are frozen, and keep their statistics. The network runs
+    without compilation: torch would compile each batch norm anew for this, because it counts batches on the CPU.
 
     Args:
         inputs: Batches of training inputs, on the network's device.
         model: The network, or its compiled form.
     """
-    update_bn(inputs, without_compilation(model))
+    network = without_compilation(model)
+    was_training = network.training
+    network.train()
+    measured = {
+        layer: layer.momentum
+        for layer in network.modules()
+        if isinstance(layer, BatchNorm) and layer.training and layer.track_running_stats
+    }
+    try:
+        for layer in measured:
+            layer.reset_running_stats()
+            layer.momentum = None
+        for batch in inputs if measured else ():
+            network(batch[0] if isinstance(batch, (list, tuple)) else batch)
+    finally:
+        for layer, momentum in measured.items():
+            layer.momentum = momentum
+        network.train(was_training)

@@ -322,6 +322,7 @@ def require_no_image_settings(config: RunConfig, task: str) -> None:
         ("distillation.teachers", not config.distillation.teachers, "empty"),
         ("exchange.rule", config.exchange.rule != "dml", "another rule than dml"),
         ("weights", config.model.weights is None, "None"),
+        ("optimizer.label_smoothing", config.optimizer.label_smoothing == 0, "0"),
         *((f"regularization.{name}", getattr(config.regularization, name) == 0, "0") for name in STRENGTHS),
     ):
         if not is_unused:

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any, Literal
 
 import torch
@@ -37,8 +38,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate every network on the test data, or on the validation data if there are no test data.
 
-    In lockstep mode the networks exchange once more after their last evaluation. The validation scores of their last
-    weights are then measured again.
+    In lockstep mode the networks exchange once more after their last evaluation. So have asynchronous networks that did
+    not end their schedule. The validation scores of their last weights are then measured again.
 
     Each network is evaluated twice: with the weights that `checkpoint.weights` chooses, and with its last weights. So
     are the ensemble, the similarities and the uniform soup. The greedy soup is evaluated only with the chosen weights.
@@ -71,6 +72,8 @@ def evaluate_run(
     task = task_of(spec).bind(spec.config, data, model=spec.factory, device=device, begins_trained=False)
     primary = task.metrics[0]
     best, last, rows = [], [], []
+    is_older: list[bool] = []
+    exchanges = spec.config.exchange.rule != "none"
     fits = fit_at_end(storage)
     failures = storage_failures(read_members(storage) or {})
     for network_id in checkpoints.networks():
@@ -80,6 +83,8 @@ def evaluate_run(
         (state, score, interval), last_score = best_weights, newest.training.get("score")
         best.append(Candidate(network_id=network_id, state=state, validation_score=score))
         last.append(Candidate(network_id=network_id, state=newest.evaluated_state, validation_score=last_score))
+        has_exchanged = exchanges and (spec.config.mode == "lockstep" or ended.get(network_id) != "done")
+        is_older.append(has_exchanged or newest.id.step > 0)  # the score is that of earlier weights
         rows.append(
             {
                 "network": network_id,
@@ -95,8 +100,9 @@ def evaluate_run(
                 "storage_failures": failures[network_id],
             }
         )
-    if spec.config.mode == "lockstep" and spec.config.exchange.rule != "none":
-        last = scored_again(task.build(0), last, task.part("validation"))
+    if any(is_older):
+        again = iter(scored_again(task.build(0), list(compress(last, is_older)), task.part("validation")))
+        last = [next(again) if older else candidate for candidate, older in zip(last, is_older, strict=True)]
         for row, candidate in zip(rows, last, strict=True):
             score = candidate.validation_score
             row["last_validation_score"] = None if score is None else primary.score(score)

@@ -30,6 +30,7 @@ from inarch.population.grafting.channel_tracing import find_channels
 from inarch.population.grafting.weight_matching import in_common_order
 from inarch.population.models import ModelFactory
 from inarch.population.models.usable import make_usable
+from inarch.population.state.hyperparameters import network_config
 from inarch.population.state.kept_shapes import check_shapes, shapes_of
 from inarch.population.state.precision import autocast, measure_batch_norm
 from inarch.population.state.state_dict import State
@@ -252,7 +253,8 @@ class BoundTensorTask:
             ConfigError: The task names no metrics.
             DataError: The data have no training examples, an unknown split, or arrays of different lengths.
         """
-        self.task, self.config, self.device = task, config, torch.device(device)
+        self.task, self.device = task, torch.device(device)
+        self.config = network_config(config, 0)  # until `configure` says which network is built
         if not task.metrics:
             raise ConfigError(f"{_name(task)}.metrics must name at least one metric")
         names = [metric.name for metric in task.metrics]

@@ -93,11 +93,11 @@ class Trainer:
         self.config, self.task = config, task
         self.network_id, self.incarnation = network_id, incarnation
         owner = 0 if config.population.same_initial_weights else network_id
+        own = network_config(config, network_id)
+        task.configure(own)
         self.module: nn.Module = task.build(derive_seed(config.seed, owner, "weights"))
         self.schedule = Schedule(config=config.schedule, steps_per_epoch=task.steps_per_epoch)
         self.progress = Progress(hyperparameters=hyperparameters(config, network_id))
-        own = network_config(config, network_id)
-        task.configure(own)
         self._device = next(self.module.parameters()).device
         # With dynamic shapes, the smaller last batch of an epoch would replace the graph of the full batches.
         self._forward = self.module
@@ -491,7 +491,7 @@ class Trainer:
         """Carry out the changes that the rule requests besides new weights."""
         if rootstock.reset_momentum:
             self.optimizer.state.clear()
-        if rootstock.recalibrate_batch_norm and self.is_finished:  # no later step would train the statistics
+        if rootstock.recalibrate_batch_norm:  # a checkpoint of these weights may be the last one
             with self._random:
                 measure_batch_norm(self.task.batch_norm_inputs(), self.module)
         if rootstock.peers is not None:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from inarch.population.config import WeightAveragingConfig
 from inarch.population.errors import ConfigError
 from inarch.population.extension.user_code import shortened
 from inarch.population.persistence.checkpoint import average_of
 from inarch.population.state.memory_order import FOREACH, copy_all
+from inarch.population.state.precision import measure_batch_norm
 from inarch.population.state.state_dict import constant_buffers, is_structural, load_tensors, named_tensors
 
 
@@ -104,7 +104,7 @@ class WeightAverage:
             images: Batches of training images, augmented as in training, on the network's device.
         """
         if self._config.kind == "swa" and self._mean is not None:
-            update_bn(images, self._mean)
+            measure_batch_norm(images, self._mean)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint needs, not copied. Empty if there is no mean."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -35,7 +36,14 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.image_task import run_splits, with_data
 from inarch.population.tasks.run_evaluation import evaluate_run
-from inarch.population.tasks.run_folder import earlier_configs, read_info, with_moved_data, with_own_data
+from inarch.population.tasks.run_folder import (
+    earlier_configs,
+    read_config,
+    read_info,
+    recorded_config,
+    with_moved_data,
+    with_own_data,
+)
 from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import describe_run
 from tests.conftest import small_config
@@ -296,6 +304,23 @@ def test_evaluate_run_lists_failed_networks_as_rows(tmp_path: Path) -> None:
         "network 1 failed: it diverged",
         "network 1 left no checkpoint and is not in the mean",
     ]
+
+
+def test_weights_after_an_exchange_are_scored_again(run: Run, tmp_path: Path) -> None:
+    """An asynchronous network that left has exchanged after its last evaluation."""
+    path, _, result = run
+    shutil.copytree(path, tmp_path / "copy")
+    storage, recorded = Storage(str(tmp_path / "copy")), read_config(Storage(path))
+    store = CheckpointStore(storage)
+    newest = store.newest(1)
+    assert newest is not None and newest.training["score"] == result["networks"][1]["last_validation_score"]
+    id_ = dataclasses.replace(newest.id, interval=newest.id.interval + 1)
+    assert store.commit(dataclasses.replace(newest, id=id_, training=newest.training | {"score": 0.125}))
+    config = recorded_config(storage, recorded)
+    spec = RunSpec(name="shapes", folder=storage.uri, config=config)
+    for ended, scores in (("done", 0.125), ("retired", newest.training["score"])):
+        row = evaluate_run(spec, run_splits(config), {0: "done", 1: ended}, {}, 1.0)["networks"][1]
+        assert row["last_validation_score"] == scores
 
 
 def test_result_table_without_test_images_gives_the_reason(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,8 @@ from inarch.population.grafting.information import (
 from inarch.population.grafting.local_scions import internal_scion, noise_scion
 from inarch.population.membership.staleness import Staleness
 from inarch.population.models import build
+from inarch.population.persistence.checkpoint import CheckpointStore
+from inarch.population.persistence.storage import Storage
 from inarch.population.state.snapshot import StagingBuffer, layout_of
 from inarch.population.state.state_dict import named_tensors
 from inarch.population.training.run_preparation import describe_run
@@ -227,11 +230,17 @@ def test_noise_scion_without_invalid_filters_keeps_momentum() -> None:
         assert rootstock.reset_momentum == is_reset
 
 
-def test_lockstep_recalibrates_batch_norm_after_the_last_graft() -> None:
-    config = small_config(mode="lockstep", graft=GraftConfig(batch_norm="reset"))
-    for trainer in simulate(config).trainers.values():
-        statistics = {key: value for key, value in named_tensors(trainer.module).items() if "running_mean" in key}
-        assert statistics and all(value.any() for value in statistics.values())
+@pytest.mark.parametrize(("mode", "rule"), [("lockstep", "graft"), ("lockstep", "graft_published"), ("async", "graft")])
+def test_checkpoints_after_a_reset_have_measured_statistics(mode: Any, rule: Any, tmp_path: Path) -> None:
+    config = small_config(mode=mode, graft=GraftConfig(batch_norm="reset"), exchange=ExchangeConfig(rule=rule))
+    store, splits = CheckpointStore(Storage(str(tmp_path)), keep=10), tiny_splits(config)
+    ledger = Simulator(config, lambda: tiny_task(config, splits), checkpoints=store).run().ledger
+    assert any(entry.outcome.value == "grafted" for entry in ledger)
+    for network_id in store.networks():
+        for checkpoint in store.list(network_id):
+            model = store.load(network_id, checkpoint).model
+            means = [value for key, value in model.items() if "running_mean" in key]
+            assert means and all(value.any() for value in means)
 
 
 def test_random_criterion_gives_a_pair_alphas_that_sum_to_one() -> None:
@@ -267,10 +276,11 @@ def test_noise_scion_changes_only_invalid_filters_and_decays() -> None:
 def test_internal_scion_adds_strong_filters_to_invalid_filters() -> None:
     unit = (GraftUnit(name="conv.weight", keys=("conv.weight",)),)
     weight = torch.tensor([3.0, 0.01, 5.0, 0.02, 0.9]).reshape(5, 1, 1, 1)
-    weights = {"conv.weight": weight.clone()}
-    (record,) = internal_scion(weights, unit, GraftConfig(criterion="l1", threshold=0.1))
-    assert weights["conv.weight"].flatten().tolist() == pytest.approx([3.0, 5.01, 5.0, 3.02, 0.9])
-    assert record.alpha == pytest.approx(0.6)
+    for config in (GraftConfig(criterion="l1", threshold=0.1), GraftConfig()):
+        weights = {"conv.weight": weight.clone()}
+        (record,) = internal_scion(weights, unit, config)
+        assert weights["conv.weight"].flatten().tolist() == pytest.approx([3.0, 5.01, 5.0, 3.02, 0.9])
+        assert record.alpha == pytest.approx(0.6)
 
 
 def test_robust_entropy_is_insensitive_to_an_outlier() -> None:
@@ -346,7 +356,7 @@ RULES: dict[str, dict[str, Any]] = {
     },
     "graft, random": {"graft": GraftConfig(criterion="random")},
     "graft, batch norm": {"graft": GraftConfig(criterion="batch_norm")},
-    "internal": {"graft": GraftConfig(scion="internal", threshold=1e9), "population": PopulationConfig(size=1)},
+    "internal": {"graft": GraftConfig(scion="internal", threshold=10.0), "population": PopulationConfig(size=1)},
     "noise": {"graft": GraftConfig(scion="noise"), "population": PopulationConfig(size=1)},
     "papa": {"exchange": ExchangeConfig(rule="papa")},
     "wash": {"exchange": ExchangeConfig(rule="wash")},

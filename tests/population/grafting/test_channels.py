@@ -182,9 +182,34 @@ class Halves(nn.Module):
         return (first * second).mean((2, 3))
 
 
+class Parametrized(nn.Module):
+    """Computes a weight from others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(self.conv(images)).mean((2, 3))
+
+
+class Tied(nn.Module):
+    """Uses one weight in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.second(self.first(images)).mean((2, 3))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (Parametrized(), "through conv, whose weight is computed from others"),
+        (Tied(), "through second, whose weight .* belongs to another layer"),
         (Shuffle(), "through view"),
         (Branching(), "cannot trace"),
         (Normed(), r"through norm \(GroupNorm\)"),

@@ -186,6 +186,13 @@ def test_graft_of_a_nonfinite_scion_names_side_and_layer() -> None:
     scion["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
     with pytest.raises(NotFiniteError, match=r"scion: layer2\.0\.conv1\.weight"):
         graft(rootstock, scion)
+    scion = {key: value.clone() for key, value in rootstock.items()}
+    scion["bn1.running_var"][3] = torch.inf
+    for config in (GraftConfig(), GraftConfig(criterion="constant")):
+        with pytest.raises(NotFiniteError, match=r"scion: bn1\.running_var has a value that is NaN or infinite"):
+            graft(rootstock, scion, config)
+    masked = [state | {"mask": torch.tensor([0.0, -torch.inf])} for state in (rootstock, rootstock)]
+    assert torch.equal(graft(*masked).state["mask"], masked[0]["mask"])
 
 
 def test_graft_units_do_not_depend_on_module_names() -> None:

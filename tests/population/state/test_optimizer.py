@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from inarch.population.errors import ConfigError
-from inarch.population.state.optimizer import create_state, moment_buffers
+from inarch.population.state.optimizer import create_state, load_optimizer, moment_buffers
 
 
 def network() -> nn.Sequential:
@@ -50,6 +50,21 @@ def test_created_state_is_that_before_the_first_step(name: str) -> None:
         step(second, created)
     for own, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.allclose(own, other, atol=1e-7), name
+
+
+@pytest.mark.parametrize(("fused", "place"), [(True, "meta"), (None, "cpu")])
+def test_step_counter_lies_where_the_optimizer_needs_it(fused: bool | None, place: str) -> None:
+    """A fused optimizer on a GPU needs its counter there. Here the device meta stands for the GPU."""
+    parameter = torch.nn.Parameter(torch.zeros(3, device="meta"))
+    optimizer = torch.optim.AdamW([parameter])
+    optimizer.param_groups[0]["fused"] = fused
+    names = {id(parameter): "x"}
+    list(moment_buffers(optimizer, names, ("exp_avg", "exp_avg_sq")))
+    assert optimizer.state[parameter]["step"].device.type == place
+    saved = {"optimizer.step.x": torch.tensor(3.0), "optimizer.exp_avg.x": torch.zeros(3)}
+    load_optimizer(optimizer, names, saved)
+    assert optimizer.state[parameter]["step"].device.type == place
+    assert optimizer.state[parameter]["exp_avg"].device.type == "meta"
 
 
 def test_parameters_without_a_name_are_left_out() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from inarch.population import DeviceConfig, ImageClassification, ScheduleConfig, Trainer
+from inarch.population.evaluation.soups import with_statistics
 from inarch.population.state.memory_order import is_channels_last
 from inarch.population.state.optimizer import make_optimizer
 from inarch.population.state.precision import autocast, measure_batch_norm, without_compilation
@@ -185,6 +186,33 @@ def test_batch_norm_is_measured_on_the_network_itself() -> None:
     measure_batch_norm([images], Compiled(network))
     assert calls == ["network"] and without_compilation(network) is network
     torch.testing.assert_close(network.bn.running_mean, images.mean((0, 2, 3)))
+
+
+def test_frozen_batch_norm_keeps_its_statistics() -> None:
+    class FineTuned(nn.Module):
+        """A network whose first batch norm stays in evaluation mode, as in fine-tuning."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen, self.bn = nn.BatchNorm2d(2), nn.BatchNorm2d(2, momentum=None)
+            self.frozen.running_mean += 5.0
+            self.bn.num_batches_tracked += 200
+
+        def train(self, mode: bool = True) -> FineTuned:
+            super().train(mode)
+            self.frozen.eval()
+            return self
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.bn(self.frozen(images))
+
+    network, images = FineTuned().eval(), torch.randn(16, 2, 3, 3) + 4.0
+    measure_batch_norm([images], network)
+    assert torch.equal(network.frozen.running_mean, torch.full((2,), 5.0)) and not network.training
+    torch.testing.assert_close(network.bn.running_mean, images.mean((0, 2, 3)) - 5.0, rtol=1e-4, atol=1e-4)
+    assert network.bn.num_batches_tracked == 1 and network.bn.momentum is None
+    soup = with_statistics(network, [images])
+    assert torch.equal(soup.frozen.running_mean, network.frozen.running_mean)
 
 
 def test_optimizer_of_float16_on_a_gpu_is_fused() -> None:

@@ -104,6 +104,22 @@ def test_population_of_own_task_exchanges(rule: Any) -> None:
     assert all(report.is_evaluated for reports in result.reports.values() for report in reports)
 
 
+class Rated(Line):
+    """Builds its model with a number that differs between networks."""
+
+    def build_model(self, config: RunConfig, data: Mapping[str, Any]) -> nn.Module:
+        assert isinstance(config.optimizer.learning_rate, float)
+        model = super().build_model(config, data)
+        model.register_buffer("rate", torch.tensor(config.optimizer.learning_rate))
+        return model
+
+
+def test_build_model_sees_the_numbers_of_its_network() -> None:
+    config = line_config(optimizer=OptimizerConfig(learning_rate=(0.25, 0.5)))
+    rates = [Trainer(bound(Rated(), config), config, network_id=n).module.get_buffer("rate").item() for n in (0, 1)]
+    assert rates == [0.25, 0.5] and bound(Rated(), config).build(0).get_buffer("rate").item() == 0.25
+
+
 def test_resumed_network_of_own_task_ends_with_the_same_weights() -> None:
     config = line_config(exchange=ExchangeConfig(rule="none"))
     whole, first = FakeRuntime(), FakeRuntime(stop_after=7)
@@ -262,6 +278,7 @@ def test_settings_for_images_are_refused(tmp_path: Any) -> None:
     for changes, message in (
         ({"exchange": ExchangeConfig(rule="dml")}, r"exchange\.rule is for classification"),
         ({"fusion": FusionConfig(mode="stable", rates=(0.5,))}, r"fusion\.mode is for classification"),
+        ({"optimizer": OptimizerConfig(label_smoothing="choice(0, 0.1)")}, r"optimizer\.label_smoothing is for class"),
     ):
         with pytest.raises(ConfigError, match=message):
             Line().check_config(line_config(**changes), has_model=False)
