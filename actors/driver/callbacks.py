@@ -46,7 +46,8 @@ class RunCallback:
 
         Args:
             network_id: Id of the network.
-            detail: interval, outcome, scion (id of the donor or None) and staleness (intervals or None).
+            detail: interval and outcome. After a graft also scion (id of the donor or None) and staleness (intervals or
+                None), after a refusal reason, which equals outcome.
         """
 
     def on_network_state(self, network_id: int, state: str, detail: Mapping[str, Any]) -> None:

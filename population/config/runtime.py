@@ -60,7 +60,7 @@ class CheckpointConfig:
     weights: Literal["auto", "best", "last"] = "auto"
     """Which weights of a network the result, the soups and the exports use. best: those with the best score on the
     validation data. last: those at the end. auto: the best, if the validation data tell them from the last ones (by
-    more than two standard errors), otherwise the last."""
+    more than two standard errors, or at all if the task gives no scores of examples), otherwise the last."""
 
     def __post_init__(self) -> None:
         require(self.keep >= 2, "checkpoint.keep", "be at least 2", self.keep)
@@ -76,7 +76,7 @@ class TimeoutsConfig:
 
     lease_seconds: float = 30.0
     """A network that receives no answer from the coordinator for this long commits a checkpoint and ends. In a
-    population of more than 200 networks, the lease is three times as long, so that they call less often."""
+    run with population.size above 200, the lease is three times as long, so that they call less often."""
     fetch_seconds: float = 10.0
     """Limit for fetching the snapshots of an exchange, or more for large ones: at least a second for every 50 MB. A
     snapshot that takes longer is refused as late."""
