@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from inarch.population.errors import ConfigError, StructureError
+from inarch.population.errors import CheckpointError, ConfigError, StructureError
 from inarch.population.evaluation.similarity import agreement, mean_cosine
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.checkpoint import CheckpointStore
@@ -26,6 +27,8 @@ from inarch.population.tasks.run_folder import (
     with_own_data,
 )
 from inarch.population.tasks.run_spec import RunSpec
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_again(
@@ -74,8 +77,8 @@ def similarity_over_time(storage: Storage, task: BoundTask, *, every: int = 1) -
 
     Returns:
         One row per interval: interval, agreement (share of validation data with equal predictions) and cosine (of
-        the weights). Networks without a checkpoint are left out. Empty for a single network, without validation data,
-        or if the task has no predictions to compare.
+        the weights). Networks without a checkpoint and intervals with a damaged one are left out. Empty for a single
+        network, without validation data, or if the task has no predictions to compare.
     """
     checkpoints = CheckpointStore(storage)
     every_network = {
@@ -91,9 +94,12 @@ def similarity_over_time(storage: Storage, task: BoundTask, *, every: int = 1) -
         return []
     module, rows = task.build(0), []
     for interval in shared[::-every][::-1]:
-        states = task.align_states(
-            [checkpoints.load(network_id, intervals[interval]).model for network_id, intervals in saved.items()]
-        )
+        try:
+            models = [checkpoints.load(network_id, own[interval]).model for network_id, own in saved.items()]
+        except CheckpointError as error:
+            logger.warning("interval %d is left out of the similarities: %s", interval, error)
+            continue
+        states = task.align_states(models)
         predictions: list[Tensor | None] = []
         for state in states:
             load_tensors(module, state)

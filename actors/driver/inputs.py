@@ -199,8 +199,8 @@ def check_resumed_trusted(config: RunConfig, storage: Storage, *, given: Collect
     targets = [tracker for tracker in config.track if "=" in tracker and not is_remembered(tracker)]
     if targets and not trust:
         raise UntrustedError(
-            f"{storage.uri}/config.json names the trackers {', '.join(targets)}, which you have never named on this "
-            "machine; nothing was sent there. If you trust them, add --trust (in Python: trust=True)"
+            f"{joined(storage.uri, 'config.json')} names the trackers {', '.join(targets)}, which you have "
+            "never named on this machine; nothing was sent there. If you trust them, add --trust (in Python: trust=True)"
         )
 
 

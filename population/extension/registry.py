@@ -237,10 +237,13 @@ def import_object(path: str, field: str) -> Any:
         field: Field of the configuration that holds the path, for errors.
 
     Raises:
-        ConfigError: The object cannot be imported.
+        ConfigError: The object cannot be imported, or the path has another form. `check_code_trusted` leaves out names
+            of another form, so none of them is imported.
         UserCodeError: The module raised another error while it was imported.
     """
     module_name, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(f"{field} {path!r} cannot be imported: {module_name!r} is not the name of a module")
     add_working_directory(module_name)
     module = _import_module(module_name, f"{field} {path!r}")
     target = getattr(module, attribute, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,15 @@ from inarch.population.report.pictures import Points, color, heat_map, line_char
 from inarch.population.report.result_section import result_section
 from inarch.population.tasks.regime import Regime
 
-MAX_POINTS = 400
-"""Most points of a line. Of more, every n-th is drawn, and the last."""
+MAX_POINTS, MAX_POINTS_OF_ALL = 400, 40_000
+"""Most points of a line and of a chart. Of more, every n-th is drawn, and the last."""
+
+MAX_NETWORKS = 100
+"""Networks up to which a table shows who took from whom. Its size is the square of their number."""
+
+NOT_SHOWN = (
+    f"More than {MAX_NETWORKS} networks: the table grafts of the run's folder has rootstock and scion of each graft."
+)
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1e23; --soft: #667; --line: #dde; --back: #fff; --card: #f7f8fa;
@@ -105,7 +113,8 @@ def _header(content: RunContent) -> str:
     lines = [
         f"<h1>{text(content.name)}</h1>",
         f'<p class="soft">{text(content.state)}; networks: {text(counts) or "none"}; '
-        f"{content.info['parameters']:,} parameters each; rule {text(rule)}, topology {text(topology)}, {mode}</p>",
+        f"{content.info['parameters']:,} parameters each; rule {text(rule)}, "
+        f"topology {text(topology)}, {text(mode)}</p>",
     ]
     if content.info.get("regime"):
         planned: Regime = from_dict(Regime, content.info["regime"])
@@ -143,14 +152,15 @@ def _curves(content: RunContent) -> str:
 def _lines(rows: Mapping[int, Sequence[Row]], names: Mapping[int, str], column: str) -> dict[str, tuple[str, Points]]:
     lines: dict[str, tuple[str, Points]] = {}
     for network_id, own in rows.items():
-        points = [(row["interval"], row[column]) for row in own if row.get(column) is not None]
+        known = [(row["interval"], row[column]) for row in own if row.get(column) is not None]
+        points = [(interval, value) for interval, value in known if math.isfinite(value)]
         if points:
-            lines[names.get(network_id, str(network_id))] = color(network_id), _thinned(points)
+            lines[names.get(network_id, str(network_id))] = color(network_id), _thinned(points, len(rows))
     return lines
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> Points:
-    step = -(-len(points) // MAX_POINTS)
+def _thinned(points: Sequence[tuple[float, float]], num_lines: int) -> Points:
+    step = -(-len(points) // max(2, min(MAX_POINTS, MAX_POINTS_OF_ALL // num_lines)))
     return [*points[:-1:step], points[-1]]
 
 
@@ -170,8 +180,10 @@ def _exchange(content: RunContent) -> str:
     grafts: dict[int, list[Row]] = {}
     for row in content.exchanges:
         grafts.setdefault(row["rootstock"], []).append(row)
+    is_small = len(ids) <= MAX_NETWORKS
+    takers = matrix([names[network_id] for network_id in ids], counts) if is_small else f"<p>{NOT_SHOWN}</p>"
     cards = [
-        card("Who took from whom", matrix([names[network_id] for network_id in ids], counts)),
+        card("Who took from whom", takers),
         card(
             "Staleness of the scions, in intervals",
             line_chart(_lines(grafts, names, "staleness_intervals"), x_title="interval"),

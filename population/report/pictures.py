@@ -173,7 +173,7 @@ def time_line(
     for index, time, kind, text in marks:
         x = _scale(time, 0.0, end, 100, WIDTH - RIGHT)
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{row * (index + 0.5):.1f}" r="3.5" class="mark {kind}">'
+            f'<circle cx="{x:.1f}" cy="{row * (index + 0.5):.1f}" r="3.5" class="mark {html.escape(kind)}">'
             f"<title>{html.escape(text)}</title></circle>"
         )
     parts.append(f'<text x="100" y="{height + 14:.1f}">0 s</text>')

@@ -46,7 +46,7 @@ def result_section(content: RunContent) -> str:
             rows.append(table_row(name.replace("_", " "), cells))
     table = f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
     where = result.get("evaluated_on")
-    chosen = f"Weights by checkpoint.weights, evaluated on the {where} data."
+    chosen = f"Weights by checkpoint.weights, evaluated on the {text(where)} data."
     note = chosen if where else "There were no data to evaluate."
     body = f'{table}<p class="soft">{note}</p>{_similarity(result)}{_advice(content)}'
     return f'<h2>Result</h2><div class="card">{body}</div>'

@@ -14,12 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inarch.population.config import RunConfig
-from inarch.population.errors import DataError
+from inarch.population.config import DataConfig, ModelConfig, RunConfig
+from inarch.population.errors import ConfigError, DataError
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.models.text_transformer import TextTransformer
 from inarch.population.persistence.storage import Storage, absolute
 from inarch.population.tasks.tensor_task import TensorTask
+
+MAX_OUTPUTS = 2**27
+"""Most probabilities of an evaluation, which holds them all in memory: 0.5 GiB for each network. Of a longer validation
+or test text, evenly spread windows are taken."""
 
 
 class LanguageModeling(TensorTask):
@@ -38,6 +42,17 @@ class LanguageModeling(TensorTask):
     - accuracy: share of the characters that are predicted correctly.
     """
 
+    def check_config(self, config: RunConfig, *, has_model: bool) -> None:
+        """Raise ConfigError if the task cannot use a configuration, or would ignore settings of data and model."""
+        super().check_config(config, has_model=has_model)
+        for section, own, default in (("data", config.data, DataConfig()), ("model", config.model, ModelConfig())):
+            for item in dataclasses.fields(own):
+                if getattr(own, item.name) != getattr(default, item.name):
+                    raise ConfigError(
+                        f"{section}.{item.name} has no effect with task language, whose text and transformer are "
+                        "described by text.*"
+                    )
+
     def complete_config(self, config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         """Return the configuration with the text at an absolute path, so that a resume from elsewhere finds it."""
         config = super().complete_config(config, data, storage)
@@ -52,19 +67,24 @@ class LanguageModeling(TensorTask):
             config: Configuration of the run. `config.text` names the text.
 
         Returns:
-            For each split a pair of arrays, shape (windows, text.context), int64: characters, and next characters.
+            For each split a pair of arrays, shape (windows, text.context), int64: characters, and next characters. Of
+            long validation and test texts only some windows are taken, evenly spread.
 
         Raises:
             DataError: The file cannot be read, is not UTF-8, or a split is shorter than a window.
         """
         text = read_text(config.text.source)
-        encoded = np.unique(np.array(list(text)), return_inverse=True)[1].astype(np.int64)
+        symbols = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        alphabet, encoded = np.unique(symbols, return_inverse=True)
+        encoded = encoded.astype(np.int64, copy=False)
         test = round(config.text.test * len(encoded))
         validation = round(config.text.validation * len(encoded))
         train = len(encoded) - validation - test
         bounds = {"train": (0, train), "validation": (train, train + validation), "test": (train + validation, None)}
         parts = {split: encoded[start:end] for split, (start, end) in bounds.items()}
         windows = {split: _windows(part, config.text.context) for split, part in parts.items() if len(part)}
+        for split in windows.keys() - {"train"}:
+            windows[split] = _spread(windows[split], config.text.context * len(alphabet))
         short = [split for split, (characters, _) in windows.items() if not len(characters)]
         if short:
             raise DataError(
@@ -135,3 +155,12 @@ def _windows(part: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
     """Return windows of characters, and the characters that follow each of theirs."""
     count = max(0, (len(part) - 1) // context)
     return part[: count * context].reshape(-1, context), part[1 : count * context + 1].reshape(-1, context)
+
+
+def _spread(windows: tuple[np.ndarray, np.ndarray], outputs_each: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the windows, or evenly spread ones among them if all would have more than `MAX_OUTPUTS` outputs."""
+    most = max(1, MAX_OUTPUTS // outputs_each)
+    if len(windows[0]) <= most:
+        return windows
+    chosen = np.linspace(0, len(windows[0]) - 1, most).round().astype(np.int64)
+    return windows[0][chosen], windows[1][chosen]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from inarch.population.config import RunConfig
 from inarch.population.errors import InarchError
 from inarch.population.extension.trusted_code import check_code_trusted
-from inarch.population.persistence.storage import Storage
+from inarch.population.persistence.storage import Storage, joined
 from inarch.population.tasks.run_folder import read_config
 
 EVALUATION_FIELDS = ("task", "model.architecture", "data.train")
@@ -57,7 +57,7 @@ def check_config_trusted(names: Mapping[str, str], storage: Storage, *, file: st
         return
     check_code_trusted(
         names,
-        folder=f"{storage.uri}/{file}",
+        folder=joined(storage.uri, file),
         remedy="If you trust it, add --trust (in Python: trust=True)",
     )
 
@@ -111,7 +111,7 @@ def check_teachers_trusted(config: RunConfig, *, known: Collection[str], trust: 
         name = str(architecture)
         check_code_trusted(
             {"model.architecture": name} if name not in known else {},
-            folder=f"{storage.uri}/config.json",
+            folder=joined(storage.uri, "config.json"),
             remedy=f"If you trust it, train a network with --model.architecture {name} here first, or install the "
             "module; a resume and a replay also take --trust",
         )

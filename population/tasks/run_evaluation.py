@@ -20,7 +20,7 @@ from inarch.population.evaluation.soups import Candidate
 from inarch.population.evaluation.weight_choice import Weights, choose_weights, scored_again
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import damaged_files, read_table
-from inarch.population.persistence.storage import Storage
+from inarch.population.persistence.storage import Storage, joined
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.protocol import BoundTask
 from inarch.population.tasks.run_folder import read_config, read_members
@@ -38,8 +38,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate every network on the test data, or on the validation data if there are no test data.
 
-    In lockstep mode the networks exchange once more after their last evaluation. So have asynchronous networks that did
-    not end their schedule. The validation scores of their last weights are then measured again.
+    In lockstep mode the networks exchange once more after their last evaluation, and networks that did not end their
+    schedule may have trained or exchanged after theirs. The validation scores of their last weights are measured again.
 
     Each network is evaluated twice: with the weights that `checkpoint.weights` chooses, and with its last weights. So
     are the ensemble, the similarities and the uniform soup. The greedy soup is evaluated only with the chosen weights.
@@ -73,7 +73,7 @@ def evaluate_run(
     primary = task.metrics[0]
     best, last, rows = [], [], []
     is_older: list[bool] = []
-    exchanges = spec.config.exchange.rule != "none"
+    exchanges_at_end = spec.config.mode == "lockstep" and spec.config.exchange.rule != "none"
     fits = fit_at_end(storage)
     failures = storage_failures(read_members(storage) or {})
     for network_id in checkpoints.networks():
@@ -83,8 +83,8 @@ def evaluate_run(
         (state, score, interval), last_score = best_weights, newest.training.get("score")
         best.append(Candidate(network_id=network_id, state=state, validation_score=score))
         last.append(Candidate(network_id=network_id, state=newest.evaluated_state, validation_score=last_score))
-        has_exchanged = exchanges and (spec.config.mode == "lockstep" or ended.get(network_id) != "done")
-        is_older.append(has_exchanged or newest.id.step > 0)  # the score is that of earlier weights
+        is_last = ended.get(network_id) == "done" and not newest.id.step
+        is_older.append(not is_last or exchanges_at_end)  # the score is that of earlier weights
         rows.append(
             {
                 "network": network_id,
@@ -107,7 +107,7 @@ def evaluate_run(
             score = candidate.validation_score
             row["last_validation_score"] = None if score is None else primary.score(score)
     if not rows:
-        raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {spec.folder}/logs")
+        raise RunError(f"no network of {spec.name} left a checkpoint; its logs are in {joined(spec.folder, 'logs')}")
     info = read_config(storage)["info"] if storage.exists("config.json") else {}
     evaluation_data, split = _parts(task, info)
     without_scores = {network_id: ended.get(network_id, "unknown") for network_id in checkpoints.networks()}

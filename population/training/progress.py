@@ -85,7 +85,8 @@ class Progress:
             seconds: Seconds of the steps.
         """
         self.loss_sum += loss_sum
-        self.metric_sums = {name: self.metric_sums.get(name, 0.0) + value for name, value in metric_sums.items()}
+        for name, value in metric_sums.items():
+            self.metric_sums[name] = self.metric_sums.get(name, 0.0) + value
         self.seconds_steps += seconds
 
     def record_scores(self, scores: Scores | None) -> None:

@@ -171,6 +171,17 @@ def test_evaluation_of_an_unfinished_run_is_valid_json(run: Run, tmp_path: Path,
     assert "NaN" not in (printed := capsys.readouterr().out) and json.loads(printed)["seconds"] is None
 
 
+def test_damaged_checkpoint_is_left_out_of_the_similarities(run: Run, tmp_path: Path, capsys) -> None:
+    shutil.copytree(run[0], tmp_path / "shapes")
+    *_, older, _ = sorted((tmp_path / "shapes" / "networks" / "0").glob("0*/model.safetensors"))
+    older.write_bytes(older.read_bytes()[:-50])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["evaluate", str(tmp_path / "shapes"), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert int(older.parent.name.partition("-")[0]) not in {row["interval"] for row in printed["similarity"]}
+    assert printed["similarity"]
+
+
 class Tuples(nn.Module):
     """A model whose first layer is lazy and whose outputs are tuples."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from inarch.population.errors import UntrustedError
+from inarch.population.errors import ConfigError, UntrustedError
 from inarch.population.extension.registry import import_object
 from inarch.population.extension.trusted_code import (
     check_code_trusted,
@@ -53,6 +54,16 @@ def test_installed_and_imported_modules_need_no_trust(folder: Path) -> None:
     (folder / "json.py").write_text("")  # the interpreter's own is found first
     (folder / "tests.py").write_text("")  # imported already
     check(task="json:dumps", model="tests.conftest:small_config")
+
+
+@pytest.mark.parametrize("module", ["foreign-model", "foreign_model..x", ".foreign_model", "foreign_model/x", ""])
+def test_names_that_need_no_trust_are_not_imported(folder: Path, module: str) -> None:
+    """Python would import a file with a hyphen, and the parent of a name with two dots."""
+    shutil.copy(folder / "foreign_model.py", folder / "foreign-model.py")
+    check(model=f"{module}:make")
+    with pytest.raises(ConfigError, match="is not the name of a module"):
+        import_factory(f"{module}:make", "model")
+    assert not (folder / "was_run").exists()
 
 
 @pytest.mark.parametrize("name", ["a_package", "a_folder"])

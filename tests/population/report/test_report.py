@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
+import itertools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -74,6 +76,29 @@ def test_page_of_a_run_that_has_only_begun_is_whole(tmp_path: Path) -> None:
     storage.write("config.json", json.dumps({"config": config, "info": info, "model": "resnet8"}).encode())
     page = render(read_content(storage), refresh_seconds=5)
     assert "No network has completed an interval" in page and '<meta http-equiv="refresh" content="5">' in page
+
+
+def test_page_shows_no_html_of_the_folder_and_no_nan(tmp_path: Path) -> None:
+    storage = run_folder(tmp_path)
+    evil = "<script>alert(1)</script>"
+    content = read_content(storage)
+    name = f"validation_{METRIC.name}"
+    rows = tuple(row | {name: value} for row, value in zip(content.rows, itertools.cycle((math.nan, 0.5, math.inf))))
+    event = next(row for row in content.events if row["network_id"] >= 0)
+    content = dataclasses.replace(
+        content,
+        config={**content.config, "mode": evil},
+        result={**(content.result or {}), "evaluated_on": evil},
+        events=(*content.events, {**event, "kind": f'"{evil}'}),
+        rows=rows,
+    )
+    page = render(content)
+    assert "<script" not in page and "nan" not in page.lower().replace("finance", "") and page.count("&lt;script") >= 2
+
+
+def test_page_of_a_thousand_networks_has_no_table_of_pairs(tmp_path: Path) -> None:
+    page = render(read_content(run_folder(tmp_path, networks=150, intervals=3, layers=2)))
+    assert "More than 100 networks" in page and len(page.encode()) < 2**20
 
 
 def test_grid_averages_networks_and_neighboring_intervals() -> None:

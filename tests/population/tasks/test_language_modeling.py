@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from inarch.population import (
+    DataConfig,
     ExchangeConfig,
+    ModelConfig,
     OptimizerConfig,
     PopulationConfig,
     RunConfig,
@@ -25,6 +27,7 @@ from inarch.population.errors import ConfigError, DataError
 from inarch.population.models.text_transformer import TextTransformer
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
+from inarch.population.tasks import language_modeling
 from inarch.population.tasks.language_modeling import LanguageModeling, read_text
 from tests.fakes.runtime import FakeRuntime, live
 
@@ -143,8 +146,25 @@ def test_text_that_cannot_be_used_is_refused(config: RunConfig, tmp_path: Path) 
         text = TextConfig(source=str(source), context=16)
         with pytest.raises(DataError, match=message):
             LanguageModeling().load_data(RunConfig(task="language", text=text))
+    for changes, name in (
+        ({"data": DataConfig(validation=0.3)}, r"data\.validation"),
+        ({"model": ModelConfig(architecture="vgg16")}, r"model\.architecture"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} has no effect with task language"):
+            LanguageModeling().check_config(dataclasses.replace(config, **changes), has_model=False)
     with pytest.raises(ConfigError, match=r"text\.width must be a multiple of text\.heads \(4\), got 90"):
         TextConfig(width=90)
+
+
+def test_long_evaluation_texts_are_thinned_evenly(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = LanguageModeling().load_data(config)
+    alphabet = len(set(SENTENCE))
+    monkeypatch.setattr(language_modeling, "MAX_OUTPUTS", 10 * 16 * alphabet)
+    thinned = LanguageModeling().load_data(config)
+    assert np.array_equal(thinned["train"][0], whole["train"][0])
+    for split in ("validation", "test"):
+        chosen = np.linspace(0, len(whole[split][0]) - 1, 10).round().astype(int)
+        assert all(np.array_equal(thinned[split][part], whole[split][part][chosen]) for part in (0, 1))
 
 
 def test_python_documentation_is_english_of_some_length() -> None:

@@ -121,6 +121,9 @@ def test_resume_after_a_stop_before_the_exchange_exchanges_first() -> None:
     live(second, resumed)
     assert_equal(weights(whole), weights(second))
     assert [r.outcome for r in resumed.reports] == ["grafted", "grafted", "unchanged"]
+    rows = [[report.row(time=0.0) for report in source.reports] for source in (runtime, resumed)]
+    own = next(row for row in rows[1] if row["interval"] == 2)  # none of its steps was trained after the resume
+    assert own["train_accuracy"] == next(row for row in rows[0] if row["interval"] == 2)["train_accuracy"] > 0
     assert second.origin().trained_intervals == whole.origin().trained_intervals
 
 
