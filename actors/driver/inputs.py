@@ -200,7 +200,8 @@ def check_resumed_trusted(config: RunConfig, storage: Storage, *, given: Collect
     if targets and not trust:
         raise UntrustedError(
             f"{joined(storage.uri, 'config.json')} names the trackers {', '.join(targets)}, which you have "
-            "never named on this machine; nothing was sent there. If you trust them, add --trust (in Python: trust=True)"
+            "never named on this machine; nothing was sent there. If you trust them, add --trust (in Python: "
+            "trust=True)"
         )
 
 
