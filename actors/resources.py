@@ -210,6 +210,11 @@ def plan_resources(config: RunConfig) -> NetworkResources:
     available = ray.cluster_resources()
     cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
     population, size = config.population, config.population.size
+    if population.cpus is None and cpus == 0:
+        raise ResourceError(
+            "the cluster has no CPUs, of which each network would get a share; set population.cpus to what a network "
+            "is to get, or wait until nodes have started"
+        )
     network_gpus = population.gpus
     if network_gpus is None:
         network_gpus = 0.0 if gpus == 0 else (1.0 if size <= gpus else 1.0 / -(-size // int(gpus)))

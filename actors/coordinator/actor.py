@@ -51,7 +51,7 @@ from inarch.population.membership.population_state import JoinPoint
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot_info import SnapshotInfo
-from inarch.population.tasks.run_folder import read_info, read_members
+from inarch.population.tasks.run_folder import read_config, read_info, read_members, run_id_of
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
@@ -71,7 +71,8 @@ class RunCoordinator(GuestApi):
         self._background, self._recorder = self.context.background, self.context.recorder
         self.lifecycle = NetworkLifecycle(self.context)
         self._has_members = asyncio.Event()
-        self._has_members.set()
+        if not spec.is_resumed:  # else `start` or `recover` restores them
+            self._has_members.set()
         self._join_points: dict[tuple[int, int], JoinPoint[References]] = {}
         self.cluster_watch = ClusterWatch(self.context, self.lifecycle)
         self.guests = Guests(self.context)
@@ -105,6 +106,8 @@ class RunCoordinator(GuestApi):
         except BaseException:
             self.lifecycle.terminate_all()
             raise
+        finally:
+            self._has_members.set()
         self._recorder.save()
         if self._spec.open is None:
             self._background.spawn(self.lifecycle.start_all())
@@ -160,6 +163,19 @@ class RunCoordinator(GuestApi):
             self.lifecycle.request_stop(network_id)
         await self._background.notify()
         self._background.has_changed.set()
+
+    @ray.method
+    async def run_id(self) -> str | None:
+        """Return the id of the run in its folder, or None if it cannot be read. A run of the same name has another."""
+        storage = self.context.storage
+
+        def read() -> str:
+            return run_id_of(read_config(storage), storage)
+
+        try:
+            return await asyncio.to_thread(read)
+        except (RunError, StorageError):
+            return None
 
     @ray.method
     async def status(self) -> RunStatus:
@@ -405,7 +421,11 @@ class RunCoordinator(GuestApi):
         for second in itertools.count(1):
             if self._state.is_over:
                 return
+            before = time.monotonic()
             await asyncio.sleep(1.0)
+            late_seconds = time.monotonic() - before - 1.0
+            if late_seconds > 1.0:  # this process was frozen or busy, and heartbeats wait to be read
+                self._monitor.excuse_silence(late_seconds)
             self.guests.record_gone(self.lifecycle.check_heartbeats())
             self.guests.write_soon()
             if self._spec.open is not None or self._members.guests:

@@ -76,12 +76,12 @@ class NetworkLifecycle:
         for network_id, task in placing.items():
             if task.done():
                 self._background.spawn(self._supervise(network_id))
-            elif self._config.population.time_slicing:
-                self._background.spawn(self._begin(network_id, task))
+            elif self._config.population.time_slicing or plans[network_id].mode == "resumed":
+                self._background.spawn(self._begin(network_id, task))  # it has work of its own
             else:
                 task.cancel()
                 self.terminate(network_id)
-                self._members.restart(network_id)
+                self._members.move(network_id)
                 self._background.spawn(self.start(network_id, "joined"))
         for network_id in plans.keys() - initial:
             self._background.spawn(self.start(network_id, "joined"))
@@ -227,7 +227,8 @@ class NetworkLifecycle:
             except RayActorError as error:
                 member = self._members[network_id]
                 is_own_error = getattr(error, "actor_init_failed", False)
-                if is_own_error and not (plan.mode == "resumed" and member.restarts):
+                has_trained = plan.mode == "resumed" and (member.restarts or self._state.has_begun)
+                if is_own_error and not has_trained:
                     raise
                 if member.restarts >= self._config.population.max_restarts or not self._is_wanted(network_id):
                     raise

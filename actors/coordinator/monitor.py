@@ -122,6 +122,15 @@ class RunMonitor:
         """Return the seconds since the last sign of life. 0 before the first."""
         return time.monotonic() - self._heartbeats[network_id] if network_id in self._heartbeats else 0.0
 
+    def excuse_silence(self, seconds: float) -> None:
+        """Do not count a time in which this process read no heartbeats.
+
+        Args:
+            seconds: Length of that time, up to now.
+        """
+        now = time.monotonic()
+        self._heartbeats = {key: min(now, heartbeat + seconds) for key, heartbeat in self._heartbeats.items()}
+
     def record_report(self, report: IntervalReport, *, is_news: bool = True) -> None:
         """Record a report. An older one than the newest is ignored.
 

@@ -97,6 +97,7 @@ class NetworkGroup:
         )
         self._handles[member.id] = create_network(spec, data, cpus=resources.cpus)
         self._booted.add((member.id, member.incarnation))
+        self._finished.discard(member.id)  # that was its former process
 
     def find(self, member: MemberRecord) -> int | None:
         """Take over the living process of a member, if there is one.

@@ -146,8 +146,9 @@ class RayMetrics:
         _set_each(self._loss, losses, {"best": min, "mean": statistics.fmean, "worst": max})
         staleness = [network.staleness_intervals for network in living if network.staleness_intervals is not None]
         _set_each(self._staleness, staleness, {"median": statistics.median, "greatest": max})
-        _set_each(self._silent, [network.silent_seconds for network in training], {"greatest": max})
-        _set_each(self._unwritten, [network.unwritten_seconds for network in networks], {"greatest": max})
+        awaited = [network for network in living if network.state != "done"]
+        _set_each(self._silent, [network.silent_seconds for network in awaited] or [0.0], {"greatest": max})
+        _set_each(self._unwritten, [network.unwritten_seconds for network in living] or [0.0], {"greatest": max})
         if primary is not None:
             self._show_validation(living, primary)
         if self._each:

@@ -67,6 +67,8 @@ class RunCompletion:
         if networks and not is_stopped and not await self._evaluate(seconds):
             return
         await context.recorder.write(phase="finished")
+        if state.is_over:  # another start has claimed the folder, or it was deleted
+            return
         if is_stopped or not networks:
             await self._write_report("stopped" if is_stopped else "finished")
         await self._withdraw_claim()
@@ -80,7 +82,8 @@ class RunCompletion:
         self._lifecycle.terminate_all()
         await self._context.background.notify()
         await self._context.recorder.write()
-        await self._guests.write_rows()
+        with contextlib.suppress(InarchError):  # the folder may be gone, or another start's
+            await self._guests.write_rows()
         await self._write_report("failed")
         await self._withdraw_claim()
         await self.end_process()

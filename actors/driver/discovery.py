@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
-from inarch.actors.driver.coordinator_client import find_coordinator, kill_coordinator
+from inarch.actors.driver.coordinator_client import CoordinatorHandle, find_coordinator, kill_coordinator
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import check_reachable, connect
@@ -23,9 +23,11 @@ from inarch.population.errors import (
     RunError,
     RunExistsError,
     RunNotFoundError,
+    StorageError,
 )
 from inarch.population.persistence.json_files import read_json, to_json
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_folder import read_config, run_id_of
 from inarch.population.tasks.run_spec import RunSpec
 
 logger = logging.getLogger("inarch")
@@ -151,7 +153,7 @@ def check_folder_not_live(storage: Storage, trusted: TrustedClusters) -> None:
     was_connected = ray.is_initialized()
     try:
         connect_to(address)
-        is_live = _is_live(cluster["run"])
+        is_live = _is_live(cluster["run"], of=storage)
     except ClusterError:
         return
     finally:
@@ -168,13 +170,35 @@ def _check_driver_ended(cluster: Mapping[str, Any]) -> None:
         raise RunError(f"run {cluster['run']} is live: process {driver['process']} drives it; stop it first")
 
 
-def _is_live(name: str) -> bool:
+def is_of_other_run(coordinator: CoordinatorHandle, storage: Storage) -> bool:
+    """Return whether a coordinator has a run of the same name in another folder.
+
+    A coordinator that does not answer, or does not know, counts as that of this folder.
+
+    Args:
+        coordinator: The coordinator of this name on the connected cluster.
+        storage: The run's folder.
+    """
+    try:
+        other = ray.get(coordinator.run_id.remote(), timeout=ANSWER_SECONDS)
+        return other is not None and other != run_id_of(read_config(storage), storage)
+    except (RayError, GetTimeoutError, RunError, StorageError):
+        return False
+
+
+def _is_live(name: str, *, of: Storage | None = None) -> bool:
     """Return whether a run of this name is live on the connected cluster. Kill the coordinator of a run that has ended.
 
     A run whose coordinator does not answer counts as live.
+
+    Args:
+        name: Name of the run.
+        of: The run's folder. A run of the same name in another folder does not count, and its coordinator stays.
     """
     try:
         coordinator = find_coordinator(name)
+        if of is not None and is_of_other_run(coordinator, of):
+            return False
         status = ray.get(coordinator.status.remote(), timeout=ANSWER_SECONDS)
     except (ValueError, ActorDiedError):
         return False

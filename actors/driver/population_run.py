@@ -23,7 +23,7 @@ from inarch.actors.driver.coordinator_client import (
     end_coordinator,
     find_coordinator,
 )
-from inarch.actors.driver.discovery import connect_to_recorded, find_cluster
+from inarch.actors.driver.discovery import connect_to_recorded, find_cluster, is_of_other_run
 from inarch.actors.driver.inputs import (
     OWN_TASK,
     check_here,
@@ -62,6 +62,9 @@ OPEN_DEFAULTS = OpenConfig()
 POLL_SECONDS = 2.0
 """Longest time in seconds that one call waits at the coordinator for an event or the result."""
 
+FINISH_SECONDS = 30.0
+"""Longest wait of a `with` block for the result of a run that has ended, to pass it to callbacks."""
+
 LATE_SECONDS = 10.0
 """How late an answer of the coordinator may be that `wait` still takes after its time is over."""
 
@@ -97,9 +100,12 @@ class PopulationRun:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stop the run if it is still live, and end its coordinator."""
+        """Stop the run if it is still live, let its callbacks finish, and end its coordinator."""
         if self.is_live():
             self.stop()
+        elif self._dispatchers or self._lines is not None:
+            with contextlib.suppress(InarchError, TimeoutError):  # it failed, and its callbacks know
+                self.wait(seconds=FINISH_SECONDS)
         with contextlib.suppress(RayError):
             self.close()
 
@@ -264,6 +270,10 @@ class PopulationRun:
             raise RunNotFoundError(
                 f"run {cluster['run']} is not running any more; its folder is {folder.uri}"
             ) from None
+        if is_of_other_run(coordinator, folder):
+            raise RunNotFoundError(
+                f"run {cluster['run']} of {folder.uri} is not running any more; a run of this name in another folder is"
+            )
         run = cls(coordinator, folder, cluster["run"], dashboard=cluster.get("dashboard"), info=None)
         run.follow(followers)
         return run

@@ -132,8 +132,8 @@ def join(
     if ranks.is_first:
         session = _session(run_name, enrollment, terms.config, participant)
     member = Member(participant, enrollment, session, optimizer=loop_optimizer, ranks=ranks)
-    if begin == "clone":
-        member.adopt()
+    if begin == "clone" and not member.adopt():
+        logger.warning("run %s: no member had weights that could be cloned; this one begins with its own", run_name)
     return member
 
 

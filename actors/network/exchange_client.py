@@ -423,10 +423,13 @@ class ExchangeClient:
             own, self._request = self._request, None
         if own is None:
             return
-        scions = self._fetch(own)
-        with self._changed:
-            self._fetched = (own, scions)
-            self._changed.notify_all()
+        scions: tuple[Snapshot, ...] | ExchangeOutcome = ExchangeOutcome.LATE  # a barrier asks again
+        try:
+            scions = self._fetch(own)
+        finally:
+            with self._changed:
+                self._fetched = (own, scions)
+                self._changed.notify_all()
 
     def _fetch(self, own: SnapshotInfo) -> tuple[Snapshot, ...] | ExchangeOutcome:
         fetch_seconds, barrier_seconds = self.fetch_seconds, self._timeouts.barrier_seconds

@@ -11,6 +11,9 @@ from inarch.actors.network.log_file import LogFile
 CHECKS = 20
 """Checks within the limit."""
 
+LOG_SECONDS = 5.0
+"""Longest wait for the last lines of the log, whose folder may hang too."""
+
 
 class Watchdog:
     """Watches the progress of training from threads of its own.
@@ -50,14 +53,44 @@ class Watchdog:
         while True:
             time.sleep(self._limit / CHECKS)
             if self._is_training and time.monotonic() - self._last_progress > self._limit:
-                self._log.logger.critical("no progress for %.0f s: the process ends", self._limit)
-                self._log.sync()
-                os._exit(1)
+                end_hanging(self._log, f"no progress for {self._limit:.0f} s")
 
     def _wait_for_end(self) -> None:
         self._must_end.wait()
         if not self._is_training:
             exit_soon()
+
+
+def limit_building(log: LogFile, *, seconds: float) -> threading.Timer:
+    """End this process unless its network is built in time. Cancel the timer when it is.
+
+    Args:
+        log: Log of the network.
+        seconds: Longest time.
+    """
+    timer = threading.Timer(seconds, end_hanging, args=(log, f"the network was not built within {seconds:g} s"))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def end_hanging(log: LogFile, reason: str) -> None:
+    """End this process at once. The reason is logged if the log can be written.
+
+    Args:
+        log: Log of the network.
+        reason: Why the process ends.
+    """
+
+    def write() -> None:
+        log.logger.critical("%s: the process ends", reason)
+        log.close()
+        log.sync()
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(LOG_SECONDS)
+    os._exit(1)
 
 
 def exit_soon() -> None:

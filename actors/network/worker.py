@@ -36,7 +36,7 @@ from inarch.actors.network.log_file import LogFile
 from inarch.actors.network.mps import join_mps
 from inarch.actors.network.standing import NetworkDescription, NetworkStanding
 from inarch.actors.network.storage_report import REPORT_SECONDS, StorageReport
-from inarch.actors.network.watchdog import Watchdog, exit_soon
+from inarch.actors.network.watchdog import Watchdog, exit_soon, limit_building
 from inarch.actors.registrations import register_all
 from inarch.actors.retry import RETRY_SECONDS, retry
 from inarch.population.errors import CheckpointError, RunError
@@ -82,7 +82,9 @@ class NetworkWorker:
             torch.use_deterministic_algorithms(True)
         self._storage_seconds = STORAGE_DEADLINES * config.timeouts.storage_seconds
         storage = Storage(spec.run.folder, deadline_seconds=config.timeouts.storage_seconds)
-        self._log = LogFile(storage, f"network-{network_id}")
+        # A thread writes the lines: a folder that hangs must not hold up training.
+        self._log = LogFile(storage, f"network-{network_id}", in_background=True)
+        building = limit_building(self._log, seconds=config.timeouts.progress_seconds)
         self._checkpoints = CheckpointStore(storage, keep=config.checkpoint.keep, token=spec.run.token)
         self._retry(functools.partial(self._checkpoints.acquire_fence, network_id, spec.incarnation))
         task = task_of(spec.run).bind(config, data, model=spec.run.factory, device=device)
@@ -120,6 +122,7 @@ class NetworkWorker:
             2 * self._storage_seconds,
         )
         self._compile_lock = CompileLock(self._log.logger)
+        building.cancel()
         self._watchdog = Watchdog(self._log, limit_seconds=limit, must_end=self._exchange.must_end)
         self._report: IntervalReport | None = None
         self._exit: ExitReason | None = None

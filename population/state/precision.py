@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage] # the base of all batch norms
 
 Precision = Callable[[], AbstractContextManager[object]]
 """Returns the context in which networks run."""
@@ -65,7 +65,7 @@ def measure_batch_norm(inputs: Iterable[Tensor], model: nn.Module) -> None:
     measured = {
         layer: layer.momentum
         for layer in network.modules()
-        if isinstance(layer, BatchNorm) and layer.training and layer.track_running_stats
+        if isinstance(layer, _BatchNorm) and layer.training and layer.track_running_stats
     }
     try:
         for layer in measured:

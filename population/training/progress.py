@@ -85,8 +85,8 @@ class Progress:
             seconds: Seconds of the steps.
         """
         self.loss_sum += loss_sum
-        for name, value in metric_sums.items():
-            self.metric_sums[name] = self.metric_sums.get(name, 0.0) + value
+        added = {name: self.metric_sums.get(name, 0.0) + value for name, value in metric_sums.items()}
+        self.metric_sums = {**self.metric_sums, **added}
         self.seconds_steps += seconds
 
     def record_scores(self, scores: Scores | None) -> None:

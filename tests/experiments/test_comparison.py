@@ -393,17 +393,18 @@ def test_runs_that_were_begun_are_refused_at_once(scheme: str, tmp_path: Path) -
     storage = Storage(f"{tmp_path}/runs/{definition.name}-{arm.name}-1")
     spec = RunSpec(name=storage.uri.rpartition("/")[2], folder=storage.uri, config=arm.config)
     write_config(storage, spec, describe_run(ImageClassification(arm.config, run_splits(arm.config))))
-    folders = {"storage": f"{scheme}{tmp_path}/runs", "out": f"{tmp_path}/out"}
+    storage_uri, out, console = f"{scheme}{tmp_path}/runs", f"{tmp_path}/out", Console(quiet=True)
+    start = partial(run_comparison, command="", storage=storage_uri, out=out, console=console)
     with pytest.raises(ConfigError, match=f"{arm.name}-1 has another configuration \\(seed\\)"):
-        run_comparison(definition, command="", seeds=(0, 1), **folders, reuse=True, console=Console(quiet=True))
+        start(definition, seeds=(0, 1), reuse=True)
     spec = dataclasses.replace(spec, config=dataclasses.replace(arm.config, seed=1, address="10.0.0.1:1", name="x"))
     write_config(storage, spec, describe_run(ImageClassification(arm.config, run_splits(arm.config))))
     with pytest.raises(ConfigError, match=f"{arm.name}-1 was begun already; use it with --reuse"):
-        run_comparison(definition, command="", seeds=(0, 1), **folders, console=Console(quiet=True))
+        start(definition, seeds=(0, 1))
     other = tiny(epochs=4)
     with pytest.raises(ConfigError, match=r"-1 has another configuration \(schedule\.epochs\)"):
-        run_comparison(other, command="", seeds=(1,), **folders, reuse=True, console=Console(quiet=True))
-    assert not Path(folders["out"]).exists() and [path.name for path in (tmp_path / "runs").iterdir()] == [spec.name]
+        start(other, seeds=(1,), reuse=True)
+    assert not Path(out).exists() and [path.name for path in (tmp_path / "runs").iterdir()] == [spec.name]
 
 
 def test_recorded_runs_are_replaced_only_if_the_user_says_so(tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ def test_weights_after_an_exchange_are_scored_again(run: Run, tmp_path: Path) ->
     newest = store.newest(1)
     assert newest is not None and newest.training["score"] == result["networks"][1]["last_validation_score"]
     id_ = dataclasses.replace(newest.id, interval=newest.id.interval + 1)
-    assert store.commit(dataclasses.replace(newest, id=id_, training=newest.training | {"score": 0.125}))
+    assert store.commit(dataclasses.replace(newest, id=id_, training={**newest.training, "score": 0.125}))
     config = recorded_config(storage, recorded)
     spec = RunSpec(name="shapes", folder=storage.uri, config=config)
     for ended, scores in (("done", 0.125), ("retired", newest.training["score"])):

@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from inarch.actors.coordinator.actor import RunCoordinator
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer
 from inarch.actors.network.log_file import LogFile
@@ -67,6 +69,19 @@ def test_members_leave_and_stop_at_once_before_the_run_has_begun(tmp_path: Path)
 
     expected = [["starting", "starting", "retired"], ["stopped", "stopped", "retired"], ["finished"]]
     assert asyncio.run(scenario()) == expected
+
+
+def test_stop_of_a_resumed_run_waits_for_its_members(tmp_path: Path) -> None:
+    """Before they are restored there is nobody to stop, and they would start afterwards."""
+
+    async def scenario() -> RunCoordinator:
+        spec = RunSpec(name="run", folder=str(tmp_path / "run"), config=small_config(), is_resumed=True)
+        run = RunCoordinator(spec)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(plain(run).stop(), 0.2)
+        return run
+
+    assert asyncio.run(scenario()).context.state.phase == "starting"
 
 
 def test_error_of_a_background_task_fails_the_run(tmp_path: Path) -> None:

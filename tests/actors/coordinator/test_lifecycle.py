@@ -123,7 +123,48 @@ def test_start_all_with_min_size_lets_the_rest_join_later(make) -> None:
         await run.lifecycle.start_all()
         await run.until(lambda: run.group.is_training(0) and len(run.group.created) == 3)
         assert run.group.created[2] == (1, 2, StartPlan("joined"))
-        assert run.population.is_held(1)
+        assert run.population.is_held(1) and run.population.members[1].restarts == 0
+
+    play(scenario)
+
+
+def test_resumed_networks_that_are_placed_later_keep_their_process(make, monkeypatch) -> None:
+    """They have a checkpoint, so they do not join as others do, and a stop lets them write another."""
+
+    async def plans() -> dict[int, StartPlan]:
+        return {0: StartPlan("resumed"), 1: StartPlan("resumed")}
+
+    async def scenario() -> None:
+        run = make(is_resumed=True, population=PopulationConfig(size=2, min_size=1))
+        run.add(2)
+        run.group.slow = {1}
+        monkeypatch.setattr(run.lifecycle, "read_plans", plans)
+        await run.lifecycle.start_all()
+        await run.until(lambda: run.group.is_training(0))
+        assert run.group.created == [(0, 1, StartPlan("resumed")), (1, 1, StartPlan("resumed"))]
+        assert run.group.ended == [] and not run.population.is_held(1)
+
+    play(scenario)
+
+
+class UnbuiltError(ActorDiedError):
+    """The death of a process whose constructor raised."""
+
+    actor_init_failed = True
+
+
+def test_moved_network_is_built_again_after_an_error(make, monkeypatch) -> None:
+    """Its data may not be mounted yet on the new node, and it has trained before."""
+    monkeypatch.setattr("inarch.actors.coordinator.lifecycle.RETRY_SECONDS", 0.0)
+    errors = [UnbuiltError()]
+
+    async def scenario() -> None:
+        run = make()
+        await run.train(2)
+        run.group.on_create = lambda member: errors.pop() if errors else None
+        run.group.finish(1, ExitReason.MOVED)
+        await run.until(lambda: len(run.group.created) == 4 and run.group.is_training(1))
+        assert not errors and run.population.members[1].restarts == 1 and run.state_of(1) is MemberState.TRAINING
 
     play(scenario)
 

@@ -43,6 +43,17 @@ def monitor(tmp_path: Path) -> RunMonitor:
     return RunMonitor("run", LogFile(Storage(str(tmp_path)), "coordinator"))
 
 
+def test_silence_while_this_process_was_frozen_does_not_count(monitor: RunMonitor, monkeypatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("inarch.actors.coordinator.monitor.time.monotonic", lambda: clock[0])
+    monitor.record_heartbeat(0)
+    clock[0] = 110.0
+    monitor.record_heartbeat(1)
+    clock[0] = 215.0  # 100 of these seconds were frozen
+    monitor.excuse_silence(100.0)
+    assert (monitor.silent_seconds(0), monitor.silent_seconds(1)) == (15.0, 5.0)
+
+
 def test_failing_storage_is_one_event_until_it_is_over(monitor: RunMonitor) -> None:
     for failure, seconds in (("disk full", 3.0), ("disk full", 8.0)):
         monitor.record_report(report(1, failure=failure, seconds=seconds))

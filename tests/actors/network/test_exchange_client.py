@@ -298,6 +298,18 @@ def test_fetch_in_lockstep_ignores_an_earlier_answer(clients, backend, snapshot:
     assert client.fetch_scions(of_interval(snapshot, 2).origin) is ExchangeOutcome.NOTHING_YET
 
 
+def test_fetch_in_lockstep_asks_again_after_an_error(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
+    client, errors = clients("lockstep"), [RuntimeError("out of memory")]
+
+    def answer(own: SnapshotInfo) -> ExchangeOutcome:
+        if errors:
+            raise errors.pop()
+        return ExchangeOutcome.NOTHING_YET
+
+    backend.answer = answer
+    assert client.fetch_scions(snapshot.origin) is ExchangeOutcome.NOTHING_YET and not errors
+
+
 def test_fetch_in_lockstep_ends_when_the_network_is_orphaned(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
     client = clients("lockstep")
     backend.command, backend.answer = None, lambda own: None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,29 @@ def test_lines_in_background_are_written_by_close(tmp_path: Path) -> None:
     log.close()
     assert len((tmp_path / "logs" / "coordinator.log").read_text().splitlines()) == 100
     log.close()
+
+
+HANGING = """
+import sys, threading
+from pathlib import Path
+from inarch.actors.network import watchdog
+from inarch.actors.network.log_file import LogFile
+from inarch.population.persistence.storage import Storage
+
+class Hanging(LogFile):
+    def sync(self):
+        threading.Event().wait()  # as a write into a folder that hangs
+
+watchdog.LOG_SECONDS = 0.5
+log = Hanging(Storage(sys.argv[1]), "network-0", in_background=True)
+watchdog.limit_building(log, seconds=0.2)
+threading.Event().wait()
+"""
+
+
+def test_process_that_hangs_ends_although_its_log_hangs(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", HANGING, str(tmp_path)], timeout=60, capture_output=True, text=True)
+    assert ended.returncode == 1 and "the network was not built within 0.2 s: the process ends" in ended.stderr
 
 
 def test_log_of_a_run_on_a_bucket_is_copied_by_sync(bucket: str) -> None:

@@ -191,8 +191,8 @@ def test_graft_of_a_nonfinite_scion_names_side_and_layer() -> None:
     for config in (GraftConfig(), GraftConfig(criterion="constant")):
         with pytest.raises(NotFiniteError, match=r"scion: bn1\.running_var has a value that is NaN or infinite"):
             graft(rootstock, scion, config)
-    masked = [state | {"mask": torch.tensor([0.0, -torch.inf])} for state in (rootstock, rootstock)]
-    assert torch.equal(graft(*masked).state["mask"], masked[0]["mask"])
+    masked = rootstock | {"mask": torch.tensor([0.0, -torch.inf])}
+    assert torch.equal(graft(masked, masked).state["mask"], masked["mask"])
 
 
 def test_graft_units_do_not_depend_on_module_names() -> None:

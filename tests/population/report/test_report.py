@@ -83,7 +83,8 @@ def test_page_shows_no_html_of_the_folder_and_no_nan(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     content = read_content(storage)
     name = f"validation_{METRIC.name}"
-    rows = tuple(row | {name: value} for row, value in zip(content.rows, itertools.cycle((math.nan, 0.5, math.inf))))
+    values = itertools.cycle((math.nan, 0.5, math.inf))
+    rows = tuple({**row, name: next(values)} for row in content.rows)
     event = next(row for row in content.events if row["network_id"] >= 0)
     content = dataclasses.replace(
         content,

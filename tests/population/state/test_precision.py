@@ -195,8 +195,8 @@ def test_frozen_batch_norm_keeps_its_statistics() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.frozen, self.bn = nn.BatchNorm2d(2), nn.BatchNorm2d(2, momentum=None)
-            self.frozen.running_mean += 5.0
-            self.bn.num_batches_tracked += 200
+            self.frozen.get_buffer("running_mean").add_(5.0)
+            self.bn.get_buffer("num_batches_tracked").add_(200)
 
         def train(self, mode: bool = True) -> FineTuned:
             super().train(mode)
@@ -208,11 +208,12 @@ def test_frozen_batch_norm_keeps_its_statistics() -> None:
 
     network, images = FineTuned().eval(), torch.randn(16, 2, 3, 3) + 4.0
     measure_batch_norm([images], network)
-    assert torch.equal(network.frozen.running_mean, torch.full((2,), 5.0)) and not network.training
+    frozen = network.get_buffer("frozen.running_mean")
+    assert torch.equal(frozen, torch.full((2,), 5.0)) and not network.training
     torch.testing.assert_close(network.bn.running_mean, images.mean((0, 2, 3)) - 5.0, rtol=1e-4, atol=1e-4)
     assert network.bn.num_batches_tracked == 1 and network.bn.momentum is None
     soup = with_statistics(network, [images])
-    assert torch.equal(soup.frozen.running_mean, network.frozen.running_mean)
+    assert torch.equal(soup.get_buffer("frozen.running_mean"), frozen)
 
 
 def test_optimizer_of_float16_on_a_gpu_is_fused() -> None:
