@@ -345,9 +345,9 @@ class RunCoordinator(GuestApi):
         self._set_info(info)
         return info
 
-    def _read_data(self) -> ObjectRef[RunInfo]:
+    def _read_data(self, *, patience_seconds: float = 0.0) -> ObjectRef[RunInfo]:
         """Begin to read the data. All networks share the task's value, and Ray can compute it again."""
-        references: Any = prepare_run.remote(self._spec)
+        references: Any = prepare_run.remote(self._spec, patience_seconds)
         self._state.data, info = references
         return info
 
@@ -463,7 +463,7 @@ class RunCoordinator(GuestApi):
                     self._background.spawn(self._completion.end_process())
                 return
             if self._spec.open is None:
-                self._read_data()
+                self._read_data(patience_seconds=self._config.timeouts.start_seconds)
             self.guests.mark_recovered()
             known = find_networks(self.context, self.lifecycle)
         finally:

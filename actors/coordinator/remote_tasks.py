@@ -13,14 +13,14 @@ from typing import Any
 import ray
 
 from inarch.actors.registrations import register_all
-from inarch.population.errors import StorageError
+from inarch.population.errors import DataError, StorageError
 from inarch.population.persistence.claim import check_holds
 from inarch.population.persistence.history import fold_history
 from inarch.population.persistence.json_files import to_json
 from inarch.population.persistence.storage import Storage
 from inarch.population.report.page import write_report
 from inarch.population.tasks.run_folder import RESULT
-from inarch.population.tasks.run_spec import RunSpec
+from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 logger = logging.getLogger("inarch")
 
@@ -29,14 +29,19 @@ EVALUATION_THREADS = 8
 cores two threads take three times as long as one."""
 
 
+READ_AGAIN_SECONDS = 5.0
+"""Pause before data are read again that could not be read."""
+
+
 @ray.remote(num_cpus=0, max_retries=3, num_returns=2)
-def prepare_run(spec: RunSpec):
+def prepare_run(spec: RunSpec, patience_seconds: float = 0.0):
     """Call `prepare` on the cluster.
 
     The data become one object in Ray's object store. If the node that holds it dies, Ray runs the task again.
 
     Args:
         spec: The run.
+        patience_seconds: As in `prepare_patiently`.
 
     Returns:
         Two references: one to the data, one to the facts about data and model.
@@ -44,10 +49,32 @@ def prepare_run(spec: RunSpec):
     Raises:
         InarchError: As `prepare`.
     """
+    return prepare_patiently(spec, patience_seconds)
+
+
+def prepare_patiently(spec: RunSpec, patience_seconds: float) -> tuple[Any, RunInfo]:
+    """Call `prepare`, and again if the data cannot be read.
+
+    Args:
+        spec: The run.
+        patience_seconds: Seconds after which an error is raised. 0: at once, because the caller may have named wrong
+            data. Above 0 for data that were read before, so that the cause is likely to pass.
+
+    Raises:
+        InarchError: As `prepare`.
+    """
     from inarch.population.training.run_preparation import prepare
 
     register_all(spec.registrations)
-    return prepare(spec)
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return prepare(spec)
+        except (DataError, StorageError) as error:
+            if time.monotonic() > deadline - READ_AGAIN_SECONDS:
+                raise
+            logger.warning("run %s: its data cannot be read now, and are read again: %s", spec.name, error)
+            time.sleep(READ_AGAIN_SECONDS)
 
 
 _ON_RAY: dict[str, Any] = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": [StorageError]}

@@ -128,7 +128,7 @@ def test_start_all_with_min_size_lets_the_rest_join_later(make) -> None:
     play(scenario)
 
 
-def test_resumed_networks_that_are_placed_later_keep_their_process(make, monkeypatch) -> None:
+def test_resumed_networks_placed_later_keep_their_process(make, monkeypatch) -> None:
     """They have a checkpoint, so they do not join as others do, and a stop lets them write another."""
 
     async def plans() -> dict[int, StartPlan]:
