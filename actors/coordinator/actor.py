@@ -347,8 +347,8 @@ class RunCoordinator(GuestApi):
 
     def _read_data(self, *, patience_seconds: float = 0.0) -> ObjectRef[RunInfo]:
         """Begin to read the data. All networks share the task's value, and Ray can compute it again."""
-        references: Any = prepare_run.remote(self._spec, patience_seconds)
-        self._state.data, info = references
+        remote: Any = prepare_run  # ray.remote's types know no default values
+        self._state.data, info = remote.remote(self._spec, patience_seconds)
         return info
 
     def _set_info(self, info: RunInfo) -> None:

@@ -150,7 +150,9 @@ def test_resumed_networks_placed_later_keep_their_process(make, monkeypatch) -> 
 class UnbuiltError(ActorDiedError):
     """The death of a process whose constructor raised."""
 
-    actor_init_failed = True
+    @property
+    def actor_init_failed(self) -> bool:
+        return True
 
 
 def test_moved_network_is_built_again_after_an_error(make, monkeypatch) -> None:
