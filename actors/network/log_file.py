@@ -8,10 +8,14 @@ import logging.handlers
 import os
 import queue
 import tempfile
+import time
 from pathlib import Path
 
 from inarch.population.errors import StorageError
 from inarch.population.persistence.storage import Storage
+
+LINES_SECONDS = 5.0
+"""Longest wait until the thread has written the lines before the file is copied."""
 
 
 class LogFile:
@@ -45,11 +49,11 @@ class LogFile:
         for handler in handlers:
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._listener: logging.handlers.QueueListener | None = None
+        self._lines: queue.Queue[logging.LogRecord] = queue.Queue()
         if in_background:
-            lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-            self._listener = logging.handlers.QueueListener(lines, *handlers)
+            self._listener = logging.handlers.QueueListener(self._lines, *handlers)
             self._listener.start()
-            handlers = [logging.handlers.QueueHandler(lines)]
+            handlers = [logging.handlers.QueueHandler(self._lines)]
         for handler in handlers:
             self.logger.addHandler(handler)
 
@@ -62,6 +66,9 @@ class LogFile:
     def sync(self) -> None:
         """Copy a local log file to the run's folder. Storage errors are ignored, so that none ends a network."""
         if not self._is_local:
+            deadline = time.monotonic() + LINES_SECONDS
+            while self._lines.unfinished_tasks and time.monotonic() < deadline:
+                time.sleep(0.01)
             with contextlib.suppress(StorageError):
                 self._storage.write(self._relative, self._path.read_bytes())
 

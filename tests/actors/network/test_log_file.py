@@ -63,3 +63,14 @@ def test_log_of_a_run_on_a_bucket_is_copied_by_sync(bucket: str) -> None:
     assert not storage.read("logs/network-1.log").endswith(b"second\n")
     log.sync()
     assert storage.read("logs/network-1.log").endswith(b"second\n")
+
+
+def test_sync_waits_for_lines_in_background(bucket: str) -> None:
+    """The last line of a network that failed is the traceback, and its process may be gone a moment later."""
+    storage = Storage(f"s3://logs/last{bucket}")
+    log = LogFile(storage, "network-2", in_background=True)
+    for number in range(300):
+        log.logger.info("line %d", number)
+    log.sync()
+    assert len(storage.read("logs/network-2.log").splitlines()) == 300
+    log.close()
