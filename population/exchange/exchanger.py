@@ -27,8 +27,9 @@ from inarch.population.state.snapshot import Layout, Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.state.state_dict import check_finite, untrained_keys
 
-ROUNDING = 1e-6
-"""Relative rounding error of the training behind a network's weights, which grafts average."""
+MOST_TRAINED = 2.0
+"""Training behind a network's weights, at most, in lengths of its schedule. Compensated updates count in whole
+intervals, so that many grafts may add up to more than the schedule. More than this is no rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +242,8 @@ class Exchanger:
 
     def _is_possible(self, origin: SnapshotInfo) -> bool:
         """Return whether a network of this run can have trained as long as a snapshot claims."""
-        most = self._num_intervals * (1 + ROUNDING) or math.inf  # an open run has no schedule
-        return 0 <= origin.interval <= most and 0 <= origin.trained_intervals <= most
+        most = self._num_intervals or math.inf  # an open run has no schedule
+        return 0 <= origin.interval <= most and 0 <= origin.trained_intervals <= MOST_TRAINED * most
 
     def _random_numbers(self, network_id: int | None, interval: int) -> np.random.Generator:
         """Random numbers of an interval's exchange: of one network, or common to all for None."""

@@ -99,6 +99,15 @@ def test_snapshot_of_no_possible_network_is_refused(what: str, outcome: Exchange
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
+def test_donor_with_more_training_than_its_schedule_is_admitted() -> None:
+    """Compensated updates count in whole intervals, so a network that grafts may count more than it has trained."""
+    (_, own), (_, donor) = participant(0, num_intervals=5), participant(1)
+    late, snapshot = scion(donor, 6), own.snapshot(origin(own, 0, 5))
+    late = dataclasses.replace(late, origin=dataclasses.replace(late.origin, trained_intervals=5.4))
+    result = own.exchange((late,), snapshot.origin, snapshot.information, epoch=1.0, rate_factor=1.0, now=0.0)
+    assert result.outcome is ExchangeOutcome.GRAFTED
+
+
 @pytest.mark.parametrize("num_donors", [1, 2])
 def test_staged_snapshot_replaces_the_copy_before_an_exchange(num_donors: int) -> None:
     (first, copying), (second, sharing), (_, donor) = participant(0), participant(0), participant(1)
