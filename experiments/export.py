@@ -25,7 +25,8 @@ from inarch.population.extension.trusted_code import remember_code
 from inarch.population.fusion import compact_state
 from inarch.population.models import ModelFactory, build, give_logits, import_factory
 from inarch.population.persistence.checkpoint import CheckpointStore
-from inarch.population.persistence.storage import Storage, absolute, joined, parent_and_name
+from inarch.population.persistence.paths import absolute, joined, parent_and_name
+from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.chosen_weights import chosen_weights

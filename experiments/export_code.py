@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from inarch.population.data import DataReport, report_from
-from inarch.population.persistence.storage import parent_and_name
+from inarch.population.persistence.paths import parent_and_name
 
 
 def is_of_images(recorded: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from inarch.population.evaluation.metrics import Scores
 from inarch.population.models import ModelFactory
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.interval_report import IntervalReport
-from inarch.population.persistence.storage import prepare_file
+from inarch.population.persistence.paths import prepare_file
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.named_code import REPLAY_FIELDS, check_training_trusted
 from inarch.population.tasks.protocol import BoundTask, Task

@@ -200,7 +200,7 @@ def report(
     """
     import time
 
-    from inarch.population.persistence.storage import prepare_file
+    from inarch.population.persistence.paths import prepare_file
     from inarch.population.report.content import read_content
     from inarch.population.report.page import REPORT, render
     from inarch.population.tasks.run_folder import find_run
@@ -280,7 +280,7 @@ def dashboard(grafana: str) -> int:
 
     from inarch.experiments.grafana import PANELS
     from inarch.experiments.grafana import dashboard as content
-    from inarch.population.persistence.storage import prepare_file
+    from inarch.population.persistence.paths import prepare_file
 
     prepare_file(grafana).write_text(json.dumps(content(), indent=2) + "\n")
     console = plain_console()

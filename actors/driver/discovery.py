@@ -186,6 +186,20 @@ def is_of_other_run(coordinator: CoordinatorHandle, storage: Storage) -> bool:
         return False
 
 
+def check_same_run(coordinator: CoordinatorHandle, storage: Storage, name: str) -> None:
+    """Raise RunNotFoundError if a coordinator has a run of the same name in another folder.
+
+    Args:
+        coordinator: The coordinator of this name on the connected cluster.
+        storage: The run's folder.
+        name: Name of the run.
+    """
+    if is_of_other_run(coordinator, storage):
+        raise RunNotFoundError(
+            f"run {name} of {storage.uri} has ended; a run of the same name in another folder is live on this cluster"
+        )
+
+
 def _is_live(name: str, *, of: Storage | None = None) -> bool:
     """Return whether a run of this name is live on the connected cluster. Kill the coordinator of a run that has ended.
 

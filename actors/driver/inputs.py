@@ -20,7 +20,8 @@ from inarch.population.extension.user_code import user_code
 from inarch.population.grafting.criterion_names import check_criterion
 from inarch.population.membership.topology import check_topology
 from inarch.population.models.model_names import ModelFactory, check_factory
-from inarch.population.persistence.storage import Storage, absolute, joined
+from inarch.population.persistence.paths import absolute, joined
+from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.built_in import check_task, resolve_task
 from inarch.population.tasks.named_code import check_training_trusted, named_code
 from inarch.population.tasks.protocol import Task

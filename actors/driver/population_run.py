@@ -23,7 +23,7 @@ from inarch.actors.driver.coordinator_client import (
     end_coordinator,
     find_coordinator,
 )
-from inarch.actors.driver.discovery import connect_to_recorded, find_cluster, is_of_other_run
+from inarch.actors.driver.discovery import check_same_run, connect_to_recorded, find_cluster
 from inarch.actors.driver.inputs import (
     OWN_TASK,
     check_here,
@@ -270,10 +270,7 @@ class PopulationRun:
             raise RunNotFoundError(
                 f"run {cluster['run']} is not running any more; its folder is {folder.uri}"
             ) from None
-        if is_of_other_run(coordinator, folder):
-            raise RunNotFoundError(
-                f"run {cluster['run']} of {folder.uri} is not running any more; a run of this name in another folder is"
-            )
+        check_same_run(coordinator, folder, cluster["run"])
         run = cls(coordinator, folder, cluster["run"], dashboard=cluster.get("dashboard"), info=None)
         run.follow(followers)
         return run

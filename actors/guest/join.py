@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import secrets
@@ -18,7 +19,7 @@ from torch import nn
 
 from inarch.actors.coordinator_api import CoordinatorApi, GuestApi
 from inarch.actors.driver.coordinator_client import RETRY_SECONDS, find_coordinator, value_of
-from inarch.actors.driver.discovery import connect_to_recorded, find_cluster
+from inarch.actors.driver.discovery import check_same_run, connect_to_recorded, find_cluster
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.guest.loop_optimizer import LoopOptimizer
 from inarch.actors.guest.member import Member
@@ -160,13 +161,16 @@ def connect_to_run(run: str, storage: str = "runs", address: str | None = None) 
         connect(address)
         return run
     try:
-        cluster = find_cluster(find_run(run, storage=storage))
+        folder = find_run(run, storage=storage)
+        cluster = find_cluster(folder)
     except RunNotFoundError as error:
         raise RunNotFoundError(
             f"{error}; open a run for training loops: inarch open {run if is_name else 'NAME'}, or give the address of "
             "the Ray cluster on which it runs"
         ) from None
     connect_to_recorded(cluster, TrustedClusters(named=address))
+    with contextlib.suppress(ValueError):  # there is no coordinator of this name, which the first call reports
+        check_same_run(find_coordinator(cluster["run"]), folder, cluster["run"])
     return cluster["run"]
 
 

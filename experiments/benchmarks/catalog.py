@@ -22,7 +22,7 @@ from inarch.experiments.benchmarks.speed.startup import startup
 from inarch.experiments.benchmarks.speed.straggler import straggler
 from inarch.experiments.benchmarks.speed.training import training
 from inarch.population.errors import ConfigError
-from inarch.population.persistence.storage import prepare_file
+from inarch.population.persistence.paths import prepare_file
 
 BENCHMARKS: dict[str, Callable[..., Measurement]] = {
     "checkpoint": checkpoint,

@@ -16,7 +16,8 @@ from inarch.experiments.comparison.results_store import ResultsStore, comparable
 from inarch.experiments.comparison.run_summary import note_session, summarize
 from inarch.population.config import DistillationConfig, RunConfig
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
-from inarch.population.persistence.storage import Storage, absolute, joined
+from inarch.population.persistence.paths import absolute, joined
+from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_folder import find_run, read_config, read_result, with_absolute_data
 
 

@@ -31,7 +31,8 @@ from inarch.population.persistence.claim import check_holds, holds
 from inarch.population.persistence.history import early_name, replaced_files, to_parquet
 from inarch.population.persistence.history_schemas import TABLES, Rows
 from inarch.population.persistence.json_files import from_json, read_json, to_json
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.paths import joined
+from inarch.population.persistence.storage import Storage
 from inarch.population.persistence.tensor_files import parts_of, read_tensors
 
 if TYPE_CHECKING:  # the coordinator lists checkpoints without torch

@@ -28,7 +28,8 @@ import pyarrow.compute as pc
 
 from inarch.population.errors import DamagedError, MissingError
 from inarch.population.persistence.history_schemas import EARLY_TABLES, TABLES, schema_of
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.paths import joined
+from inarch.population.persistence.storage import Storage
 from inarch.population.persistence.table_files import from_parquet_file, to_parquet_file
 
 logger = logging.getLogger("inarch")

@@ -10,7 +10,8 @@ from typing import Any
 import xxhash
 
 from inarch.population.errors import DamagedError
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.paths import joined
+from inarch.population.persistence.storage import Storage
 
 CHECKSUM = "checksum"
 """Key of the checksum."""

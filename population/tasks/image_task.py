@@ -9,7 +9,8 @@ from inarch.population.config import RunConfig
 from inarch.population.data.datasets import is_dataset, load_dataset
 from inarch.population.errors import ConfigError
 from inarch.population.models.model_names import ModelFactory, check_architecture, resolve
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.paths import joined
+from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.protocol import Task, Trial
 from inarch.population.tasks.run_folder import FIELDS, with_absolute_data
 

@@ -18,7 +18,8 @@ from inarch.population.config import DataConfig, ModelConfig, RunConfig
 from inarch.population.errors import ConfigError, DataError
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.models.text_transformer import TextTransformer
-from inarch.population.persistence.storage import Storage, absolute
+from inarch.population.persistence.paths import absolute
+from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.tensor_task import TensorTask
 
 MAX_OUTPUTS = 2**27

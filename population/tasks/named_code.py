@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from inarch.population.config import RunConfig
 from inarch.population.errors import InarchError
 from inarch.population.extension.trusted_code import check_code_trusted
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.paths import joined
+from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_folder import read_config
 
 EVALUATION_FIELDS = ("task", "model.architecture", "data.train")

@@ -20,7 +20,8 @@ from inarch.population.evaluation.soups import Candidate
 from inarch.population.evaluation.weight_choice import Weights, choose_weights, scored_again
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import damaged_files, read_table
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.paths import joined
+from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.built_in import task_of
 from inarch.population.tasks.protocol import BoundTask
 from inarch.population.tasks.run_folder import read_config, read_members

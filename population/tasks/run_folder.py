@@ -16,7 +16,8 @@ from inarch.population.errors import ConfigError, DamagedError, MissingError, Ru
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.membership.members import MemberRecord, MemberState
 from inarch.population.persistence.json_files import check_fields, read_json
-from inarch.population.persistence.storage import Storage, absolute, joined
+from inarch.population.persistence.paths import absolute, joined
+from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_spec import RunInfo
 
 FIELDS = {"train": "train", "validation": "validation_set", "test": "test", "query": "query"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from inarch import OpenConfig, PopulationRun, RunCallback, RunResult
+from inarch.actors.guest.join import connect_to_run
 from inarch.population.errors import RunNotFoundError
 from inarch.population.persistence.json_files import to_json
 from inarch.population.persistence.storage import Storage
@@ -36,8 +37,12 @@ def test_run_of_another_folder_is_not_taken_for_this_one(cluster: str, tmp_path:
         other = Storage(f"{tmp_path}/ended/same")
         content = {key: value for key, value in read_config(other).items() if key != "checksum"}
         other.replace("config.json", to_json(content | {"id": "another"}))
-        with pytest.raises(RunNotFoundError, match="a run of this name in another folder is"):
+        message = "has ended; a run of the same name in another folder is live on this cluster"
+        with pytest.raises(RunNotFoundError, match=message):
             PopulationRun.attach("same", storage=f"{tmp_path}/ended")
+        with pytest.raises(RunNotFoundError, match=message):
+            connect_to_run(other.uri)
+        assert connect_to_run(f"{tmp_path}/live/same") == "same"
         assert run.is_live()
     assert len(finish.results) == 1
 

@@ -9,7 +9,8 @@ from inarch.actors.messages import StartPlan
 from inarch.population.errors import RunError
 from inarch.population.membership.members import MemberRecord, MemberState
 from inarch.population.persistence.checkpoint import CheckpointStore
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.paths import joined
+from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.run_folder import members_of, read_members
 
 MAX_NAMED = 3

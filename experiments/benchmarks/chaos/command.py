@@ -16,7 +16,7 @@ from inarch.experiments.benchmarks.chaos.outcome import ChaosOutcome
 from inarch.experiments.benchmarks.chaos.plan import ChaosSetting, Cluster, Mode, Task, plan
 from inarch.experiments.benchmarks.chaos.summary import table, to_json, verdict
 from inarch.population.errors import ConfigError
-from inarch.population.persistence.storage import prepare_file
+from inarch.population.persistence.paths import prepare_file
 
 GRACE_SECONDS = 240.0
 

@@ -21,7 +21,7 @@ from inarch.experiments.benchmarks.scale.simulation import Quadratic, Setting, T
 from inarch.population.config import PopulationConfig, RunConfig, TopologyConfig
 from inarch.population.errors import ConfigError
 from inarch.population.membership.topology import check_topology
-from inarch.population.persistence.storage import prepare_file
+from inarch.population.persistence.paths import prepare_file
 
 SIZES = (100, 1000, 10_000)
 TOPOLOGIES = ("ring", "bidirectional_ring", "torus", "random_regular", "one_peer", "exponential", "complete")

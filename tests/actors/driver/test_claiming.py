@@ -27,7 +27,8 @@ from inarch.population import RunConfig
 from inarch.population.errors import ConfigError, RunExistsError, UserCodeError
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.claim import Claim, check_holds, claims, holds, withdraw, withdraw_at_end
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.paths import joined
+from inarch.population.persistence.storage import Storage
 from tests.images import write_classes
 
 

@@ -17,7 +17,8 @@ from inarch.population import DataConfig
 from inarch.population.data import MemorySplits, load_splits, open_images
 from inarch.population.data.reading.encoded_images import EncodedImages
 from inarch.population.errors import DataError, UnreadableImageError
-from inarch.population.persistence.storage import Storage, joined
+from inarch.population.persistence.paths import joined
+from inarch.population.persistence.storage import Storage
 from tests.images import encoded, picture, write_classes, write_table
 
 
