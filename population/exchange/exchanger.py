@@ -25,7 +25,7 @@ from inarch.population.membership.staleness import Staleness, is_too_stale, stal
 from inarch.population.state.seeding import generator
 from inarch.population.state.snapshot import Layout, Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
-from inarch.population.state.state_dict import check_finite, untrained_keys
+from inarch.population.state.state_dict import check_finite, frozen_parameters, untrained_keys
 
 MOST_TRAINED = 2.0
 """Training behind a network's weights, at most, in lengths of its schedule. Compensated updates count in whole
@@ -70,7 +70,7 @@ class Exchanger:
         """
         units = shared.units()
         self._rule, self._config, self._units, self._layout = rule, config, units, layout
-        self._network_id, self._num_intervals = network_id, num_intervals
+        self._network_id, self._num_intervals, self._module = network_id, num_intervals, shared.module
         self._limit = staleness_limit(config.staleness, num_intervals=num_intervals)
         self._history = StateHistory(config.compensation) if config.compensation else None
         measure = rule.information_measure
@@ -160,6 +160,8 @@ class Exchanger:
     ) -> ExchangeResult:
         """Apply the rule to the snapshots that can be admitted.
 
+        Parameters that are frozen now keep their values, unless the rule replaces the whole network by a scion.
+
         Args:
             snapshots: What was fetched, or why nothing was.
             own: Progress of the network.
@@ -196,7 +198,11 @@ class Exchanger:
         )
         with torch.no_grad(), self._keep_history(own, state, before, len(scions)) as followers:
             rootstock.followers = followers
+            frozen = {name: state[name].clone() for name in frozen_parameters(self._module) if name in state}
             contributions = self._rule.apply(rootstock, scions)
+            if not any(item.scion_weight == 1.0 for item in contributions):
+                for name, weights in frozen.items():
+                    state[name].copy_(weights)
         outcome = ExchangeOutcome.GRAFTED if contributions else ExchangeOutcome.UNCHANGED
         return ExchangeResult(
             outcome=outcome,

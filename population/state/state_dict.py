@@ -149,6 +149,15 @@ def is_convolution(weight: Tensor) -> bool:
     return weight.dim() >= 3 and weight.is_floating_point()
 
 
+def frozen_parameters(module: nn.Module) -> frozenset[str]:
+    """Return the keys of the parameters that training does not change (requires_grad=False).
+
+    Args:
+        module: The network.
+    """
+    return frozenset(name for name, parameter in module.named_parameters() if not parameter.requires_grad)
+
+
 def untrained_keys(module: nn.Module) -> frozenset[str]:
     """Return the keys of entries that training does not change.
 

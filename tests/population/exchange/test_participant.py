@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from inarch.population.config import OpenConfig
+from inarch.population.config import ExchangeConfig, OpenConfig, WashConfig
 from inarch.population.exchange import exchange_rule
 from inarch.population.exchange.participant import Participant
 from inarch.population.exchange.shared_state import SharedState
@@ -24,10 +24,11 @@ def no_channels() -> Channels:
     raise AssertionError("grafting layers needs no channels")
 
 
-def participant(seed: int, *, num_intervals: int = 0) -> tuple[nn.Module, Participant]:
+def participant(seed: int, *, num_intervals: int = 0, rule: str = "graft") -> tuple[nn.Sequential, Participant]:
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
-    config = OpenConfig().run_config("run")
+    exchange = ExchangeConfig(rule=rule)
+    config = OpenConfig(exchange=exchange, wash=WashConfig(probability=1.0)).run_config("run")
     result = Participant(SharedState(module, None, config), config)
     result.begin(exchange_rule(config, no_channels), network_id=seed, num_intervals=num_intervals)
     return module, result
@@ -135,3 +136,30 @@ def test_staged_snapshot_replaces_the_copy_before_an_exchange(num_donors: int) -
         assert all(torch.equal(past[key], other_past[key]) for key in past), interval
         for own_tensor, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
             assert torch.equal(own_tensor, other)
+
+
+def exchange_with_frozen_convolution(rule: str, *, own_score: float | None = None) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a network's tensors before and after an exchange, in which its convolution is frozen."""
+    (module, own), (_, donor) = participant(0, rule=rule), participant(1, rule=rule)
+    module[0].requires_grad_(False)
+    before = [tensor.clone() for tensor in module.state_dict().values()]
+    snapshot, other = own.snapshot(dataclasses.replace(origin(own, 0, 3), score=own_score)), scion(donor, 3)
+    other = dataclasses.replace(other, origin=dataclasses.replace(other.origin, score=0.9))
+    result = own.exchange((other,), snapshot.origin, snapshot.information, epoch=1.0, rate_factor=1.0, now=0.0)
+    assert result.outcome is ExchangeOutcome.GRAFTED
+    return before, list(module.state_dict().values())
+
+
+@pytest.mark.parametrize("rule", ["graft", "papa", "wash"])
+def test_frozen_parameters_keep_their_values(rule: str) -> None:
+    before, after = exchange_with_frozen_convolution(rule)
+    weight, bias, *rest = zip(before, after, strict=True)
+    assert torch.equal(*weight)
+    assert torch.equal(*bias)
+    assert any(not torch.equal(old, new) for old, new in rest)
+
+
+def test_rule_that_replaces_the_network_replaces_frozen_parameters() -> None:
+    """The rest of a copied network was trained for its frozen parameters."""
+    before, after = exchange_with_frozen_convolution("pbt", own_score=0.1)
+    assert not torch.equal(before[0], after[0])
