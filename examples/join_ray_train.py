@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import uuid
 
 import torch
 from digits import BATCH, accuracy, arguments, datasets, network
@@ -48,7 +49,7 @@ def main() -> None:
         train_loop_config={"run": options.run, "name": options.name, "epochs": options.epochs, "every": options.every},
         scaling_config=ScalingConfig(num_workers=1),
         run_config=RunConfig(
-            name=f"{options.run}-{options.name}",
+            name=f"{options.run}-{options.name or uuid.uuid4().hex[:8]}",
             storage_path=os.path.join(os.path.abspath(options.storage), "ray_train"),
         ),
     )

@@ -269,10 +269,15 @@ def test_entrypoint_of_the_job_is_a_valid_run() -> None:
     (job,) = with_field("rayjob.yaml", "entrypoint")
     (group,) = with_field("rayjob.yaml", "groupName")
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    resume, train = shlex.split(job["entrypoint"])[2].split("||")
+    shell, option, script = shlex.split(job["entrypoint"])
+    condition, resume, end, claims, train = (part.strip() for part in script.split(";"))
     _, _, _, recipe, *flags = shlex.split(train)
     config: RunConfig = tyro.cli(RunConfig, default=recipes.recipe(recipe), args=flags)
-    assert shlex.split(resume) == ["inarch", "resume", f"{config.storage}/{config.name}", "--trust"]
+    folder = f"{config.storage}/{config.name}"
+    assert (shell, option, end) == ("sh", "-c", "fi")
+    assert condition == f"if test -f {folder}/config.json"
+    assert shlex.split(resume) == ["then", "exec", "inarch", "resume", folder, "--trust"]
+    assert claims == f"rm -rf {folder}/claims"
     assert (config.population.size, config.population.min_size) == (group["maxReplicas"], group["minReplicas"])
     assert (config.population.cpus, config.population.gpus) == (float(limits["cpu"]), float(limits["nvidia.com/gpu"]))
 

@@ -49,6 +49,14 @@ def test_train_commands_in_pages_are_accepted() -> None:
 
 COMMANDS = [name for name in re.findall(r"^  inarch (\w+)", USAGE, re.MULTILINE) if name != "train"]
 """All commands but train."""
+assert len(COMMANDS) >= 12
+
+
+def test_lines_of_code_blocks_have_one_command_each() -> None:
+    """Such a block is pasted into a shell as it is."""
+    lines = [line for page in PAGES for block in blocks(page, r"\w*") for line in block.splitlines()]
+    assert sum(line.startswith("inarch ") for line in lines) >= 40
+    assert [line for line in lines if re.search(r"^inarch [^#]*\binarch ", line)] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -159,7 +159,7 @@ def test_frozen_parameters_keep_their_values(rule: str) -> None:
     assert any(not torch.equal(old, new) for old, new in rest)
 
 
-def test_rule_that_replaces_the_network_replaces_frozen_parameters() -> None:
+def test_copied_network_brings_its_frozen_parameters() -> None:
     """The rest of a copied network was trained for its frozen parameters."""
     before, after = exchange_with_frozen_convolution("pbt", own_score=0.1)
     assert not torch.equal(before[0], after[0])
