@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from inarch.population.config.checks import one_of, require
+from inarch.population.config.checks import check_types, one_of, require
 
 ImageSize = int | tuple[int, int]
 """Size in pixels: of both sides, or (height, width)."""
@@ -85,6 +85,7 @@ class DataConfig:
     files. An image of 224 pixels takes 150 kB, and 260 kB with data.augmentation imagenet."""
 
     def __post_init__(self) -> None:
+        check_types(self, "data.")
         require(bool(self.train), "data.train", "name a data set", self.train)
         require(0 <= self.validation <= 0.5, "data.validation", "lie in [0, 0.5]", self.validation)
         is_size = self.image_size is None or min(height_and_width(self.image_size)) >= 1

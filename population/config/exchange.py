@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from inarch.population.config.checks import one_of, require
+from inarch.population.config.checks import check_types, one_of, require
 
 SnapshotPrecision = Literal["float32", "float16", "bfloat16", "int8"]
 
@@ -29,6 +29,7 @@ class ExchangeConfig:
     itself, its checkpoints and everything else in a snapshot keep their precision."""
 
     def __post_init__(self) -> None:
+        check_types(self, "exchange.")
         require(bool(self.rule), "exchange.rule", "name a rule", self.rule)
         is_known = self.num_donors is None or self.num_donors >= 1
         require(is_known, "exchange.num_donors", "be at least 1", self.num_donors)
@@ -56,6 +57,7 @@ class PapaConfig:
     """Whether the pull decays with the learning rate, as in the authors' code."""
 
     def __post_init__(self) -> None:
+        check_types(self, "papa.")
         require(0 <= self.pull <= 1, "papa.pull", "lie in [0, 1]", self.pull)
 
 
@@ -68,6 +70,7 @@ class WashConfig:
     layer."""
 
     def __post_init__(self) -> None:
+        check_types(self, "wash.")
         require(0 <= self.probability <= 1, "wash.probability", "lie in [0, 1]", self.probability)
 
 
@@ -81,6 +84,7 @@ class PbtConfig:
     valid range stays as it was copied."""
 
     def __post_init__(self) -> None:
+        check_types(self, "pbt.")
         positive = len(self.factors) == 2 and all(0 < factor < math.inf for factor in self.factors)
         require(positive, "pbt.factors", "be two numbers above 0", self.factors)
 
@@ -98,6 +102,7 @@ class TopologyConfig:
     """edges only: pairs of ids, donor first, rootstock second."""
 
     def __post_init__(self) -> None:
+        check_types(self, "topology.")
         require(self.degree >= 1, "topology.degree", "be at least 1", self.degree)
         is_given = self.name != "edges" or bool(self.edges)
         require(is_given, "topology.edges", "be given with topology.name edges", self.edges)

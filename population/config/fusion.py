@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from inarch.population.config.checks import one_of, require
+from inarch.population.config.checks import check_types, one_of, require
 
 FusionMode = Literal["off", "stable", "published", "random", "mean_distance"]
 
@@ -28,6 +28,7 @@ class FusionConfig:
     number of filters in the layer. It ends as a single filter. In (0, 1]."""
 
     def __post_init__(self) -> None:
+        check_types(self, "fusion.")
         one_of(self.mode, FusionMode, "fusion.mode")
         require(all(0 <= rate < 1 for rate in self.rates), "fusion.rates", "lie in [0, 1)", self.rates)
         require(0 < self.begin <= 1, "fusion.begin", "lie in (0, 1]", self.begin)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from inarch.population.config.checks import one_of, require
+from inarch.population.config.checks import check_types, one_of, require
 
 FILTER_CRITERIA = ("entropy", "l1", "batch_norm", "constant", "random")
 """Criteria that exist for single filters."""
@@ -58,6 +58,7 @@ class GraftConfig:
     """Scion noise only: its standard deviation is noise_decay ** epoch, with noise_decay in (0, 1)."""
 
     def __post_init__(self) -> None:
+        check_types(self, "graft.")
         one_of(self.scion, Literal["external", "internal", "noise"], "graft.scion")
         require(0 <= self.a <= 1, "graft.a", "lie in [0, 1]", self.a)
         require(self.c >= 0 and math.isfinite(self.c), "graft.c", "be finite and at least 0", self.c)

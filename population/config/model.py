@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inarch.population.config.checks import require
+from inarch.population.config.checks import check_types, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,4 +22,5 @@ class ModelConfig:
     Weights trained on the same images with another seed have already learned some of this run's validation images."""
 
     def __post_init__(self) -> None:
+        check_types(self, "model.")
         require(bool(self.architecture), "model.architecture", "name an architecture", self.architecture)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
-from inarch.population.config.checks import require
+from inarch.population.config.checks import check_types, require
 from inarch.population.config.exchange import ExchangeConfig, PapaConfig, PbtConfig, TopologyConfig, WashConfig
 from inarch.population.config.grafting import GraftConfig
 from inarch.population.config.run import RunConfig
@@ -40,6 +40,7 @@ class OpenConfig:
     timeouts: TimeoutsConfig = field(default_factory=TimeoutsConfig)
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.every is None or self.every >= 1, "every", "be at least 1", self.every)
         is_known = self.num_intervals is None or self.num_intervals >= 1
         require(is_known, "num_intervals", "be at least 1", self.num_intervals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from inarch.population.config.checks import one_of, require
+from inarch.population.config.checks import check_types, one_of, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class PopulationConfig:
         return self.scale_to != "size"
 
     def __post_init__(self) -> None:
+        check_types(self, "population.")
         require(self.size >= 1, "population.size", "be at least 1", self.size)
         if self.min_size is not None:
             require(

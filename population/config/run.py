@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from inarch.population.config.checks import one_of, require
+from inarch.population.config.checks import check_types, one_of, require
 from inarch.population.config.data import DataConfig
 from inarch.population.config.exchange import ExchangeConfig, PapaConfig, PbtConfig, TopologyConfig, WashConfig
 from inarch.population.config.fusion import FusionConfig
@@ -89,6 +89,7 @@ class RunConfig:
     debug: DebugConfig = field(default_factory=DebugConfig)
 
     def __post_init__(self) -> None:
+        check_types(self)
         one_of(self.mode, Mode, "mode")
         require(bool(self.task), "task", "name a task", self.task)
         is_full = self.model.weights is None or self.fusion.mode == "off"

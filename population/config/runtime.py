@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from inarch.population.config.checks import one_of, require
+from inarch.population.config.checks import check_types, one_of, require
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Mps = Literal["off", "auto", "on"]
@@ -36,6 +36,7 @@ class DeviceConfig:
     """Whether to use only deterministic algorithms. They are slower on a GPU."""
 
     def __post_init__(self) -> None:
+        check_types(self, "device.")
         one_of(self.precision, Literal["auto", "float32", "bfloat16", "float16"], "device.precision")
         one_of(self.channels_last, Literal["auto", "on", "off"], "device.channels_last")
         one_of(self.compile_mode, CompileMode, "device.compile_mode")
@@ -63,6 +64,7 @@ class CheckpointConfig:
     more than two standard errors, or at all if the task gives no scores of examples), otherwise the last."""
 
     def __post_init__(self) -> None:
+        check_types(self, "checkpoint.")
         require(self.keep >= 2, "checkpoint.keep", "be at least 2", self.keep)
         require(self.every >= 1, "checkpoint.every", "be at least 1", self.every)
         is_valid = 0 <= self.every_seconds < math.inf
@@ -95,6 +97,7 @@ class TimeoutsConfig:
     Must exceed the longest evaluation."""
 
     def __post_init__(self) -> None:
+        check_types(self, "timeouts.")
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             require(value > 0 and math.isfinite(value), f"timeouts.{item.name}", "be above 0", value)
@@ -112,6 +115,9 @@ class MetricsConfig:
     """Whether interval, loss, validation metric, speed and staleness are exported for each network. For populations of
     at most 64 networks."""
 
+    def __post_init__(self) -> None:
+        check_types(self, "metrics.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StragglerConfig:
@@ -123,6 +129,7 @@ class StragglerConfig:
     """Factors for step_seconds, above 0. The first is for network 0. Networks without a factor have 1."""
 
     def __post_init__(self) -> None:
+        check_types(self, "debug.straggler.")
         require(0 <= self.step_seconds < math.inf, "debug.straggler.step_seconds", "be at least 0", self.step_seconds)
         positive = all(0 < factor < math.inf for factor in self.slowdowns)
         require(positive, "debug.straggler.slowdowns", "be above 0", self.slowdowns)
@@ -141,3 +148,6 @@ class DebugConfig:
     """Aids for tests and benchmarks. A normal run does not need them."""
 
     straggler: StragglerConfig = field(default_factory=StragglerConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self, "debug.")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from inarch.population.config.checks import one_of, require
+from inarch.population.config.checks import check_types, one_of, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class StalenessConfig:
     None: 2 in mode async, unless momentum is blended."""
 
     def __post_init__(self) -> None:
+        check_types(self, "staleness.")
         is_known = self.compensation_intervals is None or self.compensation_intervals >= 0
         require(is_known, "staleness.compensation_intervals", "be at least 0", self.compensation_intervals)
         one_of(self.policy, Literal["none", "polynomial", "exponential"], "staleness.policy")

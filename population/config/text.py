@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inarch.population.config.checks import require
+from inarch.population.config.checks import check_types, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class TextConfig:
     """Attention heads of each layer, at least 1."""
 
     def __post_init__(self) -> None:
+        check_types(self, "text.")
         require(bool(self.source), "text.source", "be python or the path of a file", self.source)
         require(0 <= self.validation <= 0.4, "text.validation", "lie in [0, 0.4]", self.validation)
         require(0 <= self.test <= 0.4, "text.test", "lie in [0, 0.4]", self.test)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from inarch.population.config.checks import one_of, require
+from inarch.population.config.checks import check_types, one_of, require
 from inarch.population.config.per_network import NumberRule, PerNetwork, check_numbers, is_positive, number, per_network
 
 SHARE = NumberRule(high=1.0, includes_high=True)
@@ -46,6 +46,7 @@ class ScheduleConfig:
     """Epochs in which the learning rate rises linearly from zero, at least 0 and less than schedule.epochs."""
 
     def __post_init__(self) -> None:
+        check_types(self, "schedule.")
         require(self.epochs >= 1, "schedule.epochs", "be at least 1", self.epochs)
         require(self.batch_size >= 1, "schedule.batch_size", "be at least 1", self.batch_size)
         require(self.interval_epochs >= 1, "schedule.interval_epochs", "be at least 1", self.interval_epochs)
@@ -82,6 +83,7 @@ class OptimizerConfig:
     distribution."""
 
     def __post_init__(self) -> None:
+        check_types(self, "optimizer.")
         one_of(self.name, Literal["sgd", "adamw"], "optimizer.name")
         check_numbers(self, "optimizer")
         require(
@@ -117,6 +119,7 @@ class RegularizationConfig:
     (arXiv:1708.04896)."""
 
     def __post_init__(self) -> None:
+        check_types(self, "regularization.")
         check_numbers(self, "regularization")
 
     @property
@@ -153,6 +156,7 @@ class DistillationConfig:
     peers' loss has this weight too."""
 
     def __post_init__(self) -> None:
+        check_types(self, "distillation.")
         require(0 < self.temperature < math.inf, "distillation.temperature", "be above 0", self.temperature)
         require(0 <= self.weight < math.inf, "distillation.weight", "be at least 0", self.weight)
 
@@ -170,6 +174,7 @@ class WeightAveragingConfig:
     """swa only: share of the schedule after which averaging starts, in [0, 1)."""
 
     def __post_init__(self) -> None:
+        check_types(self, "weight_averaging.")
         one_of(self.kind, Literal["none", "ema", "swa"], "weight_averaging.kind")
         require(0 <= self.decay < 1, "weight_averaging.decay", "lie in [0, 1)", self.decay)
         require(0 <= self.start < 1, "weight_averaging.start", "lie in [0, 1)", self.start)

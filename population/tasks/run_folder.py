@@ -106,8 +106,8 @@ def recorded_open(storage: Storage, recorded: Mapping[str, Any]) -> OpenConfig |
 def _revived(kind: type[T], values: Any, path: str, storage: Storage, file: str = "config.json") -> T:
     try:
         return from_dict(kind, values, path)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"{joined(storage.uri, file)}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise _damaged_config(storage, f"{path or 'config'}: {error}", file) from None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inarch.experiments.recipes import RECIPES, recipe
@@ -79,7 +81,11 @@ from inarch.population.training.schedule import Schedule
         (OptimizerConfig, {"learning_rate": (0.1, -0.1)}, r"optimizer\.learning_rate must be above 0, as one number"),
         (OptimizerConfig, {"learning_rate": ()}, r"optimizer\.learning_rate must be above 0"),
         (OptimizerConfig, {"momentum": 1.0}, r"optimizer\.momentum must lie in \[0, 1\), got 1\.0"),
-        (OptimizerConfig, {"momentum": None}, r"optimizer\.momentum must lie in \[0, 1\), got None"),
+        (
+            OptimizerConfig,
+            {"momentum": None},
+            r"optimizer\.momentum must be a number or a list of numbers or text, got None",
+        ),
         (OptimizerConfig, {"weight_decay": "uniform(0, inf)"}, r"optimizer\.weight_decay must be at least 0"),
         (OptimizerConfig, {"weight_decay": "uniform(2, 1)"}, "uniform takes two numbers, the lower first"),
         (OptimizerConfig, {"weight_decay": "log_uniform(0, 1)"}, "log_uniform takes two numbers above 0"),
@@ -195,3 +201,36 @@ def test_derive_seed_is_unique_for_each_network_and_use() -> None:
     seeds = {derive_seed(root, network_id, use) for root in (0, 1) for network_id in range(5) for use in uses}
     assert len(seeds) == 40
     assert derive_seed(3, 2, "order") == derive_seed(3, 2, "order")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (ScheduleConfig, {"epochs": "ten"}, r"schedule\.epochs must be a whole number, got 'ten'"),
+        (ScheduleConfig, {"epochs": 2.5}, r"schedule\.epochs must be a whole number, got 2\.5"),
+        (ScheduleConfig, {"batch_size": True}, r"schedule\.batch_size must be a whole number, got True"),
+        (GraftConfig, {"a": None}, r"graft\.a must be a number, got None"),
+        (DataConfig, {"train": 3}, r"data\.train must be text, got 3"),
+        (DataConfig, {"image_size": "32"}, r"data\.image_size must be a whole number or a list of 2 whole numbers or"),
+        (TopologyConfig, {"edges": [[1, "x"]]}, r"topology\.edges must be a list of lists of 2 whole numbers"),
+        (MetricsConfig, {"per_network": "yes"}, r"metrics\.per_network must be True or False"),
+        (RunConfig, {"track": "mlflow"}, "track must be a list of texts, got 'mlflow'"),
+        (RunConfig, {"schedule": 3}, "schedule must be a ScheduleConfig, got 3"),
+    ],
+)
+def test_value_of_another_type_is_refused(kind, fields, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**fields)
+
+
+def test_paths_and_arrays_become_plain_values() -> None:
+    schedule = ScheduleConfig(epochs=np.int64(3), step_at=[1, 2])
+    rates = OptimizerConfig(learning_rate=np.linspace(0.1, 0.4, 4), momentum=np.float32(0.5))
+    config = RunConfig(data=DataConfig(train=Path("images")), schedule=schedule, optimizer=rates)
+    assert (type(config.schedule.epochs), config.schedule.step_at) == (int, (1, 2))
+    assert (config.optimizer.learning_rate, config.optimizer.momentum) == (
+        tuple(np.linspace(0.1, 0.4, 4).tolist()),
+        0.5,
+    )
+    assert config.data.train == "images"
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from pathlib import Path
@@ -161,14 +160,29 @@ def test_truncated_result_counts_as_absent(tmp_path: Path, caplog: pytest.LogCap
     assert "result.json is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("section", [{"seed": "x"}, {"schedule": {"epochs": "x"}}, {"schedule": 3}, {"topology": []}])
-def test_value_of_another_type_is_a_named_error(tmp_path: Path, section: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"seed": "x"}, "seed must be a whole number"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"schedule": {"epochs": "x"}}, r"schedule\.epochs must be a whole number"),
+        ({"schedule": 3}, "schedule must be a ScheduleConfig"),
+        ({"topology": []}, "topology must be a TopologyConfig"),
+        ({"track": "mlflow"}, "track must be a list of texts"),
+    ],
+)
+def test_value_of_another_type_is_a_named_error(tmp_path: Path, section: dict[str, Any], message: str) -> None:
     storage = Storage(str(tmp_path))
     config = json.loads(json.dumps(to_dict(RunConfig(name="run")))) | section
+    storage.write("config.json", json.dumps({"config": config, "info": {}, "model": "resnet8"}).encode())
+    with pytest.raises(ConfigError, match=rf"config\.json: {message}"):
+        recorded_config(storage, read_config(storage))
+
+
+def test_info_with_unknown_fields_is_a_named_error(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    config = json.loads(json.dumps(to_dict(RunConfig(name="run"))))
     storage.write("config.json", json.dumps({"config": config, "info": {"x": 1}, "model": "resnet8"}).encode())
-    recorded = read_config(storage)
-    with contextlib.suppress(DamagedError, ValueError):
-        recorded_config(storage, recorded)
     with pytest.raises((DamagedError, ValueError), match="info"):
         read_info(storage)
 
