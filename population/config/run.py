@@ -133,7 +133,8 @@ class RunConfig:
     def _check_exchange(self) -> None:
         """Check the fields that depend on the exchange rule."""
         rule, compensation = self.exchange.rule, self.staleness.compensation_intervals
-        has_scores = rule != "pbt" or self.data.validation > 0 or self.task not in IMAGE_TASKS
+        has_images = self.data.validation > 0 or self.data.validation_set is not None
+        has_scores = rule != "pbt" or has_images or self.task not in IMAGE_TASKS
         require(has_scores, "data.validation", "be above 0 with exchange.rule pbt", self.data.validation)
         is_usable = self._grafts_external_scions or not compensation
         text = "be 0 or None unless exchange.rule is graft and graft.scion is external"

@@ -29,7 +29,8 @@ def held_out(labels: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
     random = np.random.default_rng([seed, 0x5EED])
     held = np.zeros(len(labels), dtype=bool)
     present, counts = np.unique(labels, return_counts=True)
-    for label, quota in zip(present, _quotas(counts, fraction), strict=True):
+    places = np.random.default_rng([seed, 0x71E5]).permutation(len(present))
+    for label, quota in zip(present, _quotas(counts, fraction, places), strict=True):
         indices = np.flatnonzero(labels == label)
         held[random.permutation(indices)[:quota]] = True
     if fraction and (not held.any() or held.all()):
@@ -40,8 +41,11 @@ def held_out(labels: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
     return held
 
 
-def _quotas(counts: np.ndarray, fraction: float) -> np.ndarray:
-    """Return the number of images that each class gives: its rounded fraction, adjusted until the total is right."""
+def _quotas(counts: np.ndarray, fraction: float, places: np.ndarray) -> np.ndarray:
+    """Return the number of images that each class gives: its rounded fraction, adjusted until the total is right.
+
+    If not every class can give an image, those with the lowest places give none.
+    """
     exact = fraction * counts
     least, most = np.minimum(counts - 1, 1), counts - 1
     if not fraction:
@@ -50,8 +54,9 @@ def _quotas(counts: np.ndarray, fraction: float) -> np.ndarray:
     quotas = np.clip(np.rint(exact).astype(np.int64), least, most)
     while quotas.sum() > total:
         can_give = quotas > least
-        candidates = can_give if can_give.any() else quotas > 0
-        quotas[np.argmax(np.where(candidates, quotas - exact, -np.inf))] -= 1
+        excess = np.where(can_give if can_give.any() else quotas > 0, quotas - exact, -np.inf)
+        greatest = np.flatnonzero(excess == excess.max())
+        quotas[greatest[0] if can_give.any() else greatest[np.argmin(places[greatest])]] -= 1
     while quotas.sum() < total and (quotas < most).any():
         quotas[np.argmax(np.where(quotas < most, exact - quotas, -np.inf))] += 1
     return quotas

@@ -121,11 +121,16 @@ class _GroupedCells:
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="row-groups")
 
     def take(self, slots: np.ndarray, is_cached: np.ndarray) -> list[Any]:
-        """Return the cells of a batch. None for images in the cache."""
+        """Return the cells of a batch. None for images in the cache.
+
+        Another network may have decoded an image between the check of the batch and the reading of its group, whose
+        cells then lack the image. It is in the cache by then.
+        """
         cells = []
         for slot, has_pixels in zip(slots.tolist(), is_cached.tolist(), strict=True):
-            if slot not in self._cells and not has_pixels:
-                self._cells.update(self._read(int(self._groups[slot])))
+            group = int(self._groups[slot])
+            if slot not in self._cells and not has_pixels and (group in self._members or group in self._reading):
+                self._cells.update(self._read(group))
             cell = self._cells.pop(slot, None)
             cells.append(None if has_pixels else cell)
         return cells

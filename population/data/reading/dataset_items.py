@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
 from inarch.population.config import DataConfig
-from inarch.population.data.reading.decoding import as_shown, resized, with_channels
+from inarch.population.data.reading.decoding import as_shown, resized, stacked, with_channels
 from inarch.population.data.reading.encoded_images import UnreadableImages
 from inarch.population.data.reading.images import ImageSet, image_set
 from inarch.population.data.reading.labels import encode_labels
@@ -187,6 +188,9 @@ class _Items:
         """Return an image as an array, or as a resized PIL picture of mode L or RGB."""
         if image is None:
             raise UnreadableImageError(f"{name} has no image")
+        if isinstance(image, (str, os.PathLike, bytes, Mapping)):
+            kind = "a path" if isinstance(image, (str, os.PathLike)) else "encoded bytes"
+            raise DataError(f"{name} is {kind}, not a decoded image; decode it, for example by PIL.Image.open")
         if isinstance(image, Image.Image):
             shown = with_channels(as_shown(image, name), self._config.channels)
             return resized(shown, self._config.image_size)
@@ -206,16 +210,14 @@ def as_array(image: Any) -> np.ndarray:
     return np.asarray(image)
 
 
-def _stacked(pictures: Sequence[Any], name: str) -> np.ndarray:
+def _stacked(pictures: list[Any], name: str) -> np.ndarray:
     """Return pictures as a single array, or raise DataError if they differ in size."""
     if all(isinstance(picture, Image.Image) for picture in pictures):
         sizes = {picture.size for picture in pictures}
         if len(sizes) > 1:
             sizes_shown = " and ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])
             raise DataError(f"{name} has images of {len(sizes)} sizes, {sizes_shown} among them; give data.image_size")
-        mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
-        pixels = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
-        return pixels.transpose(0, 3, 1, 2) if pixels.ndim == 4 else pixels  # a height of 1 or 3 is not the channels
+        return stacked(pictures)
     arrays = [np.asarray(picture) for picture in pictures]
     shapes = {array.shape for array in arrays}
     if len(shapes) != 1:

@@ -6,7 +6,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from inarch.population.config import ImageSize
 from inarch.population.data.reading.jpeg import decode_ordinary_jpeg
@@ -25,6 +25,17 @@ GRAY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", 
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of a file that Git LFS has not fetched."""
+
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture becomes upright, by its EXIF orientation."""
 
 BACKGROUND = (255, 255, 255)
 """Color behind transparent pixels."""
@@ -107,7 +118,7 @@ def as_shown(picture: Image.Image, name: str) -> Image.Image:
             cannot convert the picture.
     """
     try:
-        picture = ImageOps.exif_transpose(picture)
+        picture = _upright(picture)
         if picture.mode in ("L", "RGB") and not picture.has_transparency_data:
             return picture
         is_gray = picture.mode in GRAY
@@ -126,6 +137,15 @@ def as_shown(picture: Image.Image, name: str) -> Image.Image:
         raise UnreadableImageError(f"{name} of mode {picture.mode} cannot be converted to RGB: {error}") from error
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """Apply the orientation of a picture's EXIF data.
+
+    `ImageOps.exif_transpose` also writes the EXIF data anew, which fails if an entry has an unusual type.
+    """
+    method = TRANSPOSES.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    return picture if method is None else picture.transpose(method)
+
+
 def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
     """Return a picture of mode F, I or 16-bit I as mode L."""
     values = np.asarray(picture)
@@ -140,6 +160,24 @@ def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
     else:
         scaled = values / 257.0
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def stacked(pictures: list[Image.Image]) -> np.ndarray:
+    """Return pictures of one size as a single array. The list is emptied, so that memory holds each picture once.
+
+    Args:
+        pictures: Pictures of mode L or RGB, at least one.
+
+    Returns:
+        Pixels, uint8, shape (pictures, 1, height, width) if all pictures are gray, else (pictures, 3, height, width).
+    """
+    width, height = pictures[0].size
+    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
+    pixels = np.empty((len(pictures), 1 if mode == "L" else 3, height, width), dtype=np.uint8)
+    for place in reversed(range(len(pictures))):
+        shown = np.asarray(pictures.pop().convert(mode)).reshape(height, width, -1)
+        pixels[place] = shown.transpose(2, 0, 1)
+    return pixels
 
 
 def with_channels(picture: Image.Image, channels: str) -> Image.Image:

@@ -70,10 +70,11 @@ class ImageSet:
             Two arrays of float32, shape (channels,). A constant channel has deviation 1.
         """
         sums, squares = np.zeros(self.images.shape[1]), np.zeros(self.images.shape[1])
-        for start in range(0, len(self), 1024):
-            block = self.images[start : start + 1024].astype(np.float64)
+        rows = min(1024, max(1, BLOCK_BYTES // (8 * self.images[0].size)))
+        for start in range(0, len(self), rows):
+            block = self.images[start : start + rows].astype(np.float64)
             sums += block.sum(axis=(0, 2, 3))
-            squares += np.square(block).sum(axis=(0, 2, 3))
+            squares += np.square(block, out=block).sum(axis=(0, 2, 3))
         count = self.images[:, 0].size
         mean = sums / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
@@ -89,6 +90,9 @@ class ImageSet:
         digest.update(np.ascontiguousarray(self.images).data)
         return digest.hexdigest()
 
+
+BLOCK_BYTES = 2**26
+"""Most memory for the images that `ImageSet.statistics` converts at a time."""
 
 ROUNDING = 1e-6
 """Share of a channel's mean below which its deviation is only the rounding of its sums."""
@@ -174,9 +178,14 @@ def write_arrow(images: ImageSet, filesystem: pafs.FileSystem, path: str) -> Non
         metadata={
             "shape": ",".join(map(str, images.shape)),
             "dtype": str(images.images.dtype),
-            "class_names": "\x1f".join(images.class_names),
-            "notes": "\x1f".join(images.notes),
-            "unreadable": "\x1f".join(images.unreadable),
+            **{
+                name: "\x1f".join(texts).encode(errors="surrogateescape")  # names of folders need not be UTF-8
+                for name, texts in (
+                    ("class_names", images.class_names),
+                    ("notes", images.notes),
+                    ("unreadable", images.unreadable),
+                )
+            },
             "checksum": _checksum(images),
         },
     )
@@ -227,7 +236,8 @@ def _from_arrow(content: pa.Buffer) -> tuple[ImageSet, str | None]:
     """Return the images in the bytes of an Arrow file, and their checksum. Earlier versions wrote none."""
     table = pa.ipc.open_file(pa.BufferReader(content)).read_all().combine_chunks()
     table.validate(full=True)
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    stored = table.schema.metadata or {}
+    metadata = {key.decode(): value.decode(errors="surrogateescape") for key, value in stored.items()}
     shape = tuple(int(size) for size in metadata["shape"].split(","))
     values = table.column("image").chunk(0).buffers()[1]
     images = np.frombuffer(values, dtype=metadata["dtype"])[: len(table) * int(np.prod(shape))].reshape(-1, *shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,6 +108,8 @@ def numbered_as(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Renumber labels by the classes of other images, matched by name.
 
+    Names match if they look alike: macOS stores an accent as a character of its own, other systems do not.
+
     Args:
         labels: Label of each image, shape (images,).
         class_names: Names by label.
@@ -117,9 +120,13 @@ def numbered_as(
     """
     if class_names == known:
         return labels, known
-    names = known + tuple(name for name in class_names if name not in set(known))
-    numbers = {name: number for number, name in enumerate(names)}
-    return np.asarray([numbers[name] for name in class_names], dtype=np.int64)[labels], names
+    alike = {unicodedata.normalize("NFC", name): number for number, name in enumerate(known)}
+    numbers, names = {name: number for number, name in enumerate(known)}, list(known)
+    for name in class_names:
+        number = numbers.setdefault(name, alike.get(unicodedata.normalize("NFC", name), len(names)))
+        if number == len(names):
+            names.append(name)
+    return np.asarray([numbers[name] for name in class_names], dtype=np.int64)[labels], tuple(names)
 
 
 def check_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
@@ -140,10 +147,8 @@ def _column(values: Any, name: str) -> pa.Array:
         values = values.combine_chunks()
     if isinstance(values, pa.ChunkedArray):  # of an extension type, or without chunks
         values = values.chunk(0) if values.num_chunks else pa.array([], values.type)
-    if isinstance(values, pa.Array):
-        return _as_text(values)
     try:
-        return _as_text(pa.array(values, from_pandas=True))
+        return _as_text(values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{name}: labels must be all numbers or all names of classes: {error}") from error
 

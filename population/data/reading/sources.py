@@ -16,7 +16,7 @@ from PIL import Image
 
 from inarch.population.config import DataConfig, ImageSize
 from inarch.population.data.datasets import CIFAR, NAMES
-from inarch.population.data.reading.decoding import resized, with_channels
+from inarch.population.data.reading.decoding import resized, stacked, with_channels
 from inarch.population.data.reading.encoded_images import EncodedImages, UnreadableImages
 from inarch.population.data.reading.folders import Listing, is_hidden, is_image, list_folder, open_folder
 from inarch.population.data.reading.images import ImageSet, image_set, is_own_arrow, read_arrow
@@ -88,7 +88,14 @@ def holds_parts(description: str) -> bool:
         names += [f"data/{name}" for name in _names_in(filesystem, f"{path}/data", is_local=is_local)]
     train, _ = shards(filesystem, path, names, split="train")
     test, _ = shards(filesystem, path, names, split="test")
-    return bool(train and test) and {table.path for table in train} != {table.path for table in test}
+    if not (train and test) or {table.path for table in train} == {table.path for table in test}:
+        return False
+    return not _has_class_folders(list_folder(filesystem, path.rstrip("/")))
+
+
+def _has_class_folders(listing: Listing) -> bool:
+    """Return whether subfolders hold images. They then count as classes, whatever tables are beside them."""
+    return any(is_image(file) and "/" in file and not is_hidden(file) for file in listing.files)
 
 
 def _names_in(filesystem: pafs.FileSystem, path: str, *, is_local: bool) -> list[str]:
@@ -216,13 +223,9 @@ def decode_all(
             f"{encoded.name} has images of {len(sizes)} sizes, {_sizes(sizes)} among them; give data.image_size, "
             "or data.stream=always"
         )
-    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
-    pixels = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
     if len(readable) < len(encoded):
         encoded = encoded.select(np.asarray(readable))
-    if pixels.ndim == 4:
-        pixels = pixels.transpose(0, 3, 1, 2)  # so that a height of 1 or 3 is not taken for channels
-    decoded = image_set(pixels, encoded.labels, class_names=encoded.class_names, name=encoded.name)
+    decoded = image_set(stacked(pictures), encoded.labels, class_names=encoded.class_names, name=encoded.name)
     return dataclasses.replace(decoded, cameras=encoded.cameras, notes=encoded.notes, unreadable=tuple(left_out))
 
 
@@ -304,8 +307,16 @@ def _open_folder(
     tables = saved_dataset(filesystem, path, listing.files, split=split)
     if tables:
         return open_table(tables, config, name=name)
-    if any(is_image(file) and "/" in file and not is_hidden(file) for file in listing.files):
-        return open_folder(filesystem, path, listing, name=name, split=split)
+    metadata = next((file for file in METADATA if file in listing.files), None)
+    if _has_class_folders(listing):
+        if metadata is None:
+            return open_folder(filesystem, path, listing, name=name, split=split)
+        holders = {file.split("/")[0] for file in listing.files if is_image(file) and "/" in file}
+        if len(holders) == 1:  # one folder is no choice of classes, so the table has the labels
+            return _open_files(filesystem, [f"{path}/{metadata}"], config, name=f"{name}/{metadata}", split=split)
+        images = open_folder(filesystem, path, listing, name=name, split=split)
+        note = f"{name}: left out {metadata}, because subfolders are classes; data.{split}={name}/{metadata} reads it"
+        return dataclasses.replace(images, notes=(*images.notes, note))
     tables, others = shards(filesystem, path, listing.files, split=split)
     if tables:
         images = open_table(tables, config, name=name)
@@ -315,16 +326,13 @@ def _open_folder(
         raise DataError(
             f"data.{split}: the Parquet files in {name} have the names of other parts: {', '.join(others[:3])}"
         )
-    if _is_flat(listing):
-        table = next((file for file in METADATA if file in listing.files), None)
-        if table is not None:
-            return _open_files(filesystem, [f"{path}/{table}"], config, name=f"{name}/{table}", split=split)
+    if metadata is not None:
+        return _open_files(filesystem, [f"{path}/{metadata}"], config, name=f"{name}/{metadata}", split=split)
+    nested = sorted({file.rpartition("/")[0] for file in listing.files if table_kind(file) == "parquet"})
+    if nested and not any(is_image(file) for file in listing.files):
+        shown = ", ".join(f"{name.rstrip('/')}/{folder}" for folder in nested[:3])
+        raise DataError(f"data.{split}: {name} holds Parquet files in subfolders only; name one of them: {shown}")
     return open_folder(filesystem, path, listing, name=name, split=split)
-
-
-def _is_flat(listing: Listing) -> bool:
-    """Return whether a table directly in the folder describes its images."""
-    return any(file in METADATA for file in listing.files if not is_hidden(file))
 
 
 def _sizes(sizes: set[tuple[int, int]]) -> str:

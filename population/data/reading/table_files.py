@@ -149,7 +149,8 @@ def _read_table(file: TableFile) -> pa.Table:
 
 def _read_csv(file: TableFile) -> pa.Table:
     """Read a CSV file. Columns are read as text first, so that 001.png and the label 007 keep their zeros."""
-    options = pyarrow.csv.ParseOptions(delimiter="\t" if file.path.lower().endswith(".tsv") else ",")
+    delimiter = "\t" if file.path.lower().endswith(".tsv") else ","
+    options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     content = _text(file)
     with pyarrow.csv.open_csv(pa.BufferReader(content), parse_options=options) as opened:
         columns = opened.schema.names

@@ -63,14 +63,16 @@ def has_part(filesystem: pafs.FileSystem, path: str, *, split: str) -> bool:
 
 
 def _part_of(file: str) -> str | None:
-    """Return the part in the name of a shard (train, validation or test), or None for other names."""
+    """Return the part in the name of a shard (train, validation, test or query), or None for other names."""
     stem = posixpath.basename(file).lower().removesuffix(".parquet").removesuffix(".pq")
     first = stem.split("-")[0].split("_")[0].split(".")[0]
     if first not in PARTS:
         return None
     if first.startswith("train"):
         return "train"
-    return "test" if first.startswith(("test", "eval")) else "validation"
+    if first == "query":
+        return "query"
+    return "test" if first.startswith(("test", "eval", "gallery")) else "validation"
 
 
 def matching(filesystem: pafs.FileSystem, pattern: str) -> list[str]:

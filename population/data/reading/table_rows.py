@@ -36,7 +36,7 @@ class TableRows:
             files: Files of the table.
             column: Column of the images.
             sizes: Number of rows in each group of each file.
-            folder: Folder that the paths in rows are relative to. None: the folder of the file.
+            folder: Folder or URI that the paths in rows are relative to. None: the folder of the file.
             name: Name of the table, for error messages.
         """
         self._files, self._column = list(files), column
@@ -75,8 +75,10 @@ class TableRows:
         return [cells[index] for index in numbers.tolist()]
 
     def identity(self) -> bytes:
-        """Return a hash of the files, the column and the sizes of the groups."""
-        places = repr(([file.path for file in self._files], self._column)).encode(errors="surrogateescape")
+        """Return a hash of the files as they are now, the column, the folder of paths and the sizes of the groups."""
+        infos = [file.filesystem.get_file_info(file.path) for file in self._files]
+        states = [(info.path, info.size, info.mtime_ns) for info in infos]
+        places = repr((states, self._column, self._reader.place)).encode(errors="surrogateescape")
         return hashlib.sha256(places + self._starts.tobytes()).digest()
 
     def _group(self, group: int) -> pa.ChunkedArray:
@@ -110,7 +112,19 @@ class _RowReader:
     """Function that returns the bytes in a cell, or reads the file that the cell names."""
 
     def __init__(self, files: Sequence[TableFile], column: str, folder: str | None, name: str) -> None:
-        self._files, self._column, self._folder, self._name = files, column, folder, name
+        self._files, self._column, self._name = files, column, name
+        self._folder: tuple[pafs.FileSystem | None, str] | None = None
+        if folder is not None:
+            opened = _opened(folder, f"data.image_folder {folder!r}") if "://" in folder else None
+            self._folder = opened or (None, os.path.expanduser(folder))
+
+    @property
+    def place(self) -> str | None:
+        """Folder that paths are relative to, with the kind of its file system. None: those of the files."""
+        if self._folder is None:
+            return None
+        filesystem, folder = self._folder
+        return folder if filesystem is None else f"{filesystem.type_name}:{folder}"
 
     def __call__(self, cell: TableCell) -> tuple[bytes, str]:
         row, file, value = cell
@@ -126,15 +140,10 @@ class _RowReader:
     def _at(self, path: str, file: TableFile, name: str) -> tuple[bytes, str]:
         """Read the file at the path that a row holds."""
         if "://" in path:
-            try:
-                filesystem, target = pafs.FileSystem.from_uri(path)
-            except Exception as error:  # each file system has errors of its own
-                raise DataError(
-                    f"{name}: {path} cannot be opened ({error}); download images that are on the web"
-                ) from error
+            filesystem, target = _opened(path, f"{name}: {path}")
         else:
-            filesystem = file.filesystem
-            folder = file.path.rpartition("/")[0] if self._folder is None else os.path.expanduser(self._folder)
+            opened, folder = self._folder or (None, file.path.rpartition("/")[0])
+            filesystem = opened or file.filesystem
             target = path if posixpath.isabs(path) else posixpath.join(folder, path)
             if not posixpath.splitext(target)[1]:  # a name without its suffix
                 target = next(
@@ -142,6 +151,14 @@ class _RowReader:
                     target,
                 )
         return read_file(filesystem, target), f"{name} ({target})"
+
+
+def _opened(uri: str, name: str) -> tuple[pafs.FileSystem, str]:
+    """Return the file system of a URI, and the path in it."""
+    try:
+        return pafs.FileSystem.from_uri(uri)
+    except Exception as error:  # each file system has errors of its own
+        raise DataError(f"{name} cannot be opened ({error}); download images that are on the web") from error
 
 
 def _is_there(filesystem: pafs.FileSystem, path: str) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from inarch.population.config import DataConfig
 from inarch.population.data.reading.encoded_images import EncodedImages
 from inarch.population.data.reading.labels import encode_labels
-from inarch.population.data.reading.table_files import TableFile, TableReader
+from inarch.population.data.reading.table_files import MISSING, TableFile, TableReader
 from inarch.population.data.reading.table_rows import TableRows
 from inarch.population.errors import DataError
 
@@ -48,6 +48,10 @@ def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> 
     labels = _joined([part.labels for part in facts], first.label_column)
     if len(labels) == 0:
         raise DataError(f"{name} has no images")
+    if labels.null_count and files[0].kind == "csv":
+        row = np.flatnonzero(labels.is_null().to_numpy(zero_copy_only=False))[0]
+        texts = ", ".join(text for text in MISSING if text)
+        raise DataError(f"{name}: row {row} has no label; {texts} count as missing, so rename a class of such a name")
     names = first.class_names
     if names is None and config.class_names and not _is_text(labels.type):
         names = list(config.class_names)
@@ -147,6 +151,8 @@ def _joined(parts: list[pa.ChunkedArray], column: str) -> pa.Array:
             parts = [part.cast(pa.int64()) for part in parts]
         elif all(_is_text(part.type) for part in parts):
             parts = [part.cast(pa.large_string()) for part in parts]
+    if all(pa.types.is_dictionary(part.type) for part in parts):
+        parts = [_with_wide_indices(part) for part in parts]
     try:
         joined = pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=parts[0].type)
     except (pa.ArrowException, TypeError) as error:
@@ -155,6 +161,16 @@ def _joined(parts: list[pa.ChunkedArray], column: str) -> pa.Array:
         joined = joined.unify_dictionaries()
     whole = joined.combine_chunks()
     return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+def _with_wide_indices(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column of categories with indices of 32 bits. All categories together may be too many for those of 8."""
+    chunks = [
+        pa.DictionaryArray.from_arrays(chunk.indices.cast(pa.int32()), chunk.dictionary, ordered=chunk.type.ordered)
+        for chunk in column.chunks
+    ]
+    kind = pa.dictionary(pa.int32(), column.type.value_type, column.type.ordered)
+    return pa.chunked_array(chunks, type=kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -46,10 +46,7 @@ def parts_of(data: Any) -> dict[str, Any]:
         unknown = [key for key in data if key not in PART_NAMES]
         if unknown or not data:
             raise DataError(f"{FORMS}; got a mapping with the keys {', '.join(map(str, data)) or 'none'}")
-        parts = {PART_NAMES[key]: part for key, part in data.items() if part is not None}
-        if "train" not in parts:
-            raise DataError("data must have a part train")
-        return parts
+        return _with_train({PART_NAMES[key]: part for key, part in data.items()})
     if isinstance(data, (tuple, list)) and not _is_arrays(data) and not _is_items(data):
         if len(data) == 2:
             names = ("train", "test")
@@ -57,8 +54,15 @@ def parts_of(data: Any) -> dict[str, Any]:
             names = ("train", "validation", "test")
         else:
             raise DataError(f"{FORMS}; got a {type(data).__name__} of {len(data)}")
-        return {name: part for name, part in zip(names, data, strict=True) if part is not None}
+        return _with_train(dict(zip(names, data, strict=True)))
     return {"train": data}
+
+
+def _with_train(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts that are not None, or raise DataError if there is no training part."""
+    if parts.get("train") is None:
+        raise DataError("data must have a part train, which is not None")
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def is_path(data: Any) -> bool:
@@ -111,11 +115,11 @@ def _is_arrays(data: Sequence[Any]) -> bool:
     if len(data) != 2 or _is_items(data) or _is_pair(data[0]):
         return False
     images = data[0]
-    if isinstance(images, ImageSet) or hasattr(images, "features"):  # the first of two parts
+    if isinstance(images, ImageSet) or hasattr(images, "column_names"):  # the first of two parts
         return False
     if isinstance(images, (np.ndarray, torch.Tensor)) or hasattr(images, "__array__"):
         return True
-    return isinstance(images, (list, tuple)) and len(images) > 0 and _is_picture(images[0])
+    return isinstance(images, Sequence) and len(images) > 0 and _is_picture(images[0])  # a column of datasets too
 
 
 def _is_pair(value: Any) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +296,31 @@ def test_skip_unreadable_leaves_out_and_lists_bad_images(tmp_path: Path, stream:
 
 def test_as_shown_leaves_plain_images_unchanged() -> None:
     assert as_shown(RGB, "x") is RGB or np.array_equal(pixels(as_shown(RGB, "x")), COLORS)
+
+
+@pytest.mark.parametrize("tag", [256, 282, 296, 531])  # width, resolution, its unit, positions of colors
+def test_odd_exif_entries_do_not_make_a_photo_unreadable(tag: int) -> None:
+    entries = [struct.pack("<HHII", 0x0112, 3, 1, 6), struct.pack("<HHI4s", tag, 2, 4, b"odd")]
+    in_order = entries if tag > 0x0112 else reversed(entries)
+    exif = b"II*\0" + struct.pack("<IH", 8, 2) + b"".join(in_order) + struct.pack("<I", 0)
+    content = encoded(RGB, "PNG", exif=exif)
+    assert np.array_equal(pixels(decode(content, "photo")), np.rot90(COLORS, -1))
+
+
+def test_decoding_needs_little_more_memory_than_the_pixels(tmp_path: Path) -> None:
+    size = (400, 500)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for index in range(60):
+            picture(index, size=size).save(tmp_path / name / f"{index}.png")
+    program = f"""
+import resource
+from inarch.population import DataConfig
+from inarch.population.data import load_splits
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+splits = load_splits(DataConfig(train={str(tmp_path)!r}, validation=0.0), seed=0)
+assert splits.train.images.shape == (120, 3, 500, 400)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
+    assert float(printed.stdout) < 1.5 * 120 * 3 * 400 * 500 / 2**20 + 2**26 / 2**20 + 20

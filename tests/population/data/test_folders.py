@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,24 @@ def test_folder_with_a_metadata_table_takes_its_labels(tmp_path: Path) -> None:
     splits = load(tmp_path)
     assert splits.train.class_names == ("cat", "dog") and splits.train.labels.tolist() == [1, 0, 1, 0]
     assert values(splits.train.images) == [0, 20, 40, 60]
+
+
+def test_table_beside_one_folder_of_images_has_the_labels(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"images": 40}, each=2)
+    (tmp_path / "metadata.csv").write_text("file_name,label\nimages/0.png,dog\nimages/1.png,cat\n")
+    assert load(tmp_path).train.class_names == ("cat", "dog")
+    write_classes(tmp_path, {"masks": 60}, each=2)
+    splits = load(tmp_path)
+    assert splits.train.class_names == ("images", "masks")
+    assert f"left out metadata.csv, because subfolders are classes; data.train={tmp_path}/metadata.csv" in notes(splits)
+
+
+def test_class_names_with_accents_match_in_both_unicode_forms(tmp_path: Path) -> None:
+    train = write_classes(tmp_path / "train", ("Bar", unicodedata.normalize("NFD", "Caf\u00e9")))
+    test = write_classes(tmp_path / "test", (unicodedata.normalize("NFC", "Caf\u00e9"),))
+    splits = load(train, test=test)
+    assert splits.test is not None and splits.test.labels.tolist() == [1, 1, 1]
+    assert splits.train.num_classes == 2
 
 
 def test_unusual_class_and_file_names_are_read_and_reported(tmp_path: Path) -> None:

@@ -166,6 +166,9 @@ def test_holdout_notes_report_classes_missing_from_validation() -> None:
     ]
     many = np.repeat(np.arange(100), 5)
     assert len(np.unique(many[held_out(many, 0.1, seed=0)])) == 50
+    assert len({tuple(np.unique(many[held_out(many, 0.1, seed=seed)])) for seed in range(3)}) == 3, (
+        "drawn from the seed"
+    )
     assert "lack 50 of 100 classes" in holdout_notes(many, held_out(many, 0.1, seed=0), [str(n) for n in range(100)])[0]
 
 

@@ -222,7 +222,7 @@ def test_csv_file_names_and_labels_keep_their_text(tmp_path: Path) -> None:
     assert load(whole).train.labels.tolist() == [3, 1]
     with pytest.raises(DataError, match=r"row 0 has label 0.5"):
         load(write_csv(tmp_path / "e", {"1.png": ("0.5", 1), "2.png": ("1", 2)}))
-    with pytest.raises(DataError, match="row 1 has no label"):
+    with pytest.raises(DataError, match=r"row 1 has no label; .*NA, .* count as missing, so rename a class of such a"):
         load(write_csv(tmp_path / "f", {"1.png": ("a", 1), "2.png": ("NA", 2)}))
     (tmp_path / "g.csv").write_bytes("file_name,label\n1.png,h\u00e4\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"g.csv is not UTF-8"):
@@ -305,3 +305,84 @@ def test_csv_columns_of_any_numbers_are_read(tmp_path: Path, other: str) -> None
     path.write_text("\n".join([f"{first},code", *(f"{row},{other}" for row in rows)]))
     train = load(path).train
     assert train.class_names == ("x", "y") and train.images[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_query_and_gallery_shards_are_parts_of_their_own(tmp_path: Path) -> None:
+    for name, labels in (("train", [0, 1, 2]), ("query", [1]), ("gallery", [2, 2])):
+        write_table(tmp_path / f"{name}-00000-of-00001.parquet", labels)
+    assert load(tmp_path).train.labels.tolist() == [0, 1, 2]
+    for split, labels in (("query", [1]), ("test", [2, 2])):
+        assert open_images(str(tmp_path), split=split).labels.tolist() == labels
+    with pytest.raises(DataError, match="have the names of other parts"):
+        open_images(str(tmp_path), split="validation")
+
+
+def test_class_folders_beside_shards_have_no_test_images(tmp_path: Path) -> None:
+    train = write_classes(tmp_path, ("cat", "dog"))
+    for name in ("train", "test"):
+        write_table(tmp_path / f"{name}.parquet", [0, 1])
+    splits = load(train)
+    assert splits.test is None and len(splits.train) == 6
+
+
+def test_parquet_files_in_subfolders_only_are_named(tmp_path: Path) -> None:
+    write_table(tmp_path / "plain_text" / "train-00000-of-00001.parquet", [0, 1])
+    with pytest.raises(DataError, match=r"holds Parquet files in subfolders only; name one of them: .*/plain_text"):
+        load(tmp_path)
+    assert load(tmp_path / "plain_text").train.labels.tolist() == [0, 1]
+
+
+def test_csv_cells_may_hold_line_breaks(tmp_path: Path) -> None:
+    """Arrow reads a file in blocks of 1 MiB, which may end within such a cell."""
+    caption = "first line\nsecond line " + "x" * 80
+    rows = [f'{index % 4}.png,"{caption}",{"cat" if index % 2 else "dog"}' for index in range(12_000)]
+    for index in range(4):
+        picture(20 * index).save(tmp_path / f"{index}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(["file_name,caption,label", *rows]))
+    images = open_images(str(tmp_path / "labels.csv"), split="train")
+    assert images.labels.tolist() == [1, 0] * 6_000
+
+
+def test_image_folder_may_be_a_uri(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    picture(40).save(tmp_path / "images" / "0.png")
+    picture(60).save(tmp_path / "images" / "1.png")
+    table = tmp_path / "labels.csv"
+    table.write_text("file_name,label\n0.png,a\n1.png,b\n")
+    for folder in (str(tmp_path / "images"), (tmp_path / "images").as_uri()):
+        assert load(table, image_folder=folder).train.images[:, 0, 0, 0].tolist() == [40, 60]
+    with pytest.raises(DataError, match=r"data\.image_folder 'nowhere://x' cannot be opened"):
+        load(table, image_folder="nowhere://x")
+
+
+def test_identity_of_a_table_follows_folder_and_content(tmp_path: Path) -> None:
+    """Caches of decoded images are found by it."""
+    table = tmp_path / "labels.csv"
+    table.write_text("file_name,label\n0.png,a\n1.png,b\n")
+
+    def identity(folder: str | None) -> bytes:
+        images = open_images(str(table), split="train", config=DataConfig(image_folder=folder))
+        assert isinstance(images, EncodedImages)
+        return images.source.identity()
+
+    first = identity("clean")
+    assert identity("clean") == first
+    assert len({first, identity("noisy"), identity(None)}) == 3
+    table.write_text("file_name,label\n0.png,a\n11.png,b\n")
+    assert identity("clean") != first
+
+
+def test_many_categories_in_shards_are_joined(tmp_path: Path) -> None:
+    """Indices of 8 bits hold those of each shard, but not those of all."""
+    for shard in range(2):
+        names = [f"{shard}-{index:03d}" for index in range(100)]
+        column = pa.DictionaryArray.from_arrays(pa.array(range(100), pa.int8()), pa.array(names))
+        write_table(tmp_path / f"part-{shard}.parquet", column)
+    splits = load(tmp_path)
+    assert splits.train.num_classes == 200 and splits.train.labels.tolist() == list(range(200))
+
+
+def test_binary_labels_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", pa.array([b"\xff\xfe", b"cat"]))
+    with pytest.raises(DataError, match="column 'label': labels must be all numbers or all names of classes"):
+        load(tmp_path / "a.parquet")

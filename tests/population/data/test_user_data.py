@@ -23,6 +23,7 @@ from inarch.population.data import (
     parts_of,
     to_images,
 )
+from inarch.population.data.reading.images import ImageSet
 from inarch.population.errors import DataError, UserCodeError
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.image_task import with_data
@@ -68,6 +69,13 @@ def splits(tmp_path: Path, data: Any, **fields: Any) -> MemorySplits:
     return loaded
 
 
+HUGGING_FACE = datasets.Dataset.from_dict(
+    {"image": [item[0] for item in ITEMS], "label": Y.tolist()},
+    features=datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat", "dog"])}
+    ),
+)
+
 ONE_PART = {
     "arrays": (X, Y),
     "array and list, as torchvision's CIFAR": (X, Y.tolist()),
@@ -98,12 +106,8 @@ ONE_PART = {
     "ConcatDataset": ConcatDataset([Pictures(ITEMS[:10]), Pictures(ITEMS[10:])]),
     "Subset": Subset(Pictures(ITEMS), range(40)),
     "DataLoader": DataLoader(Pictures(ITEMS), batch_size=7, shuffle=True),
-    "Hugging Face Dataset": datasets.Dataset.from_dict(
-        {"image": [item[0] for item in ITEMS], "label": Y.tolist()},
-        features=datasets.Features(
-            {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat", "dog"])}
-        ),
-    ),
+    "columns of a Hugging Face Dataset": (HUGGING_FACE["image"], HUGGING_FACE["label"]),
+    "Hugging Face Dataset": HUGGING_FACE,
 }
 
 
@@ -119,9 +123,15 @@ def test_training_data_in_each_form_gives_the_same_images(tmp_path: Path, form: 
     assert bool(loaded.report.notes) == (form == "DataLoader")
 
 
+def values(images: ImageSet) -> list[int]:
+    return images.images[:, 0, 0, 0].tolist()
+
+
 def test_data_splits_in_each_form_are_recognized(tmp_path: Path) -> None:
     train, test, validation = (X[:20], Y[:20]), (X[20:30], Y[20:30].tolist()), Pictures(ITEMS[30:])
-    folder = write_classes(tmp_path / "folder", "0123")
+    folder, in_folder = write_classes(tmp_path / "folder", "0123"), [20 * (index // 3) for index in range(12)]
+    whole = list(range(40))
+    contents = {7: (whole, whole), 8: (whole[:20], in_folder), 9: (whole, whole), 12: (in_folder, in_folder)}
     for number, data in enumerate(
         (
             (train, test),
@@ -143,7 +153,9 @@ def test_data_splits_in_each_form_are_recognized(tmp_path: Path) -> None:
         if number in (3, 4, 5, 6):
             fields["class_names"] = ("ant", "bee", "cat", "dog")
         loaded = splits(tmp_path / str(number), data, **fields)
-        assert loaded.test is not None and len(loaded.test)
+        assert loaded.test is not None
+        expected = contents.get(number, (list(range(20)), list(range(20, 30))))
+        assert (values(loaded.train), values(loaded.test)) == expected
         assert (loaded.validation is not None) == (number in (3, 4, 5, 6))
         if loaded.validation is not None:
             assert loaded.validation.labels.tolist() == Y[30:].tolist()
@@ -154,6 +166,9 @@ def test_data_splits_in_each_form_are_recognized(tmp_path: Path) -> None:
     [
         ({"training set": (X, Y)}, "got a mapping with the keys training set"),
         ({"test": (X, Y)}, "data must have a part train"),
+        ((None, (X, Y)), "data must have a part train"),
+        ((None, None, (X, Y)), "data must have a part train"),
+        (Pictures([("a.png", 0), ("b.png", 1)]), "is a path, not a decoded image"),
         ((X, Y, X, Y), "got a tuple of 4"),
         ((X.reshape(40, -1), Y), r"images must have shape .*, got \(40, 432\)"),
         ((X, Y[:-1]), "40 images need as many labels, got 39"),
@@ -302,3 +317,10 @@ def test_constant_channel_of_floats_has_deviation_one(value: float) -> None:
     images[:, 2] = value
     mean, deviation = image_set(images, np.arange(500) % 2).statistics()
     assert deviation[2] == 1.0 and mean[2] == pytest.approx(value) and deviation[0] == pytest.approx(12**-0.5, rel=0.02)
+
+
+def test_class_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
+    """A folder whose name is not UTF-8 has a name with surrogates, from which an ImageFolder takes its classes."""
+    names = ["caf\udce9", "bar"]
+    loaded = splits(tmp_path, Named([(image, label % 2) for image, label in ITEMS], names))
+    assert loaded.train.class_names == tuple(names)

@@ -430,6 +430,8 @@ def test_pbt_config_without_validation_images_is_an_error() -> None:
     config = small_config(exchange=ExchangeConfig(rule="pbt"))
     with pytest.raises(ConfigError, match=r"data\.validation"):
         dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.0))
+    of_its_own = dataclasses.replace(config.data, validation=0.0, validation_set="images")
+    assert dataclasses.replace(config, data=of_its_own).data.validation_set == "images"
 
 
 @pytest.mark.parametrize("graft", [GraftConfig(), GraftConfig(criterion="l1"), GraftConfig(bins=5)])
