@@ -93,6 +93,7 @@ def similarity_over_time(storage: Storage, task: BoundTask, *, every: int = 1) -
     if validation is None:
         return []
     module, rows = task.build(0), []
+    names = {name for name, _ in module.named_parameters()}
     for interval in shared[::-every][::-1]:
         try:
             models = [checkpoints.load(network_id, own[interval]).model for network_id, own in saved.items()]
@@ -107,7 +108,7 @@ def similarity_over_time(storage: Storage, task: BoundTask, *, every: int = 1) -
             predictions.append(validation.evaluator.predictions(outputs, targets))
         known = [prediction for prediction in predictions if prediction is not None]
         if len(known) == len(states):
-            rows.append({"interval": interval, "agreement": agreement(known), "cosine": mean_cosine(states)})
+            rows.append({"interval": interval, "agreement": agreement(known), "cosine": mean_cosine(states, names)})
     return rows
 
 

@@ -245,7 +245,7 @@ class Simulator:
         released = self.state.release_barriers(now=now)
         for network_id, point in released.joins.items():
             self._join(network_id, point, now)
-        for interval in released.intervals:
+        for interval in [interval for interval in self._at_barrier if self.state.is_released(interval)]:
             waiting = self._at_barrier.pop(interval, [])
             for life in sorted(waiting, key=lambda life: life.trainer.network_id):
                 life.seconds = now

@@ -59,7 +59,7 @@ class ClassificationEvaluator:
 
     def example_scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return 1 for each image whose class is predicted correctly, and 0 for the others."""
-        return (outputs.argmax(1) == targets).double()
+        return _are_right(outputs, targets).double()
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return one integer per image."""
@@ -87,11 +87,16 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, precision: Precision
             logits = model(images)
         logits = logits.float()
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
-        correct = correct + (logits.argmax(1) == labels).sum()
+        correct = correct + _are_right(logits, labels).sum()
         count += len(labels)
     model.train(was_training)
     correct_sum, loss_sum = torch.stack([torch.as_tensor(correct).double(), torch.as_tensor(loss).double()]).tolist()
     return Scores.of(METRICS, {"accuracy": correct_sum / count, "loss": loss_sum / count}, examples=count)
+
+
+def _are_right(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return whether the class with the greatest output is the label. Outputs that are NaN are wrong."""
+    return (outputs.argmax(1) == labels) & ~outputs.isnan().any(1)
 
 
 @torch.no_grad()
@@ -125,7 +130,7 @@ def score_probabilities(predicted: Tensor, labels: Tensor) -> Scores:
     true_probabilities = predicted.gather(1, labels[:, None]).squeeze(1).clamp_min(1e-300)
     top5 = (predicted.topk(5, dim=1).indices == labels[:, None]).any(1) if num_classes > 5 else None
     values = {
-        "accuracy": float((predicted.argmax(1) == labels).double().mean()),
+        "accuracy": float(_are_right(predicted, labels).double().mean()),
         "top5": None if top5 is None else float(top5.double().mean()),
         "loss": float(-true_probabilities.log().mean()),
         "calibration_error": calibration_error(predicted, labels),

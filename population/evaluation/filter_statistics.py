@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from inarch.population.grafting.information import l1_norm, layer_entropies
 from inarch.population.grafting.units import GraftUnit
 from inarch.population.persistence.history_schemas import THRESHOLDS
-from inarch.population.state.state_dict import is_convolution
+from inarch.population.state.state_dict import is_convolution, named_tensors
 
 ENTROPY_BINS = 10
 """Histogram cells for the entropies in the history, whatever criterion the grafts use."""
@@ -77,13 +78,38 @@ def measure_filters(
     Raises:
         NotFiniteError: A weight is NaN or infinite. The message names the layer.
     """
-    names = [unit.name for unit in units if is_convolution(state[unit.name])]
+    names = [unit.name for unit in units if unit.name in state and is_convolution(state[unit.name])]
     unknown = [name for name in names if name not in entropies]
     measured = layer_entropies([state[name] for name in unknown], ENTROPY_BINS, names=unknown)
     return FilterNorms(
         norms={name: l1_norm(state[name]).float() for name in names},
         entropies=dict(entropies) | dict(zip(unknown, measured, strict=True)),
     )
+
+
+@torch.no_grad()
+def effective_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return a network's tensors, with the weights that convolutions compute with in place of parts of them.
+
+    With weight norm or spectral norm, the parts have other norms than the weight.
+
+    Args:
+        module: The network. It keeps its mode, and is in evaluation mode meanwhile.
+
+    Returns:
+        Tensors by key of the state dict. Each part of a parametrized weight stands for the weight, if it has its shape.
+    """
+    tensors, was_training = named_tensors(module), module.training
+    parametrized = [(stem, owner) for stem, owner in module.named_modules() if is_parametrized(owner, "weight")]
+    if parametrized:
+        module.eval()  # in training mode, spectral norm would take a step of its estimate
+        for stem, owner in parametrized:
+            weight: Any = owner.weight
+            prefix = f"{stem}." if stem else ""
+            parts = [key for key in tensors if key.startswith(f"{prefix}parametrizations.weight.")]
+            tensors |= {key: weight for key in parts if tensors[key].shape == weight.shape}
+        module.train(was_training)
+    return tensors
 
 
 def filter_density(state: Mapping[str, Tensor], baseline: Mapping[str, Tensor], threshold: float) -> FilterDensity:

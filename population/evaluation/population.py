@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from inarch.population.evaluation.protocol import EvaluationSet
 from inarch.population.evaluation.recommendation import JudgedOutput, recommend
 from inarch.population.evaluation.similarity import agreement, mean_cosine
 from inarch.population.evaluation.soups import Candidate, by_score, copy_of, greedy_soup, soup, with_statistics
+from inarch.population.state.precision import TrainingInput
 from inarch.population.state.state_dict import State, load_tensors, named_tensors
 
 
@@ -26,7 +27,7 @@ class EvaluationData:
     """Test data, or validation data if there are no test data."""
     validation: EvaluationSet | None
     """Data that select the members of the greedy soup. None if no data are held out."""
-    statistics: Callable[[], Iterable[Tensor]]
+    statistics: Callable[[], Iterable[TrainingInput]]
     """Returns batches of training inputs, augmented as in training, to measure the batch norm statistics of averaged
     weights. Each call starts from the first batch."""
     metric: Metric
@@ -121,12 +122,13 @@ def _evaluated(
     targets, outputs = pairs[0][1], [output for output, _ in pairs]
     num_own = len(candidates) + len(soups)
     soup_rows = [evaluated.evaluator.scores(output, targets).row() for output in outputs[len(candidates) : num_own]]
-    results = _combined(candidates, outputs[: len(candidates)], targets, evaluated)
+    names = {name for name, _ in module.named_parameters()}
+    results = _combined(candidates, outputs[: len(candidates)], targets, evaluated, names)
     results["soup"] = soup_rows[0]
     results["greedy_soup"] = soup_rows[1] | {"members": list(members)} if len(soup_rows) > 1 else None
     if last:
         num_last = num_own + len(last)
-        results["last"] = _combined(last, outputs[num_own:num_last], targets, evaluated)
+        results["last"] = _combined(last, outputs[num_own:num_last], targets, evaluated, names)
         results["last"]["soup"] = evaluated.evaluator.scores(outputs[num_last], targets).row()
     first_other = len(states) - len(others)
     results["others"] = [evaluated.evaluator.scores(output, targets).row() for output in outputs[first_other:]]
@@ -169,7 +171,11 @@ def _options(
 
 
 def _combined(
-    candidates: Sequence[Candidate], outputs: Sequence[Tensor], targets: Tensor, evaluated: EvaluationSet
+    candidates: Sequence[Candidate],
+    outputs: Sequence[Tensor],
+    targets: Tensor,
+    evaluated: EvaluationSet,
+    names: Collection[str],
 ) -> dict[str, Any]:
     """Return the scores of networks, their ensemble's, and their similarity."""
     evaluator = evaluated.evaluator
@@ -182,7 +188,7 @@ def _combined(
         "best": max(candidates, key=by_score).network_id,
         "ensemble": None if combined is None else evaluator.scores(combined, targets).row(),
         "agreement": agreement([prediction for prediction in predictions if prediction is not None]),
-        "cosine": mean_cosine([candidate.state for candidate in candidates]),
+        "cosine": mean_cosine([candidate.state for candidate in candidates], names),
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inarch.population.evaluation.metrics import rank
-from inarch.population.state.precision import measure_batch_norm
+from inarch.population.state.precision import TrainingInput, measure_batch_norm
 from inarch.population.state.state_dict import State, is_structural
 
 
@@ -36,18 +36,40 @@ def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def with_statistics(model: nn.Module, inputs: Iterable[Tensor]) -> nn.Module:
-    """Return a copy of a network with batch norm statistics measured on training inputs.
+def with_statistics(model: nn.Module, inputs: Iterable[TrainingInput]) -> nn.Module:
+    """Return a copy of a network with batch norm statistics measured on training inputs, and new spectral norms.
 
     The statistics of averaged weights differ from the average of the networks' statistics.
 
     Args:
         model: The network, an nn.Module. It is not changed.
-        inputs: Batches of inputs of the model.
+        inputs: Batches of inputs of the model, as for `measure_batch_norm`.
     """
     fresh = copy_of(model)
+    _estimate_spectral_norms(fresh)
     measure_batch_norm(inputs, fresh)
     return fresh
+
+
+POWER_ITERATIONS = 30
+"""Steps in which the spectral norms of averaged weights are estimated anew."""
+
+
+@torch.no_grad()
+def _estimate_spectral_norms(model: nn.Module) -> None:
+    """Estimate the singular vectors of weights with spectral norm, in place. In training mode, each access is a step.
+
+    Args:
+        model: The network. It keeps its mode.
+    """
+    was_training = model.training
+    model.train()
+    for owner in model.modules():
+        for name, parametrizations in getattr(owner, "parametrizations", {}).items():
+            if any(type(item).__name__ == "_SpectralNorm" for item in parametrizations):
+                for _ in range(POWER_ITERATIONS):
+                    getattr(owner, name)
+    model.train(was_training)
 
 
 def copy_of(model: nn.Module) -> nn.Module:

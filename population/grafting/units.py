@@ -65,7 +65,7 @@ def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ..
             units,
         )
     return group_entries(
-        named_tensors(module), lambda key: key if key in parameters and parameters[key].dim() >= 2 else None, units
+        named_tensors(module), lambda key: key if key in parameters and _is_matrix(parameters[key]) else None, units
     )
 
 
@@ -76,7 +76,7 @@ def chosen_units(module: nn.Module) -> Literal["convolutions", "matrices"]:
         module: The network.
     """
     weights = set(_convolution_weights(module).values())
-    matrices = [name for name, parameter in module.named_parameters() if parameter.dim() >= 2 and name not in weights]
+    matrices = [name for name, parameter in module.named_parameters() if _is_matrix(parameter) and name not in weights]
     return "convolutions" if weights and len(matrices) <= MATRICES_A_CONVOLUTION * len(weights) else "matrices"
 
 
@@ -133,10 +133,15 @@ def graft_units_of_state(state: Mapping[str, Tensor], units: Units = "auto") -> 
 
     def opens(key: str) -> str | None:
         if units == "matrices":
-            return key if state[key].is_floating_point() and state[key].dim() >= 2 else None
+            return key if state[key].is_floating_point() and _is_matrix(state[key]) else None
         return key if is_convolution(state[key]) and not _is_shortcut(key) else None
 
     return group_entries(state, opens, units)
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """Whether a tensor is a matrix or has more dimensions, and any values."""
+    return tensor.dim() >= 2 and tensor.numel() > 0
 
 
 def _is_shortcut(key: str) -> bool:

@@ -96,6 +96,16 @@ class Barrier:
         self._without_process = {number: self._without_process.get(number, now) for number in gone}
         return {number for number, since in self._without_process.items() if now - since >= self._absence}
 
+    def reopen(self, *, after: int) -> None:
+        """Close the barriers above an interval again, because all networks that passed them have ended.
+
+        Args:
+            after: Interval at which networks begin that have no one to wait for.
+        """
+        self._released = {interval: result for interval, result in self._released.items() if interval <= after}
+        self._first_arrival = {interval: now for interval, now in self._first_arrival.items() if interval <= after}
+        self._late.clear()
+
     def waiting(self) -> list[int]:
         """Return the intervals at whose closed barrier a member waits."""
         return [interval for interval in self._first_arrival if interval not in self._released]

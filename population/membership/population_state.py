@@ -185,7 +185,9 @@ class PopulationState(Generic[T]):
                 self._joining.append(network_id)
             return None
         self._held.discard(network_id)
-        return self.join_point(network_id)
+        point = self.join_point(network_id)
+        self._barrier.reopen(after=point.interval)
+        return point
 
     def parent(self, network_id: int) -> PublishedSnapshot[T] | None:
         """Return the snapshot that a network may be cloned from, that of the most advanced donor, or None."""
@@ -221,6 +223,8 @@ class PopulationState(Generic[T]):
         joins: dict[int, JoinPoint[T]] = {}
         if released or not self.expected():
             joins = {network_id: self.join_point(network_id) for network_id in self._joining}
+            if joins and not self.expected():
+                self._barrier.reopen(after=min(point.interval for point in joins.values()))
             self._held -= joins.keys()
             self._joining.clear()
         return Release(intervals=tuple(released), joins=joins)

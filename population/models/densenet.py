@@ -1,6 +1,7 @@
 """DenseNet-BC for small images: each layer reads the outputs of all layers before it.
 
 Source: Huang et al. 2017 (arXiv:1608.06993). DenseNet-BC-100 with growth 12 has 0.8M parameters.
+`densenet40` is the bottleneck form with compression too, of 0.2M. The published DenseNet-40 has neither, and 1.0M.
 """
 
 from __future__ import annotations

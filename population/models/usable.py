@@ -113,8 +113,9 @@ def _check(name: str, owner: nn.Module, entry: str, tensor: Tensor) -> None:
         layout = "quantized" if tensor.is_quantized else f"sparse ({tensor.layout})".replace("torch.", "")
         remedy = "keep it dense" if kind == "parameter" else "keep it dense, or register it with persistent=False"
         raise ConfigError(f"{kind} {name!r} is {layout} and cannot be shared or saved; {remedy}")
+    other = "complex64" if tensor.is_complex() else "float16"
     if is_saved and tensor.dtype not in TYPES:
-        raise ConfigError(f"{kind} {name!r} has type {tensor.dtype}, which cannot be shared or saved; use float16")
+        raise ConfigError(f"{kind} {name!r} has type {tensor.dtype}, which cannot be shared or saved; use {other}")
 
 
 def _separate_buffers(model: nn.Module) -> None:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage] # the base of all batch norms
 
+TrainingInput = Tensor | Callable[[nn.Module], object]
+"""A batch of inputs, or a function that passes a batch through a network."""
+
 Precision = Callable[[], AbstractContextManager[object]]
 """Returns the context in which networks run."""
 
@@ -49,14 +52,14 @@ def without_compilation(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def measure_batch_norm(inputs: Iterable[Tensor], model: nn.Module) -> None:
+def measure_batch_norm(inputs: Iterable[TrainingInput], model: nn.Module) -> None:
     """Measure a network's batch norm statistics again, in place, as `torch.optim.swa_utils.update_bn`.
 
     Layers that stay in evaluation mode when the network trains are frozen, and keep their statistics. The network runs
     without compilation: torch would compile each batch norm anew for this, because it counts batches on the CPU.
 
     Args:
-        inputs: Batches of training inputs, on the network's device.
+        inputs: Batches of training inputs, on the network's device, or functions that pass a batch through the network.
         model: The network, or its compiled form.
     """
     network = without_compilation(model)
@@ -72,7 +75,10 @@ def measure_batch_norm(inputs: Iterable[Tensor], model: nn.Module) -> None:
             layer.reset_running_stats()
             layer.momentum = None
         for batch in inputs if measured else ():
-            network(batch[0] if isinstance(batch, (list, tuple)) else batch)
+            if callable(batch):
+                batch(network)
+            else:
+                network(batch[0] if isinstance(batch, (list, tuple)) else batch)
     finally:
         for layer, momentum in measured.items():
             layer.momentum = momentum

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -46,13 +47,20 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+SPECTRAL_NORM = re.compile(r"(^|\.)parametrizations\.\w+\.\d+\._[uv]$")
+"""Keys of the singular vectors that spectral norm estimates. Their signs are arbitrary, so that a mean of those of two
+networks is of no use."""
+
+
 def is_structural(key: str) -> bool:
-    """Return whether an entry is a structural buffer. Grafts do not change these, and averages do not hold them.
+    """Return whether an entry is a structural buffer, or a singular vector of spectral norm.
+
+    Grafts do not change these, and averages do not hold them.
 
     Args:
         key: Key of the entry in a state dict.
     """
-    return key.rpartition(".")[2] in STRUCTURAL_BUFFERS
+    return key.rpartition(".")[2] in STRUCTURAL_BUFFERS or SPECTRAL_NORM.search(key) is not None
 
 
 def constant_buffers(module: nn.Module) -> frozenset[str]:

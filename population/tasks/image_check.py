@@ -70,14 +70,18 @@ def accepts_channels_last(model: nn.Module, image_shape: tuple[int, int, int]) -
     """
     was_training = model.training
     images = torch.zeros(2, *image_shape, device=next(model.parameters()).device)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if buffer.layout == torch.strided]
     try:
         with torch.random.fork_rng(devices=[]):
             to_channels_last(model).eval()(images)
+            model.train()(images)  # auxiliary heads run in training only
     except Exception:  # of any type, since it is the caller's code
         in_default_order(model)
         return False
     finally:
         model.train(was_training)
+        for buffer, kept in buffers:
+            buffer.copy_(kept)
     return True
 
 

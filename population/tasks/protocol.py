@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a driver and a coordinator read this file without torch
     from inarch.population.fusion import LayerFusion
     from inarch.population.grafting.channels import Channels
     from inarch.population.models.complexity import ModelComplexity
+    from inarch.population.state.precision import TrainingInput
     from inarch.population.state.state_dict import State
 
 
@@ -147,8 +148,11 @@ class BoundTask(Protocol):
         """
         ...
 
-    def batch_norm_inputs(self) -> Iterator[Tensor]:
-        """Yield some batches of training inputs, augmented as in training, to measure batch norm's statistics."""
+    def batch_norm_inputs(self) -> Iterator[TrainingInput]:
+        """Yield some batches of training inputs, augmented as in training, to measure batch norm's statistics.
+
+        If a model needs more than a tensor, yield functions that pass a batch through the network instead.
+        """
         ...
 
     def validate(self, model: nn.Module) -> Scores | None:

@@ -8,6 +8,7 @@ Longer than 300 lines with its docstrings: the base class and its binding call e
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from abc import abstractmethod
@@ -112,8 +113,8 @@ class TensorTask(Task):
         """Return the outputs that `score` gets, shape (examples, ...). Default: the model's output, as float32.
 
         Args:
-            model: The network, in evaluation mode.
-            batch: Batch of a split that is evaluated.
+            model: The network, in evaluation mode. Where batch norm's statistics are measured, in training mode.
+            batch: Batch of a split that is evaluated, or of the training data.
         """
         return model(self.inputs(batch)).float()
 
@@ -337,11 +338,15 @@ class BoundTensorTask:
         if peers:
             raise ConfigError(f"exchange.rule dml is for classification; {_name(self.task)} has no class predictions")
 
-    def batch_norm_inputs(self) -> Iterator[Tensor]:
-        """Yield the inputs of some training batches."""
+    def batch_norm_inputs(self) -> Iterator[Callable[[nn.Module], object]]:
+        """Yield functions that pass some training batches through a network, as the task's `outputs` does."""
         batches = self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)
         num_batches = self.config.schedule.batch_norm_batches or 8
-        return (self.task.inputs(batch) for batch in itertools.islice(batches, num_batches))
+        return (functools.partial(self._pass, batch) for batch in itertools.islice(batches, num_batches))
+
+    def _pass(self, batch: Any, model: nn.Module) -> None:
+        with user_code(f"{_name(self.task)}.outputs, measuring batch norm,"):
+            self.task.outputs(model, batch)
 
     def validate(self, model: nn.Module) -> Scores | None:
         """Return the scores of a network on the validation data, as `BoundTask.validate`."""
@@ -385,12 +390,17 @@ class BoundTensorTask:
                 raise ConfigError(f"{_name(self.task)}.loss: the loss does not depend on any parameter of the network")
             loss.backward()
             model.zero_grad(set_to_none=True)
+        measure_batch_norm(itertools.islice(self.batch_norm_inputs(), 1), model)
         check_shapes(model, shapes)
         for split in ("validation", "test"):
             if self._sizes.get(split):
                 size = min(self._sizes[split], self.config.schedule.batch_size)
                 outputs, targets = self._evaluator.outputs(model, [self._batch(split, np.arange(size))])
                 self._evaluator.scores(outputs, targets)
+                self._evaluator.predictions(outputs, targets)
+                combined = self._evaluator.ensemble([outputs, outputs])
+                if combined is not None:
+                    self._evaluator.scores(combined, targets)
                 single = self._evaluator.example_scores(outputs, targets)
                 if single is not None and single.shape != (size,):
                     shape = tuple(single.shape)

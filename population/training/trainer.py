@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 from inarch.population.config import RunConfig
 from inarch.population.config.per_network import LEARNING_RATE, with_numbers
-from inarch.population.errors import CheckpointError, StructureError
-from inarch.population.evaluation.filter_statistics import FilterNorms, measure_filters
+from inarch.population.errors import CheckpointError, NotFiniteError, StructureError
+from inarch.population.evaluation.filter_statistics import FilterNorms, effective_weights, measure_filters
 from inarch.population.evaluation.metrics import Scores
 from inarch.population.exchange import ExchangeResult, Rootstock, exchange_rule
 from inarch.population.exchange.participant import Participant
@@ -373,6 +373,7 @@ class Trainer:
         start = runtime.now()
         loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
         metric_sums: dict[str, Tensor] = {}
+        last_loss: Tensor | None = None
         continues = True
         self.module.train()
         while progress.step < end and continues:
@@ -387,6 +388,7 @@ class Trainer:
                 with self._first_pass(num_examples, runtime):
                     loss, metrics = self._step(batch)
                 loss_sum += loss * num_examples
+                last_loss = loss
                 for name, value in metrics.items():
                     weighted = value.detach().double() * num_examples
                     metric_sums[name] = metric_sums[name] + weighted if name in metric_sums else weighted
@@ -396,6 +398,8 @@ class Trainer:
                 continues = runtime.after_step()
                 if progress.step >= end or not continues:
                     break
+        if self._scaler.is_enabled() and last_loss is not None and not bool(last_loss.isfinite()):
+            raise NotFiniteError("the training loss is NaN or infinite, and float16 skips its steps")
         totals = torch.stack([loss_sum, *(value.to(self._device) for value in metric_sums.values())]).tolist()
         progress.add_steps(totals[0], dict(zip(metric_sums, totals[1:], strict=True)), runtime.now() - start)
         return progress.step >= end
@@ -491,8 +495,9 @@ class Trainer:
         """Carry out the changes that the rule requests besides new weights."""
         if rootstock.reset_momentum:
             self.optimizer.state.clear()
-        if rootstock.recalibrate_batch_norm:  # a checkpoint of these weights may be the last one
-            with self._random:
+        is_last = rootstock.origin.interval >= self.schedule.num_intervals
+        if rootstock.recalibrate_batch_norm or (is_last and self.config.schedule.batch_norm_batches):
+            with self._random:  # a checkpoint of these weights may be the last one
                 measure_batch_norm(self.task.batch_norm_inputs(), self.module)
         if rootstock.peers is not None:
             self.task.set_peers(rootstock.peers)
@@ -510,7 +515,7 @@ class Trainer:
     def _measure_filters(self, snapshot: Snapshot | None) -> FilterNorms:
         """Measure the convolutions' filters. Entropies in the snapshot's information are not computed again."""
         entropies = self._participant.entropies(snapshot.information) if snapshot else {}
-        return measure_filters(named_tensors(self.module), self._convolutions, entropies)
+        return measure_filters(effective_weights(self.module), self._convolutions, entropies)
 
     def _note_best(self, runtime: TrainerRuntime, snapshot: Snapshot | None) -> None:
         """Keep the evaluated weights for the next checkpoint if their validation score is the best so far.

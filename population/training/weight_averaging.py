@@ -13,7 +13,7 @@ from inarch.population.errors import ConfigError
 from inarch.population.extension.user_code import shortened
 from inarch.population.persistence.checkpoint import average_of
 from inarch.population.state.memory_order import FOREACH, copy_all
-from inarch.population.state.precision import measure_batch_norm
+from inarch.population.state.precision import TrainingInput, measure_batch_norm
 from inarch.population.state.state_dict import constant_buffers, is_structural, load_tensors, named_tensors
 
 
@@ -97,7 +97,7 @@ class WeightAverage:
         copy_all([mean[name] for name in names], [own[name] for name in names])
         self._count += 1
 
-    def recalibrate(self, images: Iterable[Tensor]) -> None:
+    def recalibrate(self, images: Iterable[TrainingInput]) -> None:
         """Measure batch norm's statistics before an evaluation. Only kind swa needs this, because ema averages them.
 
         Args:

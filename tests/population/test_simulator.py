@@ -201,6 +201,15 @@ def test_lockstep_barrier_times_out_at_its_deadline() -> None:
     assert len(result.reports[1]) == 4
 
 
+@pytest.mark.parametrize("restart_seconds", [20.0, 700.0])
+def test_late_network_passes_released_barriers_to_the_end(restart_seconds: float) -> None:
+    config = config_of(3, mode="lockstep", timeouts=TimeoutsConfig(barrier_seconds=5.0))
+    result = simulate(config, events=[Loss(seconds=4.0, network_id=1, restart_seconds=restart_seconds)])
+    assert {n: trainer.interval for n, trainer in result.trainers.items()} == {0: 4, 1: 4, 2: 4}
+    slow = simulate(config, step_seconds={1: 4.0})
+    assert {n: trainer.interval for n, trainer in slow.trainers.items()} == {0: 4, 1: 4, 2: 4}
+
+
 def test_population_of_a_single_network_reports_no_neighbor() -> None:
     result = simulate(config_of(1))
     assert [line.outcome for line in result.ledger] == ["no_neighbor"] * 3 + ["unchanged"]
@@ -297,6 +306,8 @@ def test_lockstep_pair_differs_by_the_rounding_alone() -> None:
 def test_network_that_joins_clones_a_packed_snapshot() -> None:
     result = simulate(config_of(2, exchange=ExchangeConfig(precision="float16")), events=[Join(seconds=4.0)])
     assert 1 <= len(result.reports[2]) < 4
+    joined = result.reports[2][0].origin
+    assert joined.trained_intervals == joined.interval, "it has the training of its parent"
     assert all(torch.isfinite(tensor).all() for tensor in weights(result.trainers[2]).values())
 
 

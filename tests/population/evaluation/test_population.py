@@ -8,29 +8,31 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from inarch.population.evaluation.classification import METRICS, ClassificationEvaluator, score_probabilities
 from inarch.population.evaluation.deployment import InferenceCost
 from inarch.population.evaluation.population import EvaluationData, evaluate_population, outputs_of
 from inarch.population.evaluation.protocol import EvaluationSet
 from inarch.population.evaluation.similarity import agreement, mean_cosine
-from inarch.population.evaluation.soups import Candidate, greedy_soup, soup
+from inarch.population.evaluation.soups import Candidate, greedy_soup, soup, with_statistics
+from inarch.population.state.state_dict import load_tensors, named_tensors
 
 
 def state(*values: float) -> dict[str, Tensor]:
     return {"weight": torch.tensor(values), "bn.running_mean": torch.tensor([9.0, -9.0]), "count": torch.tensor(3)}
 
 
-def test_mean_cosine_matches_names_and_ignores_statistics() -> None:
+def test_mean_cosine_matches_names_and_ignores_buffers() -> None:
     weights = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0]), "bn.running_mean": torch.tensor([5.0])}
     reordered_weights = {
         "b": torch.tensor([3.0]),
         "bn.running_mean": torch.tensor([-5.0]),
         "a": torch.tensor([1.0, 2.0]),
     }
-    assert mean_cosine([weights, reordered_weights]) == pytest.approx(1.0)
-    assert mean_cosine([state(1.0, 0.0), state(0.0, 1.0), state(1.0, 0.0)]) == pytest.approx(1 / 3)
-    assert mean_cosine([weights]) is None
+    assert mean_cosine([weights, reordered_weights], {"a", "b"}) == pytest.approx(1.0)
+    assert mean_cosine([state(1.0, 0.0), state(0.0, 1.0), state(1.0, 0.0)], {"weight"}) == pytest.approx(1 / 3)
+    assert mean_cosine([weights], {"a", "b"}) is None
 
 
 def test_agreement_is_the_share_of_equal_predictions() -> None:
@@ -140,6 +142,38 @@ def test_improbable_classes_keep_their_loss() -> None:
     assert ClassificationEvaluator().scores(output, targets).loss == pytest.approx(300.0)
 
 
+def test_networks_whose_outputs_are_nan_are_never_right() -> None:
+    module = nn.Linear(2, 3)
+    with torch.no_grad():
+        module.weight.fill_(torch.nan)
+    batches = [(torch.zeros(4, 2), torch.tensor([0, 0, 1, 2]))]
+    evaluator = ClassificationEvaluator()
+    outputs, targets = evaluator.outputs(module, batches)
+    assert evaluator.evaluate(module, batches).accuracy == 0.0
+    assert evaluator.example_scores(outputs, targets).tolist() == [0.0] * 4
+
+
+def spectral_network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    module = nn.Sequential(spectral_norm(nn.Linear(6, 12)), nn.ReLU(), nn.Linear(12, 2))
+    for _ in range(50):  # each step estimates the singular vectors a little better
+        module(torch.randn(4, 6))
+    return module
+
+
+def test_soup_of_spectral_norms_has_the_norm_of_its_own_weights() -> None:
+    networks = [spectral_network(seed) for seed in range(3)]
+    mean = soup([dict(named_tensors(network)) for network in networks])
+    module = spectral_network(3)
+    load_tensors(module, mean)
+    fresh = with_statistics(module, ()).eval()
+    weight = mean["0.parametrizations.weight.original"]
+    expected = weight / torch.linalg.matrix_norm(weight, ord=2)
+    torch.testing.assert_close(fresh[0].weight, expected, rtol=1e-3, atol=1e-4)
+    vector = mean["0.parametrizations.weight.0._u"]
+    assert torch.equal(vector, named_tensors(networks[0])["0.parametrizations.weight.0._u"]), "no mean of vectors"
+
+
 def test_soup_is_the_mean_of_the_weights() -> None:
     assert soup([state(0.0, 4.0), state(2.0, 0.0)])["weight"].tolist() == [1.0, 2.0]
 
@@ -150,9 +184,12 @@ def test_score_probabilities_match_values_by_hand() -> None:
     scores = score_probabilities(predicted, torch.tensor([0, 0, 0, 5]))
     assert scores.accuracy == 0.75 and scores.examples == 4
     assert scores.calibration_error == pytest.approx(0.15, abs=1e-6)
-    assert scores.top5 in (0.75, 1.0)
+    predicted[3, 5] = 0.01  # the sixth
+    assert score_probabilities(predicted, torch.tensor([0, 0, 0, 5])).top5 == 0.75
+    assert score_probabilities(predicted, torch.tensor([0, 0, 0, 0])).top5 == 1.0
     overflown = predicted.clone()
     overflown[0] = torch.nan
-    assert math.isnan(score_probabilities(overflown, torch.tensor([0, 0, 0, 5])).calibration_error)
+    nan_scores = score_probabilities(overflown, torch.tensor([0, 0, 0, 5]))
+    assert math.isnan(nan_scores.calibration_error) and nan_scores.accuracy == 0.5, "NaN is no prediction of class 0"
     few = score_probabilities(torch.tensor([[0.6, 0.4]], dtype=torch.float64), torch.tensor([0]))
     assert few.top5 is None and few.loss == pytest.approx(-torch.tensor(0.6).log().item(), rel=1e-6)

@@ -93,6 +93,37 @@ def test_join_in_lockstep_beside_no_active_member_admits_at_once() -> None:
     assert state.join(0) == JoinPoint(interval=0)
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_networks_that_replace_all_others_pass_barriers_anew(waits: bool) -> None:
+    """The barriers that the former networks passed do not count for those that begin at the start again."""
+    state = population(TRAINING, TRAINING, mode="lockstep")
+    for interval in (1, 2, 3):
+        for network_id in (0, 1):
+            state.publish(published(network_id, interval), now=0.0)
+        assert state.release_barriers(now=0.0).intervals == (interval,)
+    newcomers = [state.members.add(is_initial=False).id for _ in range(2)]
+    for network_id in newcomers:
+        state.mark_started(network_id, interval=0)
+        state.hold(network_id)
+        if waits:
+            assert state.join(network_id) is None
+    for network_id in (0, 1):
+        state.forget(network_id)
+        state.members.set_state(network_id, MemberState.FAILED)
+    joins = state.release_barriers(now=0.0).joins if waits else {2: state.join(2)}
+    if not waits:
+        assert state.join(3) is None, "network 2 trains by now"
+    assert {point.interval for point in joins.values() if point is not None} == {0}
+    for network_id in joins:
+        state.begin_training(network_id)
+        state.publish(published(network_id, 1), now=0.0)
+    state.release_barriers(now=0.0)
+    assert state.is_released(1) and not state.is_released(2)
+    found = state.select_donors(info(2, 1))
+    expected = ["3@1"] if waits else []
+    assert ([] if isinstance(found, ExchangeOutcome) or found is None else [each.payload for each in found]) == expected
+
+
 def test_terminated_network_does_not_wait_to_join_any_more() -> None:
     state = population(TRAINING, TRAINING, mode="lockstep")
     assert state.join(1) is None

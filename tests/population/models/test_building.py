@@ -11,11 +11,12 @@ import torch
 import torchvision
 from torch import nn
 
-from inarch.population import GraftConfig, ModelConfig, RunConfig, graft
+from inarch.population import GraftConfig, ModelConfig, graft
 from inarch.population.errors import ConfigError
 from inarch.population.grafting.units import graft_units
 from inarch.population.models import CifarResNet, architectures, build
 from inarch.population.models.cifar_resnet import BasicBlock
+from inarch.population.models.complexity import model_complexity
 from inarch.population.models.mobilenetv2 import InvertedResidual
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.storage import Storage
@@ -227,10 +228,6 @@ def test_torchvision_family_forward_graft_and_resume(name: str, tmp_path) -> Non
         assert torch.equal(donor.eval()(images), logits)
 
 
-def test_default_configuration_builds() -> None:
-    assert build(RunConfig().model, num_classes=10) is not None
-
-
 def test_pretrained_weights_load_except_a_wider_classifier(tmp_path: Path) -> None:
     plain = ModelConfig(architecture="resnet8")
     trained = build(plain, num_classes=5, seed=1)
@@ -263,3 +260,31 @@ def test_build_refuses_invalid_pretrained_weights(
     Path("broken").write_bytes(b"no weights")
     with pytest.raises(ConfigError, match=message):
         build(ModelConfig(architecture=architecture, weights=weights), num_classes=5, seed=0)
+
+
+class Attends(nn.Module):
+    """A transformer encoder, which torch evaluates by a fused operation unless it is told not to."""
+
+    def __init__(self, width: int, inner: int, layers: int) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, 2, inner, batch_first=True)
+        self.encoder, self.width = nn.TransformerEncoder(layer, layers), width
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = images.flatten(2).transpose(1, 2).repeat(1, 1, self.width)
+        return self.head(self.encoder(tokens).mean(1))
+
+
+def test_multiply_adds_of_attention_match_values_by_hand() -> None:
+    tokens, width, inner, layers = 64, 16, 32, 2
+    complexity = model_complexity(Attends(width, inner, layers), (1, 8, 8))
+    projections, attention, feed_forward = 4 * tokens * width**2, 2 * tokens**2 * width, 2 * tokens * width * inner
+    assert complexity.multiply_adds == layers * (projections + attention + feed_forward) + 3 * width
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_matrices_without_values_open_no_unit() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    module.register_parameter("empty", nn.Parameter(torch.zeros(0, 4)))
+    assert [unit.name for unit in graft_units(module, "matrices")] == ["0.weight", "1.weight"]

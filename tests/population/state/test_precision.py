@@ -53,7 +53,8 @@ class Views(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Dropout(), nn.Conv2d(3, 3, 3, padding=1))
+        first, second = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.convs = nn.Sequential(first, nn.Dropout(), second, nn.BatchNorm2d(3))
         self.five_dimensions = nn.Parameter(torch.zeros(1, 2, 2, 2, 2))
         self.linear = nn.Linear(3 * 8 * 8, 4)
 
@@ -65,12 +66,19 @@ class Views(nn.Module):
         return self.linear(self.flat(self.convs(images))) + offset
 
 
+class Auxiliary(Views):
+    """The head that takes a view runs in training only."""
+
+    def flat(self, images: torch.Tensor) -> torch.Tensor:
+        return images.view(len(images), -1) if self.training else images.flatten(1)
+
+
 class Flattens(Views):
     def flat(self, images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [(Views, False), (Flattens, True)])
+@pytest.mark.parametrize(("kind", "expected"), [(Views, False), (Auxiliary, False), (Flattens, True)])
 def test_auto_uses_channels_last_where_a_network_can(kind: type[nn.Module], expected: bool) -> None:
     config = small_config(device=DeviceConfig(precision="float32"))
     task = ImageClassification(config, tiny_splits(config), factory=lambda num_classes: kind())
@@ -78,8 +86,9 @@ def test_auto_uses_channels_last_where_a_network_can(kind: type[nn.Module], expe
         model = task.build(0)
         assert is_channels_last(model.get_parameter("convs.2.weight")) is expected and model.training
     model = kind().eval()
-    state = torch.get_rng_state()
+    state, before = torch.get_rng_state(), {name: buffer.clone() for name, buffer in model.named_buffers()}
     assert accepts_channels_last(model, (1, 8, 8)) is expected
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     assert torch.equal(torch.get_rng_state(), state) and not model.training
     loss, _ = task.loss(task.build(0), next(iter(task.epoch(order_seed=0, augment_seed=0, epoch=0, first=0))))
     loss.backward()

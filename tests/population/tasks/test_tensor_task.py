@@ -161,6 +161,55 @@ def test_population_evaluation_ranks_by_the_lower_error() -> None:
     assert result["greedy_soup"]["members"][0] == result["best"] and result["each"][0]["examples"] == 20
 
 
+class TwoInputs(Line):
+    """A model with batch norm and two inputs, which no single tensor can hold."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.norm, self.head = (
+                nn.Linear(1, 8),
+                nn.Linear(1, 8),
+                nn.BatchNorm1d(8),
+                nn.Linear(8, 1),
+            )
+
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            return self.head(self.norm(self.first(first) + self.second(second))).flatten()
+
+    def build_model(self, config: RunConfig, data: Mapping[str, Any]) -> nn.Module:
+        return self.Network()
+
+    def inputs(self, batch: Any) -> Any:
+        return batch["x"][:, :1], batch["x"][:, 1:]
+
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        return model(*self.inputs(batch)).float()
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return F.mse_loss(model(*self.inputs(batch)), batch["y"]), {}
+
+
+def test_batch_norm_of_a_model_with_two_inputs_is_measured() -> None:
+    config = line_config()
+    task = bound(TwoInputs(), config)
+    describe_run(task)
+    live(Trainer(task, config, network_id=0), FakeRuntime())
+    models = [task.build(seed) for seed in range(2)]
+    candidates = [
+        Candidate(network_id=index, state=dict(named_tensors(model)), validation_score=0.0)
+        for index, model in enumerate(models)
+    ]
+    data = EvaluationData(
+        evaluated=task.part("test"),
+        validation=None,
+        statistics=task.batch_norm_inputs,
+        metric=task.metrics[0],
+        cost=InferenceCost(parameters=3),
+    )
+    assert np.isfinite(evaluate_population(task.build(0), candidates, data)["soup"]["error"])
+
+
 def test_describe_run_fingerprints_the_data() -> None:
     config = line_config()
     info = describe_run(bound(Line(), config))
@@ -236,6 +285,16 @@ class Raising(Line):
         raise KeyError("labels")
 
 
+class NoEnsemble(Line):
+    def combine(self, outputs: Sequence[Tensor]) -> Tensor | None:
+        raise RuntimeError("cannot combine")
+
+
+class NoPredictions(Line):
+    def predictions(self, outputs: Tensor) -> Tensor | None:
+        raise RuntimeError("cannot predict")
+
+
 class Uneven(Line):
     def load_data(self, config: RunConfig) -> dict[str, Any]:
         return {"train": (np.zeros((4, 2)), np.zeros(3))}
@@ -261,6 +320,8 @@ WRONG: dict[type[TensorTask], tuple[type[InarchError], str]] = {
     SameModel: (ConfigError, "must return a new network each time"),
     NoModel: (ConfigError, "must return a torch.nn.Module"),
     Raising: (UserCodeError, r"Raising\.loss raised KeyError: 'labels'"),
+    NoEnsemble: (UserCodeError, r"NoEnsemble\.combine raised RuntimeError: cannot combine"),
+    NoPredictions: (UserCodeError, r"NoPredictions\.predictions raised RuntimeError: cannot predict"),
     Uneven: (DataError, r"the arrays of train must have one length, at least 1; got shapes \(4, 2\), \(3,\)"),
     NoTraining: (DataError, "must return training data under the key train"),
     OtherSplit: (DataError, "'dev' is not a split; there are train, validation, test"),

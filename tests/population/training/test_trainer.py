@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from inarch.population import (
     CheckpointConfig,
@@ -31,6 +33,9 @@ from inarch.population import (
 )
 from inarch.population.config import Mode
 from inarch.population.errors import CheckpointError, NotFiniteError, StructureError
+from inarch.population.evaluation.filter_statistics import effective_weights, measure_filters
+from inarch.population.evaluation.soups import with_statistics
+from inarch.population.grafting.units import convolution_units
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.seeding import derive_seed
@@ -385,6 +390,46 @@ def test_float16_training_on_the_cpu_scales_the_loss() -> None:
     live(trainer, runtime)
     assert runtime.checkpoints[-1].training["scaler"]["scale"] > 1.0
     assert losses(runtime.reports)[-1] < losses(runtime.reports)[0]
+
+
+class Overflowing(nn.Module):
+    """A network whose outputs become too large for float16."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(1)) * 1e30
+
+
+def test_float16_network_that_overflows_has_diverged() -> None:
+    """The scaler skips each step, so the weights stay finite."""
+    config = small_config(device=DeviceConfig(precision="float16"))
+    task = ImageClassification(config, tiny_splits(config), factory=Overflowing)
+    with pytest.raises(NotFiniteError, match="diverged in interval 1: the training loss is NaN or infinite"):
+        live(Trainer(task, config, network_id=0), FakeRuntime())
+
+
+def test_last_exchange_in_lockstep_measures_batch_norm_again() -> None:
+    schedule = ScheduleConfig(epochs=2, batch_size=32, batch_norm_batches=3)
+    config = small_config(mode="lockstep", schedule=schedule)
+    scion = snapshot_of(new_trainer(config, network_id=1), FakeRuntime())
+    trainer, runtime = new_trainer(config), FakeRuntime(lambda own: scion)
+    live(trainer, runtime)
+    assert runtime.reports[-1].outcome == "grafted"
+    measured = with_statistics(trainer.module, trainer.task.batch_norm_inputs())
+    for name, tensor in named_tensors(measured).items():
+        torch.testing.assert_close(tensor, named_tensors(trainer.module)[name], msg=name)
+
+
+def test_filters_of_a_weight_norm_are_those_of_the_weight() -> None:
+    module = nn.Sequential(weight_norm(nn.Conv2d(1, 4, 3)), nn.Flatten())
+    with torch.no_grad():
+        module[0].parametrizations.weight.original0[:2] = 0.0
+    (row,) = measure_filters(effective_weights(module), convolution_units(module), {}).rows()
+    assert row["filters"] == 4 and row["invalid_0_001"] == 2
+    assert row["mean_l1"] == pytest.approx(float(module[0].weight.detach().abs().sum() / 4))
 
 
 def test_trainer_without_an_exchange_rule_publishes_nothing() -> None:
