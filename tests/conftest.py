@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
@@ -29,6 +30,9 @@ from inarch.population.data import MemorySplits, image_set, memory_splits
 from inarch.population.persistence.interval_report import IntervalReport
 
 ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 CACHES = {".pytest_cache", ".hypothesis", ".ruff_cache", ".coverage", "htmlcov", "build"}
 """What test tools may leave in the root of the checkout."""
@@ -61,13 +65,15 @@ def vectors() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """Address of a Ray cluster that belongs to this test session."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address of a Ray cluster that belongs to this test session. It has GPUs only if the GPU tests were asked for."""
     import ray
 
+    wants_gpus = request.config.getoption("markexpr") == "gpu"
     ray.init(
         address="local",
         num_cpus=8,
+        num_gpus=None if wants_gpus else 0,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -54,7 +54,7 @@ MAX_LINES = 300
 """Most lines of a file outside docstrings. Longer files say why at their top."""
 
 FORBIDDEN = {
-    "population": ("ray", "inarch.actors", "inarch.experiments", "time"),
+    "population": ("ray", "inarch.actors", "inarch.experiments", "time", "datetime"),
     "actors": ("inarch.experiments",),
 }
 """Imports that each package must not have. Nothing in population reads a wall clock."""
@@ -66,7 +66,8 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"{path}: a relative import hides its storey"
             modules |= {f"{node.module}.{alias.name}" for alias in node.names}
     return modules
 
@@ -104,7 +105,7 @@ def test_storeys_are_imported_downward_only() -> None:
                 parts = module.split(".")
                 if parts[:2] != ["inarch", package] or len(parts) < 3 or parts[2] in (room, "__init__"):
                     continue
-                if level.get(parts[2], 0) >= level[room]:
+                if parts[2] not in level or level[parts[2]] >= level[room]:
                     wrong.append(f"{path.relative_to(ROOT)} (storey {level[room]}) imports {module}")
     assert wrong == []
 

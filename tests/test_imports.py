@@ -63,5 +63,9 @@ def test_evaluation_imports_no_plotting() -> None:
 def test_status_of_a_finished_run_imports_no_torch(tmp_path: Path) -> None:
     storage = run_folder(tmp_path)
     call = f"main(['status', {storage.uri!r}])"
-    program = f"from inarch.experiments.cli import main\ntry:\n    {call}\nexcept SystemExit: pass\n"
-    subprocess.run([sys.executable, "-c", program + CHECK], check=True, timeout=60, capture_output=True)
+    ends = "except SystemExit as ended:\n    assert ended.code in (0, None), ended.code\n"
+    program = f"from inarch.experiments.cli import main\ntry:\n    {call}\n{ends}"
+    shown = subprocess.run(
+        [sys.executable, "-c", program + CHECK], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert "mean" in shown.stdout

@@ -3,7 +3,7 @@
 A subclass says how to load the data, build the model, compute the loss and score predictions. Everything else has a
 default that a subclass may replace. docs/how-to/own-task.md has an example of 40 lines.
 
-Longer than 300 lines with its docstrings: the base class and its binding call each other's methods.
+Longer than 300 lines: the base class and its binding call each other's methods.
 """
 
 from __future__ import annotations

@@ -42,8 +42,10 @@ def check_finite_rows(measurement: Measurement) -> None:
     """Check that every row holds finite values and that JSON can store the measurement."""
     document = json.loads(json.dumps(to_json(measurement, machine())))
     assert document["repeats"] == measurement.repeats and document["machine"]["cores"] >= 1
+    assert document["rows"]
+    assert any(row["median"] > 0 for row in document["rows"])
     for row in document["rows"]:
-        assert all(math.isfinite(value) for value in row["values"]), row
+        assert row["values"] and all(math.isfinite(value) for value in row["values"]), row
         assert row["min"] <= row["median"] <= row["max"], row
         assert (row["reached"] is None) == (row["must"] is None), row
     Console(width=160, quiet=True).print(table(measurement))

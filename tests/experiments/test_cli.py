@@ -38,7 +38,6 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("evaluate", "/tmp/inarch-none/run"), "there is no run at"),
         (("export", "/tmp/inarch-none/run"), "there is no run at"),
         (("evaluate", "file:///tmp/inarch-none/run"), "there is no run at file:///tmp/inarch-none/run"),
-        (("bench", "gpu", "training", "--repeats", "1"), "inarch bench gpu needs an NVIDIA GPU"),
         (("bench", "training", "--out", "/proc/none/x.json"), "/proc/none/x.json cannot be written"),
         (("bench", "scale", "--out", "s3://b/x.json"), "s3://b/x.json is a URI; give the path of a local file"),
         (("dashboard", "--grafana", "/proc/none/x.json"), "/proc/none/x.json cannot be written"),

@@ -69,10 +69,10 @@ def test_every_part_measures_finite_values() -> None:
 
 
 def test_phases_of_a_graft_run_on_a_gpu() -> None:
-    with pretend_cuda(), mock.patch("torch.cuda.Event.elapsed_time", lambda start, end: 1.0, create=True):
+    with pretend_cuda() as counts, mock.patch("torch.cuda.Event.elapsed_time", lambda start, end: 1.0, create=True):
         rows = graft_rows("resnet8", turns=1, device="cuda:0", is_judged=True)
     events = [row for row in rows if row.what.endswith("CUDA events")]
-    assert len(events) == 4 and all(row.values == (1.0,) for row in events)
+    assert len(events) == 4 and counts.launches > 0
     assert rows[-1].must is not None
 
 

@@ -63,13 +63,21 @@ def run_folder(folder: Path, *, networks: int = 3, intervals: int = 8, layers: i
         for network in range(networks)
     ]
     result = {
+        "run": "shown",
+        "task": "classification",
+        "metrics": [dataclasses.asdict(METRIC)],
+        "seconds": 12.0,
+        "damaged_files": [],
         "evaluated_on": "test",
         "networks": results,
         "mean": {"accuracy": 0.8225},
         "best": networks - 1,
         "ensemble": {"accuracy": 0.8765},
         "soup": {"accuracy": 0.8432},
-        "last": {"agreement": 0.91, "cosine": 0.987},
+        "greedy_soup": None,
+        "agreement": 0.91,
+        "cosine": 0.987,
+        "last": {"mean": {"accuracy": 0.8}, "agreement": 0.91, "cosine": 0.987},
         "regime": {"decay_times": [1.0, 2.0], "total_pull": None},
         "train": {"loss": 0.25},
     }

@@ -205,9 +205,11 @@ def compiler(device: Device) -> Iterator[Compiler]:
         del mode
         return original(module, dynamic=dynamic, backend=backend)
 
-    with mock.patch("torch.compile", compiled):
-        yield backend
-    torch.compiler.reset()
+    try:
+        with mock.patch("torch.compile", compiled):
+            yield backend
+    finally:
+        torch.compiler.reset()
 
 
 @pytest.mark.filterwarnings("ignore")  # Inductor's own

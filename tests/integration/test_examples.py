@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ KINDS = ("plain", "lightning", "transformers", "accelerate", "ray_train")
 
 
 @pytest.fixture
-def example(tmp_path: Path, cluster: str) -> Callable[..., subprocess.Popen[str]]:
-    """Return a function that starts an example as a member of a run on the session's cluster."""
+def example(tmp_path: Path, cluster: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Yield a function that starts an example as a member of a run on the session's cluster."""
+    processes: list[subprocess.Popen[str]] = []
 
     def start(kind: str, *, run: str, epochs: int, every: int = 22) -> subprocess.Popen[str]:
         pytest.importorskip({"plain": "torch", "ray_train": "ray.train"}.get(kind, kind))
@@ -35,11 +36,17 @@ def example(tmp_path: Path, cluster: str) -> Callable[..., subprocess.Popen[str]
         options = ["--run", run, "--name", kind, "--storage", str(tmp_path), "--epochs", str(epochs)]
         options += ["--every", str(every)]
         environment = os.environ | {"RAY_ADDRESS": cluster, "PYTHONPATH": str(ROOT / ".package")}
-        return subprocess.Popen(
-            [sys.executable, program, *options], stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, program, *options], stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+            )
         )
+        return processes[-1]
 
-    return start
+    yield start
+    for process in processes:  # of a test that failed
+        process.kill()
+        process.wait(timeout=30)
 
 
 def finished(process: subprocess.Popen[str]) -> str:

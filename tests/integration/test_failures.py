@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -93,6 +94,9 @@ def test_lockstep_run_after_network_kill_has_the_same_weights(begin) -> None:
     status = until(lambda: (s := killed.status()) and max(intervals(s).values(), default=0) >= 3 and s)
     os.kill(next(n.process for n in status.networks if n.network_id == 1), signal.SIGKILL)
     killed.wait(seconds=90)
+    rows = read_table(Storage(killed.path), "metrics").filter(pc.field("network") == 1)
+    assert rows.sort_by("interval")["interval"].to_pylist() == list(range(1, 9))
+    assert set(rows["incarnation"].to_pylist()) == {1, 2}
     assert_same_weights(final_weights(whole.path), final_weights(killed.path))
     assert len({value.sum().item() for value in (w["conv1.weight"] for w in final_weights(whole.path).values())}) == 1
 

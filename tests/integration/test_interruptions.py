@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -116,6 +117,30 @@ def test_run_resumes_while_old_networks_live(tmp_path: Path, cluster: str) -> No
     assert rows_in(tmp_path / "old-ones") == {0: list(range(1, 21)), 1: list(range(1, 21))}
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _end_processes() -> Iterator[None]:
+    """End what a test that failed has left."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+def started(words: list[str], environment: Mapping[str, str], cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start a command whose errors are in its output, so that no pipe fills unread."""
+    STARTED.append(
+        subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(environment), cwd=cwd
+        )
+    )
+    return STARTED[-1]
+
+
 CTRL_C = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", "interrupted", "--population.size", "2"]
 
 
@@ -123,7 +148,7 @@ CTRL_C = [sys.executable, "-m", "inarch.experiments.cli", "train", "--name", "in
 def test_ctrl_c_leaves_a_folder_that_resume_completes(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / ".package")}
     words = [*CTRL_C, "--storage", str(tmp_path), "--schedule.epochs", "60", "--debug.straggler.step-seconds", "0.02"]
-    train = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+    train = started(words, environment, cwd=tmp_path)
     assert train.stdout is not None
     for line in train.stdout:
         if "interval 3" in line:
@@ -180,15 +205,15 @@ def terminate(words: list[str], environment: dict[str, str], *, path: Path, inte
     """Start the driver of a run of two networks, end it with SIGTERM once both have completed an interval, and check
     what it prints and leaves.
     """
-    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert driver.stdout is not None and driver.stderr is not None
+    driver = started(words, environment)
+    assert driver.stdout is not None
     there: set[str] = set()
     for line in driver.stdout:
         there |= set(re.findall(rf"network (\d): interval {interval},", line))
         if there == {"0", "1"}:
             driver.send_signal(signal.SIGTERM)
             break
-    output = driver.stdout.read() + driver.stderr.read()
+    output = driver.stdout.read()
     assert driver.wait(timeout=60) == 143, output
     assert f"inarch resume {path}" in output and "Traceback" not in output
     store, rows = CheckpointStore(Storage(str(path))), rows_in(path)
@@ -205,7 +230,7 @@ def test_sigterm_stops_a_comparison_without_traceback(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "inarch.experiments.cli", "compare", "two-networks", "--train", "digits"]
     words += ["--epochs", "100", "--storage", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     _, environment = train_command(tmp_path, "unused")
-    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    driver = started(words, environment)
     until(lambda: list((tmp_path / "runs").glob("*/metrics/*.parquet")), seconds=120)
     driver.send_signal(signal.SIGTERM)
     output, _ = driver.communicate(timeout=60)
@@ -216,10 +241,7 @@ def test_sigterm_stops_a_comparison_without_traceback(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_train_commands_of_the_same_name_start_a_single_run(tmp_path: Path) -> None:
     words, environment = train_command(tmp_path, "same", "--population.size", "2", "--schedule.epochs", "30")
-    drivers = [
-        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        for _ in range(2)
-    ]
+    drivers = [started(words, environment) for _ in range(2)]
     outputs = [driver.communicate(timeout=200)[0] for driver in drivers]
     statuses = [driver.returncode for driver in drivers]
     assert sorted(statuses) == [0, 2], outputs

@@ -76,7 +76,17 @@ def test_wheel_without_a_compiler_grafts_with_torch(wheel: Path, tmp_path: Path)
     assert not extensions(plain)
     install = ["install", "--quiet", "--no-deps", "--target", str(target), str(plain)]
     subprocess.run([sys.executable, "-m", "pip", *install], check=True, timeout=120)
-    program = "from inarch.population.grafting.compiled_loops import path_taken; print(path_taken())"
+    program = """
+import torch
+from inarch import graft
+from inarch.population.grafting.compiled_loops import path_taken
+rootstock, scion = ({"conv.weight": torch.randn(4, 1, 3, 3)} for _ in range(2))
+grafted = graft(rootstock, scion)
+alpha = grafted.layers[0].alpha
+expected = alpha * rootstock["conv.weight"] + (1 - alpha) * scion["conv.weight"]
+torch.testing.assert_close(grafted.state["conv.weight"], expected)
+print(path_taken())
+"""
     environment = os.environ | {"PYTHONPATH": str(target)}
     shown = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
@@ -140,6 +150,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     finally:
         process.terminate()
         process.wait(timeout=60)
+        shutil.rmtree(Path("/tmp") / f"inarch-job-{port}", ignore_errors=True)
 
 
 @pytest.mark.timeout(420)

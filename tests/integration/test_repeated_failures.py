@@ -30,7 +30,12 @@ def processes(run: PopulationRun) -> dict[int, int]:
 def advance(run: PopulationRun, count: int) -> None:
     """Wait until every network has ended some more intervals."""
     before = intervals(run.status())
-    until(lambda: all(now >= before.get(n, 0) + count for n, now in intervals(run.status()).items()))
+    until(
+        lambda: (
+            (now := intervals(run.status())).keys() == before.keys()
+            and all(now[network_id] >= before[network_id] + count for network_id in before)
+        )
+    )
 
 
 def incarnations(run: PopulationRun) -> dict[int, int]:
@@ -66,7 +71,12 @@ def test_coordinator_killed_again_and_again_loses_nothing(begin) -> None:
         assert kill(coordinators[-1]) == ""
         assert kill(before[victim]) == ""
         coordinators.append(until(lambda: (p := run.status().coordinator_process) not in (0, *coordinators) and p))
-        until(lambda: all(n.state == "training" and n.process for n in run.status().networks))
+        until(
+            lambda: (
+                len(networks := run.status().networks) == 3
+                and all(n.state == "training" and n.process for n in networks)
+            )
+        )
         advance(run, 2)
         replaced = {network_id for network_id, process in processes(run).items() if process != before[network_id]}
         assert replaced == {victim}

@@ -140,6 +140,8 @@ def test_language_run_survives_a_kill(tmp_path: Path) -> None:
     run.close()
     assert result.is_complete and result.ensemble is not None and result.soup is not None and result.mean is not None
     assert result.mean.bits_per_character < 3.0
+    rows = read_table(Storage(run.path), "metrics")
+    assert max(rows["incarnation"].to_pylist()) == 2, "the killed network was started again"
     assert result.best_network is not None and result.best_network.best is not None
     evaluated = evaluate_again(run.path)
     assert evaluated["soup"] == pytest.approx(result.table["soup"] if result.table else None)

@@ -211,7 +211,8 @@ def test_network_lives_on_the_gpu_as_on_the_cpu(name: str, donors: int, tmp_path
         assert all(isinstance(tensor, PretendTensor) for tensor in named_tensors(trainer.module).values())
         for key, tensor in named_tensors(expected.module).items():
             ours = host(named_tensors(trainer.module)[key])
-            torch.testing.assert_close(ours, tensor.detach(), rtol=2e-2, atol=2e-2)
+            tolerance = 2e-2 if name.startswith("fusion") else 1e-6  # distances of filters are computed otherwise
+            assert torch.allclose(ours, tensor.detach(), rtol=tolerance, atol=tolerance), key
         store = CheckpointStore(Storage(str(tmp_path / "run")))
         for checkpoint in runtime.checkpoints[:1]:
             assert store.commit(checkpoint)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+import types
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inarch.actors.coordinator import guests
 from inarch.actors.coordinator.guests import Guests, open_info
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.messages import Command, Enrollment, ExitReason, GuestApplication
@@ -198,15 +200,25 @@ def test_scale_down_asks_the_youngest_to_leave(tmp_path: Path) -> None:
     play(scenario)
 
 
-def test_open_run_is_over_when_nobody_came(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_come", [False, True])
+def test_open_run_is_over_when_nobody_is_there(tmp_path: Path, monkeypatch, has_come: bool) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(
+        guests, "time", types.SimpleNamespace(monotonic=lambda: now[0], time=time.time, time_ns=time.time_ns)
+    )
+
     async def scenario() -> None:
-        run = Run(tmp_path, OpenConfig(idle_seconds=0.05))
+        run = Run(tmp_path, OpenConfig(idle_seconds=60.0))
+        now[0] += 59.0
         assert not run.guests.is_over()
-        time.sleep(0.1)
-        run.enroll()
-        assert not run.guests.is_over()
-        run.guests.sign_off(0, 1, ExitReason.DONE)
-        time.sleep(0.1)
+        if has_come:
+            run.enroll()
+            now[0] += 600.0
+            assert not run.guests.is_over()
+            run.guests.sign_off(0, 1, ExitReason.DONE)
+            now[0] += 59.0
+            assert not run.guests.is_over()
+        now[0] += 2.0
         assert run.guests.is_over()
 
     play(scenario)

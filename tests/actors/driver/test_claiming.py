@@ -128,6 +128,10 @@ def test_concurrent_starts_make_at_most_a_single_claim(tmp_path: Path, monkeypat
         with ThreadPoolExecutor(4) as pool:
             held = [claim for started in [pool.submit(start) for _ in range(4)] for claim in started.result()]
         assert len(held) <= 1 and claims(storage) == held
+        for claim in held:
+            storage.delete(claim.path)
+        again = claim_new_folder(storage)
+        assert claims(storage) == [again], "a free folder can be claimed"
 
 
 def test_start_respects_a_claim_that_it_did_not_read(tmp_path: Path, monkeypatch) -> None:

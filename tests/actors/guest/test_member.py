@@ -74,8 +74,9 @@ class Guest:
 
     def publish(self) -> PublishedSnapshot[References]:
         """Train to the end of an interval, and return the snapshot that was published."""
-        before = len(self.backend.published())
+        before, deadline = len(self.backend.published()), time.monotonic() + 30.0
         while len(self.backend.published()) == before:
+            assert time.monotonic() < deadline
             self.step()
             self.client.flush(seconds=5.0)
         return self.backend.published()[-1]

@@ -156,13 +156,14 @@ def test_lent_states_are_written_as_they_were(tmp_path: Path, hang: Hang) -> Non
         assert newest is not None
         item = checkpoint(interval)
         checkpointer.commit(dataclasses.replace(item, model=dict(newest.state), release=release))
+    weight += 1.0
+    history.append(origin(6), {"weight": weight})  # into the memory of state 5, if it were not lent
     hang.end()
     checkpointer.wait()
     store = CheckpointStore(Storage(str(tmp_path)))
+    assert store.list(0)[-1].interval == 5
     for identity in store.list(0)[1:]:  # the pipe itself holds nothing to read again
         assert set(store.load(0, identity).model["weight"].tolist()) == {float(identity.interval)}
-    history.append(origin(6), {"weight": weight})
-    assert store.load(0, store.list(0)[-1]).model["weight"][0] == 5.0
 
 
 class SlowCondition(threading.Condition):

@@ -190,7 +190,9 @@ def test_silence_for_a_lease_orphans_the_network(clients, backend: FakeBackend, 
     backend.command = None
     publish(client, snapshot, 1)
     assert client.must_end.wait(5.0) and client.is_orphaned
-    client.flush(seconds=60.0)  # returns at once: nobody takes the posts any more
+    began = time.monotonic()
+    client.flush(seconds=60.0)
+    assert time.monotonic() - began < 10.0, "nobody takes the posts any more"
 
 
 def test_contact_by_a_control_call_extends_the_lease(clients, backend: FakeBackend) -> None:
@@ -249,8 +251,15 @@ def test_fetch_late_answer_serves_the_next_interval(clients, backend, snapshot) 
 
 def test_fetch_from_a_silent_coordinator_is_late(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
     client = clients()
+    publish(client, snapshot, 1)
+    client.flush(seconds=5.0)
     backend.answer = lambda own: None
-    assert scions_of(client, snapshot.origin) is ExchangeOutcome.LATE
+    client.prefetch(snapshot.origin)
+    wait_until(lambda: bool(backend.requests))
+    assert client.fetch_scions(snapshot.origin) is ExchangeOutcome.LATE
+    backend.answer = lambda own: tuple(backend.published())
+    client.prefetch(snapshot.origin)
+    wait_until(lambda: isinstance(client.fetch_scions(snapshot.origin), tuple))
 
 
 def test_fetch_of_a_snapshot_whose_owner_died_is_gone(clients, backend: FakeBackend, snapshot: Snapshot) -> None:
@@ -380,6 +389,8 @@ def test_stored_snapshot_is_a_view_of_the_store(
     stored = client.stored(snapshot)
     assert stored is not None and stored.buffer is not snapshot.buffer
     assert np.array_equal(stored.buffer, snapshot.buffer)
+    client.flush(seconds=5.0)
+    assert np.shares_memory(stored.buffer, backend.get(backend.published()[0].payload, seconds=1.0))
     assert client.stored(of_interval(snapshot, 9)) is None
 
 

@@ -44,7 +44,7 @@ def test_children_keep_the_handler_before(earlier: list[int]) -> None:
     assert handle_sigterm(lambda: True)
     child = multiprocessing.get_context("fork").Process(target=receive)
     child.start()
-    child.join()
+    child.join(timeout=30.0)
     assert child.exitcode == 3
 
 

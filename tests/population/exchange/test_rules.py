@@ -374,7 +374,8 @@ def test_every_rule_trains_a_population_reproducibly(name: str) -> None:
     outcomes = {line.outcome for line in first.ledger}
     assert "grafted" in outcomes and outcomes <= {"grafted", "unchanged", "nothing_yet"}
     for network_id, trainer in first.trainers.items():
-        assert losses(first.reports[network_id])[-1] < 1.2
+        own = losses(first.reports[network_id])
+        assert own[-1] < 0.8 * own[0]
         repeated_weights = named_tensors(repeated.trainers[network_id].module)
         assert all(torch.equal(value, repeated_weights[key]) for key, value in named_tensors(trainer.module).items())
 

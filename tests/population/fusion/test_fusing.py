@@ -304,7 +304,8 @@ def test_simulated_compact_population_trains_reproducibly(mode: FusionMode) -> N
     result, repeated = simulate(mode), simulate(mode)
     assert [line.outcome for line in result.ledger].count(ExchangeOutcome.GRAFTED) >= 4
     for network_id, trainer in result.trainers.items():
-        assert min(losses(result.reports[network_id])) < math.log(4)
+        own = losses(result.reports[network_id])
+        assert own[-1] < 0.9 * own[0]
         repeated_tensors = named_tensors(repeated.trainers[network_id].module)
         assert all(torch.equal(value, repeated_tensors[key]) for key, value in named_tensors(trainer.module).items())
         fused_layers = [module for module in trainer.module.modules() if isinstance(module, FusedConv2d)]

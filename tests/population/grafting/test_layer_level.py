@@ -56,26 +56,6 @@ def test_published_graft_of_a_ring_equals_the_public_code(vectors, network_id: i
     assert_same(result.state, state_of(vectors, f"ring3/{network_id}/after/"))
 
 
-def test_published_graft_is_consistent_with_the_layer_vector(vectors) -> None:
-    """The entry `own` of this vector holds the weights after the graft (docs/development/decisions, 0033).
-
-    The test therefore computes the rootstock from the result, the scion and each alpha of two decimals.
-    For each convolution, the graft of at least one such rootstock must return the alpha it was computed from.
-    """
-    scion, result = (state_of(vectors, f"graft_layer/resnet20/{part}/") for part in ("scion", "result"))
-    for unit in published_units(result):
-        weight = unit.name
-        consistent = []
-        for hundredths in range(30, 71):
-            alpha = hundredths / 100
-            rootstock = (result[weight].double() - (1 - alpha) * scion[weight].double()) / alpha
-            state = {weight: rootstock.float()}
-            computed = graft_published(state, {weight: scion[weight]}).layers[0].alpha
-            if abs(computed - alpha) < 1e-9:
-                consistent.append(alpha)
-        assert consistent, weight
-
-
 @given(own=finite, scion=finite, a=st.floats(0, 1), c=st.floats(0, 1e4))
 def test_alpha_stays_in_range_and_a_pair_adds_up_to_one(own: float, scion: float, a: float, c: float) -> None:
     alpha = adaptive_weight(own, scion, a, c)

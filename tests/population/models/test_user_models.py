@@ -249,7 +249,7 @@ def test_supported_model_trains_grafts_resumes_and_evaluates(tmp_path, name: str
         cost=InferenceCost(parameters=1),
     )
     scores = evaluate_population(task.build(0), candidates, parts)
-    assert scores["mean"]["accuracy"] == scores["each"][0]["accuracy"] > 0.2
+    assert scores["mean"]["accuracy"] == scores["each"][0]["accuracy"] > 0.4, "chance is 0.25"
 
 
 @pytest.mark.parametrize("rule", ["papa", "wash", "pbt", "dml", "none"])

@@ -248,10 +248,3 @@ def test_mean_of_the_weights_needs_no_answer_of_the_gpu() -> None:
         for _ in range(3):
             average.after_step(module, progress=0.5, ends_epoch=False)
         assert counts.syncs == before and average.begun is not None
-
-
-def test_live_network_of_float16_trains_on_the_cpu() -> None:
-    config = small_config(device=DeviceConfig(precision="float16"), schedule=ScheduleConfig(epochs=1, batch_size=32))
-    trainer = Trainer(tiny_task(config), config, network_id=0)
-    live(trainer, FakeRuntime())
-    assert trainer.is_finished

@@ -554,17 +554,6 @@ def test_is_finite_skips_the_keys_given_as_but() -> None:
     assert not snapshot.is_finite(but={"conv1.weight"})
 
 
-@pytest.mark.gpu
-def test_staging_on_a_gpu_keeps_the_state_before_later_changes() -> None:
-    state = {"weight": torch.randn(1000, 1000, device="cuda:0")}
-    staging = StagingBuffer(layout_of(state), torch.device("cuda:0"))
-    staging.stage(state)
-    expected = state["weight"].cpu()
-    state["weight"].add_(1.0)
-    assert torch.equal(unflatten(staging.buffer(), staging.layout)["weight"], expected)
-    assert torch.from_numpy(staging.buffer()).is_pinned()
-
-
 def test_swa_averages_the_last_weights_and_survives_a_resume() -> None:
     schedule = ScheduleConfig(epochs=4, batch_size=32, lr_decay="constant")
     config = small_config(schedule=schedule, weight_averaging=WeightAveragingConfig(kind="swa", start=0.5))
