@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -224,9 +225,10 @@ def test_value_of_another_type_is_refused(kind, fields, message: str) -> None:
 
 
 def test_paths_and_arrays_become_plain_values() -> None:
-    schedule = ScheduleConfig(epochs=np.int64(3), step_at=[1, 2])
-    rates = OptimizerConfig(learning_rate=np.linspace(0.1, 0.4, 4), momentum=np.float32(0.5))
-    config = RunConfig(data=DataConfig(train=Path("images")), schedule=schedule, optimizer=rates)
+    epochs, steps, folder, momentum = cast("list[Any]", [np.int64(3), [1, 2], Path("images"), np.float32(0.5)])
+    schedule = ScheduleConfig(epochs=epochs, step_at=steps)
+    rates = OptimizerConfig(learning_rate=cast("Any", np.linspace(0.1, 0.4, 4)), momentum=momentum)
+    config = RunConfig(data=DataConfig(train=folder), schedule=schedule, optimizer=rates)
     assert (type(config.schedule.epochs), config.schedule.step_at) == (int, (1, 2))
     assert (config.optimizer.learning_rate, config.optimizer.momentum) == (
         tuple(np.linspace(0.1, 0.4, 4).tolist()),

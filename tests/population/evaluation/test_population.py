@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -153,7 +154,7 @@ def test_networks_whose_outputs_are_nan_are_never_right() -> None:
     assert evaluator.example_scores(outputs, targets).tolist() == [0.0] * 4
 
 
-def spectral_network(seed: int) -> nn.Module:
+def spectral_network(seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     module = nn.Sequential(spectral_norm(nn.Linear(6, 12)), nn.ReLU(), nn.Linear(12, 2))
     for _ in range(50):  # each step estimates the singular vectors a little better
@@ -166,7 +167,7 @@ def test_soup_of_spectral_norms_has_the_norm_of_its_own_weights() -> None:
     mean = soup([dict(named_tensors(network)) for network in networks])
     module = spectral_network(3)
     load_tensors(module, mean)
-    fresh = with_statistics(module, ()).eval()
+    fresh: Any = with_statistics(module, ()).eval()
     weight = mean["0.parametrizations.weight.original"]
     expected = weight / torch.linalg.matrix_norm(weight, ord=2)
     torch.testing.assert_close(fresh[0].weight, expected, rtol=1e-3, atol=1e-4)

@@ -424,7 +424,7 @@ def test_last_exchange_in_lockstep_measures_batch_norm_again() -> None:
 
 
 def test_filters_of_a_weight_norm_are_those_of_the_weight() -> None:
-    module = nn.Sequential(weight_norm(nn.Conv2d(1, 4, 3)), nn.Flatten())
+    module: Any = nn.Sequential(weight_norm(nn.Conv2d(1, 4, 3)), nn.Flatten())
     with torch.no_grad():
         module[0].parametrizations.weight.original0[:2] = 0.0
     (row,) = measure_filters(effective_weights(module), convolution_units(module), {}).rows()
