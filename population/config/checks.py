@@ -8,6 +8,7 @@ import math
 import os
 import types
 import typing
+from collections.abc import KeysView, Sequence, ValuesView
 from typing import Any
 
 from inarch.population.errors import ConfigError
@@ -28,7 +29,8 @@ _NAMES = {
 def check_types(config: Any, section: str = "") -> None:
     """Raise ConfigError if a field has a value of another type than declared, and make the values plain.
 
-    Paths become text, numbers and arrays of NumPy and PyTorch become those of Python, and lists become tuples.
+    Paths become text, numbers and arrays of NumPy and PyTorch become those of Python, and lists and ranges become
+    tuples. Where a whole number is declared, 100.0 becomes 100, and where True or False is, 1 becomes True.
 
     Args:
         config: A configuration dataclass. It is changed.
@@ -45,7 +47,7 @@ def check_types(config: Any, section: str = "") -> None:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+    return typing.get_type_hints(next(base for base in kind.__mro__ if base.__module__.startswith("inarch.")))
 
 
 def _plain(value: Any, hint: Any) -> Any:
@@ -59,6 +61,8 @@ def _plain(value: Any, hint: Any) -> Any:
         if hint is int and isinstance(value, float):
             return int(value) if value.is_integer() else _OTHER
         return value if is_number else _OTHER
+    if hint is bool:
+        return bool(value) if isinstance(value, int) and value in (0, 1) else _OTHER
     if hint is str:
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         return value if isinstance(value, str) else _OTHER
@@ -71,9 +75,9 @@ def _plain(value: Any, hint: Any) -> Any:
 
 def _plain_items(values: Any, hints: tuple[Any, ...]) -> Any:
     """Return a list or tuple as a tuple of plain items, or _OTHER."""
-    if not isinstance(values, (list, tuple)):
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, KeysView, ValuesView)):
         return _OTHER
-    given: tuple[Any, ...] = tuple(typing.cast("list[Any]", values))
+    given: tuple[Any, ...] = tuple(typing.cast("Sequence[Any]", values))
     hints = (hints[0],) * len(given) if hints[-1] is Ellipsis else hints
     if len(given) != len(hints):
         return _OTHER
@@ -87,6 +91,8 @@ def _plain_items(values: Any, hints: tuple[Any, ...]) -> Any:
 def _described(hint: Any, *, many: bool = False) -> str:
     """Return a declared type as it follows `must be`, in the plural for the items of a list."""
     arms = typing.get_args(hint)
+    if hint == (float | tuple[float, ...] | str):
+        return "a number, a list of numbers, or a distribution such as uniform(0, 0.4)"
     if typing.get_origin(hint) is tuple:
         count = "" if arms[-1] is Ellipsis else f"{len(arms)} "
         return f"{'lists' if many else 'a list'} of {count}{_described(arms[0], many=True)}"

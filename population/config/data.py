@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import KeysView, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,7 +52,7 @@ class DataConfig:
     label_column: str | None = None
     """Tables only: column with the labels. None: label, labels, fine_label or similar."""
     image_folder: str | None = None
-    """Tables only: folder to which the image paths are relative. None: the folder of the table."""
+    """Tables only: folder or URI to which the image paths are relative. None: the folder of the table."""
     class_names: tuple[str, ...] = ()
     """Names of the classes, in the order of their numbers. For images whose labels are numbers without names."""
     skip_unreadable: int = 0
@@ -85,6 +86,9 @@ class DataConfig:
     files. An image of 224 pixels takes 150 kB, and 260 kB with data.augmentation imagenet."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.class_names, (Sequence, KeysView)) and not isinstance(self.class_names, str):
+            names = tuple(str(name) if isinstance(name, int) else name for name in self.class_names)
+            object.__setattr__(self, "class_names", names)
         check_types(self, "data.")
         require(bool(self.train), "data.train", "name a data set", self.train)
         require(0 <= self.validation <= 0.5, "data.validation", "lie in [0, 0.5]", self.validation)

@@ -259,6 +259,8 @@ def _stream_splits(
     digest.update(np.ascontiguousarray(train.labels).data)
     if validation is not None:
         digest.update(np.ascontiguousarray(validation.labels).data)
+    if held.any() and len(np.unique(train.labels[held])) < len(np.unique(train.labels)):
+        digest.update(held.data)  # the classes that are validated are drawn, since 0.1.0
     channels = streamed_channels(config)
     mean, deviation = stream_statistics(channels)
     sizes = {"train": int((~held).sum()), "validation": int(held.sum()) if validation is None else len(validation)}

@@ -128,7 +128,9 @@ def score_probabilities(predicted: Tensor, labels: Tensor) -> Scores:
     """
     num_classes = predicted.shape[1]
     true_probabilities = predicted.gather(1, labels[:, None]).squeeze(1).clamp_min(1e-300)
-    top5 = (predicted.topk(5, dim=1).indices == labels[:, None]).any(1) if num_classes > 5 else None
+    is_prediction = ~predicted.isnan().any(1)
+    among_five = (predicted.topk(min(5, num_classes), dim=1).indices == labels[:, None]).any(1) & is_prediction
+    top5 = among_five if num_classes > 5 else None
     values = {
         "accuracy": float(_are_right(predicted, labels).double().mean()),
         "top5": None if top5 is None else float(top5.double().mean()),

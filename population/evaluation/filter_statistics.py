@@ -88,28 +88,28 @@ def measure_filters(
 
 
 @torch.no_grad()
-def effective_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return a network's tensors, with the weights that convolutions compute with in place of parts of them.
+def computed_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that layers compute from parts of them, as with torch.nn.utils.parametrizations.weight_norm.
 
-    With weight norm or spectral norm, the parts have other norms than the weight.
+    The parts have other norms than the weight.
 
     Args:
         module: The network. It keeps its mode, and is in evaluation mode meanwhile.
 
     Returns:
-        Tensors by key of the state dict. Each part of a parametrized weight stands for the weight, if it has its shape.
+        The weight by the key of each part of it that has its shape. Empty if no layer has parts.
     """
-    tensors, was_training = named_tensors(module), module.training
     parametrized = [(stem, owner) for stem, owner in module.named_modules() if is_parametrized(owner, "weight")]
-    if parametrized:
-        module.eval()  # in training mode, spectral norm would take a step of its estimate
-        for stem, owner in parametrized:
-            weight: Any = owner.weight
-            prefix = f"{stem}." if stem else ""
-            parts = [key for key in tensors if key.startswith(f"{prefix}parametrizations.weight.")]
-            tensors |= {key: weight for key in parts if tensors[key].shape == weight.shape}
-        module.train(was_training)
-    return tensors
+    if not parametrized:
+        return {}
+    weights, tensors, was_training = {}, named_tensors(module), module.training
+    module.eval()  # in training mode, spectral norm would take a step of its estimate
+    for stem, owner in parametrized:
+        weight: Any = owner.weight
+        prefix = f"{stem}.parametrizations.weight." if stem else "parametrizations.weight."
+        weights |= {key: weight for key in tensors if key.startswith(prefix) and tensors[key].shape == weight.shape}
+    module.train(was_training)
+    return weights
 
 
 def filter_density(state: Mapping[str, Tensor], baseline: Mapping[str, Tensor], threshold: float) -> FilterDensity:

@@ -71,6 +71,7 @@ class Exchanger:
         units = shared.units()
         self._rule, self._config, self._units, self._layout = rule, config, units, layout
         self._network_id, self._num_intervals, self._module = network_id, num_intervals, shared.module
+        self._frozen = frozen_parameters(shared.module)
         self._limit = staleness_limit(config.staleness, num_intervals=num_intervals)
         self._history = StateHistory(config.compensation) if config.compensation else None
         measure = rule.information_measure
@@ -160,7 +161,8 @@ class Exchanger:
     ) -> ExchangeResult:
         """Apply the rule to the snapshots that can be admitted.
 
-        Parameters that are frozen now keep their values, unless the rule replaces the whole network by a scion.
+        Parameters that are frozen, now and when the network began, keep their values, unless the rule replaces the
+        whole network by a scion. A loop that freezes parameters for some steps only, as for a GAN, exchanges them.
 
         Args:
             snapshots: What was fetched, or why nothing was.
@@ -198,7 +200,8 @@ class Exchanger:
         )
         with torch.no_grad(), self._keep_history(own, state, before, len(scions)) as followers:
             rootstock.followers = followers
-            frozen = {name: state[name].clone() for name in frozen_parameters(self._module) if name in state}
+            still_frozen = self._frozen & frozen_parameters(self._module) & state.keys()
+            frozen = {name: state[name].clone() for name in still_frozen}
             contributions = self._rule.apply(rootstock, scions)
             if not any(item.scion_weight == 1.0 for item in contributions):
                 for name, weights in frozen.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -70,19 +72,41 @@ def accepts_channels_last(model: nn.Module, image_shape: tuple[int, int, int]) -
     """
     was_training = model.training
     images = torch.zeros(2, *image_shape, device=next(model.parameters()).device)
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if buffer.layout == torch.strided]
-    try:
-        with torch.random.fork_rng(devices=[]):
-            to_channels_last(model).eval()(images)
-            model.train()(images)  # auxiliary heads run in training only
-    except Exception:  # of any type, since it is the caller's code
+    with torch.random.fork_rng(devices=[]), _kept_buffers(model):
+        can = _runs(to_channels_last(model).eval(), images)
+        if can and not _runs(model.train(), images):  # auxiliary heads run in training only
+            can = not _runs(in_default_order(model), images)  # a forward pass that needs more than images fails always
+    model.train(was_training)
+    if can:
+        to_channels_last(model)
+    else:
         in_default_order(model)
+    return can
+
+
+def _runs(model: nn.Module, images: Tensor) -> bool:
+    try:
+        model(images)
+    except Exception:  # of any type, since it is the caller's code
         return False
-    finally:
-        model.train(was_training)
-        for buffer, kept in buffers:
-            buffer.copy_(kept)
     return True
+
+
+@contextlib.contextmanager
+def _kept_buffers(model: nn.Module) -> Generator[None]:
+    """Restore the buffers of a network at the end, also those that a forward pass replaced."""
+    kept = [
+        (owner, name, buffer, buffer.clone())
+        for owner in model.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if buffer.layout == torch.strided
+    ]
+    try:
+        yield
+    finally:
+        for owner, name, buffer, values in kept:
+            setattr(owner, name, buffer)
+            buffer.copy_(values)
 
 
 @torch.no_grad()

@@ -73,8 +73,8 @@ def recorded_config(storage: Storage, recorded: Mapping[str, Any], *, file: str 
         file: Name of the file, for messages.
 
     Raises:
-        ConfigError: A field is unknown, or its value is refused.
-        DamagedError: A value is of another type.
+        ConfigError: A field is unknown, or its value is refused. The message names the file.
+        DamagedError: The content has another form.
     """
     return _revived(RunConfig, recorded["config"], "", storage, file)
 
@@ -86,6 +86,7 @@ def earlier_configs(storage: Storage) -> dict[str, RunConfig]:
         storage: The run's folder.
 
     Raises:
+        ConfigError: As `recorded_config`.
         DamagedError: A file is damaged.
         StorageError: The folder cannot be read.
     """

@@ -113,8 +113,8 @@ class TensorTask(Task):
         """Return the outputs that `score` gets, shape (examples, ...). Default: the model's output, as float32.
 
         Args:
-            model: The network, in evaluation mode. Where batch norm's statistics are measured, in training mode.
-            batch: Batch of a split that is evaluated, or of the training data.
+            model: The network, in evaluation mode.
+            batch: Batch of a split that is evaluated.
         """
         return model(self.inputs(batch)).float()
 
@@ -339,14 +339,14 @@ class BoundTensorTask:
             raise ConfigError(f"exchange.rule dml is for classification; {_name(self.task)} has no class predictions")
 
     def batch_norm_inputs(self) -> Iterator[Callable[[nn.Module], object]]:
-        """Yield functions that pass some training batches through a network, as the task's `outputs` does."""
+        """Yield functions that pass some training batches through a network, as the task's `loss` does."""
         batches = self.epoch(order_seed=0, augment_seed=0, epoch=0, first=0)
         num_batches = self.config.schedule.batch_norm_batches or 8
         return (functools.partial(self._pass, batch) for batch in itertools.islice(batches, num_batches))
 
     def _pass(self, batch: Any, model: nn.Module) -> None:
-        with user_code(f"{_name(self.task)}.outputs, measuring batch norm,"):
-            self.task.outputs(model, batch)
+        with user_code(f"{_name(self.task)}.loss, measuring batch norm,"):
+            self.task.loss(model, batch)
 
     def validate(self, model: nn.Module) -> Scores | None:
         """Return the scores of a network on the validation data, as `BoundTask.validate`."""

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from inarch.population.config import RunConfig
 from inarch.population.config.per_network import LEARNING_RATE, with_numbers
 from inarch.population.errors import CheckpointError, NotFiniteError, StructureError
-from inarch.population.evaluation.filter_statistics import FilterNorms, effective_weights, measure_filters
+from inarch.population.evaluation.filter_statistics import FilterNorms, computed_weights, measure_filters
 from inarch.population.evaluation.metrics import Scores
 from inarch.population.exchange import ExchangeResult, Rootstock, exchange_rule
 from inarch.population.exchange.participant import Participant
@@ -373,8 +373,8 @@ class Trainer:
         start = runtime.now()
         loss_sum = torch.zeros((), device=self._device, dtype=torch.float64)
         metric_sums: dict[str, Tensor] = {}
-        last_loss: Tensor | None = None
-        continues = True
+        num_finite = torch.zeros((), device=self._device)
+        continues, first_step = True, progress.step
         self.module.train()
         while progress.step < end and continues:
             epoch, first = divmod(progress.step, schedule.steps_per_epoch)
@@ -388,7 +388,8 @@ class Trainer:
                 with self._first_pass(num_examples, runtime):
                     loss, metrics = self._step(batch)
                 loss_sum += loss * num_examples
-                last_loss = loss
+                if self._scaler.is_enabled():
+                    num_finite += loss.isfinite()
                 for name, value in metrics.items():
                     weighted = value.detach().double() * num_examples
                     metric_sums[name] = metric_sums[name] + weighted if name in metric_sums else weighted
@@ -398,8 +399,8 @@ class Trainer:
                 continues = runtime.after_step()
                 if progress.step >= end or not continues:
                     break
-        if self._scaler.is_enabled() and last_loss is not None and not bool(last_loss.isfinite()):
-            raise NotFiniteError("the training loss is NaN or infinite, and float16 skips its steps")
+        if self._scaler.is_enabled() and progress.step > first_step and not int(num_finite):
+            raise NotFiniteError("the training loss is NaN or infinite in every step, and float16 skips such steps")
         totals = torch.stack([loss_sum, *(value.to(self._device) for value in metric_sums.values())]).tolist()
         progress.add_steps(totals[0], dict(zip(metric_sums, totals[1:], strict=True)), runtime.now() - start)
         return progress.step >= end
@@ -515,7 +516,9 @@ class Trainer:
     def _measure_filters(self, snapshot: Snapshot | None) -> FilterNorms:
         """Measure the convolutions' filters. Entropies in the snapshot's information are not computed again."""
         entropies = self._participant.entropies(snapshot.information) if snapshot else {}
-        return measure_filters(effective_weights(self.module), self._convolutions, entropies)
+        computed = computed_weights(self.module)
+        known = {name: entropy for name, entropy in entropies.items() if name not in computed}
+        return measure_filters(named_tensors(self.module) | computed, self._convolutions, known)
 
     def _note_best(self, runtime: TrainerRuntime, snapshot: Snapshot | None) -> None:
         """Keep the evaluated weights for the next checkpoint if their validation score is the best so far.

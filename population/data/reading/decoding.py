@@ -140,8 +140,10 @@ def as_shown(picture: Image.Image, name: str) -> Image.Image:
 def _upright(picture: Image.Image) -> Image.Image:
     """Apply the orientation of a picture's EXIF data.
 
-    `ImageOps.exif_transpose` also writes the EXIF data anew, which fails if an entry has an unusual type.
+    `ImageOps.exif_transpose` also writes the EXIF data anew, which fails if an entry has an unusual type. TIFFs are
+    upright once they are loaded.
     """
+    picture.load()
     method = TRANSPOSES.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     return picture if method is None else picture.transpose(method)
 

@@ -90,7 +90,10 @@ def holds_parts(description: str) -> bool:
     test, _ = shards(filesystem, path, names, split="test")
     if not (train and test) or {table.path for table in train} == {table.path for table in test}:
         return False
-    return not _has_class_folders(list_folder(filesystem, path.rstrip("/")))
+    try:
+        return not _has_class_folders(list_folder(filesystem, path.rstrip("/")))
+    except OSError as error:
+        raise DataError(f"{description!r} cannot be listed: {error}") from error
 
 
 def _has_class_folders(listing: Listing) -> bool:
@@ -311,7 +314,8 @@ def _open_folder(
     if _has_class_folders(listing):
         if metadata is None:
             return open_folder(filesystem, path, listing, name=name, split=split)
-        holders = {file.split("/")[0] for file in listing.files if is_image(file) and "/" in file}
+        shown = [file for file in listing.files if is_image(file) and not is_hidden(file)]
+        holders = {file.split("/")[0] for file in shown if "/" in file}
         if len(holders) == 1:  # one folder is no choice of classes, so the table has the labels
             return _open_files(filesystem, [f"{path}/{metadata}"], config, name=f"{name}/{metadata}", split=split)
         images = open_folder(filesystem, path, listing, name=name, split=split)

@@ -76,7 +76,7 @@ class TableRows:
 
     def identity(self) -> bytes:
         """Return a hash of the files as they are now, the column, the folder of paths and the sizes of the groups."""
-        infos = [file.filesystem.get_file_info(file.path) for file in self._files]
+        infos = self._files[0].filesystem.get_file_info([file.path for file in self._files])
         states = [(info.path, info.size, info.mtime_ns) for info in infos]
         places = repr((states, self._column, self._reader.place)).encode(errors="surrogateescape")
         return hashlib.sha256(places + self._starts.tobytes()).digest()

@@ -85,7 +85,7 @@ from inarch.population.training.schedule import Schedule
         (
             OptimizerConfig,
             {"momentum": None},
-            r"optimizer\.momentum must be a number or a list of numbers or text, got None",
+            r"optimizer\.momentum must be a number, a list of numbers, or a distribution such as .*, got None",
         ),
         (OptimizerConfig, {"weight_decay": "uniform(0, inf)"}, r"optimizer\.weight_decay must be at least 0"),
         (OptimizerConfig, {"weight_decay": "uniform(2, 1)"}, "uniform takes two numbers, the lower first"),

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from inarch.population import DataConfig
 from inarch.population.data import MemorySplits, as_shown, decode, from_dataset, load_splits
 from inarch.population.data.reading.decoding import decode_pixels, resized, with_channels
+from inarch.population.data.reading.images import BLOCK_BYTES
 from inarch.population.data.reading.jpeg import decode_ordinary_jpeg
 from inarch.population.errors import DataError, UnreadableImageError
 from tests.images import encoded, picture, pixels, write_classes, write_table
@@ -308,19 +309,37 @@ def test_odd_exif_entries_do_not_make_a_photo_unreadable(tag: int) -> None:
 
 
 def test_decoding_needs_little_more_memory_than_the_pixels(tmp_path: Path) -> None:
-    size = (400, 500)
+    write_classes(tmp_path / "small", ("a", "b"))
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
+        (tmp_path / "large" / name).mkdir(parents=True)
         for index in range(60):
-            picture(index, size=size).save(tmp_path / name / f"{index}.png")
+            picture(index, size=(400, 500)).save(tmp_path / "large" / name / f"{index}.png")
     program = f"""
-import resource
 from inarch.population import DataConfig
 from inarch.population.data import load_splits
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-splits = load_splits(DataConfig(train={str(tmp_path)!r}, validation=0.0), seed=0)
+
+def peak():
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+load_splits(DataConfig(train={str(tmp_path / "small")!r}, validation=0.0), seed=0)  # imports what it needs
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = peak()
+splits = load_splits(DataConfig(train={str(tmp_path / "large")!r}, validation=0.0), seed=0)
 assert splits.train.images.shape == (120, 3, 500, 400)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(peak() - before)
 """
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
-    assert float(printed.stdout) < 1.5 * 120 * 3 * 400 * 500 / 2**20 + 2**26 / 2**20 + 20
+    pixels_mib, block_mib = 120 * 3 * 400 * 500 / 2**20, BLOCK_BYTES / 2**20
+    assert float(printed.stdout) < 2.5 * pixels_mib + block_mib, "four times the pixels and 1.1 GiB before"
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_rotated_tiff_is_turned_once(tmp_path: Path, is_loaded: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    RGB.save(tmp_path / "photo.tif", exif=exif)
+    photo = Image.open(tmp_path / "photo.tif")
+    if is_loaded:
+        photo.load()
+    assert np.array_equal(pixels(as_shown(photo, "photo")), np.rot90(COLORS, -1))

@@ -143,6 +143,7 @@ def test_folder_with_a_metadata_table_takes_its_labels(tmp_path: Path) -> None:
 def test_table_beside_one_folder_of_images_has_the_labels(tmp_path: Path) -> None:
     write_classes(tmp_path, {"images": 40}, each=2)
     (tmp_path / "metadata.csv").write_text("file_name,label\nimages/0.png,dog\nimages/1.png,cat\n")
+    write_classes(tmp_path / "__MACOSX", {"images": 0}, each=1)
     assert load(tmp_path).train.class_names == ("cat", "dog")
     write_classes(tmp_path, {"masks": 60}, each=2)
     splits = load(tmp_path)

@@ -24,9 +24,12 @@ def no_channels() -> Channels:
     raise AssertionError("grafting layers needs no channels")
 
 
-def participant(seed: int, *, num_intervals: int = 0, rule: str = "graft") -> tuple[nn.Sequential, Participant]:
+def participant(
+    seed: int, *, num_intervals: int = 0, rule: str = "graft", freezes: bool = False
+) -> tuple[nn.Sequential, Participant]:
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    module[0].requires_grad_(not freezes)
     exchange = ExchangeConfig(rule=rule)
     config = OpenConfig(exchange=exchange, wash=WashConfig(probability=1.0)).run_config("run")
     result = Participant(SharedState(module, None, config), config)
@@ -138,9 +141,11 @@ def test_staged_snapshot_replaces_the_copy_before_an_exchange(num_donors: int) -
             assert torch.equal(own_tensor, other)
 
 
-def exchange_with_frozen_convolution(rule: str, *, own_score: float | None = None) -> tuple[list[Tensor], list[Tensor]]:
+def exchange_with_frozen_convolution(
+    rule: str, *, own_score: float | None = None, begins_frozen: bool = True
+) -> tuple[list[Tensor], list[Tensor]]:
     """Return a network's tensors before and after an exchange, in which its convolution is frozen."""
-    (module, own), (_, donor) = participant(0, rule=rule), participant(1, rule=rule)
+    (module, own), (_, donor) = participant(0, rule=rule, freezes=begins_frozen), participant(1, rule=rule)
     module[0].requires_grad_(False)
     before = [tensor.clone() for tensor in module.state_dict().values()]
     snapshot, other = own.snapshot(dataclasses.replace(origin(own, 0, 3), score=own_score)), scion(donor, 3)
@@ -157,6 +162,11 @@ def test_frozen_parameters_keep_their_values(rule: str) -> None:
     assert torch.equal(*weight)
     assert torch.equal(*bias)
     assert any(not torch.equal(old, new) for old, new in rest)
+
+
+def test_parameters_frozen_for_some_steps_are_exchanged() -> None:
+    before, after = exchange_with_frozen_convolution("graft", begins_frozen=False)
+    assert not torch.equal(before[0], after[0])
 
 
 def test_copied_network_brings_its_frozen_parameters() -> None:

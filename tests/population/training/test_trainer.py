@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ from inarch.population import (
 )
 from inarch.population.config import Mode
 from inarch.population.errors import CheckpointError, NotFiniteError, StructureError
-from inarch.population.evaluation.filter_statistics import effective_weights, measure_filters
+from inarch.population.evaluation.filter_statistics import computed_weights, measure_filters
 from inarch.population.evaluation.soups import with_statistics
+from inarch.population.grafting.information import layer_entropy
 from inarch.population.grafting.units import convolution_units
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
@@ -393,14 +395,15 @@ def test_float16_training_on_the_cpu_scales_the_loss() -> None:
 
 
 class Overflowing(nn.Module):
-    """A network whose outputs become too large for float16."""
+    """A network whose outputs become too large for float16, in every forward pass or in every third."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, every: int = 1) -> None:
         super().__init__()
-        self.linear = nn.Linear(64, num_classes)
+        self.linear, self.every, self.passes = nn.Linear(64, num_classes), every, 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.linear(images.flatten(1)) * 1e30
+        self.passes += 1
+        return self.linear(images.flatten(1)) * (1e30 if self.passes % self.every == 0 else 1.0)
 
 
 def test_float16_network_that_overflows_has_diverged() -> None:
@@ -409,6 +412,14 @@ def test_float16_network_that_overflows_has_diverged() -> None:
     task = ImageClassification(config, tiny_splits(config), factory=Overflowing)
     with pytest.raises(NotFiniteError, match="diverged in interval 1: the training loss is NaN or infinite"):
         live(Trainer(task, config, network_id=0), FakeRuntime())
+
+
+def test_float16_network_that_overflows_at_times_trains_on() -> None:
+    config = small_config(device=DeviceConfig(precision="float16"))
+    factory = functools.partial(Overflowing, every=3)
+    trainer = Trainer(ImageClassification(config, tiny_splits(config), factory=factory), config, network_id=0)
+    live(trainer, FakeRuntime())
+    assert trainer.is_finished
 
 
 def test_last_exchange_in_lockstep_measures_batch_norm_again() -> None:
@@ -427,7 +438,9 @@ def test_filters_of_a_weight_norm_are_those_of_the_weight() -> None:
     module: Any = nn.Sequential(weight_norm(nn.Conv2d(1, 4, 3)), nn.Flatten())
     with torch.no_grad():
         module[0].parametrizations.weight.original0[:2] = 0.0
-    (row,) = measure_filters(effective_weights(module), convolution_units(module), {}).rows()
+    state = named_tensors(module) | computed_weights(module)
+    (row,) = measure_filters(state, convolution_units(module), {}).rows()
+    assert row["entropy"] == pytest.approx(float(layer_entropy(module[0].weight.detach(), 10)), abs=1e-6)
     assert row["filters"] == 4 and row["invalid_0_001"] == 2
     assert row["mean_l1"] == pytest.approx(float(module[0].weight.detach().abs().sum() / 4))
 
