@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import KeysView, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from inarch.population.config.checks import check_types, one_of, require
 
@@ -86,8 +86,9 @@ class DataConfig:
     files. An image of 224 pixels takes 150 kB, and 260 kB with data.augmentation imagenet."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.class_names, (Sequence, KeysView)) and not isinstance(self.class_names, str):
-            names = tuple(str(name) if isinstance(name, int) else name for name in self.class_names)
+        given: Any = self.class_names
+        if isinstance(given, (Sequence, KeysView)) and not isinstance(given, str):
+            names = tuple(str(name) if isinstance(name, int) else name for name in given)
             object.__setattr__(self, "class_names", names)
         check_types(self, "data.")
         require(bool(self.train), "data.train", "name a data set", self.train)
