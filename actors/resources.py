@@ -217,7 +217,7 @@ def plan_resources(config: RunConfig) -> NetworkResources:
         )
     network_gpus = population.gpus
     if network_gpus is None:
-        network_gpus = 0.0 if gpus == 0 else (1.0 if size <= gpus else 1.0 / -(-size // int(gpus)))
+        network_gpus = 0.0 if gpus == 0 else (1.0 if size <= gpus else min(1.0, gpus) / -(-size // max(1, int(gpus))))
     share = population.cpus if population.cpus is not None else cpus / size
     growth = 1 if population.is_elastic and not network_gpus else GROWTH
     reserved = population.cpus if population.cpus is not None else (min(share, 1.0) if network_gpus else share) / growth

@@ -321,3 +321,14 @@ def test_detached_run_is_driven_from_other_processes(tmp_path: Path, commands: C
     rows = rows_in(tmp_path / "left-alone")
     assert rows == {network_id: list(range(rows[network_id][0], 41)) for network_id in (0, 1, 2)}
     assert rows[0][0] == rows[1][0] == 1
+
+
+@pytest.mark.slow
+def test_open_command_lasts_until_it_is_stopped(tmp_path: Path, commands: Commands) -> None:
+    opened = commands.start("open", "loops", "--storage", str(tmp_path), "--every", "10")
+    until(lambda: (tmp_path / "loops" / "cluster.json").exists(), seconds=90)
+    status = until(lambda: (s := commands.state("loops")) and s["live"] and s, seconds=60)
+    assert status["networks"] == []
+    commands.succeed("stop", "loops", "--storage", str(tmp_path))
+    assert opened.process.wait(60) == 0, opened.text()
+    assert "Traceback" not in opened.text()

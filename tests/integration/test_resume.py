@@ -17,8 +17,10 @@ from inarch.actors import PopulationRun
 from inarch.actors.driver.discovery import check_folder_not_live
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.population import (
+    DataConfig,
     DebugConfig,
     PopulationConfig,
+    ScheduleConfig,
     StragglerConfig,
 )
 from inarch.population.data import write_arrow
@@ -33,8 +35,10 @@ from inarch.population.models import CifarResNet
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_folder import read_config
 from tests.conftest import small_config, tiny_splits
 from tests.fakes.damage import KINDS, damaged
+from tests.images import write_classes
 from tests.integration.runs import (
     assert_same_weights,
     final_weights,
@@ -184,3 +188,23 @@ def test_resume_of_a_damaged_folder_names_every_loss(begin) -> None:
     assert str(part.relative_to(folder)) in written["damaged_files"]
     assert {str(path.parent.relative_to(folder)) for path in models[2]} <= set(written["damaged_files"])
     assert rows_of(resumed)[0] == list(range(1, 25))
+
+
+@pytest.mark.slow
+def test_resume_with_moved_data_trains_on(tmp_path: Path) -> None:
+    train = write_classes(tmp_path / "here" / "train", ("a", "b", "c", "d"), each=8)
+    test = write_classes(tmp_path / "here" / "test", ("a", "b", "c", "d"), each=2)
+    data = DataConfig(train=train, test=test, augmentation="none", validation=0.25)
+    schedule = ScheduleConfig(epochs=2, batch_size=8, lr_decay="constant")
+    run = PopulationRun.start(small_config(name="moved", storage=str(tmp_path), data=data, schedule=schedule))
+    run.wait(seconds=90)
+    run.close()
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    with pytest.raises(DataError, match="does not exist"):
+        PopulationRun.resume(run.path, epochs=4)
+    places = {"train": f"{tmp_path}/there/train", "test": f"{tmp_path}/there/test"}
+    resumed = PopulationRun.resume(run.path, data=places, epochs=4)
+    assert resumed.wait(seconds=90).is_complete
+    resumed.close()
+    assert rows_of(run) == {network_id: [1, 2, 3, 4] for network_id in (0, 1)}
+    assert read_config(Storage(run.path))["config"]["data"]["train"] == places["train"]
