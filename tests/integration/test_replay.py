@@ -14,8 +14,10 @@ from inarch.actors.messages import NetworkStatus
 from inarch.experiments.replaying import PreparedReplay, prepare_replay
 from inarch.population import (
     CheckpointConfig,
+    DataConfig,
     ExchangeConfig,
     GraftConfig,
+    ModelConfig,
     PapaConfig,
     PopulationConfig,
     TextConfig,
@@ -23,6 +25,7 @@ from inarch.population import (
 )
 from inarch.population.training.replay.record import Life
 from inarch.population.training.replay.verifier import Replay
+from tests.conftest import small_config
 from tests.integration.runs import intervals, own_network, paced, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("cluster")]
@@ -174,16 +177,20 @@ def test_replay_of_a_lockstep_run_with_a_kill_and_a_resume(begin) -> None:
     assert replay.num_intervals >= 2 * 16
 
 
-def test_replay_of_a_language_run_with_a_kill(begin, tmp_path: Path) -> None:
+def test_replay_of_a_language_run_with_a_kill(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("networks graft the weights of their neighbors. " * 60)
-    run = begin(
-        "text-replay",
-        data=None,
+    config = small_config(
+        name="text-replay",
+        storage=str(tmp_path),
         task="language",
+        data=DataConfig(),
+        model=ModelConfig(),
         text=TextConfig(source=str(tmp_path / "text.txt"), context=16, width=16, layers=1, heads=2),
         **paced(12, 0.05, population=PopulationConfig(size=2)),
     )
+    run = PopulationRun.start(config)
     wait_for(run, 2)
     kill(run, 0)
     run.wait(seconds=120)
     assert_equal(run)
+    run.close()
