@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import ray
 
 from inarch.actors.resources import check_capacity, plan_resources
 from inarch.population.config import OptimizerConfig, PopulationConfig, RunConfig
@@ -19,8 +18,9 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Any:
     def have(*sizes: tuple[float, float]) -> None:
         resources = [{"CPU": cpus, "GPU": gpus} for cpus, gpus in sizes]
         total = {kind: sum(node[kind] for node in resources) for kind in ("CPU", "GPU")}
-        monkeypatch.setattr(ray, "cluster_resources", lambda: total)
-        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in resources])
+        alive = [{"Alive": True, "Resources": node} for node in resources]
+        monkeypatch.setattr("inarch.actors.resources.ray.cluster_resources", lambda: total)
+        monkeypatch.setattr("inarch.actors.resources.ray.nodes", lambda: alive)
 
     return have
 

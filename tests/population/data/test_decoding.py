@@ -18,7 +18,6 @@ from PIL import Image, ImageOps
 from inarch.population import DataConfig
 from inarch.population.data import MemorySplits, as_shown, decode, from_dataset, load_splits
 from inarch.population.data.reading.decoding import decode_pixels, resized, with_channels
-from inarch.population.data.reading.images import BLOCK_BYTES
 from inarch.population.data.reading.jpeg import decode_ordinary_jpeg
 from inarch.population.errors import DataError, UnreadableImageError
 from tests.images import encoded, picture, pixels, write_classes, write_table
@@ -330,8 +329,8 @@ assert splits.train.images.shape == (120, 3, 500, 400)
 print(peak() - before)
 """
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
-    pixels_mib, block_mib = 120 * 3 * 400 * 500 / 2**20, BLOCK_BYTES / 2**20
-    assert float(printed.stdout) < 2.5 * pixels_mib + block_mib, "four times the pixels and 1.1 GiB before"
+    pixels_mib = 120 * 3 * 400 * 500 / 2**20
+    assert float(printed.stdout) < 6 * pixels_mib, "Pillow needs 1.3 times the pixels, and before it was 19 times"
 
 
 @pytest.mark.parametrize("is_loaded", [False, True])
