@@ -192,7 +192,7 @@ def test_silence_for_a_lease_orphans_the_network(clients, backend: FakeBackend, 
     assert client.must_end.wait(5.0) and client.is_orphaned
     began = time.monotonic()
     client.flush(seconds=60.0)
-    assert time.monotonic() - began < 10.0, "nobody takes the posts any more"
+    assert time.monotonic() - began < 10.0, "a network without a coordinator waits for no answer"
 
 
 def test_contact_by_a_control_call_extends_the_lease(clients, backend: FakeBackend) -> None:

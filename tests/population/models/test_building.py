@@ -263,7 +263,7 @@ def test_build_refuses_invalid_pretrained_weights(
 
 
 class Attends(nn.Module):
-    """A transformer encoder, which torch evaluates by a fused operation unless it is told not to."""
+    """A transformer encoder. By default, torch evaluates it by a fused operation."""
 
     def __init__(self, width: int, inner: int, layers: int) -> None:
         super().__init__()

@@ -27,6 +27,7 @@ from inarch.population import (
 from inarch.population.errors import ConfigError, DataError, InarchError, UserCodeError
 from inarch.population.evaluation.deployment import InferenceCost
 from inarch.population.evaluation.population import EvaluationData, evaluate_population
+from inarch.population.evaluation.protocol import EvaluationSet
 from inarch.population.evaluation.soups import Candidate
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import named_tensors
@@ -79,6 +80,17 @@ def line_config(**changes: Any) -> RunConfig:
 
 def bound(task: TensorTask, config: RunConfig) -> Any:
     return task.bind(config, task.load_data(config))
+
+
+def tested(task: Any, validation: EvaluationSet | None = None) -> EvaluationData:
+    """Return the test data of a task as those of an evaluation."""
+    return EvaluationData(
+        evaluated=task.part("test"),
+        validation=validation,
+        statistics=task.batch_norm_inputs,
+        metric=task.metrics[0],
+        cost=InferenceCost(parameters=3),
+    )
 
 
 def test_trainer_names_columns_after_the_metrics() -> None:
@@ -138,19 +150,13 @@ def test_population_evaluation_ranks_by_the_lower_error() -> None:
     config = line_config(exchange=ExchangeConfig(rule="none"))
     task = bound(Line(), config)
     models = [task.build(seed) for seed in range(3)]
-    test, validation = task.part("test"), task.part("validation")
+    validation = task.part("validation")
     scores = [validation.evaluator.evaluate(model, validation.batches()) for model in models]
     candidates = [
         Candidate(network_id=index, state=dict(named_tensors(model)), validation_score=score.score)
         for index, (model, score) in enumerate(zip(models, scores, strict=True))
     ]
-    data = EvaluationData(
-        evaluated=test,
-        validation=validation,
-        statistics=task.batch_norm_inputs,
-        metric=task.metrics[0],
-        cost=InferenceCost(parameters=3),
-    )
+    data = tested(task, validation)
     result = evaluate_population(task.build(0), candidates, data)
     assert result["best"] == int(np.argmin([score.error for score in scores]))
     assert result["ensemble"]["error"] <= result["mean"]["error"] and result["agreement"] is None
@@ -200,13 +206,7 @@ def test_batch_norm_of_a_model_with_two_inputs_is_measured() -> None:
         Candidate(network_id=index, state=dict(named_tensors(model)), validation_score=0.0)
         for index, model in enumerate(models)
     ]
-    data = EvaluationData(
-        evaluated=task.part("test"),
-        validation=None,
-        statistics=task.batch_norm_inputs,
-        metric=task.metrics[0],
-        cost=InferenceCost(parameters=3),
-    )
+    data = tested(task)
     assert np.isfinite(evaluate_population(task.build(0), candidates, data)["soup"]["error"])
 
 
@@ -227,13 +227,7 @@ def test_ensemble_is_absent_without_combine() -> None:
     config = line_config()
     task = bound(Alone(), config)
     candidates = [Candidate(network_id=0, state=dict(named_tensors(task.build(0))))]
-    data = EvaluationData(
-        evaluated=task.part("test"),
-        validation=None,
-        statistics=task.batch_norm_inputs,
-        metric=task.metrics[0],
-        cost=InferenceCost(parameters=3),
-    )
+    data = tested(task)
     result = evaluate_population(task.build(0), candidates, data)
     assert result["ensemble"] is None and result["deploy"]["recommended"] is None
 
