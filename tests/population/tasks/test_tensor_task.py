@@ -82,7 +82,7 @@ def bound(task: TensorTask, config: RunConfig) -> Any:
     return task.bind(config, task.load_data(config))
 
 
-def tested(task: Any, validation: EvaluationSet | None = None) -> EvaluationData:
+def evaluation_data(task: Any, validation: EvaluationSet | None = None) -> EvaluationData:
     """Return the test data of a task as those of an evaluation."""
     return EvaluationData(
         evaluated=task.part("test"),
@@ -156,7 +156,7 @@ def test_population_evaluation_ranks_by_the_lower_error() -> None:
         Candidate(network_id=index, state=dict(named_tensors(model)), validation_score=score.score)
         for index, (model, score) in enumerate(zip(models, scores, strict=True))
     ]
-    data = tested(task, validation)
+    data = evaluation_data(task, validation)
     result = evaluate_population(task.build(0), candidates, data)
     assert result["best"] == int(np.argmin([score.error for score in scores]))
     assert result["ensemble"]["error"] <= result["mean"]["error"] and result["agreement"] is None
@@ -206,7 +206,7 @@ def test_batch_norm_of_a_model_with_two_inputs_is_measured() -> None:
         Candidate(network_id=index, state=dict(named_tensors(model)), validation_score=0.0)
         for index, model in enumerate(models)
     ]
-    data = tested(task)
+    data = evaluation_data(task)
     assert np.isfinite(evaluate_population(task.build(0), candidates, data)["soup"]["error"])
 
 
@@ -227,7 +227,7 @@ def test_ensemble_is_absent_without_combine() -> None:
     config = line_config()
     task = bound(Alone(), config)
     candidates = [Candidate(network_id=0, state=dict(named_tensors(task.build(0))))]
-    data = tested(task)
+    data = evaluation_data(task)
     result = evaluate_population(task.build(0), candidates, data)
     assert result["ensemble"] is None and result["deploy"]["recommended"] is None
 
