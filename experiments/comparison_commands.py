@@ -33,11 +33,12 @@ def compare(
     """Compare methods over several seeds, and write a report with a table and pictures.
 
     Each method is an arm, which is one configuration. The arms of most comparisons train on equally many images. In
-    horizon, devices and some published tables they do not. --dry-run prints the images and the cost of each arm.
+    horizon, devices, strength and some published tables they do not. --dry-run prints the images and the cost of each
+    arm.
 
     Args:
         name: The comparison: two-networks, four-networks, equal-work, staleness, delay, compact, levels, scions,
-            precision, snapshot-precision, horizon, devices, diversity, revival, information, fusion,
+            precision, snapshot-precision, horizon, devices, diversity, strength, revival, information, fusion,
             quickstart.
             Or paper-table-NAME for a table of a paper at its published size, where NAME is one of:
             scions, criteria, methods, networks, strengths, levels, imagenet, persons, density, cultivation, teachers,

@@ -31,6 +31,7 @@ from inarch.experiments.comparison.regime_comparisons import (
     information,
     quickstart,
     revival,
+    strength,
 )
 from inarch.experiments.comparison.regime_setting import LONGEST
 from inarch.population.config import (
@@ -486,6 +487,7 @@ COMPARISONS: dict[str, tuple[str, Callable[[DataConfig, int], Comparison], int]]
     "horizon": ("exchange against none by the length of the schedule, in the papers' regime", horizon, LONGEST),
     "devices": ("one network on one or four devices, and populations of four, in the same time", devices, LONGEST // 2),
     "diversity": ("exchange between networks with equal and with own hyperparameters", diversity, LONGEST // 2),
+    "strength": ("stronger and weaker PAPA and WASH with four networks", strength, LONGEST),
     "revival": ("scions from noise, the network itself or others, where filters are invalid", revival, LONGEST // 2),
     "information": (
         "entropy, l1, rank, random and plain averaging, where filters are invalid",

@@ -84,23 +84,25 @@ def in_regime(data: DataConfig, *, size: int, epochs: int, **changes) -> RunConf
     return small(data, size=size, epochs=epochs, **(fields | changes))
 
 
-def with_papa(config: RunConfig) -> RunConfig:
+def with_papa(config: RunConfig, strength: float = 1.0) -> RunConfig:
     """Return a configuration with PAPA in place of its exchange rule, pulled as much in all whatever the schedule.
 
     Args:
         config: The configuration to change.
+        strength: Times the usual pull.
     """
-    pull = min(MOST, PULLED_EPOCHS / config.schedule.epochs)
+    pull = min(MOST, strength * PULLED_EPOCHS / config.schedule.epochs)
     return _with_all_often(config, exchange=ExchangeConfig(rule="papa"), papa=PapaConfig(pull=pull))
 
 
-def with_wash(config: RunConfig) -> RunConfig:
+def with_wash(config: RunConfig, strength: float = 1.0) -> RunConfig:
     """Return a configuration with WASH in place of its exchange rule, with as many moves whatever the schedule.
 
     Args:
         config: The configuration to change.
+        strength: Times the usual probability that a weight moves.
     """
-    wash = WashConfig(probability=min(MOST, SHUFFLED_EPOCHS / config.schedule.epochs))
+    wash = WashConfig(probability=min(MOST, strength * SHUFFLED_EPOCHS / config.schedule.epochs))
     return _with_all_often(config, exchange=ExchangeConfig(rule="wash"), wash=wash, mode="lockstep")
 
 

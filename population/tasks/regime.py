@@ -70,7 +70,9 @@ class Regime:
 
     def _pull_text(self) -> str:
         falls = ", falling with the learning rate" if self.pull_falls else ""
-        return f"{100 * (self.pull or 0.0):.3g} %{falls} (in sum {100 * (self.total_pull or 0.0):,.3g} %)"
+        total = 100 * (self.total_pull or 0.0)
+        total_text = f"{total:,.0f}" if total >= 100 else f"{total:.3g}"
+        return f"{100 * (self.pull or 0.0):.3g} %{falls} (in sum {total_text} %)"
 
     def _remaining_text(self) -> str:
         if self.remaining is None:

@@ -142,6 +142,22 @@ def test_papa_pulls_equally_at_every_length_of_schedule() -> None:
     assert narrowed(brief, seeds=(1, 1, 0)).seeds == (1, 0)
 
 
+def test_strengths_are_multiples_of_those_of_other_comparisons() -> None:
+    arms = {arm.name: comparable_config(arm.config) for arm in comparison("strength", DIGITS, epochs=120).arms}
+    others = {
+        arm.name: comparable_config(arm.config)
+        for name, epochs in (("horizon", 120), ("devices", 60))
+        for arm in comparison(name, DIGITS, epochs=epochs).arms
+    }
+    assert arms["short, independent"] == others["4 x 60, independent"]
+    assert arms["short, PAPA x 1"] == others["4 x 60, PAPA"]
+    assert arms["long, PAPA x 1"] == others["4 x 120, PAPA"]
+    assert arms["short, WASH x 1"] == others["4, WASH"]
+    configs = {arm.name: arm.config for arm in comparison("strength", DIGITS, epochs=120).arms}
+    assert configs["long, PAPA x 4"].papa.pull == pytest.approx(0.1)
+    assert configs["short, WASH x 0.01"].wash.probability == pytest.approx(0.0015)
+
+
 @pytest.mark.parametrize("name", PAPER_TABLES)
 def test_published_tables_order_teachers_and_baselines_first(name: str) -> None:
     table = comparison(name, DataConfig(train="cifar100"))

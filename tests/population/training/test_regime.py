@@ -155,6 +155,8 @@ def test_regime_says_how_often_a_network_exchanges() -> None:
         "papa pulls 95 times by 1 % (in sum 95 %); 38% of a difference to the mean remains": ring_of_four
         | {"topology": TopologyConfig(name="complete")},
         "papa pulls 95 times by 1 % (in sum 95 %), each toward the mean of its own neighbors": ring_of_four,
+        "papa pulls 95 times by 20 % (in sum 1,900 %), each toward the mean of its own neighbors": ring_of_four
+        | {"papa": PapaConfig(pull=0.2)},
     }
     for text, changes in texts.items():
         config = dataclasses.replace(base, **changes)
