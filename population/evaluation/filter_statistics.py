@@ -78,11 +78,15 @@ def measure_filters(
     Raises:
         NotFiniteError: A weight is NaN or infinite. The message names the layer.
     """
-    names = [unit.name for unit in units if unit.name in state and is_convolution(state[unit.name])]
-    unknown = [name for name in names if name not in entropies]
-    measured = layer_entropies([state[name] for name in unknown], ENTROPY_BINS, names=unknown)
+    filters = {
+        unit.name: unit.filters(state[unit.name])
+        for unit in units
+        if unit.name in state and is_convolution(state[unit.name])
+    }
+    unknown = [name for name in filters if name not in entropies]
+    measured = layer_entropies([filters[name] for name in unknown], ENTROPY_BINS, names=unknown)
     return FilterNorms(
-        norms={name: l1_norm(state[name]).float() for name in names},
+        norms={name: l1_norm(weight).float() for name, weight in filters.items()},
         entropies=dict(entropies) | dict(zip(unknown, measured, strict=True)),
     )
 

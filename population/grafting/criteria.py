@@ -76,7 +76,7 @@ def measure(
     if config.criterion == "batch_norm":
         return tuple(_scale(state, unit) for unit in units)
     names = [unit.name for unit in units]
-    weights = [state[name] for name in names]
+    weights = [unit.filters(state[unit.name]) for unit in units]
     if config.criterion == "entropy":
         return layer_entropies(weights, config.bins, names=names)
     if config.criterion == "constant":
@@ -142,7 +142,7 @@ def batch_norm_key(state: Mapping[str, Tensor], unit: GraftUnit) -> str | None:
         unit: The unit that the convolution opens.
     """
     mixtures = state.get(f"{unit.name.removesuffix('.weight')}.fusion_proxies")  # outputs of a compact network
-    num_filters = len(state[unit.name] if mixtures is None else mixtures)
+    num_filters = len(unit.filters(state[unit.name]) if mixtures is None else mixtures)
     for key in unit.keys:
         stem = key.removesuffix(".weight")
         if stem != key and f"{stem}.running_mean" in state and tuple(state[key].shape) == (num_filters,):

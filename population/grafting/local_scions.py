@@ -39,12 +39,13 @@ def noise_scion(
     """
     records = []
     for unit in units:
-        weight = state[unit.name]
-        before = l1_norm(weight)
+        filters = unit.filters(state[unit.name])
+        before = l1_norm(filters)
         invalid = (before < config.threshold).nonzero().flatten()
-        noise = random.normal(0.0, config.noise_decay**epoch, (len(invalid), *weight.shape[1:]))
-        weight[invalid] += torch.from_numpy(noise).to(weight)
-        records.append(_record(unit, before, l1_norm(weight), len(invalid)))
+        noise = random.normal(0.0, config.noise_decay**epoch, (len(invalid), *filters.shape[1:]))
+        filters[invalid] += torch.from_numpy(noise).to(filters)
+        unit.set_filters_(state[unit.name], filters)
+        records.append(_record(unit, before, l1_norm(filters), len(invalid)))
     return tuple(records)
 
 
@@ -70,15 +71,16 @@ def internal_scion(
     """
     records = []
     for unit in units:
-        weight = state[unit.name]
-        before = l1_norm(weight)
+        filters = unit.filters(state[unit.name])
+        before = l1_norm(filters)
         order = before.argsort()
         least, most = order, order.flip(0)
         half = len(order) // 2
         is_invalid = before[least[:half]] < config.threshold
-        donors = weight[most[:half][is_invalid]].clone()
-        weight[least[:half][is_invalid]] += donors
-        records.append(_record(unit, before, l1_norm(weight), int(is_invalid.sum())))
+        donors = filters[most[:half][is_invalid]].clone()
+        filters[least[:half][is_invalid]] += donors
+        unit.set_filters_(state[unit.name], filters)
+        records.append(_record(unit, before, l1_norm(filters), int(is_invalid.sum())))
     return tuple(records)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage] # the base of all convolutions
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage] # bases of all convolutions
 
 from inarch.population.errors import ConfigError
 from inarch.population.state.state_dict import is_convolution, named_tensors
@@ -33,6 +33,35 @@ class GraftUnit:
     """Key of the weight whose information determines alpha."""
     keys: tuple[str, ...]
     """All entries, in the state dict's order."""
+    transposed_groups: int = 0
+    """Groups of the transposed convolution that opens the unit, whose filters lie along its second dimension. 0 for any
+    other weight, whose filters lie along the first."""
+
+    def filters(self, weight: Tensor) -> Tensor:
+        """Return the filters of the weight that names the unit, for which a transposed convolution is copied.
+
+        Args:
+            weight: The weight.
+
+        Returns:
+            Shape (filters, ...). It is the weight itself, unless `transposed_groups` is positive.
+        """
+        return self._by_group(weight).clone().flatten(0, 1) if self.transposed_groups else weight
+
+    def set_filters_(self, weight: Tensor, filters: Tensor) -> None:
+        """Write filters back into the weight that names the unit.
+
+        Args:
+            weight: The weight. It is changed.
+            filters: Filters as `filters` returns them.
+        """
+        if self.transposed_groups:
+            places = self._by_group(weight)
+            places.copy_(filters.unflatten(0, places.shape[:2]))
+
+    def _by_group(self, weight: Tensor) -> Tensor:
+        """Return a view of a transposed convolution, shape (groups, outputs of a group, inputs of a group, ...)."""
+        return weight.unflatten(0, (self.transposed_groups, -1)).transpose(1, 2)
 
 
 def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ...]:
@@ -63,9 +92,13 @@ def graft_units(module: nn.Module, units: Units = "auto") -> tuple[GraftUnit, ..
             named_tensors(module),
             lambda key: next((name for stem, name in stems.items() if _is_of(key, stem)), None),
             units,
+            _transposed_groups(module, weights),
         )
     return group_entries(
-        named_tensors(module), lambda key: key if key in parameters and _is_matrix(parameters[key]) else None, units
+        named_tensors(module),
+        lambda key: key if key in parameters and _is_matrix(parameters[key]) else None,
+        units,
+        _transposed_groups(module, weights),
     )
 
 
@@ -97,6 +130,12 @@ def _convolution_weights(module: nn.Module) -> dict[str, str]:
                 key = max(parts, key=lambda part: part[1].numel())[0]
                 weights[stem] = f"{stem}.{key}" if stem else key
     return weights
+
+
+def _transposed_groups(module: nn.Module, weights: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of groups of each transposed convolution, by the key of its weight."""
+    owners = dict(module.named_modules())
+    return {name: owner.groups for stem, name in weights.items() if isinstance(owner := owners[stem], _ConvTransposeNd)}
 
 
 def _is_of(key: str, stem: str) -> bool:
@@ -148,7 +187,12 @@ def _is_shortcut(key: str) -> bool:
     return not SHORTCUT_NAMES.isdisjoint(key.split("."))
 
 
-def group_entries(keys: Iterable[str], opener: Callable[[str], str | None], units: Units) -> tuple[GraftUnit, ...]:
+def group_entries(
+    keys: Iterable[str],
+    opener: Callable[[str], str | None],
+    units: Units,
+    transposed_groups: Mapping[str, int] | None = None,
+) -> tuple[GraftUnit, ...]:
     """Group entries into units. Entries before the first unit join it.
 
     Args:
@@ -156,6 +200,8 @@ def group_entries(keys: Iterable[str], opener: Callable[[str], str | None], unit
         opener: Returns the name of the unit that a key opens. None, or a name that is already open, lets the key join
             the unit before it.
         units: Kind of units, for the error.
+        transposed_groups: Number of groups of each transposed convolution, by the key of its weight. None: there are
+            none.
 
     Returns:
         The units in the order of their first keys. Together they hold every key once.
@@ -180,4 +226,7 @@ def group_entries(keys: Iterable[str], opener: Callable[[str], str | None], unit
         kind = "weight matrix" if units == "matrices" else "convolution"
         advice = "; graft.units=matrices takes every weight matrix" if units != "matrices" else ""
         raise ConfigError(f"the network has no {kind} to graft{advice}")
-    return tuple(GraftUnit(name=name, keys=tuple(members)) for name, members in groups)
+    transposed = transposed_groups or {}
+    return tuple(
+        GraftUnit(name=name, keys=tuple(members), transposed_groups=transposed.get(name, 0)) for name, members in groups
+    )

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from inarch.population import GraftConfig, ModelConfig, StalenessConfig, adaptive_weight, graft, graft_units
 from inarch.population.errors import ConfigError, NotFiniteError, StructureError
+from inarch.population.evaluation.filter_statistics import measure_filters
 from inarch.population.grafting.blending import BLOCK_VALUES, blend_
+from inarch.population.grafting.criteria import measure
+from inarch.population.grafting.local_scions import internal_scion, noise_scion
 from inarch.population.grafting.reference import graft_published, published_alpha, published_units
 from inarch.population.grafting.units import Units, graft_units_of_state
 from inarch.population.membership.staleness import discounted_alpha, staleness_discount, staleness_limit
@@ -229,3 +232,43 @@ def test_named_tensors_of_tied_weights_has_a_single_entry() -> None:
 def test_alpha_refuses_settings_out_of_range(a: float, c: float) -> None:
     with pytest.raises(ValueError, match="must"):
         adaptive_weight(0.0, 0.0, a, c)
+
+
+def two_ways(groups: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """A transposed convolution, and a convolution whose weight has the same filters along its first dimension."""
+    torch.manual_seed(0)
+    transposed = torch.nn.Sequential(torch.nn.ConvTranspose2d(4, 6, 3, groups=groups), torch.nn.BatchNorm2d(6))
+    plain = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, groups=groups), torch.nn.BatchNorm2d(6))
+    with torch.no_grad():
+        weight = transposed[0].weight  # (inputs, outputs of a group, 3, 3)
+        weight[:, 1] *= 1e-4  # an invalid filter in each group
+        for group in range(groups):
+            inputs, outputs = (slice(group * count // groups, (group + 1) * count // groups) for count in (4, 6))
+            plain[0].weight[outputs] = weight[inputs].transpose(0, 1)
+    return transposed, plain
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_filters_of_transposed_convolutions_are_their_outputs(groups: int) -> None:
+    modules = two_ways(groups)
+    (unit,), (plain_unit,) = (graft_units(module) for module in modules)
+    state, plain = (named_tensors(module) for module in modules)
+    assert torch.equal(unit.filters(state["0.weight"]), plain["0.weight"])
+    for criterion in ("entropy", "l1", "summed_entropy", "orthogonality", "effective_rank", "batch_norm"):
+        config = GraftConfig(criterion=criterion)
+        assert measure(state, [unit], config) == pytest.approx(measure(plain, [plain_unit], config), rel=1e-5)
+    (row,), (plain_row,) = (
+        measure_filters(tensors, [one], {}).rows() for tensors, one in ((state, unit), (plain, plain_unit))
+    )
+    assert row == pytest.approx(plain_row) and row["filters"] == 6
+    for graft_once in (
+        lambda tensors, one: internal_scion(tensors, [one], GraftConfig(threshold=0.5)),
+        lambda tensors, one: noise_scion(
+            tensors, [one], GraftConfig(threshold=0.5), epoch=1.0, random=np.random.default_rng(0)
+        ),
+    ):
+        copies = [{key: tensor.detach().clone() for key, tensor in tensors.items()} for tensors in (state, plain)]
+        (record,), (plain_record,) = graft_once(copies[0], unit), graft_once(copies[1], plain_unit)
+        assert record == plain_record and record.alpha == 1 - groups / 6
+        assert torch.equal(unit.filters(copies[0]["0.weight"]), copies[1]["0.weight"])
+        assert not torch.equal(copies[0]["0.weight"], state["0.weight"])
