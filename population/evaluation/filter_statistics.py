@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from inarch.population.grafting.information import l1_norm, layer_entropies
 from inarch.population.grafting.units import GraftUnit
 from inarch.population.persistence.history_schemas import THRESHOLDS
-from inarch.population.state.state_dict import is_convolution, named_tensors
+from inarch.population.state.state_dict import is_convolution, named_tensors, weight_hooks
 
 ENTROPY_BINS = 10
 """Histogram cells for the entropies in the history, whatever criterion the grafts use."""
@@ -93,9 +94,10 @@ def measure_filters(
 
 @torch.no_grad()
 def computed_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return the weights that layers compute from parts of them, as with torch.nn.utils.parametrizations.weight_norm.
+    """Return the weights that layers compute from parts of them, as with weight norm and spectral norm.
 
-    The parts have other norms than the weight.
+    The parts have other norms than the weight. Both torch.nn.utils.parametrizations and the older functions in
+    torch.nn.utils are considered.
 
     Args:
         module: The network. It keeps its mode, and is in evaluation mode meanwhile.
@@ -104,7 +106,13 @@ def computed_weights(module: nn.Module) -> dict[str, Tensor]:
         The weight by the key of each part of it that has its shape. Empty if no layer has parts.
     """
     parametrized = [(stem, owner) for stem, owner in module.named_modules() if is_parametrized(owner, "weight")]
-    if not parametrized:
+    hooked = [
+        (f"{stem}.weight" if stem else "weight", owner, hook)
+        for stem, owner in module.named_modules()
+        for hook in weight_hooks(owner)
+        if hook.name == "weight"
+    ]
+    if not parametrized and not hooked:
         return {}
     weights, tensors, was_training = {}, named_tensors(module), module.training
     module.eval()  # in training mode, spectral norm would take a step of its estimate
@@ -112,6 +120,10 @@ def computed_weights(module: nn.Module) -> dict[str, Tensor]:
         weight: Any = owner.weight
         prefix = f"{stem}.parametrizations.weight." if stem else "parametrizations.weight."
         weights |= {key: weight for key in tensors if key.startswith(prefix) and tensors[key].shape == weight.shape}
+    for name, owner, hook in hooked:
+        is_spectral = isinstance(hook, SpectralNorm)
+        weight = hook.compute_weight(owner, do_power_iteration=False) if is_spectral else hook.compute_weight(owner)
+        weights[f"{name}_orig" if is_spectral else f"{name}_v"] = weight
     module.train(was_training)
     return weights
 

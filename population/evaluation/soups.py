@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from inarch.population.evaluation.metrics import rank
 from inarch.population.state.precision import TrainingInput, measure_batch_norm
-from inarch.population.state.state_dict import State, is_structural
+from inarch.population.state.state_dict import State, is_structural, weight_hooks
 
 
 def soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -69,6 +70,10 @@ def _estimate_spectral_norms(model: nn.Module) -> None:
             if any(type(item).__name__ == "_SpectralNorm" for item in parametrizations):
                 for _ in range(POWER_ITERATIONS):
                     getattr(owner, name)
+        for hook in weight_hooks(owner):
+            if isinstance(hook, SpectralNorm):
+                for _ in range(POWER_ITERATIONS):
+                    hook(owner, ())
     model.train(was_training)
 
 

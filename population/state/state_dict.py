@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from inarch.population.errors import NotFiniteError, StructureError
 from inarch.population.state.memory_order import FOREACH
@@ -64,9 +66,10 @@ def is_structural(key: str) -> bool:
 
 
 def constant_buffers(module: nn.Module) -> frozenset[str]:
-    """Return the keys of buffers with values that are not finite, such as masks.
+    """Return the keys of buffers that no exchange and no average changes.
 
-    No exchange and no average changes these buffers.
+    These are buffers with values that are not finite, such as masks, and the singular vectors that the old
+    torch.nn.utils.spectral_norm estimates.
 
     Args:
         module: The network.
@@ -76,7 +79,22 @@ def constant_buffers(module: nn.Module) -> frozenset[str]:
         name
         for name, tensor in named_tensors(module).items()
         if name not in parameters and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    )
+    ) | {
+        f"{stem}.{hook.name}_{vector}" if stem else f"{hook.name}_{vector}"
+        for stem, owner in module.named_modules()
+        for hook in weight_hooks(owner)
+        if isinstance(hook, SpectralNorm)
+        for vector in ("u", "v")
+    }
+
+
+def weight_hooks(module: nn.Module) -> list[SpectralNorm | WeightNorm]:
+    """Return the hooks with which the old torch.nn.utils.spectral_norm and weight_norm compute a module's weights.
+
+    Args:
+        module: The module, without its submodules.
+    """
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm | WeightNorm)]  # pyright: ignore[reportPrivateUsage] # torch has no public list of hooks
 
 
 def check_finite(state: Mapping[str, Tensor], *, but: Collection[str] = ()) -> None:

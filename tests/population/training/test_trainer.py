@@ -434,15 +434,19 @@ def test_last_exchange_in_lockstep_measures_batch_norm_again() -> None:
         torch.testing.assert_close(tensor, named_tensors(trainer.module)[name], msg=name)
 
 
-def test_filters_of_a_weight_norm_are_those_of_the_weight() -> None:
-    module: Any = nn.Sequential(weight_norm(nn.Conv2d(1, 4, 3)), nn.Flatten())
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_filters_of_a_weight_norm_are_those_of_the_weight(is_old: bool) -> None:
+    layer: Any = (nn.utils.weight_norm if is_old else weight_norm)(nn.Conv2d(1, 4, 3))
+    module = nn.Sequential(layer, nn.Flatten())
     with torch.no_grad():
-        module[0].parametrizations.weight.original0[:2] = 0.0
+        (layer.weight_g if is_old else layer.parametrizations.weight.original0)[:2] = 0.0
+    module(torch.zeros(1, 1, 3, 3))
     state = named_tensors(module) | computed_weights(module)
     (row,) = measure_filters(state, convolution_units(module), {}).rows()
-    assert row["entropy"] == pytest.approx(float(layer_entropy(module[0].weight.detach(), 10)), abs=1e-6)
+    assert row["entropy"] == pytest.approx(float(layer_entropy(layer.weight.detach(), 10)), abs=1e-6)
     assert row["filters"] == 4 and row["invalid_0_001"] == 2
-    assert row["mean_l1"] == pytest.approx(float(module[0].weight.detach().abs().sum() / 4))
+    assert row["mean_l1"] == pytest.approx(float(layer.weight.detach().abs().sum() / 4))
 
 
 def test_trainer_without_an_exchange_rule_publishes_nothing() -> None:
