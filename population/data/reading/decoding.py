@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from inarch.population.config import ImageSize
 from inarch.population.data.reading.jpeg import decode_ordinary_jpeg
@@ -151,6 +152,8 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
     """Return a picture of mode F, I or 16-bit I as mode L."""
     values = np.asarray(picture)
+    if picture.mode.startswith("I;16") and _is_white_zero(picture):
+        values = 65535 - values
     if picture.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0.0 and values.max() <= 1.0):
             raise UnreadableImageError(f"{name} has floats outside [0, 1]; scale them, or save 8 or 16 bits a channel")
@@ -162,6 +165,11 @@ def _scaled_to_8_bits(picture: Image.Image, name: str) -> Image.Image:
     else:
         scaled = values / 257.0
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _is_white_zero(picture: Image.Image) -> bool:
+    """Whether 0 is white in a TIFF. Pillow considers that for 8 bits, not for 16."""
+    return isinstance(picture, TiffImageFile) and picture.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def stacked(pictures: list[Image.Image]) -> np.ndarray:

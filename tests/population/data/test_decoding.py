@@ -40,6 +40,14 @@ def oriented(image: Image.Image, orientation: int) -> bytes:
     return encoded(image, "PNG", exif=exif)
 
 
+def white_is_zero(values: np.ndarray) -> bytes:
+    """Return a TIFF of 16 bits in which 0 is white. Pillow writes none, so the entry of its header is changed."""
+    content = encoded(Image.fromarray(65535 - values), "TIFF")
+    entry = struct.pack("<HHII", 262, 3, 1, 1)  # photometric interpretation: one number of 16 bits, black is zero
+    assert content.count(entry) == 1
+    return content.replace(entry, struct.pack("<HHII", 262, 3, 1, 0))
+
+
 PALETTE = RGB.convert("P", palette=Image.Palette.ADAPTIVE)
 
 SIXTEEN = GRAYS.astype(np.uint16) * 257 - RANDOM.integers(0, 100, GRAYS.shape).astype(np.uint16) * (GRAYS > 0)
@@ -55,6 +63,8 @@ SHOWN = {
     "LA opaque": (encoded(with_alpha(GRAY, 255)), GRAYS),
     "LA transparent": (encoded(with_alpha(GRAY, 0)), np.full_like(GRAYS, 255)),
     "16 bits": (encoded(Image.fromarray(SIXTEEN)), np.rint(SIXTEEN / 257).astype(np.uint8)),
+    "16-bit TIFF": (encoded(Image.fromarray(SIXTEEN), "TIFF"), np.rint(SIXTEEN / 257).astype(np.uint8)),
+    "16-bit TIFF, white is zero": (white_is_zero(SIXTEEN), np.rint(SIXTEEN / 257).astype(np.uint8)),
     "float TIFF": (encoded(Image.fromarray(GRAYS.astype(np.float32) / 255), "TIFF"), GRAYS),
     "CMYK TIFF": (encoded(RGB.convert("CMYK"), "TIFF"), pixels(RGB.convert("CMYK").convert("RGB"))),
     "CMYK JPEG": (encoded(RGB.convert("CMYK"), "JPEG", quality=95), None),
