@@ -21,6 +21,9 @@ from inarch.population.errors import ConfigError
 from inarch.population.fusion import FusedConv2d
 from inarch.population.grafting.channels import UNTRACKED, Axis, Channels, by_class, declared_channels
 
+NEEDS_CHANNELS = "graft.level filter and graft.channel_matching"
+"""Settings that need the channels of a network, for messages."""
+
 
 def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
     """Return the channels of a network, traced or, if tracing fails, as the network declares them.
@@ -38,14 +41,15 @@ def find_channels(module: nn.Module, image_shape: Sequence[int]) -> Channels:
     for name, layer in module.named_modules():
         if isinstance(layer, FusedConv2d):
             raise ConfigError(
-                f"graft.level filter is not defined for fused convolutions such as {name}; use level layer"
+                f"{NEEDS_CHANNELS} are not defined for fused convolutions such as {name}; use graft.level layer and "
+                "graft.channel_matching none"
             )
     try:
         return _followed(module, image_shape)
     except ConfigError as error:
         groups = getattr(module, "channel_groups", None)
         if groups is None:
-            raise ConfigError(f"{error}; the network may declare its channel_groups") from None
+            raise ConfigError(f"{NEEDS_CHANNELS}: {error}; the network may declare its channel_groups") from None
         return declared_channels(module, groups)
 
 
@@ -59,7 +63,7 @@ def _followed(module: nn.Module, image_shape: Sequence[int]) -> Channels:
             device = next(module.parameters()).device
             ShapeProp(graph).propagate(torch.zeros(2, *image_shape, device=device))
     except Exception as error:
-        raise ConfigError(f"graft.level filter: torch.fx cannot trace the network: {error}") from error
+        raise ConfigError(f"torch.fx cannot trace the network: {error}") from error
     finally:
         module.train(was_training)
     return _ChannelFollower(module, graph).follow()
@@ -113,11 +117,11 @@ class _ChannelFollower:
         name, inputs = str(node.target), self._of(node.all_input_nodes[0])
         if next(layer.parameters(), None) is not None:
             if name in self._called:
-                raise ConfigError(f"graft.level filter: channels cannot be followed through {name}, called twice")
+                raise ConfigError(f"channels cannot be followed through {name}, called twice")
             self._called.add(name)
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and f"{name}.weight" not in self._names:
             raise ConfigError(
-                f"graft.level filter: channels cannot be followed through {name}, whose weight is computed from others "
+                f"channels cannot be followed through {name}, whose weight is computed from others "
                 "(as by weight_norm) or belongs to another layer"
             )
         if isinstance(layer, nn.Conv2d):
@@ -140,7 +144,7 @@ class _ChannelFollower:
             self._channels[node] = inputs
         else:
             kind = type(layer).__name__
-            raise ConfigError(f"graft.level filter: channels cannot be followed through {name} ({kind})")
+            raise ConfigError(f"channels cannot be followed through {name} ({kind})")
 
     def _convolution(self, name: str, layer: nn.Conv2d, inputs: np.ndarray) -> np.ndarray:
         groups, key = layer.groups, f"{name}.weight"
@@ -172,25 +176,19 @@ class _ChannelFollower:
             return  # the node yields a size or another number
         for argument in node.all_input_nodes:
             if argument.op == "get_attr" and math.prod(_shape(argument)) > 1:
-                raise ConfigError(
-                    f"graft.level filter: channels cannot be followed through {node.name}: it uses {argument.target}"
-                )
+                raise ConfigError(f"channels cannot be followed through {node.name}: it uses {argument.target}")
         target = node.target if node.op == "call_method" else _plain(node.target)
         inputs = [argument for argument in node.all_input_nodes if argument in self._channels]
         if target in _JOINING:
             tensors: Any = node.args[0] if node.args else node.kwargs["tensors"]
             dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
             if dim % len(_shape(node)) != 1:
-                raise ConfigError(
-                    f"graft.level filter: channels cannot be followed through {node.name}: it joins dimension {dim}"
-                )
+                raise ConfigError(f"channels cannot be followed through {node.name}: it joins dimension {dim}")
             self._channels[node] = np.concatenate([self._of(tensor) for tensor in tensors])
         elif not inputs:
-            raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
+            raise ConfigError(f"channels cannot be followed through {node.name} ({node.target})")
         elif target is operator.getitem and not _keeps_channels(node.args[1], len(_shape(inputs[0]))):
-            raise ConfigError(
-                f"graft.level filter: channels cannot be followed through {node.name}: it selects or reorders channels"
-            )
+            raise ConfigError(f"channels cannot be followed through {node.name}: it selects or reorders channels")
         elif target in _FLATTENING:
             self._channels[node] = self._flattened(node, self._of(inputs[0]))
         elif target is F.pad:
@@ -204,13 +202,13 @@ class _ChannelFollower:
         elif _is_passing(target) and _shape(node)[1] == len(self._of(inputs[0])):
             self._channels[node] = self._of(inputs[0])
         else:
-            raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
+            raise ConfigError(f"channels cannot be followed through {node.name} ({node.target})")
 
     def _flattened(self, node: fx.Node, inputs: np.ndarray) -> np.ndarray:
         """Channels of a flattened tensor, in which each channel's pixels lie side by side."""
         size = math.prod(_shape(node)[1:])
         if len(_shape(node)) != 2 or size % len(inputs):
-            raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
+            raise ConfigError(f"channels cannot be followed through {node.name} ({node.target})")
         return np.repeat(inputs, size // len(inputs))
 
     def _padded(self, node: fx.Node, inputs: np.ndarray) -> np.ndarray:
@@ -225,7 +223,7 @@ class _ChannelFollower:
         if len(first) != len(second):
             if 1 in (len(first), len(second)):
                 return
-            raise ConfigError(f"graft.level filter: {node.name} joins {len(first)} and {len(second)} channels")
+            raise ConfigError(f"{node.name} joins {len(first)} and {len(second)} channels")
         for a, b in zip(first.tolist(), second.tolist(), strict=True):
             self._parents[self._root(a)] = self._root(b)
 
@@ -241,7 +239,7 @@ class _ChannelFollower:
 
     def _of(self, node: fx.Node) -> np.ndarray:
         if node not in self._channels:
-            raise ConfigError(f"graft.level filter: channels cannot be followed through {node.name} ({node.target})")
+            raise ConfigError(f"channels cannot be followed through {node.name} ({node.target})")
         return self._channels[node]
 
     def _root(self, channel: int) -> int:
