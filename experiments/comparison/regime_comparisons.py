@@ -12,6 +12,7 @@ from inarch.experiments.comparison.regime_setting import (
     METHODS,
     MOST,
     PULLED_EPOCHS,
+    SHUFFLED_EPOCHS,
     STRONG_WEIGHT_DECAY,
     WEIGHT_DECAY,
     WITH_SEVERAL,
@@ -184,7 +185,10 @@ def strength(data: DataConfig, epochs: int) -> Comparison:
 
     def arms(length: str, config: RunConfig, pulls: tuple[int, ...], washes: tuple[float, ...] = ()) -> list[Arm]:
         baseline = f"{length}, independent"
-        at_most = max(1.0, MOST * config.schedule.epochs / PULLED_EPOCHS)  # a stronger pull is cut to this
+        # A pull or probability is MOST at most. What would be cut to that is left out.
+        at_most, wash_at_most = (
+            max(1.0, MOST * config.schedule.epochs / of) for of in (PULLED_EPOCHS, SHUFFLED_EPOCHS)
+        )
         changed = {
             "independent": ("without exchange", METHODS["independent"][1](config)),
             **{
@@ -198,6 +202,7 @@ def strength(data: DataConfig, epochs: int) -> Comparison:
                     with_wash(config, factor),
                 )
                 for factor in washes
+                if factor <= wash_at_most
             },
         }
         return [
@@ -211,7 +216,7 @@ def strength(data: DataConfig, epochs: int) -> Comparison:
         ]
 
     brief, long = (in_regime(data, size=4, epochs=length) for length in (max(1, epochs // 2), epochs))
-    short = arms("short", brief, (1, 2, 4), (1.0, 0.1, 0.01))
+    short = arms("short", brief, (1, 2, 4, 8), (0.1, 1.0, 3.0))
     return Comparison(
         name="strength",
         question="How strongly must PAPA pull, and WASH shuffle, so that the networks gain and their soup works?",

@@ -155,7 +155,7 @@ def test_strengths_are_multiples_of_those_of_other_comparisons() -> None:
     assert arms["short, WASH x 1"] == others["4, WASH"]
     configs = {arm.name: arm.config for arm in comparison("strength", DIGITS, epochs=120).arms}
     assert configs["long, PAPA x 4"].papa.pull == pytest.approx(0.1)
-    assert configs["short, WASH x 0.01"].wash.probability == pytest.approx(0.0015)
+    assert configs["short, WASH x 0.1"].wash.probability == pytest.approx(0.015)
 
 
 @pytest.mark.parametrize("name", PAPER_TABLES)

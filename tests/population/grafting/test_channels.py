@@ -320,7 +320,9 @@ def test_find_channels_names_a_layer_that_is_called_twice() -> None:
 def test_find_channels_of_a_fused_network_is_a_config_error() -> None:
     fusion = FusionConfig(mode="stable", rates=(0.5,))
     model = build(ModelConfig(architecture="resnet8"), num_classes=10, fusion=fusion)
-    with pytest.raises(ConfigError, match=r"fused convolutions.*use graft.level layer and graft.channel_matching none$"):
+    with pytest.raises(
+        ConfigError, match=r"fused convolutions.*use graft.level layer and graft.channel_matching none$"
+    ):
         find_channels(model, (3, 32, 32))
 
 
