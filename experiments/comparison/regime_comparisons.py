@@ -220,7 +220,7 @@ def strength(data: DataConfig, epochs: int) -> Comparison:
     return Comparison(
         name="strength",
         question="How strongly must PAPA pull, and WASH shuffle, so that the networks gain and their soup works?",
-        arms=(*short, *arms("long", long, (1, 4))),
+        arms=(*short, *arms("long", long, (1, 4, 8))),
         baseline=short[0].name,
         seeds=(0, 1, 2, 3, 4),
         does_equal_work=False,
