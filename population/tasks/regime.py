@@ -77,7 +77,7 @@ class Regime:
     def _remaining_text(self) -> str:
         if self.remaining is None:
             return ", each toward the mean of its own neighbors"
-        return f"; {share_text(self.remaining)} of a difference to the mean remains"
+        return f"; {share_text(self.remaining)} of a difference to the mean would remain without training"
 
 
 def decay_time_text(decay_times: tuple[float, float]) -> str:
