@@ -88,13 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "compare": lambda rest: tyro.cli(comparison_commands.compare, args=rest, prog="inarch compare"),
         "bench": comparison_commands.bench_command,
     }
-    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     is_debugging = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not sys.stdout.isatty() and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     if words[0] not in commands:
-        console.print(f"inarch: there is no command {words[0]!r}\n", markup=False, highlight=False)
+        console.print(f"inarch: there is no command {words[0]!r}\n", highlight=False)
         print(USAGE)
         raise SystemExit(2)
     try:
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout at exit
         raise SystemExit(141) from None
     except KeyboardInterrupt:
-        console.print("inarch: interrupted", markup=False, highlight=False)
+        console.print("inarch: interrupted", highlight=False)
         raise SystemExit(130) from None
     except Exception as error:  # the outermost frame: every error becomes a message of one screen here
         if is_debugging:
@@ -262,7 +262,7 @@ def status(
         if result is not None:
             console.print(result_table(result))
             for line in deploy_lines(result, folder.uri):
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(line, highlight=False, soft_wrap=True)
             return 0
         states = ", ".join(f"network {m['id']} {m['state']}" for m in record.get("members", []))
         console.print(
@@ -408,7 +408,7 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool, is_trac
             run = begin()
             interruptions.check()
             if run.info is not None:
-                console.print(info_lines(run.info), highlight=False, markup=False, soft_wrap=True)
+                console.print(info_lines(run.info), highlight=False, soft_wrap=True)
             console.print(dashboard_line(run.dashboard), highlight=False)
             if detach:
                 console.print(f"detached; inarch status {run.name} shows its state", highlight=False)
@@ -433,12 +433,12 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool, is_trac
     if result.table is not None:
         console.print(result_table(result.table))
         for line in failure_lines(result.table):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, highlight=False, soft_wrap=True)
         seconds = result.table["seconds"]
         console.print(f"trained in {seconds:.1f} s; everything is in {result.path}", highlight=False, soft_wrap=True)
         console.print("report.html there shows curves, exchanges and faults", highlight=False)
         for line in deploy_lines(result.table, result.path):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, highlight=False, soft_wrap=True)
     else:
         console.print(_ended_line(run, result), highlight=False, soft_wrap=True)
     return 0

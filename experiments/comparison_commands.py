@@ -88,7 +88,7 @@ def compare(
     console.print(comparisons.regimes(selection, comparisons.ResultsStore(Path(folder), selection)))
     if dry_run:
         for arm in selection.arms:
-            console.print(f"{arm.name}: {arm.description}", highlight=False, markup=False)
+            console.print(f"{arm.name}: {arm.description}", highlight=False)
         console.print(comparisons.power_text(selection), highlight=False, soft_wrap=True)
         return 0
     from inarch.actors.termination import Interruptions, Terminated, exit_status

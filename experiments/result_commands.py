@@ -19,8 +19,11 @@ REFRESH_SECONDS = 5
 
 
 def plain_console() -> Console:
-    """Return a console for standard output. Without a terminal its lines are 160 characters wide."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    """Return a console for standard output that prints text as it is, without rich's markup and emoji codes.
+
+    Error texts and names may hold square brackets and colons. Without a terminal its lines are 160 characters wide.
+    """
+    return Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
 
 
 def evaluate(
@@ -63,7 +66,7 @@ def evaluate(
     if result["similarity"]:
         console.print(similarity_table(result["similarity"]))
     for line in deploy_lines(result, path):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -88,7 +91,7 @@ def export(
     file, snippet = export_network(path, what=what, out=out, trust=trust)
     console = plain_console()
     console.print(f"{what}: {file}\n", highlight=False, soft_wrap=True)
-    console.print(snippet, highlight=False, markup=False, soft_wrap=True)
+    console.print(snippet, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -169,7 +172,7 @@ def replay(
     prepared = prepare_replay(path, until=goal, model=factory, task=own_task, trust=trust)
 
     def show(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
     return replay_with_output(prepared, show, watch=watch, out=out)
 
@@ -256,7 +259,7 @@ def track(path: tyro.conf.Positional[str], /, to: tuple[str, ...], live: bool = 
             except Exception as error:  # the service's own types: a live run is sent later, other trackers now
                 if not live or state is not None:
                     raise
-                console.print(f"{to[position]}: {error}; trying again", highlight=False, markup=False)
+                console.print(f"{to[position]}: {error}; trying again", highlight=False)
                 continue
             num_sent[position] += sent
             deadline = time.monotonic() + SILENT_SECONDS if sent else deadline
@@ -266,7 +269,7 @@ def track(path: tyro.conf.Positional[str], /, to: tuple[str, ...], live: bool = 
     for position, (text, tracker) in enumerate(zip(to, trackers, strict=True)):
         if state is not None:
             num_sent[position] += tracker.complete(state)
-        console.print(f"{text}: {num_sent[position]} intervals sent", highlight=False, markup=False)
+        console.print(f"{text}: {num_sent[position]} intervals sent", highlight=False)
     return 0
 
 

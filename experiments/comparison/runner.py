@@ -94,7 +94,7 @@ def run_comparison(
     if missing:
         connect(address or "local")
     for number, (arm, seed) in enumerate(missing, start=1):
-        console.print(f"[{number}/{len(missing)}] {arm.name}, seed {seed}", highlight=False, markup=False)
+        console.print(f"[{number}/{len(missing)}] {arm.name}, seed {seed}", highlight=False)
         result, folder = _run(comparison, arm, seed, storage=storage, address=address)
         baseline = Storage(joined(storage, _run_name(comparison, comparison.baseline_of(arm), seed)))
         record.add(arm.name, seed, summarize(arm, result, folder, baseline=baseline))

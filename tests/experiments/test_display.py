@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from inarch.actors import NetworkStatus, RunStatus
 from inarch.experiments.display import live_view, share_completed
+from inarch.experiments.result_commands import plain_console
 from inarch.population.evaluation.metrics import Metric
 
 METRIC = Metric(name="accuracy", form="{:.1%}")
@@ -46,6 +48,17 @@ def shown(run: RunStatus, *, height: int = 30) -> str:
 def test_view_before_the_first_interval_counts_placed_networks() -> None:
     networks = [network(number, state="starting", process=number if number < 2 else None) for number in range(4)]
     assert "placed 2 of 4 networks" in shown(status(*networks, state="starting"))
+
+
+def test_texts_with_brackets_and_colons_are_shown_as_they_are(capsys) -> None:
+    reason = "RuntimeError: [/third_party/gloo/pair.cc:446] closed :smile:"
+    guest = network(0, name="gpu[/a]")
+    run = dataclasses.replace(status(guest, state="failed"), message=reason)
+    console = plain_console()
+    console.print(live_view(run, height=30))
+    console.print(reason)
+    printed = capsys.readouterr().out
+    assert printed.count(reason) == 2 and "gpu[/a]" in printed
 
 
 def test_view_shows_time_left_best_and_mean() -> None:

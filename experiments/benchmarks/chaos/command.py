@@ -55,7 +55,7 @@ def chaos(
         keep: Keep the folders of runs that passed. Those of runs that did not pass are always kept.
         dry_run: Print the faults of the plan, and start nothing.
     """
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     settings = [
         ChaosSetting(seed=number, minutes=minutes, population=population, cluster=cluster, mode=mode, task=task)
         for number in seed_range(seed, seeds)

@@ -105,7 +105,7 @@ def scale(
     if not 0 <= spread <= 0.4:
         raise ConfigError(f"spread must lie in [0, 0.4], got {spread}")
     file = None if out is None else prepare_file(out)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     rows: list[ScaleRow] = []
     for name in topologies:
         topology = TopologyConfig(name=name)
@@ -117,7 +117,7 @@ def scale(
             if file is not None:  # after each, so that a command that is interrupted leaves its results
                 results = content(rows, intervals=intervals, spread=spread, seed=seed)
                 file.write_text(json.dumps(results, indent=2) + "\n")
-    Console(width=None if console.is_terminal else 160).print(table(rows))
+    Console(width=None if console.is_terminal else 160, markup=False, emoji=False).print(table(rows))
     if file is not None:
         console.print(f"written to {out}")
     return 0
