@@ -22,7 +22,7 @@ from inarch.actors.messages import NAMESPACE
 from inarch.actors.termination import own_sigterm
 from inarch.population.config import RunConfig
 from inarch.population.config.per_network import number_fields, with_numbers
-from inarch.population.errors import ClusterError, ResourceError
+from inarch.population.errors import ClusterError, NoClusterError, ResourceError
 
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 """A call that every cluster answers, if it needs no token."""
@@ -166,6 +166,7 @@ def check_reachable(address: str) -> None:
         address: HOST:PORT, with or without `ray://`.
 
     Raises:
+        NoClusterError: No process listens there.
         ClusterError: The address has another form, or no connection is made within `REACH_SECONDS`.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -173,6 +174,8 @@ def check_reachable(address: str) -> None:
         raise ClusterError(f"a cluster's address must be HOST:PORT, got {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except ConnectionRefusedError as error:
+        raise NoClusterError(f"the cluster at {address} cannot be reached: {error}") from None
     except OSError as error:
         raise ClusterError(f"the cluster at {address} cannot be reached: {error}") from None
 

@@ -20,7 +20,14 @@ from rich.console import Console
 from inarch.experiments import comparison_commands, recipes, result_commands
 from inarch.experiments.result_commands import plain_console
 from inarch.population.config import OpenConfig, RunConfig
-from inarch.population.errors import ClusterError, DamagedError, InarchError, RunNotFoundError, UntrustedError
+from inarch.population.errors import (
+    ClusterError,
+    DamagedError,
+    InarchError,
+    NoClusterError,
+    RunNotFoundError,
+    UntrustedError,
+)
 from inarch.population.extension.user_code import described
 
 if TYPE_CHECKING:  # imported in the commands that need it, because the import takes seconds
@@ -235,6 +242,7 @@ def status(
     from inarch.actors import PopulationRun
     from inarch.experiments.display import status_table
     from inarch.experiments.result_display import deploy_lines, result_table
+    from inarch.population.persistence.json_files import strict
     from inarch.population.tasks.run_folder import find_run, read_members, read_result
 
     console = plain_console()
@@ -245,6 +253,8 @@ def status(
     except (ClusterError, RunNotFoundError, UntrustedError) as error:
         folder = find_run(name, storage=storage)
         result = read_result(folder)
+        is_asked = address is None and not os.environ.get("RAY_ADDRESS")  # the recorded address, not another one
+        is_gone = isinstance(error, RunNotFoundError) or (isinstance(error, NoClusterError) and is_asked)
         try:
             record = read_members(folder) or {}
         except DamagedError:
@@ -252,12 +262,8 @@ def status(
                 raise
             record = {}
         if json:
-            is_unknown = run is not None or isinstance(error, UntrustedError)  # nobody answered, or nobody was asked
-            print(
-                codec.dumps(
-                    {"live": None if is_unknown else False, "why": str(error), "record": record, "result": result}
-                )
-            )
+            content = {"live": False if is_gone else None, "why": str(error), "record": record, "result": result}
+            print(codec.dumps(strict(content)))
             return 0
         if result is not None:
             console.print(result_table(result))
@@ -266,15 +272,21 @@ def status(
             return 0
         states = ", ".join(f"network {m['id']} {m['state']}" for m in record.get("members", []))
         console.print(
-            f"{error}\nlast recorded state: {record.get('state', 'unknown')}; {states}",
+            "\n".join(
+                [
+                    str(error),
+                    f"last recorded state: {record.get('state', 'unknown')}; {states}",
+                    *([record["message"]] if record.get("message") else []),
+                ]
+            ),
             highlight=False,
             soft_wrap=True,
         )
-        condition = "to resume it" if run is None else "if it does not train any more, resume it"
+        condition = "to resume it" if is_gone else "if it does not train any more, resume it"
         console.print(f"{condition}: inarch resume {folder.uri}", highlight=False, soft_wrap=True)
         return 0
     if json:
-        print(codec.dumps({"live": True, **dataclasses.asdict(run_status)}))
+        print(codec.dumps(strict({"live": True, **dataclasses.asdict(run_status)})))
     else:
         console.print(status_table(run_status))
     return 0
@@ -315,7 +327,7 @@ def stop(name: tyro.conf.Positional[str], /, storage: str = "runs", address: str
     run = PopulationRun.attach(name, storage=storage, address=address)
     result = run.stop()
     plain_console().print(f"run {name}: {_ended_line(run, result)}", highlight=False, soft_wrap=True)
-    return 0
+    return 2 if result.failure else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -446,6 +458,8 @@ def _follow(begin: Callable[[], Any], console: Console, *, detach: bool, is_trac
 
 def _ended_line(run: PopulationRun, result: RunResult) -> str:
     """Return a line that says how a run has ended, and how to continue it. A run may finish before it is stopped."""
+    if result.failure:
+        return f"failed: {result.failure}; to resume it: inarch resume {run.path}"
     if result.table is not None:
         return f"finished; its result is in {run.path}"
     is_open = run.info is not None and run.info.is_open_run

@@ -80,30 +80,35 @@ def follow(run: PopulationRun, console: Console) -> RunResult:
             if line:
                 console.print(line, highlight=False, soft_wrap=True)
         return run.wait()
-    with Live(
-        live_view(run.status(is_patient=True), height=console.height), console=console, refresh_per_second=4
-    ) as live:
+    status = run.status(is_patient=True)
+    first = status
+    with Live(live_view(status, height=console.height), console=console, refresh_per_second=4) as live:
         while True:
             status = run.status(is_patient=True)
-            live.update(live_view(status, height=console.height))
+            if first.state == "starting":
+                first = status
+            live.update(live_view(status, height=console.height, first=first))
             if status.state in ("finished", "failed"):
                 break
             time.sleep(REFRESH_SECONDS)
     return run.wait()
 
 
-def live_view(status: RunStatus, *, height: int) -> RenderableType:
+def live_view(status: RunStatus, *, height: int, first: RunStatus | None = None) -> RenderableType:
     """Return the state of a run as it fits into a terminal: a table, and a bar with the time that is left.
 
     Args:
         status: State of the run.
         height: Lines of the terminal.
+        first: State in which the caller saw the run train first, from which the time left is estimated. A resumed run
+            has completed a share of its schedule before it begins. None: the run began with nothing completed.
     """
     parts: list[RenderableType] = [status_table(status, max_rows=max(3, height - FRAME_LINES))]
     share = share_completed(status)
     if share is not None and status.state == "training":
-        left = status.seconds * (1.0 - share) / share if share > 0 else None
-        rest = "" if left is None else f", about {_duration(left)} left"
+        before = 0.0 if first is None else share_completed(first) or 0.0
+        seconds = status.seconds - (0.0 if first is None else first.seconds)
+        rest = f", about {_duration(seconds * (1.0 - share) / (share - before))} left" if share > before else ""
         text = f"{share:.0%}{rest}{_best_and_mean(status)}"
         parts.append(Columns([ProgressBar(total=1.0, completed=share, width=30), Text(text)]))
     return Group(*parts)

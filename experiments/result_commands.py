@@ -53,13 +53,14 @@ def evaluate(
     from inarch.experiments.saved_runs import evaluate_again
     from inarch.population.extension.trusted_code import remember_code
     from inarch.population.models import import_factory
+    from inarch.population.persistence.json_files import strict
     from inarch.population.tasks.built_in import resolve_task
 
     remember_code(name for name in (model, task) if name)
     factory = import_factory(model, "--model") if model else None
     result = evaluate_again(path, model=factory, task=resolve_task(task) if task else None, trust=trust)
     if json:
-        print(codec.dumps(result, indent=2))
+        print(codec.dumps(strict(result), indent=2))
         return 0
     console = plain_console()
     console.print(result_table(result))

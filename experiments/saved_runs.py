@@ -19,6 +19,7 @@ from inarch.population.tasks.named_code import EVALUATION_FIELDS, check_config_t
 from inarch.population.tasks.protocol import BoundTask, Task
 from inarch.population.tasks.run_evaluation import evaluate_run
 from inarch.population.tasks.run_folder import (
+    failure_reasons,
     find_run,
     read_config,
     read_members,
@@ -61,7 +62,9 @@ def evaluate_again(
     record = read_members(storage) or {"members": []}
     end_states = {member["id"]: member["state"] for member in record["members"]}
     earlier = read_result(storage) or {}
-    reasons = {row["network"]: row.get("reason", "") for row in earlier.get("networks", ())}
+    reasons = failure_reasons(record) | {
+        row["network"]: row["reason"] for row in earlier.get("networks", ()) if row.get("reason")
+    }
     result = evaluate_run(spec, data, end_states, reasons, earlier.get("seconds"))
     return result | {"similarity": similarity_over_time(storage, bound)}
 

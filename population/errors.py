@@ -89,5 +89,9 @@ class ClusterError(RunError):
     """The cluster cannot be reached."""
 
 
+class NoClusterError(ClusterError):
+    """No process listens at the address of the cluster."""
+
+
 class ResourceError(RunError):
     """The cluster can never place the requested networks."""

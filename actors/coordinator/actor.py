@@ -51,7 +51,7 @@ from inarch.population.membership.population_state import JoinPoint
 from inarch.population.membership.snapshot_index import PublishedSnapshot
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.snapshot_info import SnapshotInfo
-from inarch.population.tasks.run_folder import read_config, read_info, read_members, run_id_of
+from inarch.population.tasks.run_folder import failure_reasons, read_config, read_info, read_members, run_id_of
 from inarch.population.tasks.run_spec import RunInfo, RunSpec
 
 
@@ -203,7 +203,7 @@ class RunCoordinator(GuestApi):
             seconds: Longest wait for the first event.
         """
         await self._background.wait_until(
-            lambda: bool(self._monitor.after(after)) or self._state.is_over, seconds=seconds
+            lambda: bool(self._monitor.after(after)) or self._state.has_ended, seconds=seconds
         )
         return self._monitor.after(after)
 
@@ -217,7 +217,7 @@ class RunCoordinator(GuestApi):
         Raises:
             RunError: The run failed.
         """
-        await self._background.wait_until(lambda: self._state.is_over, seconds=seconds)
+        await self._background.wait_until(lambda: self._state.has_ended, seconds=seconds)
         if self._state.phase == "failed":
             raise RunError(self._state.message)
         return self._completion.result
@@ -374,7 +374,11 @@ class RunCoordinator(GuestApi):
         for network_id, reason in vanished.items():
             self.lifecycle.mark_failed(network_id, reason)
         record = await asyncio.to_thread(read_members, storage) or {}
+        if record.get("limit") is not None:  # `scale` has set it
+            self._state.limit = record["limit"]
+        self._state.wanted = len(self._members.counted())
         self._monitor.restore_life_events(record.get("events", ()))
+        self._state.reasons = failure_reasons(record) | self._state.reasons
         await self._recorder.write()  # before the configuration changes: a start that dies here is resumed alike
         await asyncio.to_thread(run_metadata.update_config, storage, self._spec, info)
 
@@ -394,7 +398,7 @@ class RunCoordinator(GuestApi):
             except Exception as error:
                 self._state.fail(f"the coordinator failed: {error!r}")
             await self._background.notify()
-        if self._state.phase == "failed":
+        if self._state.is_failing:
             await self._completion.clean_up()
 
     async def _release_barriers(self) -> None:

@@ -26,6 +26,9 @@ GPU_SECONDS = 30.0
 REPORT_SECONDS = 60.0
 """Longest wait for the report of a run that was stopped."""
 
+CLEAN_UP_SECONDS = 120.0
+"""Longest wait until the end of a failed run is recorded."""
+
 
 class RunCompletion:
     """Finishes one run, or cleans up after its failure."""
@@ -72,20 +75,30 @@ class RunCompletion:
         if is_stopped or not networks:
             await self._write_report("stopped" if is_stopped else "finished")
         await self._withdraw_claim()
-        state.phase = "finished"
+        state.end("finished")
         context.monitor.emit("finish", None, is_complete=not is_stopped)
         await context.background.notify()
         context.background.spawn(self.end_process())
 
     async def clean_up(self) -> None:
-        """End the networks of a failed run, and record the failure and what was trained."""
+        """End the networks of a failed run, and record the failure and what was trained. Then announce the failure.
+
+        A driver that learns of the failure may end this process at once.
+        """
+        context = self._context
         self._lifecycle.terminate_all()
-        await self._context.background.notify()
-        await self._context.recorder.write()
-        with contextlib.suppress(InarchError):  # the folder may be gone, or another start's
-            await self._guests.write_rows()
-        await self._write_report("failed")
-        await self._withdraw_claim()
+        await context.background.notify()
+        try:
+            async with asyncio.timeout(CLEAN_UP_SECONDS):
+                await context.recorder.write(phase="failed")
+                with contextlib.suppress(InarchError):  # the folder may be gone, or another start's
+                    await self._guests.write_rows()
+                await self._write_report("failed")
+                await self._withdraw_claim()
+        except Exception:
+            context.monitor.log.logger.exception("the end of the failed run could not be recorded")
+        context.state.end("failed")
+        await context.background.notify()
         await self.end_process()
 
     async def end_process(self) -> None:
@@ -106,8 +119,10 @@ class RunCompletion:
                     context.monitor.log.logger.warning("no GPU became free: the networks are evaluated on a CPU")
                 task = remote.options(**options).remote(context.spec, state.data, ended, state.reasons, seconds)
                 self.result = await await_result(task)
-        except (InarchError, RayError) as error:
-            state.fail(format_error(error))
+        except Exception as error:  # the task may run the user's code
+            if not isinstance(error, InarchError | RayError):
+                context.monitor.log.logger.exception("the networks could not be evaluated")
+            state.fail(f"the evaluation failed: {format_error(error)}")
             return False
         return True
 

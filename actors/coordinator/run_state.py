@@ -19,6 +19,8 @@ class RunState:
     phase: Phase = "starting"
     is_stopped: bool = False
     """Whether the run was asked to stop."""
+    is_failing: bool = False
+    """Whether the run has failed. Its phase is failed once that is recorded."""
     message: str = ""
     """Newest error."""
     reasons: dict[int, str] = field(default_factory=dict)
@@ -27,6 +29,8 @@ class RunState:
     """Whether the first networks were placed."""
     began_seconds: float = field(default_factory=time.monotonic)
     """When training began, on the monotonic clock. Before that, when the run was started."""
+    ended_seconds: float | None = None
+    """When the run ended, on the same clock. None before its end."""
 
     wanted: int = 0
     """Networks that the population is to have."""
@@ -51,13 +55,18 @@ class RunState:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has finished or failed."""
+        """Whether the run has finished or failed, even if that is not recorded yet."""
+        return self.is_failing or self.has_ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has finished or failed, and its folder is complete."""
         return self.phase in ("finished", "failed")
 
     @property
     def seconds(self) -> float:
-        """Seconds since training began."""
-        return time.monotonic() - self.began_seconds
+        """Seconds since training began. They do not grow after the end of the run."""
+        return (time.monotonic() if self.ended_seconds is None else self.ended_seconds) - self.began_seconds
 
     def begin(self) -> None:
         """Begin training: the first networks are placed."""
@@ -69,10 +78,22 @@ class RunState:
         Args:
             message: What failed.
         """
-        if self.phase != "failed":
+        if not self.is_failing:
             self.message = message
 
     def fail(self, message: str) -> None:
-        """Mark the run failed, unless it is over."""
+        """Mark the run failing, unless it is over.
+
+        Args:
+            message: Why it fails.
+        """
         if not self.is_over:
-            self.phase, self.message = "failed", message
+            self.phase, self.is_failing, self.message = "finishing", True, message
+
+    def end(self, phase: Literal["finished", "failed"]) -> None:
+        """Mark the end of the run, after which its folder does not change any more.
+
+        Args:
+            phase: How it ended.
+        """
+        self.phase, self.ended_seconds = phase, time.monotonic()

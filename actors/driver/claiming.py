@@ -9,7 +9,6 @@ see each other, the start with the smallest claim waits, and the others withdraw
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import secrets
 import socket
@@ -18,7 +17,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from inarch.actors.driver.process_start import process_start
+from inarch.actors.driver.process_start import is_same_process, process_start
 from inarch.population.errors import DamagedError, MissingError, RunExistsError, StorageError
 from inarch.population.persistence.claim import Claim, claims, holds, withdraw
 from inarch.population.persistence.json_files import read_json, to_json
@@ -200,10 +199,5 @@ def _read(storage: Storage, claim: Claim) -> dict[str, Any] | None:
 
 
 def _is_alive(content: dict[str, Any]) -> bool:
-    """Return whether the process of a claim lives on this machine: a process of the same id and start time."""
-    started, recorded = process_start(content["process"]), content["process_started"]
-    if started is None:
-        return False
-    if recorded is None or math.isnan(started) or math.isnan(recorded):
-        return True
-    return abs(started - recorded) < 1.0
+    """Return whether the process of a claim lives on this machine."""
+    return is_same_process(content["process"], content["process_started"])

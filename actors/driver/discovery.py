@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from inarch.actors.driver.coordinator_client import CoordinatorHandle, find_coordinator, kill_coordinator
+from inarch.actors.driver.process_start import is_same_process, process_start
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.actors.messages import NAMESPACE, coordinator_name
 from inarch.actors.resources import check_reachable, connect
@@ -58,7 +59,11 @@ def write_cluster(storage: Storage, spec: RunSpec, connection: Any) -> None:
         "namespace": NAMESPACE,
         "coordinator": coordinator_name(spec.name),
         "is_detached": spec.is_detached,
-        "driver": {"host": socket.gethostname(), "process": os.getpid()},
+        "driver": {
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "process_started": process_start(os.getpid()),
+        },
         "seconds": time.time(),
     }
     storage.replace(CLUSTER, to_json(content))
@@ -236,13 +241,8 @@ def _is_alive(driver: Mapping[str, Any]) -> bool:
     host, process = driver.get("host"), driver.get("process")
     if host != socket.gethostname() or not isinstance(process, int) or process in (0, os.getpid()):
         return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    started = driver.get("process_started")
+    return is_same_process(process, started if isinstance(started, int | float) else None)
 
 
 def connect_to_recorded(cluster: Mapping[str, Any], trusted: TrustedClusters) -> None:

@@ -48,13 +48,20 @@ from inarch.actors.messages import Event, RunStatus
 from inarch.actors.registrations import registrations_of
 from inarch.actors.termination import stop_at_exit
 from inarch.population.config import OpenConfig, RunConfig
-from inarch.population.errors import ConfigError, InarchError, RunError, RunNotFoundError
+from inarch.population.errors import ClusterError, ConfigError, InarchError, RunError, RunNotFoundError, StorageError
 from inarch.population.extension.trusted_code import remember_code
 from inarch.population.models.model_names import ModelFactory
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.named_code import check_teachers_trusted
 from inarch.population.tasks.protocol import Task
-from inarch.population.tasks.run_folder import find_run, read_config, recorded_config, recorded_open
+from inarch.population.tasks.run_folder import (
+    find_run,
+    read_config,
+    read_members,
+    read_result,
+    recorded_config,
+    recorded_open,
+)
 from inarch.population.tasks.run_spec import RunInfo
 
 OPEN_DEFAULTS = OpenConfig()
@@ -326,6 +333,12 @@ class PopulationRun:
         is_given = {field for field, value in given.items() if value is not None}
         check_resumed_trusted(config, storage, given=is_given, trust=trust)
         if settings is not None:
+            ignored = {"data": data, "epochs": epochs, "model": model, "task": task}
+            if names := [name for name, value in ignored.items() if value]:
+                raise ConfigError(
+                    f"run {config.name} is open for training loops, which have data, model and schedule of their own; "
+                    f"resume it without {' and '.join(names)}"
+                )
             followers = resolve_callbacks(callbacks)
             parts = RunParts(open=settings, registrations=registrations_of(config))
             return cls._of(launch_again(config, parts, storage, trusted), followers, quiet=quiet)
@@ -443,7 +456,8 @@ class PopulationRun:
             seconds: Longest wait.
 
         Returns:
-            The result, without a table. If the run had finished before it was asked to stop, the table is there.
+            The result, without a table. If the run had finished before it was asked to stop, the table is there. If it
+            failed, `failure` gives the reason.
 
         Raises:
             TimeoutError: The run had not ended after `seconds`.
@@ -454,12 +468,25 @@ class PopulationRun:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"run {self.name} had not stopped after {seconds:g} s")
             time.sleep(0.1)
-        table = None
-        with contextlib.suppress(InarchError):  # it failed, or its own driver has ended its coordinator
+        try:
             table = self._client.call(lambda: self._coordinator.wait.remote(0.01))
-        result = RunResult(path=self.path, table=table)
+            result = RunResult(path=self.path, table=table)
+        except (RunNotFoundError, ClusterError):  # its own driver has ended its coordinator
+            result = self._recorded_result()
+        except RunError as error:
+            result = RunResult(path=self.path, table=None, failure=str(error))
         self._finish_callbacks(result)
         return result
+
+    def _recorded_result(self) -> RunResult:
+        """Return the result of a run that has ended from its folder. Empty if the folder cannot be read."""
+        with contextlib.suppress(StorageError):
+            storage = Storage(self.path)
+            table, record = read_result(storage), read_members(storage) or {}
+            is_failed = record.get("state") == "failed"
+            failure = (record.get("message") or "the run failed") if is_failed else ""
+            return RunResult(path=self.path, table=table, failure=failure)
+        return RunResult(path=self.path, table=None)
 
     def ask_to_stop(self) -> None:
         """Request the stop without waiting for it, unlike `stop`."""

@@ -33,6 +33,20 @@ def process_start(process: int) -> float | None:
     return float(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5), starttime
 
 
+def is_same_process(process: int, started: float | None) -> bool:
+    """Return whether a process of this id lives on this machine and is the one that was recorded.
+
+    Args:
+        process: Process id.
+        started: When the recorded process started, as from `process_start`. None or NaN: not known, so that any living
+            process of this id counts.
+    """
+    now = process_start(process)
+    if now is None:
+        return False
+    return started is None or math.isnan(now) or math.isnan(started) or abs(now - started) < 1.0
+
+
 def _start_by_ps(process: int) -> float | None:
     """Return the start of a process on a system without /proc, such as macOS."""
     command = ["ps", "-o", "lstart=", "-p", str(process)]

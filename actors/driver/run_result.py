@@ -45,6 +45,8 @@ class RunResult:
     """Path or URI of the run's folder."""
     table: Mapping[str, Any] | None
     """Content of result.json. None if the run was stopped before its end."""
+    failure: str = ""
+    """Why the run failed. Empty if it did not."""
 
     @property
     def is_complete(self) -> bool:

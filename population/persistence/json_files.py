@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,21 @@ def to_json(content: Mapping[str, Any]) -> bytes:
     """
     plain: dict[str, Any] = json.loads(json.dumps(dict(content)))
     return json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=2).encode()
+
+
+def strict(value: Any) -> Any:
+    """Return a value of JSON types in which null stands for numbers that are NaN or infinite.
+
+    JSON has no such numbers. Python reads and writes them, other programs refuse them.
+
+    Args:
+        value: A value of JSON types.
+    """
+    if isinstance(value, Mapping):
+        return {name: strict(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(storage: Storage, relative: str, *, fields: Mapping[str, type | tuple[type, ...]] | None = None) -> Any:

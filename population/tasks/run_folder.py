@@ -253,6 +253,19 @@ def members_of(record: dict[str, Any]) -> list[MemberRecord]:
     return [_member(saved) for saved in record["members"]]
 
 
+def failure_reasons(record: Mapping[str, Any]) -> dict[int, str]:
+    """Return why networks failed, by id. The newest reason of a network counts.
+
+    Args:
+        record: The record, as from `read_members`.
+    """
+    return {
+        event["network_id"]: str(event["detail"].get("reason", ""))
+        for event in record.get("events", ())
+        if event["kind"] == "failure" and event["network_id"] is not None
+    }
+
+
 def _member(saved: Any) -> MemberRecord:
     try:
         values: dict[str, Any] = {**saved, "state": MemberState(saved["state"])}

@@ -38,9 +38,9 @@ def network(
     )
 
 
-def shown(run: RunStatus, *, height: int = 30) -> str:
+def shown(run: RunStatus, *, height: int = 30, first: RunStatus | None = None) -> str:
     console = Console(file=io.StringIO(), width=120, height=height, force_terminal=False)
-    console.print(live_view(run, height=height))
+    console.print(live_view(run, height=height, first=first))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -64,6 +64,14 @@ def test_texts_with_brackets_and_colons_are_shown_as_they_are(capsys) -> None:
 def test_view_shows_time_left_best_and_mean() -> None:
     text = shown(status(network(0, value=0.9), network(1, interval=30, value=0.7)))
     assert "50%, about 1 min 0 s left; accuracy best 90.0%, mean 80.0%" in text
+
+
+def test_time_left_of_a_resumed_run_counts_what_it_has_trained_since() -> None:
+    first = status(network(0, interval=20), seconds=2.0)
+    later = status(network(0, interval=30), seconds=62.0)
+    text = shown(later, first=first)
+    assert "75%, about 1 min 0 s left" in text
+    assert "left" not in shown(first, first=first)
 
 
 def test_view_shows_the_numbers_in_which_networks_differ() -> None:

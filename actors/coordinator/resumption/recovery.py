@@ -13,7 +13,7 @@ from inarch.actors.coordinator.run_metadata import placement_of
 from inarch.actors.retry import retry
 from inarch.population.errors import StorageError
 from inarch.population.membership.members import ACTIVE, DONORS, MemberRecord
-from inarch.population.tasks.run_folder import members_of, read_info, read_members
+from inarch.population.tasks.run_folder import failure_reasons, members_of, read_info, read_members
 from inarch.population.tasks.run_folder import read_result as folder_result
 
 
@@ -41,13 +41,17 @@ async def restore_run(context: RunContext) -> bool:
     state.message = record["message"]
     state.limit = record["limit"]
     context.monitor.restore_life_events(record.get("events", ()))
+    state.reasons |= failure_reasons(record)
     state.began_seconds = time.monotonic() - (time.time() - record["began"])
     for member in members_of(record):
         population.members.restore(member)
     state.has_begun = True
     state.wanted = len(population.members.counted())
-    if record["state"] in ("finished", "failed"):
-        state.phase = record["state"]
+    if record["state"] == "finished":
+        state.end("finished")
+        return False
+    if record["state"] == "failed":  # its end is recorded again, in case this process died meanwhile
+        state.fail(record["message"])
         return False
     state.is_stopped = record["state"] == "stopping"
     state.phase = "stopping" if state.is_stopped else "training"

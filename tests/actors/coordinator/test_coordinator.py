@@ -8,14 +8,20 @@ from typing import Any
 
 import pytest
 
+from inarch.actors.coordinator import run_completion
 from inarch.actors.coordinator.actor import RunCoordinator
+from inarch.actors.coordinator.resumption.recovery import restore_run
+from inarch.actors.coordinator.run_metadata import write_config
 from inarch.actors.network.async_checkpointer import AsyncCheckpointer
 from inarch.actors.network.log_file import LogFile
+from inarch.population.errors import RunError
 from inarch.population.membership.members import MemberState
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_folder import read_members
 from inarch.population.tasks.run_spec import RunSpec
-from tests.conftest import small_config
+from inarch.population.training.run_preparation import describe_run
+from tests.conftest import small_config, tiny_task
 from tests.population.persistence.test_checkpoint import checkpoint
 
 
@@ -114,3 +120,59 @@ def test_checkpointer_of_a_replaced_network_is_fenced(tmp_path: Path) -> None:
     checkpointer.commit(checkpoint(3))
     checkpointer.wait()
     assert len(store.list(0)) == 1
+
+
+def test_failure_is_announced_after_it_is_recorded(tmp_path: Path) -> None:
+    """A driver that learns of it ends the coordinator at once."""
+
+    async def scenario() -> tuple[str, str | None, bool, float]:
+        run = coordinator(tmp_path, MemberState.TRAINING)
+        state = run.context.state
+        state.begin()
+        waiting = asyncio.create_task(plain(run).wait(10.0))
+        reacting = asyncio.create_task(run.react())
+        state.fail("no disk")
+        run.context.background.has_changed.set()
+        with pytest.raises(RunError, match="no disk"):
+            await waiting
+        record = read_members(run.context.storage) or {}
+        seconds = state.seconds
+        await reacting
+        assert state.seconds == seconds
+        return state.phase, record["state"], (tmp_path / "run" / "report.html").exists(), seconds
+
+    phase, recorded, has_report, _ = asyncio.run(scenario())
+    assert (phase, recorded, has_report) == ("failed", "failed", True)
+
+
+def test_restarted_coordinator_knows_why_networks_failed(tmp_path: Path) -> None:
+    async def scenario() -> dict[int, str]:
+        run = coordinator(tmp_path, MemberState.TRAINING, MemberState.TRAINING)
+        run.context.state.begin()
+        write_config(run.context.storage, run.context.spec, describe_run(tiny_task(run.context.config)))
+        run.lifecycle.mark_failed(1, "no memory")
+        await run.context.recorder.write()
+        restarted = coordinator(tmp_path)
+        assert await restore_run(restarted.context)
+        assert restarted.context.state.wanted == 1
+        return restarted.context.state.reasons
+
+    assert asyncio.run(scenario()) == {1: "no memory"}
+
+
+def test_evaluation_that_raises_fails_the_run_with_its_error(tmp_path: Path, monkeypatch) -> None:
+    def broken(gpus: float, *, seconds: float) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(run_completion, "reserved_gpu", broken)
+
+    async def scenario() -> RunCoordinator:
+        run = coordinator(tmp_path, MemberState.DONE)
+        run.context.state.begin()
+        run.context.background.has_changed.set()
+        await settle(run)
+        return run
+
+    run = asyncio.run(scenario())
+    assert run.context.state.phase == "failed"
+    assert run.context.state.message == "the evaluation failed: KeyError: 'x'"

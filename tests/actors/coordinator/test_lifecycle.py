@@ -177,7 +177,7 @@ def test_start_all_that_takes_too_long_fails_the_run(make, monkeypatch) -> None:
         run.group.slow = {1}
         run.add(2)
         await run.lifecycle.start_all()
-        assert run.state.phase == "failed"
+        assert run.state.is_failing
         assert "only 1 of 2 networks were placed within timeouts.start_seconds (0.2 s)" in run.state.message
 
     monkeypatch.setattr("inarch.actors.coordinator.lifecycle.ray.cluster_resources", lambda: {"CPU": 1.0})
@@ -204,7 +204,7 @@ def test_start_error_fails_a_new_run(make) -> None:
         run.group.on_create = lambda member: StorageError("no disk") if member.id == 1 else None
         run.add(2)
         await run.lifecycle.start_all()
-        assert run.state.phase == "failed" and run.state.message == "network 1 could not start: no disk"
+        assert run.state.is_failing and run.state.message == "network 1 could not start: no disk"
 
     play(scenario)
 

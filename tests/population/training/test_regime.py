@@ -152,8 +152,10 @@ def test_regime_says_how_often_a_network_exchanges() -> None:
         "none": {"population": PopulationConfig(size=1)},
         "graft 29 times, with nothing from other networks": {"graft": GraftConfig(scion="noise")},
         "pbt 29 times": {"exchange": ExchangeConfig(rule="pbt")},
-        "papa pulls 95 times by 1 % (in sum 95 %); 38% of a difference to the mean would remain without training": ring_of_four
-        | {"topology": TopologyConfig(name="complete")},
+        "papa pulls 95 times by 1 % (in sum 95 %); 38% of a difference to the mean would remain without training": {
+            **ring_of_four,
+            "topology": TopologyConfig(name="complete"),
+        },
         "papa pulls 95 times by 1 % (in sum 95 %), each toward the mean of its own neighbors": ring_of_four,
         "papa pulls 95 times by 20 % (in sum 1,900 %), each toward the mean of its own neighbors": ring_of_four
         | {"papa": PapaConfig(pull=0.2)},
