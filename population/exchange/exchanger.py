@@ -22,6 +22,7 @@ from inarch.population.exchange.weight_scale import WeightScale, is_diverging
 from inarch.population.grafting.blending import Followers
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.staleness import Staleness, is_too_stale, staleness_limit, staleness_of
+from inarch.population.state.precision import unmeasured_statistics
 from inarch.population.state.seeding import generator
 from inarch.population.state.snapshot import Layout, Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
@@ -183,7 +184,9 @@ class Exchanger:
         scions = [item for item in admitted if isinstance(item, Scion)]
         refusal = next((item for item in admitted if isinstance(item, ExchangeOutcome)), None)
         if refusal is not None and not scions:
-            if self._history is not None:
+            if self._history is not None and snapshots is ExchangeOutcome.NOT_FINITE:  # the own weights are not
+                self._history.clear()
+            elif self._history is not None:
                 self._history.append(own, state)
             return ExchangeResult(outcome=refusal)
         rootstock = Rootstock(
@@ -200,12 +203,12 @@ class Exchanger:
         )
         with torch.no_grad(), self._keep_history(own, state, before, len(scions)) as followers:
             rootstock.followers = followers
-            still_frozen = self._frozen & frozen_parameters(self._module) & state.keys()
-            frozen = {name: state[name].clone() for name in still_frozen}
+            rootstock.fixed = self._fixed(state)
+            fixed = {name: state[name].clone() for name in rootstock.fixed}
             contributions = self._rule.apply(rootstock, scions)
             if not any(item.scion_weight == 1.0 for item in contributions):
-                for name, weights in frozen.items():
-                    state[name].copy_(weights)
+                for name, values in fixed.items():
+                    state[name].copy_(values)
         outcome = ExchangeOutcome.GRAFTED if contributions else ExchangeOutcome.UNCHANGED
         return ExchangeResult(
             outcome=outcome,
@@ -213,6 +216,13 @@ class Exchanger:
             admitted=tuple(scion.snapshot.origin for scion in scions),
             rootstock=rootstock,
         )
+
+    def _fixed(self, state: Mapping[str, Tensor]) -> frozenset[str]:
+        """Return the keys of a network's tensors that an exchange leaves as they are, see `Rootstock.fixed`."""
+        fixed = self._frozen & frozen_parameters(self._module)
+        if self._config.graft.batch_norm == "reset":  # nobody would measure them again
+            fixed |= unmeasured_statistics(self._module)
+        return fixed & state.keys()
 
     def _keep_history(
         self, own: SnapshotInfo, state: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, num_scions: int

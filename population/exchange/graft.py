@@ -126,6 +126,7 @@ class GraftRule:
                 self._config,
                 past=past,
                 followers=rootstock.followers,
+                fixed=rootstock.fixed,
             )
         else:
             compensated = [_compensated(rootstock, scion, state) for scion, state in zip(scions, states, strict=True)]

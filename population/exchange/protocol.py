@@ -57,6 +57,9 @@ class Rootstock:
     """Random numbers of this network and interval."""
     common_random: np.random.Generator
     """Random numbers that are the same in all networks at this interval."""
+    fixed: frozenset[str] = frozenset()
+    """Keys of tensors that keep their values: frozen parameters, and the running statistics of frozen batch norms if
+    statistics are reset. What a rule does to them is undone, unless it replaces the whole network by a scion."""
     followers: Followers | None = None
     """Past states of the rootstock, for a rule that `MovesPast`. None for other rules, and without compensation."""
     reset_momentum: bool = False

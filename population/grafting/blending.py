@@ -175,7 +175,8 @@ def _blend_on_device(blends: Sequence[Blend]) -> None:
 def _blend_on_cpu(item: Blend) -> None:
     """Blend one tensor, in blocks if the values of all tensors lie in the same order in memory."""
     others = [tensor for tensor in (item.scion, item.past, item.noted, *item.moved) if tensor is not None]
-    if compiled_loops.blend is not None and _have_one_order(item.own, others):
+    is_few = len(item.moved) <= compiled_loops.MOST_MOVED
+    if compiled_loops.blend is not None and is_few and _have_one_order(item.own, others):
         compiled_loops.blend(item.own, item.scion, item.past, item.moved, item.noted, item.alpha)
         return
     if not all(has_same_order(item.own, tensor) for tensor in others):

@@ -7,7 +7,7 @@ staleness.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,6 +156,7 @@ def blend_layers(
     *,
     past: Mapping[str, Tensor] | None = None,
     followers: Followers | None = None,
+    fixed: Collection[str] = (),
 ) -> None:
     """Blend the scion into `state` in place, each unit with its alpha.
 
@@ -170,12 +171,13 @@ def blend_layers(
         past: The rootstock's weights when the scion was published. An entry in it is compensated first: the scion's
             becomes scion + own - past.
         followers: Past states, which follow the change of `state`. None: the caller sees to them.
+        fixed: Keys of entries that stay as they are.
     """
     blends: dict[str, Blend] = {}
     for unit, record in zip(units, records, strict=True):
         for key in unit.keys:
             own = state[key]
-            if is_structural(key) or not own.is_floating_point():
+            if is_structural(key) or key in fixed or not own.is_floating_point():
                 continue
             is_statistic = key.endswith(BATCH_NORM_STATISTICS)
             if is_statistic and config.batch_norm == "reset":

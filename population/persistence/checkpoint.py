@@ -20,7 +20,7 @@ import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -387,23 +387,33 @@ class CheckpointStore:
     def _drop_old(self, network_id: int) -> None:
         """Delete old checkpoints, after their rows have been added to the history.
 
-        The newest checkpoint of each of the last `keep` intervals, the newest of all and the best remain. Folders of
-        older checkpoints that were not written whole are deleted too. A checkpoint that is still being written by an
-        earlier process could not be committed any more.
+        The newest checkpoint of each of the last `keep` intervals, the newest of all and the best remain. Until the
+        last incarnation has written `keep` of them, those of the incarnations before it remain as well. It may have
+        resumed from an earlier one than the newest, which then is the only one that all networks have in common.
+        Folders of older checkpoints that were not written whole are deleted too. A checkpoint that is still being
+        written by an earlier process could not be committed any more.
         """
         folders = self._folders(network_id)
         committed = self.list(network_id)
         for name, identity in folders.items():
             if identity < committed[-1] and identity not in committed:
                 self._storage.delete(f"networks/{network_id}/{name}")
-        by_interval = {checkpoint_id.interval: checkpoint_id for checkpoint_id in committed}
-        retained = {by_interval[interval] for interval in sorted(by_interval)[-self._keep :]} | {committed[-1]}
+        last = max(checkpoint_id.incarnation for checkpoint_id in committed)
+        own = [checkpoint_id for checkpoint_id in committed if checkpoint_id.incarnation == last]
+        retained = {*self._last_kept(committed), committed[-1]}
+        if len({checkpoint_id.interval for checkpoint_id in own}) < self._keep:
+            retained |= {*self._last_kept([item for item in committed if item.incarnation < last])}
         with_best = [checkpoint_id for checkpoint_id in committed if self._has_best(network_id, checkpoint_id)]
         retained |= set(with_best[-1:])
         for checkpoint_id in committed:
             if checkpoint_id not in retained:
                 self._flush_history(network_id, checkpoint_id, self._row_files(network_id, checkpoint_id))
                 self._storage.delete(f"networks/{network_id}/{checkpoint_id.name}")
+
+    def _last_kept(self, committed: Sequence[CheckpointId]) -> list[CheckpointId]:
+        """Return the newest checkpoint of each of the last `keep` intervals."""
+        by_interval = {checkpoint_id.interval: checkpoint_id for checkpoint_id in committed}
+        return [by_interval[interval] for interval in sorted(by_interval)[-self._keep :]]
 
     def _has_best(self, network_id: int, checkpoint: CheckpointId) -> bool:
         return self._storage.exists(f"networks/{network_id}/{checkpoint.name}/best.safetensors")

@@ -58,8 +58,8 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], table: str) -> bytes:
 def read_table(storage: Storage, table: str, *, all_incarnations: bool = False) -> pa.Table:
     """Return the rows of a table, sorted by network and interval.
 
-    An interval that was trained again after a restart counts once, with the rows of its last incarnation. A damaged
-    file is left out, and a warning names it (`damaged_files`).
+    An interval that was trained again after a restart counts once, with the rows of its last incarnation. So does an
+    epoch in the table fusion. A damaged file is left out, and a warning names it (`damaged_files`).
 
     Args:
         storage: The run's folder.
@@ -71,15 +71,19 @@ def read_table(storage: Storage, table: str, *, all_incarnations: bool = False) 
     """
     rows = _parts(storage, table)
     key = "rootstock" if table == "grafts" else "network"
-    if table in EARLY_TABLES:
+    metrics = rows if table == "metrics" else _parts(storage, "metrics")
+    if table in EARLY_TABLES or _has_repetitions(metrics):
         rows = _distinct(rows)
     within = ["position"] if table == "exchanges" else []
     if all_incarnations or table == "births":
         return rows.sort_by([(name, "ascending") for name in (key, "interval", "incarnation", *within)])
-    last = _last_incarnations(rows if table == "metrics" else _parts(storage, "metrics")).rename_columns(
-        [key, "interval", "last"]
-    )
-    joined = rows.join(last, [key, "interval"])
+    if table == "fusion":  # an epoch that one incarnation has begun may be finished by another
+        keys = [key, "epoch", "layer"]
+        last = rows.group_by(keys).aggregate([("incarnation", "max")]).rename_columns([*keys, "last"])
+    else:
+        keys = [key, "interval"]
+        last = _last_incarnations(metrics).rename_columns([*keys, "last"])
+    joined = rows.join(last, keys)
     is_last = pc.field("incarnation") == pc.field("last")
     schema = schema_of(table, rows.schema.names)
     order = [(name, "ascending") for name in (key, "interval", *within)]
@@ -252,8 +256,18 @@ def _whole(table: str, files: Mapping[str, pa.Table]) -> pa.Table:
 
 
 def _distinct(rows: pa.Table) -> pa.Table:
-    """Return the rows without repetitions. A process that dies may leave a row in two files."""
+    """Return the rows without repetitions.
+
+    A process that dies may leave a row in two files. So does a write that storage carries out and reports as failed,
+    because the next checkpoint holds the rows again.
+    """
     return rows.group_by(rows.schema.names).aggregate([])
+
+
+def _has_repetitions(metrics: pa.Table) -> bool:
+    """Whether an incarnation has several rows for an interval. Then the other tables may have repetitions, too."""
+    keys = metrics.select(["network", "interval", "incarnation"])
+    return len(keys.group_by(keys.schema.names).aggregate([])) < len(keys)
 
 
 def _last_incarnations(metrics: pa.Table) -> pa.Table:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage] # the base of all batch norms
 
+from inarch.population.state.state_dict import BATCH_NORM_STATISTICS
+
 TrainingInput = Tensor | Callable[[nn.Module], object]
 """A batch of inputs, or a function that passes a batch through a network."""
 
@@ -52,6 +54,33 @@ def without_compilation(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
+def unmeasured_statistics(model: nn.Module) -> frozenset[str]:
+    """Return the keys of running statistics that `measure_batch_norm` does not measure.
+
+    They belong to layers that stay in evaluation mode when the network trains, and to other layers than batch norm.
+
+    Args:
+        model: The network, or its compiled form. It keeps its mode.
+    """
+    network = without_compilation(model)
+    modes = {layer: layer.training for layer in network.modules()}
+    network.train()
+    keys = {
+        f"{name}.{key}" if name else key
+        for name, layer in network.named_modules()
+        for key in BATCH_NORM_STATISTICS
+        if isinstance(getattr(layer, key, None), Tensor) and not _is_measured(layer)
+    }
+    for layer, is_training in modes.items():
+        layer.training = is_training
+    return frozenset(keys)
+
+
+def _is_measured(layer: nn.Module) -> bool:
+    """Whether `measure_batch_norm` measures a layer of a network in training mode."""
+    return isinstance(layer, _BatchNorm) and layer.training and layer.track_running_stats
+
+
 def measure_batch_norm(inputs: Iterable[TrainingInput], model: nn.Module) -> None:
     """Measure a network's batch norm statistics again, in place, as `torch.optim.swa_utils.update_bn`.
 
@@ -66,9 +95,7 @@ def measure_batch_norm(inputs: Iterable[TrainingInput], model: nn.Module) -> Non
     was_training = network.training
     network.train()
     measured = {
-        layer: layer.momentum
-        for layer in network.modules()
-        if isinstance(layer, _BatchNorm) and layer.training and layer.track_running_stats
+        layer: layer.momentum for layer in network.modules() if isinstance(layer, _BatchNorm) and _is_measured(layer)
     }
     try:
         for layer in measured:

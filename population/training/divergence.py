@@ -10,6 +10,10 @@ from torch import nn
 from inarch.population.errors import NotFiniteError
 from inarch.population.state.state_dict import check_finite, named_tensors, untrained_keys
 
+MAX_NONFINITE_STEPS = 20
+"""Consecutive steps in which the loss may be NaN or infinite with float16, which skips such steps. In schedules with
+shorter epochs, an epoch."""
+
 
 @contextlib.contextmanager
 def annotate_divergence(network_id: int, *, interval: int) -> Generator[None]:

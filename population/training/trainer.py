@@ -121,6 +121,7 @@ class Trainer:
         self._validation_names = [metric.name for metric in task.metrics if metric.in_training]
         self._best: dict[str, Tensor] | None = None
         self._saved_at = 0.0
+        self._nonfinite_steps = 0
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.device.precision == "float16")
 
     @property
@@ -399,8 +400,13 @@ class Trainer:
                 continues = runtime.after_step()
                 if progress.step >= end or not continues:
                     break
-        if self._scaler.is_enabled() and progress.step > first_step and not int(num_finite):
-            raise NotFiniteError("the training loss is NaN or infinite in every step, and float16 skips such steps")
+        if self._scaler.is_enabled() and progress.step > first_step:
+            self._nonfinite_steps = 0 if int(num_finite) else self._nonfinite_steps + progress.step - first_step
+            if self._nonfinite_steps >= min(divergence.MAX_NONFINITE_STEPS, self.schedule.steps_per_epoch):
+                raise NotFiniteError(
+                    f"the training loss was NaN or infinite in {self._nonfinite_steps} steps one after the other, and "
+                    "float16 skips such steps"
+                )
         totals = torch.stack([loss_sum, *(value.to(self._device) for value in metric_sums.values())]).tolist()
         progress.add_steps(totals[0], dict(zip(metric_sums, totals[1:], strict=True)), runtime.now() - start)
         return progress.step >= end
@@ -411,7 +417,9 @@ class Trainer:
         Args:
             epoch: Number of the epoch, from 0.
         """
-        random = generator(self.config.seed, self.network_id, "training", counter=epoch)
+        is_shared = self.config.population.same_initial_weights and self.config.fusion.mode == "random"
+        owner = 0 if is_shared else self.network_id  # networks with equal beginnings keep the same filters
+        random = generator(self.config.seed, owner, "training", counter=epoch)
         fused = self.task.begin_epoch(self.module, epoch=epoch, random=random)
         self._history.add_fusion(self.progress.interval + 1, epoch, fused)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from inarch.population.config import ExchangeConfig, OpenConfig, WashConfig
+from inarch.population.config import ExchangeConfig, GraftConfig, OpenConfig, StalenessConfig, WashConfig
 from inarch.population.exchange import exchange_rule
 from inarch.population.exchange.participant import Participant
 from inarch.population.exchange.shared_state import SharedState
 from inarch.population.grafting.channels import Channels
+from inarch.population.grafting.compiled_loops import MOST_MOVED
 from inarch.population.membership.outcome import ExchangeOutcome
+from inarch.population.state.precision import unmeasured_statistics
 from inarch.population.state.snapshot import Snapshot
 from inarch.population.state.snapshot_info import SnapshotInfo
 from inarch.population.training.progress import Progress
@@ -173,3 +176,90 @@ def test_copied_network_brings_its_frozen_parameters() -> None:
     """The rest of a copied network was trained for its frozen parameters."""
     before, after = exchange_with_frozen_convolution("pbt", own_score=0.1)
     assert not torch.equal(before[0], after[0])
+
+
+def frozen_norm() -> nn.Sequential:
+    """A network whose first batch norm stays in evaluation mode, as of a pretrained backbone."""
+
+    class FrozenNorm(nn.BatchNorm2d):
+        def train(self, mode: bool = True) -> FrozenNorm:
+            return super().train(False)
+
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), FrozenNorm(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    for layer in (module[1], module[3]):
+        assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None
+        layer.running_mean.fill_(3.0)
+    return module
+
+
+def test_reset_leaves_statistics_that_nobody_measures_again() -> None:
+    config = dataclasses.replace(OpenConfig().run_config("run"), graft=GraftConfig(batch_norm="reset"))
+    parts = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        module = frozen_norm()
+        part = Participant(SharedState(module, None, config), config)
+        part.begin(exchange_rule(config, no_channels), network_id=seed, num_intervals=0)
+        parts.append((module, part))
+    (module, own), (_, donor) = parts
+    snapshot = own.snapshot(origin(own, 0, 3))
+    result = own.exchange((scion(donor, 3),), snapshot.origin, snapshot.information, epoch=1, rate_factor=1, now=0)
+    assert result.outcome is ExchangeOutcome.GRAFTED
+    state = module.state_dict()
+    assert state["1.running_mean"].tolist() == [3.0] * 4 and state["3.running_mean"].tolist() == [0.0] * 4
+    modes = [layer.training for layer in module.eval().modules()]
+    assert unmeasured_statistics(module) == {"1.running_mean", "1.running_var"}
+    assert [layer.training for layer in module.modules()] == modes
+
+
+def test_past_states_hold_frozen_parameters_as_they_are() -> None:
+    """A checkpoint takes the newest past state for the network's weights."""
+    (module, own), (_, donor) = participant(0, freezes=True), participant(1)
+    weight = module.state_dict()["0.weight"].clone()
+    for interval in (2, 3, 4):
+        with torch.no_grad():
+            module[3].weight.add_(0.1)
+        snapshot = own.snapshot(origin(own, 0, interval))
+        own.exchange(
+            (scion(donor, interval),), snapshot.origin, snapshot.information, epoch=1.0, rate_factor=1.0, now=0.0
+        )
+        assert own.history is not None
+        newest = own.history.newest()
+        assert newest is not None
+        for name, tensor in newest.state.items():
+            assert torch.equal(module.state_dict()[name], tensor), name
+        assert torch.equal(newest.state["0.weight"], weight)
+
+
+def test_weights_that_are_not_finite_are_no_past_state() -> None:
+    """A loop may put its last good weights back after them."""
+    (module, own), (_, donor) = participant(0), participant(1)
+    good = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    exchange = functools.partial(own.exchange, epoch=1.0, rate_factor=1.0, now=0.0)
+    with torch.no_grad():
+        module[0].weight.fill_(float("nan"))
+    exchange(ExchangeOutcome.NOT_FINITE, origin(own, 0, 2), ())
+    module.load_state_dict(good)
+    snapshot = own.snapshot(origin(own, 0, 3))
+    result = exchange((scion(donor, 3),), snapshot.origin, snapshot.information)
+    assert result.outcome is ExchangeOutcome.GRAFTED
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values())
+
+
+def test_many_intervals_of_compensation_move_many_states() -> None:
+    config = dataclasses.replace(
+        OpenConfig().run_config("run"), staleness=StalenessConfig(compensation_intervals=MOST_MOVED + 4)
+    )
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 4, 3))
+    own = Participant(SharedState(module, None, config), config)
+    own.begin(exchange_rule(config, no_channels), network_id=0, num_intervals=0)
+    torch.manual_seed(1)
+    other = Participant(SharedState(nn.Sequential(nn.Conv2d(1, 4, 3)), None, config), config)
+    other.begin(exchange_rule(config, no_channels), network_id=1, num_intervals=0)
+    for interval in range(1, MOST_MOVED + 8):
+        snapshot = own.snapshot(origin(own, 0, interval))
+        late = dataclasses.replace(other.snapshot(origin(other, 1, interval)))
+        late = dataclasses.replace(late, buffer=late.buffer.copy())
+        result = own.exchange((late,), snapshot.origin, snapshot.information, epoch=1.0, rate_factor=1.0, now=0.0)
+        assert result.outcome is ExchangeOutcome.GRAFTED

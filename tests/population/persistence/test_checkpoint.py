@@ -18,7 +18,7 @@ import torch
 from inarch.population.errors import CheckpointError, StorageError
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.history import read_table
-from inarch.population.persistence.history_schemas import METRICS
+from inarch.population.persistence.history_schemas import FUSION, METRICS
 from inarch.population.persistence.storage import Storage
 from inarch.population.persistence.tensor_files import PART_BYTES, parts_of, read_tensors
 
@@ -344,7 +344,9 @@ def test_folders_that_were_not_written_whole_are_dropped(storage: Storage) -> No
     store.commit(checkpoint(3))
     assert storage.names("networks/0") == ["000002-001", "000003-001", "000009-001", "incarnation-001"]
     store.commit(checkpoint(4, incarnation=2))
-    assert storage.names("networks/0") == ["000003-001", "000004-002", "incarnation-001"]
+    assert storage.names("networks/0") == ["000002-001", "000003-001", "000004-002", "incarnation-001"]
+    store.commit(checkpoint(5, incarnation=2))
+    assert storage.names("networks/0") == ["000004-002", "000005-002", "incarnation-001"]
 
 
 @pytest.mark.parametrize("name", ["incarnation-x", "incarnation-", ".nfs0001", "000001", "a-b-c"])
@@ -353,3 +355,59 @@ def test_other_names_in_a_network_folder_are_ignored(storage: Storage, name: str
     storage.write(f"networks/0/{name}", b"")
     assert not store.is_fenced(0, 1) and store.list(0) == []
     assert store.commit(checkpoint(1))
+
+
+def test_checkpoints_before_a_resume_stay_until_others_replace_them(storage: Storage) -> None:
+    """In lockstep, all networks resume from an earlier interval if only that is common. It must remain common."""
+    store = CheckpointStore(storage, keep=2)
+    for interval, step in ((30, 0), (40, 0), (46, 470)):
+        store.commit(checkpoint(interval, step=step))
+    store.commit(checkpoint(50, incarnation=2))  # resumed from 40
+    assert [identity.interval for identity in store.list(0)] == [40, 46, 50]
+    store.commit(checkpoint(60, incarnation=2))
+    assert [identity.interval for identity in store.list(0)] == [50, 60]
+
+
+class LostAnswer(Storage):
+    """Carries out the write of a manifest, and reports it as failed."""
+
+    def write(self, relative: str, content: bytes) -> None:
+        super().write(relative, content)
+        if relative.endswith("manifest.json"):
+            raise StorageError("no answer")
+
+
+def test_rows_of_a_commit_that_only_seems_to_fail_are_counted_once(tmp_path: Path) -> None:
+    store = CheckpointStore(Storage(str(tmp_path)), keep=1)
+    store.commit(checkpoint(1))
+    with pytest.raises(StorageError, match="no answer"):
+        CheckpointStore(LostAnswer(str(tmp_path)), keep=1).commit(checkpoint(2))
+    third = checkpoint(3)
+    store.commit(dataclasses.replace(third, rows={"metrics": [*checkpoint(2).rows["metrics"], *third.rows["metrics"]]}))
+    store.commit(checkpoint(4))
+    store.flush_history()
+    for all_incarnations in (False, True):
+        table = read_table(Storage(str(tmp_path)), "metrics", all_incarnations=all_incarnations)
+        assert table.column("interval").to_pylist() == [1, 2, 3, 4]
+
+
+def test_epoch_that_another_incarnation_finishes_keeps_its_rows(tmp_path: Path) -> None:
+    def fused(interval: int, epoch: int, incarnation: int, kept: int) -> dict[str, Any]:
+        row = {"network": 0, "interval": interval, "incarnation": incarnation, "epoch": epoch, "layer": "c"}
+        return dict.fromkeys(FUSION.names) | row | {"kept": kept}
+
+    storage = Storage(str(tmp_path))
+    store = CheckpointStore(storage, keep=9)
+    for made, rows in (
+        (checkpoint(1), [fused(1, 0, 1, 4)]),
+        (checkpoint(1, step=15), [fused(2, 1, 1, 3)]),  # it stops within interval 2, in which epoch 1 has begun
+        (checkpoint(2, incarnation=2), [fused(3, 2, 2, 2)]),
+        (checkpoint(3, incarnation=3), [fused(3, 2, 3, 1)]),  # epoch 2 begins again
+    ):
+        store.commit(dataclasses.replace(made, rows={**made.rows, "fusion": rows}))
+    table = read_table(storage, "fusion")
+    assert table.select(["epoch", "kept"]).to_pylist() == [
+        {"epoch": 0, "kept": 4},
+        {"epoch": 1, "kept": 3},
+        {"epoch": 2, "kept": 1},
+    ]

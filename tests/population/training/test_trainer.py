@@ -410,12 +410,14 @@ def test_float16_network_that_overflows_has_diverged() -> None:
     """The scaler skips each step, so the weights stay finite."""
     config = small_config(device=DeviceConfig(precision="float16"))
     task = ImageClassification(config, tiny_splits(config), factory=Overflowing)
-    with pytest.raises(NotFiniteError, match="diverged in interval 1: the training loss is NaN or infinite"):
+    with pytest.raises(NotFiniteError, match="diverged in interval 1: the training loss was NaN or infinite"):
         live(Trainer(task, config, network_id=0), FakeRuntime())
 
 
-def test_float16_network_that_overflows_at_times_trains_on() -> None:
-    config = small_config(device=DeviceConfig(precision="float16"))
+@pytest.mark.parametrize("interval_steps", [None, 1])
+def test_float16_network_that_overflows_at_times_trains_on(interval_steps: int | None) -> None:
+    schedule = ScheduleConfig(epochs=3, batch_size=16, interval_steps=interval_steps, eval_every="epoch")
+    config = small_config(device=DeviceConfig(precision="float16"), schedule=schedule)
     factory = functools.partial(Overflowing, every=3)
     trainer = Trainer(ImageClassification(config, tiny_splits(config), factory=factory), config, network_id=0)
     live(trainer, FakeRuntime())
@@ -661,6 +663,22 @@ def test_mean_of_a_compact_network_has_its_fusion_buffers() -> None:
     for name in structural:
         assert torch.equal(mean[name], own[name]), name
     assert not torch.equal(mean["conv1.weight"], own["conv1.weight"])
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_networks_with_equal_beginnings_keep_equal_random_filters(is_same: bool) -> None:
+    config = small_config(
+        population=PopulationConfig(size=2, same_initial_weights=is_same),
+        fusion=FusionConfig(mode="random", rates=(0.5,)),
+        exchange=ExchangeConfig(rule="none"),
+    )
+    chosen = []
+    for network_id in (0, 1):
+        trainer = new_trainer(config, network_id=network_id)
+        live(trainer, FakeRuntime())
+        tensors = named_tensors(trainer.module)
+        chosen.append(torch.cat([value for name, value in tensors.items() if name.endswith("fusion_chosen")]))
+    assert torch.equal(*chosen) == is_same
 
 
 def test_ema_differs_from_the_initial_and_the_current_weights() -> None:
