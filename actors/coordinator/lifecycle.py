@@ -482,7 +482,11 @@ class NetworkLifecycle:
         try:
             standing = await asyncio.wait_for(self._group.describe(member.id), lease_seconds(self._config) / 2)
         except (RayError, TimeoutError) as error:
-            if member.state in ACTIVE:
+            if member.state is MemberState.STARTING and self._is_wanted(member.id):  # not placed, or not built yet
+                self.terminate(member.id)
+                self._members.move(member.id)
+                await self._start_again(member.id)
+            elif member.state in ACTIVE:
                 self._spawn_loss(member.id, format_error(error))
             return
         network = standing.description

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from inarch.actors.coordinator import run_metadata
 from inarch.actors.coordinator.background_tasks import BackgroundTasks
@@ -12,6 +13,10 @@ from inarch.actors.coordinator.run_state import Phase, RunState
 from inarch.population.errors import RunExistsError, StorageError
 from inarch.population.membership.members import Members
 from inarch.population.persistence.storage import Storage
+
+SAME_SECONDS = 30.0
+"""Seconds for which a record that has not changed is not written again. Each write also shows whether another start
+has claimed the folder."""
 
 
 class MemberRecorder:
@@ -39,6 +44,8 @@ class MemberRecorder:
         """
         self._storage, self._members, self._state = storage, members, state
         self._background, self._monitor, self._token = background, monitor, token
+        self._written: tuple[Any, ...] | None = None
+        self._written_at = 0.0
         self._last_phase: Phase | None = None
         self._is_complete = False
         self._is_writing = asyncio.Lock()
@@ -64,6 +71,12 @@ class MemberRecorder:
         is_unread = not (len(self._members) or self._state.has_begun)
         if is_unread:  # a restarted coordinator that has read no members yet must not record that
             return
+        events = self._monitor.life_events()
+        content = (last_phase or self._state.phase, self._state.message, [*self._members], len(events))
+        content = (*content, self._state.resources, self._state.limit)
+        is_recent = time.monotonic() - self._written_at < SAME_SECONDS
+        if content == self._written and is_recent and last_phase is None:
+            return
         try:
             await asyncio.to_thread(
                 run_metadata.write_members,
@@ -72,11 +85,12 @@ class MemberRecorder:
                 state=last_phase or self._state.phase,
                 message=self._state.message,
                 members=self._members,
-                events=self._monitor.life_events(),
+                events=events,
                 placement=self._state.resources,
                 began=time.time() - self._state.seconds,
                 limit=self._state.limit,
             )
+            self._written, self._written_at = content, time.monotonic()
             self._is_complete = last_phase is not None
             self._monitor.record_storage(None, "")
             await asyncio.to_thread(self._monitor.log.sync)

@@ -18,6 +18,9 @@ from inarch.population.persistence.history_schemas import TABLES
 SLOW_SECONDS = 30.0
 """Time after which a write that has not ended counts as trouble with storage."""
 
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 60.0
+"""Pause after a write that failed before it is tried again. It doubles with each failure."""
+
 
 class StorageMetrics:
     """Counters of one run for Ray's dashboard and Prometheus. Each network's process adds to them."""
@@ -49,8 +52,9 @@ class AsyncCheckpointer:
 
     At most two checkpoints are in memory: one that is being written, and one that waits. A newer checkpoint replaces
     the one that waits, and includes its history rows and its best weights, so nothing is lost. A checkpoint whose write
-    failed waits too, until the next one comes. If storage fails or hangs for longer than the deadline, the failure is
-    raised in the training thread. Once a later incarnation may commit, this one writes nothing more (`is_fenced`).
+    failed waits too, and is tried again after a pause. If storage fails or hangs for longer than the deadline, the
+    failure is raised in the training thread. Once a later incarnation may commit, this one writes nothing more
+    (`is_fenced`).
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class AsyncCheckpointer:
         *,
         deadline_seconds: float,
         slow_seconds: float = SLOW_SECONDS,
+        pause_seconds: float = FIRST_PAUSE_SECONDS,
         metrics: StorageMetrics | None = None,
     ) -> None:
         """Create the checkpointer. Its thread starts with the first checkpoint.
@@ -69,8 +74,10 @@ class AsyncCheckpointer:
             log: Log of the network, for failures of storage.
             deadline_seconds: Longest time that storage may fail, and longest time to write one checkpoint.
             slow_seconds: Time after which a write that has not ended counts as trouble with storage.
+            pause_seconds: Pause after the first failure, before the write is tried again.
             metrics: Counters of the run. None: nothing is counted.
         """
+        self._first_pause = self._pause = pause_seconds
         self._checkpoints, self._log, self._metrics = checkpoints, log, metrics
         self._deadline, self._slow = deadline_seconds, slow_seconds
         self._changed = threading.Condition()
@@ -165,10 +172,23 @@ class AsyncCheckpointer:
                 newer, self._writing = self._waiting, None
                 if not is_written and not self.is_fenced:
                     self._waiting = pending if newer is None else newer.after(pending)
+                    self._try_later()
                 elif newer is not None:
                     self._begin_next(newer)
                 pending = self._writing  # read here: once the lock is free, `commit` may start another thread
                 self._changed.notify_all()
+
+    def _try_later(self) -> None:
+        """Write the checkpoint that waits after a pause, unless another call has written it by then."""
+        if self._error is None:
+            timer = threading.Timer(self._pause, self._try_again)
+            timer.daemon = True
+            timer.start()
+            self._pause = min(2.0 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    def _try_again(self) -> None:
+        with self._changed:
+            self._begin()
 
     def _begin_next(self, pending: _Pending) -> None:
         if self.is_fenced:
@@ -192,7 +212,7 @@ class AsyncCheckpointer:
                 raise
             return False
         checkpoint.release()
-        self._failing_since, self._failure = None, None
+        self._failing_since, self._failure, self._pause = None, None, self._first_pause
         self.is_fenced |= not is_written
         if self._metrics is not None and is_written:
             self._metrics.checkpoints.inc()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -38,6 +39,20 @@ class _PartCounter:
         self.parts += 1
 
 
+def _in_background(call: Callable[[], T]) -> concurrent.futures.Future[T]:
+    """Call a function on a thread of its own. A call that hangs does not keep the process from ending."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="storage", daemon=True).start()
+    return future
+
+
 class Storage:
     """One folder, local or in a bucket. All paths of its methods are relative to it."""
 
@@ -64,7 +79,6 @@ class Storage:
                 raise StorageError(f"storage {uri!r} cannot be opened: {error}") from error
         else:
             self._filesystem, self._root = pafs.LocalFileSystem(), self.uri
-        self._calls = concurrent.futures.ThreadPoolExecutor(max_workers=4, thread_name_prefix="storage")
 
     @property
     def filesystem(self) -> pafs.FileSystem:
@@ -272,7 +286,7 @@ class Storage:
 
         With a counter, the deadline begins anew with each part.
         """
-        future = self._calls.submit(call)
+        future = _in_background(call)
         try:
             while True:
                 before = counter.parts if counter else 0

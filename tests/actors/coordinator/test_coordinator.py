@@ -129,6 +129,7 @@ def test_failure_is_announced_after_it_is_recorded(tmp_path: Path) -> None:
         run = coordinator(tmp_path, MemberState.TRAINING)
         state = run.context.state
         state.begin()
+        write_config(run.context.storage, run.context.spec, describe_run(tiny_task(run.context.config)))
         waiting = asyncio.create_task(plain(run).wait(10.0))
         reacting = asyncio.create_task(run.react())
         state.fail("no disk")

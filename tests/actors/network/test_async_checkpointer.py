@@ -145,6 +145,24 @@ def test_failed_write_waits_for_the_next_checkpoint(tmp_path: Path) -> None:
     assert best is not None and best[0]["weight"].tolist() == [1.0, 1.0, 1.0]
 
 
+def test_failed_write_is_tried_again_without_another_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "networks").mkdir(parents=True)
+    (folder / "networks" / "0").write_text("a file in the place of the network's folder")
+    storage = Storage(str(folder))
+    checkpointer = AsyncCheckpointer(
+        CheckpointStore(storage),
+        LogFile(Storage(str(folder) + "-log"), "network-0"),
+        deadline_seconds=60.0,
+        pause_seconds=0.05,
+    )
+    checkpointer.commit(checkpoint(1))
+    until(lambda: "networks/0" in checkpointer.trouble().reason)
+    (folder / "networks" / "0").unlink()
+    until(lambda: not checkpointer.trouble().reason)
+    assert [item.interval for item in CheckpointStore(storage).list(0)] == [1]
+
+
 def test_lent_states_are_written_as_they_were(tmp_path: Path, hang: Hang) -> None:
     checkpointer, history = checkpointer_of(tmp_path), StateHistory(1)
     weight = torch.zeros(BYTES // 4)

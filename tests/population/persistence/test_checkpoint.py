@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,6 +248,20 @@ def test_storage_write_past_the_deadline_raises(tmp_path) -> None:
     storage = Storage(str(tmp_path), filesystem=pafs.PyFileSystem(bucket), deadline_seconds=0.05)
     with pytest.raises(StorageError, match=r"did not write file within 0\.05 s"):
         storage.write("file", b"x")
+
+
+def test_storage_that_hangs_does_not_keep_a_process_from_ending(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # nobody writes into it, so that a read hangs
+    script = (
+        "import sys; from inarch.population.persistence.storage import Storage\n"
+        "from inarch.population.errors import StorageError\n"
+        "try: Storage(sys.argv[1], deadline_seconds=0.2).read('pipe')\n"
+        "except StorageError as error: print(error)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0 and "did not read pipe within 0.2 s" in result.stdout, result.stderr
 
 
 def test_storage_that_cannot_be_opened_raises() -> None:
