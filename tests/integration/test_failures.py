@@ -21,6 +21,7 @@ import torch
 
 from inarch.actors import PopulationRun
 from inarch.actors.driver import coordinator_client
+from inarch.experiments.cli import main
 from inarch.population import (
     DataConfig,
     ExchangeConfig,
@@ -34,6 +35,7 @@ from inarch.population.errors import (
 )
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
+from inarch.population.tasks.run_folder import read_members
 from tests.conftest import small_config
 from tests.images import encoded, picture, write_table
 from tests.integration.runs import (
@@ -102,10 +104,21 @@ def test_lockstep_run_after_network_kill_has_the_same_weights(begin) -> None:
 
 
 @pytest.mark.slow
-def test_run_fails_with_the_reason_when_all_networks_diverge(begin) -> None:
+def test_run_fails_with_the_reason_when_all_networks_diverge(begin, capsys) -> None:
     run = begin("diverging", optimizer=OptimizerConfig(learning_rate=1e30))
     with pytest.raises(RunError, match="diverged in interval 1"):
         run.wait(seconds=60)
+    record = read_members(Storage(run.path)) or {}
+    assert record["state"] == "failed" and (Path(run.path) / "report.html").exists()
+    assert "diverged in interval 1" in run.stop(seconds=30).failure
+    with pytest.raises(SystemExit, match="2"):
+        main(["stop", run.path])
+    run.close()
+    with pytest.raises(SystemExit, match="0"):
+        main(["status", run.path])
+    stopped, *_, recorded = capsys.readouterr().out.partition("last recorded state")
+    assert "failed: " in stopped and "diverged in interval 1" in stopped
+    assert "failed" in recorded and "diverged in interval 1" in recorded
 
 
 class FailsOnce:

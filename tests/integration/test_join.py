@@ -243,6 +243,8 @@ def test_open_run_is_scaled_down_and_reopened(open_run, tmp_path: Path) -> None:
     run.stop(seconds=30)
     assert states(run) == ["retired", "stopped"]
     run.close()
+    with pytest.raises(ConfigError, match="data, model and schedule of their own; resume it without epochs"):
+        PopulationRun.resume(run.path, epochs=9)
     again = PopulationRun.resume(run.path)
     with join("again", network(), name="b") as member:
         assert (member.network_id, member.incarnation, member.every) == (1, 2, 2)

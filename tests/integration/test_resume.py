@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
@@ -15,6 +16,7 @@ import ray
 
 from inarch.actors import PopulationRun
 from inarch.actors.driver.discovery import check_folder_not_live
+from inarch.actors.driver.process_start import process_start
 from inarch.actors.driver.trusted_clusters import TrustedClusters
 from inarch.population import (
     DataConfig,
@@ -120,7 +122,7 @@ def test_resume_is_refused_while_a_driver_lives_elsewhere(cluster: str, tmp_path
     storage = Storage(str(tmp_path))
     driver = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
-        cluster_record = {
+        cluster_record: dict[str, Any] = {
             "run": "other",
             "address": f"127.0.0.1:{elsewhere.getsockname()[1]}",
             "is_detached": False,
@@ -129,6 +131,12 @@ def test_resume_is_refused_while_a_driver_lives_elsewhere(cluster: str, tmp_path
         storage.write("cluster.json", json.dumps(cluster_record).encode())
         with pytest.raises(RunError, match=f"run other is live: process {driver.pid} drives it"):
             check_folder_not_live(storage, TrustedClusters())
+        started = process_start(driver.pid)
+        assert started is not None
+        driver_record = cluster_record["driver"] | {"process_started": started - 60.0}  # an earlier process of this id
+        storage.write("cluster.json", json.dumps(cluster_record | {"driver": driver_record}).encode())
+        check_folder_not_live(storage, TrustedClusters())
+        storage.write("cluster.json", json.dumps(cluster_record).encode())
         driver.kill()
         driver.wait(timeout=10)
         check_folder_not_live(storage, TrustedClusters())
