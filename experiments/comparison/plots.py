@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -112,7 +112,7 @@ def _gain(comparison: Comparison, record: ResultsStore) -> None:
     figure, panels = _figure(2)
     every = [point for points in series.values() for point in points]
     spans = [float(np.ptp([p.train_loss for p in every])), float(np.ptp([p.decay_time for p in every]))]
-    colors = itertools.cycle(color_sequences["tab10"])
+    colors = _colors(len(series))
     for number, ((name, points), color) in enumerate(zip(series.items(), colors, strict=False)):
         shift = 0.008 * (number - 0.5 * (len(series) - 1))  # so that the intervals of the methods lie side by side
         losses = [point.train_loss - shift * spans[0] for point in points]
@@ -283,9 +283,14 @@ def _band(
     )
 
 
+def _colors(count: int) -> Iterator[Any]:
+    """Return at least as many colors, which repeat only above twenty."""
+    return itertools.cycle(color_sequences["tab10" if count <= len(color_sequences["tab10"]) else "tab20"])
+
+
 def _arms(order: list[str], rows: list[Row]) -> Iterable[tuple[str, str]]:
     """Return the arms that have rows, each with its color. The color of an arm is the same in every picture."""
-    colors = itertools.cycle(color_sequences["tab10"])
+    colors = _colors(len(order))
     present = {row["arm"] for row in rows}
     arm_colors = itertools.islice(colors, len(order))
     return [(arm, to_hex(color)) for arm, color in zip(order, arm_colors, strict=True) if arm in present]
