@@ -66,7 +66,7 @@ def test_view_shows_time_left_best_and_mean() -> None:
     assert "50%, about 1 min 0 s left; accuracy best 90.0%, mean 80.0%" in text
 
 
-def test_time_left_of_a_resumed_run_counts_what_it_has_trained_since() -> None:
+def test_time_left_of_a_resumed_run_counts_from_the_resume() -> None:
     first = status(network(0, interval=20), seconds=2.0)
     later = status(network(0, interval=30), seconds=62.0)
     text = shown(later, first=first)

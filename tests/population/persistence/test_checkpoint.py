@@ -374,7 +374,7 @@ def test_other_names_in_a_network_folder_are_ignored(storage: Storage, name: str
     assert store.commit(checkpoint(1))
 
 
-def test_checkpoints_before_a_resume_stay_until_others_replace_them(storage: Storage) -> None:
+def test_checkpoints_before_a_resume_stay_until_replaced(storage: Storage) -> None:
     """In lockstep, all networks resume from an earlier interval if only that is common. It must remain common."""
     store = CheckpointStore(storage, keep=2)
     for interval, step in ((30, 0), (40, 0), (46, 470)):
@@ -394,7 +394,7 @@ class LostAnswer(Storage):
             raise StorageError("no answer")
 
 
-def test_rows_of_a_commit_that_only_seems_to_fail_are_counted_once(tmp_path: Path) -> None:
+def test_rows_of_a_commit_that_seems_to_fail_are_counted_once(tmp_path: Path) -> None:
     store = CheckpointStore(Storage(str(tmp_path)), keep=1)
     store.commit(checkpoint(1))
     with pytest.raises(StorageError, match="no answer"):

@@ -666,7 +666,7 @@ def test_mean_of_a_compact_network_has_its_fusion_buffers() -> None:
 
 
 @pytest.mark.parametrize("is_same", [True, False])
-def test_networks_with_equal_beginnings_keep_equal_random_filters(is_same: bool) -> None:
+def test_networks_with_equal_beginnings_keep_equal_filters(is_same: bool) -> None:
     config = small_config(
         population=PopulationConfig(size=2, same_initial_weights=is_same),
         fusion=FusionConfig(mode="random", rates=(0.5,)),
