@@ -218,7 +218,7 @@ def test_past_states_hold_frozen_parameters_as_they_are() -> None:
     weight = module.state_dict()["0.weight"].clone()
     for interval in (2, 3, 4):
         with torch.no_grad():
-            module[3].weight.add_(0.1)
+            module.get_parameter("3.weight").add_(0.1)
         snapshot = own.snapshot(origin(own, 0, interval))
         own.exchange(
             (scion(donor, interval),), snapshot.origin, snapshot.information, epoch=1.0, rate_factor=1.0, now=0.0
@@ -237,7 +237,7 @@ def test_weights_that_are_not_finite_are_no_past_state() -> None:
     good = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     exchange = functools.partial(own.exchange, epoch=1.0, rate_factor=1.0, now=0.0)
     with torch.no_grad():
-        module[0].weight.fill_(float("nan"))
+        module.get_parameter("0.weight").fill_(float("nan"))
     exchange(ExchangeOutcome.NOT_FINITE, origin(own, 0, 2), ())
     module.load_state_dict(good)
     snapshot = own.snapshot(origin(own, 0, 3))

@@ -237,15 +237,14 @@ def test_alpha_refuses_settings_out_of_range(a: float, c: float) -> None:
 def two_ways(groups: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A transposed convolution, and a convolution whose weight has the same filters along its first dimension."""
     torch.manual_seed(0)
-    transposed = torch.nn.Sequential(torch.nn.ConvTranspose2d(4, 6, 3, groups=groups), torch.nn.BatchNorm2d(6))
-    plain = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, groups=groups), torch.nn.BatchNorm2d(6))
+    layer, other = torch.nn.ConvTranspose2d(4, 6, 3, groups=groups), torch.nn.Conv2d(4, 6, 3, groups=groups)
     with torch.no_grad():
-        weight = transposed[0].weight  # (inputs, outputs of a group, 3, 3)
+        weight = layer.weight  # (inputs, outputs of a group, 3, 3)
         weight[:, 1] *= 1e-4  # an invalid filter in each group
         for group in range(groups):
             inputs, outputs = (slice(group * count // groups, (group + 1) * count // groups) for count in (4, 6))
-            plain[0].weight[outputs] = weight[inputs].transpose(0, 1)
-    return transposed, plain
+            other.weight[outputs] = weight[inputs].transpose(0, 1)
+    return torch.nn.Sequential(layer, torch.nn.BatchNorm2d(6)), torch.nn.Sequential(other, torch.nn.BatchNorm2d(6))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
