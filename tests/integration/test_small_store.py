@@ -22,7 +22,7 @@ from inarch import PopulationRun
 from tests.conftest import small_config
 from inarch.population.config import ScheduleConfig, PopulationConfig
 
-ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, namespace="inarch")
+ray.init("local", num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, namespace="inarch")
 images, storage = int(sys.argv[1]), sys.argv[2]
 labels = np.arange(images) % 10
 data = (np.zeros((images, 1, 32, 32), dtype=np.uint8) + labels[:, None, None, None].astype(np.uint8), labels)
