@@ -253,8 +253,8 @@ def status(
     except (ClusterError, RunNotFoundError, UntrustedError) as error:
         folder = find_run(name, storage=storage)
         result = read_result(folder)
-        is_asked = address is None and not os.environ.get("RAY_ADDRESS")  # the recorded address, not another one
-        is_gone = isinstance(error, RunNotFoundError) or (isinstance(error, NoClusterError) and is_asked)
+        is_recorded = address is None and not os.environ.get("RAY_ADDRESS")  # the address that was asked
+        is_gone = isinstance(error, RunNotFoundError) or (isinstance(error, NoClusterError) and is_recorded)
         try:
             record = read_members(folder) or {}
         except DamagedError:

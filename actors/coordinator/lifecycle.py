@@ -22,6 +22,7 @@ from inarch.actors.coordinator.network_group import format_error
 from inarch.actors.coordinator.resumption.resume_plan import start_plans
 from inarch.actors.coordinator.run_context import RunContext
 from inarch.actors.messages import Command, ExitReason, References, StartMode, StartPlan, lease_seconds
+from inarch.actors.network.standing import NetworkStanding
 from inarch.actors.retry import RETRY_SECONDS
 from inarch.population.errors import InarchError, RunError, StorageError, StructureError
 from inarch.population.membership.failure_policy import FailureDecision, NetworkExit, NetworkHistory, decide
@@ -469,25 +470,17 @@ class NetworkLifecycle:
     async def reattach(self, member: MemberRecord) -> None:
         """Ask a found network how it stands, and supervise it. A member without an answering process is lost.
 
-        A network that had no process starts as if nothing had happened. That is no restart.
+        A network that waits for its process, or is being built, starts as if nothing had happened. That is no restart.
         """
-        if member.id not in self._group:
-            is_waiting = self._members[member.id].state is MemberState.STARTING
-            if is_waiting and self._is_wanted(member.id):
-                self._members.move(member.id)
-                await self._start_again(member.id)
-            elif self._members[member.id].state in ACTIVE:
-                self._spawn_loss(member.id, "it was gone when the coordinator restarted")
-            return
-        try:
-            standing = await asyncio.wait_for(self._group.describe(member.id), lease_seconds(self._config) / 2)
-        except (RayError, TimeoutError) as error:
-            if member.state is MemberState.STARTING and self._is_wanted(member.id):  # not placed, or not built yet
+        standing, reason = await self._standing(member.id)
+        if standing is None:
+            state = self._members[member.id].state
+            if state is MemberState.STARTING and self._is_wanted(member.id):
                 self.terminate(member.id)
                 self._members.move(member.id)
                 await self._start_again(member.id)
-            elif member.state in ACTIVE:
-                self._spawn_loss(member.id, format_error(error))
+            elif state in ACTIVE:
+                self._spawn_loss(member.id, reason)
             return
         network = standing.description
         self._population.mark_started(member.id, interval=network.interval)
@@ -497,6 +490,15 @@ class NetworkLifecycle:
         if standing.report is not None:
             self._monitor.record_report(standing.report, is_news=False)
         self._background.spawn(self._supervise(member.id))
+
+    async def _standing(self, network_id: int) -> tuple[NetworkStanding | None, str]:
+        """Return how a found network stands, or None and the reason why it does not answer."""
+        if network_id not in self._group:
+            return None, "it was gone when the coordinator restarted"
+        try:
+            return await asyncio.wait_for(self._group.describe(network_id), lease_seconds(self._config) / 2), ""
+        except (RayError, TimeoutError) as error:
+            return None, format_error(error)
 
     def _spawn_loss(self, network_id: int, reason: str) -> None:
         self._background.spawn(self._handle_failure(network_id, NetworkExit(), reason))

@@ -72,8 +72,8 @@ class MemberRecorder:
         if is_unread:  # a restarted coordinator that has read no members yet must not record that
             return
         events = self._monitor.life_events()
-        content = (last_phase or self._state.phase, self._state.message, [*self._members], len(events))
-        content = (*content, self._state.resources, self._state.limit)
+        state = self._state
+        content = (state.phase, state.message, [*self._members], len(events), state.resources, state.limit)
         is_recent = time.monotonic() - self._written_at < SAME_SECONDS
         if content == self._written and is_recent and last_phase is None:
             return

@@ -254,13 +254,16 @@ def connect_to_recorded(cluster: Mapping[str, Any], trusted: TrustedClusters) ->
 
     Raises:
         UntrustedError: The folder names a cluster on another machine, and the caller has named none.
+        NoClusterError: No process listens at the address, and the run was started on this machine.
         ClusterError: This process is connected to another cluster, or no cluster answers.
     """
     address = trusted.of_live_run(cluster["address"], cluster["run"])
     try:
         connect_to(address)
     except ClusterError as error:
-        raise ClusterError(f"run {cluster['run']}: {error}; the run has ended, or runs on another machine") from None
+        is_here = cluster["driver"].get("host") == socket.gethostname()
+        kind = type(error) if is_here else ClusterError  # an address such as 127.0.0.1 names another machine elsewhere
+        raise kind(f"run {cluster['run']}: {error}; the run has ended, or runs on another machine") from None
 
 
 def connect_to(address: str) -> None:

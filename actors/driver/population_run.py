@@ -475,7 +475,7 @@ class PopulationRun:
             result = self._recorded_result()
         except RunError as error:
             result = RunResult(path=self.path, table=None, failure=str(error))
-        self._finish_callbacks(result)
+        self._finish_callbacks(None if result.failure else result)
         return result
 
     def _recorded_result(self) -> RunResult:

@@ -78,6 +78,7 @@ class AsyncCheckpointer:
             metrics: Counters of the run. None: nothing is counted.
         """
         self._first_pause = self._pause = pause_seconds
+        self._is_pausing = False
         self._checkpoints, self._log, self._metrics = checkpoints, log, metrics
         self._deadline, self._slow = deadline_seconds, slow_seconds
         self._changed = threading.Condition()
@@ -180,7 +181,8 @@ class AsyncCheckpointer:
 
     def _try_later(self) -> None:
         """Write the checkpoint that waits after a pause, unless another call has written it by then."""
-        if self._error is None:
+        if self._error is None and not self._is_pausing:
+            self._is_pausing = True
             timer = threading.Timer(self._pause, self._try_again)
             timer.daemon = True
             timer.start()
@@ -188,6 +190,7 @@ class AsyncCheckpointer:
 
     def _try_again(self) -> None:
         with self._changed:
+            self._is_pausing = False
             self._begin()
 
     def _begin_next(self, pending: _Pending) -> None:

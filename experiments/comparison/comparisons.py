@@ -31,9 +31,9 @@ from inarch.experiments.comparison.regime_comparisons import (
     information,
     quickstart,
     revival,
-    strength,
 )
 from inarch.experiments.comparison.regime_setting import LONGEST
+from inarch.experiments.comparison.strength_comparison import strength
 from inarch.population.config import (
     DataConfig,
     DebugConfig,

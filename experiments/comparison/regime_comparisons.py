@@ -10,9 +10,6 @@ from inarch.experiments.comparison.regime_setting import (
     BATCH,
     EXCHANGE_STEPS,
     METHODS,
-    MOST,
-    PULLED_EPOCHS,
-    SHUFFLED_EPOCHS,
     STRONG_WEIGHT_DECAY,
     WEIGHT_DECAY,
     WITH_SEVERAL,
@@ -170,60 +167,6 @@ def diversity(data: DataConfig, epochs: int) -> Comparison:
         ),
         baseline="plain, independent",
         seeds=(0, 1, 2, 3, 4),
-    )
-
-
-def strength(data: DataConfig, epochs: int) -> Comparison:
-    """Return the comparison of how strongly PAPA pulls and WASH shuffles.
-
-    `horizon` pulls equally in sum at every length. There, the mean of the networks' weights is poor after 120 epochs.
-
-    Args:
-        data: Data that the networks train on.
-        epochs: Epochs of the longer schedule. The shorter one has half of them.
-    """
-
-    def arms(length: str, config: RunConfig, pulls: tuple[int, ...], washes: tuple[float, ...] = ()) -> list[Arm]:
-        baseline = f"{length}, independent"
-        # A pull or probability is MOST at most. What would be cut to that is left out.
-        at_most, wash_at_most = (
-            max(1.0, MOST * config.schedule.epochs / of) for of in (PULLED_EPOCHS, SHUFFLED_EPOCHS)
-        )
-        changed = {
-            "independent": ("without exchange", METHODS["independent"][1](config)),
-            **{
-                f"PAPA x {factor}": (f"PAPA with {factor} times the pull of horizon", with_papa(config, factor))
-                for factor in pulls
-                if factor <= at_most
-            },
-            **{
-                f"WASH x {factor:g}": (
-                    f"WASH with {factor:g} times the probability of devices",
-                    with_wash(config, factor),
-                )
-                for factor in washes
-                if factor <= wash_at_most
-            },
-        }
-        return [
-            Arm(
-                name=f"{length}, {method}",
-                description=f"four networks for {config.schedule.epochs} epochs, {description}",
-                config=config_of_arm,
-                against=baseline,
-            )
-            for method, (description, config_of_arm) in changed.items()
-        ]
-
-    brief, long = (in_regime(data, size=4, epochs=length) for length in (max(1, epochs // 2), epochs))
-    short = arms("short", brief, (1, 2, 4, 8), (0.1, 1.0, 3.0))
-    return Comparison(
-        name="strength",
-        question="How strongly must PAPA pull, and WASH shuffle, so that the networks gain and their soup works?",
-        arms=(*short, *arms("long", long, (1, 4, 8))),
-        baseline=short[0].name,
-        seeds=(0, 1, 2, 3, 4),
-        does_equal_work=False,
     )
 
 

@@ -89,7 +89,7 @@ def with_papa(config: RunConfig, strength: float = 1.0) -> RunConfig:
 
     Args:
         config: The configuration to change.
-        strength: Times the usual pull.
+        strength: Factor of the pull.
     """
     pull = min(MOST, strength * PULLED_EPOCHS / config.schedule.epochs)
     return _with_all_often(config, exchange=ExchangeConfig(rule="papa"), papa=PapaConfig(pull=pull))
@@ -100,7 +100,7 @@ def with_wash(config: RunConfig, strength: float = 1.0) -> RunConfig:
 
     Args:
         config: The configuration to change.
-        strength: Times the usual probability that a weight moves.
+        strength: Factor of the probability that a weight moves.
     """
     wash = WashConfig(probability=min(MOST, strength * SHUFFLED_EPOCHS / config.schedule.epochs))
     return _with_all_often(config, exchange=ExchangeConfig(rule="wash"), wash=wash, mode="lockstep")

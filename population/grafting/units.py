@@ -49,15 +49,17 @@ class GraftUnit:
         return self._by_group(weight).clone().flatten(0, 1) if self.transposed_groups else weight
 
     def set_filters_(self, weight: Tensor, filters: Tensor) -> None:
-        """Write filters back into the weight that names the unit.
+        """Write filters into the weight that names the unit.
 
         Args:
             weight: The weight. It is changed.
-            filters: Filters as `filters` returns them.
+            filters: Shape (filters, ...), as `filters` returns them. The weight itself has its values already.
         """
         if self.transposed_groups:
             places = self._by_group(weight)
             places.copy_(filters.unflatten(0, places.shape[:2]))
+        elif filters is not weight:
+            weight.copy_(filters)
 
     def _by_group(self, weight: Tensor) -> Tensor:
         """Return a view of a transposed convolution, shape (groups, outputs of a group, inputs of a group, ...)."""

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inarch.population.errors import DamagedError, MissingError
-from inarch.population.persistence.history_schemas import EARLY_TABLES, TABLES, schema_of
+from inarch.population.persistence.history_schemas import EARLY_TABLES, ROW_KEYS, TABLES, schema_of
 from inarch.population.persistence.paths import joined
 from inarch.population.persistence.storage import Storage
 from inarch.population.persistence.table_files import from_parquet_file, to_parquet_file
@@ -71,8 +71,7 @@ def read_table(storage: Storage, table: str, *, all_incarnations: bool = False) 
     """
     rows = _parts(storage, table)
     key = "rootstock" if table == "grafts" else "network"
-    metrics = rows if table == "metrics" else _parts(storage, "metrics")
-    if table in EARLY_TABLES or _has_repetitions(metrics):
+    if table in EARLY_TABLES or _has_repetitions(rows, ROW_KEYS[table]):
         rows = _distinct(rows)
     within = ["position"] if table == "exchanges" else []
     if all_incarnations or table == "births":
@@ -82,6 +81,7 @@ def read_table(storage: Storage, table: str, *, all_incarnations: bool = False) 
         last = rows.group_by(keys).aggregate([("incarnation", "max")]).rename_columns([*keys, "last"])
     else:
         keys = [key, "interval"]
+        metrics = rows if table == "metrics" else _parts(storage, "metrics")
         last = _last_incarnations(metrics).rename_columns([*keys, "last"])
     joined = rows.join(last, keys)
     is_last = pc.field("incarnation") == pc.field("last")
@@ -264,10 +264,9 @@ def _distinct(rows: pa.Table) -> pa.Table:
     return rows.group_by(rows.schema.names).aggregate([])
 
 
-def _has_repetitions(metrics: pa.Table) -> bool:
-    """Whether an incarnation has several rows for an interval. Then the other tables may have repetitions, too."""
-    keys = metrics.select(["network", "interval", "incarnation"])
-    return len(keys.group_by(keys.schema.names).aggregate([])) < len(keys)
+def _has_repetitions(rows: pa.Table, key: Sequence[str]) -> bool:
+    """Whether several rows of a table have the same values in the columns of its key."""
+    return len(rows.select(key).group_by(key).aggregate([])) < len(rows)
 
 
 def _last_incarnations(metrics: pa.Table) -> pa.Table:

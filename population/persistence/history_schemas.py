@@ -190,6 +190,14 @@ TABLES = {
     "exchanges": EXCHANGES,
 }
 
+ROW_KEYS: Mapping[str, tuple[str, ...]] = {
+    "metrics": ("network", "interval", "incarnation"),
+    "grafts": ("rootstock", "scion", "interval", "incarnation", "layer"),
+    "filters": ("network", "interval", "incarnation", "layer"),
+    "fusion": ("network", "epoch", "incarnation", "layer"),
+}
+"""Columns that tell the rows of a table from each other, for tables that are written with checkpoints only."""
+
 EARLY_TABLES = ("births", "exchanges")
 """Tables whose rows are written at once, and again with the next checkpoint. If a process dies after it has published,
 its rows since its last checkpoint say what its snapshots were made of."""

@@ -233,7 +233,8 @@ def test_recommended_network_or_soup_is_exported(run: Run, tmp_path: Path) -> No
         storage.replace("result.json", json.dumps(result | {"deploy": deploy}).encode())
         file, _ = export_network(str(folder), what="recommended", out=str(tmp_path / "x.safetensors"))
         with safetensors.safe_open(file, "pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 # cannot be iterated
+            names = opened.keys()  # the file itself cannot be iterated
+            return {name: opened.get_tensor(name) for name in names}
 
     best, soup_file = (export_network(path, what=what, out=str(tmp_path / what))[0] for what in ("best", "soup"))
     for name, networks, expected in (("network", (result["best"],), best), ("soup", (0, 1), soup_file)):

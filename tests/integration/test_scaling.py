@@ -50,6 +50,13 @@ def test_scale_grows_and_shrinks_a_running_population(begin, tmp_path: Path) -> 
     assert rows[2][0] > 1
     newest = store.newest(2)
     assert newest is not None and newest.id.interval == rows[2][-1]
+    run.close()
+    resumed = PopulationRun.resume(run.path)
+    until(lambda: resumed.status().state == "training")
+    record = read_members(Storage(run.path)) or {}
+    assert record["limit"] == 2, "a resumed population may grow to the size that `scale` set, not to max_size"
+    resumed.stop(seconds=60)
+    resumed.close()
 
 
 @pytest.mark.slow

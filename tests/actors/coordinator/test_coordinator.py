@@ -18,7 +18,7 @@ from inarch.population.errors import RunError
 from inarch.population.membership.members import MemberState
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.run_folder import read_members
+from inarch.population.tasks.run_folder import read_members, record_names
 from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import describe_run
 from tests.conftest import small_config, tiny_task
@@ -144,6 +144,23 @@ def test_failure_is_announced_after_it_is_recorded(tmp_path: Path) -> None:
 
     phase, recorded, has_report, _ = asyncio.run(scenario())
     assert (phase, recorded, has_report) == ("failed", "failed", True)
+
+
+def test_record_is_written_again_only_if_it_changes(tmp_path: Path) -> None:
+    """The coordinator of an open run asks for it each second."""
+
+    async def scenario() -> list[bool]:
+        run = coordinator(tmp_path, MemberState.TRAINING, MemberState.TRAINING)
+        run.context.state.begin()
+        storage, recorder, changes = run.context.storage, run.context.recorder, []
+        for change in (lambda: None, lambda: None, lambda: run.lifecycle.mark_failed(1, "no memory")):
+            before = record_names(storage)
+            change()
+            await recorder.write()
+            changes.append(record_names(storage) != before)
+        return changes
+
+    assert asyncio.run(scenario()) == [True, False, True]
 
 
 def test_restarted_coordinator_knows_why_networks_failed(tmp_path: Path) -> None:

@@ -385,13 +385,18 @@ def test_recovery_reattaches_living_and_restarts_dead_networks(make) -> None:
     play(scenario)
 
 
-def test_recovery_starts_waiting_networks_without_a_loss(make) -> None:
+@pytest.mark.parametrize("is_built", [False, True])
+def test_recovery_starts_waiting_networks_without_a_loss(make, is_built: bool) -> None:
     async def scenario() -> None:
         run = make()
         run.add(1)
         run.population.mark_started(0, interval=3)  # as recorded before it gave up its place
         run.state.begin()
+        if is_built:  # its process is there, and is not ready to answer
+            run.group.known_processes, run.group.standings = {0: 1}, {0: TimeoutError()}
+            run.lifecycle.find(run.population.members[0])
         await run.lifecycle.reattach(run.population.members[0])
+        assert run.group.ended == ([0] if is_built else [])
         await run.until(lambda: run.group.is_training(0))
         assert run.events() == ["join"] and run.population.members[0].restarts == 0
 

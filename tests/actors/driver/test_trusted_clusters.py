@@ -126,6 +126,27 @@ def test_run_of_a_dead_driver_here_is_resumed_unasked(tmp_path: object) -> None:
             check_folder_not_live(storage, trusted())
 
 
+def test_status_tells_a_dead_cluster_from_an_unknown_one(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    storage = Storage(str(tmp_path))
+    storage.write("config.json", b"{}")
+    here = socket.gethostname()
+    for host, arguments, is_live in (
+        (here, (), False),
+        ("elsewhere", (), None),
+        (here, ("--address", address), None),  # it may be mistyped
+    ):
+        cluster = {"run": "mine", "address": address, "is_detached": True, "driver": {"host": host}}
+        storage.replace("cluster.json", json.dumps(cluster).encode())
+        with pytest.raises(SystemExit):
+            main(["status", str(tmp_path), "--json", *arguments])
+        assert json.loads(capsys.readouterr().out)["live"] is is_live
+
+
 def test_status_of_a_far_run_shows_the_last_record(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
