@@ -121,11 +121,12 @@ def predict(
     import json as codec
 
     from inarch.experiments.export import predict_images
+    from inarch.population.persistence.json_files import strict
 
     console, status = plain_console(), 0
     for prediction in predict_images(path, images, what=what, top=top, model=model, trust=trust):
         if json:
-            print(codec.dumps(dataclasses.asdict(prediction)))
+            print(codec.dumps(strict(dataclasses.asdict(prediction))))
         else:
             classes = ", ".join(f"{name} {probability:.1%}" for name, probability in prediction.classes)
             console.print(
