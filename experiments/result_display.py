@@ -38,32 +38,33 @@ def result_table(table: Mapping[str, Any]) -> Table:
         result.add_row(
             f"network {row['network']}",
             *_scores(metrics, row.get("best"), row.get("last")),
-            primary.text(row["validation_score"]),
+            primary.text(row.get("validation_score")),
             primary.text(row.get("last_validation_score")),
             *_fit_cells(fits, row.get("train")),
-            "" if row["best_interval"] is None else f"{row['best_interval']}/{row['interval']}",
-            str(row["grafts"]),
-            row["ended"],
+            "" if row.get("best_interval") is None else f"{row['best_interval']}/{row.get('interval', '')}",
+            str(row.get("grafts", "")),
+            row.get("ended", ""),
         )
+    last, validation = table.get("last") or {}, table.get("validation") or {}
     if "mean" in table:
         result.add_section()
-        last, validation = table["last"], table.get("validation") or {}
         result.add_row(
             "mean",
-            *_scores(metrics, table["mean"], last["mean"]),
+            *_scores(metrics, table["mean"], last.get("mean")),
             primary.text(validation.get("mean", {}).get(primary.name)),
             primary.text(last.get("validation_score")),
             *_fit_cells(fits, table.get("train")),
         )
-        best = next(row for row in table["networks"] if row["network"] == table["best"])
-        result.add_row(
-            f"best by validation ({table['best']})",
-            *_scores(metrics, best["best"], best["last"]),
-            primary.text(best["validation_score"]),
-            primary.text(best.get("last_validation_score")),
-        )
+        best = next((row for row in table["networks"] if row["network"] == table.get("best")), None)
+        if best is not None:
+            result.add_row(
+                f"best by validation ({table['best']})",
+                *_scores(metrics, best.get("best"), best.get("last")),
+                primary.text(best.get("validation_score")),
+                primary.text(best.get("last_validation_score")),
+            )
         for name in ("ensemble", "soup", "greedy_soup"):
-            if table[name] is not None:
+            if table.get(name) is not None:
                 members = table[name].get("members")
                 networks = f" of {', '.join(map(str, members))}" if members else ""
                 result.add_row(
@@ -71,7 +72,7 @@ def result_table(table: Mapping[str, Any]) -> Table:
                     *_scores(metrics, table[name], last.get(name)),
                     primary.text((validation.get(name) or {}).get(primary.name)),
                 )
-        if table["agreement"] is not None:
+        if None not in (last.get("agreement"), last.get("cosine")):
             result.caption = (
                 f"mean similarity of two networks at the end: {last['agreement']:.1%} of the predictions agree, "
                 f"cosine of the weights {last['cosine']:.3f}"
@@ -114,7 +115,7 @@ def failure_lines(table: Mapping[str, Any]) -> list[str]:
     Args:
         table: Contents of result.json.
     """
-    rows = [row for row in table["networks"] if row["ended"] in ("failed", "lost")]
+    rows = [row for row in table["networks"] if row.get("ended") in ("failed", "lost")]
     consequence = "is not in the mean" if len(rows) == 1 else "are not in the mean"
     lines = [
         f"network {row['network']} {row['ended']}: {row.get('reason') or 'its log has the reason'}" for row in rows
@@ -125,7 +126,7 @@ def failure_lines(table: Mapping[str, Any]) -> list[str]:
         if row.get("storage_failures")
     ]
     lines += [f"damaged, and left out: {name}" for name in table.get("damaged_files", ())]
-    absent = [str(row["network"]) for row in rows if row["validation_score"] is None and row["best_interval"] is None]
+    absent = [str(row["network"]) for row in rows if {row.get("validation_score"), row.get("best_interval")} == {None}]
     if absent:
         names = f"network{'s' if len(absent) > 1 else ''} {', '.join(absent)}"
         lines.append(f"{names} left no checkpoint and {consequence}")

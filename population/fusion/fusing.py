@@ -48,7 +48,8 @@ def update_fusion(
         config: Mode of the fusion, and its target at the start.
         epoch: Current epoch, from 0.
         epochs: Epochs of the schedule.
-        random: Random numbers for mode random, which chooses its filters once, at epoch 0.
+        random: Random numbers for mode random, which chooses its filters once. Give equal numbers at each epoch: a
+            network may begin at a later one.
 
     Returns:
         A record for each fused convolution, in the order of the modules.
@@ -71,7 +72,9 @@ def _update_fusion(
     if config.mode == "random":
         temperature, proxies = 0.0, torch.eye(len(layer.weight), dtype=torch.float64)
         chosen = torch.from_numpy(np.sort(random.permutation(len(layer.weight))[: layer.kept]))
-        chosen = chosen if epoch == 0 else layer.fusion_chosen.cpu()
+        earlier = layer.fusion_chosen.cpu()
+        if epoch and not torch.equal(earlier, torch.arange(layer.kept)):  # what a new layer has, before any choice
+            chosen = earlier
     elif config.mode == "published":
         temperature = published_temperature(epoch, epochs)
         proxies = published_proxies(layer.weight.cpu(), temperature)
@@ -92,7 +95,8 @@ def _update_fusion(
         scores = importance(log_p) if config.mode == "stable" else distances.sum(1)
         layer.fusion_scores.copy_(scores)
         chosen = _top(scores, layer.kept)
-    chosen = _in_their_places(layer.fusion_chosen.cpu(), chosen) if epoch else chosen
+    if epoch and config.mode != "random":
+        chosen = _in_their_places(layer.fusion_chosen.cpu(), chosen)
     layer.fusion_chosen.copy_(chosen)
     layer.fusion_proxies.copy_(proxies[chosen])
     effective = float(effective_filters(proxies[chosen].double().clamp_min(1e-300).log()).mean())

@@ -26,10 +26,11 @@ def result_section(content: RunContent) -> str:
     for row in result["networks"]:
         best, last = row.get("best") or {}, row.get("last") or {}
         cells = [metric.text(best.get(metric.name)) for metric in metrics]
-        cells += [metrics[0].text(last.get(metrics[0].name)), metrics[0].text(row["validation_score"])]
+        cells += [metrics[0].text(last.get(metrics[0].name)), metrics[0].text(row.get("validation_score"))]
         cells += [metrics[0].text(row.get("last_validation_score")), _loss(row.get("train"))]
-        cells += ["" if row["best_interval"] is None else f"{row['best_interval']}/{row['interval']}"]
-        cells += [str(row["grafts"]), row["ended"]]
+        taken_at = row.get("best_interval")
+        cells += ["" if taken_at is None else f"{taken_at}/{row.get('interval', '')}"]
+        cells += [str(row.get("grafts", "")), row.get("ended", "")]
         is_best = row["network"] == result.get("best")
         rows.append(table_row(f"network {row['network']}", cells, is_best=is_best))
     validation = result.get("validation") or {}
@@ -84,7 +85,7 @@ def _newest(content: RunContent) -> str:
 
 def _similarity(result: Mapping[str, Any]) -> str:
     last = result.get("last") or {}
-    if last.get("agreement") is None:
+    if last.get("agreement") is None or last.get("cosine") is None:
         return ""
     return (
         f"<p>Mean similarity of two networks at the end: {last['agreement']:.1%} of the predictions agree, cosine of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
@@ -27,6 +28,8 @@ from inarch.population.tasks.protocol import BoundTask
 from inarch.population.tasks.run_folder import read_config, read_members
 from inarch.population.tasks.run_spec import RunSpec
 
+logger = logging.getLogger("inarch")
+
 
 def evaluate_run(
     spec: RunSpec,
@@ -44,6 +47,8 @@ def evaluate_run(
 
     Each network is evaluated twice: with the weights that `checkpoint.weights` chooses, and with its last weights. So
     are the ensemble, the similarities and the uniform soup. The greedy soup is evaluated only with the chosen weights.
+
+    An evaluation that runs out of GPU memory is repeated on the CPU.
 
     Args:
         spec: The run.
@@ -67,6 +72,22 @@ def evaluate_run(
         RunError: No network left a checkpoint.
         StorageError: The run's folder cannot be read.
     """
+    try:
+        return _evaluate(spec, data, ended, reasons, seconds, device=device)
+    except torch.OutOfMemoryError as error:
+        logger.warning("run %s: %s ran out of memory, so the CPU evaluates it: %s", spec.name, device, error)
+    return _evaluate(spec, data, ended, reasons, seconds, device="cpu")  # here the error's frames hold no memory more
+
+
+def _evaluate(
+    spec: RunSpec,
+    data: Any,
+    ended: Mapping[int, str],
+    reasons: Mapping[int, str],
+    seconds: float | None,
+    *,
+    device: torch.device | str,
+) -> dict[str, Any]:
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
     checkpoints.flush_history()

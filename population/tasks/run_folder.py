@@ -130,7 +130,7 @@ def read_result(storage: Storage) -> dict[str, Any] | None:
         StorageError: Storage fails.
     """
     try:
-        return read_json(storage, RESULT, fields={"networks": list})
+        return read_json(storage, RESULT, fields={"run": str, "metrics": list, "networks": list})
     except MissingError:
         return None
     except DamagedError as error:

@@ -417,9 +417,10 @@ class Trainer:
         Args:
             epoch: Number of the epoch, from 0.
         """
-        is_shared = self.config.population.same_initial_weights and self.config.fusion.mode == "random"
+        is_once = self.config.fusion.mode == "random"  # a network that begins late chooses as at the first epoch
+        is_shared = self.config.population.same_initial_weights and is_once
         owner = 0 if is_shared else self.network_id  # networks with equal beginnings keep the same filters
-        random = generator(self.config.seed, owner, "training", counter=epoch)
+        random = generator(self.config.seed, owner, "training", counter=0 if is_once else epoch)
         fused = self.task.begin_epoch(self.module, epoch=epoch, random=random)
         self._history.add_fusion(self.progress.interval + 1, epoch, fused)
 

@@ -32,7 +32,9 @@ from inarch.population.config import from_dict
 from inarch.population.errors import ConfigError, DamagedError, RunError
 from inarch.population.membership.members import Members, MemberState
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
+from inarch.population.persistence.json_files import to_json
 from inarch.population.persistence.storage import Storage
+from inarch.population.report.page import write_report
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.image_task import run_splits, with_data
 from inarch.population.tasks.run_evaluation import evaluate_run
@@ -40,6 +42,7 @@ from inarch.population.tasks.run_folder import (
     earlier_configs,
     read_config,
     read_info,
+    read_result,
     recorded_config,
     with_moved_data,
     with_own_data,
@@ -265,6 +268,23 @@ def test_result_shows_fit_and_what_to_deploy(run: Run) -> None:
     assert "to deploy: " in shown and "instead, " in shown
     older = {key: value for key, value in result.items() if key not in ("train", "validation", "deploy", "regime")}
     assert result_table(older).row_count == result_table(result).row_count and deploy_lines(older, path) == []
+
+
+def test_results_of_earlier_versions_are_shown(run: Run, tmp_path: Path) -> None:
+    """Only a few fields are needed. Without them, the networks count as not evaluated."""
+    path, _, result = run
+    needed = {"run", "metrics", "networks"}
+    least = {"run": result["run"], "metrics": result["metrics"], "networks": [{"network": 0}, {"network": 1}]}
+    for older in [*({k: v for k, v in result.items() if k != name} for name in set(result) - needed), least]:
+        assert result_table(older).row_count >= 2
+        failure_lines(older)
+    shutil.copytree(path, tmp_path / "copy")
+    storage = Storage(str(tmp_path / "copy"))
+    for content, expected in ((least, least), ({"networks": []}, None)):
+        storage.replace("result.json", to_json(content))
+        assert read_result(storage) == expected
+        write_report(storage, state="finished")
+        assert ("network 0" in (tmp_path / "copy" / "report.html").read_text()) == (expected is not None)
 
 
 def test_predict_command_names_files_it_cannot_read(run: Run, tmp_path: Path) -> None:

@@ -271,6 +271,28 @@ def test_run_is_evaluated_on_the_gpu_as_on_the_cpu(tmp_path) -> None:
     assert found["cosine"] == pytest.approx(expected["cosine"], rel=1e-6)
 
 
+class TooLarge(TinyNetwork):
+    """Has no room on a GPU."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(images)
+
+
+def test_run_without_room_on_the_gpu_is_evaluated_on_the_cpu(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+    config = small_config(name="run", storage=str(tmp_path), schedule=ScheduleConfig(epochs=1, batch_size=32))
+    splits, storage, runtime = tiny_splits(config), Storage(str(tmp_path / "run")), FakeRuntime()
+    for _ in Trainer(ImageClassification(config, splits, factory=TooLarge), config, network_id=0).intervals(runtime):
+        pass
+    assert CheckpointStore(storage).commit(runtime.checkpoints[-1])
+    spec = RunSpec(name="run", folder=storage.uri, config=config, factory=TooLarge)
+    expected = evaluate_run(spec, splits, {0: "done"}, {}, 1.0)
+    with pretend_cuda():
+        assert evaluate_run(spec, splits, {0: "done"}, {}, 1.0, device=CUDA) == expected
+    assert "so the CPU evaluates it" in caplog.text and expected["networks"][0]["best"] is not None
+
+
 def test_pretend_gpu_refuses_to_mix_devices(gpu: Counts) -> None:
     ours = torch.ones(3, device=CUDA)
     with pytest.raises(RuntimeError, match="same device"):

@@ -314,6 +314,25 @@ def test_simulated_compact_population_trains_reproducibly(mode: FusionMode) -> N
         assert rows == []
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_late_networks_choose_random_filters_as_early_ones(is_same: bool) -> None:
+    config = small_config(
+        fusion=FusionConfig(mode="random", rates=(0.5,)),
+        population=PopulationConfig(size=2, same_initial_weights=is_same),
+    )
+
+    def chosen(network_id: int, *epochs: int) -> torch.Tensor:
+        trainer = Trainer(tiny_task(config), config, network_id=network_id)
+        for epoch in epochs:
+            trainer.begin_epoch(epoch)
+        layers = [module for module in trainer.module.modules() if isinstance(module, FusedConv2d)]
+        assert all(not torch.equal(layer.fusion_chosen, torch.arange(layer.kept)) for layer in layers)
+        return torch.cat([layer.fusion_chosen for layer in layers])
+
+    early, late = chosen(0, 0, 1, 2), chosen(1, 2, 3)
+    assert torch.equal(late, chosen(1, 0)) and torch.equal(early, late) == is_same
+
+
 def test_resume_restores_the_fusion_buffers() -> None:
     config = small_config(fusion=FusionConfig(mode="stable", rates=(0.5,)))
     trainer = simulate("stable").trainers[0]
