@@ -10,9 +10,11 @@ from inarch.experiments.comparison.regime_setting import (
     BATCH,
     EXCHANGE_STEPS,
     METHODS,
+    STRONG,
     STRONG_WEIGHT_DECAY,
     WEIGHT_DECAY,
     WITH_SEVERAL,
+    can_pull,
     in_regime,
     with_papa,
     with_wash,
@@ -124,7 +126,8 @@ def devices(data: DataConfig, epochs: int) -> Comparison:
 def diversity(data: DataConfig, epochs: int) -> Comparison:
     """Return the comparison of populations with equal hyperparameters and with hyperparameters of their own.
 
-    The methods are the one that gained most in `horizon`, and PAPA, whose paper trains networks that differ.
+    The methods are the one that gained most in `horizon`, and PAPA, whose paper trains networks that differ, also with
+    the pull that gained most in `strength`.
 
     Args:
         data: Data that the networks train on.
@@ -147,6 +150,9 @@ def diversity(data: DataConfig, epochs: int) -> Comparison:
         optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=WEIGHT_DECAY, label_smoothing=0.05),
         regularization=RegularizationConfig(mixup=0.2, cutmix=0.5, mix_probability=0.5, erasing=0.175),
     )
+    methods = {name: METHODS[name] for name in ("independent", "grafting, lockstep", "PAPA")}
+    if can_pull(STRONG, epochs):
+        methods["strong PAPA"] = (f"PAPA with {STRONG} times the pull", lambda config: with_papa(config, STRONG))
     settings = {
         "plain": ("equal hyperparameters, no regularization", equal),
         "equal": ("all with the same regularization", regularized),
@@ -158,12 +164,12 @@ def diversity(data: DataConfig, epochs: int) -> Comparison:
         arms=tuple(
             Arm(
                 name=f"{setting}, {method}",
-                description=f"{text}; {METHODS[method][0]}",
-                config=METHODS[method][1](config),
+                description=f"{text}; {description}",
+                config=change(config),
                 against=f"{setting}, independent",
             )
             for setting, (text, config) in settings.items()
-            for method in ("independent", "grafting, lockstep", "PAPA")
+            for method, (description, change) in methods.items()
         ),
         baseline="plain, independent",
         seeds=(0, 1, 2, 3, 4),

@@ -53,6 +53,9 @@ by 10 % in 30. The pull falls with the learning rate, so that all pulls together
 networks are alike. The paper's 1 % would be exp(-1.7) in 60 epochs, because it is made for
 schedules that are 20 times as long."""
 
+STRONG = 4
+"""Factor of PAPA's pull with which four networks gained most in `strength`: it is then 20 % in 60 epochs."""
+
 SHUFFLED_EPOCHS = 9.0
 """WASH moves a weight of the first layer with this share of its schedule's epochs as probability: 15 % in 60 epochs. In
 a ResNet-8 a weight then changes place eight times in the mean. The last unit, which has half of the weights, is never
@@ -93,6 +96,16 @@ def with_papa(config: RunConfig, strength: float = 1.0) -> RunConfig:
     """
     pull = min(MOST, strength * PULLED_EPOCHS / config.schedule.epochs)
     return _with_all_often(config, exchange=ExchangeConfig(rule="papa"), papa=PapaConfig(pull=pull))
+
+
+def can_pull(strength: float, epochs: int) -> bool:
+    """Return whether `with_papa` can pull by this factor, without a cut to `MOST`.
+
+    Args:
+        strength: Factor of the pull. 1 counts as possible.
+        epochs: Epochs of the schedule.
+    """
+    return strength <= max(1, MOST * epochs / PULLED_EPOCHS)
 
 
 def with_wash(config: RunConfig, strength: float = 1.0) -> RunConfig:
