@@ -31,9 +31,9 @@ class DataConfig:
     subfolder for each class, torchvision's CIFAR format, file names as in Market-1501, or images with a
     metadata.csv. Or module:function, which returns what PopulationRun.start takes as data."""
     test: str | None = None
-    """Test images, in the same forms as data.train. None: taken from data.train if it holds both training and test
-    images (digits, cifar10, cifar100, a folder of Parquet shards named by split). In retrieval they are the gallery,
-    whose classes may differ from the training classes."""
+    """Test images, in the same forms as data.train, but no function. None: taken from data.train if it holds both
+    training and test images (digits, cifar10, cifar100, a folder of Parquet shards named by split). In retrieval they
+    are the gallery, whose classes may differ from the training classes."""
     validation_set: str | None = None
     """Separate validation images, in the same forms as data.train. None: they are held out from the training images."""
     query: str | None = None

@@ -71,7 +71,7 @@ class Regularizer:
         self._config, self._seed = regularization.config, regularization.seed
         self._first_step = epoch * steps
         self._mixtures = MixtureDraws(self._config, epoch=epoch, steps=steps, seed=self._seed)
-        self._classes = torch.eye(regularization.num_classes, device=device)
+        self._num_classes = regularization.num_classes
 
     def finish(
         self, pixels: Tensor, labels: Tensor, *, mean: Tensor, deviation: Tensor, index: int
@@ -103,7 +103,8 @@ class Regularizer:
             erase(images, draw_rectangles(shape, chance=number(self._config.erasing), seed=self._seed, step=step))
         if mixture is None:
             return images, labels
-        return images, mixed_labels(self._classes[labels], share=mixture.share)
+        rows = torch.zeros(len(labels), self._num_classes, device=labels.device)
+        return images, mixed_labels(rows.scatter_(1, labels.unsqueeze(1), 1.0), share=mixture.share)
 
 
 class MixtureDraws:

@@ -63,6 +63,29 @@ def _read(architecture: str, weights: str) -> tuple[Mapping[str, Tensor], bool]:
             f"model.weights={weights!r}: the file does not exist; weights of {architecture} are {', '.join(names)}"
         )
     try:
-        return torchvision.models.get_model(name, weights=available[weights], progress=False).state_dict(), False
+        pretrained = torchvision.models.get_model(name, weights=available[weights], progress=False)
     except OSError as error:
         raise ConfigError(f"model.weights {weights} of {architecture} could not be fetched: {error}") from error
+    state = pretrained.state_dict()
+    return (without_input_transform(state) if getattr(pretrained, "transform_input", False) else state), False
+
+
+SCALE, SHIFT = (0.458, 0.448, 0.45), (-0.03, -0.088, -0.188)
+"""What `transform_input` of torchvision multiplies each channel by, and then adds."""
+
+
+def without_input_transform(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a GoogLeNet or Inception v3 so that its input needs no transform.
+
+    Their pretrained weights expect images in another normalization. The transform to it moves into the first
+    convolution and into the mean of its batch norm. At the padding of GoogLeNet's first convolution, this differs by
+    the constant of the transform.
+
+    Args:
+        state: State dict of torchvision's model with `transform_input`. Not changed.
+    """
+    key = next(key for key in state if key.endswith(".conv.weight"))
+    weight, mean_key = state[key], key.replace(".conv.weight", ".bn.running_mean")
+    scale, shift = (weight.new_tensor(values).view(1, -1, 1, 1) for values in (SCALE, SHIFT))
+    mean = state[mean_key] - (weight * shift).sum((1, 2, 3))
+    return {**state, key: weight * scale, mean_key: mean}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from inarch.population import models
 from inarch.population.config import FusionConfig, ModelConfig, from_dict
+from inarch.population.data.report import DataReport, report_from
 from inarch.population.errors import ConfigError, StorageError
 from inarch.population.evaluation.metrics import rank
 from inarch.population.persistence.checkpoint import CheckpointStore
@@ -17,6 +19,8 @@ from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors
 from inarch.population.tasks.chosen_weights import chosen_weights
 from inarch.population.tasks.run_folder import read_config, read_result
+
+logger = logging.getLogger("inarch")
 
 
 def distillation_loss(logits: Tensor, taught: Sequence[Tensor], *, temperature: float) -> Tensor:
@@ -57,7 +61,14 @@ def mutual_loss(logits: Tensor, peers: Sequence[Tensor]) -> Tensor:
     return torch.stack(divergences).mean()
 
 
-def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch.device | str = "cpu") -> nn.Module:
+def load_teacher(
+    path: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    data: DataReport | None = None,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
     """Load a network of another run as a teacher.
 
     Args:
@@ -66,14 +77,16 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
             checkpoint.
         num_classes: Number of classes of the student. The teacher must have as many.
         in_channels: Channels of the student's images. The teacher must have as many.
+        data: The student's data. Its classes must not be the teacher's in another order. None: not compared.
         device: Device of the teacher.
 
     Returns:
-        The teacher, frozen and in evaluation mode.
+        The teacher, frozen and in evaluation mode. It takes the student's normalized images. If its own were normalized
+        otherwise, it converts them first.
 
     Raises:
-        ConfigError: There is no such run, network or checkpoint, its classes or channels differ, or its model came from
-            a callable.
+        ConfigError: There is no such run, network or checkpoint, its classes, their order or its channels differ, or
+            its model came from a callable.
         StorageError: The run's folder or the checkpoint cannot be read.
     """
     folder = path.partition("#")[0]
@@ -95,6 +108,9 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
             f"distillation.teachers: {folder!r} has {facts['num_classes']} classes and {facts['image_shape'][0]} "
             f"channels, the student {num_classes} and {in_channels}"
         )
+    taught = report_from(facts["data"]) if data is not None and "data" in facts else None
+    if data is not None and taught is not None:
+        _check_class_order(folder, taught.class_names, data.class_names)
     state = _taught_by(storage, path)
     module = models.build(
         from_dict(ModelConfig, recorded["config"]["model"] | {"weights": None}),
@@ -106,7 +122,51 @@ def load_teacher(path: str, *, num_classes: int, in_channels: int, device: torch
     )
     models.give_logits(module)
     load_tensors(module, state)
+    if data is not None and taught is not None and (taught.mean, taught.deviation) != (data.mean, data.deviation):
+        module = nn.Sequential(_Renormalize(data, taught), module)
     return module.to(device).eval().requires_grad_(False)
+
+
+def _check_class_order(folder: str, taught: Sequence[str], own: Sequence[str]) -> None:
+    """Raise ConfigError if a teacher has the student's classes in another order. Warn if it has others.
+
+    Names that are only the numbers of the labels are not compared.
+    """
+    placeholders = [str(number) for number in range(len(own))]
+    if list(taught) == list(own) or placeholders in (list(taught), list(own)):
+        return
+    shown = [
+        ", ".join(repr(name) for name in names[:4]) + (", ..." if len(names) > 4 else "") for names in (taught, own)
+    ]
+    if set(taught) == set(own):
+        raise ConfigError(
+            f"distillation.teachers: {folder!r} has the student's classes in another order: {shown[0]}; the student "
+            f"has {shown[1]}"
+        )
+    logger.warning(
+        "distillation.teachers: the classes of %s have other names (%s) than the student's (%s); they are taught in "
+        "this order",
+        *(folder, *shown),
+    )
+
+
+class _Renormalize(nn.Module):
+    """Converts images that were normalized for the student to images that are normalized for the teacher."""
+
+    def __init__(self, own: DataReport, taught: DataReport) -> None:
+        super().__init__()
+        values = [
+            torch.tensor(value).view(-1, 1, 1) for value in (own.mean, own.deviation, taught.mean, taught.deviation)
+        ]
+        mean, deviation, taught_mean, taught_deviation = values
+        self.register_buffer("scale", deviation / taught_deviation)
+        self.register_buffer("shift", (mean - taught_mean) / taught_deviation)
+
+    scale: Tensor
+    shift: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.scale + self.shift
 
 
 def _taught_by(storage: Storage, path: str) -> Mapping[str, Tensor]:

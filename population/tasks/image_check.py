@@ -70,8 +70,11 @@ def accepts_channels_last(model: nn.Module, image_shape: tuple[int, int, int]) -
         model: The network. It keeps its mode, and is in default order if it cannot compute in the other.
         image_shape: Channels, height and width of an image.
     """
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return False
     was_training = model.training
-    images = torch.zeros(2, *image_shape, device=next(model.parameters()).device)
+    images = torch.zeros(2, *image_shape, device=parameter.device)
     with torch.random.fork_rng(devices=[]), _kept_buffers(model):
         can = _runs(to_channels_last(model).eval(), images)
         if can and not _runs(model.train(), images):  # auxiliary heads run in training only

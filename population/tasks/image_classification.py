@@ -220,6 +220,7 @@ class ImageClassification:
                 path,
                 num_classes=self.splits.num_classes,
                 in_channels=self.splits.in_channels,
+                data=self.splits.report,
                 device=self.device,
             )
             for path in self.config.distillation.teachers

@@ -86,7 +86,8 @@ def run_splits(config: RunConfig) -> Splits:
 def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
     """Return a configuration with the caller's images, at paths that every node can read.
 
-    Paths are made absolute. Images that are passed as Python objects are first written into the run's folder.
+    Paths are made absolute. Images that are passed as Python objects are first written into the run's folder. What the
+    caller passes replaces data.test and data.validation_set. What a function returns that data.train names does not.
 
     Args:
         config: The run's configuration.
@@ -94,23 +95,36 @@ def with_data(config: RunConfig, data: Any, storage: Storage) -> RunConfig:
         storage: The run's folder, which this start has claimed.
 
     Raises:
-        ConfigError: The folder holds data of another start.
+        ConfigError: The folder holds data of another start. Another field than data.train names a function. Or such a
+            function returns a part that a path names too.
         DataError: The data cannot be used.
         UserCodeError: A Dataset raised.
     """
-    if data is None and is_dataset(config.data.train):
-        data = load_dataset(config.data.train)
+    paths: dict[str, str | None] = {"test": None, "validation_set": None}
     if data is None:
-        return with_absolute_data(config)
+        for field in ("test", "validation_set", "query"):
+            value = getattr(config.data, field)
+            if value is not None and is_dataset(value):
+                raise ConfigError(
+                    f"data.{field} {value!r} names a function; only data.train may, for all parts together"
+                )
+        if not is_dataset(config.data.train):
+            return with_absolute_data(config)
+        data, paths = load_dataset(config.data.train), {}
     from inarch.population.data import UnreadableImages, is_path, parts_of
 
     parts = parts_of(data)
     unreadable = UnreadableImages(config.data.skip_unreadable)
-    paths = {}
+    repeated = (
+        [] if paths else [FIELDS[part] for part in parts if part != "train" and getattr(config.data, FIELDS[part])]
+    )
+    if repeated:
+        raise ConfigError(
+            f"data.{repeated[0]} is set, and {config.data.train} returns such images too; give one of them"
+        )
     for part, source in parts.items():
         paths[FIELDS[part]] = str(source) if is_path(source) else _written(source, part, config, storage, unreadable)
-    changes = {"test": None, "validation_set": None} | paths
-    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **changes)))
+    return with_absolute_data(dataclasses.replace(config, data=dataclasses.replace(config.data, **paths)))
 
 
 def _written(data: Any, part: str, config: RunConfig, storage: Storage, unreadable: UnreadableImages) -> str:
@@ -121,7 +135,7 @@ def _written(data: Any, part: str, config: RunConfig, storage: Storage, unreadab
         )
     from inarch.population.data import to_images, write_arrow
 
-    images = to_images(data, config.data, name=f"data {part}", unreadable=unreadable)
+    images = to_images(data, config.data, name=f"data {part}", unreadable=unreadable, is_training=part == "train")
     storage.make("data")
     write_arrow(images, storage.filesystem, storage.path(f"data/{part}.arrow"))
     return joined(storage.uri, f"data/{part}.arrow")

@@ -83,7 +83,9 @@ class LanguageModeling(TensorTask):
         train = len(encoded) - validation - test
         bounds = {"train": (0, train), "validation": (train, train + validation), "test": (train + validation, None)}
         parts = {split: encoded[start:end] for split, (start, end) in bounds.items()}
-        windows = {split: _windows(part, config.text.context) for split, part in parts.items() if len(part)}
+        windows = {
+            split: _windows(part, config.text.context) for split, part in parts.items() if len(part) or split == "train"
+        }
         for split in windows.keys() - {"train"}:
             windows[split] = _spread(windows[split], config.text.context * len(alphabet))
         short = [split for split, (characters, _) in windows.items() if not len(characters)]

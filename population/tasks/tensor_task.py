@@ -40,6 +40,9 @@ from inarch.population.tasks.protocol import Task, TaskDescription
 SPLITS = ("train", "validation", "test")
 """Parts of a tensor task's data."""
 
+SHOWN_SHAPES = 8
+"""Most shapes of arrays that an error shows."""
+
 
 class TensorTask(Task):
     """A task whose data are arrays in memory. Subclass it for a task of your own.
@@ -261,6 +264,9 @@ class BoundTensorTask:
         names = [metric.name for metric in task.metrics]
         if len(set(names)) < len(names):
             raise ConfigError(f"{_name(task)}.metrics must have different names, got {names}")
+        if not isinstance(data, Mapping):
+            kind = type(data).__name__
+            raise DataError(f"{_name(task)}.load_data must return a dict with the key train, got {kind}")
         self._data = {split: _arrays(task, split, data) for split in data}
         if "train" not in data:
             raise DataError(f"{_name(task)}.load_data must return training data under the key train")
@@ -438,16 +444,28 @@ def _arrays(task: TensorTask, split: str, data: Mapping[str, Any]) -> Any:
     """Return the data of a split as NumPy arrays."""
     if split not in SPLITS:
         raise DataError(f"{_name(task)}.load_data: {split!r} is not a split; there are {', '.join(SPLITS)}")
-    return _map(lambda leaf: leaf.numpy(force=True) if isinstance(leaf, Tensor) else np.asarray(leaf), data[split])
+    return _map(lambda leaf: _array(leaf, f"{_name(task)}.load_data: {split}"), data[split])
+
+
+def _array(leaf: Any, name: str) -> np.ndarray:
+    """Return numbers as an array that torch can hold, or raise DataError."""
+    if isinstance(leaf, Tensor):
+        return (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True)
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "biufc":
+        raise DataError(f"{name} must hold arrays or tensors of numbers, got {array.dtype} ({type(leaf).__name__})")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _num_examples(task: TensorTask, split: str, arrays: Any) -> int:
     leaves = cast("list[np.ndarray]", pytree.tree_leaves(arrays))
     lengths = {len(leaf) if leaf.ndim else None for leaf in leaves}
     if len(lengths) != 1 or None in lengths or (split == "train" and lengths == {0}):
-        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+        shapes = [leaf.shape for leaf in leaves]
+        shown = ", ".join(map(str, shapes[:SHOWN_SHAPES])) + (", ..." if len(shapes) > SHOWN_SHAPES else "")
+        hint = "; lists are structure, so give arrays in place of lists of numbers" if () in shapes else ""
         raise DataError(
-            f"{_name(task)}.load_data: the arrays of {split} must have one length, at least 1; got shapes {shapes}"
+            f"{_name(task)}.load_data: the arrays of {split} must have one length, at least 1; got shapes {shown}{hint}"
         )
     return cast("int", lengths.pop())
 

@@ -37,6 +37,7 @@ def from_dataset(
     class_names: Sequence[str] | None = None,
     name: str,
     unreadable: UnreadableImages | None = None,
+    is_training: bool = True,
 ) -> ImageSet:
     """Read a map-style Dataset into an ImageSet.
 
@@ -47,6 +48,7 @@ def from_dataset(
         class_names: Names by label. None: the Dataset's own (`classes`, `features`).
         name: Name of the Dataset, for error messages.
         unreadable: Counter of the unreadable items that are left out. None: the first such item is an error.
+        is_training: Whether these are training images, as in `encode_labels`.
 
     Raises:
         DataError: The Dataset cannot be indexed, returns a different image each time, has images of several shapes, or
@@ -80,8 +82,8 @@ def from_dataset(
         raise DataError(f"{name} has no images")
     reader.check_repeats()
     names = class_names or reader.class_names() or configured_names(labels, config)
-    numbers, encoded_names = encode_labels(labels, name=name, class_names=names, unit="item")
-    images = image_set(_stacked(pictures, name), numbers, class_names=encoded_names, name=name)
+    numbers, encoded_names = encode_labels(labels, name=name, class_names=names, unit="item", is_training=is_training)
+    images = image_set(_stacked(pictures, name), numbers, class_names=encoded_names, name=name, is_training=is_training)
     return dataclasses.replace(images, notes=notes, unreadable=tuple(left_out))
 
 

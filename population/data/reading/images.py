@@ -99,7 +99,12 @@ ROUNDING = 1e-6
 
 
 def image_set(
-    images: object, labels: object, *, class_names: Sequence[str] | None = None, name: str = "data"
+    images: object,
+    labels: object,
+    *,
+    class_names: Sequence[str] | None = None,
+    name: str = "data",
+    is_training: bool = True,
 ) -> ImageSet:
     """Check arrays and return them as an ImageSet.
 
@@ -109,6 +114,7 @@ def image_set(
         labels: Whole numbers from 0, names of classes, or one-hot rows, as for `encode_label_array`, shape (images,).
         class_names: Names by label. None: the labels' own names or numbers.
         name: Name of the data, for error messages.
+        is_training: Whether these are training images, as in `encode_labels`.
 
     Raises:
         DataError: The shapes, types or labels cannot be used, or there are no images.
@@ -132,7 +138,7 @@ def image_set(
         pixels = pixels.astype(np.float32)
         if not np.isfinite(pixels).all():
             raise DataError(f"{name}: a pixel is NaN or infinite")
-    targets, names = encode_label_array(labels, name=name, class_names=class_names)
+    targets, names = encode_label_array(labels, name=name, class_names=class_names, is_training=is_training)
     if len(targets) != len(pixels):
         raise DataError(f"{name}: {len(pixels)} images need as many labels, got {len(targets)}")
     return ImageSet(images=np.ascontiguousarray(pixels), labels=targets, class_names=names)

@@ -15,11 +15,20 @@ LEAST_LIMIT = 1_000
 """Numeric labels below this are accepted, however few classes have images."""
 
 OUTPUTS_A_CLASS = 100
-"""Greatest number of outputs for each class that has images. A label that needs more is taken for a mistake."""
+"""Most outputs for each class that has training images. A label that needs more is taken for a mistake."""
+
+MOST_OTHER = 1_000_000
+"""Numeric labels below this are accepted in other images, which may be few. Their classes are compared with those of
+the training images later."""
 
 
 def encode_labels(
-    values: Any, *, name: str, class_names: Sequence[str] | None = None, unit: str = "row"
+    values: Any,
+    *,
+    name: str,
+    class_names: Sequence[str] | None = None,
+    unit: str = "row",
+    is_training: bool = True,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Encode labels as numbers, with the names of the classes.
 
@@ -29,6 +38,7 @@ def encode_labels(
         name: Source of the labels, for error messages.
         class_names: Names by number. Labels that are strings must be among them. None: not known.
         unit: Word for an entry in error messages: row, item or file.
+        is_training: Whether these are training images. The numbers of others may exceed their classes by far.
 
     Returns:
         Numbers, int64, shape (images,), and the names by number. Without `class_names`, each number up to the greatest
@@ -62,11 +72,12 @@ def encode_labels(
     elif not pa.types.is_floating(kind) and not pa.types.is_integer(kind):
         raise DataError(f"{name}: labels must be whole numbers or names of classes, got {kind}")
     values = column.to_numpy(zero_copy_only=False)
-    return _numbers(_whole(values, name, unit) if values.dtype.kind == "f" else values, name, class_names, unit)
+    whole = _whole(values, name, unit) if values.dtype.kind == "f" else values
+    return _numbers(whole, name, class_names, unit, is_training=is_training)
 
 
 def encode_label_array(
-    values: Any, *, name: str, class_names: Sequence[str] | None = None
+    values: Any, *, name: str, class_names: Sequence[str] | None = None, is_training: bool = True
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Encode labels that were passed from Python, as `encode_labels` does.
 
@@ -75,6 +86,7 @@ def encode_label_array(
             A one-hot row (a single 1 among zeros) counts as the index of its 1.
         name: Source of the labels, for error messages.
         class_names: Names by number. None: not known.
+        is_training: As in `encode_labels`.
 
     Returns:
         Numbers, int64, shape (images,), and the names by number.
@@ -83,9 +95,9 @@ def encode_label_array(
         DataError: An image has several labels, or a label cannot be used.
     """
     if isinstance(values, (pa.Array, pa.ChunkedArray)) or hasattr(getattr(values, "dtype", None), "categories"):
-        return encode_labels(values, name=name, class_names=class_names, unit="item")
+        return encode_labels(values, name=name, class_names=class_names, unit="item", is_training=is_training)
     if isinstance(values, (list, tuple)) and any(isinstance(value, (str, bytes)) for value in values):
-        return encode_labels(list(values), name=name, class_names=class_names, unit="item")
+        return encode_labels(list(values), name=name, class_names=class_names, unit="item", is_training=is_training)
     tensor: Any = values
     try:
         array = np.asarray(tensor.detach().cpu() if hasattr(values, "detach") else values)
@@ -100,7 +112,7 @@ def encode_label_array(
         array = array.argmax(1)
     if array.ndim != 1:
         raise DataError(f"{name}: labels must have shape (images,), got {array.shape}")
-    return encode_labels(array, name=name, class_names=class_names, unit="item")
+    return encode_labels(array, name=name, class_names=class_names, unit="item", is_training=is_training)
 
 
 def numbered_as(
@@ -176,7 +188,7 @@ def _whole(values: np.ndarray, name: str, unit: str) -> np.ndarray:
 
 
 def _numbers(
-    values: np.ndarray, name: str, class_names: Sequence[str] | None, unit: str
+    values: np.ndarray, name: str, class_names: Sequence[str] | None, unit: str, *, is_training: bool
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Encode labels that are whole numbers."""
     if len(values) == 0:
@@ -190,7 +202,8 @@ def _numbers(
         )
     if class_names is not None and high >= len(class_names):
         raise DataError(f"{name}: {unit} {highest} has label {high}, but only {len(class_names)} classes have names")
-    if class_names is None and high >= max(LEAST_LIMIT, OUTPUTS_A_CLASS * num_present):
+    limit = max(LEAST_LIMIT, OUTPUTS_A_CLASS * num_present) if is_training else MOST_OTHER
+    if class_names is None and high >= limit:
         raise DataError(
             f"{name}: {unit} {highest} has label {high}, which needs {high + 1} outputs for {num_present} "
             "classes; number the classes from 0, or give their names as strings"

@@ -45,7 +45,7 @@ def open_images(description: str, *, split: str, config: DataConfig | None = Non
     """
     config = config or DataConfig()
     if split == "validation" and description in NAMES:
-        raise DataError(f"data.validation_set: {description} has no validation images of its own; use data.validation")
+        raise _no_validation(description)
     if description == "digits":
         return digits(split)
     if description in CIFAR:
@@ -59,8 +59,14 @@ def open_images(description: str, *, split: str, config: DataConfig | None = Non
     for name, marker in CIFAR_FOLDERS if isinstance(filesystem, pafs.LocalFileSystem) else ():
         folder = Path(path)
         if folder.name == marker or os.path.isdir(folder / marker):
+            if split == "validation":
+                raise _no_validation(description)
             return cifar(name, folder.parent if folder.name == marker else folder, split, download=False)
     return _open_folder(filesystem, path.rstrip("/"), config, name=description, split=split)
+
+
+def _no_validation(description: str) -> DataError:
+    return DataError(f"data.validation_set: {description} has no validation images of its own; use data.validation")
 
 
 def holds_parts(description: str) -> bool:
@@ -296,7 +302,7 @@ def _open_files(
         if kind is None:
             raise DataError(f"data.{split}: {name!r} must be a Parquet, Arrow or CSV file, or a folder")
         tables.append(TableFile(filesystem=filesystem, path=path, kind=kind))
-    return open_table(tables, config, name=name)
+    return open_table(tables, config, name=name, is_training=split == "train")
 
 
 def _open_folder(
@@ -309,7 +315,7 @@ def _open_folder(
         raise DataError(f"data.{split}: {name!r} cannot be listed: {error}") from error
     tables = saved_dataset(filesystem, path, listing.files, split=split)
     if tables:
-        return open_table(tables, config, name=name)
+        return open_table(tables, config, name=name, is_training=split == "train")
     metadata = next((file for file in METADATA if file in listing.files), None)
     if _has_class_folders(listing):
         if metadata is None:
@@ -323,7 +329,7 @@ def _open_folder(
         return dataclasses.replace(images, notes=(*images.notes, note))
     tables, others = shards(filesystem, path, listing.files, split=split)
     if tables:
-        images = open_table(tables, config, name=name)
+        images = open_table(tables, config, name=name, is_training=split == "train")
         left_out = f"{name}: left out {len(others)} Parquet files of other parts ({', '.join(others[:3])})"
         return dataclasses.replace(images, notes=(*images.notes, *([left_out] if others else [])))
     if others:

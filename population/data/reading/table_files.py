@@ -87,6 +87,15 @@ class TableReader:
         """Return the names of the columns."""
         return list(self._table.column_names if self._table is not None else self._parquet.schema_arrow.names)
 
+    def kind(self, name: str) -> pa.DataType:
+        """Return the type of a column.
+
+        Args:
+            name: Name of the column.
+        """
+        schema = self._table.schema if self._table is not None else self._parquet.schema_arrow
+        return schema.field(name).type
+
     def metadata(self) -> Mapping[bytes, bytes]:
         """Return the metadata of the table's schema."""
         schema = self._table.schema if self._table is not None else self._parquet.schema_arrow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,10 @@ TableCell = tuple[int, int, Any]
 
 
 class TableRows:
-    """The images of a table by number. It implements `ImageSource`."""
+    """The images of a table by number. It implements `ImageSource`.
+
+    Several threads may read at once, such as one that reads ahead and one that evaluates.
+    """
 
     def __init__(
         self, files: Sequence[TableFile], column: str, sizes: Sequence[Sequence[int]], folder: str | None, name: str
@@ -44,12 +48,18 @@ class TableRows:
         self._file_of_group = np.repeat(np.arange(len(files)), num_groups)
         self._first_group = np.concatenate([[0], np.cumsum(num_groups)])
         self._starts = np.concatenate([[0], np.cumsum([size for group_sizes in sizes for size in group_sizes])])
-        self._reader = _RowReader(self._files, column, folder, name)
+        self._reader = _RowReader(self._files, folder, name)
         self._newest: tuple[int, pa.ChunkedArray] | None = None
         self._open: tuple[int, dict[int, TableReader]] = (os.getpid(), {})
+        self._lock = threading.Lock()  # around the newest group and the open files
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_newest": None, "_open": (0, {})}
+        state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return state | {"_newest": None, "_open": (0, {})}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     @property
     def reader(self) -> ContentReader:
@@ -66,7 +76,8 @@ class TableRows:
         groups = np.searchsorted(self._starts, numbers, side="right") - 1
         cells: dict[int, TableCell] = {}
         for group in np.unique(groups):
-            values = self._group(int(group))
+            with self._lock:
+                values = self._group(int(group))
             for index in numbers[groups == group].tolist():
                 value = values[index - int(self._starts[group])].as_py()
                 if isinstance(value, dict):
@@ -82,7 +93,7 @@ class TableRows:
         return hashlib.sha256(places + self._starts.tobytes()).digest()
 
     def _group(self, group: int) -> pa.ChunkedArray:
-        """Return the images of a group."""
+        """Return the images of a group. The caller holds the lock."""
         if self._newest is not None and self._newest[0] == group and self._open[0] == os.getpid():
             return self._newest[1]
         file = int(self._file_of_group[group])
@@ -111,8 +122,8 @@ class TableRows:
 class _RowReader:
     """Function that returns the bytes in a cell, or reads the file that the cell names."""
 
-    def __init__(self, files: Sequence[TableFile], column: str, folder: str | None, name: str) -> None:
-        self._files, self._column, self._name = files, column, name
+    def __init__(self, files: Sequence[TableFile], folder: str | None, name: str) -> None:
+        self._files, self._name = files, name
         self._folder: tuple[pafs.FileSystem | None, str] | None = None
         if folder is not None:
             opened = _opened(folder, f"data.image_folder {folder!r}") if "://" in folder else None
@@ -131,8 +142,6 @@ class _RowReader:
         name = f"{self._name}, row {row}"
         if isinstance(value, bytes):
             return value, name
-        if isinstance(value, list):
-            raise DataError(f"{self._name}: column {self._column!r} holds lists, not encoded images or paths")
         if isinstance(value, (str, int)) and str(value).strip():
             return self._at(str(value).strip(), self._files[file], name)
         raise UnreadableImageError(f"{name} has no image")

@@ -29,13 +29,14 @@ CAMERA_COLUMNS = ("camera", "camera_id")
 """Usual names of the column of cameras."""
 
 
-def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> EncodedImages:
+def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str, is_training: bool) -> EncodedImages:
     """Open a table of images and labels, in one or several files.
 
     Args:
         files: Files of the table, in the order of their rows.
         config: Names of columns and classes, and the folder of image paths.
         name: The table as the caller named it, for error messages.
+        is_training: Whether these are training images, as in `encode_labels`.
 
     Raises:
         DataError: A file cannot be read, a column is missing, files disagree on the classes, or labels cannot be
@@ -55,7 +56,9 @@ def open_table(files: Sequence[TableFile], config: DataConfig, *, name: str) -> 
     names = first.class_names
     if names is None and config.class_names and not _is_text(labels.type):
         names = list(config.class_names)
-    numbers, class_names = encode_labels(labels, name=f"{name}, column {first.label_column!r}", class_names=names)
+    numbers, class_names = encode_labels(
+        labels, name=f"{name}, column {first.label_column!r}", class_names=names, is_training=is_training
+    )
     notes: tuple[str, ...] = ()
     cameras = None
     camera_parts = [part.cameras for part in facts if part.cameras is not None]
@@ -107,6 +110,9 @@ def _facts(file: TableFile, config: DataConfig, name: str, *, first: _FileFacts 
             missing = next((column for column in (image_column, label_column) if column not in columns), None)
             if missing is not None:
                 raise DataError(f"{file.path} has no column {missing!r}, which {first.path} has")
+        kind = reader.kind(image_column)
+        if not _may_be_images(kind):
+            raise DataError(f"{file.path}: column {image_column!r} holds {kind}, not encoded images or paths")
         class_names = _class_names(reader.metadata(), label_column, name)
         if first is not None and class_names != first.class_names:
             raise DataError(f"{file.path} names other classes than {first.path}: {class_names}, {first.class_names}")
@@ -171,6 +177,15 @@ def _with_wide_indices(column: pa.ChunkedArray) -> pa.ChunkedArray:
     ]
     kind = pa.dictionary(pa.int32(), column.type.value_type, column.type.ordered)
     return pa.chunked_array(chunks, type=kind)
+
+
+def _may_be_images(kind: pa.DataType) -> bool:
+    """Return whether a column of a type can hold encoded images, paths, or numbers that name files."""
+    checks = (
+        *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+        *(_is_text, pa.types.is_integer, pa.types.is_struct, pa.types.is_dictionary, pa.types.is_null),
+    )
+    return any(check(kind) for check in checks)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -74,7 +74,14 @@ def is_path(data: Any) -> bool:
     return isinstance(data, (str, os.PathLike))
 
 
-def to_images(data: Any, config: DataConfig, *, name: str, unreadable: UnreadableImages | None = None) -> ImageSet:
+def to_images(
+    data: Any,
+    config: DataConfig,
+    *,
+    name: str,
+    unreadable: UnreadableImages | None = None,
+    is_training: bool = True,
+) -> ImageSet:
     """Convert one part to decoded images.
 
     Args:
@@ -82,6 +89,7 @@ def to_images(data: Any, config: DataConfig, *, name: str, unreadable: Unreadabl
         config: Size, channels, and names of columns and classes.
         name: Name of the part, for error messages.
         unreadable: Counter of the unreadable items that are left out. None: the first such item is an error.
+        is_training: Whether these are training images, as in `encode_labels`.
 
     Raises:
         DataError: The part has no known form, or its images or labels cannot be used.
@@ -92,12 +100,13 @@ def to_images(data: Any, config: DataConfig, *, name: str, unreadable: Unreadabl
     if isinstance(data, (tuple, list)) and _is_arrays(data):
         images, labels = data
         if hasattr(images, "shape"):
-            return image_set(as_array(images), labels, class_names=configured_names(labels, config), name=name)
+            names = configured_names(labels, config)
+            return image_set(as_array(images), labels, class_names=names, name=name, is_training=is_training)
         labels = _plain_labels(labels, name)
         if len(images) != len(labels):
             raise DataError(f"{name}: {len(images)} images need as many labels, got {len(labels)}")
         data = list(zip(images, labels, strict=True))
-    return from_dataset(data, config, name=name, unreadable=unreadable)
+    return from_dataset(data, config, name=name, unreadable=unreadable, is_training=is_training)
 
 
 def _plain_labels(labels: Any, name: str) -> Sequence[Any]:
@@ -124,10 +133,10 @@ def _is_arrays(data: Sequence[Any]) -> bool:
 
 def _is_pair(value: Any) -> bool:
     """Return whether a value is (images, labels): an array of images and as many labels."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2 or np.ndim(value[1]) == 0:
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or getattr(value[0], "ndim", 0) < 3:
         return False
-    images = value[0]
-    return getattr(images, "ndim", 0) >= 3 and len(images) == len(value[1])
+    images, labels = value
+    return np.ndim(labels) > 0 and len(images) == len(labels)
 
 
 def _is_items(data: Sequence[Any]) -> bool:
@@ -138,10 +147,9 @@ def _is_items(data: Sequence[Any]) -> bool:
     if not isinstance(first, (tuple, list)) or len(first) != 2 or _is_pair(first):
         return False
     image, label = first
-    is_label = (
-        isinstance(label, (str, int)) or np.ndim(label) == 0 or (np.ndim(label) == 1 and len(label) != len(image))
-    )
-    return _is_picture(image) and (is_label or isinstance(image, Image.Image))
+    if not _is_picture(image) or isinstance(image, Image.Image):
+        return isinstance(image, Image.Image)
+    return isinstance(label, (str, int)) or np.ndim(label) == 0 or (np.ndim(label) == 1 and len(label) != len(image))
 
 
 def _is_picture(value: Any) -> bool:

@@ -132,6 +132,17 @@ def test_choices_are_a_function_of_seed_and_step() -> None:
     assert np.array_equal(first, again) and not np.array_equal(first, later) and not np.array_equal(first, other)
 
 
+def test_many_classes_need_no_matrix_of_all_pairs() -> None:
+    regularization = Regularization(config=RegularizationConfig(erasing=0.5, mixup=1.0), num_classes=10**6, seed=1)
+    regularizer = Regularizer(regularization, epoch=0, steps=2)  # such a matrix would have 4 TB
+    zero, one = torch.zeros(3), torch.ones(3)
+    _, labels = regularizer.finish(
+        torch.rand(2, 3, 4, 4), torch.tensor([5, 999_999]), mean=zero, deviation=one, index=0
+    )
+    assert labels.shape == (2, 10**6) and labels.sum(1).tolist() == pytest.approx([1.0, 1.0])
+    assert set(labels.nonzero()[:, 1].tolist()) <= {5, 999_999}
+
+
 @pytest.mark.parametrize("strengths", [{"mixup": 1.0}, {"cutmix": 1.0, "erasing": 0.5}, {"erasing": 1.0}])
 def test_pass_continues_with_the_same_batches(strengths: dict[str, Any]) -> None:
     images = image_set(pixels_of(50).permute(0, 2, 3, 1).numpy(), np.arange(50) % CLASSES)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import pickle
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ import pytest
 from inarch.population import DataConfig
 from inarch.population.data import MemorySplits, load_splits, open_images
 from inarch.population.data.reading.encoded_images import EncodedImages
+from inarch.population.data.reading.table_files import TableReader
+from inarch.population.data.reading.table_rows import OPEN_FILES
 from inarch.population.errors import DataError, UnreadableImageError
 from inarch.population.persistence.paths import joined
 from inarch.population.persistence.storage import Storage
@@ -296,6 +301,29 @@ def test_built_in_data_without_validation_split_is_refused(tmp_path: Path) -> No
     for name in ("digits", "cifar10"):
         with pytest.raises(DataError, match=f"{name} has no validation images of its own"):
             open_images(name, split="validation")
+    folder = tmp_path / "cifar" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for path in (folder, folder.parent):
+        with pytest.raises(DataError, match="has no validation images of its own"):
+            open_images(str(path), split="validation")
+
+
+def test_few_test_rows_may_have_high_labels(tmp_path: Path) -> None:
+    train = write_table(tmp_path / "train.parquet", list(range(1500)))
+    test = write_table(tmp_path / "test.parquet", [1490, 1499])
+    splits = load(train, test=test)
+    assert splits.test is not None and splits.test.labels.tolist() == [1490, 1499]
+    with pytest.raises(DataError, match="row 1 has label 1499, which needs 1500 outputs for 2 classes"):
+        load(test)
+
+
+@pytest.mark.parametrize("stream", ["auto", "always"])
+def test_columns_that_hold_no_images_are_refused_at_once(tmp_path: Path, stream: str) -> None:
+    for index, column in enumerate(([[1, 2], [3, 4]], [0.5, 1.5], [True, False])):
+        path = tmp_path / f"{index}.parquet"
+        pq.write_table(pa.table({"image": column, "label": [0, 1]}), path)
+        with pytest.raises(DataError, match=r"column 'image' holds .*, not encoded images or paths"):
+            load_splits(DataConfig(train=str(path), stream=stream, validation=0.0), seed=0)
 
 
 @pytest.mark.parametrize("other", ["12345678901234567890", "--0", "-0", "007", "999999999999999999"])
@@ -386,3 +414,35 @@ def test_binary_labels_that_are_no_text_are_refused(tmp_path: Path) -> None:
     write_table(tmp_path / "a.parquet", pa.array([b"\xff\xfe", b"cat"]))
     with pytest.raises(DataError, match="column 'label': labels must be all numbers or all names of classes"):
         load(tmp_path / "a.parquet")
+
+
+def test_threads_read_groups_of_many_files_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread reads ahead for training while another evaluates. More files than stay open are read by both."""
+    for shard in range(2 * OPEN_FILES):
+        rows = {"image": [f"{10 * shard + row}".encode() for row in range(10)], "label": list(range(10))}
+        pq.write_table(pa.table(rows), tmp_path / f"part-{shard:02d}.parquet", row_group_size=5)
+    images = open_images(str(tmp_path), split="train", config=DataConfig(train=str(tmp_path)))
+    assert isinstance(images, EncodedImages)
+    read = TableReader.group
+
+    def slow(reader: TableReader, index: int, column: str) -> pa.ChunkedArray:
+        time.sleep(0.002)  # as from a disk that is not here
+        return read(reader, index, column)
+
+    monkeypatch.setattr(TableReader, "group", slow)
+    source = pickle.loads(pickle.dumps(images.source))
+
+    def wrong(seed: int) -> int:
+        random, found = np.random.default_rng(seed), 0
+        for _ in range(60):
+            numbers = random.integers(0, 20 * OPEN_FILES, 3)
+            found += sum(int(value) != number for number, _, value in source.cells(numbers.tolist()))
+        return found
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(wrong, range(4))) == [0] * 4
+    finally:
+        sys.setswitchinterval(interval)

@@ -24,7 +24,7 @@ from inarch.population.data import (
     to_images,
 )
 from inarch.population.data.reading.images import ImageSet
-from inarch.population.errors import DataError, UserCodeError
+from inarch.population.errors import ConfigError, DataError, UserCodeError
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.image_task import with_data
 from tests.images import encoded, picture, write_classes, write_table
@@ -90,6 +90,7 @@ ONE_PART = {
     "tensors with gradient": (torch.from_numpy(X).float().requires_grad_(), torch.from_numpy(Y)),
     "list of pairs": ITEMS,
     "list of arrays and one-hot": [(image, np.eye(4)[label]) for image, label in zip(X, Y, strict=True)],
+    "list of pictures and one-hot": [(image, np.eye(4)[label]) for image, label in ITEMS],
     "categories": (X, pd.Series(Y).astype("category")),
     "ConcatDataset of Subsets": ConcatDataset(
         [Subset(Pictures(ITEMS), range(10)), Subset(Pictures(ITEMS), range(10, 40))]
@@ -297,6 +298,37 @@ def test_unreadable_items_are_skipped_up_to_the_limit(tmp_path: Path) -> None:
     assert "left out images that cannot be read: 1" in loaded.report.lines()
     with pytest.raises(UserCodeError, match=r"data train\[2\]: the Dataset raised"):
         splits(tmp_path / "other", Files(ITEMS))
+
+
+def test_parts_of_two_pairs_each_are_parts() -> None:
+    parts = parts_of((ITEMS[:2], ITEMS[2:4]))
+    assert list(parts) == ["train", "test"]
+    assert to_images(parts["test"], DataConfig(), name="data test").labels.tolist() == Y[2:4].tolist()
+
+
+def labelled() -> tuple[np.ndarray, np.ndarray]:
+    return X, Y
+
+
+def labelled_parts() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {"train": (X, Y), "test": (X[:8], Y[:8])}
+
+
+def test_paths_beside_a_function_are_used(tmp_path: Path) -> None:
+    test = write_table(tmp_path / "t.parquet", [3, 2, 1])
+    own = DataConfig(train=f"{__name__}:labelled", test=test, validation_set=test)
+    data = with_data(RunConfig(name="x", data=own), None, Storage(str(tmp_path / "run"))).data
+    assert data.train.endswith("data/train.arrow") and (data.test, data.validation_set) == (test, test)
+    passed = with_data(RunConfig(name="x", data=own), (X, Y), Storage(str(tmp_path / "other"))).data
+    assert passed.test is None and passed.validation_set is None
+    for fields, message in (
+        ({"train": f"{__name__}:labelled_parts", "test": test}, r"data\.test is set, and .* returns such images too"),
+        ({"test": f"{__name__}:labelled"}, r"data\.test 'tests\..*:labelled' names a function; only data\.train may"),
+    ):
+        config = RunConfig(name="x", data=DataConfig(**fields))
+        with pytest.raises(ConfigError, match=message):
+            with_data(config, None, Storage(str(tmp_path / "refused")))
+    assert not (tmp_path / "refused").exists()
 
 
 def test_with_data_makes_relative_paths_absolute(tmp_path: Path, monkeypatch) -> None:

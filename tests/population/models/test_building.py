@@ -18,6 +18,7 @@ from inarch.population.models import CifarResNet, architectures, build
 from inarch.population.models.cifar_resnet import BasicBlock
 from inarch.population.models.complexity import model_complexity
 from inarch.population.models.mobilenetv2 import InvertedResidual
+from inarch.population.models.pretrained import without_input_transform
 from inarch.population.persistence.checkpoint import Checkpoint, CheckpointId, CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors, named_tensors
@@ -226,6 +227,23 @@ def test_torchvision_family_forward_graft_and_resume(name: str, tmp_path) -> Non
     load_tensors(donor, loaded.model)
     with torch.no_grad():
         assert torch.equal(donor.eval()(images), logits)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_pretrained_weights_need_no_transform_of_the_input(name: str) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"weights": None, "init_weights": False, "aux_logits": False}
+    expected = torchvision.models.get_model(name, transform_input=True, **options).eval()
+    plain = torchvision.models.get_model(name, transform_input=False, **options).eval()
+    plain.load_state_dict(without_input_transform(expected.state_dict()))
+    first = "Conv2d_1a_3x3" if name == "inception_v3" else "conv1"
+    images = torch.randn(2, 3, 75, 75)
+    with torch.no_grad():
+        outputs = [getattr(model, first)(model._transform_input(images)) for model in (expected, plain)]
+        inner = [output[:, :, 2:-2, 2:-2] for output in outputs]  # GoogLeNet pads
+        torch.testing.assert_close(*inner, rtol=1e-4, atol=1e-5)
+        untransformed = getattr(expected, first)(images)[:, :, 2:-2, 2:-2]
+    assert float((untransformed - inner[0]).abs().mean()) > 0.01
 
 
 def test_pretrained_weights_load_except_a_wider_classifier(tmp_path: Path) -> None:

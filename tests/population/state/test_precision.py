@@ -104,6 +104,7 @@ def test_auto_uses_channels_last_where_a_network_can(kind: type[nn.Module], expe
     model = kind().eval()
     state, before = torch.get_rng_state(), {name: buffer.clone() for name, buffer in model.named_buffers()}
     assert accepts_channels_last(model, (1, 8, 8)) is expected
+    assert not accepts_channels_last(nn.Flatten(), (1, 8, 8))  # a later check says that it has no parameters
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     assert torch.equal(torch.get_rng_state(), state) and not model.training
     if kind is not Centering:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -21,6 +22,7 @@ from inarch.population import (
     Trainer,
 )
 from inarch.population.config import to_dict
+from inarch.population.data.report import DataReport
 from inarch.population.errors import ConfigError
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.persistence.checkpoint import CheckpointStore
@@ -127,6 +129,43 @@ def test_load_teacher_from_an_unusable_run_is_a_config_error(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         load_teacher(f"{teacher_run}{suffix}", num_classes=classes, in_channels=1)
+
+
+def report_of(names: str, *, mean: float = 0.5, deviation: float = 0.25) -> DataReport:
+    return DataReport(
+        class_names=tuple(names),
+        class_counts=(8,) * 4,
+        sizes={"train": 32},
+        image_shape=(1, 8, 8),
+        mean=(mean,),
+        deviation=(deviation,),
+        white=255.0,
+        is_pixels=True,
+        resize="none",
+        augmentation="none",
+    )
+
+
+def test_teacher_has_the_classes_and_the_normalization_of_the_student(
+    teacher_run: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(teacher_run, "config.json")
+    recorded = json.loads(path.read_text())
+    recorded["info"]["facts"]["data"] = dataclasses.asdict(report_of("dcba"))
+    path.write_text(json.dumps(recorded))
+    load = functools.partial(load_teacher, teacher_run, num_classes=4, in_channels=1)
+    with pytest.raises(
+        ConfigError, match="has the student's classes in another order: 'd', 'c', 'b', 'a'; the student"
+    ):
+        load(data=report_of("abcd"))
+    pixels = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = load()((pixels - 0.5) / 0.25)
+    for data in (report_of("dcba"), report_of("dcba", mean=0.1, deviation=0.5), report_of("0123")):
+        found = load(data=data)((pixels - data.mean[0]) / data.deviation[0])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert "other names" not in caplog.text
+    load(data=report_of("dcbx"))
+    assert "have other names ('d', 'c', 'b', 'a') than the student's ('d', 'c', 'b', 'x')" in caplog.text
 
 
 def test_loss_with_teachers_adds_the_distillation_loss(teacher_run: str) -> None:

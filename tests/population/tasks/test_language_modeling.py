@@ -137,9 +137,11 @@ def test_resumed_language_network_ends_with_the_same_weights(config: RunConfig) 
 
 def test_text_that_cannot_be_used_is_refused(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("too short")
+    (tmp_path / "empty.txt").touch()
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9" * 100)
     for source, message in (
         (tmp_path / "short.txt", "9 characters are too few"),
+        (tmp_path / "empty.txt", "0 characters are too few"),
         (tmp_path / "latin.txt", "cannot be read as UTF-8"),
         (tmp_path / "absent.txt", "cannot be read as UTF-8 text"),
     ):

@@ -304,6 +304,21 @@ class OtherSplit(Line):
         return super().load_data(config) | {"dev": ()}
 
 
+class Texts(Line):
+    def load_data(self, config: RunConfig) -> dict[str, Any]:
+        return {"train": np.array(["a", "b"])}
+
+
+class NoMapping(Line):
+    def load_data(self, config: RunConfig) -> Any:
+        return np.zeros((4, 2)), np.zeros(4)
+
+
+class Lists(Line):
+    def load_data(self, config: RunConfig) -> dict[str, Any]:
+        return {"train": ([0.0] * 20_000, [1.0] * 20_000)}
+
+
 WRONG: dict[type[TensorTask], tuple[type[InarchError], str]] = {
     WrongMetrics: (ConfigError, r"WrongMetrics\.score must return the metrics \['error', 'within'\], got \['error'\]"),
     NoMetrics: (ConfigError, r"NoMetrics\.metrics must name at least one metric"),
@@ -318,6 +333,12 @@ WRONG: dict[type[TensorTask], tuple[type[InarchError], str]] = {
     NoPredictions: (UserCodeError, r"NoPredictions\.predictions raised RuntimeError: cannot predict"),
     Uneven: (DataError, r"the arrays of train must have one length, at least 1; got shapes \(4, 2\), \(3,\)"),
     NoTraining: (DataError, "must return training data under the key train"),
+    Texts: (DataError, r"Texts\.load_data: train must hold arrays or tensors of numbers, got <U1"),
+    NoMapping: (DataError, r"NoMapping\.load_data must return a dict with the key train, got tuple"),
+    Lists: (
+        DataError,
+        r"got shapes \(\), .{,60}, \.\.\.; lists are structure, so give arrays in place of lists of numbers$",
+    ),
     OtherSplit: (DataError, "'dev' is not a split; there are train, validation, test"),
 }
 
@@ -327,6 +348,24 @@ def test_wrong_task_is_refused_before_training(wrong: type[TensorTask]) -> None:
     kind, message = WRONG[wrong]
     with pytest.raises(kind, match=message):
         describe_run(bound(wrong(), line_config()))
+
+
+class OtherTypes(Line):
+    """The same numbers, as bfloat16 and with the bytes of another machine."""
+
+    def load_data(self, config: RunConfig) -> dict[str, Any]:
+        return {
+            split: {"x": torch.from_numpy(part["x"]).bfloat16(), "y": part["y"].numpy().astype(">f4")}
+            for split, part in super().load_data(config).items()
+        }
+
+
+def test_arrays_of_other_types_are_converted() -> None:
+    plain, other = (bound(task, line_config()) for task in (Line(), OtherTypes()))
+    for split in ("train", "validation"):
+        own, converted = (next(iter(task.part(split).batches())) for task in (plain, other))
+        assert converted["x"].dtype is torch.float32 and torch.equal(converted["x"], own["x"].bfloat16().float())
+        torch.testing.assert_close(converted["y"].float(), own["y"].float())
 
 
 def test_settings_for_images_are_refused(tmp_path: Any) -> None:
