@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: The command has ended. Its code is the exit status.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != "--debug"]
     if words[:1] == ["--version"]:
         print(f"inarch {importlib.metadata.version('inarch')}")
         raise SystemExit(0)
@@ -96,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "bench": comparison_commands.bench_command,
     }
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    is_debugging = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    is_debugging = "--debug" in given
     if not sys.stdout.isatty() and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     if words[0] not in commands:

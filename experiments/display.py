@@ -196,7 +196,7 @@ def _best_and_mean(status: RunStatus) -> str:
     if primary is None:
         return ""
     found = [network.validation_metrics.get(primary.name) for network in status.networks]
-    values = [value for value in found if value is not None]
+    values = [value for value in found if value is not None and math.isfinite(value)]
     if not values:
         return ""
     best, mean = max(values, key=primary.score), statistics.fmean(values)

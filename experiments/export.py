@@ -125,10 +125,12 @@ def predict_images(
 
     Raises:
         ConfigError: The run was started with a callable and `model` is None, there are no images, or the networks of
-            the run do not classify images.
+            the run do not classify images. Or `top` is below 1.
         CheckpointError: No network left a checkpoint.
         UntrustedError: As `open_run`.
     """
+    if top < 1:
+        raise ConfigError(f"top must be at least 1, got {top}")
     if isinstance(model, str):
         remember_code([model])
     factory = import_factory(model, "--model") if isinstance(model, str) else model

@@ -79,8 +79,10 @@ def comparison(name: str, data: DataConfig, *, epochs: int | None = None) -> Com
         epochs: Epochs of each network in a population. None: those of the comparison.
 
     Raises:
-        ConfigError: There is no such comparison. The message lists all names.
+        ConfigError: There is no such comparison, or `epochs` is below 1. The message lists all names.
     """
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"epochs must be at least 1, got {epochs}")
     if name in COMPARISONS:
         _, make, usual_epochs = COMPARISONS[name]
         return make(data, usual_epochs if epochs is None else epochs)

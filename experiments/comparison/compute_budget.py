@@ -109,9 +109,12 @@ def power_text(comparison: Comparison) -> str:
     Args:
         comparison: The comparison, with the seeds that are to be run.
     """
-    count = sum(comparison.baseline_of(arm) != arm.name for arm in comparison.arms)
+    names = {arm.name for arm in comparison.arms}
+    count = sum(comparison.baseline_of(arm) in names - {arm.name} for arm in comparison.arms)
     seeds = len(comparison.seeds)
-    if not count or seeds < 2:
+    if not count:
+        return "No arm is selected together with the one that it is compared with, so there is no difference to find."
+    if seeds < 2:
         return "One seed shows no difference, because its noise is not known."
     single, together = (detectable(seeds, num_comparisons=number) for number in (1, count))
     return (

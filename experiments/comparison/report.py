@@ -186,16 +186,21 @@ def _power(pairs: Sequence[tuple[str, str]], rows: Sequence[Row], score: str) ->
     for name, against in pairs:
         mine, theirs = (_values(arm, rows, f"mean_{score}") for arm in (name, against))
         differences = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
-        if len(differences) > 1:
+        if len(differences) > 1 and all(map(math.isfinite, differences)):
             variances.append(statistics.variance(differences))
             counts.append(len(differences))
     if not counts:
         return ""
-    deviation, seeds = math.sqrt(statistics.fmean(variances)), min(counts)
+    deviation, seeds = (
+        math.sqrt(statistics.fmean(variances)),
+        max(counts, key=lambda count: (counts.count(count), count)),
+    )
     least = deviation * detectable(seeds, num_comparisons=len(pairs))
+    fewer = sum(count < seeds for count in counts)
+    others = f" {fewer} of the {len(counts)} differences have fewer seeds." if fewer else ""
     return (
         f" The standard deviation of a difference of the mean network over seeds is {deviation:.2f} points. With "
-        f"{seeds} seeds, a true difference of {least:.1f} points is found with a probability of 80 %."
+        f"{seeds} seeds, a true difference of {least:.1f} points is found with a probability of 80 %.{others}"
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -34,6 +36,12 @@ DENSITY_COLUMNS = ("valid_filters", "invalid_filters", "valid_l1", "invalid_l1")
 not, and their mean l1 norms."""
 
 
+IMAGE_FIELDS = ("train", "validation_set", "test", "query")
+"""Fields of the section `data` that name images."""
+
+HASHED_BYTES = 2**20
+"""Bytes of a file of images that are hashed at its beginning, and at its end."""
+
 LOCK_SECONDS = 60.0
 """Seconds for which a process waits until another one has written its results into the same folder."""
 
@@ -44,19 +52,29 @@ RUN_FIELDS: dict[str, Any] = {"name": None, "storage": "runs", "address": None, 
 def comparable_config(config: RunConfig | Mapping[str, Any]) -> str:
     """Return a configuration as JSON, for comparing runs.
 
-    The JSON leaves out fields that do not change a result (name, folder, address, detach), and the seed. A file of
-    images is identified by its name and size, a folder by the last two names of its path, a pattern by its absolute
-    path, and images in a bucket by their URI.
+    The JSON leaves out fields that do not change a result (name, folder, address, detach), and the seed. In place of
+    the paths of images it has what `data_identity` returns.
 
     Args:
         config: The configuration, or its recorded form.
     """
     plain = {**(to_dict(config) if isinstance(config, RunConfig) else config), **RUN_FIELDS}
-    data = dict(plain["data"])
-    for images in ("train", "test", "query"):
-        if data.get(images):
-            data[images] = _identity(data[images])
-    return json.dumps(plain | {"data": data}, sort_keys=True)
+    return json.dumps(plain | {"data": dict(plain["data"]) | data_identity(plain["data"])}, sort_keys=True)
+
+
+def data_identity(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tells the images of a configuration from others, wherever they lie.
+
+    A file is identified by its name, its size, and a hash of its beginning and end. A folder is identified by its name
+    and a hash of its files' names and sizes, a pattern by its absolute path, and images in a bucket by their URI.
+
+    Args:
+        data: The section `data` of a configuration, as JSON types.
+
+    Returns:
+        The identity by field, for each field that names images.
+    """
+    return {field: _identity(data[field]) for field in IMAGE_FIELDS if data.get(field)}
 
 
 def _identity(images: str) -> str:
@@ -64,12 +82,37 @@ def _identity(images: str) -> str:
         return images
     path = Path(images).expanduser()
     if path.is_file():
-        return f"{path.name}, {path.stat().st_size} bytes"
+        state = path.stat()
+        return f"{path.name}, {state.st_size} bytes, {_ends_hash(path, state.st_size, state.st_mtime_ns)}"
     if path.is_dir():
-        return "/".join(path.absolute().parts[-2:])
+        return f"{path.absolute().name}, {_listing_hash(path.absolute(), path.stat().st_mtime_ns)}"
     if any(char in images for char in "*?["):
         return str(path.absolute())
     return path.name
+
+
+@functools.lru_cache(maxsize=64)
+def _ends_hash(path: Path, size: int, changed: int) -> str:
+    """Return a hash of the first and the last `HASHED_BYTES` of a file. `changed` is when it was changed."""
+    digest = hashlib.blake2b(digest_size=8)
+    with path.open("rb") as file:
+        digest.update(file.read(HASHED_BYTES))
+        file.seek(max(HASHED_BYTES, size - HASHED_BYTES))
+        digest.update(file.read(HASHED_BYTES))
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _listing_hash(folder: Path, changed: int) -> str:
+    """Return the number of files in a folder, and a hash of their names and sizes. `changed` is when it was changed."""
+    files = sorted(
+        (os.path.relpath(os.path.join(place, name), folder), os.stat(os.path.join(place, name)).st_size)
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if not name.startswith(".")
+    )
+    digest = hashlib.blake2b(repr(files).encode(errors="surrogateescape"), digest_size=8)
+    return f"{len(files)} files, {digest.hexdigest()}"
 
 
 def is_same_config(recorded: str | None, current: str) -> bool:
@@ -96,7 +139,12 @@ def differing_fields(recorded: str, current: str) -> list[str]:
     """
     defaults = json.loads(json.dumps(to_dict(RunConfig())))
     defaults["checkpoint"]["weights"] = "best"
-    return _differing(_with_defaults(dict(renewed(json.loads(recorded))), defaults), json.loads(current))
+    before, now = _with_defaults(dict(renewed(json.loads(recorded))), defaults), json.loads(current)
+    for field in IMAGE_FIELDS:  # without a hash of the content, as it was recorded before 2026-12
+        known = before["data"].get(field) or ""
+        if known.endswith(" bytes") and str(now["data"].get(field)).startswith(f"{known}, "):
+            before["data"][field] = now["data"][field]
+    return _differing(before, now)
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any], *, prefix: str = "") -> list[str]:
@@ -120,13 +168,17 @@ def _with_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str
 
 def code_version() -> str:
     """Return the version of inarch, followed by the git commit if inarch is installed from a checkout."""
-    version = importlib.metadata.version("inarch")
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    version, file = importlib.metadata.version("inarch"), Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(file.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        git("ls-files", "--error-unmatch", file.name)  # an environment within another project is no checkout
+        return f"{version}+{git('describe', '--always', '--dirty', '--exclude', '*')}"
     except (OSError, subprocess.SubprocessError):
         return version
-    return f"{version}+{commit}"
 
 
 class ResultsStore:
@@ -145,6 +197,7 @@ class ResultsStore:
         """
         self.folder = folder
         self._configs = {arm.name: comparable_config(arm.config) for arm in comparison.arms}
+        self._known: tuple[Any, set[tuple[str, int]]] = (None, set())
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return the rows of runs whose configuration is the current one of their arm.
@@ -171,15 +224,20 @@ class ResultsStore:
             arm: Name of the arm.
             seed: Seed of the run.
         """
-        recorded = {(row["arm"], row["seed"]) for row in read_rows(self.folder, "scores")}
+        recorded = {(row["arm"], row["seed"]) for row in _scores(self.folder)}
         return (arm, seed) in recorded - self._runs()
 
     def _runs(self) -> set[tuple[str, int]]:
-        return {
-            (row["arm"], row["seed"])
-            for row in read_rows(self.folder, "scores")
-            if row["arm"] in self._configs and is_same_config(row["config"], self._configs[row["arm"]])
-        }
+        """Return the runs of current configurations. The comparison of hundreds of runs is kept while the file is."""
+        rows = _scores(self.folder)
+        if self._known[0] is not rows:
+            same = {
+                (row["arm"], row["seed"])
+                for row in rows
+                if row["arm"] in self._configs and is_same_config(row["config"], self._configs[row["arm"]])
+            }
+            self._known = (rows, same)
+        return self._known[1]
 
     def reuse(self, arm: str, seed: int) -> bool:
         """Copy a run of equal configuration, data and seed from a folder beside this one, if there is such a run.
@@ -197,8 +255,8 @@ class ResultsStore:
         config = self._configs[arm]
         other_folders = sorted({path.parent for path in self.folder.parent.glob("*/scores.parquet")} - {self.folder})
         for folder in other_folders:
-            rows = read_rows(folder, "scores")
-            equal = [row for row in rows if row["seed"] == seed and is_same_config(row["config"], config)]
+            rows = [row for row in _scores(folder) if row["seed"] == seed]
+            equal = [row for row in rows if is_same_config(row["config"], config)]
             if equal:
                 run = {table: _rows_of(folder, table, equal[0]["arm"], seed) for table in TABLES}
                 run["scores"][0]["taken_from"] = equal[0]["taken_from"] or folder.name
@@ -269,6 +327,17 @@ def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:
     """
     path = folder / f"{table}.parquet"
     return pq.read_table(path).to_pylist() if path.exists() else []
+
+
+def _scores(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the scores, which are read again only if the file has changed. Do not change them."""
+    path = folder / "scores.parquet"
+    return _read_scores(folder, path.stat().st_mtime_ns) if path.exists() else []
+
+
+@functools.lru_cache(maxsize=64)
+def _read_scores(folder: Path, changed: int) -> list[dict[str, Any]]:
+    return read_rows(folder, "scores")
 
 
 def _rows_of(folder: Path, table: str, arm: str, seed: int) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import torch
 
 from inarch.experiments.comparison.arms import Arm
-from inarch.experiments.comparison.results_store import Rows, code_version, comparable_config
+from inarch.experiments.comparison.results_store import Rows, code_version, comparable_config, data_identity
 from inarch.experiments.saved_runs import similarity_over_time
-from inarch.population.config import RunConfig
+from inarch.population.config import RunConfig, to_dict
 from inarch.population.errors import ConfigError
 from inarch.population.evaluation.filter_statistics import filter_density
 from inarch.population.persistence.checkpoint import CheckpointStore
@@ -35,15 +35,26 @@ SESSIONS = "comparison.json"
 """File in the folder of a run: the versions of the code that trained it, one for each time it was begun or resumed."""
 
 
-def note_session(storage: Storage, *, is_resumed: bool) -> None:
-    """Record that a run has begun or is to be resumed, with this version of the code.
+def note_session(storage: Storage, config: RunConfig, *, is_resumed: bool) -> None:
+    """Record that a run has begun or is to be resumed, with this version of the code and what identifies its data.
 
     Args:
         storage: Folder of the run.
+        config: Its configuration.
         is_resumed: Whether it is to be resumed.
     """
     earlier = _sessions(storage) if is_resumed else []
-    storage.replace(SESSIONS, json.dumps({"code": [*earlier, code_version()]}).encode())
+    content = {"code": [*earlier, code_version()], "data": data_identity(to_dict(config)["data"])}
+    storage.replace(SESSIONS, json.dumps(content).encode())
+
+
+def trained_on(storage: Storage) -> dict[str, str] | None:
+    """Return what identifies the data that a run was begun with, as `data_identity`. None: it was not recorded.
+
+    Args:
+        storage: Folder of the run.
+    """
+    return json.loads(storage.read(SESSIONS)).get("data") if storage.exists(SESSIONS) else None
 
 
 def _sessions(storage: Storage) -> list[str]:

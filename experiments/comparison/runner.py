@@ -12,9 +12,9 @@ from rich.console import Console
 from inarch.actors import PopulationRun, connect
 from inarch.experiments.comparison.arms import ARM, Arm, Comparison
 from inarch.experiments.comparison.report import write_report
-from inarch.experiments.comparison.results_store import ResultsStore, comparable_config, differing_fields
-from inarch.experiments.comparison.run_summary import note_session, summarize
-from inarch.population.config import DistillationConfig, RunConfig
+from inarch.experiments.comparison.results_store import ResultsStore, comparable_config, data_identity, differing_fields
+from inarch.experiments.comparison.run_summary import note_session, summarize, trained_on
+from inarch.population.config import DistillationConfig, RunConfig, to_dict
 from inarch.population.errors import ConfigError, RunError, RunNotFoundError
 from inarch.population.persistence.paths import absolute, joined
 from inarch.population.persistence.storage import Storage
@@ -70,13 +70,14 @@ def run_comparison(
     if num_recorded and not (reuse or overwrite):
         raise ConfigError(
             f"out: {out} already holds {num_recorded} of these {len(planned)} runs; keep them with --reuse, replace "
-            "them with --overwrite, or give another --out"
+            "them with --overwrite and another --storage, or give another --out and another --storage"
         )
     others = [f"{arm.name} seed {seed}" for arm, seed in planned if record.has_other(arm.name, seed)]
     if others and not overwrite:
         raise ConfigError(
             f"out: {out} holds {len(others)} of these {len(planned)} runs with another configuration or other data "
-            f"({others[0]}, for example); replace them with --overwrite, or give another --out"
+            f"({others[0]}, for example); replace them with --overwrite, or give another --out. If the storage holds "
+            "them too, give another --storage as well"
         )
     missing = [
         (arm, seed)
@@ -176,9 +177,9 @@ def _run(
         return finished, folder.uri
     if folder is None:
         run = PopulationRun.start(config, quiet=True)
-        note_session(Storage(run.path), is_resumed=False)
+        note_session(Storage(run.path), config, is_resumed=False)
     else:
-        note_session(folder, is_resumed=True)
+        note_session(folder, config, is_resumed=True)
         run = PopulationRun.resume(folder.uri, address=config.address, quiet=True)
     try:
         result = run.wait()
@@ -218,7 +219,8 @@ def _check_folder(config: RunConfig, *, reuse: bool) -> Storage | None:
         reuse: Whether a run that was begun already may be used.
 
     Raises:
-        ConfigError: The folder has another configuration, or `reuse` is false and there is a folder.
+        ConfigError: The folder has another configuration or was trained on other data. Or there is one, and `reuse` is
+            false.
     """
     try:
         folder = find_run(joined(config.storage, str(config.name)))
@@ -226,6 +228,9 @@ def _check_folder(config: RunConfig, *, reuse: bool) -> Storage | None:
         return None
     recorded = read_config(folder)["config"]
     differing = differing_fields(comparable_config(recorded), comparable_config(with_absolute_data(config)))
+    data, began_with = data_identity(to_dict(config)["data"]), trained_on(folder) or {}
+    changed = [f"data.{field}" for field in data if began_with.get(field, data[field]) != data[field]]
+    differing = list(dict.fromkeys([*differing, *changed]))  # files may have changed at the same place
     if differing or recorded["seed"] != config.seed:
         raise ConfigError(
             f"storage: {folder.uri} has another configuration ({', '.join(differing) or 'seed'}); give another "

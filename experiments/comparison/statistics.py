@@ -15,8 +15,9 @@ class Estimate:
     """A mean with its confidence interval, mean - half to mean + half."""
 
     mean: float
+    """Mean of the values. NaN if one of them is not finite."""
     half: float
-    """Half of the interval's length. Infinite for a single value."""
+    """Half of the interval's length. Infinite for a single value, or if a value is not finite."""
     count: int
     """Number of values."""
 
@@ -38,7 +39,10 @@ def interval(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
     """
     if not values:
         raise ValueError("an interval needs at least one value")
-    count, mean = len(values), statistics.fmean(values)
+    count = len(values)
+    if not all(map(math.isfinite, values)):
+        return Estimate(mean=math.nan, half=math.inf, count=count)
+    mean = statistics.fmean(values)
     if count == 1:
         return Estimate(mean=mean, half=math.inf, count=1)
     error = statistics.stdev(values) / math.sqrt(count)

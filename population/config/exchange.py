@@ -21,8 +21,8 @@ class ExchangeConfig:
     hyperparameters. dml: learn from the peers' predictions. none: networks train independently. Or module:function for
     a rule of your own."""
     num_donors: int | None = None
-    """Most snapshots that a network takes at once, at least 1. None: one for graft, pbt and dml, and all that the
-    topology gives for papa and wash."""
+    """Most snapshots that a network takes at once, at least 1. None: one for graft, pbt and dml. For papa and wash,
+    those of all neighbors in the topology, and on a ring (the default) those of all networks, as in their papers."""
     precision: SnapshotPrecision = "float32"
     """How a published snapshot holds the weights of convolutions and weight matrices, for slow links. float32: as they
     are. float16 and bfloat16: in half the bytes. int8: in a quarter, with one scale for each 1,024 weights. The network
@@ -45,6 +45,9 @@ class ExchangeConfig:
 
 ALL_DONORS = 2**31
 """More donors than any population has."""
+
+WHOLE_TOPOLOGIES = ("ring", "complete")
+"""Topologies in which papa and wash take from all networks, unless `exchange.num_donors` is set."""
 
 
 @dataclass(frozen=True, kw_only=True)

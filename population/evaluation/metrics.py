@@ -28,6 +28,10 @@ class Metric:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ConfigError(f"a metric's name must be a Python identifier, got {self.name!r}")
+        try:
+            self.form.format(0.5)
+        except (ValueError, LookupError) as error:
+            raise ConfigError(f"the form of metric {self.name} cannot show a number: {self.form!r} ({error})") from None
 
     @property
     def title(self) -> str:

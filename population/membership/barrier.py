@@ -12,6 +12,9 @@ from inarch.population.membership.topology import Places
 WITHOUT_PROCESS = frozenset({MemberState.STARTING, MemberState.LOST})
 """States of members whose process has not begun to train yet."""
 
+KEPT = 1_000
+"""Released barriers that are kept. A network that is further behind passes its barriers as the oldest of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BarrierResult:
@@ -43,8 +46,9 @@ class Barrier:
         self._deadline, self._absence = deadline_seconds, absence_seconds
         self._without_process: dict[int, float] = {}
         self._reached: dict[int, int] = {}
-        self._first_arrival: dict[int, float] = {}
-        self._released: dict[int, BarrierResult] = {}
+        self._first_arrival: dict[int, float] = {}  # of open barriers
+        self._released: dict[int, BarrierResult] = {}  # in the order of the releases
+        self._newest, self._newest_dropped = 0, 0  # intervals of released barriers
         self._late: set[int] = set()
 
     def arrive(self, network_id: int, interval: int, *, now: float) -> None:
@@ -56,9 +60,10 @@ class Barrier:
             now: Seconds of a monotonic clock.
         """
         self._reached[network_id] = max(interval, self._reached.get(network_id, 0))
-        if interval >= max(self._released, default=0):
+        if interval >= self._newest:
             self._late.discard(network_id)
-        self._first_arrival.setdefault(interval, now)
+        if self.result(interval) is None:
+            self._first_arrival.setdefault(interval, now)
 
     def forget(self, network_id: int) -> None:
         """Forget the arrivals of a member whose process died. Open barriers wait until it arrives again."""
@@ -78,17 +83,30 @@ class Barrier:
         Returns:
             How the barrier was released, now or earlier. None while it is closed.
         """
-        if interval not in self._released:
+        if self.result(interval) is None:
             absent = {network_id for network_id in expected if self._reached.get(network_id, 0) < interval}
             self._late |= self._long_without_process(absent, members, now)
             missing = absent - self._late
             is_timed_out = now - self._first_arrival.get(interval, now) >= self._deadline
             if not missing or is_timed_out:
                 self._late |= missing
-                self._released[interval] = BarrierResult(
-                    is_timed_out=bool(missing), members=Places(members.topology), donors=Places(members.donors)
-                )
-        return self._released.get(interval)
+                self._release(interval, members, is_timed_out=bool(missing))
+        return self.result(interval)
+
+    def _release(self, interval: int, members: Members, *, is_timed_out: bool) -> None:
+        """Record a release. Barriers that were released between the same members share their places."""
+        before = self._released.get(self._newest)
+        places = Places(members.topology), Places(members.donors)
+        if before is not None:
+            known = before.members, before.donors
+            places = tuple(old if old.ids == new.ids else new for old, new in zip(known, places, strict=True))
+        self._released[interval] = BarrierResult(is_timed_out=is_timed_out, members=places[0], donors=places[1])
+        self._first_arrival.pop(interval, None)
+        self._newest = max(self._newest, interval)
+        if len(self._released) > KEPT:
+            oldest = next(iter(self._released))
+            del self._released[oldest]
+            self._newest_dropped = max(self._newest_dropped, oldest)
 
     def _long_without_process(self, absent: Collection[int], members: Members, now: float) -> set[int]:
         """Return the absent members that have had no process for too long."""
@@ -104,12 +122,17 @@ class Barrier:
         """
         self._released = {interval: result for interval, result in self._released.items() if interval <= after}
         self._first_arrival = {interval: now for interval, now in self._first_arrival.items() if interval <= after}
+        self._newest = max(self._released, default=0)
+        self._newest_dropped = min(self._newest_dropped, after)
         self._late.clear()
 
     def waiting(self) -> list[int]:
         """Return the intervals at whose closed barrier a member waits."""
-        return [interval for interval in self._first_arrival if interval not in self._released]
+        return list(self._first_arrival)
 
     def result(self, interval: int) -> BarrierResult | None:
         """Return how a barrier was released, or None while it is closed."""
-        return self._released.get(interval)
+        result = self._released.get(interval)
+        if result is None and interval <= self._newest_dropped:
+            return next(iter(self._released.values()), None)
+        return result

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from inarch.population.config import RunConfig
+from inarch.population.config.exchange import ALL_DONORS, WHOLE_TOPOLOGIES
 from inarch.population.membership.barrier import Barrier
 from inarch.population.membership.members import MemberRecord, Members, MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot, SnapshotIndex
 from inarch.population.membership.staleness import staleness_limit
+from inarch.population.membership.topology import Places, neighbors
 from inarch.population.state.snapshot_info import SnapshotInfo
 
 T = TypeVar("T")
@@ -143,9 +145,17 @@ class PopulationState(Generic[T]):
             members=members,
             donors=donors,
             limit=staleness_limit(self._config.staleness, num_intervals=self.num_intervals),
-            count=self._config.exchange.donor_limit,
+            count=self._num_donors(own, members),
             version=version,
         )
+
+    def _num_donors(self, own: SnapshotInfo, members: Places) -> int:
+        """Return the most snapshots that a network takes at once, as `exchange.num_donors` describes."""
+        limit, network = self._config.exchange.donor_limit, own.network_id
+        if limit < ALL_DONORS or self._config.topology.name in WHOLE_TOPOLOGIES:
+            return limit
+        topology, seed = self._config.topology, self._config.seed
+        return len(neighbors(topology, members.ids, network, round=own.interval, seed=seed))
 
     # Barriers and admission.
 

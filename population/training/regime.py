@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from inarch.population.config import RunConfig
+from inarch.population.config.exchange import WHOLE_TOPOLOGIES
 from inarch.population.config.per_network import number
 from inarch.population.grafting.units import GraftUnit
 from inarch.population.state.hyperparameters import network_config
@@ -35,7 +36,7 @@ def regime(config: RunConfig, *, steps_per_epoch: int, unit_sizes: Sequence[int]
     fields: dict[str, float | bool | None] = {}
     if count and config.exchange.rule == "papa":
         pulls = papa_pulls(config, schedule, count)
-        sees_all = config.topology.name == "complete" or config.population.size == 2
+        sees_all = config.topology.name in WHOLE_TOPOLOGIES or config.population.size == 2
         is_whole = sees_all and config.exchange.donor_limit >= config.population.size - 1
         fields = {
             "pull": config.papa.pull,

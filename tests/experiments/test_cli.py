@@ -30,6 +30,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("train", "--population.size", "0"), "population.size must be at least 1, got 0"),
         (("train", "--graft.a", "1.5"), "graft.a must lie in [0, 1], got 1.5"),
         (("train", "--nonsense", "1"), "nonsense"),
+        (("--debug",), "train populations of networks asynchronously"),
+        (("--debug", "frobnicate"), "there is no command 'frobnicate'"),
         (("frobnicate",), "there is no command 'frobnicate'"),
         (("status", "nowhere", "--storage", "/tmp/inarch-none"), "there is no run at"),
         (("resume", "/tmp/inarch-none/run"), "there is no run at"),

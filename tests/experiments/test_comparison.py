@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,6 +35,7 @@ from inarch.experiments.comparison import (
     paired,
     power_text,
     regimes,
+    results_store,
     run_comparison,
     trial,
     usual_data,
@@ -40,8 +44,14 @@ from inarch.experiments.comparison.arms import NONE, papa, small
 from inarch.experiments.comparison.compute_budget import planned_regime
 from inarch.experiments.comparison.plots import by_epoch, gains
 from inarch.experiments.comparison.report import SHOWN, write_report
-from inarch.experiments.comparison.results_store import code_version, comparable_config, is_same_config, read_rows
-from inarch.experiments.comparison.run_summary import note_session, summarize
+from inarch.experiments.comparison.results_store import (
+    code_version,
+    comparable_config,
+    differing_fields,
+    is_same_config,
+    read_rows,
+)
+from inarch.experiments.comparison.run_summary import SESSIONS, note_session, summarize
 from inarch.experiments.comparison.statistics import detectable
 from inarch.population import (
     DataConfig,
@@ -65,6 +75,7 @@ from inarch.population.tasks.run_evaluation import evaluate_run
 from inarch.population.tasks.run_folder import read_config
 from inarch.population.tasks.run_spec import RunSpec
 from inarch.population.training.run_preparation import describe_run
+from tests.images import write_classes
 from tests.population.data.test_loading import png, write_parquet
 
 DIGITS = DataConfig(train="digits", augmentation="crop", padding=1)
@@ -76,6 +87,9 @@ def test_interval_equals_students_t_interval() -> None:
     assert estimate.half == pytest.approx(3.18245 * math.sqrt(5 / 3) / 2, rel=1e-4)
     assert estimate.excludes_zero and not interval([-1.0, 2.0]).excludes_zero
     assert math.isinf(interval([1.0]).half) and not interval([1.0]).excludes_zero
+    for value in (math.nan, math.inf):
+        unknown = interval([value, 1.0, 2.0])
+        assert math.isnan(unknown.mean) and unknown.count == 3 and not unknown.excludes_zero
     with pytest.raises(ValueError, match="at least one"):
         interval([])
 
@@ -239,6 +253,22 @@ def test_power_of_a_design_is_said_before_it_runs() -> None:
     text = power_text(dataclasses.replace(definition, seeds=(0, 1, 2, 3, 4)))
     assert f"if it is {single:.1f} times" in text and f"and {together:.1f} times" in text
     assert "its noise is not known" in power_text(dataclasses.replace(definition, seeds=(0,)))
+    few = narrowed(definition, arms=[arm.name for arm in definition.arms[1:3]], seeds=(0, 1))
+    assert "there is no difference to find" in power_text(few)
+
+
+def test_seeds_of_most_differences_decide_the_power_that_is_reported(tmp_path: Path) -> None:
+    definition = dataclasses.replace(tiny((0, 1, 2, 3)), arms=(*tiny().arms, papa_arm()))
+    store = ResultsStore(tmp_path, definition)
+    for index, arm in enumerate(definition.arms):
+        for seed in (0, 1) if index == 2 else (0, 1, 2, 3):
+            scores = {"mean_accuracy": 0.5 + 0.01 * seed * index, "mean_loss": math.nan if index else 1.0}
+            scores |= {"images": 1000, "taken_from": "", "train_seconds": None, "exchanges": 0, "refusals": 0}
+            store.add(arm.name, seed, {"scores": [{"config": comparable_config(arm.config), "code": "x", **scores}]})
+    make_report(definition, store, command="inarch compare tiny", pictures=False)
+    report = (tmp_path / "README.md").read_text()
+    assert "With 4 seeds, a true difference of" in report and "1 of the 2 differences have fewer seeds." in report
+    assert "| averaging |" in report and " nan |" in report
 
 
 def test_regimes_of_arms_are_known_before_they_train(tmp_path: Path) -> None:
@@ -312,6 +342,10 @@ def tiny(seeds: tuple[int, ...] = (0, 1), *, epochs: int = 2) -> Comparison:
         baseline="independent",
         seeds=seeds,
     )
+
+
+def papa_arm() -> Arm:
+    return Arm(name="papa", description="a pull to the mean", config=papa(tiny().arms[0].config))
 
 
 def run(definition: Comparison, folder: Path, console: Console, **options) -> ResultsStore:
@@ -417,8 +451,13 @@ def test_runs_that_were_begun_are_refused_at_once(scheme: str, tmp_path: Path) -
     write_config(storage, spec, describe_run(ImageClassification(arm.config, run_splits(arm.config))))
     with pytest.raises(ConfigError, match=f"{arm.name}-1 was begun already; use it with --reuse"):
         start(definition, seeds=(0, 1))
+    note_session(storage, spec.config, is_resumed=False)
+    content = json.loads(storage.read(SESSIONS))
+    storage.replace(SESSIONS, json.dumps(content | {"data": {"train": "digits, of another day"}}).encode())
+    with pytest.raises(ConfigError, match=r"-1 has another configuration \(data\.train\)"):
+        start(definition, seeds=(1,), reuse=True)
     other = tiny(epochs=4)
-    with pytest.raises(ConfigError, match=r"-1 has another configuration \(schedule\.epochs\)"):
+    with pytest.raises(ConfigError, match=r"-1 has another configuration \(schedule\.epochs, data\.train\)"):
         start(other, seeds=(1,), reuse=True)
     assert not Path(out).exists() and [path.name for path in (tmp_path / "runs").iterdir()] == [spec.name]
 
@@ -490,7 +529,7 @@ def test_summary_records_fit_decay_and_exchanges(tmp_path: Path) -> None:
     assert row["decay_time"] == pytest.approx(0.1 * 5e-4 / 0.1 * 3.5)
     assert row["train_seconds"] == 1.0 and row["code"] == read_config(storage)["versions"]["inarch"]
     assert all(line["time"] > 0 for line in rows["curves"])
-    note_session(storage, is_resumed=True)
+    note_session(storage, definition.arms[1].config, is_resumed=True)
     rows = summarize(definition.arms[1], result, str(tmp_path), baseline=Storage(f"{tmp_path}/x"))
     assert rows["scores"][0]["code"] == f"{row['code']}, then {code_version()}"
     assert rows["scores"][0]["train_seconds"] is None and {line["time"] for line in rows["curves"]} == {None}
@@ -602,6 +641,60 @@ def test_comparable_config_differs_for_other_file_content(tmp_path: Path) -> Non
         (tmp_path / folder / "train.parquet").write_bytes(content)
         configs.add(comparable_config(small(DataConfig(train=f"{tmp_path}/{folder}/train.parquet"), size=2, epochs=3)))
     assert len(configs) == 2
+    for field in ("train", "validation_set", "test", "query"):
+        fields: dict[str, Any] = {"test": "t.parquet"}
+        same, other = (DataConfig(**fields | {field: f"{tmp_path}/{folder}/train.parquet"}) for folder in "cd")
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / "train.parquet").write_bytes(b"13")  # of equal size
+        configs_of = functools.partial(small, size=2, epochs=3, **({"task": "retrieval"} if field == "query" else {}))
+        pair = [comparable_config(configs_of(data)) for data in (same, other)]
+        assert differing_fields(*pair) == [f"data.{field}"]
+    recorded = json.loads(comparable_config(small(DataConfig(train=f"{tmp_path}/a/train.parquet"), size=2, epochs=3)))
+    current = json.dumps(recorded)
+    recorded["data"]["train"] = "train.parquet, 2 bytes"  # as it was recorded before
+    assert is_same_config(json.dumps(recorded), current)
+
+
+def test_folders_of_equal_names_are_other_data(tmp_path: Path) -> None:
+    configs: list[str] = []
+    for place, classes in (("a", "xy"), ("b", "xz"), ("c", "xy")):
+        folder = write_classes(tmp_path / place / "images" / "train", classes)
+        configs.append(comparable_config(small(DataConfig(train=folder), size=2, epochs=3)))
+    assert configs[0] == configs[2] != configs[1]
+    definition = dataclasses.replace(tiny(), arms=tiny().arms[:1])
+
+    def store(name: str, place: str) -> ResultsStore:
+        data = DataConfig(train=f"{tmp_path}/{place}/images/train")
+        config = dataclasses.replace(definition.arms[0].config, data=data)
+        arm = dataclasses.replace(definition.arms[0], config=config)
+        return ResultsStore(tmp_path / name, dataclasses.replace(definition, arms=(arm,)))
+
+    config = dataclasses.replace(definition.arms[0].config, data=DataConfig(train=f"{tmp_path}/a/images/train"))
+    row = {"config": comparable_config(config), "code": "x", "taken_from": "", "mean_accuracy": 0.5}
+    store("one", "a").add("independent", 0, {"scores": [row]})
+    assert store("one", "c").has("independent", 0) and store("two", "c").reuse("independent", 0)
+    assert not store("one", "b").has("independent", 0) and not store("three", "b").reuse("independent", 0)
+
+
+def test_commit_of_another_repository_is_not_recorded(tmp_path: Path) -> None:
+    """An environment often lies within the repository of the project that uses it."""
+    package = tmp_path / "inarch"
+    package.mkdir()
+    shutil.copy(results_store.__file__, package / "results_store.py")
+    script = (
+        f"import sys; sys.path.insert(0, {str(package)!r}); import results_store; print(results_store.code_version())"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@x", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    for is_tracked in (False, True):
+        if is_tracked:
+            subprocess.run([*git, "add", "."], check=True)
+        found = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        assert ("+" in found.stdout) == is_tracked, found.stdout
 
 
 def test_comparison_without_teacher_or_test_images_is_refused() -> None:
@@ -610,8 +703,11 @@ def test_comparison_without_teacher_or_test_images_is_refused() -> None:
         narrowed(table, arms=("resnet56 from resnet56: teaching",))
     with pytest.raises(ConfigError, match="give --test"):
         trial(comparison("paper-table-criteria", DataConfig(train="x/train.parquet")))
-    with pytest.raises(ConfigError, match=r"schedule\.epochs"):
+    with pytest.raises(ConfigError, match="epochs must be at least 1"):
         comparison("two-networks", DIGITS, epochs=0)
+    for name in ("horizon", "paper-table-scions"):
+        with pytest.raises(ConfigError, match="epochs must be at least 1, got -5"):
+            comparison(name, DIGITS, epochs=-5)
     assert usual_data("paper-table-teachers", train=None, test=None, query=None).train == "cifar100"
     assert usual_data("paper-table-persons", train="a", test="b", query="c").query == "c"
     assert usual_data("quickstart", train=None, test=None, query=None).train == "digits"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import time
 
 import pytest
@@ -64,6 +65,8 @@ def test_texts_with_brackets_and_colons_are_shown_as_they_are(capsys) -> None:
 def test_view_shows_time_left_best_and_mean() -> None:
     text = shown(status(network(0, value=0.9), network(1, interval=30, value=0.7)))
     assert "50%, about 1 min 0 s left; accuracy best 90.0%, mean 80.0%" in text
+    text = shown(status(network(0, value=math.nan), network(1, value=0.7), network(2, value=0.5)))
+    assert "accuracy best 70.0%, mean 60.0%" in text
 
 
 def test_time_left_of_a_resumed_run_counts_from_the_resume() -> None:

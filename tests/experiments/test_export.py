@@ -306,6 +306,12 @@ def test_predict_command_names_files_it_cannot_read(run: Run, tmp_path: Path) ->
     )
 
 
+def test_predict_of_no_class_is_refused(run: Run) -> None:
+    for top in (0, -1):
+        with pytest.raises(ConfigError, match=f"top must be at least 1, got {top}"):
+            next(predict_images(run[0], ["x.png"], top=top))
+
+
 def test_config_json_describes_the_data_of_the_run(run: Run) -> None:
     path, _, _ = run
     data = json.loads(Path(path, "config.json").read_text())["info"]["facts"]["data"]

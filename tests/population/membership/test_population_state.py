@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from inarch.population.config import PopulationConfig, RunConfig, TimeoutsConfig
+from inarch.population.config import ExchangeConfig, PopulationConfig, RunConfig, TimeoutsConfig, TopologyConfig
+from inarch.population.membership.barrier import KEPT, Barrier
 from inarch.population.membership.members import MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint, PopulationState
@@ -43,6 +46,23 @@ def population(*states: MemberState, mode: str = "async", **changes) -> Populati
         state.mark_started(network_id, interval=0)
         state.members.set_state(network_id, member_state)
     return state
+
+
+@pytest.mark.parametrize(
+    ("topology", "num_donors", "expected"),
+    [("ring", None, 8), ("complete", None, 8), ("torus", None, 4), ("bidirectional_ring", None, 2), ("torus", 1, 1)],
+)
+@pytest.mark.parametrize("rule", ["papa", "wash"])
+def test_topology_decides_from_whom_papa_and_wash_take(
+    rule: str, topology: str, num_donors: int | None, expected: int
+) -> None:
+    config = {"exchange": ExchangeConfig(rule=rule, num_donors=num_donors), "topology": TopologyConfig(name=topology)}
+    state = population(*[TRAINING] * 9, **config)
+    for network_id in range(9):
+        state.publish(published(network_id, 5), now=0.0)
+    selected = state.select_donors(info(0, 5))
+    assert isinstance(selected, tuple) and len(selected) == expected
+    assert len({snapshot.origin.network_id for snapshot in selected} - {0}) == expected
 
 
 def test_join_in_async_mode_admits_at_once() -> None:
@@ -150,6 +170,27 @@ def test_select_donors_in_lockstep_is_none_until_the_release() -> None:
     state.publish(published(1, 1), now=0.0)
     state.release_barriers(now=0.0)
     assert state.select_donors(info(0, 1)) == (published(1, 1),)
+
+
+def test_barriers_of_long_runs_keep_little_and_stay_fast() -> None:
+    """WASH may have a barrier after each step. One network is far behind, as after a restart."""
+    barrier, members = Barrier(deadline_seconds=60.0), population(TRAINING, TRAINING, TRAINING).members
+    expected = (0, 1, 2)
+    started = time.process_time()
+    for interval in range(1, 20_001):
+        for network_id in expected:
+            barrier.arrive(network_id, interval, now=float(interval))
+            released = barrier.try_release(interval, expected=expected, members=members, now=float(interval))
+            assert (released is not None) == (network_id == 2)
+            assert barrier.waiting() == ([] if released else [interval])
+    assert time.process_time() - started < 5.0  # it took a minute with a search through all barriers
+    assert len(barrier._released) == KEPT
+    recent, old = barrier.result(20_000), barrier.result(7)
+    assert recent is not None and old is not None and old.members is recent.members and not old.is_timed_out
+    barrier.arrive(1, 7, now=20_001.0)
+    assert barrier.waiting() == [] and barrier.result(20_001) is None
+    barrier.reopen(after=19_990)
+    assert barrier.result(19_990) is not None and barrier.result(19_991) is None
 
 
 def test_select_donors_after_a_timed_out_barrier_says_so() -> None:

@@ -144,6 +144,7 @@ def test_regime_says_how_often_a_network_exchanges() -> None:
     base = RunConfig(schedule=ScheduleConfig(epochs=30, batch_size=32))
     steady = ScheduleConfig(epochs=12, batch_size=32, interval_steps=10, lr_decay="constant")
     ring_of_four = {"exchange": ExchangeConfig(rule="papa"), "schedule": steady}
+    pairs = {"topology": TopologyConfig(name="bidirectional_ring")}
     texts = {
         "graft 29 times, about half of the weights each time, 14.5 times all in sum (less for stale scions)": {},
         "graft 30 times, about half of the weights each time, 15.0 times all in sum (less for stale scions)": {
@@ -156,9 +157,13 @@ def test_regime_says_how_often_a_network_exchanges() -> None:
             **ring_of_four,
             "topology": TopologyConfig(name="complete"),
         },
-        "papa pulls 95 times by 1 % (in sum 95 %), each toward the mean of its own neighbors": ring_of_four,
+        "papa pulls 95 times by 2 % (in sum 190 %); 15% of a difference to the mean would remain without training": {
+            **ring_of_four,
+            "papa": PapaConfig(pull=0.02),
+        },
+        "papa pulls 95 times by 1 % (in sum 95 %), each toward the mean of its own neighbors": ring_of_four | pairs,
         "papa pulls 95 times by 20 % (in sum 1,900 %), each toward the mean of its own neighbors": ring_of_four
-        | {"papa": PapaConfig(pull=0.2)},
+        | {"papa": PapaConfig(pull=0.2), "exchange": ExchangeConfig(rule="papa", num_donors=1)},
     }
     for text, changes in texts.items():
         config = dataclasses.replace(base, **changes)
