@@ -316,10 +316,11 @@ class _UniqueKeys(yaml.SafeLoader):
     """Loader that refuses a field which appears twice. PyYAML would silently keep the second."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # <<: *anchor
+        keys = [self.construct_object(key, deep=True) for key in own]
         for number, key in enumerate(keys):
             if key in keys[:number]:
-                mark = node.value[number][0].start_mark
+                mark = own[number].start_mark
                 raise yaml.constructor.ConstructorError(problem=f"field {key} appears twice", problem_mark=mark)
         return super().construct_mapping(node, deep)
 

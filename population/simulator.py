@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inarch.population.config import RunConfig
+from inarch.population.errors import ConfigError
 from inarch.population.membership.members import MemberState
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.population_state import JoinPoint, PopulationState
@@ -105,7 +106,7 @@ class Simulator:
             make_task: Returns the task of a network.
             step_seconds: Virtual seconds of a step, by network id, 1 by default.
             post_seconds: Virtual seconds until a published snapshot is in the index, in async mode.
-            events: Joins, losses and leaves.
+            events: Joins, losses and leaves. Losses and leaves of networks that have ended have no effect.
             checkpoints: Receives checkpoints and history, so that the simulated run can be replayed. None: nothing is
                 written.
 
@@ -132,6 +133,9 @@ class Simulator:
 
         Args:
             observe: Called with network id, trainer and report after each committed interval.
+
+        Raises:
+            ConfigError: A network that is to leave or to be lost does not exist at that time.
         """
         self._observe = observe
         for _ in range(self.config.population.size):
@@ -259,10 +263,17 @@ class Simulator:
             point = self.state.join(network_id)
             if point is not None:
                 self._join(network_id, point, now)
-        elif isinstance(event, Leave):
-            self.state.leave(event.network_id)
-        elif event.network_id in self._lives and event.network_id in self.state.members.active():
-            self._lose(event, now)
+            return
+        if event.network_id not in self.state.members:
+            raise ConfigError(f"there is no network {event.network_id} at {event.seconds:g} s, so {event} is wrong")
+        if event.network_id not in self.state.members.active():
+            return  # it has ended
+        if isinstance(event, Loss):
+            if event.network_id in self._lives:
+                self._lose(event, now)
+        elif not self.state.leave(event.network_id):
+            self.state.forget(event.network_id)
+            self._release(now)
 
     def _join(self, network_id: int, point: JoinPoint[Snapshot], now: float) -> None:
         trainer = self._new_trainer(network_id)
@@ -283,7 +294,10 @@ class Simulator:
         self._at(now + event.restart_seconds, lambda later: self._restart(life, later))
 
     def _restart(self, lost: _Life, now: float) -> None:
-        network_id = self.state.members.restart(lost.trainer.network_id).id
+        network_id = lost.trainer.network_id
+        if self.state.members[network_id].state is not MemberState.LOST:
+            return  # it was asked to leave meanwhile
+        self.state.members.restart(network_id)
         trainer = self._new_trainer(network_id)
         start = StartPoint.initial()
         if lost.checkpoint is not None:

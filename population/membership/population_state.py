@@ -253,7 +253,8 @@ class PopulationState(Generic[T]):
 
     def has_work(self, network_id: int) -> bool:
         """Return whether a member trains, so that its process may hold work that no checkpoint has."""
-        return self.members[network_id].state is not MemberState.STARTING and not self.is_held(network_id)
+        has_process = self.members[network_id].state not in (MemberState.STARTING, MemberState.LOST)
+        return has_process and not self.is_held(network_id)
 
     def leave(self, network_id: int) -> bool:
         """Ask a member to leave.

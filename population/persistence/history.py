@@ -83,7 +83,7 @@ def read_table(storage: Storage, table: str, *, all_incarnations: bool = False) 
         keys = [key, "interval"]
         metrics = rows if table == "metrics" else _parts(storage, "metrics")
         last = _last_incarnations(metrics).rename_columns([*keys, "last"])
-    joined = rows.join(last, keys)
+    joined = rows.join(last, keys, use_threads=False)  # which keeps the order of the rows
     is_last = pc.field("incarnation") == pc.field("last")
     schema = schema_of(table, rows.schema.names)
     order = [(name, "ascending") for name in (key, "interval", *within)]

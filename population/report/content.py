@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from inarch.population.evaluation.metrics import Metric
 from inarch.population.membership.members import MemberRecord
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
-from inarch.population.tasks.run_folder import members_of, metrics_of, read_config, read_members, read_result
+from inarch.population.tasks.run_folder import end_state, members_of, metrics_of, read_config, read_members, read_result
 
 Row = Mapping[str, Any]
 
@@ -72,59 +74,64 @@ def read_content(storage: Storage) -> RunContent:
     recorded, record = read_config(storage), read_members(storage) or {}
     result = read_result(storage)
     grafts, filters = read_table(storage, "grafts"), read_table(storage, "filters")
-    columns = ["rootstock", "scion", "interval", "layer", "staleness_intervals", "alpha"]
-    graft_rows = grafts.select(columns).to_pylist()
-    filter_rows = filters.select(["interval", "layer", "entropy", "filters", "invalid_0_1"]).to_pylist()
+    counts = filters["filters"]
+    invalid = pc.divide(filters["invalid_0_1"].cast(pa.float64()), pc.if_else(pc.equal(counts, 0), None, counts))
     return RunContent(
         name=str(recorded["config"].get("name")),
-        state=record.get("state", "starting"),
+        state=end_state(storage, recorded) or record.get("state", "starting"),
         message=record.get("message", ""),
         config=recorded["config"],
         info=recorded["info"],
         metrics=metrics_of(storage, recorded),
         members=tuple(members_of(record)) if record else (),
         rows=tuple(read_table(storage, "metrics").to_pylist()),
-        exchanges=tuple(_exchanges(graft_rows)),
+        exchanges=tuple(_exchanges(grafts)),
         events=tuple(record.get("events", ())),
-        alpha=grid((row["layer"], row["interval"], row["alpha"]) for row in graft_rows),
-        entropy=grid((row["layer"], row["interval"], row["entropy"]) for row in filter_rows),
-        invalid=grid(
-            (row["layer"], row["interval"], row["invalid_0_1"] / row["filters"] if row["filters"] else None)
-            for row in filter_rows
-        ),
+        alpha=grid(grafts["layer"], grafts["interval"], grafts["alpha"]),
+        entropy=grid(filters["layer"], filters["interval"], filters["entropy"]),
+        invalid=grid(filters["layer"], filters["interval"], invalid),
         result=result,
     )
 
 
-def grid(cells: Iterable[tuple[str, int, float | None]]) -> Grid:
+def grid(layers: pa.ChunkedArray, intervals: pa.ChunkedArray, values: pa.ChunkedArray) -> Grid:
     """Return the means of values by layer and interval, in at most `MAX_COLUMNS` columns.
 
+    Arrow computes them, because a large population has millions of values.
+
     Args:
-        cells: Layer, interval and value. Several values of one cell are averaged, and None is left out.
+        layers: Layer of each value.
+        intervals: Interval of each value.
+        values: The values. Several values of one cell are averaged, and null is left out.
     """
-    known = [(layer, interval, value) for layer, interval, value in cells if value is not None]
-    intervals = sorted({interval for _, interval, _ in known})
-    width = -(-len(intervals) // MAX_COLUMNS) or 1
-    column_of = {interval: position // width for position, interval in enumerate(intervals)}
-    layers = tuple(dict.fromkeys(layer for layer, _, _ in known))
-    row_of = {layer: position for position, layer in enumerate(layers)}
-    num_columns = -(-len(intervals) // width)
-    values: list[list[list[float]]] = [[[] for _ in range(num_columns)] for _ in layers]
-    for layer, interval, value in known:
-        values[row_of[layer]][column_of[interval]].append(value)
+    table = pa.table({"layer": layers, "interval": intervals, "value": values}).drop_null()
+    cells = table.group_by(["layer", "interval"], use_threads=False).aggregate([("value", "sum"), ("value", "count")])
+    known = sorted(set(cells["interval"].to_pylist()))
+    width = -(-len(known) // MAX_COLUMNS) or 1
+    column_of = {interval: position // width for position, interval in enumerate(known)}
+    names = tuple(dict.fromkeys(cells["layer"].to_pylist()))
+    row_of = {layer: position for position, layer in enumerate(names)}
+    sums = [[0.0] * -(-len(known) // width) for _ in names]
+    counts = [[0] * len(row) for row in sums]
+    for cell in cells.to_pylist():
+        row, column = row_of[cell["layer"]], column_of[cell["interval"]]
+        sums[row][column] += cell["value_sum"]
+        counts[row][column] += cell["value_count"]
     return Grid(
-        layers=layers,
-        intervals=tuple(intervals[::width]),
-        values=tuple(tuple(statistics.fmean(cell) if cell else None for cell in row) for row in values),
+        layers=names,
+        intervals=tuple(known[::width]),
+        values=tuple(
+            tuple(total / count if count else None for total, count in zip(*pair, strict=True))
+            for pair in zip(sums, counts, strict=True)
+        ),
     )
 
 
-def _exchanges(rows: Sequence[Row]) -> list[Row]:
+def _exchanges(grafts: pa.Table) -> list[Row]:
     """Return one row for each graft and donor, with the mean alpha over its layers."""
-    alphas: dict[tuple[int, int, int], list[float]] = {}
-    first: dict[tuple[int, int, int], Row] = {}
-    for row in rows:
-        key = row["rootstock"], row["interval"], row["scion"]
-        first.setdefault(key, row)
-        alphas.setdefault(key, []).append(row["alpha"])
-    return [dict(row) | {"alpha": statistics.fmean(alphas[key])} for key, row in first.items()]
+    keys = ["rootstock", "interval", "scion"]
+    groups = grafts.group_by(keys, use_threads=False)
+    found = groups.aggregate([("staleness_intervals", "first"), ("alpha", "mean")])
+    return found.rename_columns(
+        [name.removesuffix("_first").removesuffix("_mean") for name in found.column_names]
+    ).to_pylist()

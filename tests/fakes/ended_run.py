@@ -73,5 +73,5 @@ def ended_run(folder: Path) -> Storage:
             commit(storage, network_id, interval)
     write_members(storage, members())
     rows = [{"network": member.id, "ended": member.state.value} for member in members()]
-    storage.write("result.json", to_json({"networks": rows, "damaged_files": []}))
+    storage.write("result.json", to_json({"run": "ended", "metrics": [], "networks": rows, "damaged_files": []}))
     return storage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ from inarch.population import (
 )
 from inarch.population.config import SnapshotPrecision
 from inarch.population.data import load_splits
+from inarch.population.errors import ConfigError
 from inarch.population.persistence.interval_report import IntervalReport
 from inarch.population.state.state_dict import named_tensors
 from tests.conftest import small_config, tiny_splits, tiny_task
@@ -191,6 +192,26 @@ def test_leaving_network_finishes_its_interval_and_ring_closes() -> None:
 def test_lockstep_barrier_is_released_without_a_leaving_network() -> None:
     result = simulate(config_of(3, mode="lockstep"), events=[Leave(seconds=4.0, network_id=1)])
     assert {n: len(reports) for n, reports in result.reports.items()} == {0: 4, 1: 2, 2: 4}
+
+
+@pytest.mark.parametrize("mode", ["async", "lockstep"])
+def test_networks_without_a_process_leave_at_once(mode: Literal["async", "lockstep"]) -> None:
+    config = config_of(3, mode=mode)
+    splits = tiny_splits(config)
+    events = (
+        Join(seconds=0.5),
+        Leave(seconds=0.6, network_id=3),  # in lockstep it still waits to join
+        Loss(seconds=4.0, network_id=1, restart_seconds=5.0),
+        Leave(seconds=6.0, network_id=1),
+        Leave(seconds=900.0, network_id=0),  # when it has ended
+    )
+    simulator = Simulator(config, lambda: tiny_task(config, splits), events=events)
+    result = simulator.run()
+    assert [member.state.value for member in simulator.state.members] == ["done", "retired", "done", "retired"]
+    assert [len(result.reports[number]) for number in (0, 2)] == [4, 4] and len(result.reports[1]) < 3
+    for event in (Leave(seconds=1.0, network_id=7), Loss(seconds=1.0, network_id=7)):
+        with pytest.raises(ConfigError, match="there is no network 7 at 1 s"):
+            simulate(config, events=[event])
 
 
 def test_lockstep_barrier_times_out_at_its_deadline() -> None:

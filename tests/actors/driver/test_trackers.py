@@ -134,7 +134,7 @@ def test_tracker_begins_later_if_its_service_is_down(tmp_path: Path) -> None:
 
 def test_result_without_scores_ends_the_tracker(tmp_path: Path) -> None:
     storage, service = run_folder(tmp_path, networks=1, intervals=2), dict[str, Any]()
-    storage.replace("result.json", json.dumps({"networks": [], "seconds": 1.5}).encode())
+    storage.replace("result.json", json.dumps({"run": "x", "metrics": [], "networks": [], "seconds": 1.5}).encode())
     for _ in range(2):
         complete(Recorder(service), storage)
     assert service["points"]["population"]["result/seconds"] == [(2, 1.5)]

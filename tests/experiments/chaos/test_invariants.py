@@ -72,7 +72,7 @@ BREAKS: dict[str, tuple[Callable[[Storage], None], str]] = {
     "no result": (lambda s: s.delete("result.json"), "result.json is not there"),
     "result cut": (lambda s: s.write("result.json", s.read("result.json")[:-9]), "result.json is not there, or is"),
     "result lacks a network": (
-        lambda s: s.write("result.json", to_json({"networks": [], "damaged_files": []})),
+        lambda s: s.write("result.json", to_json({"run": "x", "metrics": [], "networks": [], "damaged_files": []})),
         "result.json lacks network 0",
     ),
     "claim": (lambda s: s.write(Claim(generation=2, token="ab").path, b"{}"), "claim 2 on the folder was not"),

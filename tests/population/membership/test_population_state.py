@@ -216,6 +216,7 @@ def test_contact_admits_only_a_network_that_has_trained() -> None:
         (False, TRAINING, True, MemberState.LEAVING),
         (True, TRAINING, False, MemberState.RETIRED),
         (False, MemberState.STARTING, False, MemberState.RETIRED),
+        (False, MemberState.LOST, False, MemberState.RETIRED),
     ],
 )
 def test_leave_lets_only_a_network_with_work_finish(held, state_before, is_finishing, state_after) -> None:

@@ -152,9 +152,10 @@ def test_json_of_an_earlier_version_has_no_checksum(tmp_path: Path) -> None:
 def test_truncated_result_counts_as_absent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     storage = Storage(str(tmp_path))
     assert read_result(storage) is None
-    storage.replace("result.json", to_json({"networks": [], "seconds": 1.0}))
+    result = {"run": "x", "metrics": [], "networks": [], "seconds": 1.0}
+    storage.replace("result.json", to_json(result))
     assert storage.names("") == ["result.json"]
-    assert read_result(storage) == {"networks": [], "seconds": 1.0}
+    assert read_result(storage) == result
     storage.write("result.json", storage.read("result.json")[:40])
     assert read_result(storage) is None
     assert "result.json is damaged" in caplog.text

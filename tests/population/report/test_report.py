@@ -12,9 +12,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from inarch.population.config import RunConfig, to_dict
+from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
 from inarch.population.report.content import MAX_COLUMNS, grid, read_content
 from inarch.population.report.page import render, write_report
@@ -78,6 +80,24 @@ def test_page_of_a_run_that_has_only_begun_is_whole(tmp_path: Path) -> None:
     assert "No network has completed an interval" in page and '<meta http-equiv="refresh" content="5">' in page
 
 
+def test_page_of_a_stopped_run_does_not_call_it_finished(tmp_path: Path) -> None:
+    storage = run_folder(tmp_path)
+    assert read_content(storage).state == "finished"
+    storage.delete("result.json")
+    assert read_content(storage).state == "stopped"
+
+
+def test_exchanges_have_the_mean_alpha_of_their_layers(tmp_path: Path) -> None:
+    storage = run_folder(tmp_path, networks=3, intervals=4, layers=5)
+    rows: dict[tuple[int, int, int], list[float]] = {}
+    for row in read_table(storage, "grafts").to_pylist():
+        rows.setdefault((row["rootstock"], row["interval"], row["scion"]), []).append(row["alpha"])
+    found = read_content(storage).exchanges
+    assert [(row["rootstock"], row["interval"], row["scion"]) for row in found] == list(rows)
+    assert [row["alpha"] for row in found] == pytest.approx([sum(alphas) / len(alphas) for alphas in rows.values()])
+    assert rows and all(row["staleness_intervals"] is not None for row in found)
+
+
 def test_page_shows_no_html_of_the_folder_and_no_nan(tmp_path: Path) -> None:
     storage = run_folder(tmp_path)
     evil = "<script>alert(1)</script>"
@@ -104,7 +124,8 @@ def test_page_of_a_thousand_networks_has_no_table_of_pairs(tmp_path: Path) -> No
 
 def test_grid_averages_networks_and_neighboring_intervals() -> None:
     cells = [("a", interval, float(network)) for network in (1, 3) for interval in range(1, 2 * MAX_COLUMNS + 1)]
-    found = grid([*cells, ("b", 1, None), ("c", 3, 5.0)])
+    columns = zip(*cells, ("b", 1, None), ("c", 3, 5.0), strict=True)
+    found = grid(*(pa.chunked_array([pa.array(list(column))]) for column in columns))
     assert found.layers == ("a", "c")
     assert len(found.intervals) == MAX_COLUMNS and found.intervals[:2] == (1, 3)
     assert found.values[0] == (2.0,) * MAX_COLUMNS
