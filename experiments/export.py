@@ -29,7 +29,7 @@ from inarch.population.persistence.paths import absolute, joined, parent_and_nam
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors, named_tensors
 from inarch.population.tasks.built_in import task_of
-from inarch.population.tasks.chosen_weights import chosen_weights
+from inarch.population.tasks.chosen_weights import chosen_weights, population_of
 from inarch.population.tasks.named_code import check_config_trusted
 from inarch.population.tasks.run_folder import find_run, read_config, read_result
 
@@ -172,7 +172,8 @@ def _weights(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the weights of the best network or of the soup, and their metadata."""
     store = CheckpointStore(storage)
-    networks = chosen_weights(store, read_result(storage))
+    result = read_result(storage)
+    networks = population_of(chosen_weights(store, result), result)
     if not networks:
         raise CheckpointError(f"no network of the run at {storage.uri} left a checkpoint")
     ids, title = list(networks), what

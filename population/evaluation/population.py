@@ -51,8 +51,8 @@ def evaluate_population(
 ) -> dict[str, Any]:
     """Return the scores of several networks, each alone and combined, and what to deploy, as JSON types.
 
-    The networks are evaluated together, in one pass over each part of the data, or in several if they do not fit in
-    memory.
+    The networks are evaluated together, in one pass over each part of the data, or in several if their copies would
+    have more than `TOGETHER_BYTES`. All their outputs are held at once.
 
     Args:
         module: Model with the networks' structure. Its weights are overwritten.

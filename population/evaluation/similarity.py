@@ -9,6 +9,9 @@ from torch import Tensor
 
 from inarch.population.state.state_dict import State
 
+LEAST_NORM = 1e-8
+"""Least norm that a network's weights are divided by, as in torch's cosine_similarity."""
+
 
 def agreement(predictions: Sequence[Tensor]) -> float | None:
     """Return the share of equal predictions of two networks, averaged over all pairs.
@@ -19,12 +22,16 @@ def agreement(predictions: Sequence[Tensor]) -> float | None:
     Returns:
         A share in [0, 1], or None for fewer than two networks.
     """
-    pairs = [
-        float((first == second).double().mean())
-        for index, first in enumerate(predictions)
-        for second in predictions[index + 1 :]
-    ]
-    return sum(pairs) / len(pairs) if pairs else None
+    count = len(predictions)
+    if count < 2:
+        return None
+    values, places = torch.unique(
+        torch.stack([prediction.flatten() for prediction in predictions]), return_inverse=True
+    )
+    num_images = places.shape[1]
+    images = torch.arange(num_images, device=places.device)
+    _, equal = torch.unique(images * len(values) + places, return_counts=True)  # networks of one prediction of an image
+    return float((equal * (equal - 1)).double().sum()) / (num_images * count * (count - 1))
 
 
 def mean_cosine(states: Sequence[State], names: Collection[str]) -> float | None:
@@ -39,11 +46,16 @@ def mean_cosine(states: Sequence[State], names: Collection[str]) -> float | None
     Returns:
         A cosine in [-1, 1], or None for fewer than two networks.
     """
+    count = len(states)
+    if count < 2:
+        return None
     keys = [key for key, value in states[0].items() if key in names and value.is_floating_point()]
-    flat = [torch.cat([state[key].double().flatten() for key in keys]) for state in states]
-    pairs = [
-        float(torch.nn.functional.cosine_similarity(first, second, dim=0))
-        for index, first in enumerate(flat)
-        for second in flat[index + 1 :]
-    ]
-    return sum(pairs) / len(pairs) if pairs else None
+    total, squares = torch.zeros(()).double(), 0.0
+    for (
+        state
+    ) in states:  # the sum of all pairs follows from the sum of the unit vectors, without a copy of each network
+        vector = torch.cat([state[key].double().flatten() for key in keys])
+        unit = vector / vector.norm().clamp_min(LEAST_NORM)
+        total = unit if total.ndim == 0 else total.add_(unit)
+        squares += float(unit.square().sum())
+    return (float(total.square().sum()) - squares) / (count * (count - 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,30 @@ class ChosenWeights:
     """State dict."""
     score: float | None
     """Validation score, as `Scores.score`. None if there is none."""
+
+
+def staying(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Return which networks have a part in the mean, the ensemble and the soups: those that stayed until the end.
+
+    If all have left, all have a part.
+
+    Args:
+        rows: Rows of the networks in result.json.
+    """
+    have_stayed = [row.get("ended") != "retired" for row in rows]
+    return have_stayed if any(have_stayed) else [True] * len(rows)
+
+
+def population_of(networks: Mapping[int, ChosenWeights], result: Mapping[str, Any] | None) -> dict[int, ChosenWeights]:
+    """Return the networks without those that left before the end, unless all of them did.
+
+    Args:
+        networks: Networks by id.
+        result: Content of result.json. None: the run has none yet, and all count.
+    """
+    rows = [] if result is None else [row for row in result["networks"] if row["network"] in networks]
+    gone = {row["network"] for row, has_stayed in zip(rows, staying(rows), strict=True) if not has_stayed}
+    return {network_id: weights for network_id, weights in networks.items() if network_id not in gone}
 
 
 def chosen_weights(store: CheckpointStore, result: Mapping[str, Any] | None) -> dict[int, ChosenWeights]:

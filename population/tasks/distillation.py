@@ -17,7 +17,7 @@ from inarch.population.evaluation.metrics import rank
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.storage import Storage
 from inarch.population.state.state_dict import load_tensors
-from inarch.population.tasks.chosen_weights import chosen_weights
+from inarch.population.tasks.chosen_weights import chosen_weights, population_of
 from inarch.population.tasks.run_folder import read_config, read_result
 
 logger = logging.getLogger("inarch")
@@ -174,12 +174,13 @@ def _taught_by(storage: Storage, path: str) -> Mapping[str, Tensor]:
     store = CheckpointStore(storage)
     folder, _, selector = path.partition("#")
     id_text, at, interval = selector.partition("@")
-    networks = chosen_weights(store, read_result(storage))
-    teacher_id = (
-        int(id_text)
-        if id_text.isdecimal()
-        else max(networks, key=lambda key: rank(networks[key].score, key), default=None)
-    )
+    result = read_result(storage)
+    networks = chosen_weights(store, result)
+    if id_text.isdecimal():
+        teacher_id = int(id_text)
+    else:
+        members = population_of(networks, result)
+        teacher_id = max(members, key=lambda key: rank(networks[key].score, key), default=None)
     if teacher_id not in networks or (id_text and not id_text.isdecimal()):
         raise ConfigError(
             f"distillation.teachers: {path!r} names no network; {folder!r} has the networks {sorted(networks)}"

@@ -24,6 +24,7 @@ from inarch.population.persistence.history import damaged_files, read_table
 from inarch.population.persistence.paths import joined
 from inarch.population.persistence.storage import Storage
 from inarch.population.tasks.built_in import task_of
+from inarch.population.tasks.chosen_weights import staying
 from inarch.population.tasks.protocol import BoundTask
 from inarch.population.tasks.run_folder import read_config, read_members
 from inarch.population.tasks.run_spec import RunSpec
@@ -47,6 +48,7 @@ def evaluate_run(
 
     Each network is evaluated twice: with the weights that `checkpoint.weights` chooses, and with its last weights. So
     are the ensemble, the similarities and the uniform soup. The greedy soup is evaluated only with the chosen weights.
+    Networks that left before the end have scores of their own, but no part in the mean, the ensemble and the soups.
 
     An evaluation that runs out of GPU memory is repeated on the CPU.
 
@@ -152,24 +154,30 @@ def _evaluate(
         module = task.build(0)
         weights = _choose(spec.config.checkpoint.weights, module, best, last, evaluation_data.validation)
         chosen = [last[place] if name == "last" else best[place] for place, name in enumerate(weights)]
-        others = {row["network"]: best[place] for place, row in enumerate(rows) if weights[place] == "last"}
+        stayed = staying(rows)
+        gone = [place for place, row in enumerate(rows) if not stayed[place]]
+        others = [(place, "by_validation", best[place]) for place, name in enumerate(weights) if name == "last"]
+        others += [(place, "best", chosen[place]) for place in gone] + [(place, "last", last[place]) for place in gone]
         scores = evaluate_population(
             module,
-            _aligned(task, chosen),
+            _aligned(task, list(compress(chosen, stayed))),
             evaluation_data,
-            last=_aligned(task, last),
-            others=list(others.values()),
+            last=_aligned(task, list(compress(last, stayed))),
+            others=[candidate for _, _, candidate in others],
         )
-        of_others = dict(zip(others, scores.pop("others"), strict=True))
-        ends = zip(rows, weights, scores.pop("each"), scores["last"].pop("each"), strict=True)
-        for row, name, chosen_scores, last_scores in ends:
-            by_validation = of_others.get(row["network"], chosen_scores)
-            row.update(weights=name, best=chosen_scores, last=last_scores, by_validation=by_validation)
+        for (place, name, _), found in zip(others, scores.pop("others"), strict=True):
+            rows[place][name] = found
+        ends = zip(compress(rows, stayed), scores.pop("each"), scores["last"].pop("each"), strict=True)
+        for row, chosen_scores, last_scores in ends:
+            row.update(best=chosen_scores, last=last_scores)
+        for row, name in zip(rows, weights, strict=True):
+            row["weights"] = name
+            row.setdefault("by_validation", row["best"])
             if name == "last":
                 row.update(best_interval=row["interval"], validation_score=row["last_validation_score"])
-        scores["last"]["validation_score"] = _mean(row["last_validation_score"] for row in rows)
+        scores["last"]["validation_score"] = _mean(row["last_validation_score"] for row in compress(rows, stayed))
         result |= scores
-    known = [row["train"] for row in rows if row["train"]]
+    known = [row["train"] for row in compress(rows, staying(rows)) if row["train"]]
     shared = [name for name in (known[0] if known else ()) if all(name in fit for fit in known)]
     result["train"] = {name: statistics.fmean(fit[name] for fit in known) for name in shared}
     return result | {"seconds": seconds, "seconds_by_phase": _phases(storage)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -42,6 +43,15 @@ def test_agreement_is_the_share_of_equal_predictions() -> None:
         ClassificationEvaluator().predictions(each, torch.tensor([0, 0])) for each in probabilities
     )
     assert agreement([predictions, other_predictions]) == 0.5 and agreement([predictions]) is None
+    random = torch.Generator().manual_seed(0)
+    several = [torch.randint(0, 3, (7, 5), generator=random) for _ in range(6)]  # of 7 texts of 5 characters
+    pairs = [float((one == two).double().mean()) for one, two in itertools.combinations(several, 2)]
+    assert agreement(several) == pytest.approx(sum(pairs) / len(pairs))
+    states = [{"weight": torch.randn(4, 3, generator=random)} for _ in range(6)]
+    flat = [state["weight"].flatten().double() for state in states]
+    cosines = [float(torch.cosine_similarity(one, two, dim=0)) for one, two in itertools.combinations(flat, 2)]
+    assert mean_cosine(states, {"weight"}) == pytest.approx(sum(cosines) / len(cosines))
+    assert mean_cosine([{"weight": torch.zeros(3)}, {"weight": torch.ones(3)}], {"weight"}) == 0.0
 
 
 def test_greedy_soup_adds_members_that_do_not_lower_the_score() -> None:

@@ -23,8 +23,9 @@ from inarch.population.evaluation.evaluation_set import evaluation_set
 from inarch.population.persistence.checkpoint import CheckpointStore
 from inarch.population.persistence.history import read_table
 from inarch.population.persistence.storage import Storage
+from inarch.population.simulator import Leave
 from inarch.population.state.state_dict import load_tensors
-from inarch.population.tasks.chosen_weights import chosen_of
+from inarch.population.tasks.chosen_weights import chosen_of, chosen_weights, population_of
 from inarch.population.tasks.image_classification import ImageClassification
 from inarch.population.tasks.image_task import run_splits
 from inarch.population.tasks.run_evaluation import evaluate_run, fit_at_end
@@ -109,6 +110,35 @@ def test_result_and_teacher_use_the_chosen_weights(
     assert all(torch.equal(value, state[name]) for name, value in chosen.state.items())
     without_result = chosen_of(store, 0, None)
     assert without_result is not None and without_result.score == by_validation[1]
+
+
+def test_networks_that_left_have_no_part_in_mean_and_soup(tmp_path: Path) -> None:
+    config = small_config(
+        name="left",
+        data=DataConfig(train="digits", train_limit=300, test_limit=100, validation=0.25, augmentation="none"),
+        population=PopulationConfig(size=3),
+        schedule=ScheduleConfig(epochs=4, batch_size=32),
+    )
+    splits, storage = run_splits(config), Storage(str(tmp_path))
+    store = CheckpointStore(storage)
+    events = [Leave(seconds=5.0, network_id=1)]
+    Simulator(config, lambda: ImageClassification(config, splits), checkpoints=store, events=events).run()
+    spec = RunSpec(name="left", folder=storage.uri, config=config, task=None)
+    result = evaluate_run(spec, splits, {0: "done", 1: "retired", 2: "done"}, {}, 1.0)
+    gone, kept = result["networks"][1], [result["networks"][place] for place in (0, 2)]
+    assert gone["interval"] < 4 and all(gone[name] is not None for name in ("best", "last", "by_validation", "weights"))
+    for name, mean in (("best", result["mean"]), ("last", result["last"]["mean"])):
+        assert mean["accuracy"] == pytest.approx(sum(row[name]["accuracy"] for row in kept) / 2)
+        assert gone[name]["accuracy"] < mean["accuracy"] - 0.05
+    assert result["train"]["loss"] == pytest.approx(sum(row["train"]["loss"] for row in kept) / 2)
+    assert all(1 not in option["networks"] for option in result["deploy"]["options"]) and result["best"] != 1
+    soup = evaluate_run(spec, splits, {0: "retired", 1: "done", 2: "retired"}, {}, 1.0)
+    assert soup["mean"]["accuracy"] == pytest.approx(gone["best"]["accuracy"]) and soup["agreement"] is None
+    everyone = evaluate_run(spec, splits, dict.fromkeys(range(3), "retired"), {}, 1.0)
+    assert everyone["deploy"]["options"][1]["networks"] == [0, 1, 2]
+    networks = chosen_weights(store, result)
+    assert set(networks) == {0, 1, 2} and set(population_of(networks, result)) == {0, 2}
+    assert set(population_of(networks, None)) == set(population_of(networks, everyone)) == {0, 1, 2}
 
 
 def test_validation_scores_are_those_of_the_last_weights(tmp_path: Path) -> None:
