@@ -74,8 +74,8 @@ def read_content(storage: Storage) -> RunContent:
     recorded, record = read_config(storage), read_members(storage) or {}
     result = read_result(storage)
     grafts, filters = read_table(storage, "grafts"), read_table(storage, "filters")
-    counts = filters["filters"]
-    invalid = pc.divide(filters["invalid_0_1"].cast(pa.float64()), pc.if_else(pc.equal(counts, 0), None, counts))
+    known = filters.filter(pc.field("filters") > 0)
+    shares = pc.call_function("divide", [known["invalid_0_1"].cast(pa.float64()), known["filters"]])
     return RunContent(
         name=str(recorded["config"].get("name")),
         state=end_state(storage, recorded) or record.get("state", "starting"),
@@ -89,7 +89,7 @@ def read_content(storage: Storage) -> RunContent:
         events=tuple(record.get("events", ())),
         alpha=grid(grafts["layer"], grafts["interval"], grafts["alpha"]),
         entropy=grid(filters["layer"], filters["interval"], filters["entropy"]),
-        invalid=grid(filters["layer"], filters["interval"], invalid),
+        invalid=grid(known["layer"], known["interval"], shares),
         result=result,
     )
 

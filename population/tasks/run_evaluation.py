@@ -155,7 +155,7 @@ def _evaluate(
         weights = _choose(spec.config.checkpoint.weights, module, best, last, evaluation_data.validation)
         chosen = [last[place] if name == "last" else best[place] for place, name in enumerate(weights)]
         stayed = staying(rows)
-        gone = [place for place, row in enumerate(rows) if not stayed[place]]
+        gone = [place for place, has_stayed in enumerate(stayed) if not has_stayed]
         others = [(place, "by_validation", best[place]) for place, name in enumerate(weights) if name == "last"]
         others += [(place, "best", chosen[place]) for place in gone] + [(place, "last", last[place]) for place in gone]
         scores = evaluate_population(

@@ -264,7 +264,7 @@ class BoundTensorTask:
         names = [metric.name for metric in task.metrics]
         if len(set(names)) < len(names):
             raise ConfigError(f"{_name(task)}.metrics must have different names, got {names}")
-        if not isinstance(data, Mapping):
+        if not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] # what the caller's task returns
             kind = type(data).__name__
             raise DataError(f"{_name(task)}.load_data must return a dict with the key train, got {kind}")
         self._data = {split: _arrays(task, split, data) for split in data}

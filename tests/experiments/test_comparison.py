@@ -643,7 +643,8 @@ def test_comparable_config_differs_for_other_file_content(tmp_path: Path) -> Non
     assert len(configs) == 2
     for field in ("train", "validation_set", "test", "query"):
         fields: dict[str, Any] = {"test": "t.parquet"}
-        same, other = (DataConfig(**fields | {field: f"{tmp_path}/{folder}/train.parquet"}) for folder in "cd")
+        paths = ({**fields, field: f"{tmp_path}/{folder}/train.parquet"} for folder in "cd")
+        same, other = (DataConfig(**changes) for changes in paths)
         (tmp_path / "d").mkdir(exist_ok=True)
         (tmp_path / "d" / "train.parquet").write_bytes(b"13")  # of equal size
         configs_of = functools.partial(small, size=2, epochs=3, **({"task": "retrieval"} if field == "query" else {}))

@@ -318,7 +318,7 @@ def test_few_test_rows_may_have_high_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", ["auto", "always"])
-def test_columns_that_hold_no_images_are_refused_at_once(tmp_path: Path, stream: str) -> None:
+def test_columns_that_hold_no_images_are_refused_at_once(tmp_path: Path, stream: Any) -> None:
     for index, column in enumerate(([[1, 2], [3, 4]], [0.5, 1.5], [True, False])):
         path = tmp_path / f"{index}.parquet"
         pq.write_table(pa.table({"image": column, "label": [0, 1]}), path)

@@ -321,10 +321,11 @@ def test_paths_beside_a_function_are_used(tmp_path: Path) -> None:
     assert data.train.endswith("data/train.arrow") and (data.test, data.validation_set) == (test, test)
     passed = with_data(RunConfig(name="x", data=own), (X, Y), Storage(str(tmp_path / "other"))).data
     assert passed.test is None and passed.validation_set is None
-    for fields, message in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"train": f"{__name__}:labelled_parts", "test": test}, r"data\.test is set, and .* returns such images too"),
         ({"test": f"{__name__}:labelled"}, r"data\.test 'tests\..*:labelled' names a function; only data\.train may"),
-    ):
+    )
+    for fields, message in refused:
         config = RunConfig(name="x", data=DataConfig(**fields))
         with pytest.raises(ConfigError, match=message):
             with_data(config, None, Storage(str(tmp_path / "refused")))
