@@ -105,12 +105,8 @@ def _ends_hash(path: Path, size: int, changed: int) -> str:
 @functools.lru_cache(maxsize=64)
 def _listing_hash(folder: Path, changed: int) -> str:
     """Return the number of files in a folder, and a hash of their names and sizes. `changed` is when it was changed."""
-    files = sorted(
-        (os.path.relpath(os.path.join(place, name), folder), os.stat(os.path.join(place, name)).st_size)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-    )
+    paths = (os.path.join(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    files = sorted((os.path.relpath(path, folder), os.path.getsize(path)) for path in paths if os.path.isfile(path))
     digest = hashlib.blake2b(repr(files).encode(errors="surrogateescape"), digest_size=8)
     return f"{len(files)} files, {digest.hexdigest()}"
 

@@ -662,6 +662,8 @@ def test_folders_of_equal_names_are_other_data(tmp_path: Path) -> None:
         folder = write_classes(tmp_path / place / "images" / "train", classes)
         configs.append(comparable_config(small(DataConfig(train=folder), size=2, epochs=3)))
     assert configs[0] == configs[2] != configs[1]
+    (tmp_path / "a" / "images" / "train" / "gone.png").symlink_to(tmp_path / "nowhere")
+    assert comparable_config(small(DataConfig(train=f"{tmp_path}/a/images/train"), size=2, epochs=3)) == configs[0]
     definition = dataclasses.replace(tiny(), arms=tiny().arms[:1])
 
     def store(name: str, place: str) -> ResultsStore:
