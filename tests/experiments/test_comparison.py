@@ -257,7 +257,7 @@ def test_power_of_a_design_is_said_before_it_runs() -> None:
     assert "there is no difference to find" in power_text(few)
 
 
-def test_seeds_of_most_differences_decide_the_power_that_is_reported(tmp_path: Path) -> None:
+def test_reported_power_is_that_of_the_usual_number_of_seeds(tmp_path: Path) -> None:
     definition = dataclasses.replace(tiny((0, 1, 2, 3)), arms=(*tiny().arms, papa_arm()))
     store = ResultsStore(tmp_path, definition)
     for index, arm in enumerate(definition.arms):

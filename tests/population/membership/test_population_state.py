@@ -184,8 +184,8 @@ def test_barriers_of_long_runs_keep_little_and_stay_fast() -> None:
             assert (released is not None) == (network_id == 2)
             assert barrier.waiting() == ([] if released else [interval])
     assert time.process_time() - started < 5.0  # it took a minute with a search through all barriers
-    assert len(barrier._released) == KEPT
     recent, old = barrier.result(20_000), barrier.result(7)
+    assert barrier.result(20_001 - KEPT) is old is not barrier.result(20_002 - KEPT)  # the oldest that is kept
     assert recent is not None and old is not None and old.members is recent.members and not old.is_timed_out
     barrier.arrive(1, 7, now=20_001.0)
     assert barrier.waiting() == [] and barrier.result(20_001) is None

@@ -146,9 +146,7 @@ def report_of(names: str, *, mean: float = 0.5, deviation: float = 0.25) -> Data
     )
 
 
-def test_teacher_has_the_classes_and_the_normalization_of_the_student(
-    teacher_run: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_teacher_has_the_students_classes_and_normalization(teacher_run: str, caplog: pytest.LogCaptureFixture) -> None:
     path = Path(teacher_run, "config.json")
     recorded = json.loads(path.read_text())
     recorded["info"]["facts"]["data"] = dataclasses.asdict(report_of("dcba"))
