@@ -191,10 +191,8 @@ def _power(pairs: Sequence[tuple[str, str]], rows: Sequence[Row], score: str) ->
             counts.append(len(differences))
     if not counts:
         return ""
-    deviation, seeds = (
-        math.sqrt(statistics.fmean(variances)),
-        max(counts, key=lambda count: (counts.count(count), count)),
-    )
+    deviation = math.sqrt(statistics.fmean(variances))
+    seeds = max(counts, key=lambda count: (counts.count(count), count))
     least = deviation * detectable(seeds, num_comparisons=len(pairs))
     fewer = sum(count < seeds for count in counts)
     others = f" {fewer} of the {len(counts)} differences have fewer seeds." if fewer else ""

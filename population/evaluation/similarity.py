@@ -25,12 +25,12 @@ def agreement(predictions: Sequence[Tensor]) -> float | None:
     count = len(predictions)
     if count < 2:
         return None
-    values, places = torch.unique(
-        torch.stack([prediction.flatten() for prediction in predictions]), return_inverse=True
-    )
+    stacked = torch.stack([prediction.flatten() for prediction in predictions])
+    values, places = torch.unique(stacked, return_inverse=True)
     num_images = places.shape[1]
     images = torch.arange(num_images, device=places.device)
-    _, equal = torch.unique(images * len(values) + places, return_counts=True)  # networks of one prediction of an image
+    # How many networks give one prediction of one image. Each two of them agree.
+    _, equal = torch.unique(images * len(values) + places, return_counts=True)
     return float((equal * (equal - 1)).double().sum()) / (num_images * count * (count - 1))
 
 
@@ -50,12 +50,11 @@ def mean_cosine(states: Sequence[State], names: Collection[str]) -> float | None
     if count < 2:
         return None
     keys = [key for key, value in states[0].items() if key in names and value.is_floating_point()]
-    total, squares = torch.zeros(()).double(), 0.0
-    for (
-        state
-    ) in states:  # the sum of all pairs follows from the sum of the unit vectors, without a copy of each network
+    # The squared sum of the unit vectors is the sum over all pairs. So no network is copied beside the sum.
+    total, squares = torch.zeros((), dtype=torch.float64), 0.0
+    for state in states:
         vector = torch.cat([state[key].double().flatten() for key in keys])
         unit = vector / vector.norm().clamp_min(LEAST_NORM)
-        total = unit if total.ndim == 0 else total.add_(unit)
+        total = total + unit
         squares += float(unit.square().sum())
     return (float(total.square().sum()) - squares) / (count * (count - 1))
