@@ -84,8 +84,8 @@ _ON_RAY: dict[str, Any] = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": 
 def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: dict[int, str], seconds: float):
     """Call `evaluate_run` on the cluster, on the GPU that Ray gives to the task if there is one, and write result.json.
 
-    Ray limits a task to one thread. The evaluation raises that limit, because training is over. Ray repeats the task
-    if storage fails.
+    If the GPU has too little memory, the CPU evaluates. Ray limits a task to one thread. The evaluation raises that
+    limit, because training is over. Ray repeats the task if storage fails.
 
     Args:
         spec: The run.
@@ -104,12 +104,13 @@ def evaluate_run_task(spec: RunSpec, data: Any, ended: dict[int, str], reasons: 
     """
     import torch
 
-    from inarch.population.tasks.run_evaluation import evaluate_run
+    from inarch.population.tasks.run_evaluation import evaluate_run, where_it_fits
 
     register_all(spec.registrations)
     torch.set_num_threads(max(1, min(EVALUATION_THREADS, (os.cpu_count() or 1) - 1)))
     device = "cuda:0" if ray.get_gpu_ids() else "cpu"  # Ray shows the task no other GPU
-    result = evaluate_run(spec, data, ended, reasons, seconds, device=device) | {"finished": time.time()}
+    result = where_it_fits(lambda place: evaluate_run(spec, data, ended, reasons, seconds, device=place), device)
+    result["finished"] = time.time()
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     check_holds(storage, spec.token)
     storage.replace(RESULT, to_json(result))

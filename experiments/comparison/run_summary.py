@@ -151,7 +151,7 @@ def _validation(metrics: pa.Table, name: str) -> float | None:
     """Return the mean over networks of the best validation score of any evaluation."""
     if name not in metrics.schema.names:
         return None
-    best = metrics.group_by("network").aggregate([(name, "max")]).to_pylist()
+    best = metrics.group_by("network", use_threads=False).aggregate([(name, "max")]).to_pylist()
     scores = [row[f"{name}_max"] for row in best if row[f"{name}_max"] is not None]
     return statistics.mean(scores) if scores else None
 
@@ -205,7 +205,7 @@ def _curves(storage: Storage) -> list[dict[str, Any]]:
 def _filters(storage: Storage) -> list[dict[str, Any]]:
     """Return one row per network and evaluated interval: mean entropy of the layers, and share of invalid filters."""
     table = read_table(storage, "filters")
-    sums = table.group_by(["network", "interval"]).aggregate(
+    sums = table.group_by(["network", "interval"], use_threads=False).aggregate(
         [("entropy", "mean"), ("filters", "sum"), *((name, "sum") for name in THRESHOLDS)]
     )
     return [
@@ -242,7 +242,7 @@ def _alphas(storage: Storage) -> list[dict[str, Any]]:
     if not len(table):
         return []
     spread = pc.VarianceOptions(ddof=0)
-    by_layer = table.group_by("layer").aggregate(
+    by_layer = table.group_by("layer", use_threads=False).aggregate(
         [("alpha", "mean"), ("alpha", "stddev", spread), ("staleness_intervals", "mean"), ("alpha", "count")]
     )
     return by_layer.rename_columns(["layer", "alpha", "alpha_deviation", "staleness_intervals", "grafts"]).to_pylist()

@@ -17,7 +17,7 @@ from inarch.population.membership.members import MemberRecord, Members, MemberSt
 from inarch.population.membership.outcome import ExchangeOutcome
 from inarch.population.membership.snapshot_index import PublishedSnapshot, SnapshotIndex
 from inarch.population.membership.staleness import staleness_limit
-from inarch.population.membership.topology import Places, neighbors
+from inarch.population.membership.topology import Places, num_neighbors
 from inarch.population.state.snapshot_info import SnapshotInfo
 
 T = TypeVar("T")
@@ -151,11 +151,10 @@ class PopulationState(Generic[T]):
 
     def _num_donors(self, own: SnapshotInfo, members: Places) -> int:
         """Return the most snapshots that a network takes at once, as `exchange.num_donors` describes."""
-        limit, network = self._config.exchange.donor_limit, own.network_id
-        if limit < ALL_DONORS or self._config.topology.name in WHOLE_TOPOLOGIES:
+        limit, topology = self._config.exchange.donor_limit, self._config.topology
+        if limit < ALL_DONORS or topology.name in WHOLE_TOPOLOGIES:
             return limit
-        topology, seed = self._config.topology, self._config.seed
-        return len(neighbors(topology, members.ids, network, round=own.interval, seed=seed))
+        return num_neighbors(topology, members, own.network_id, round=own.interval, seed=self._config.seed)
 
     # Barriers and admission.
 

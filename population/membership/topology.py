@@ -63,6 +63,22 @@ def neighbors(
     return tuple(_neighbors(config, Places(members), network_id, round=round, seed=seed))
 
 
+def num_neighbors(config: TopologyConfig, places: Places, network_id: int, *, round: int, seed: int) -> int:
+    """Return the number of donors of a network in a round, as `neighbors` names them.
+
+    Args:
+        config: The topology.
+        places: All members, with `network_id` among them.
+        network_id: Id of the rootstock.
+        round: Number of the round, at least 0.
+        seed: Decides the edges of random_regular.
+
+    Raises:
+        ValueError: `network_id` is not a member.
+    """
+    return sum(1 for _ in _neighbors(config, places, network_id, round=round, seed=seed))
+
+
 class Places:
     """The members in a topology, sorted by id. A member is found, comes and goes without a walk over all others."""
 

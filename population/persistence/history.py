@@ -261,7 +261,7 @@ def _distinct(rows: pa.Table) -> pa.Table:
     A process that dies may leave a row in two files. So does a write that storage carries out and reports as failed,
     because the next checkpoint holds the rows again.
     """
-    return rows.group_by(rows.schema.names).aggregate([])
+    return rows.group_by(rows.schema.names, use_threads=False).aggregate([])  # in their order
 
 
 def _has_repetitions(rows: pa.Table, key: Sequence[str]) -> bool:

@@ -6,9 +6,9 @@ import collections
 import dataclasses
 import logging
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -31,6 +31,22 @@ from inarch.population.tasks.run_spec import RunSpec
 
 logger = logging.getLogger("inarch")
 
+T = TypeVar("T")
+
+
+def where_it_fits(evaluate: Callable[[torch.device | str], T], device: torch.device | str) -> T:
+    """Return what an evaluation gives on a device, or on the CPU if the device has too little memory.
+
+    Args:
+        evaluate: Evaluates on the device that it is given.
+        device: Device that is tried first.
+    """
+    try:
+        return evaluate(device)
+    except torch.OutOfMemoryError as error:
+        logger.warning("%s ran out of memory, so the CPU evaluates: %s", device, error)
+    return evaluate("cpu")  # after the handler, so that the error's frames hold no memory
+
 
 def evaluate_run(
     spec: RunSpec,
@@ -49,8 +65,6 @@ def evaluate_run(
     Each network is evaluated twice: with the weights that `checkpoint.weights` chooses, and with its last weights. So
     are the ensemble, the similarities and the uniform soup. The greedy soup is evaluated only with the chosen weights.
     Networks that left before the end have scores of their own, but no part in the mean, the ensemble and the soups.
-
-    An evaluation that runs out of GPU memory is repeated on the CPU.
 
     Args:
         spec: The run.
@@ -74,22 +88,6 @@ def evaluate_run(
         RunError: No network left a checkpoint.
         StorageError: The run's folder cannot be read.
     """
-    try:
-        return _evaluate(spec, data, ended, reasons, seconds, device=device)
-    except torch.OutOfMemoryError as error:
-        logger.warning("run %s: %s ran out of memory, so the CPU evaluates it: %s", spec.name, device, error)
-    return _evaluate(spec, data, ended, reasons, seconds, device="cpu")  # here the error's frames hold no memory more
-
-
-def _evaluate(
-    spec: RunSpec,
-    data: Any,
-    ended: Mapping[int, str],
-    reasons: Mapping[int, str],
-    seconds: float | None,
-    *,
-    device: torch.device | str,
-) -> dict[str, Any]:
     storage = Storage(spec.folder, deadline_seconds=spec.config.timeouts.storage_seconds)
     checkpoints = CheckpointStore(storage, keep=spec.config.checkpoint.keep)
     checkpoints.flush_history()
