@@ -265,7 +265,7 @@ class Simulator:
                 self._join(network_id, point, now)
             return
         if event.network_id not in self.state.members:
-            raise ConfigError(f"there is no network {event.network_id} at {event.seconds:g} s, so {event} is wrong")
+            raise ConfigError(f"there is no network {event.network_id} at {event.seconds:g} s; correct {event}")
         if event.network_id not in self.state.members.active():
             return  # it has ended
         if isinstance(event, Loss):

@@ -63,7 +63,7 @@ def comparable_config(config: RunConfig | Mapping[str, Any]) -> str:
 
 
 def data_identity(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return what tells the images of a configuration from others, wherever they lie.
+    """Return what identifies the images of a configuration, wherever they lie.
 
     A file is identified by its name, its size, and a hash of its beginning and end. A folder is identified by its name
     and a hash of its files' names and sizes, a pattern by its absolute path, and images in a bucket by their URI.
@@ -224,7 +224,7 @@ class ResultsStore:
         return (arm, seed) in recorded - self._runs()
 
     def _runs(self) -> set[tuple[str, int]]:
-        """Return the runs of current configurations. The comparison of hundreds of runs is kept while the file is."""
+        """Return the runs of current configurations. They are compared again only if the file has changed."""
         rows = _scores(self.folder)
         if self._known[0] is not rows:
             same = {

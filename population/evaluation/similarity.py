@@ -50,7 +50,7 @@ def mean_cosine(states: Sequence[State], names: Collection[str]) -> float | None
     if count < 2:
         return None
     keys = [key for key, value in states[0].items() if key in names and value.is_floating_point()]
-    # The squared sum of the unit vectors is the sum over all pairs. So no network is copied beside the sum.
+    # The squared norm of the sum of all unit vectors gives the sum of all cosines. One network is copied at a time.
     total, squares = torch.zeros((), dtype=torch.float64), 0.0
     for state in states:
         vector = torch.cat([state[key].double().flatten() for key in keys])

@@ -48,8 +48,8 @@ def update_fusion(
         config: Mode of the fusion, and its target at the start.
         epoch: Current epoch, from 0.
         epochs: Epochs of the schedule.
-        random: Random numbers for mode random, which chooses its filters once. Give equal numbers at each epoch: a
-            network may begin at a later one.
+        random: Random numbers for mode random, which chooses its filters once. Pass a generator in the same state at
+            each epoch, because a network may begin at a later one.
 
     Returns:
         A record for each fused convolution, in the order of the modules.

@@ -13,7 +13,8 @@ WITHOUT_PROCESS = frozenset({MemberState.STARTING, MemberState.LOST})
 """States of members whose process has not begun to train yet."""
 
 KEPT = 1_000
-"""Released barriers that are kept. A network that is further behind passes its barriers as the oldest of them."""
+"""Released barriers that are kept. For a network that is further behind, the oldest of them stands for those that were
+dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
